@@ -1,0 +1,233 @@
+"""Configuration as frozen dataclasses: dotted overrides, JSON there and back, differences, help from the source.
+
+A section is declared in the file that uses it; a recipe is a function that returns one nested dataclass. This module
+only knows how to walk such a tree. `override` sets `layout.tensor=4` and returns a new tree; `to_plain` and
+`from_plain` are exact inverses through JSON; an unknown key is always an error that names the closest known one.
+Values are converted by the field's annotation, so a typo in a number cannot become a string.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar, Union, cast
+
+from megaphi.errors import InputError, did_you_mean
+
+Config = TypeVar("Config")
+
+
+def override(config: Config, assignments: Sequence[str]) -> Config:
+    """Apply `field.path=value` strings from left to right and return the new tree.
+
+    A list of named sections is walked by name or position: `mixture.sources.code.weight=0.25`.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise InputError(f"expected field=value, got {assignment!r} (example: layout.tensor=2)")
+        config = _assign(config, path.split("."), text, where=path)
+    return config
+
+
+def _assign(node: Any, steps: list[str], text: str, *, where: str) -> Any:
+    head, *rest = steps
+    if isinstance(node, tuple):
+        index = _find_item(node, head, where=where)
+        changed = _assign(node[index], rest, text, where=where) if rest else _bad_leaf(where)
+        return (*node[:index], changed, *node[index + 1 :])
+    hint = field_type(type(node), head, where=where, depth=len(rest))
+    if not rest:
+        return dataclasses.replace(node, **{head: _parse(hint, text, where=where)})
+    child = getattr(node, head)
+    if not (dataclasses.is_dataclass(child) or isinstance(child, tuple)):
+        raise InputError(f"{where}: {head!r} is a single value and has no field {rest[0]!r}")
+    return dataclasses.replace(node, **{head: _assign(child, rest, text, where=where)})
+
+
+def _bad_leaf(where: str) -> Any:
+    raise InputError(f"{where} is a whole section: set one of its fields, {where}.FIELD=value")
+
+
+def _find_item(items: tuple[Any, ...], key: str, *, where: str) -> int:
+    names = [getattr(item, "name", str(index)) for index, item in enumerate(items)]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise InputError(f"{where}: no item {key!r}, there are {', '.join(names) or 'none'}.{did_you_mean(key, names)}")
+
+
+def field_type(section: type, name: str, *, where: str, depth: int = 0) -> Any:
+    """The resolved annotation of one field, or an `InputError` that names the closest known field."""
+    hints = _hints(section) if dataclasses.is_dataclass(section) else {}
+    if name in hints:
+        return hints[name]
+    parts = where.split(".")
+    prefix = ".".join(parts[: len(parts) - 1 - depth])
+    known = [f"{prefix}.{field}".lstrip(".") for field in hints]
+    guess = did_you_mean(f"{prefix}.{name}".lstrip("."), known)
+    raise InputError(f"unknown field {where!r}.{guess} Fields here: {', '.join(hints) or 'none'}.")
+
+
+@functools.cache
+def _hints(section: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(section)
+    return {field.name: hints[field.name] for field in dataclasses.fields(section) if field.init}
+
+
+def _parse(hint: Any, text: str, *, where: str) -> Any:
+    """Turn command line text into the annotated type."""
+    choices = _union_members(hint)
+    if type(None) in choices and text.lower() in ("none", "null"):
+        return None
+    plain = [choice for choice in choices if choice is not type(None)]
+    if any(choice is str or typing.get_origin(choice) is typing.Literal for choice in plain):
+        return from_plain(hint, text, where=where)
+    try:
+        value = json.loads(_as_json(text))
+    except json.JSONDecodeError:
+        raise InputError(f"{where}={text}: expected {_name(hint)}") from None
+    return from_plain(hint, value, where=where)
+
+
+def _as_json(text: str) -> str:
+    lowered = text.lower()
+    if lowered in ("true", "false", "null", "none"):
+        return lowered.replace("none", "null")
+    if text[:1].isdigit() or text[:1] in "-+.":
+        return _number(text)
+    return text
+
+
+def _number(text: str) -> str:
+    """JSON spelling of a Python number: `2_000`, `1e-4` and `.5` are all welcome on a command line."""
+    try:
+        return str(int(text, 10))
+    except ValueError:
+        pass
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text
+
+
+def to_plain(value: Any) -> Any:
+    """The tree as JSON-ready dicts, lists and scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: to_plain(getattr(value, name)) for name in _hints(type(value))}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(hint: Any, value: Any, *, where: str = "") -> Any:
+    """Inverse of `to_plain`: build the annotated type from parsed JSON, refusing unknown keys and wrong types."""
+    if dataclasses.is_dataclass(hint):
+        return _section_from_plain(cast(type, hint), value, where=where)
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list):
+        item = typing.get_args(hint)[0]
+        return tuple(from_plain(item, part, where=f"{where}.{index}") for index, part in enumerate(value))
+    if origin is typing.Literal and value in typing.get_args(hint):
+        return value
+    if origin in (Union, types.UnionType):
+        return _member_from_plain(hint, value, where=where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool) == isinstance(value, bool):
+        return value
+    raise InputError(f"{where or 'value'}={value!r}: expected {_name(hint)}")
+
+
+def _section_from_plain(section: type, value: Any, *, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise InputError(f"{where or section.__name__}: expected an object with fields, got {value!r}")
+    fields: dict[str, Any] = {}
+    for key, part in value.items():
+        path = f"{where}.{key}".lstrip(".")
+        fields[key] = from_plain(field_type(section, key, where=path), part, where=path)
+    try:
+        return section(**fields)
+    except TypeError as error:
+        raise InputError(f"{where or section.__name__}: {error}") from None
+
+
+def _member_from_plain(hint: Any, value: Any, *, where: str) -> Any:
+    for member in _union_members(hint):
+        if member is type(None):
+            if value is None:
+                return None
+            continue
+        try:
+            return from_plain(member, value, where=where)
+        except InputError:
+            continue
+    raise InputError(f"{where or 'value'}={value!r}: expected {_name(hint)}")
+
+
+def _union_members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_name(member) for member in _union_members(hint))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    return names.get(hint, str(hint))
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single value with its dotted path, in declaration order."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        for name in _hints(type(config)):
+            yield from leaves(getattr(config, name), f"{prefix}.{name}".lstrip("."))
+    elif isinstance(config, tuple) and config and dataclasses.is_dataclass(config[0]):
+        for index, item in enumerate(config):
+            yield from leaves(item, f"{prefix}.{getattr(item, 'name', index)}")
+    else:
+        yield prefix, config
+
+
+def difference(left: Any, right: Any) -> list[tuple[str, Any, Any]]:
+    """`(path, left value, right value)` for every leaf that differs; a missing leaf shows as None."""
+    old, new = dict(leaves(left)), dict(leaves(right))
+    paths = list(old) + [path for path in new if path not in old]
+    return [(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
+
+
+@functools.cache
+def field_help(section: type) -> dict[str, str]:
+    """The string literal under each field of a dataclass: the help text, read from the source."""
+    tree = ast.parse(inspect.cleandoc(inspect.getsource(section)))
+    body = cast(ast.ClassDef, tree.body[0]).body
+    found: dict[str, str] = {}
+    for statement, following in itertools.pairwise(body):
+        is_field = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+        if is_field and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            found[cast(ast.Name, statement.target).id] = " ".join(str(following.value.value).split())
+    return found
+
+
+def describe(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """`(path, value, help)` of every leaf: what `megaphi train RECIPE --help` lists."""
+    for name in _hints(type(config)):
+        value, path = getattr(config, name), f"{prefix}.{name}".lstrip(".")
+        nested = value if isinstance(value, tuple) else (value,)
+        if nested and all(dataclasses.is_dataclass(item) for item in nested):
+            for index, item in enumerate(nested):
+                suffix = f".{getattr(item, 'name', index)}" if isinstance(value, tuple) else ""
+                yield from describe(item, path + suffix)
+        else:
+            yield path, value, field_help(type(config)).get(name, "")

@@ -1,0 +1,21 @@
+"""The one exception that means "the input was wrong", as opposed to "the program is wrong".
+
+Everything a user can get wrong (a field, a file, a layout, a checkpoint) is raised as `InputError` with one message
+that says what was wrong, where, and what to do. The command line prints it without a traceback and exits with 2;
+any other exception is a defect and keeps its traceback and exit code 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input from outside: what was wrong, where (file, line, field), what to do. Exit code 2."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'layout.tensor'?"` when something known is close to `word`, else the empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""

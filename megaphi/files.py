@@ -1,0 +1,93 @@
+"""Output files that appear whole or not at all.
+
+A writer fills a temporary file in the target's own folder, forces it to disk, and renames it over the target: a
+reader, or a restart after a crash, sees the old file or the new one, never half of one. `sync_folder` makes the
+rename itself survive a power cut. A full disk is the user's problem to solve, so it becomes an `InputError`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from megaphi.errors import InputError
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file for writing that takes the place of `path` only if the block ends without an error."""
+    target = Path(path)
+    with explain_write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+        try:
+            with os.fdopen(handle, mode) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        sync_folder(target.parent)
+
+
+@contextmanager
+def explain_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the write errors that a user can mend (no space, no permission) into an `InputError` naming `target`."""
+    try:
+        yield
+    except OSError as error:
+        remedies = {
+            errno.ENOSPC: "no space left on the device: free some, or write elsewhere",
+            errno.EDQUOT: "the disk quota is used up: free some space, or write elsewhere",
+            errno.EFBIG: "the file is larger than this process may write (ulimit -f)",
+            errno.EACCES: "permission denied: choose a folder that you may write to",
+            errno.EROFS: "the file system is read-only: choose another folder",
+        }
+        if error.errno not in remedies:
+            raise
+        raise InputError(f"cannot write {os.fspath(target)}: {remedies[error.errno]}") from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], *, what: str) -> Any:
+    """Parse a JSON file; `what` names its role in the error ("run config", "manifest")."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{what} not found: {os.fspath(path)}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{what} {os.fspath(path)} is not valid JSON: {error}") from None
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Force a folder's entries to disk, so that a rename inside it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
