@@ -1,0 +1,156 @@
+"""Everything that defines a run, as one frozen tree.
+
+A recipe is a function that returns a `RunConfig`; the command line overrides single fields; `check` looks at the
+fields together once, after all overrides, so that a mistake costs a second on one process and not a minute on 512.
+No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from megaphi.data.mixture import Mixture
+from megaphi.errors import InputError
+from megaphi.model.architecture import Architecture
+from megaphi.parallel.layout import ParallelLayout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How long the run goes on and what it leaves behind (config section `run`)."""
+
+    folder: str = "runs/phi4"
+    """Run folder: config.json, metrics.jsonl, checkpoints/, tensorboard/, loss.png."""
+    steps: int
+    """Optimizer steps of the whole run; a resumed run continues up to the same number."""
+    stop_after: int | None = None
+    """Stop early after this step, with a checkpoint, as if told by a signal; the schedule still spans `steps`."""
+    save_every: int = 1_000
+    """Steps between checkpoints; the last step always saves."""
+    keep_last: int = 3
+    """Checkpoints to keep; older ones are deleted once a newer one is complete. 0 keeps all."""
+    validate_every: int = 0
+    """Steps between validation passes; 0 means only at the end, where validation data is given."""
+    validation_samples: int = 64
+    """Sequences per validation pass, always the same ones."""
+    resume: bool = True
+    """Continue from checkpoints/latest where there is one."""
+    initial_checkpoint: str | None = None
+    """Start a new run from this checkpoint's weights (no optimizer state, step 0)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchShape:
+    """The global batch of one step (config section `batch`)."""
+
+    sequence_length: int = 4_096
+    global_batch: int
+    """Sequences per step over all replicas."""
+    micro_batch: int = 1
+    """Sequences per forward pass of one replica."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.global_batch * self.sequence_length
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizer:
+    """AdamW with linear warm-up and linear decay (config section `optimizer`)."""
+
+    learning_rate: float = 3e-4
+    """Peak (paper)."""
+    final_fraction: float = 0.1
+    """Learning rate at the last step, as a fraction of the peak (default; the paper is silent)."""
+    warmup_steps: int = 2_000
+    """Steps of linear warm-up from zero (default)."""
+    weight_decay: float = 0.1
+    """Decoupled, on matrices only, never on norms (paper: 0.1)."""
+    beta1: float = 0.9
+    """Default; the paper is silent."""
+    beta2: float = 0.95
+    """Default; the paper is silent."""
+    eps: float = 1e-8
+    """Default; the paper is silent."""
+    clip_gradient_norm: float = 1.0
+    """Global norm (default); 0 turns clipping off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumericPrecision:
+    """Number formats (config section `precision`); gradients and optimizer state are always fp32."""
+
+    parameters: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokenizer:
+    """Which ids the data holds (config section `tokenizer`); its size is `model.vocabulary`."""
+
+    ranks_file: str | None = None
+    """Path of cl100k_base.tiktoken; none looks in TIKTOKEN_CACHE_DIR and in the installed packages."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One run: the whole truth about it, saved in the run folder and in every checkpoint."""
+
+    recipe: str
+    """Name of the recipe function that made this configuration."""
+    seed: int = 1_234
+    """Of everything random: weights, data order."""
+    run: Progress
+    layout: ParallelLayout = field(default_factory=ParallelLayout)
+    model: Architecture
+    batch: BatchShape
+    mixture: Mixture
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    precision: NumericPrecision = field(default_factory=NumericPrecision)
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in the backward pass: none, the attention core, or whole layers."""
+    overlap_communication: bool = True
+    """Overlap gradient reduction and parameter gathering with compute (several data-parallel replicas only)."""
+
+
+def check(run: RunConfig, *, world_size: int) -> RunConfig:
+    """Cross-field checks; returns the run with the layout's data dimension filled in. Raises InputError."""
+    layout = run.layout.for_world(world_size)
+    run.model.check()
+    layout.check_model(
+        layers=run.model.layers,
+        heads=run.model.heads,
+        key_value_groups=run.model.key_value_groups,
+        feed_forward=run.model.feed_forward,
+        vocabulary=run.model.vocabulary,
+        sequence_length=run.batch.sequence_length,
+    )
+    layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
+    _check_progress(run.run)
+    _check_optimizer(run.optimizer, steps=run.run.steps)
+    if layout.context > 1 and run.mixture.isolate_documents:
+        raise InputError("mixture.isolate_documents=true is not available with layout.context > 1: turn one of them off")
+    return replace(run, layout=layout)
+
+
+def _check_progress(progress: Progress) -> None:
+    for name in ("steps", "save_every", "validation_samples"):
+        if getattr(progress, name) < 1:
+            raise InputError(f"run.{name}={getattr(progress, name)}: must be at least 1")
+    for name in ("keep_last", "validate_every"):
+        if getattr(progress, name) < 0:
+            raise InputError(f"run.{name}={getattr(progress, name)}: must not be negative")
+
+
+def _check_optimizer(optimizer: Optimizer, *, steps: int) -> None:
+    if not optimizer.learning_rate > 0:
+        raise InputError(f"optimizer.learning_rate={optimizer.learning_rate}: must be positive")
+    if optimizer.warmup_steps >= steps:
+        raise InputError(
+            f"optimizer.warmup_steps={optimizer.warmup_steps} leaves no step after the warm-up of run.steps={steps}: "
+            f"set optimizer.warmup_steps below {steps}"
+        )
+    for name in ("beta1", "beta2", "final_fraction"):
+        if not 0 <= getattr(optimizer, name) <= 1:
+            raise InputError(f"optimizer.{name}={getattr(optimizer, name)}: must lie between 0 and 1")

@@ -1,0 +1,82 @@
+"""The shape of a Phi-4 style transformer, and what follows from it by arithmetic.
+
+Dense decoder, pre-norm RMSNorm, grouped-query attention, SwiGLU, rotary positions, no biases, untied embeddings
+(technical report section 3; released configuration). `PHI4_14B` counts exactly 14,659,507,200 parameters. No torch
+here: planners and the command line read this file without paying for an import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megaphi.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """Sizes of one model (config section `model`)."""
+
+    layers: int
+    hidden: int
+    feed_forward: int
+    """Width of each half of the SwiGLU: the gate and the up projection."""
+    heads: int
+    key_value_groups: int
+    """Key-value heads; each serves heads / key_value_groups query heads."""
+    head_size: int
+    vocabulary: int
+    """Rows of the embedding, special and padding ids included; the tokenizer is cut to the same number."""
+    norm_eps: float = 1e-5
+    rotary_base: float = 10_000.0
+    """10,000 in pretraining (default), 250,000 from mid-training on (paper)."""
+    initial_std: float = 0.02
+    """Standard deviation of the initial weights (default; the paper is silent)."""
+
+    def check(self) -> None:
+        """Refuse shapes that cannot be built, naming the field."""
+        for field in ("layers", "hidden", "feed_forward", "heads", "key_value_groups", "head_size", "vocabulary"):
+            if getattr(self, field) < 1:
+                raise InputError(f"model.{field}={getattr(self, field)}: must be at least 1")
+        if self.heads % self.key_value_groups:
+            raise InputError(
+                f"model.heads={self.heads} is not a multiple of model.key_value_groups={self.key_value_groups}: "
+                "every key-value group must serve the same number of query heads"
+            )
+        if self.head_size % 2:
+            raise InputError(f"model.head_size={self.head_size}: rotary positions need an even head size")
+
+    @property
+    def query_width(self) -> int:
+        return self.heads * self.head_size
+
+    @property
+    def key_value_width(self) -> int:
+        return self.key_value_groups * self.head_size
+
+    @property
+    def layer_matmul_parameters(self) -> int:
+        """Weights of one layer that take part in matrix products."""
+        attention = self.hidden * (2 * self.query_width + 2 * self.key_value_width)
+        return attention + 3 * self.hidden * self.feed_forward
+
+    @property
+    def matmul_parameters(self) -> int:
+        """All weights that take part in matrix products: the layers and the output projection."""
+        return self.layers * self.layer_matmul_parameters + self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """Every trainable number, by arithmetic; the tests compare it with the real modules."""
+        norms = (2 * self.layers + 1) * self.hidden
+        return self.matmul_parameters + self.vocabulary * self.hidden + norms
+
+
+PHI4_14B = Architecture(
+    layers=40,
+    hidden=5120,
+    feed_forward=17_920,
+    heads=40,
+    key_value_groups=10,
+    head_size=128,
+    vocabulary=100_352,
+)

@@ -1,0 +1,92 @@
+"""Build this rank's share of the model: one Megatron `GPTModel` per virtual pipeline stage.
+
+`build_model` draws real weights; `count_parameters` builds the same modules for every pipeline stage of any layout on
+the meta device, over a process group that is never used, so that the 14B layout of 512 GPUs is checked on a laptop.
+"""
+
+from __future__ import annotations
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+
+from megaphi.model.architecture import Architecture
+from megaphi.model.initialize import initialize_weights
+from megaphi.model.layer_spec import block_spec
+from megaphi.model.megatron_config import Precision, Recompute, transformer_config
+from megaphi.parallel.layout import ParallelLayout
+
+
+def build_model(
+    architecture: Architecture,
+    layout: ParallelLayout,
+    *,
+    sequence_length: int,
+    seed: int,
+    parameters: Precision = "float32",
+    recompute: Recompute = "none",
+) -> list[GPTModel]:
+    """This rank's chunks with weights drawn from (seed, parameter name), the same under every layout."""
+    chunks = _chunks(
+        architecture, layout, sequence_length=sequence_length, parameters=parameters, recompute=recompute
+    )
+    for chunk in chunks:
+        initialize_weights(chunk, architecture, seed=seed)
+    return chunks
+
+
+def build_on_meta_device(
+    architecture: Architecture, layout: ParallelLayout, *, sequence_length: int, parameters: Precision = "float32"
+) -> list[GPTModel]:
+    """The same modules without storage: shapes only."""
+    with torch.device("meta"):
+        return _chunks(
+            architecture, layout, sequence_length=sequence_length, parameters=parameters, on_default_device=True
+        )
+
+
+def _chunks(
+    architecture: Architecture,
+    layout: ParallelLayout,
+    *,
+    sequence_length: int,
+    parameters: Precision,
+    recompute: Recompute = "none",
+    on_default_device: bool = False,
+) -> list[GPTModel]:
+    config = transformer_config(
+        architecture, layout, parameters=parameters, recompute=recompute, on_default_device=on_default_device
+    )
+    chunks = []
+    for stage in range(layout.virtual_pipeline):
+        virtual_stage = stage if layout.virtual_pipeline > 1 else None
+        chunk = GPTModel(
+            config=config,
+            transformer_layer_spec=block_spec(config, virtual_stage=virtual_stage),  # pyright: ignore[reportArgumentType]
+            vocab_size=architecture.vocabulary,
+            max_sequence_length=sequence_length,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual_stage),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=virtual_stage),
+            parallel_output=True,
+            share_embeddings_and_output_weights=False,
+            position_embedding_type="rope",
+            rotary_percent=1.0,
+            rotary_base=architecture.rotary_base,  # pyright: ignore[reportArgumentType]
+            vp_stage=virtual_stage,
+        )
+        chunks.append(chunk)
+    return chunks
+
+
+def local_parameters(chunks: list[GPTModel]) -> int:
+    """Trainable numbers that this rank holds."""
+    return sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
+
+
+def unique_parameters(chunks: list[GPTModel], *, tensor_ranks: int) -> int:
+    """Trainable numbers of this pipeline stage over all its tensor ranks, replicated ones counted once."""
+    return sum(
+        parameter.numel() * (tensor_ranks if getattr(parameter, "tensor_model_parallel", False) else 1)
+        for chunk in chunks
+        for parameter in chunk.parameters()
+    )

@@ -1,0 +1,92 @@
+"""Our architecture and layout as Megatron-Core's `TransformerConfig`.
+
+Every fusion that needs Apex or Transformer Engine is off: without them Megatron either fails at run time or falls
+back silently. Three settings guard against silently wrong results (measured on Megatron-Core 0.16.1):
+pipeline outputs are not deallocated (a pending gloo send would read freed storage), interleaved schedules with two
+stages overlap their point-to-point calls (else activations are matched with gradients), and the native fused
+cross-entropy stays off (it rounds the logits' gradient to bfloat16 even in fp32).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as functional
+from megatron.core.transformer import TransformerConfig
+
+from megaphi.model.architecture import Architecture
+from megaphi.parallel.layout import ParallelLayout
+
+Recompute = Literal["none", "selective", "full"]
+Precision = Literal["float32", "bfloat16"]
+
+_RECOMPUTE: dict[Recompute, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
+
+
+def transformer_config(
+    architecture: Architecture,
+    layout: ParallelLayout,
+    *,
+    parameters: Precision,
+    recompute: Recompute = "none",
+    on_default_device: bool = False,
+) -> TransformerConfig:
+    """The engine's configuration of one model under one layout.
+
+    `on_default_device` makes Megatron's layers allocate on torch's default device instead of this rank's: under
+    `torch.device("meta")` a 14B model then costs nothing.
+    """
+    dtype = torch_dtype(parameters)
+    interleaved = layout.virtual_pipeline > 1
+    return TransformerConfig(
+        num_layers=architecture.layers,
+        hidden_size=architecture.hidden,
+        ffn_hidden_size=architecture.feed_forward,
+        num_attention_heads=architecture.heads,
+        num_query_groups=architecture.key_value_groups,
+        kv_channels=architecture.head_size,
+        layernorm_epsilon=architecture.norm_eps,
+        init_method_std=architecture.initial_std,
+        normalization="RMSNorm",
+        add_bias_linear=False,
+        add_qkv_bias=False,
+        gated_linear_unit=True,
+        activation_func=functional.silu,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        attention_softmax_in_fp32=True,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=parameters == "bfloat16",
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if interleaved else None,
+        context_parallel_size=layout.context,
+        # At one tensor rank there is nothing to split: the flag is a no-op, so one recipe runs on any layout.
+        sequence_parallel=layout.sequence_parallel and layout.tensor > 1,
+        overlap_p2p_comm=interleaved,
+        batch_p2p_comm=not interleaved,
+        deallocate_pipeline_outputs=False,
+        # The loss function returns (sum, tokens): gradients are divided once by all tokens of all replicas.
+        calculate_per_token_loss=True,
+        # Weights are drawn by parameter name (initialize.py), never by rank.
+        perform_initialization=False,
+        use_cpu_initialization=on_default_device,
+        masked_softmax_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        apply_rope_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        cross_entropy_loss_fusion=False,
+        **_RECOMPUTE[recompute],
+    )
+
+
+def torch_dtype(parameters: Precision) -> torch.dtype:
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[parameters]

@@ -1,0 +1,143 @@
+"""Phi-4's tokenizer: tiktoken's byte-pair encoder over cl100k_base ranks, and 96 special tokens at the end.
+
+`load_tokenizer` reads the ranks (`rank_file.py`), adds the specials (`special_tokens.py`) and hands both to tiktoken.
+Text is always ordinary text here: what spells a special token is encoded letter by letter, and only code that means a
+special token uses its id. A smaller vocabulary is the first ranks of the same file: ranks are in the order in which
+byte pairs were merged, so every prefix of at least 256 of them is a complete byte-pair encoding by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+from megaphi.errors import InputError
+from megaphi.tokenizer.rank_file import RANKS_SHA256, read_ranks
+from megaphi.tokenizer.special_tokens import (
+    END_OF_TEXT,
+    FULL_VOCABULARY_SIZE,
+    MESSAGE_END,
+    MESSAGE_START,
+    PAD,
+    ROLE_END,
+    SMALLEST_VOCABULARY_SIZE,
+    SPECIAL_COUNT,
+    STOP_TOKENS,
+    special_token_ids,
+)
+
+# tiktoken's own pattern for cl100k_base. Possessive quantifiers (`++`) keep it linear in the length of a word.
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+
+LONG_WHITESPACE = 100_000
+"""Characters from which a run of whitespace is cut; tiktoken's regular expression engine dies at about a million."""
+_WHITESPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # Unicode's, unlike Python's own \s
+_LONG_WHITESPACE_RUN = re.compile(f"(?<!{_WHITESPACE}){_WHITESPACE}{{{LONG_WHITESPACE},}}")
+
+
+class Phi4Tokenizer:
+    """Text to token ids and back. Immutable; safe to share between threads. Use `load_tokenizer` to make one."""
+
+    def __init__(self, ranks: dict[bytes, int]) -> None:
+        """`ranks`: the first ranks of cl100k_base, each token's bytes to its id; the special tokens follow them."""
+        from tiktoken import Encoding  # 0.1 s that commands without text need not pay
+
+        self.ranks = ranks
+        self.vocabulary_size = len(ranks) + SPECIAL_COUNT
+        self.special_ids = special_token_ids(self.vocabulary_size)
+        self.end_of_text = self.special_ids[END_OF_TEXT]
+        self.message_start = self.special_ids[MESSAGE_START]
+        self.role_end = self.special_ids[ROLE_END]
+        self.message_end = self.special_ids[MESSAGE_END]
+        self.pad = self.special_ids[PAD]
+        self.stop_tokens = frozenset(self.special_ids[name] for name in STOP_TOKENS)
+        self._encoding = Encoding(
+            f"phi4_{self.vocabulary_size}",
+            pat_str=SPLIT_PATTERN,
+            mergeable_ranks=ranks,
+            special_tokens=self.special_ids,
+            explicit_n_vocab=self.vocabulary_size,
+        )
+
+    def __repr__(self) -> str:
+        return f"Phi4Tokenizer(vocabulary_size={self.vocabulary_size})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of all that gives an id its meaning: rank file, vocabulary size, special tokens."""
+        meaning = [RANKS_SHA256, self.vocabulary_size, self.special_ids]
+        return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, all of them ordinary: text that spells a special token stays text.
+
+        A lone surrogate, which UTF-8 cannot hold, counts as U+FFFD.
+        """
+        if len(text) < LONG_WHITESPACE:
+            return self._encoding.encode_ordinary(text)
+        return list(chain.from_iterable(map(self._encoding.encode_ordinary, cut_long_whitespace(text))))
+
+    def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> list[list[int]]:
+        """`encode` for many texts on `threads` threads (default: one per processor); tiktoken lets go of the GIL."""
+        threads = threads or os.cpu_count() or 1
+        if threads == 1:
+            return [self.encode(text) for text in texts]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.encode, texts))
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that `ids` stand for; special tokens give their text. `InputError` for an id out of range."""
+        known = [operator.index(token) for token in ids]
+        for position, token in enumerate(known):
+            if not 0 <= token < self.vocabulary_size:
+                raise InputError(
+                    f"token id {token} at position {position} is outside this tokenizer's vocabulary of "
+                    f"{self.vocabulary_size} (ids 0 to {self.vocabulary_size - 1}): was it made with another one?"
+                )
+        return self._encoding.decode_bytes(known)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Like `decode_bytes`, as text; bytes that are not UTF-8 (say, half a character) become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+def load_tokenizer(
+    vocabulary_size: int = FULL_VOCABULARY_SIZE, *, ranks_file: str | os.PathLike[str] | None = None
+) -> Phi4Tokenizer:
+    """Phi-4's tokenizer, or a smaller one cut from its first ranks, without a download.
+
+    Args:
+        vocabulary_size: number of tokens, the 96 special ones included, from 352 to 100,352 (the released model's).
+        ranks_file: the cl100k_base rank file; None looks for it as told in `rank_file.py`.
+
+    Raises:
+        InputError: `vocabulary_size` is out of range, or there is no right rank file.
+    """
+    if not SMALLEST_VOCABULARY_SIZE <= vocabulary_size <= FULL_VOCABULARY_SIZE:
+        raise InputError(
+            f"vocabulary_size {vocabulary_size} is out of range: choose {SMALLEST_VOCABULARY_SIZE} (256 bytes and "
+            f"{SPECIAL_COUNT} special tokens) to {FULL_VOCABULARY_SIZE} (all of cl100k_base)"
+        )
+    return Phi4Tokenizer(read_ranks(ranks_file, count=vocabulary_size - SPECIAL_COUNT))
+
+
+def cut_long_whitespace(text: str) -> Sequence[str]:
+    """Cut `text` inside very long runs of whitespace, where that changes no token.
+
+    A run that ends the text needs no cut. Of a run before other text, the pattern leaves the last character to what follows, unless the run ends a line; the
+    rest splits after its last line break. A cut before that last character makes the rest one piece instead, which
+    encodes the same: no token of cl100k_base holds a line break and ends in something else.
+    """
+    cuts = [0]
+    for run in _LONG_WHITESPACE_RUN.finditer(text):
+        if run.end() < len(text):
+            cuts.append(run.end() if run[0][-1] in "\r\n" else run.end() - 1)
+    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
