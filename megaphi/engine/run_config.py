@@ -130,7 +130,9 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     _check_progress(run.run)
     _check_optimizer(run.optimizer, steps=run.run.steps)
     if layout.context > 1 and run.mixture.isolate_documents:
-        raise InputError("mixture.isolate_documents=true is not available with layout.context > 1: turn one of them off")
+        raise InputError(
+            "mixture.isolate_documents=true is not available with layout.context > 1: turn one of them off"
+        )
     return replace(run, layout=layout)
 
 

@@ -40,7 +40,7 @@ class ScaledDotProductAttention(MegatronModule):
         self.attn_mask_type = attn_mask_type
         self.softmax_scale = softmax_scale
         group = pg_collection.cp if pg_collection is not None else parallel_state.get_context_parallel_group()
-        self.context_group = group
+        self.context_group: Any = group
 
     def forward(
         self,
@@ -55,7 +55,7 @@ class ScaledDotProductAttention(MegatronModule):
         """query `[S, B, H, K]`, key and value `[S, B, G, K]` -> context `[S, B, H * K]`."""
         if attention_bias is not None or packed_seq_params is not None:
             raise ValueError("this attention takes a mask, neither a bias nor packed sequence parameters")
-        if self.context_group is not None and self.context_group.size() > 1:
+        if self.context_group.size() > 1:
             if attention_mask is not None:
                 raise ValueError("document isolation is not available under context parallelism")
             return self._across_ranks(query, key, value)

@@ -6,6 +6,9 @@ the meta device, over a process group that is never used, so that the 14B layout
 
 from __future__ import annotations
 
+import dataclasses
+from typing import NamedTuple
+
 import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
@@ -14,7 +17,8 @@ from megaphi.model.architecture import Architecture
 from megaphi.model.initialize import initialize_weights
 from megaphi.model.layer_spec import block_spec
 from megaphi.model.megatron_config import Precision, Recompute, transformer_config
-from megaphi.parallel.layout import ParallelLayout
+from megaphi.parallel.layout import Coordinates, ParallelLayout
+from megaphi.parallel.world import pretended_world
 
 
 def build_model(
@@ -27,22 +31,10 @@ def build_model(
     recompute: Recompute = "none",
 ) -> list[GPTModel]:
     """This rank's chunks with weights drawn from (seed, parameter name), the same under every layout."""
-    chunks = _chunks(
-        architecture, layout, sequence_length=sequence_length, parameters=parameters, recompute=recompute
-    )
+    chunks = _chunks(architecture, layout, sequence_length=sequence_length, parameters=parameters, recompute=recompute)
     for chunk in chunks:
         initialize_weights(chunk, architecture, seed=seed)
     return chunks
-
-
-def build_on_meta_device(
-    architecture: Architecture, layout: ParallelLayout, *, sequence_length: int, parameters: Precision = "float32"
-) -> list[GPTModel]:
-    """The same modules without storage: shapes only."""
-    with torch.device("meta"):
-        return _chunks(
-            architecture, layout, sequence_length=sequence_length, parameters=parameters, on_default_device=True
-        )
 
 
 def _chunks(
@@ -78,15 +70,39 @@ def _chunks(
     return chunks
 
 
-def local_parameters(chunks: list[GPTModel]) -> int:
-    """Trainable numbers that this rank holds."""
-    return sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
+class StageParameters(NamedTuple):
+    """Trainable numbers of one pipeline stage."""
+
+    local: int
+    """Held by each tensor rank."""
+    unique: int
+    """Over all tensor ranks, replicated parameters counted once."""
 
 
-def unique_parameters(chunks: list[GPTModel], *, tensor_ranks: int) -> int:
-    """Trainable numbers of this pipeline stage over all its tensor ranks, replicated ones counted once."""
-    return sum(
-        parameter.numel() * (tensor_ranks if getattr(parameter, "tensor_model_parallel", False) else 1)
-        for chunk in chunks
-        for parameter in chunk.parameters()
-    )
+def count_parameters(
+    architecture: Architecture, layout: ParallelLayout, *, sequence_length: int
+) -> list[StageParameters]:
+    """Count the real modules of every pipeline stage, built on the meta device as one of its ranks would."""
+    one_copy = dataclasses.replace(layout, data=1)
+    stages = []
+    for stage in range(layout.pipeline):
+        rank = one_copy.rank_of(Coordinates(tensor=0, context=0, data=0, pipeline=stage))
+        with pretended_world(one_copy, rank=rank), torch.device("meta"):
+            chunks = _chunks(
+                architecture,
+                one_copy,
+                sequence_length=sequence_length,
+                parameters="bfloat16",
+                on_default_device=True,
+            )
+        stages.append(_count(chunks, tensor_ranks=layout.tensor))
+    return stages
+
+
+def _count(chunks: list[GPTModel], *, tensor_ranks: int) -> StageParameters:
+    local = unique = 0
+    for chunk in chunks:
+        for parameter in chunk.parameters():
+            local += parameter.numel()
+            unique += parameter.numel() * (tensor_ranks if getattr(parameter, "tensor_model_parallel", False) else 1)
+    return StageParameters(local, unique)

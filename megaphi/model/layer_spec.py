@@ -32,7 +32,7 @@ class RMSNorm(torch.nn.Module):
         device = None if config.use_cpu_initialization else torch.cuda.current_device()
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
         # Each tensor rank norms its own part of the sequence: Megatron sums the gradients of weights marked so.
-        self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
+        self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore
 
     def forward(self, hidden_SBD: Tensor) -> Tensor:
         shape = hidden_SBD.shape[-1:]
@@ -61,10 +61,10 @@ def layer_spec() -> ModuleSpec:
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
             self_attention=attention,
-            self_attn_bda=get_bias_dropout_add,
+            self_attn_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
             pre_mlp_layernorm=RMSNorm,
             mlp=mlp,
-            mlp_bda=get_bias_dropout_add,
+            mlp_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
         ),
     )
 
@@ -72,4 +72,4 @@ def layer_spec() -> ModuleSpec:
 def block_spec(config: TransformerConfig, *, virtual_stage: int | None = None) -> TransformerBlockSubmodules:
     """The layers that this rank builds, and our RMSNorm as the final norm."""
     layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer_spec()] * layers, layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(layer_specs=[layer_spec()] * layers, layer_norm=RMSNorm)  # pyright: ignore

@@ -74,8 +74,12 @@ def transformer_config(
         deallocate_pipeline_outputs=False,
         # The loss function returns (sum, tokens): gradients are divided once by all tokens of all replicas.
         calculate_per_token_loss=True,
-        # Weights are drawn by parameter name (initialize.py), never by rank.
-        perform_initialization=False,
+        # Weights are drawn by parameter name (initialize.py), never by rank. Megatron's own initialisation still runs,
+        # with a method that does nothing: it is also what marks the weights that tensor parallelism cuts.
+        perform_initialization=True,
+        init_method=_leave_as_it_is,
+        output_layer_init_method=_leave_as_it_is,
+        embedding_init_method=_leave_as_it_is,
         use_cpu_initialization=on_default_device,
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
@@ -90,3 +94,7 @@ def transformer_config(
 
 def torch_dtype(parameters: Precision) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[parameters]
+
+
+def _leave_as_it_is(weight: torch.Tensor) -> torch.Tensor:
+    return weight

@@ -33,9 +33,7 @@ from megaphi.tokenizer.special_tokens import (
 )
 
 # tiktoken's own pattern for cl100k_base. Possessive quantifiers (`++`) keep it linear in the length of a word.
-SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
-)
+SPLIT_PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 
 LONG_WHITESPACE = 100_000
 """Characters from which a run of whitespace is cut; tiktoken's regular expression engine dies at about a million."""

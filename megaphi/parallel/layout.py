@@ -1,0 +1,160 @@
+"""How many ways a run is cut, and which rank holds what: integers only, no torch.
+
+A world of N ranks is tensor x context x data x pipeline, the tensor ranks next to each other (they talk most), then
+context, data, pipeline: Megatron's order `tp-cp-dp-pp`. `data` is what is left of the world. Every check names the
+field and the remedy, because a layout that does not divide otherwise fails minutes later, on every rank at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from megaphi.errors import InputError
+
+
+class Coordinates(NamedTuple):
+    """Where a rank stands in each of the four dimensions."""
+
+    tensor: int
+    context: int
+    data: int
+    pipeline: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParallelLayout:
+    """Ways to cut the model and the batch (config section `layout`)."""
+
+    tensor: int = 1
+    """Ranks that share every matrix; must divide the key-value groups (1, 2, 5 or 10 for Phi-4)."""
+    pipeline: int = 1
+    """Ranks that share the layers, one stage each."""
+    virtual_pipeline: int = 1
+    """Chunks of layers per pipeline stage; above 1 the schedule is interleaved."""
+    context: int = 1
+    """Ranks that share every sequence."""
+    data: int | None = None
+    """Replicas of the model; none takes what the world size leaves."""
+    sequence_parallel: bool = False
+    """Split norms and residuals along the sequence over the tensor ranks; no effect at tensor=1."""
+
+    @property
+    def model_ranks(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.tensor * self.pipeline * self.context
+
+    @property
+    def world_size(self) -> int:
+        if self.data is None:
+            raise ValueError("layout.data is not known yet: call for_world(world_size) first")
+        return self.model_ranks * self.data
+
+    def for_world(self, world_size: int) -> ParallelLayout:
+        """The same layout with `data` filled in (or confirmed)."""
+        for name in ("tensor", "pipeline", "virtual_pipeline", "context", "data"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"layout.{name}={value}: must be at least 1")
+        if world_size % self.model_ranks:
+            raise InputError(
+                f"{world_size} processes cannot hold whole copies of a model cut layout.tensor={self.tensor} x "
+                f"layout.pipeline={self.pipeline} x layout.context={self.context}: use a multiple of {self.model_ranks}"
+            )
+        data = world_size // self.model_ranks
+        if self.data not in (None, data):
+            raise InputError(
+                f"layout.data={self.data} contradicts {world_size} processes, which leave {data} replicas: "
+                f"leave layout.data out, or start {self.model_ranks * self.data} processes"
+            )
+        return dataclasses.replace(self, data=data)
+
+    def coordinates(self, rank: int) -> Coordinates:
+        """Position of a rank, tensor varying fastest."""
+        rest, tensor = divmod(rank, self.tensor)
+        rest, context = divmod(rest, self.context)
+        pipeline, data = divmod(rest, self.world_size // self.model_ranks)
+        return Coordinates(tensor, context, data, pipeline)
+
+    def rank_of(self, place: Coordinates) -> int:
+        """Inverse of `coordinates`."""
+        replicas = self.world_size // self.model_ranks
+        return ((place.pipeline * replicas + place.data) * self.context + place.context) * self.tensor + place.tensor
+
+    def check_model(
+        self,
+        *,
+        layers: int,
+        heads: int,
+        key_value_groups: int,
+        feed_forward: int,
+        vocabulary: int,
+        sequence_length: int,
+    ) -> None:
+        """Refuse a layout that does not divide the model."""
+        for what, size in (
+            ("model.key_value_groups", key_value_groups),
+            ("model.heads", heads),
+            ("model.feed_forward", feed_forward),
+            ("model.vocabulary", vocabulary),
+        ):
+            if size % self.tensor:
+                raise InputError(_does_not_divide("layout.tensor", self.tensor, what, size))
+        stages = self.pipeline * self.virtual_pipeline
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
+            raise InputError(
+                f"layout.virtual_pipeline={self.virtual_pipeline} needs layout.pipeline of at least 2: "
+                "a single stage has nothing to interleave"
+            )
+        if layers % stages:
+            what = "layout.pipeline" if self.virtual_pipeline == 1 else "layout.pipeline x layout.virtual_pipeline"
+            raise InputError(_does_not_divide(what, stages, "model.layers", layers))
+        self._check_sequence(sequence_length)
+
+    def _check_sequence(self, sequence_length: int) -> None:
+        if self.context > 1 and sequence_length % (2 * self.context):
+            raise InputError(
+                f"batch.sequence_length={sequence_length} cannot be cut into two chunks for each of "
+                f"layout.context={self.context} ranks: use a multiple of {2 * self.context}"
+            )
+        local = sequence_length // self.context
+        if self.sequence_parallel and local % self.tensor:
+            raise InputError(
+                f"layout.sequence_parallel splits {local} positions over layout.tensor={self.tensor}: "
+                f"use a batch.sequence_length that is a multiple of {self.tensor * self.context}"
+            )
+
+    def check_batch(self, *, global_batch: int, micro_batch: int) -> int:
+        """Refuse a batch that the replicas cannot share; returns micro-batches per replica and step."""
+        for name, value in (("global_batch", global_batch), ("micro_batch", micro_batch)):
+            if value < 1:
+                raise InputError(f"batch.{name}={value}: must be at least 1")
+        replicas = self.world_size // self.model_ranks
+        if global_batch % (micro_batch * replicas):
+            raise InputError(
+                f"batch.global_batch={global_batch} is not a multiple of batch.micro_batch={micro_batch} x "
+                f"{replicas} replicas: use a multiple of {micro_batch * replicas}"
+            )
+        micro_batches = global_batch // (micro_batch * replicas)
+        if self.virtual_pipeline > 1 and micro_batches % self.pipeline:
+            raise InputError(
+                f"an interleaved schedule needs micro-batches in groups of layout.pipeline={self.pipeline}, "
+                f"but a step has {micro_batches}: use a batch.global_batch that is a multiple of "
+                f"{micro_batch * replicas * self.pipeline}"
+            )
+        return micro_batches
+
+    def __str__(self) -> str:
+        parts = [f"tensor {self.tensor}", f"pipeline {self.pipeline}"]
+        if self.virtual_pipeline > 1:
+            parts.append(f"virtual pipeline {self.virtual_pipeline}")
+        if self.context > 1:
+            parts.append(f"context {self.context}")
+        parts.append(f"data {self.data if self.data is not None else 'auto'}")
+        return " x ".join(parts) + (", sequence parallel" if self.sequence_parallel and self.tensor > 1 else "")
+
+
+def _does_not_divide(field: str, ways: int, what: str, size: int) -> str:
+    fitting = ", ".join(str(n) for n in range(1, min(size, 1024) + 1) if size % n == 0)
+    return f"{field}={ways} does not divide {what}={size}: choose one of {fitting}"

@@ -1,0 +1,161 @@
+"""Join the job: emulation where there is no GPU, torch.distributed, Megatron's process groups, random state.
+
+`start_world` is the only way in. A world of one process opens no port. With gloo a rank that waits for a dead
+neighbour fails at once (the connection closes); with NCCL after `timeout_seconds`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import gc
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as distributed
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
+
+from megaphi.errors import InputError
+from megaphi.log import set_up_logging
+from megaphi.parallel import cpu_emulation, launcher
+from megaphi.parallel.layout import Coordinates, ParallelLayout
+from megaphi.parallel.seeds import model_seed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This rank's place in a running job."""
+
+    rank: int
+    size: int
+    layout: ParallelLayout
+    place: Coordinates
+    device: torch.device
+    device_name: str
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0, which writes what belongs to the whole job."""
+        return self.rank == 0
+
+    @property
+    def replica(self) -> int:
+        return self.place.data
+
+    @property
+    def replicas(self) -> int:
+        return self.size // self.layout.model_ranks
+
+
+def start_world(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 600.0) -> World:
+    """Start or join torch.distributed and cut the world by `layout` (whose `data` may be open).
+
+    May be called again in the same process with another layout: the groups are then made anew.
+    """
+    # Megatron warns once per file and rank that Transformer Engine or Apex is missing; `megaphi doctor` says it once.
+    warnings.filterwarnings("ignore", module=r"megatron\..*")
+    place = launcher.detect()
+    layout = layout.for_world(place.world_size)
+    emulated = cpu_emulation.install()
+    device = torch.device("cpu") if emulated else torch.device("cuda", place.local_rank)
+    if not emulated:
+        torch.cuda.set_device(device)
+    if not distributed.is_initialized():
+        set_up_logging(rank=place.rank, world_size=place.world_size)
+        _join(place, device=device, timeout_seconds=timeout_seconds)
+    _make_groups(layout, seed=seed)
+    return World(
+        rank=place.rank,
+        size=place.world_size,
+        layout=layout,
+        place=layout.coordinates(place.rank),
+        device=device,
+        device_name="CPU" if emulated else torch.cuda.get_device_name(device),
+    )
+
+
+def _join(place: launcher.Place, *, device: torch.device, timeout_seconds: float) -> None:
+    launcher.export(place)
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    timeout = datetime.timedelta(seconds=timeout_seconds)
+    store = HashStore() if place.world_size == 1 else _open_store(place, timeout=timeout)
+    distributed.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
+    atexit.register(stop_world)
+
+
+def _open_store(place: launcher.Place, *, timeout: datetime.timedelta) -> Store:
+    """The key-value store where ranks meet: rank 0 listens, except under torchrun's agent, which already does."""
+    port = place.port or 0
+    agent_listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store = TCPStore(
+            place.address,
+            port,
+            world_size=None if agent_listens else place.world_size,
+            is_master=place.rank == 0 and not agent_listens,
+            timeout=timeout,
+        )
+    except (distributed.DistNetworkError, RuntimeError) as error:
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+            raise InputError(
+                f"port {port} on {place.address} is in use by another program: set MASTER_PORT to a free port"
+            ) from None
+        raise InputError(
+            f"rank {place.rank} cannot reach rank 0 at {place.address}:{port} ({_first_line(error)}): "
+            "check MASTER_ADDR and MASTER_PORT, and that rank 0 is running"
+        ) from None
+    # A restarted job must not find the keys of the one before.
+    return PrefixStore(f"megaphi/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _make_groups(layout: ParallelLayout, *, seed: int) -> None:
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel import random as megatron_random
+
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+        context_parallel_size=layout.context,
+        create_gloo_process_groups=False,
+    )
+    pipeline_rank = parallel_state.get_pipeline_model_parallel_rank()
+    megatron_random.model_parallel_cuda_manual_seed(model_seed(seed, pipeline_rank=pipeline_rank), force_reset_rng=True)
+
+
+@contextmanager
+def pretended_world(layout: ParallelLayout, *, rank: int) -> Iterator[None]:
+    """Process groups as `rank` of a world that does not exist: for building modules whose shapes alone matter."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    warnings.filterwarnings("ignore", module=r"megatron\..*")
+    cpu_emulation.install()
+    if distributed.is_initialized():
+        raise RuntimeError("a pretended world cannot start inside a real one")
+    distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=layout.world_size)
+    try:
+        _make_groups(layout, seed=0)
+        yield
+    finally:
+        stop_world()
+
+
+def stop_world() -> None:
+    """Leave the job; safe to call twice."""
+    if not distributed.is_initialized():
+        return
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    gc.collect()
+    distributed.destroy_process_group()
