@@ -138,26 +138,27 @@ def _set(target: Any, **names: Any) -> None:
         setattr(target, name, value)
 
 
-def _nothing(*_: Any, **__: Any) -> None:
-    return None
+def _no_op() -> Callable[..., None]:
+    """A new function each time: torch's compiler, once imported, keeps a table of functions and refuses a repeat."""
+    return lambda *_, **__: None
 
 
 def _emulate_devices() -> None:
     _set(
         torch.cuda,
         current_device=lambda: CPU,
-        set_device=_nothing,
+        set_device=_no_op(),
         device_count=lambda: 1,
-        synchronize=_nothing,
-        empty_cache=_nothing,
-        ipc_collect=_nothing,
+        synchronize=_no_op(),
+        empty_cache=_no_op(),
+        ipc_collect=_no_op(),
         get_device_properties=lambda device=None: _DeviceProperties(),
         get_device_capability=lambda device=None: (0, 0),
         get_device_name=lambda device=None: _DeviceProperties.name,
         memory_stats=lambda device=None: {},
-        reset_peak_memory_stats=_nothing,
+        reset_peak_memory_stats=_no_op(),
         **{
-            name: lambda device=None: 0
+            name: (lambda device=None: 0)
             for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved")
         },
     )
@@ -172,7 +173,7 @@ def _emulate_streams() -> None:
         ExternalStream=Stream,
         current_stream=lambda device=None: the_stream,
         default_stream=lambda device=None: the_stream,
-        set_stream=_nothing,
+        set_stream=_no_op(),
         stream=lambda stream: contextlib.nullcontext(stream),
         is_current_stream_capturing=lambda: False,
     )
@@ -197,12 +198,12 @@ def _emulate_random_state() -> None:
     _set(
         torch.cuda,
         **names,
-        _lazy_init=_nothing,
+        _lazy_init=_no_op(),
         _lazy_call=lambda function, **_: function(),
         default_generators=_DefaultGenerators(),
-        manual_seed_all=_nothing,
-        seed=_nothing,
-        seed_all=_nothing,
+        manual_seed_all=_no_op(),
+        seed=_no_op(),
+        seed_all=_no_op(),
         initial_seed=torch.initial_seed,
     )
 
