@@ -15,6 +15,10 @@ class InputError(ValueError):
     """Bad input from outside: what was wrong, where (file, line, field), what to do. Exit code 2."""
 
 
+class ReportedElsewhere(InputError):
+    """Bad input that another rank of the job already speaks for: exit code 2, nothing more to print."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'layout.tensor'?"` when something known is close to `word`, else the empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from megatron.core import parallel_state
@@ -23,28 +24,37 @@ from megaphi.parallel.seeds import parameter_seed
 _RESIDUAL_WRITERS = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParameterShare:
+    """One parameter of this rank as a box of the whole one.
+
+    The SwiGLU input matrix is [gate; up] and every tensor rank holds its rows of both halves: seen as (2, F, D) that
+    is a box too.
+    """
+
+    name: str
+    """Name in the whole model, layers numbered from the bottom."""
+    parameter: torch.nn.Parameter
+    whole_shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+    is_first_copy: bool
+    """False on tensor ranks above 0 for parameters that every tensor rank holds."""
+
+
 @torch.no_grad()
 def initialize_weights(chunk: GPTModel, architecture: Architecture, *, seed: int) -> None:
     """Fill this chunk's parameters in place."""
-    for name, parameter in global_parameters(chunk):
-        if parameter.dim() == 1:
-            parameter.fill_(1.0)
+    for share in parameter_shares(chunk):
+        if share.parameter.dim() == 1:
+            share.parameter.fill_(1.0)
             continue
         std = architecture.initial_std
-        if name.endswith(_RESIDUAL_WRITERS):
+        if share.name.endswith(_RESIDUAL_WRITERS):
             std /= math.sqrt(2 * architecture.layers)
-        whole = _draw(whole_shape(parameter), std=std, seed=parameter_seed(seed, name))
-        parameter.copy_(local_share(name, parameter, whole))
-
-
-def global_parameters(chunk: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """`(name, parameter)` with the layer numbered from the bottom of the whole model."""
-    for name, parameter in chunk.named_parameters():
-        match = re.match(r"decoder\.layers\.(\d+)\.(.+)", name)
-        if match:
-            number = chunk.decoder.layers[int(match[1])].layer_number - 1  # pyright: ignore
-            name = f"decoder.layers.{number}.{match[2]}"
-        yield name, parameter
+        whole = _draw(share.whole_shape, std=std, seed=parameter_seed(seed, share.name))
+        box = tuple(slice(start, start + size) for start, size in zip(share.offset, share.shape, strict=True))
+        share.parameter.copy_(whole[box].reshape(share.parameter.shape))
 
 
 def _draw(shape: tuple[int, ...], *, std: float, seed: int) -> Tensor:
@@ -52,28 +62,35 @@ def _draw(shape: tuple[int, ...], *, std: float, seed: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
 
 
-def _partition(parameter: torch.nn.Parameter) -> tuple[int, int, int]:
-    """(dimension that tensor parallelism cuts, ranks, this rank); one rank where it is replicated."""
-    if not getattr(parameter, "tensor_model_parallel", False):
-        return 0, 1, 0
+def parameter_shares(chunk: GPTModel) -> Iterator[ParameterShare]:
+    """Every parameter of a chunk with its place in the whole model."""
     ranks = parallel_state.get_tensor_model_parallel_world_size()
-    return parameter.partition_dim, ranks, parallel_state.get_tensor_model_parallel_rank()  # pyright: ignore
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    for name, parameter in _global_parameters(chunk):
+        is_cut = ranks > 1 and getattr(parameter, "tensor_model_parallel", False)
+        shape = tuple(parameter.shape)
+        dimension = parameter.partition_dim if is_cut else 0  # pyright: ignore[reportAttributeAccessIssue]
+        if name.endswith("mlp.linear_fc1.weight"):
+            shape, dimension = (2, shape[0] // 2, shape[1]), 1
+        whole, offset = list(shape), [0] * len(shape)
+        if is_cut:
+            whole[dimension] *= ranks
+            offset[dimension] = rank * shape[dimension]
+        yield ParameterShare(
+            name=name,
+            parameter=parameter,
+            whole_shape=tuple(whole),
+            offset=tuple(offset),
+            shape=shape,
+            is_first_copy=is_cut or rank == 0,
+        )
 
 
-def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
-    """The shape of a parameter before tensor parallelism cut it."""
-    dimension, ranks, _ = _partition(parameter)
-    shape = list(parameter.shape)
-    shape[dimension] *= ranks
-    return tuple(shape)
-
-
-def local_share(name: str, parameter: torch.nn.Parameter, whole: Tensor) -> Tensor:
-    """Cut this tensor rank's share out of a whole parameter.
-
-    The SwiGLU input matrix is [gate; up]: every rank holds its rows of both halves.
-    """
-    dimension, ranks, rank = _partition(parameter)
-    if name.endswith("mlp.linear_fc1.weight"):
-        return torch.cat([half.chunk(ranks, dimension)[rank] for half in whole.chunk(2, dimension)], dimension)
-    return whole.chunk(ranks, dimension)[rank]
+def _global_parameters(chunk: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """`(name, parameter)` with the layer numbered from the bottom of the whole model."""
+    for name, parameter in chunk.named_parameters():
+        match = re.match(r"decoder\.layers\.(\d+)\.(.+)", name)
+        if match:
+            number = chunk.decoder.layers[int(match[1])].layer_number - 1  # pyright: ignore
+            name = f"decoder.layers.{number}.{match[2]}"
+        yield name, parameter

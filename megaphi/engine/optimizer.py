@@ -1,0 +1,104 @@
+"""AdamW under Megatron's distributed optimizer, and the pieces of its state that a checkpoint needs.
+
+Megatron builds torch's AdamW when neither Transformer Engine nor Apex is there; we switch it to torch's fused kernel,
+which has a CPU form too. Its own checkpoint functions are not used: with torch's AdamW they fail to load what they
+saved (megatron-core 0.16 to 0.19), and the form that survives a change of layout gathers everything on one replica.
+`state_pieces` exposes what this rank owns instead, as flat views that a checkpoint can read and fill.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from torch import Tensor
+
+from megaphi.engine.run_config import Optimizer
+from megaphi.model.megatron_config import Precision
+
+
+def build_optimizer(
+    settings: Optimizer, chunks: list[DistributedDataParallel], *, parameters: Precision, overlap: bool
+) -> DistributedOptimizer:
+    """AdamW over all chunks; Megatron exempts one-dimensional parameters (the norms) from weight decay."""
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=settings.learning_rate,
+        min_lr=0.0,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
+        adam_eps=settings.eps,
+        # Megatron measures the norm only where it clips: an infinite limit measures and never clips.
+        clip_grad=settings.clip_gradient_norm or math.inf,
+        bf16=parameters == "bfloat16",
+        params_dtype=torch.bfloat16 if parameters == "bfloat16" else torch.float32,
+        use_distributed_optimizer=True,
+        overlap_param_gather=overlap,
+        log_num_zeros_in_grad=False,
+    )
+    built = get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)  # pyright: ignore[reportArgumentType]
+    (optimizer,) = getattr(built, "chained_optimizers", [built])
+    for group in optimizer.param_groups:
+        if "fused" in group:  # torch's AdamW; the ones of Transformer Engine and Apex are always fused
+            group.update(fused=True, foreach=False)
+    return optimizer
+
+
+def set_rates(optimizer: DistributedOptimizer, *, learning_rate: float, weight_decay: float) -> None:
+    """Rates of the next update; each group's multipliers (no decay for norms) stay as they are."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("lr_mult", 1.0)
+        group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatePieces:
+    """What this rank owns of one parameter's optimizer state: elements [start, end) of its flattened local share."""
+
+    start: int
+    end: int
+    tensors: dict[str, Tensor]
+    """`exp_avg`, `exp_avg_sq`, and `main` (fp32 weights) where the model itself is in bf16; each of end - start."""
+
+
+def state_pieces(optimizer: DistributedOptimizer, parameter: torch.nn.Parameter) -> StatePieces | None:
+    """The state of one parameter on this rank, made if there was no update yet; None if another rank owns it all."""
+    if parameter not in optimizer.model_param_group_index_map:
+        return None
+    group_index, position = optimizer.model_param_group_index_map[parameter]
+    owned = optimizer._get_model_param_range_map(parameter)["param"]
+    main = optimizer.optimizer.param_groups[group_index]["params"][position]
+    state = _state_of(optimizer.optimizer, main)
+    tensors = {name: state[name].view(-1) for name in ("exp_avg", "exp_avg_sq")}
+    if parameter.dtype != torch.float32:
+        tensors["main"] = main.detach().view(-1)
+    return StatePieces(start=owned.start, end=owned.end, tensors=tensors)
+
+
+def _state_of(adam: torch.optim.Optimizer, main: Tensor) -> dict[str, Any]:
+    state = adam.state[main]
+    if not state:
+        state.update(exp_avg=torch.zeros_like(main.detach()), exp_avg_sq=torch.zeros_like(main.detach()))
+        if isinstance(adam, torch.optim.AdamW):
+            state["step"] = torch.zeros((), dtype=torch.float32, device=main.device)
+    return state
+
+
+def set_update_count(optimizer: DistributedOptimizer, updates: int) -> None:
+    """Tell AdamW how many updates came before, for its bias correction. Call after the state was made."""
+    for state in _torch_states(optimizer):
+        state["step"].fill_(updates)
+    for group in optimizer.param_groups:
+        if "fused" not in group:  # Transformer Engine and Apex count in the group
+            group["step"] = updates
+
+
+def _torch_states(optimizer: DistributedOptimizer) -> Iterator[dict[str, Any]]:
+    return (state for state in optimizer.optimizer.state.values() if "step" in state)

@@ -1,0 +1,100 @@
+"""What the ranks of the engine's tests run: tiny models on batches that are a pure function of the sample number."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from megaphi.data.batch import Batch
+from megaphi.data.mixture import Mixture, Source
+from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig
+from megaphi.model.architecture import Architecture
+from megaphi.parallel.layout import ParallelLayout
+
+TINY = Architecture(
+    layers=4, hidden=48, feed_forward=80, heads=6, key_value_groups=2, head_size=8, vocabulary=256
+)
+
+
+def tiny_run(*, folder: str = "unused", layout: ParallelLayout | None = None, **fields: object) -> RunConfig:
+    """A calm run: a small learning rate with warm-up, so that rounding does not grow."""
+    run = RunConfig(
+        recipe="tiny",
+        run=Progress(folder=folder, steps=20, save_every=1_000),
+        layout=layout or ParallelLayout(),
+        model=TINY,
+        batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=1),
+        mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=("unused",)),)),
+        optimizer=Optimizer(learning_rate=3e-4, warmup_steps=5),
+        precision=NumericPrecision(parameters="float32"),
+    )
+    return dataclasses.replace(run, **fields)
+
+
+def sample(number: int, *, length: int, vocabulary: int) -> np.ndarray:
+    """`length + 1` tokens with something to learn: a noisy walk, reproducible from its number."""
+    generator = np.random.default_rng(number)
+    steps = generator.choice([1, 2, 3], size=length + 1, p=[0.7, 0.2, 0.1])
+    return (generator.integers(vocabulary) + np.cumsum(steps)) % vocabulary
+
+
+def step_batches(run: RunConfig, *, step: int, replica: int, replicas: int) -> list[Batch]:
+    """This replica's micro-batches of update number `step` (from 0)."""
+    first = step * run.batch.global_batch
+    numbers = np.arange(first, first + run.batch.global_batch).reshape(-1, replicas, run.batch.micro_batch)
+    return [_batch(part, run) for part in numbers[:, replica]]
+
+
+def _batch(numbers: np.ndarray, run: RunConfig) -> Batch:
+    length = run.batch.sequence_length
+    rows = np.stack([sample(int(number), length=length, vocabulary=run.model.vocabulary) for number in numbers])
+    mask = np.ones((len(rows), length), dtype=np.float32)
+    mask[:, : int(numbers[0]) % 5] = 0.0  # unequal token counts: a mean of means would show
+    return Batch(
+        tokens_BS=rows[:, :-1].astype(np.int64),
+        labels_BS=rows[:, 1:].astype(np.int64),
+        loss_mask_BS=mask,
+        document_ids_BS=None,
+        sample_numbers_B=numbers,
+    )
+
+
+def train(run: RunConfig, *, steps: int, first: int = 0, load: str | None = None, save: bool = False) -> dict:
+    """Train on this rank; returns losses, gradient norms, and a digest of this rank's weights."""
+    from megaphi.engine.checkpoint import load_checkpoint, save_checkpoint
+    from megaphi.engine.learning_rate import learning_rate
+    from megaphi.engine.run_config import check
+    from megaphi.engine.train_step import train_step
+    from megaphi.engine.training_model import build_training_model
+    from megaphi.parallel.launcher import detect
+    from megaphi.parallel.world import start_world
+
+    run = check(run, world_size=detect().world_size)
+    world = start_world(run.layout, seed=run.seed)
+    model = build_training_model(run, world)
+    if load is not None:
+        first = load_checkpoint(model, load)["step"]
+    losses, norms = [], []
+    for step in range(first, first + steps):
+        batches = step_batches(run, step=step, replica=world.replica, replicas=world.replicas)
+        rate = learning_rate(step + 1, run.optimizer, steps=run.run.steps)
+        result = train_step(model, batches, learning_rate=rate)
+        losses.append(result.loss)
+        norms.append(result.gradient_norm)
+    folder = str(save_checkpoint(model, {"step": first + steps})) if save else None
+    return {"losses": losses, "norms": norms, "weights": weights_digest(model), "checkpoint": folder}
+
+
+def weights_digest(model: object) -> str:
+    """SHA-256 over the bytes of every parameter of this rank."""
+    from megaphi.engine.training_model import TrainingModel, whole_parameters
+
+    assert isinstance(model, TrainingModel)
+    digest = hashlib.sha256()
+    with whole_parameters(model):
+        for module in model.modules:
+            for _, parameter in sorted(module.named_parameters()):
+                digest.update(parameter.detach().float().numpy().tobytes())
+    return digest.hexdigest()
