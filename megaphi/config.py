@@ -214,9 +214,10 @@ def field_help(section: type) -> dict[str, str]:
     body = cast(ast.ClassDef, tree.body[0]).body
     found: dict[str, str] = {}
     for statement, following in itertools.pairwise(body):
-        is_field = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-        if is_field and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            found[cast(ast.Name, statement.target).id] = " ".join(str(following.value.value).split())
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            found[statement.target.id] = " ".join(str(following.value.value).split())
     return found
 
 

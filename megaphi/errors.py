@@ -19,6 +19,10 @@ class ReportedElsewhere(InputError):
     """Bad input that another rank of the job already speaks for: exit code 2, nothing more to print."""
 
 
+class RunFailed(RuntimeError):
+    """The run cannot go on, and its message says all there is to say: exit code 1, no traceback."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'layout.tensor'?"` when something known is close to `word`, else the empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

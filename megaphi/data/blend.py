@@ -95,10 +95,10 @@ def largest_remainder(shares: Sequence[Fraction], total: int) -> list[int]:
 class _PeriodTable:
     """One period of a Pfair schedule (Baruah, Cohen, Plaxton, Varvel 1996), repeated for ever.
 
-    Source i gets c_i of every D samples. Its j-th sample may take the slots floor(j D / c_i) .. ceil((j + 1) D / c_i) - 1
-    of the period, which is just what |count - n c_i / D| < 1 at every prefix n demands; serving the earliest deadline
-    among the samples that may run (ties: lower source) always succeeds. Sample n = q D + t has the rank
-    q c_i + (rank of slot t).
+    Source i gets c_i of every D samples. Its j-th sample may take the slots from floor(j D / c_i) to
+    ceil((j + 1) D / c_i) - 1 of the period, which is just what |count - n c_i / D| < 1 at every prefix n demands;
+    serving the earliest deadline among the samples that may run (ties: lower source) always succeeds. Sample
+    n = q D + t has the rank q c_i + (rank of slot t).
     """
 
     limit = 1 << 62
@@ -148,9 +148,10 @@ def _earliest_deadline_first(counts: list[int]) -> NDArray[np.int64]:
 class _CountTree:
     """A binary tree whose nodes split their samples between two children, exactly and without a table.
 
-    A node of T samples, T_l of them for its left child, keeps the 64-bit fraction P = round(2^64 T_l / T): of its first
-    m samples, left(m) = floor((P m + 2^63) / 2^64) go left. left(T) = T_l, so the totals, which are the largest-remainder
-    quotas, come out exactly. Sample m goes left if left(m + 1) > left(m), and keeps left(m) as its number there.
+    A node of T samples, T_l of them for its left child, keeps the 64-bit fraction P = round(2^64 T_l / T): of its
+    first m samples, left(m) = floor((P m + 2^63) / 2^64) go left. left(T) = T_l, so the totals, which are the
+    largest-remainder quotas, come out exactly. Sample m goes left if left(m + 1) > left(m), and keeps left(m) as its
+    number there.
 
     The error of a child is at most its share of its parent's error plus 1/2 (and T 2^-65 for the rounding of P). The
     tree is Huffman's, light sources deep, so an inner node holds at most 2/3 of its parent and the sum stays below 2.

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 from megaphi.data.blend import Blend
 from megaphi.data.order import KeyedPermutation, derive_key, draw_below, stream
 from megaphi.errors import InputError
+
+Split = Literal["training", "validation"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +41,8 @@ class Source:
     """Prefixes of the .bin/.idx pairs, read as one stream in this order."""
     validation_paths: tuple[str, ...] = ()
     """Prefixes held out for validation; a source without any takes no part in it."""
+    unique_tokens: int | None = None
+    """Tokens that the source is expected to hold; a dry run counts epochs with it where the files are not there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +67,7 @@ class Locations:
 class MixtureOrder:
     """The order of a mixture, from nothing but the sizes: `locate` maps sample numbers to places.
 
-    `split` ("train", "validation") is part of every key, so the two orders have nothing in common.
+    `split` is part of every key, so the two orders have nothing in common.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class MixtureOrder:
         token_counts: Sequence[int],
         sequence_length: int,
         seed: int,
-        split: str = "train",
+        split: Split = "training",
         total_samples: int | None = None,
     ) -> None:
         check_sources(sources)

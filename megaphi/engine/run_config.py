@@ -128,6 +128,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     )
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
     _check_progress(run.run)
+    _check_validation(run, layout)
     _check_optimizer(run.optimizer, steps=run.run.steps)
     if layout.context > 1 and run.mixture.isolate_documents:
         raise InputError(
@@ -143,6 +144,18 @@ def _check_progress(progress: Progress) -> None:
     for name in ("keep_last", "validate_every"):
         if getattr(progress, name) < 0:
             raise InputError(f"run.{name}={getattr(progress, name)}: must not be negative")
+
+
+def _check_validation(run: RunConfig, layout: ParallelLayout) -> None:
+    """Validation goes through the same schedule, so its samples must fill whole micro-batches too."""
+    multiple = run.batch.micro_batch * (layout.world_size // layout.model_ranks)
+    if layout.virtual_pipeline > 1:
+        multiple *= layout.pipeline
+    if run.run.validation_samples % multiple:
+        raise InputError(
+            f"run.validation_samples={run.run.validation_samples} does not fill whole micro-batches on every replica: "
+            f"use a multiple of {multiple}"
+        )
 
 
 def _check_optimizer(optimizer: Optimizer, *, steps: int) -> None:

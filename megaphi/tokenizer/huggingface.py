@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from megaphi.files import write_json, write_text
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
 from megaphi.tokenizer.special_tokens import END_OF_TEXT, MESSAGE_END, PAD
 
-CLASSIC_SPLIT_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CLASSIC_SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -52,7 +56,7 @@ def merge_of(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """The two parts whose merge makes `token`: its encoding by the ranks below its own."""
     parts = [bytes([byte]) for byte in token]
     while len(parts) > 2:
-        pair_ranks = [ranks.get(left + right, len(ranks)) for left, right in zip(parts, parts[1:], strict=False)]
+        pair_ranks = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
         best = pair_ranks.index(min(pair_ranks))
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return parts[0], parts[1]

@@ -33,7 +33,10 @@ from megaphi.tokenizer.special_tokens import (
 )
 
 # tiktoken's own pattern for cl100k_base. Possessive quantifiers (`++`) keep it linear in the length of a word.
-SPLIT_PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
 
 LONG_WHITESPACE = 100_000
 """Characters from which a run of whitespace is cut; tiktoken's regular expression engine dies at about a million."""
@@ -130,9 +133,10 @@ def load_tokenizer(
 def cut_long_whitespace(text: str) -> Sequence[str]:
     """Cut `text` inside very long runs of whitespace, where that changes no token.
 
-    A run that ends the text needs no cut. Of a run before other text, the pattern leaves the last character to what follows, unless the run ends a line; the
-    rest splits after its last line break. A cut before that last character makes the rest one piece instead, which
-    encodes the same: no token of cl100k_base holds a line break and ends in something else.
+    A run that ends the text needs no cut. Of a run before other text, the pattern leaves the last character to what
+    follows, unless the run ends a line; the rest splits after its last line break. A cut before that last character
+    makes the rest one piece instead, which encodes the same: no token of cl100k_base holds a line break and ends in
+    something else.
     """
     cuts = [0]
     for run in _LONG_WHITESPACE_RUN.finditer(text):

@@ -1,0 +1,70 @@
+"""The command `megaphi`: one file per verb, imported when it is used.
+
+Bad input ends with one message on standard error and exit code 2; a run that cannot go on with 1; a defect keeps its
+traceback. Nothing here imports torch: `megaphi --help` is instant, and a wrong field costs no start-up of ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from megaphi import __version__
+from megaphi.errors import InputError, ReportedElsewhere, RunFailed
+
+VERBS = ("train", "tokenize", "generate", "convert", "inspect", "doctor")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    if hasattr(parsed, "fields"):
+        # argparse stops to collect field=value at the first option; they are welcome after it too.
+        parsed.fields += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return parsed.command(parsed)
+    except ReportedElsewhere:
+        return 2
+    except InputError as error:
+        print(f"megaphi: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        if str(error):  # only one rank of a job has something to say
+            print(f"megaphi: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("megaphi: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: not an error, but Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="megaphi",
+        description="Train Phi-4, from raw pages to an aligned chat model, on NVIDIA Megatron-Core.",
+        epilog="megaphi VERB --help explains a verb and shows an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"megaphi {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name in VERBS:
+        module = importlib.import_module(f"megaphi.cli.{name}")
+        verb = verbs.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            epilog=module.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        verb.set_defaults(command=module.run)
+    return parser

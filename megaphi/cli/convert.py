@@ -1,0 +1,10 @@
+HELP = ""
+EXAMPLE = ""
+
+
+def add_arguments(p):
+    pass
+
+
+def run(a):
+    return 0

@@ -1,0 +1,102 @@
+"""`megaphi train --dry-run`: the whole configuration and what it needs, without a GPU and without data.
+
+Parameters are counted from the real modules on the meta device, under the real layout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megaphi.config import leaves
+from megaphi.data.mixture import Source
+from megaphi.engine.run_config import RunConfig, check
+from megaphi.model.arithmetic import flops_per_token
+from megaphi.planning.memory import RankMemory, rank_memory
+
+
+def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
+    """Print configuration, sizes and epochs; raises InputError where the run could not start."""
+    smallest = configuration.layout.model_ranks
+    run = check(configuration, world_size=world_size or smallest * (configuration.layout.data or 1))
+    print("Configuration")
+    for path, value in leaves(run):
+        print(f"  {path:<36} {_show(value)}")
+    _print_model(run)
+    _print_schedule(run)
+    _print_sources(run)
+    return 0
+
+
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if _is_word(value) else str(value)
+
+
+def _is_word(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _print_model(run: RunConfig) -> None:
+    from megaphi.model.language_model import count_parameters
+
+    stages = count_parameters(run.model, run.layout, sequence_length=run.batch.sequence_length)
+    print(f"\nModel under {run.layout} ({run.layout.world_size} ranks)")
+    print(f"  parameters            {sum(stage.unique for stage in stages):,}")
+    per_token = {
+        count: flops_per_token(run.model, sequence_length=run.batch.sequence_length, attention=count)
+        for count in ("full", "causal")
+    }
+    print(
+        f"  FLOPs per token       {per_token['causal'] / 1e9:.1f} G with attention counted causal, "
+        f"{per_token['full'] / 1e9:.1f} G counted full"
+    )
+    print("  bytes per rank        (activations are an estimate, the rest is exact)")
+    print(f"    {'stage':<6}{'parameters':>16}{'weights':>10}{'gradients':>11}{'optimizer':>11}", end="")
+    print(f"{'activations':>13}{'total':>10}")
+    for number, stage in enumerate(rank_memory(run, [stage.local for stage in stages])):
+        print(f"    {number:<6}{_memory_row(stage)}")
+
+
+def _memory_row(stage: RankMemory) -> str:
+    sizes = (stage.weights, stage.gradients, stage.optimizer, stage.activations, stage.total)
+    columns = zip(sizes, (10, 11, 11, 13, 10), strict=True)
+    return f"{stage.parameters:>16,}" + "".join(f"{gigabytes(size):>{width}}" for size, width in columns)
+
+
+def gigabytes(size: float) -> str:
+    """`15.69 GB` (10^9 bytes), or MB below 0.1 GB."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _print_schedule(run: RunConfig) -> None:
+    replicas = run.layout.world_size // run.layout.model_ranks
+    micro_batches = run.batch.global_batch // (run.batch.micro_batch * replicas)
+    tokens = run.run.steps * run.batch.tokens_per_step
+    print("\nSchedule")
+    print(f"  tokens per step       {run.batch.tokens_per_step:,}")
+    print(f"  micro-batches         {micro_batches} of {run.batch.micro_batch} on each of {replicas} replicas")
+    print(f"  steps                 {run.run.steps:,}")
+    print(f"  tokens                {tokens:,}")
+
+
+def _print_sources(run: RunConfig) -> None:
+    tokens = run.run.steps * run.batch.tokens_per_step
+    whole = sum(source.weight for source in run.mixture.sources)
+    print("\nSources")
+    print(f"  {'name':<14}{'share':>8}{'tokens drawn':>22}{'unique tokens':>22}{'epochs':>9}")
+    for source in run.mixture.sources:
+        drawn = tokens * source.weight / whole
+        unique, origin = unique_tokens(source)
+        epochs = f"{drawn / unique:.1f}" if unique else "?"
+        size = f"{unique:,}" if unique else "not known"
+        print(f"  {source.name:<14}{source.weight / whole:>8.1%}{drawn:>22,.0f}{size:>22}{epochs:>9}  {origin}")
+
+
+def unique_tokens(source: Source) -> tuple[int | None, str]:
+    """Tokens of a source and how we know: counted in its files, or the number its recipe expects."""
+    from megaphi.data.indexed_dataset import IndexedDataset
+
+    if all(Path(f"{path}.idx").is_file() for path in source.paths):
+        return sum(IndexedDataset(path).token_count for path in source.paths), "(counted)"
+    return source.unique_tokens, "(expected; the files are not there)"

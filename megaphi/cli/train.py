@@ -1,0 +1,87 @@
+"""Train a model: a recipe, changed field by field, on as many processes as the launcher gives.
+
+Alone it trains in this process; with --processes N it starts N ranks on this machine; under torchrun, mpirun or srun
+every rank runs the same command. A run that was stopped (Ctrl-C, SIGTERM, a crash) continues from its last checkpoint
+when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+
+from megaphi.errors import InputError, RunFailed
+
+HELP = "train a recipe"
+EXAMPLE = """examples:
+  megaphi train quickstart_pretrain --processes 2
+  megaphi train quickstart_pretrain run.steps=50 optimizer.learning_rate=1e-3 layout.tensor=1
+  megaphi train phi4_14b_pretrain --dry-run --world-size 512 layout.tensor=2 layout.pipeline=4
+  torchrun --nproc-per-node 8 -m megaphi train phi4_14b_pretrain run.folder=/shared/runs/phi4
+  megaphi train my_recipes.py:my_run
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name, or file.py:function")
+    parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of the recipe")
+    parser.add_argument("--processes", type=int, metavar="N", help="start N ranks on this machine")
+    parser.add_argument("--dry-run", action="store_true", help="print the whole configuration and what it needs")
+    parser.add_argument("--world-size", type=int, metavar="N", help="with --dry-run: the number of ranks to plan for")
+    parser.add_argument("--fields", dest="list_fields", action="store_true", help="list every field with its meaning")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from megaphi.config import describe, override
+    from megaphi.engine.run_config import check
+    from megaphi.parallel import launcher
+    from megaphi.recipes import load_recipe
+
+    configuration = override(load_recipe(arguments.recipe), arguments.fields)
+    if arguments.list_fields:
+        for path, value, meaning in describe(configuration):
+            print(f"{path}={value}" + (f"\n    {meaning}" if meaning else ""))
+        return 0
+    if arguments.dry_run:
+        from megaphi.cli.dry_run import print_plan
+
+        return print_plan(configuration, world_size=arguments.world_size or arguments.processes)
+    place = launcher.detect()
+    if arguments.world_size is not None:
+        raise InputError("--world-size is for --dry-run: a real run takes its size from --processes or the launcher")
+    if arguments.processes is not None and place.launcher != "single":
+        raise InputError(f"--processes was given to a rank that {place.launcher} had started already: leave it out")
+    processes = place.world_size if arguments.processes is None else arguments.processes
+    if processes < 1:
+        raise InputError(f"--processes {processes}: must be at least 1")
+    checked = check(configuration, world_size=processes)
+    if arguments.processes is not None and processes > 1:
+        command = [sys.executable, "-m", "megaphi", "train", arguments.recipe, *arguments.fields]
+        return launcher.start_processes(command, processes=processes)
+    return _train(checked, alone=processes == 1)
+
+
+def _train(configuration: object, *, alone: bool) -> int:
+    from megaphi.stages.pretrain import pretrain
+
+    try:
+        pretrain(configuration)  # pyright: ignore[reportArgumentType]
+    except (InputError, RunFailed, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if alone or not _lost_contact(error):
+            traceback.print_exc()
+        else:
+            print(f"megaphi: rank {os.environ['RANK']} lost contact with another rank and ends", file=sys.stderr)
+        # A rank whose neighbours are gone must not wait for them in the interpreter's clean-up.
+        sys.stderr.flush()
+        os._exit(1)
+    return 0
+
+
+def _lost_contact(error: Exception) -> bool:
+    """Is this what communication gives on the ranks that are still alive?"""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "Timed out")
+    return any(sign in str(error) for sign in signs) or type(error).__name__ in ("DistBackendError", "DistNetworkError")

@@ -1,0 +1,1 @@
+"""Text to batches: tokenised files, their order and mixture, and the loader; every batch is a pure function."""

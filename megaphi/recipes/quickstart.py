@@ -1,0 +1,40 @@
+"""A Phi-4 small enough for two CPU cores: the same blocks, the same mixture, the same engine, minutes instead of weeks.
+
+Grouped-query attention, SwiGLU, RMSNorm, rotary positions and untied embeddings as in the 14B model; a vocabulary of
+4,096 cut from cl100k's first ranks. Tensor parallel 2 with sequence parallelism, in fp32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from megaphi.data.mixture import Mixture
+from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig
+from megaphi.model.architecture import Architecture
+from megaphi.parallel.layout import ParallelLayout
+from megaphi.recipes.phi4_14b import phi4_sources
+
+QUICKSTART_MODEL = Architecture(
+    layers=4,
+    hidden=256,
+    feed_forward=768,
+    heads=8,
+    key_value_groups=2,
+    head_size=32,
+    vocabulary=4_096,
+)
+
+
+def quickstart_pretrain() -> RunConfig:
+    """300 steps of 16 sequences of 256 tokens on the corpus that ships with the repository."""
+    sources = tuple(dataclasses.replace(source, unique_tokens=None) for source in phi4_sources("runs/quickstart/data"))
+    return RunConfig(
+        recipe="quickstart_pretrain",
+        run=Progress(folder="runs/quickstart/run", steps=300, save_every=150, validate_every=50, validation_samples=64),
+        layout=ParallelLayout(tensor=2, sequence_parallel=True),
+        model=QUICKSTART_MODEL,
+        batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=8),
+        mixture=Mixture(sources=sources),
+        optimizer=Optimizer(learning_rate=2e-3, warmup_steps=30),
+        precision=NumericPrecision(parameters="float32"),
+    )
