@@ -2,7 +2,26 @@
 
 Read the packages from the lowest row up and they tell the story: text becomes tokens (`tokenizer`, `data`), tokens
 become weights (`model`, `engine`, `stages`), weights become answers (`generation`, `evaluation`). Importing this
-package imports neither torch nor Megatron.
+package imports neither torch nor Megatron; but when Megatron is imported after it, the machine is made ready first
+(`parallel/cpu_emulation.py`), because on a host without a GPU it would be too late afterwards.
 """
 
+import sys
+from importlib.abc import MetaPathFinder
+
 __version__ = "0.1.0"
+
+
+class _BeforeMegatron(MetaPathFinder):
+    """Finds nothing: it only notices the first import of Megatron-Core."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "megatron.core":
+            sys.meta_path.remove(self)
+            from megaphi.parallel import cpu_emulation
+
+            cpu_emulation.install()
+
+
+if "megatron.core" not in sys.modules:
+    sys.meta_path.insert(0, _BeforeMegatron())

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,6 +58,40 @@ def explain_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno not in remedies:
             raise
         raise InputError(f"cannot write {os.fspath(target)}: {remedies[error.errno]}") from error
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """An empty folder to fill, which takes the name `path` only if the block ends without an error.
+
+    Raises:
+        InputError: there is something at `path` already.
+    """
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} exists already: choose another folder, or remove it first")
+    partial = target.with_name(f".{target.name}.partial")
+    with explain_write_errors(target):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            publish_folder(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def publish_folder(partial: Path, target: Path) -> None:
+    """Give a completely written folder its name; one that has this name already is replaced."""
+    sync_folder(partial)
+    replaced = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.rename(replaced)
+    partial.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -37,7 +37,8 @@ class Blend:
 
     `prefix_bound`: |counts(n)[i] - n share_i| never exceeds it (the table: stays below it) for any n and any source i,
     where share_i = weights[i] / sum(weights) exactly. `total_samples` is only used by the tree, for totals that are
-    exact (largest remainder); the table needs no total, as it is within one sample everywhere.
+    exact (largest remainder); the table needs no total, as it is within one sample everywhere. `horizon`: the total that
+    placements depend on, None for the table.
     """
 
     def __init__(self, weights: Sequence[float], *, total_samples: int | None = None) -> None:
@@ -51,6 +52,7 @@ class Blend:
         else:
             self._form = _CountTree(self.shares, total_samples or ENDLESS)
         self.is_periodic = isinstance(self._form, _PeriodTable)
+        self.horizon = None if self.is_periodic else self._form.limit
         self.prefix_bound: float = self._form.prefix_bound
 
     def locate(self, sample_numbers: ArrayLike) -> Placement:

@@ -13,10 +13,12 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from megaphi.errors import InputError
 
@@ -32,6 +34,8 @@ FORMAT_OF_ENDING: dict[str, Format] = {
 }
 """A plain text file is one document; the others hold one document per record."""
 
+NEW_LINE = b"\n"
+NOT_UTF8 = "not UTF-8 text, convert it first"
 READ_BYTES = 1 << 20
 PARQUET_BATCH_ROWS = 1_024
 
@@ -79,7 +83,8 @@ def _files_of(given: Path) -> list[Path]:
         if format_of(given) is None:
             raise InputError(f"do not know how to read {given}: its name should end in one of {known}")
         return [given]
-    files = [path for path in map(Path, sorted(glob.glob(str(given), recursive=True))) if path.is_file()]
+    matches = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    files = [path for path in map(Path, matches) if path.is_file()]
     if not files:
         raise InputError(f"input not found: {given} is neither a file, a folder nor a pattern that matches one")
     return [path for file in files for path in _files_of(file)]
@@ -101,7 +106,7 @@ def _plan_row_groups(path: Path, *, piece_bytes: int) -> list[Piece]:
     groups = _open_parquet(path).num_row_groups
     pieces = max(1, min(groups, size // piece_bytes))
     bounds = [groups * index // pieces for index in range(pieces + 1)]
-    return [Piece(path, start, stop, size // pieces) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [Piece(path, start, stop, size // pieces) for start, stop in pairwise(bounds)]
 
 
 def read_documents(path: str | os.PathLike[str], *, text_key: str = "text") -> Iterator[str]:
@@ -121,7 +126,7 @@ def read_piece(piece: Piece, *, text_key: str = "text") -> Iterator[str]:
     """
     kind = format_of(piece.path)
     if kind == "text":
-        yield _decode(piece.path.read_bytes(), where=str(piece.path)).removeprefix("\ufeff")
+        yield _read_text(piece.path)
     elif kind == "parquet":
         yield from _read_parquet(piece, text_key=text_key)
     elif kind == "jsonl":
@@ -129,7 +134,7 @@ def read_piece(piece: Piece, *, text_key: str = "text") -> Iterator[str]:
     else:
         blocks = _gzip_blocks(piece.path) if kind == "jsonl.gz" else _zstandard_blocks(piece.path)
         for number, line in enumerate(_lines(blocks), start=1):
-            yield from _texts_of_line(line, text_key=text_key, path=piece.path, number=number)
+            yield from _texts_of_line(line, text_key=text_key, where=partial("{}:{}".format, piece.path, number))
 
 
 def _read_lines_between(piece: Piece, *, text_key: str) -> Iterator[str]:
@@ -138,51 +143,39 @@ def _read_lines_between(piece: Piece, *, text_key: str) -> Iterator[str]:
         if piece.start > 0:
             file.seek(piece.start - 1)
             file.readline()  # the rest of a line that began earlier (or just the line break before the piece)
-        first_byte = file.tell()
-        number = 0
-        while file.tell() < piece.stop and (line := file.readline()):
-            number += 1
-            try:
-                yield from _texts_of_line(line, text_key=text_key, path=piece.path, number=number)
-            except InputError:
-                skipped = _count_lines(file, first_byte)
-                if skipped == 0:
-                    raise
-                yield from _texts_of_line(line, text_key=text_key, path=piece.path, number=skipped + number)
+        while (start := file.tell()) < piece.stop and (line := file.readline()):
+            yield from _texts_of_line(line, text_key=text_key, where=partial(_place_of_byte, piece.path, start))
 
 
-def _count_lines(file: IO[bytes], stop: int) -> int:
-    """Line breaks before byte `stop`: what makes a line number of a piece one of the file. Only errors pay for it."""
-    file.seek(0)
-    lines = 0
-    for start in range(0, stop, READ_BYTES):
-        lines += file.read(min(READ_BYTES, stop - start)).count(b"\n")
-    return lines
+def _place_of_byte(path: Path, position: int) -> str:
+    """file:line of the line that begins at byte `position`; counts lines from the beginning, so for errors only."""
+    with open(path, "rb") as file:
+        blocks = (file.read(min(READ_BYTES, position - start)) for start in range(0, position, READ_BYTES))
+        return f"{path}:{1 + sum(block.count(NEW_LINE) for block in blocks)}"
 
 
-def _texts_of_line(line: bytes, *, text_key: str, path: Path, number: int) -> Iterator[str]:
+def _texts_of_line(line: bytes, *, text_key: str, where: Callable[[], str]) -> Iterator[str]:
     """The text of one JSON record; nothing for a blank line."""
-    where = f"{path}:{number}"
-    text = _decode(line, where=where)
-    if number == 1:
-        text = text.removeprefix("\ufeff")
+    try:
+        text = line.decode("utf-8-sig")
+        record = json.loads(text) if text.strip() else None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where()}: {NOT_UTF8} (byte {error.start} of the line)") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{where()}: not a JSON record: {error}") from None
     if not text.strip():
         return
-    try:
-        record = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not a JSON record: {error}") from None
     if not isinstance(record, dict):
-        raise InputError(f"{where}: expected a JSON object with a {text_key!r} field, found {_kind(record)}")
+        raise InputError(f"{where()}: expected a JSON object with a {text_key!r} field, found {_kind(record)}")
     if text_key not in record:
         keys = ", ".join(map(repr, record)) or "none"
-        raise InputError(f"{where}: no {text_key!r} field; its fields are {keys} (--text-key chooses another)")
+        raise InputError(f"{where()}: no {text_key!r} field; its fields are {keys} (--text-key chooses another)")
     yield _text_or_error(record[text_key], text_key=text_key, where=where)
 
 
-def _text_or_error(value: Any, *, text_key: str, where: str) -> str:
+def _text_or_error(value: Any, *, text_key: str, where: Callable[[], str]) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{where}: {text_key!r} is {_kind(value)}, not text")
+        raise InputError(f"{where()}: {text_key!r} is {_kind(value)}, not text")
     return value
 
 
@@ -192,20 +185,20 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def _decode(data: bytes, *, where: str) -> str:
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        place = where if len(data.splitlines()) <= 1 else f"{where}:{line}"
-        raise InputError(f"{place}: not UTF-8 text (byte {error.start}: {error.reason}); convert it first") from None
+        line = data.count(NEW_LINE, 0, error.start) + 1
+        raise InputError(f"{path}:{line}: {NOT_UTF8} (byte {error.start} of the file)") from None
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Lines of a stream of blocks, split at line feeds only, as JSON lines are."""
     unfinished: list[bytes] = []
     for block in blocks:
-        first, *rest = block.split(b"\n")
+        first, *rest = block.split(NEW_LINE)
         unfinished.append(first)
         if rest:
             yield b"".join(unfinished)
@@ -264,4 +257,4 @@ def _read_parquet(piece: Piece, *, text_key: str) -> Iterator[str]:
     for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=groups, columns=[text_key]):
         for value in batch.column(0).to_pylist():
             row += 1
-            yield _text_or_error(value, text_key=text_key, where=f"{piece.path}: row {row}")
+            yield _text_or_error(value, text_key=text_key, where=partial("{}: row {}".format, piece.path, row))

@@ -210,11 +210,19 @@ class IndexedDatasetWriter:
 
     Use as a context manager: add documents, then `finish`. Leaving the block without `finish`, by an error or not,
     removes what was written. The index comes last: where there is a .idx, the other two are complete. The bytes are
-    those of Megatron's `IndexedDatasetBuilder` for the same documents.
+    those of Megatron's `IndexedDatasetBuilder` for the same documents. What a kill leaves behind is a `.partial` file
+    in `temporary_folder` (on the same file system; by default the folder of the dataset).
     """
 
-    def __init__(self, prefix: str | os.PathLike[str], dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        prefix: str | os.PathLike[str],
+        dtype: DTypeLike,
+        *,
+        temporary_folder: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.prefix = Path(prefix)
+        self._temporary_folder = Path(temporary_folder or self.prefix.parent)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         if self.dtype not in CODE_OF_DTYPE:
             raise ValueError(f"tokens cannot be stored as {self.dtype}: use one of {[*map(str, CODE_OF_DTYPE)]}")
@@ -283,8 +291,8 @@ class IndexedDatasetWriter:
         self._data = None
 
     def _temporary(self, ending: str) -> IO[bytes]:
-        folder = self.prefix.parent
-        handle, name = tempfile.mkstemp(prefix=f".{self.prefix.name}{ending}.", suffix=".partial", dir=folder)
+        prefix, folder = f".{self.prefix.name}{ending}.", self._temporary_folder
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=folder)
         os.fchmod(handle, 0o644)
         os.close(handle)
         return open(name, "wb")  # a file that knows its name

@@ -87,8 +87,8 @@ class MixtureOrder:
         self.sequence_length = sequence_length
         self.windows = tuple(count // sequence_length for count in token_counts)
         self.blend = Blend([source.weight for source in sources], total_samples=total_samples)
-        self._seed = seed
-        self._split = split
+        self.seed = seed
+        self.split = split
 
     def locate(self, sample_numbers: ArrayLike) -> Locations:
         """Places of B sample numbers (one dimension, any order, repeats allowed)."""
@@ -106,12 +106,12 @@ class MixtureOrder:
 
     def window_order(self, source: int, epoch: int) -> KeyedPermutation:
         """Which window is the k-th of an epoch: keyed by (seed, split, source name, epoch, "windows")."""
-        key = derive_key(self._seed, self._split, self.names[source], epoch, "windows")
+        key = derive_key(self.seed, self.split, self.names[source], epoch, "windows")
         return KeyedPermutation(self.windows[source], key)
 
     def phase(self, source: int, epoch: int) -> int:
         """First token of window 0 of an epoch, in [0, sequence_length)."""
-        key = derive_key(self._seed, self._split, self.names[source], epoch, "phase")
+        key = derive_key(self.seed, self.split, self.names[source], epoch, "phase")
         return draw_below(self.sequence_length, stream(key))
 
     def counts(self, samples: int) -> dict[str, int]:

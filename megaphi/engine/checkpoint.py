@@ -22,11 +22,11 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megaphi.config import to_plain
-from megaphi.engine.checkpoint_files import Box, CheckpointReader, Piece, build_index, publish, write_pieces
+from megaphi.engine.checkpoint_files import Box, CheckpointReader, Piece, build_index, write_pieces
 from megaphi.engine.optimizer import set_update_count, state_pieces
 from megaphi.engine.training_model import TrainingModel, whole_parameters
 from megaphi.errors import InputError, ReportedElsewhere
-from megaphi.files import write_json, write_text
+from megaphi.files import publish_folder, write_json, write_text
 from megaphi.log import logger
 from megaphi.model.initialize import ParameterShare, parameter_shares
 from megaphi.parallel.world import World
@@ -54,7 +54,7 @@ def save_checkpoint(model: TrainingModel, state: dict[str, Any]) -> Path:
         write_json(partial / "config.json", to_plain(model.run))
         write_json(partial / "state.json", {**state, "versions": versions()})
         write_json(partial / "index.json", build_index([entry for part in gathered for entry in part]))
-        publish(partial, folder)
+        publish_folder(partial, folder)
         write_text(folder.parent / "latest", folder.name + "\n")
         _delete_old(folder.parent, keep=model.run.run.keep_last)
 
@@ -118,7 +118,7 @@ def load_checkpoint(model: TrainingModel, folder: str | Path, *, weights_only: b
         with whole_parameters(model):
             for module in model.modules:
                 for share in parameter_shares(module):
-                    _load_weight(reader, share)
+                    load_weight(reader, share)
             model.optimizer.reload_model_params()
             if not weights_only:
                 _load_optimizer(reader, model)
@@ -127,7 +127,8 @@ def load_checkpoint(model: TrainingModel, folder: str | Path, *, weights_only: b
     return agreed(model.world, load)
 
 
-def _load_weight(reader: CheckpointReader, share: ParameterShare) -> None:
+def load_weight(reader: CheckpointReader, share: ParameterShare) -> None:
+    """Fill one parameter of this rank from a checkpoint."""
     values = reader.read(f"model/{share.name}", Box(share.offset, share.shape))
     share.parameter.copy_(values.view(share.parameter.shape))
 

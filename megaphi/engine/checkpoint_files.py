@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megaphi.errors import InputError
-from megaphi.files import explain_write_errors, read_json, sync_folder
+from megaphi.files import explain_write_errors, read_json
 
 FORMAT = "megaphi-checkpoint-1"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -216,15 +214,3 @@ def resolve(path: Path) -> Path:
             return candidate
     what = "no such file or folder" if not path.exists() else "neither a checkpoint nor a run folder with one"
     raise InputError(f"checkpoint {path}: {what} (expected a folder with index.json, or a run folder)")
-
-
-def publish(partial: Path, final: Path) -> None:
-    """Give a completely written folder its name; one that has this name already is replaced."""
-    sync_folder(partial)
-    old = final.with_name(f".{final.name}.replaced")
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    sync_folder(final.parent)
-    with suppress(FileNotFoundError):
-        shutil.rmtree(old)

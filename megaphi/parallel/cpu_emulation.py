@@ -2,7 +2,8 @@
 
 Megatron calls torch.cuda from about 400 places and has no CPU mode. `install` makes those names mean "the CPU":
 devices, streams, events, memory statistics, random state, old-style types, and factories called with device="cuda".
-No Megatron module is patched. It must run before the first import of megatron, and does nothing where a GPU exists.
+No Megatron module is patched. It runs just before the first import of megatron (megaphi/__init__.py sees to that), and
+does nothing where a GPU exists.
 
 Each patch and its reason (torch 2.10 to 2.13, megatron-core 0.16):
 - `current_device()` returns a torch.device: it is passed as `device=` in 175 places;
@@ -21,6 +22,7 @@ import functools
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,8 +38,10 @@ _installed = False
 
 
 def install() -> bool:
-    """Emulate torch.cuda on the CPU; returns whether emulation is active. Call it before importing megatron."""
+    """Emulate torch.cuda on the CPU; returns whether emulation is active."""
     global _installed
+    # Megatron warns once per file and rank that Transformer Engine or Apex is missing; `megaphi doctor` says it once.
+    warnings.filterwarnings("ignore", module=r"megatron\..*")
     if _installed or torch.cuda.is_available():
         return _installed
     if "megatron.core" in sys.modules:
@@ -48,7 +52,7 @@ def install() -> bool:
     _emulate_random_state()
     _emulate_types()
     _place_on_cpu()
-    _import_megatron_uncompiled()
+    _leave_megatron_uncompiled()
     return True
 
 
@@ -258,11 +262,14 @@ def _is_cuda(device: Any) -> bool:
     return isinstance(device, str) and device.startswith("cuda")
 
 
-def _import_megatron_uncompiled() -> None:
-    """Megatron wraps functions in `torch.compile` while it is imported: here it finds one that changes nothing."""
+def _leave_megatron_uncompiled() -> None:
+    """Megatron wraps functions in `torch.compile` while it is imported, which would call a C++ compiler in a step."""
     compile_function = torch.compile
-    torch.compile = lambda function: function  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        import megatron.core  # noqa: F401
-    finally:
-        torch.compile = compile_function
+
+    @functools.wraps(compile_function)
+    def compile_others(model: Any = None, **keywords: Any) -> Any:
+        if getattr(model, "__module__", "").startswith("megatron."):
+            return model
+        return compile_function(model, **keywords)
+
+    torch.compile = compile_others  # pyright: ignore[reportAttributeAccessIssue]

@@ -10,7 +10,6 @@ import atexit
 import datetime
 import gc
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,8 +55,6 @@ def start_world(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 6
 
     May be called again in the same process with another layout: the groups are then made anew.
     """
-    # Megatron warns once per file and rank that Transformer Engine or Apex is missing; `megaphi doctor` says it once.
-    warnings.filterwarnings("ignore", module=r"megatron\..*")
     place = launcher.detect()
     layout = layout.for_world(place.world_size)
     emulated = cpu_emulation.install()
@@ -138,7 +135,6 @@ def pretended_world(layout: ParallelLayout, *, rank: int) -> Iterator[None]:
     """Process groups as `rank` of a world that does not exist: for building modules whose shapes alone matter."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    warnings.filterwarnings("ignore", module=r"megatron\..*")
     cpu_emulation.install()
     if distributed.is_initialized():
         raise RuntimeError("a pretended world cannot start inside a real one")

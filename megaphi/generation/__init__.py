@@ -1,0 +1,1 @@
+"""Text from a model: sampling rules and the loop that applies them."""

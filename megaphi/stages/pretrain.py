@@ -1,0 +1,50 @@
+"""Pretraining: next-token prediction on a mixture of documents, from random weights (paper, section 3)."""
+
+from __future__ import annotations
+
+from megaphi.data.loader import OpenMixture, open_mixture
+from megaphi.engine.checkpoint import agreed
+from megaphi.engine.loop import RunData, RunResult, training_loop
+from megaphi.engine.run_config import RunConfig
+from megaphi.engine.training_model import build_training_model
+from megaphi.log import logger
+from megaphi.model.arithmetic import explain_utilisation
+from megaphi.parallel.world import World, start_world
+from megaphi.tokenizer.phi4 import load_tokenizer
+
+
+def pretrain(run: RunConfig) -> RunResult:
+    """Train until the run's last step, a stop, or a failure. Every rank of the job calls this."""
+    world = start_world(run.layout, seed=run.seed)
+    data = agreed(world, lambda: open_data(run))
+    _introduce(run, world, data)
+    model = build_training_model(run, world)
+    return training_loop(model, data)
+
+
+def open_data(run: RunConfig) -> RunData:
+    """Open the mixture, checked against the recipe's tokenizer, and the held-out one where there is any."""
+    training = open_split(run, "train")
+    held_out = any(source.validation_paths for source in run.mixture.sources)
+    return RunData(training=training, validation=open_split(run, "validation") if held_out else None)
+
+
+def open_split(run: RunConfig, split: str) -> OpenMixture:
+    tokenizer = load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file)
+    return open_mixture(
+        run.mixture,
+        sequence_length=run.batch.sequence_length,
+        seed=run.seed,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocabulary_size=run.model.vocabulary,
+        end_of_text=tokenizer.end_of_text,
+        split=split,
+    )
+
+
+def _introduce(run: RunConfig, world: World, data: RunData) -> None:
+    logger.info("%s: %s parameters on %s", run.recipe, f"{run.model.parameters:,}", run.layout)
+    logger.info("%d x %s. %s", world.size, world.device_name, explain_utilisation(world.device_name))
+    epochs = data.training.epochs(run.run.steps * run.batch.global_batch)
+    for name, tokens in data.training.tokens().items():
+        logger.info("  %-12s %15s tokens, %.2f epochs in this run", name, f"{tokens:,}", epochs[name])
