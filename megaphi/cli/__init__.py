@@ -20,8 +20,10 @@ VERBS = ("train", "tokenize", "generate", "convert", "inspect", "doctor")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    parsed, rest = parser.parse_known_args(arguments)
+    parsed, rest = parser.parse_known_args(words)
+    parsed.words = words  # as given, for verbs that start ranks of themselves
     if hasattr(parsed, "fields"):
         # argparse stops to collect field=value at the first option; they are welcome after it too.
         parsed.fields += [word for word in rest if not word.startswith("-")]

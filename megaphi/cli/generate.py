@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         from megaphi.engine.checkpoint_files import CheckpointReader
 
         CheckpointReader(arguments.checkpoint)  # a wrong path should not cost a start of ranks
-        command = [sys.executable, "-m", "megaphi", *sys.argv[1:]]
+        command = [sys.executable, "-m", "megaphi", *arguments.words]
         return launcher.start_processes(command, processes=processes)
     return _generate(arguments)
 

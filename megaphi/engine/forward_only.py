@@ -112,7 +112,7 @@ def _forward_step(tokens_BS: Tensor) -> Callable[..., Any]:
     return forward_step
 
 
-def _gathered(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:  # noqa: FBT001 (Megatron passes it)
+def _gathered(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:
     """The whole vocabulary from this tensor rank's part."""
     return gather_from_tensor_model_parallel_region(logits_BSV).float()
 
@@ -121,5 +121,5 @@ def _from_last_stage(logits_BSV: Tensor) -> Tensor:
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         group = parallel_state.get_pipeline_model_parallel_group()
         source = parallel_state.get_pipeline_model_parallel_last_rank()
-        distributed.broadcast(logits_BSV, src=source, group=group)
+        distributed.broadcast(logits_BSV, src=source, group=group)  # pyright: ignore[reportArgumentType]
     return logits_BSV

@@ -7,7 +7,6 @@ step by SIGTERM or Ctrl-C (it saves and returns), or killed at any moment (the l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from megaphi.config import difference, to_plain
 from megaphi.data.batch import Batch
 from megaphi.data.loader import OpenMixture, batch_sample_numbers
+from megaphi.data.prefetch import prefetch
 from megaphi.engine.checkpoint import agreed, load_checkpoint, save_checkpoint
 from megaphi.engine.guard import StopRequest, check_finite
 from megaphi.engine.learning_rate import learning_rate
@@ -67,7 +67,7 @@ def training_loop(model: TrainingModel, data: RunData) -> RunResult:
     bar = progress_bar(total=run.run.steps, initial=position.step, unit="step", label="train", visible=world.is_main)
     with StopRequest() as stop, bar:
         meter = Meter(run, world)
-        for batches in _batches_ahead(data.training, run, world, position, last=last):
+        for batches in prefetch(_steps_batches(data.training, run, world, position, last=last)):
             step = position.step + 1
             rate = learning_rate(step, run.optimizer, steps=run.run.steps)
             result = train_step(model, batches, learning_rate=rate)
@@ -109,37 +109,28 @@ def _postfix(record: dict[str, Any]) -> dict[str, str]:
     return shown
 
 
-def _batches_ahead(
+def _steps_batches(
     mixture: OpenMixture, run: RunConfig, world: World, position: _Position, *, last: int
 ) -> Iterator[list[Batch]]:
-    """This replica's micro-batches of every step up to `last`, read on another thread one step ahead."""
-    first_step, first_sample = position.step, position.samples
-
-    def read(step: int) -> list[Batch]:
-        start = first_sample + (step - first_step) * run.batch.global_batch
-        return micro_batches(mixture, run, world, first_sample=start, samples=run.batch.global_batch)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
-        upcoming = reader.submit(read, first_step)
-        for step in range(first_step, last):
-            ready = upcoming
-            if step + 1 < last:
-                upcoming = reader.submit(read, step + 1)
-            yield ready.result()
+    """This replica's micro-batches of every step up to `last`."""
+    samples = position.samples
+    for _ in range(position.step, last):
+        yield micro_batches(mixture, run, world, first_sample=samples, samples=run.batch.global_batch)
+        samples += run.batch.global_batch
 
 
 def micro_batches(
     mixture: OpenMixture, run: RunConfig, world: World, *, first_sample: int, samples: int
 ) -> list[Batch]:
     """This replica's share of samples [first_sample, first_sample + samples), cut into micro-batches."""
-    numbers_MB = batch_sample_numbers(
-        first_sample,
-        samples=samples,
+    share_MB = batch_sample_numbers(
+        0,
+        global_batch=samples,
         replica=world.replica,
         replicas=world.replicas,
         micro_batch=run.batch.micro_batch,
     )
-    return [mixture.batch(numbers_B) for numbers_B in numbers_MB]
+    return [mixture.batch(first_sample + numbers_B) for numbers_B in share_MB]
 
 
 def validation_loss(model: TrainingModel, mixture: OpenMixture) -> float:

@@ -24,7 +24,7 @@ def generate(
     sampling: Sampling,
     *,
     stop_tokens: frozenset[int] = frozenset(),
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[], object] = lambda: None,
 ) -> list[list[int]]:
     """The tokens added to each prompt, a stop token not included. Collective; equal on every rank.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megaphi.data.loader import OpenMixture, open_mixture
+from megaphi.data.mixture import Split
 from megaphi.engine.checkpoint import agreed
 from megaphi.engine.loop import RunData, RunResult, training_loop
 from megaphi.engine.run_config import RunConfig
@@ -24,12 +25,12 @@ def pretrain(run: RunConfig) -> RunResult:
 
 def open_data(run: RunConfig) -> RunData:
     """Open the mixture, checked against the recipe's tokenizer, and the held-out one where there is any."""
-    training = open_split(run, "train")
+    training = open_split(run, "training")
     held_out = any(source.validation_paths for source in run.mixture.sources)
     return RunData(training=training, validation=open_split(run, "validation") if held_out else None)
 
 
-def open_split(run: RunConfig, split: str) -> OpenMixture:
+def open_split(run: RunConfig, split: Split) -> OpenMixture:
     tokenizer = load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file)
     return open_mixture(
         run.mixture,
@@ -39,6 +40,7 @@ def open_split(run: RunConfig, split: str) -> OpenMixture:
         vocabulary_size=run.model.vocabulary,
         end_of_text=tokenizer.end_of_text,
         split=split,
+        total_samples=run.run.steps * run.batch.global_batch if split == "training" else None,
     )
 
 
@@ -46,5 +48,7 @@ def _introduce(run: RunConfig, world: World, data: RunData) -> None:
     logger.info("%s: %s parameters on %s", run.recipe, f"{run.model.parameters:,}", run.layout)
     logger.info("%d x %s. %s", world.size, world.device_name, explain_utilisation(world.device_name))
     epochs = data.training.epochs(run.run.steps * run.batch.global_batch)
-    for name, tokens in data.training.tokens().items():
-        logger.info("  %-12s %15s tokens, %.2f epochs in this run", name, f"{tokens:,}", epochs[name])
+    for source in data.training.describe():
+        logger.info(
+            "  %-12s %15s tokens, %.2f epochs in this run", source.name, f"{source.tokens:,}", epochs[source.name]
+        )
