@@ -189,13 +189,15 @@ def _name(hint: Any) -> str:
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every single value with its dotted path, in declaration order."""
+    """Every single value with its dotted path, in declaration order; `config` is a tree, or one read from JSON."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        for name in _hints(type(config)):
-            yield from leaves(getattr(config, name), f"{prefix}.{name}".lstrip("."))
-    elif isinstance(config, tuple) and config and dataclasses.is_dataclass(config[0]):
+        config = to_plain(config)
+    if isinstance(config, dict):
+        for name, value in config.items():
+            yield from leaves(value, f"{prefix}.{name}".lstrip("."))
+    elif isinstance(config, list) and config and isinstance(config[0], dict):
         for index, item in enumerate(config):
-            yield from leaves(item, f"{prefix}.{getattr(item, 'name', index)}")
+            yield from leaves(item, f"{prefix}.{item.get('name', index)}")
     else:
         yield prefix, config
 

@@ -28,13 +28,11 @@ def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
 
 
 def _show(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if _is_word(value) else str(value)
-
-
-def _is_word(value: object) -> bool:
-    return value is None or isinstance(value, bool)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
 
 
 def _print_model(run: RunConfig) -> None:

@@ -37,8 +37,8 @@ class Blend:
 
     `prefix_bound`: |counts(n)[i] - n share_i| never exceeds it (the table: stays below it) for any n and any source i,
     where share_i = weights[i] / sum(weights) exactly. `total_samples` is only used by the tree, for totals that are
-    exact (largest remainder); the table needs no total, as it is within one sample everywhere. `horizon`: the total that
-    placements depend on, None for the table.
+    exact (largest remainder); the table needs no total, as it is within one sample everywhere. `horizon`: the total
+    that placements depend on, None for the table.
     """
 
     def __init__(self, weights: Sequence[float], *, total_samples: int | None = None) -> None:

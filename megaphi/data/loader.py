@@ -8,8 +8,10 @@ pure function of its numbers, resuming is knowing the next number, and replicas 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -45,9 +47,14 @@ class TokenStream:
 
     datasets: tuple[IndexedDataset, ...]
 
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """Where each dataset ends in the stream, in tokens."""
+        return list(accumulate(dataset.token_count for dataset in self.datasets))
+
     @property
     def token_count(self) -> int:
-        return sum(dataset.token_count for dataset in self.datasets)
+        return self.ends[-1]
 
     @property
     def document_count(self) -> int:
@@ -55,14 +62,13 @@ class TokenStream:
 
     def copy_into(self, out_S: NDArray[np.int64], *, start: int) -> None:
         """Fill `out_S` with the tokens from `start` on, across the ends of datasets and around the ring."""
-        ends = list(accumulate(dataset.token_count for dataset in self.datasets))
         filled = 0
         while filled < len(out_S):
-            start %= ends[-1]
-            place = next(place for place, end in enumerate(ends) if start < end)
-            count = min(len(out_S) - filled, ends[place] - start)
+            start %= self.token_count
+            place = bisect_right(self.ends, start)
+            count = min(len(out_S) - filled, self.ends[place] - start)
             dataset = self.datasets[place]
-            offset = start - (ends[place] - dataset.token_count)
+            offset = start - (self.ends[place] - dataset.token_count)
             out_S[filled : filled + count] = dataset.tokens(offset, count)
             filled += count
             start += count
@@ -207,8 +213,8 @@ def check_vocabulary(dataset: IndexedDataset, *, tokenizer_fingerprint: str, voc
     if description is not None and "tokenizer" in description:
         if description["tokenizer"] != tokenizer_fingerprint:
             raise InputError(
-                f"{dataset.prefix} was tokenised with another vocabulary (of {description.get('vocabulary_size')} tokens,"
-                f" fingerprint {str(description['tokenizer'])[:12]}) than the model's ({vocabulary_size} tokens,"
+                f"{dataset.prefix} was tokenised with another vocabulary (of"
+                f" {description.get('vocabulary_size')} tokens, fingerprint {str(description['tokenizer'])[:12]}) than the model's ({vocabulary_size} tokens,"
                 f" {tokenizer_fingerprint[:12]}): tokenise it again, or choose the model's vocabulary to match"
             )
         return

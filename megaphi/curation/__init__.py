@@ -1,0 +1,1 @@
+"""Raw pages to training documents: extraction, rewriting, synthesis."""

@@ -1,0 +1,1 @@
+"""Text out of markup, with the structure that later steps need."""
