@@ -140,9 +140,7 @@ def _show_recipe(name: str, fields: list[str]) -> list[str]:
             f"{name} needs {needed / 1e9:.1f} GB on each GPU, one here has {available / 1e9:.1f} GB: cut it further"
         ]
     if not on_cpu and run.layout.world_size > devices:
-        print(
-            f"                 this machine has {devices} GPU(s): start it on {run.layout.world_size // devices} like it"
-        )
+        print(f"                 this machine has {devices} GPU(s): start it on {-(-run.layout.world_size // devices)}")
     return []
 
 

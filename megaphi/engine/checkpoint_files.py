@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,14 +96,17 @@ def write_pieces(folder: Path, pieces: list[Piece], *, rank: int) -> list[dict[s
         try:
             save_file(values, folder / file)
         except SafetensorError as error:
-            if "No space left" in str(error):
-                raise InputError(f"cannot write {folder}: no space left on the device: free some") from None
-            raise
+            raise _as_system_error(error) from None
         with open(folder / file, "rb+") as handle:
-            handle.flush()
             os.fsync(handle.fileno())
     size = (folder / file).stat().st_size
     return [piece.entry(file) | {"file_bytes": size} for piece in pieces]
+
+
+def _as_system_error(error: SafetensorError) -> Exception:
+    """The operating system's error inside a safetensors one, which carries it as text: "... (os error 28)"."""
+    found = re.search(r"os error (\d+)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else error
 
 
 def build_index(entries: list[dict[str, Any]]) -> dict[str, Any]:

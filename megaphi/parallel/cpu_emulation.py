@@ -42,6 +42,8 @@ def install() -> bool:
     global _installed
     # Megatron warns once per file and rank that Transformer Engine or Apex is missing; `megaphi doctor` says it once.
     warnings.filterwarnings("ignore", module=r"megatron\..*")
+    # It also calls collectives by names that torch has begun to replace.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
     if _installed or torch.cuda.is_available():
         return _installed
     if "megatron.core" in sys.modules:

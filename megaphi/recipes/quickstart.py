@@ -16,9 +16,9 @@ from megaphi.recipes.phi4_14b import phi4_sources
 
 QUICKSTART_MODEL = Architecture(
     layers=4,
-    hidden=256,
-    feed_forward=768,
-    heads=8,
+    hidden=192,
+    feed_forward=512,
+    heads=6,
     key_value_groups=2,
     head_size=32,
     vocabulary=4_096,
@@ -26,15 +26,15 @@ QUICKSTART_MODEL = Architecture(
 
 
 def quickstart_pretrain() -> RunConfig:
-    """300 steps of 16 sequences of 256 tokens on the corpus that ships with the repository."""
+    """240 steps of 16 sequences of 256 tokens on the corpus that ships with the repository."""
     sources = tuple(dataclasses.replace(source, unique_tokens=None) for source in phi4_sources("runs/quickstart/data"))
     return RunConfig(
         recipe="quickstart_pretrain",
-        run=Progress(folder="runs/quickstart/run", steps=300, save_every=150, validate_every=50, validation_samples=64),
+        run=Progress(folder="runs/quickstart/run", steps=240, save_every=120, validate_every=40, validation_samples=64),
         layout=ParallelLayout(tensor=2, sequence_parallel=True),
         model=QUICKSTART_MODEL,
-        batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=8),
+        batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=16),
         mixture=Mixture(sources=sources),
-        optimizer=Optimizer(learning_rate=2e-3, warmup_steps=30),
+        optimizer=Optimizer(learning_rate=3e-3, warmup_steps=24),
         precision=NumericPrecision(parameters="float32"),
     )

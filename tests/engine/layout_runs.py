@@ -13,9 +13,7 @@ from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, P
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 
-TINY = Architecture(
-    layers=4, hidden=48, feed_forward=80, heads=6, key_value_groups=2, head_size=8, vocabulary=256
-)
+TINY = Architecture(layers=4, hidden=48, feed_forward=80, heads=6, key_value_groups=2, head_size=8, vocabulary=256)
 
 
 def tiny_run(*, folder: str = "unused", layout: ParallelLayout | None = None, **fields: object) -> RunConfig:

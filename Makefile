@@ -1,0 +1,39 @@
+# make quickstart    install, then the main job end to end on this machine
+# make test          install, then lint, types and the whole test suite
+# make golden        write the golden loss curve anew (after a change that is meant to change it)
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+# On a network where PyPI's torch brings CUDA: make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+
+.PHONY: quickstart test check golden bench clean
+
+quickstart: $(VENV)/installed
+	$(RUN) examples/quickstart.py
+
+test: check
+	OMP_NUM_THREADS=1 $(RUN) -m pytest
+
+check: $(VENV)/installed
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m basedpyright
+
+golden: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(RUN) -m tests.engine.test_golden_curve
+
+bench: $(VENV)/installed
+	$(RUN) benchmarks/step_time.py
+
+$(VENV)/installed: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("megaphi needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH_OPTIONS) torch
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,181 @@
+"""`megaphi train` as its user runs it: stops and resumes, survives bad luck, and says what was wrong.
+
+Real processes and real signals on real token files; the model is tiny. What is asserted is what the user sees: exit
+code, one message, files in the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megaphi.data.tokenize_documents import tokenize_documents
+
+RECIPE = f"{Path(__file__).parent / 'tiny_recipe.py'}:tiny"
+CORPUS = Path(__file__).parents[2] / "examples" / "corpus"
+TIMEOUT = 120
+
+
+@pytest.fixture(scope="session")
+def token_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two of the corpus's sources, tokenised with 512 tokens."""
+    folder = tmp_path_factory.mktemp("tokens")
+    for name in ("web", "code"):
+        text = CORPUS / name / "validation.jsonl.zst"
+        tokenize_documents([text], folder / name, vocabulary_size=512, processes=1, show_progress=False)
+    return folder
+
+
+@pytest.fixture
+def train(token_files: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `megaphi train` on the tiny recipe, with the test's own run folder; ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "megaphi", "train", RECIPE, f"run.folder={tmp_path / 'run'}", *words]
+        variables = {**os.environ, "TINY_DATA": str(token_files), "OMP_NUM_THREADS": "1", **(environment or {})}
+        started.append(
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, **options
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """(exit code, standard error)"""
+    _, errors = process.communicate(timeout=TIMEOUT)
+    return process.returncode, errors
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "run" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while len(records(folder)) < step:
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.05)
+
+
+def message(errors: str) -> str:
+    """The one line that a user should see for bad input."""
+    lines = [line for line in errors.splitlines() if line.startswith("megaphi: ")]
+    assert len(lines) == 1, errors
+    assert "Traceback" not in errors
+    return lines[0]
+
+
+def test_a_stopped_run_continues_as_if_nothing_had_happened(train: Any, tmp_path: Path) -> None:
+    code, errors = finish(train(f"run.folder={tmp_path / 'straight' / 'run'}"))
+    assert code == 0, errors
+    stopped = train()
+    wait_for_step(tmp_path, 13)
+    stopped.send_signal(signal.SIGTERM)
+    code, errors = finish(stopped)
+    assert code == 0, errors
+    reached = len(records(tmp_path))
+    assert 13 <= reached < 40
+    assert (tmp_path / "run/checkpoints/latest").read_text().strip() == f"step_{reached:08d}"
+    code, errors = finish(train())
+    assert code == 0, errors
+    assert f"continuing {tmp_path / 'run'} from step {reached}" in errors
+    assert _trained(tmp_path) == _trained(tmp_path / "straight")
+    names = {"config.json", "metrics.jsonl", "checkpoints", "loss.png", "tensorboard"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names
+    assert [path.name for path in sorted((tmp_path / "run/checkpoints").glob("step_*"))][-1] == "step_00000040"
+
+
+def _trained(folder: Path) -> list[tuple[Any, ...]]:
+    kept = ("step", "loss", "gradient_norm", "learning_rate", "tokens", "validation_loss")
+    return [tuple(record.get(name) for name in kept) for record in records(folder)]
+
+
+def test_a_rank_that_dies_ends_the_job(train: Any, tmp_path: Path) -> None:
+    job = train("--processes", "2", "layout.tensor=2", "run.steps=100000")
+    wait_for_step(tmp_path, 2)
+    victim = _children(job.pid)[1]
+    killed_at = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    code, errors = finish(job)
+    assert time.monotonic() - killed_at < 60
+    assert code == 1
+    assert "was killed by SIGKILL" in errors
+    assert _children(job.pid) == []
+
+
+def _children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(line) for line in found.split()]
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint(train: Any, tmp_path: Path) -> None:
+    job = train("run.steps=60")
+    wait_for_step(tmp_path, 25)
+    job.kill()
+    job.wait()
+    code, errors = finish(train("run.steps=60", "run.stop_after=30"))
+    assert code == 0, errors
+    assert "from step 20" in errors
+    assert [record["step"] for record in records(tmp_path)] == list(range(1, 31))
+
+
+def test_a_full_disk_is_one_message_and_no_half_checkpoint(train: Any, tmp_path: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    code, errors = finish(train(preexec_fn=small_files))
+    assert code == 2
+    assert "larger than this process may write" in message(errors)
+    assert not (tmp_path / "run/checkpoints/latest").exists()
+    assert not list((tmp_path / "run/checkpoints").glob("step_*"))
+
+
+def test_another_architecture_is_refused(train: Any) -> None:
+    assert finish(train("run.stop_after=2"))[0] == 0
+    code, errors = finish(train("model.feed_forward=64"))
+    assert code == 2
+    assert "of another architecture: model.feed_forward is 48, the run has 64" in message(errors)
+
+
+def test_another_vocabulary_is_refused(train: Any) -> None:
+    code, errors = finish(train("model.vocabulary=640"))
+    assert code == 2
+    assert "tokenised with another vocabulary" in message(errors)
+
+
+def test_a_port_in_use_is_one_message(train: Any) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        port = str(listener.getsockname()[1])
+        code, errors = finish(train("layout.tensor=2", environment={**place, "MASTER_PORT": port}))
+    assert code == 2
+    assert f"port {port} on 127.0.0.1 is in use" in message(errors)
+
+
+def test_two_ranks_speak_with_one_voice(train: Any, token_files: Path) -> None:
+    missing = f"mixture.sources.web.paths={token_files / 'nothing'}"
+    code, errors = finish(train("--processes", "2", "layout.tensor=2", "model.vocabulary=640", missing))
+    assert code == 2
+    message(errors)
