@@ -110,6 +110,7 @@ def train(run: RunConfig, report: Report) -> None:
     report.figures["layout"] = str(run.layout.for_world(run.layout.model_ranks))
     report.figures["training"] = f"{records[-1]['step']} steps, {records[-1]['tokens']:,} tokens, fp32"
     report.figures["resumed from step"] = f"{min(resumed_at, half)}"
+    report.figures["time in training steps"] = f"{sum(record['seconds'] for record in records):.0f} s"
     report.figures["speed (median)"] = f"{speed:,.0f} tokens/s"
     report.figures["training loss at the end"] = f"{records[-1]['loss']:.4f} nats per token"
     report.figures["validation loss"] = f"{records[-1]['validation_loss']:.4f} nats per token"

@@ -105,8 +105,7 @@ def _summed_loss(loss_mask_BS: Tensor, loss_BS: Tensor) -> tuple[Tensor, Tensor,
 
 
 def _positions(tokens_BS: np.ndarray, device: torch.device) -> Tensor:
-    sequence = np.arange(tokens_BS.shape[1])
-    return _local(np.broadcast_to(sequence, tokens_BS.shape), device)
+    return _local(np.tile(np.arange(tokens_BS.shape[1]), (len(tokens_BS), 1)), device)
 
 
 def _local(values_BS: np.ndarray, device: torch.device) -> Tensor:

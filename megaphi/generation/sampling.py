@@ -51,7 +51,7 @@ def next_tokens(logits_BV: Tensor, sampling: Sampling, generator: torch.Generato
 
 def keep_likely(logits_BV: Tensor, *, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """The logits with everything outside top-k and top-p at minus infinity; the likeliest token always stays."""
-    sorted_BV, order_BV = logits_BV.sort(-1, descending=True, stable=True)
+    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
     if top_k:
         sorted_BV[..., top_k:] = -torch.inf
     if top_p < 1:

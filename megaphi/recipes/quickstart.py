@@ -35,6 +35,6 @@ def quickstart_pretrain() -> RunConfig:
         model=QUICKSTART_MODEL,
         batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=16),
         mixture=Mixture(sources=sources),
-        optimizer=Optimizer(learning_rate=3e-3, warmup_steps=24),
+        optimizer=Optimizer(learning_rate=2e-3, warmup_steps=24),
         precision=NumericPrecision(parameters="float32"),
     )
