@@ -213,9 +213,9 @@ def check_vocabulary(dataset: IndexedDataset, *, tokenizer_fingerprint: str, voc
     if description is not None and "tokenizer" in description:
         if description["tokenizer"] != tokenizer_fingerprint:
             raise InputError(
-                f"{dataset.prefix} was tokenised with another vocabulary (of"
-                f" {description.get('vocabulary_size')} tokens, fingerprint {str(description['tokenizer'])[:12]}) than the model's ({vocabulary_size} tokens,"
-                f" {tokenizer_fingerprint[:12]}): tokenise it again, or choose the model's vocabulary to match"
+                f"{dataset.prefix} was tokenised with another vocabulary (of {description.get('vocabulary_size')}"
+                f" tokens, fingerprint {str(description['tokenizer'])[:12]}) than the model's ({vocabulary_size}"
+                f" tokens, {tokenizer_fingerprint[:12]}): tokenise it again, or choose the model's vocabulary to match"
             )
         return
     largest = max((int(tokens.max()) for tokens in _sample(dataset)), default=0)

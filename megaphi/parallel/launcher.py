@@ -190,18 +190,22 @@ class _signals_passed_on:  # noqa: N801 (used as a with statement, like its neig
 def _supervise(ranks: list[subprocess.Popen[bytes]], *, grace_seconds: float) -> int:
     failed: int | None = None
     deadline = float("inf")
-    while any(rank.poll() is None for rank in ranks):
-        if failed is None:
-            failed = next((number for number, rank in enumerate(ranks) if rank.returncode not in (None, 0)), None)
-            if failed is not None:
-                deadline = time.monotonic() + grace_seconds
-                _signal_all(ranks, signal.SIGTERM)
+    while None in (codes := [rank.poll() for rank in ranks]):
+        if failed is None and (failed := _first_failed(codes)) is not None:
+            deadline = time.monotonic() + grace_seconds
+            _signal_all(ranks, signal.SIGTERM)
         if time.monotonic() > deadline:
             _signal_all(ranks, signal.SIGKILL)
         time.sleep(0.05)
     if failed is None:
-        failed = next((number for number, rank in enumerate(ranks) if rank.returncode), None)
+        failed = _first_failed(codes)
     return 0 if failed is None else _explain(failed, ranks[failed].returncode, world_size=len(ranks))
+
+
+def _first_failed(codes: list[int | None]) -> int | None:
+    """The rank to blame: one that a signal ended, before those that then failed because it was gone."""
+    failed = [rank for rank, code in enumerate(codes) if code]
+    return min(failed, key=lambda rank: (codes[rank] or 0) > 0, default=None)
 
 
 def _signal_all(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
