@@ -137,8 +137,9 @@ def _pieces(weights: _Weights, model: Architecture, *, tied: bool) -> Iterator[P
             name = pair.theirs
             if tied and name == "lm_head.weight":
                 logger.info("the output layer is tied to the embedding: it becomes a copy")
-                name = "model.embed_tokens.weight"
-            weight = weights.read(name)
+                weight = weights.read("model.embed_tokens.weight").clone()
+            else:
+                weight = weights.read(name)
             if tuple(weight.shape) != pair.their_shape:
                 raise InputError(
                     f"{weights.folder}: {name} has the shape {tuple(weight.shape)}, config.json says {pair.their_shape}"

@@ -1,0 +1,122 @@
+"""The blend: exact totals, never a sample away from the share, and the rank that a replay of the run would count."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megaphi.data.blend import LARGEST_PERIOD, Blend
+from megaphi.errors import InputError
+from tests.data import order_reference as reference
+
+GOLDEN = json.loads(reference.GOLDEN.read_text())
+PHI4 = [15.0, 15.0, 40.0, 20.0, 10.0]
+ROUND_WEIGHTS = st.lists(st.integers(1, 100).map(float), min_size=1, max_size=8)
+ANY_WEIGHTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8)
+
+
+def replay(sources, sources_of_samples):
+    """Counts of each source before and after every sample: int64 [N + 1, sources]."""
+    return np.vstack([np.zeros((1, sources), int), np.cumsum(np.eye(sources, dtype=int)[sources_of_samples], axis=0)])
+
+
+def check_every_prefix(weights, samples, *, total_samples=None):
+    blend = Blend(weights, total_samples=total_samples)
+    placed = blend.locate(np.arange(samples))
+    counts = replay(len(weights), placed.source_B)
+    assert np.array_equal(placed.rank_B, counts[np.arange(samples), placed.source_B])
+    shares = reference.shares_of(weights)
+    for share, count_of_prefix in zip(shares, counts.T, strict=True):
+        # |count - n a / b| = |count b - n a| / b, in whole numbers where they fit
+        if share.denominator < 1 << 40:
+            error = np.abs(count_of_prefix * share.denominator - np.arange(samples + 1) * share.numerator).max()
+            worst = Fraction(int(error), share.denominator)
+        else:
+            worst = max(abs(int(count) - n * share) for n, count in enumerate(count_of_prefix))
+        assert worst < 1 if blend.is_periodic else worst <= blend.prefix_bound
+    for n in (0, 1, samples // 3, samples):
+        assert blend.counts(n).tolist() == counts[n].tolist()
+    return blend, counts
+
+
+def test_the_mixture_of_phi4_is_exact_and_within_one_sample_at_every_prefix():
+    blend, counts = check_every_prefix(PHI4, 20_000)
+    assert blend.is_periodic
+    assert counts[20_000].tolist() == [3_000, 3_000, 8_000, 4_000, 2_000]
+
+
+@given(weights=ROUND_WEIGHTS, samples=st.integers(1, 2_000))
+@settings(max_examples=60, deadline=None)
+def test_round_weights_are_within_one_sample_at_every_prefix(weights, samples):
+    blend, _ = check_every_prefix(weights, samples)
+    assert blend.is_periodic
+
+
+@given(weights=ANY_WEIGHTS, total=st.integers(1, 2_000))
+@settings(max_examples=100, deadline=None)
+def test_any_weights_have_exact_totals_and_keep_their_bound(weights, total):
+    blend, counts = check_every_prefix(weights, total, total_samples=total)
+    ideal = [share * total for share in reference.shares_of(weights)]
+    assert all(abs(int(count) - exact) < 1 for count, exact in zip(counts[total], ideal, strict=True))
+    assert blend.prefix_bound < 2
+
+
+def test_five_odd_weights_stay_within_one_sample():
+    weights = [0.1500001, 0.1499999, 0.4000003, 0.1999998, 0.0999997]
+    blend, _ = check_every_prefix(weights, 10_000, total_samples=10_000)
+    assert not blend.is_periodic
+    assert blend.prefix_bound < 1.5
+
+
+@given(weights=ROUND_WEIGHTS)
+@settings(max_examples=25, deadline=None)
+def test_the_table_is_the_schedule_of_the_reference(weights):
+    placed = Blend(weights).locate(np.arange(300))
+    assert list(zip(*map(np.ndarray.tolist, placed), strict=True)) == reference.periodic_blend(weights, 300)
+
+
+@given(weights=ANY_WEIGHTS.filter(lambda weights: not Blend(weights).is_periodic), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_tree_is_that_of_the_reference_up_to_the_longest_run(weights, data):
+    total = data.draw(st.integers(1, 1 << 48))
+    numbers = data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=5))
+    placed = Blend(weights, total_samples=total).locate(numbers)
+    assert list(zip(*map(np.ndarray.tolist, placed), strict=True)) == reference.tree_blend(weights, total, numbers)
+
+
+def test_golden_blends():
+    periodic, tree = GOLDEN["periodic_blend"], GOLDEN["tree_blend"]
+    placed = Blend(periodic["weights"]).locate(np.arange(len(periodic["placements"])))
+    assert np.column_stack(placed).tolist() == periodic["placements"]
+    placed = Blend(tree["weights"], total_samples=tree["total"]).locate(tree["numbers"])
+    assert np.column_stack(placed).tolist() == tree["placements"]
+
+
+def test_far_samples_of_a_long_run_agree_with_the_counts():
+    blend = Blend(PHI4)
+    far = 10**14 + 7
+    assert blend.counts(far).sum() == far
+    placed = blend.locate([far])
+    assert placed.rank_B[0] == blend.counts(far)[placed.source_B[0]]
+
+
+def test_weights_are_read_as_they_are_written():
+    assert Blend([0.1, 0.2, 0.7]).period == 10
+    assert Blend([0.1, 0.2, 0.7]).shares == (Fraction(1, 10), Fraction(2, 10), Fraction(7, 10))
+    assert not Blend([1.0, 1 / LARGEST_PERIOD]).is_periodic
+
+
+@pytest.mark.parametrize("weights", [[], [0.0], [1.0, -1.0], [float("nan")], [float("inf")]])
+def test_refuses_weights_that_are_none(weights):
+    with pytest.raises(InputError):
+        Blend(weights)
+
+
+def test_a_run_of_fixed_length_ends():
+    with pytest.raises(InputError, match="outside this blend of 100 samples"):
+        Blend([0.1234567, 0.7654321], total_samples=100).locate([100])

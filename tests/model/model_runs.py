@@ -1,0 +1,76 @@
+"""What the ranks of the model's tests run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from megaphi.model.architecture import Architecture
+from megaphi.parallel.layout import ParallelLayout
+from tests.engine.layout_runs import TINY
+
+
+def parameters_of(architecture: Architecture, layouts: list[ParallelLayout]) -> list[list[tuple[int, int]]]:
+    """(held by each tensor rank, in all) for every pipeline stage of every layout."""
+    from megaphi.model.language_model import count_parameters
+
+    return [
+        [(stage.local, stage.unique) for stage in count_parameters(architecture, layout, sequence_length=4096)]
+        for layout in layouts
+    ]
+
+
+def weights_by_name(layout: ParallelLayout) -> dict[str, tuple[tuple[int, ...], np.ndarray]]:
+    """Initial weights of this rank: name in the whole model -> (offset in the whole weight, values)."""
+    from megaphi.model.initialize import parameter_shares
+    from megaphi.model.language_model import build_model
+    from megaphi.parallel.world import start_world
+
+    world = start_world(layout, seed=7)
+    chunks = build_model(TINY, world.layout, sequence_length=32, seed=7)
+    return {
+        share.name: (share.offset, share.parameter.detach().numpy().reshape(share.shape))
+        for chunk in chunks
+        for share in parameter_shares(chunk)
+    }
+
+
+def attention_outputs() -> list[tuple[np.ndarray, np.ndarray]]:
+    """(ours, softmax(q k^T / sqrt(K) + mask) v in fp64) for causal attention and for isolated documents."""
+    import torch
+    from megatron.core.transformer.enums import AttnMaskType
+
+    from megaphi.model.attention import ScaledDotProductAttention, document_mask
+    from megaphi.model.megatron_config import transformer_config
+    from megaphi.parallel.world import start_world
+
+    layout = ParallelLayout()
+    start_world(layout, seed=0)
+    config = transformer_config(TINY, layout, parameters="float32")
+    attention = ScaledDotProductAttention(config, 1, AttnMaskType.causal, "self")
+    sequence, batch = 17, 2
+    query = torch.randn(sequence, batch, TINY.heads, TINY.head_size)
+    key, value = torch.randn(2, sequence, batch, TINY.key_value_groups, TINY.head_size)
+    documents_BS = torch.tensor([[0] * 5 + [1] * 12, [0] * 16 + [1]])
+    causal = torch.ones(sequence, sequence, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
+    same = documents_BS[:, None, :, None] == documents_BS[:, None, None, :]
+    results = []
+    for hidden, visible in ((None, causal), (document_mask(documents_BS), causal & same)):
+        ours = attention(query, key, value, hidden)
+        results.append((ours.numpy(), _by_definition(query, key, value, visible)))
+    return results
+
+
+def _by_definition(query: object, key: object, value: object, visible: object) -> np.ndarray:
+    """Every head by itself, in fp64."""
+    q, k, v = (np.asarray(part, dtype=np.float64) for part in (query, key, value))
+    heads, groups = q.shape[2], k.shape[2]
+    mask = np.asarray(visible)
+    out = np.empty_like(q)
+    for row in range(q.shape[1]):
+        for head in range(heads):
+            group = head // (heads // groups)
+            scores = q[:, row, head] @ k[:, row, group].T / np.sqrt(q.shape[-1])
+            scores = np.where(mask[row, 0], scores, -np.inf)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            out[:, row, head] = weights / weights.sum(-1, keepdims=True) @ v[:, row, group]
+    return out.reshape(*q.shape[:2], -1)

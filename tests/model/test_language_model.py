@@ -1,0 +1,62 @@
+"""The 14B model has exactly its published size under every layout, and initial weights do not depend on the layout."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from megaphi.model.architecture import PHI4_14B
+from megaphi.parallel.layout import ParallelLayout
+from tests.gloo_world import run_in_world
+from tests.model.model_runs import attention_outputs, parameters_of, weights_by_name
+
+LAYOUTS = [
+    ParallelLayout(),
+    ParallelLayout(tensor=2, pipeline=4),
+    ParallelLayout(tensor=2, pipeline=2, virtual_pipeline=5, sequence_parallel=True),
+    ParallelLayout(pipeline=8, context=2),
+]
+
+
+def test_every_layout_of_the_14b_model_has_its_published_size() -> None:
+    (counted,) = run_in_world(partial(parameters_of, PHI4_14B, LAYOUTS), processes=1)
+    assert [sum(unique for _, unique in stages) for stages in counted] == [14_659_507_200] * len(LAYOUTS)
+    assert [len(stages) for stages in counted] == [layout.pipeline for layout in LAYOUTS]
+    tensor_cut = counted[1]
+    assert sum(local for local, _ in tensor_cut) * 2 == 14_659_507_200 + (2 * 40 + 1) * 5120  # norms are held twice
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [ParallelLayout(tensor=2, pipeline=2), ParallelLayout(pipeline=2, virtual_pipeline=2)],
+    ids=str,
+)
+def test_initial_weights_do_not_depend_on_the_layout(layout: ParallelLayout) -> None:
+    (whole,) = run_in_world(partial(weights_by_name, ParallelLayout()), processes=1)
+    parts = run_in_world(partial(weights_by_name, layout), processes=layout.model_ranks)
+    seen = set()
+    for part in parts:
+        for name, (offset, values) in part.items():
+            box = tuple(slice(start, start + size) for start, size in zip(offset, values.shape, strict=True))
+            np.testing.assert_array_equal(values, whole[name][1][box])
+            seen.add(name)
+    assert seen == set(whole)
+
+
+def test_initial_weights_have_the_documented_spread() -> None:
+    (whole,) = run_in_world(partial(weights_by_name, ParallelLayout()), processes=1)
+    for name, (_, values) in whole.items():
+        if values.ndim == 1:
+            assert (values == 1).all()
+            continue
+        is_residual = name.endswith(("linear_proj.weight", "linear_fc2.weight"))
+        expected = 0.02 / np.sqrt(2 * 4) if is_residual else 0.02  # 4 layers
+        assert values.std() == pytest.approx(expected, rel=0.05), name
+
+
+def test_attention_equals_its_definition_with_and_without_document_isolation() -> None:
+    (results,) = run_in_world(attention_outputs, processes=1)
+    for ours, expected in results:
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)

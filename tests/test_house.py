@@ -1,0 +1,146 @@
+"""The rules of the house, as CONTRIBUTING states them: who imports whom, how long things may get, what is not written.
+
+Read with `ast`, nothing is imported. A violation names its file and line.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "megaphi").rglob("*.py"))
+ALL_SOURCES = sorted(
+    path for folder in ("megaphi", "tools", "benchmarks", "examples", "tests") for path in (ROOT / folder).rglob("*.py")
+)
+ROWS = [
+    {"errors", "files", "config", "conversation", "log"},
+    {"kernels", "tokenizer", "parallel", "grading"},
+    {"model", "data", "curation"},
+    {"engine"},
+    {"stages", "generation", "conversion"},
+    {"evaluation", "planning"},
+    {"pivotal"},
+    {"recipes"},
+    {"cli"},
+]
+ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
+MEGATRON_USERS = {"parallel", "model", "engine"}
+WITHOUT_TORCH = {"errors", "files", "config", "conversation", "log", "tokenizer", "data", "curation", "recipes", "cli"}
+LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 400, 60, 12
+FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py", "base.py", "manager.py"}
+
+
+def package_of(path: Path) -> str:
+    """`model` for megaphi/model/attention.py, `files` for megaphi/files.py."""
+    return path.relative_to(ROOT / "megaphi").parts[0].removesuffix(".py")
+
+
+def imports(path: Path, *, at_module_level: bool) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import; those inside functions only on request."""
+    tree = ast.parse(path.read_text())
+    nodes = _outside_functions(tree) if at_module_level else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.lineno, node.module
+
+
+def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(tree):
+        is_typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) or is_typing:
+            continue
+        yield child
+        yield from _outside_functions(child)
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """(place, lines) of every function, its docstring not counted."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+            yield (
+                f"{path.relative_to(ROOT)}:{node.lineno} {node.name}",
+                (node.end_lineno or 0) - node.lineno + 1 - docstring,
+            )
+
+
+def test_packages_import_lower_rows_only() -> None:
+    wrong = []
+    for path in SOURCES:
+        package = package_of(path)
+        for line, module in imports(path, at_module_level=False):
+            parts = module.split(".")
+            if parts[0] != "megaphi" or len(parts) == 1 or package not in ROW_OF or parts[1] == package:
+                continue
+            is_lower = ROW_OF[parts[1]] < ROW_OF[package] or (ROW_OF[package] == 0 == ROW_OF[parts[1]])
+            if not is_lower:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert not wrong
+
+
+def test_every_package_has_a_row() -> None:
+    packages = {package_of(path) for path in SOURCES} - {"__init__", "__main__"}
+    assert packages <= set(ROW_OF)
+
+
+def test_only_three_packages_know_megatron() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in SOURCES
+        for line, module in imports(path, at_module_level=False)
+        if module.split(".")[0] == "megatron" and package_of(path) not in MEGATRON_USERS
+    ]
+    assert not wrong
+
+
+def test_light_packages_do_not_import_torch_when_they_are_imported() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in SOURCES
+        for line, module in imports(path, at_module_level=True)
+        if module.split(".")[0] in ("torch", "megatron", "transformers") and package_of(path) in WITHOUT_TORCH
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", ALL_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    assert path.name not in FORBIDDEN_FILES
+    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+    assert [place for place, lines in functions(path) if lines > LONGEST_FUNCTION] == []
+
+
+def test_the_usual_function_is_short() -> None:
+    lengths = sorted(lines for path in SOURCES for _, lines in functions(path))
+    assert lengths[len(lengths) // 2] <= MEDIAN_FUNCTION
+    assert sum(length > 40 for length in lengths) <= 0.05 * len(lengths)
+
+
+def test_every_file_opens_with_its_story() -> None:
+    untold = [str(path.relative_to(ROOT)) for path in ALL_SOURCES if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not untold
+
+
+def test_nothing_is_unpickled_and_nothing_is_left_to_do() -> None:
+    wrong = []
+    for path in SOURCES:
+        text = path.read_text()
+        wrong += [
+            f"{path.relative_to(ROOT)}: {word}"
+            for word in ("TODO", "FIXME", "XXX", "NotImplementedError")
+            if word in text
+        ]
+        for line, module in imports(path, at_module_level=False):
+            if module.split(".")[0] in ("pickle", "dill", "joblib", "shelve"):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+        if "torch.load(" in text or "allow_pickle=True" in text:
+            wrong.append(f"{path.relative_to(ROOT)}: reads pickles")
+    assert not wrong
