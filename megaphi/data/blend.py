@@ -1,10 +1,11 @@
 """Which source does sample n come from, and how many of that source came before it? A pure function of n.
 
-`Blend(weights)` answers from one of two forms. When the weights, read as the decimals they were written as, have a
-common denominator D of at most 2^20, one period of D samples is scheduled once (a Pfair schedule) and repeated: every
-prefix of the run is then within one sample of its exact share, for any number of sources. Otherwise a binary tree
-splits counts exactly from the root to the sources; it knows the total, hits it exactly, and computes its own bound.
-The form with the table does not depend on the length of the run at all, so such a run can be extended freely.
+`Blend(weights)` answers from one of two forms. A table holds a Pfair schedule: every prefix of the run is within one
+sample of its exact share, for any number of sources. When the weights, read as the decimals they were written as, have
+a common denominator D of at most 2^20, one period of D samples repeats for ever; with other weights it holds a run of
+at most 2^20 samples. For longer runs of such weights a binary tree splits counts exactly from the root to the sources;
+it knows the total, hits it exactly, and computes its own bound, which is below two samples. What a table says of a
+sample does not depend on the length of the run, so such a run can be extended.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from megaphi.errors import InputError
 
-LARGEST_PERIOD = 1 << 20
+LARGEST_TABLE = 1 << 20
+"""Samples; a table of this size takes a second to make and 16 MB."""
 ENDLESS = 1 << 48
 """The horizon of a tree when no total is given: more samples than any run, so every run is a prefix of it."""
 
@@ -35,10 +37,10 @@ class Placement(NamedTuple):
 class Blend:
     """Sample number -> (source, rank within the source), proportional to `weights` (positive, in any unit).
 
-    `prefix_bound`: |counts(n)[i] - n share_i| never exceeds it (the table: stays below it) for any n and any source i,
-    where share_i = weights[i] / sum(weights) exactly. `total_samples` is only used by the tree, for totals that are
-    exact (largest remainder); the table needs no total, as it is within one sample everywhere. `horizon`: the total
-    that placements depend on, None for the table.
+    `prefix_bound`: |counts(n)[i] - n share_i| never exceeds it (a table: stays below it) for any n and any source i,
+    where share_i = weights[i] / sum(weights) exactly. `total_samples`: the length of the run, which decides the form
+    for weights without a small common denominator, and the totals of the tree (largest remainder). `horizon`: the total
+    that placements depend on, None for a table.
     """
 
     def __init__(self, weights: Sequence[float], *, total_samples: int | None = None) -> None:
@@ -46,13 +48,14 @@ class Blend:
         if total_samples is not None and not 1 <= total_samples <= ENDLESS:
             raise InputError(f"a blend is for 1 .. 2^48 samples, not {total_samples}")
         self.period = math.lcm(*(share.denominator for share in self.shares))
-        self._form: _PeriodTable | _CountTree
-        if self.period <= LARGEST_PERIOD:
-            self._form = _PeriodTable([int(share * self.period) for share in self.shares])
+        self._form: _Table | _CountTree
+        if self.period <= LARGEST_TABLE:
+            self._form = _Table(self.shares, self.period, repeats=True)
+        elif total_samples is not None and total_samples <= LARGEST_TABLE:
+            self._form = _Table(self.shares, total_samples, repeats=False)
         else:
             self._form = _CountTree(self.shares, total_samples or ENDLESS)
-        self.is_periodic = isinstance(self._form, _PeriodTable)
-        self.horizon = None if self.is_periodic else self._form.limit
+        self.horizon = self._form.limit if isinstance(self._form, _CountTree) else None
         self.prefix_bound: float = self._form.prefix_bound
 
     def locate(self, sample_numbers: ArrayLike) -> Placement:
@@ -94,26 +97,26 @@ def largest_remainder(shares: Sequence[Fraction], total: int) -> list[int]:
     return quotas
 
 
-class _PeriodTable:
-    """One period of a Pfair schedule (Baruah, Cohen, Plaxton, Varvel 1996), repeated for ever.
+class _Table:
+    """The first D slots of a Pfair schedule (Baruah, Cohen, Plaxton, Varvel 1996), for ever or once.
 
-    Source i gets c_i of every D samples. Its j-th sample may take the slots from floor(j D / c_i) to
-    ceil((j + 1) D / c_i) - 1 of the period, which is just what |count - n c_i / D| < 1 at every prefix n demands;
-    serving the earliest deadline among the samples that may run (ties: lower source) always succeeds. Sample
-    n = q D + t has the rank q c_i + (rank of slot t).
+    The j-th sample of source i may take the slots from floor(j / share_i) to ceil((j + 1) / share_i) - 1, which is just
+    what |count - n share_i| < 1 at every prefix n demands; serving the earliest deadline among the samples that may run
+    (ties: lower source) always succeeds. If all D share_i are whole, the schedule repeats after D samples: sample
+    n = q D + t has the rank q D share_i + (rank of slot t).
     """
 
-    limit = 1 << 62
     prefix_bound = 1.0
 
-    def __init__(self, counts: list[int]) -> None:
-        self._period = sum(counts)
-        self._counts = np.array(counts, dtype=np.int64)
-        self._source_of_slot = _earliest_deadline_first(counts)
-        self._slots = [np.flatnonzero(self._source_of_slot == source) for source in range(len(counts))]
+    def __init__(self, shares: Sequence[Fraction], slots: int, *, repeats: bool) -> None:
+        self.limit = 1 << 62 if repeats else slots
+        self._period = slots
+        self._source_of_slot = _earliest_deadline_first(shares, slots)
+        self._slots = [np.flatnonzero(self._source_of_slot == source) for source in range(len(shares))]
+        self._counts = np.array([len(slots) for slots in self._slots], dtype=np.int64)
         self._rank_of_slot = np.empty(self._period, dtype=np.int64)
-        for slots in self._slots:
-            self._rank_of_slot[slots] = np.arange(len(slots))
+        for slots_of_source in self._slots:
+            self._rank_of_slot[slots_of_source] = np.arange(len(slots_of_source))
 
     def locate(self, numbers_B: NDArray[np.int64]) -> Placement:
         periods_B, slots_B = np.divmod(numbers_B, self._period)
@@ -126,25 +129,33 @@ class _PeriodTable:
         return [base + int(np.searchsorted(part, slots)) for base, part in zip(whole, self._slots, strict=True)]
 
 
-def _earliest_deadline_first(counts: list[int]) -> NDArray[np.int64]:
-    """The source that each of the sum(counts) slots serves; about a microsecond per slot, once."""
-    period, sources = sum(counts), len(counts)
-    source_of_job = np.repeat(np.arange(sources), counts)
-    count_of_job = np.repeat(counts, counts)
-    job = np.concatenate([np.arange(count) for count in counts])
-    release = job * period // count_of_job
-    deadline = -(-(job + 1) * period // count_of_job)
+def _earliest_deadline_first(shares: Sequence[Fraction], slots: int) -> NDArray[np.int64]:
+    """The source that each of the first `slots` slots serves; about a microsecond per slot, once."""
+    windows = [_slots_of_samples(share, slots) for share in shares]
+    release = np.concatenate([first for first, _ in windows])
+    # Slot and source in one number, smaller for what is more urgent; one that does not end in time is never late.
+    urgency = np.concatenate([np.minimum(end, slots + 1) * len(shares) + i for i, (_, end) in enumerate(windows)])
     order = np.argsort(release, kind="stable")
-    jobs = zip(release[order].tolist(), (deadline * sources + source_of_job)[order].tolist(), strict=True)
-    next_release, urgency = next(jobs)
+    samples = zip(release[order].tolist(), urgency[order].tolist(), strict=True)
+    next_release, next_urgency = next(samples)
     waiting: list[int] = []
     schedule = []
-    for slot in range(period):
+    for slot in range(slots):
         while next_release <= slot:
-            heapq.heappush(waiting, urgency)
-            next_release, urgency = next(jobs, (period, 0))
-        schedule.append(heapq.heappop(waiting) % sources)
+            heapq.heappush(waiting, next_urgency)
+            next_release, next_urgency = next(samples, (slots, 0))
+        schedule.append(heapq.heappop(waiting) % len(shares))
     return np.array(schedule, dtype=np.int64)
+
+
+def _slots_of_samples(share: Fraction, slots: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First slot, and end, of the window of each sample of a source that may run within `slots` slots."""
+    samples = math.ceil(share * slots)
+    exact = object if (samples + 1) * share.denominator >= 1 << 63 else np.int64  # Python's integers have no end
+    number = np.arange(samples + 1).astype(exact) * share.denominator
+    first = (number // share.numerator).astype(np.int64)
+    end = (-(-number // share.numerator)).astype(np.int64)
+    return first[:-1], end[1:]
 
 
 class _CountTree:

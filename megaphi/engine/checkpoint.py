@@ -35,7 +35,7 @@ Answer = TypeVar("Answer")
 
 
 def save_checkpoint(model: TrainingModel, state: dict[str, Any]) -> Path:
-    """Write `checkpoints/step_XXXXXXXX` and move `latest` to it. Collective; returns the folder.
+    """Write `checkpoints/step_00000100` and move `latest` to it. Collective; returns the folder.
 
     `state` is JSON-ready and must hold `step`, the number of updates done.
     """

@@ -155,7 +155,7 @@ MIXTURE = {"names": ["web", "code", "books"], "token_counts": [70_001, 5_000_000
 
 
 def golden():
-    some_numbers = [0, 1, 2, 99, 12_345, 999_998, 999_999]
+    some_numbers = [0, 1, 2, 99, 12_345, 9_999_998, 9_999_999]
     placements = periodic_blend([5.0, 3.0, 2.0], 3_000)
     numbers = [0, 1, 7, 500, 2_000, 2_999]
     return {
@@ -164,9 +164,9 @@ def golden():
         "periodic_blend": {"weights": PERIODIC, "placements": periodic_blend(PERIODIC, 40)},
         "tree_blend": {
             "weights": UNEVEN,
-            "total": 1_000_000,
+            "total": 10_000_000,
             "numbers": some_numbers,
-            "placements": tree_blend(UNEVEN, 1_000_000, some_numbers),
+            "placements": tree_blend(UNEVEN, 10_000_000, some_numbers),
         },
         "mixture": {
             **MIXTURE,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.data.blend import LARGEST_PERIOD, Blend
+from megaphi.data.blend import LARGEST_TABLE, Blend
 from megaphi.errors import InputError
 from tests.data import order_reference as reference
 
@@ -38,7 +38,7 @@ def check_every_prefix(weights, samples, *, total_samples=None):
             worst = Fraction(int(error), share.denominator)
         else:
             worst = max(abs(int(count) - n * share) for n, count in enumerate(count_of_prefix))
-        assert worst < 1 if blend.is_periodic else worst <= blend.prefix_bound
+        assert worst < 1 if blend.horizon is None else worst <= blend.prefix_bound
     for n in (0, 1, samples // 3, samples):
         assert blend.counts(n).tolist() == counts[n].tolist()
     return blend, counts
@@ -46,7 +46,7 @@ def check_every_prefix(weights, samples, *, total_samples=None):
 
 def test_the_mixture_of_phi4_is_exact_and_within_one_sample_at_every_prefix():
     blend, counts = check_every_prefix(PHI4, 20_000)
-    assert blend.is_periodic
+    assert blend.period == 20
     assert counts[20_000].tolist() == [3_000, 3_000, 8_000, 4_000, 2_000]
 
 
@@ -54,23 +54,46 @@ def test_the_mixture_of_phi4_is_exact_and_within_one_sample_at_every_prefix():
 @settings(max_examples=60, deadline=None)
 def test_round_weights_are_within_one_sample_at_every_prefix(weights, samples):
     blend, _ = check_every_prefix(weights, samples)
-    assert blend.is_periodic
+    assert blend.prefix_bound == 1 and blend.horizon is None
 
 
 @given(weights=ANY_WEIGHTS, total=st.integers(1, 2_000))
 @settings(max_examples=100, deadline=None)
-def test_any_weights_have_exact_totals_and_keep_their_bound(weights, total):
-    blend, counts = check_every_prefix(weights, total, total_samples=total)
+def test_any_weights_are_within_one_sample_at_every_prefix_of_their_run(weights, total):
+    blend, _ = check_every_prefix(weights, total, total_samples=total)
+    assert blend.prefix_bound == 1 and blend.horizon is None
+
+
+@given(weights=ANY_WEIGHTS)
+@settings(max_examples=15, deadline=None)
+def test_a_longer_run_begins_like_a_shorter_one(weights):
+    short, long = (Blend(weights, total_samples=total).locate(np.arange(500)) for total in (500, 2_000))
+    assert np.array_equal(short, long)
+
+
+@given(weights=ANY_WEIGHTS)
+@settings(max_examples=40, deadline=None)
+def test_long_runs_of_any_weights_keep_the_bound_of_their_tree(weights):
+    total = LARGEST_TABLE + 12_345
+    blend, _ = check_every_prefix(weights, 1_000, total_samples=total)
     ideal = [share * total for share in reference.shares_of(weights)]
-    assert all(abs(int(count) - exact) < 1 for count, exact in zip(counts[total], ideal, strict=True))
+    totals = blend.counts(total).tolist()
+    assert sum(totals) == total
+    assert all(abs(count - exact) < 1 for count, exact in zip(totals, ideal, strict=True))
     assert blend.prefix_bound < 2
 
 
-def test_five_odd_weights_stay_within_one_sample():
+def test_a_tree_keeps_its_bound_at_every_prefix_of_a_long_run():
     weights = [0.1500001, 0.1499999, 0.4000003, 0.1999998, 0.0999997]
-    blend, _ = check_every_prefix(weights, 10_000, total_samples=10_000)
-    assert not blend.is_periodic
-    assert blend.prefix_bound < 1.5
+    total = LARGEST_TABLE + 1
+    blend = Blend(weights, total_samples=total)
+    placed = blend.locate(np.arange(total))
+    for source, share in enumerate(reference.shares_of(weights)):
+        counts = np.cumsum(placed.source_B == source)
+        # |count - n a / b| = |count b - n a| / b in whole numbers: b is 10^7 and n about 10^6
+        errors = np.abs(counts * share.denominator - np.arange(1, total + 1) * share.numerator)
+        assert errors.max() / share.denominator <= blend.prefix_bound < 2
+    assert blend.horizon == total
 
 
 @given(weights=ROUND_WEIGHTS)
@@ -80,10 +103,10 @@ def test_the_table_is_the_schedule_of_the_reference(weights):
     assert list(zip(*map(np.ndarray.tolist, placed), strict=True)) == reference.periodic_blend(weights, 300)
 
 
-@given(weights=ANY_WEIGHTS.filter(lambda weights: not Blend(weights).is_periodic), data=st.data())
+@given(weights=ANY_WEIGHTS.filter(lambda weights: Blend(weights).horizon), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_the_tree_is_that_of_the_reference_up_to_the_longest_run(weights, data):
-    total = data.draw(st.integers(1, 1 << 48))
+    total = data.draw(st.integers(LARGEST_TABLE + 1, 1 << 48))
     numbers = data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=5))
     placed = Blend(weights, total_samples=total).locate(numbers)
     assert list(zip(*map(np.ndarray.tolist, placed), strict=True)) == reference.tree_blend(weights, total, numbers)
@@ -108,7 +131,7 @@ def test_far_samples_of_a_long_run_agree_with_the_counts():
 def test_weights_are_read_as_they_are_written():
     assert Blend([0.1, 0.2, 0.7]).period == 10
     assert Blend([0.1, 0.2, 0.7]).shares == (Fraction(1, 10), Fraction(2, 10), Fraction(7, 10))
-    assert not Blend([1.0, 1 / LARGEST_PERIOD]).is_periodic
+    assert Blend([1.0, 1 / LARGEST_TABLE]).period > LARGEST_TABLE
 
 
 @pytest.mark.parametrize("weights", [[], [0.0], [1.0, -1.0], [float("nan")], [float("inf")]])

@@ -1,4 +1,4 @@
-"""The keyed shuffle: a bijection with an inverse, bit for bit what its docstring says, and as even as a fair shuffle."""
+"""The keyed shuffle: a bijection with an inverse, bit for bit as its docstring says, as even as a fair shuffle."""
 
 from __future__ import annotations
 
