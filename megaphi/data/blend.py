@@ -23,6 +23,8 @@ from megaphi.errors import InputError
 
 LARGEST_TABLE = 1 << 20
 """Samples; a table of this size takes a second to make and 16 MB."""
+FARTHEST_DEADLINE = 1 << 40
+"""Later ones count as this one, far beyond any table, so that deadlines fit in 64 bits for the lightest source."""
 ENDLESS = 1 << 48
 """The horizon of a tree when no total is given: more samples than any run, so every run is a prefix of it."""
 
@@ -133,8 +135,8 @@ def _earliest_deadline_first(shares: Sequence[Fraction], slots: int) -> NDArray[
     """The source that each of the first `slots` slots serves; about a microsecond per slot, once."""
     windows = [_slots_of_samples(share, slots) for share in shares]
     release = np.concatenate([first for first, _ in windows])
-    # Slot and source in one number, smaller for what is more urgent; one that does not end in time is never late.
-    urgency = np.concatenate([np.minimum(end, slots + 1) * len(shares) + i for i, (_, end) in enumerate(windows)])
+    # Deadline and source in one number: the smaller, the more urgent.
+    urgency = np.concatenate([end * len(shares) + source for source, (_, end) in enumerate(windows)])
     order = np.argsort(release, kind="stable")
     samples = zip(release[order].tolist(), urgency[order].tolist(), strict=True)
     next_release, next_urgency = next(samples)
@@ -154,7 +156,7 @@ def _slots_of_samples(share: Fraction, slots: int) -> tuple[NDArray[np.int64], N
     exact = object if (samples + 1) * share.denominator >= 1 << 63 else np.int64  # Python's integers have no end
     number = np.arange(samples + 1).astype(exact) * share.denominator
     first = (number // share.numerator).astype(np.int64)
-    end = (-(-number // share.numerator)).astype(np.int64)
+    end = np.minimum(-(-number // share.numerator), FARTHEST_DEADLINE).astype(np.int64)
     return first[:-1], end[1:]
 
 

@@ -1,20 +1,20 @@
-"""How fast a run is: tokens per second, and the share of the devices' peak where the peak is known."""
+"""How fast a run is: tokens per second, model FLOP/s of each device, and their share of the peak where it is known."""
 
 from __future__ import annotations
 
 import time
 
 from megaphi.engine.run_config import RunConfig
-from megaphi.model.arithmetic import PEAK_BF16_FLOPS, model_flops_utilisation
+from megaphi.model.arithmetic import PEAK_BF16_FLOPS, flops_per_token
 from megaphi.parallel.world import World
 
 
 class Meter:
-    """Call `step` once after each optimizer step; time spent in `pause` (validation, saving) does not count."""
+    """Call `step` once after each optimizer step, and `restart` after what is not training (validation, saving)."""
 
     def __init__(self, run: RunConfig, world: World) -> None:
-        self._run = run
-        self._devices = world.size
+        per_token = flops_per_token(run.model, sequence_length=run.batch.sequence_length)
+        self._flops_per_token_and_device = per_token / world.size
         self._peak = PEAK_BF16_FLOPS.get(world.device_name)
         self._since = time.perf_counter()
 
@@ -23,17 +23,15 @@ class Meter:
         self._since = time.perf_counter()
 
     def step(self, tokens: int) -> dict[str, float]:
-        """`seconds`, `tokens_per_second` and, on a known device, `mfu` of the step that has just ended."""
+        """Seconds and rates of the step that has just ended; `mfu` on a device whose peak is known."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
-        rate = tokens / seconds
-        measured = {"seconds": round(seconds, 6), "tokens_per_second": round(rate, 3)}
+        flops = tokens / seconds * self._flops_per_token_and_device
+        measured = {
+            "seconds": round(seconds, 6),
+            "tokens_per_second": round(tokens / seconds, 3),
+            "teraflops_per_device": round(flops / 1e12, 6),
+        }
         if self._peak is not None:
-            measured["mfu"] = model_flops_utilisation(
-                rate,
-                self._run.model,
-                sequence_length=self._run.batch.sequence_length,
-                devices=self._devices,
-                peak_flops=self._peak,
-            )
+            measured["mfu"] = round(flops / self._peak, 6)
         return measured

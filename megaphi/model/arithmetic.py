@@ -24,25 +24,11 @@ def flops_per_token(architecture: Architecture, *, sequence_length: int, attenti
     return 6 * architecture.matmul_parameters + (scores / 2 if attention == "causal" else scores)
 
 
-def model_flops_utilisation(
-    tokens_per_second: float,
-    architecture: Architecture,
-    *,
-    sequence_length: int,
-    devices: int,
-    peak_flops: float,
-    attention: AttentionCount = "causal",
-) -> float:
-    """MFU = tokens/s x FLOPs per token / (devices x peak)."""
-    needed = tokens_per_second * flops_per_token(architecture, sequence_length=sequence_length, attention=attention)
-    return needed / (devices * peak_flops)
-
-
 def explain_utilisation(device_name: str, *, attention: AttentionCount = "causal") -> str:
     """The formula behind a printed MFU, with the count and the peak it uses."""
     peak = PEAK_BF16_FLOPS.get(device_name)
     if peak is None:
-        return f"no MFU: the peak of {device_name!r} is not known (FLOP/s are reported instead)"
+        return f"no MFU: the peak of {device_name!r} is not known (metrics.jsonl has teraflops_per_device)"
     return (
         f"MFU = tokens/s x (6 x matmul parameters + {6 if attention == 'causal' else 12} x layers x heads x head size "
         f"x sequence) / (devices x {peak / 1e12:.1f} TFLOP/s dense bf16); attention counted {attention}, no recompute"

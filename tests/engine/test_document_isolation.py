@@ -1,0 +1,19 @@
+"""Isolated documents in one window lose exactly what they lose alone, under tensor and pipeline parallelism too."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from megaphi.parallel.layout import ParallelLayout
+from tests.engine.isolation_runs import losses_of_packed_and_separate_documents
+from tests.gloo_world import run_in_world
+
+
+@pytest.mark.parametrize("layout", [ParallelLayout(), ParallelLayout(tensor=2, sequence_parallel=True)], ids=str)
+def test_isolated_documents_do_not_see_each_other(layout: ParallelLayout) -> None:
+    task = partial(losses_of_packed_and_separate_documents, layout)
+    for isolated, separate, crossing in run_in_world(task, processes=layout.model_ranks):
+        assert isolated == pytest.approx(separate, abs=1e-5)
+        assert abs(crossing - separate) > 1e-3  # the mask is what makes the difference
