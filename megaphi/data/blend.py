@@ -4,7 +4,7 @@
 sample of its exact share, for any number of sources. When the weights, read as the decimals they were written as, have
 a common denominator D of at most 2^20, one period of D samples repeats for ever; with other weights it holds a run of
 at most 2^20 samples. For longer runs of such weights a binary tree splits counts exactly from the root to the sources;
-it knows the total, hits it exactly, and computes its own bound, which is below two samples. What a table says of a
+it knows the total, hits it exactly, and computes its own bound, which is below 2.5 samples. What a table says of a
 sample does not depend on the length of the run, so such a run can be extended.
 """
 
@@ -155,9 +155,9 @@ def _slots_of_samples(share: Fraction, slots: int) -> tuple[NDArray[np.int64], N
     samples = math.ceil(share * slots)
     exact = object if (samples + 1) * share.denominator >= 1 << 63 else np.int64  # Python's integers have no end
     number = np.arange(samples + 1).astype(exact) * share.denominator
-    first = (number // share.numerator).astype(np.int64)
-    end = np.minimum(-(-number // share.numerator), FARTHEST_DEADLINE).astype(np.int64)
-    return first[:-1], end[1:]
+    first = (number[:-1] // share.numerator).astype(np.int64)
+    end = np.minimum(-(-number[1:] // share.numerator), FARTHEST_DEADLINE).astype(np.int64)
+    return first, end
 
 
 class _CountTree:
@@ -169,7 +169,8 @@ class _CountTree:
     number there.
 
     The error of a child is at most its share of its parent's error plus 1/2 (and T 2^-65 for the rounding of P). The
-    tree is Huffman's, light sources deep, so an inner node holds at most 2/3 of its parent and the sum stays below 2.
+    tree is Huffman's, light sources deep, so an inner node holds at most 2/3 of its parent and the sum stays below 3/2.
+    The quotas themselves are less than one sample off the exact shares, which makes 5/2.
     """
 
     def __init__(self, shares: Sequence[Fraction], total: int) -> None:

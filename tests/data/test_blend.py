@@ -89,7 +89,7 @@ def test_long_runs_of_any_weights_keep_the_bound_of_their_tree(weights):
     totals = blend.counts(total).tolist()
     assert sum(totals) == total
     assert all(abs(count - exact) < 1 for count, exact in zip(totals, ideal, strict=True))
-    assert blend.prefix_bound < 2
+    assert blend.prefix_bound < 2.5
 
 
 def test_a_tree_keeps_its_bound_at_every_prefix_of_a_long_run():
@@ -101,7 +101,7 @@ def test_a_tree_keeps_its_bound_at_every_prefix_of_a_long_run():
         counts = np.cumsum(placed.source_B == source)
         # |count - n a / b| = |count b - n a| / b in whole numbers: b is 10^7 and n about 10^6
         errors = np.abs(counts * share.denominator - np.arange(1, total + 1) * share.numerator)
-        assert errors.max() / share.denominator <= blend.prefix_bound < 2
+        assert errors.max() / share.denominator <= blend.prefix_bound < 2.5
     assert blend.horizon == total
 
 
