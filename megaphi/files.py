@@ -54,6 +54,9 @@ def explain_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
             errno.EFBIG: "the file is larger than this process may write (ulimit -f)",
             errno.EACCES: "permission denied: choose a folder that you may write to",
             errno.EROFS: "the file system is read-only: choose another folder",
+            errno.ENOTDIR: "a part of this path is a file: choose another",
+            errno.EEXIST: "there is a file where a folder should be: choose another path, or remove it",
+            errno.EISDIR: "there is a folder of this name: choose another, or remove it",
         }
         if error.errno not in remedies:
             raise

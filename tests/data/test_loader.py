@@ -1,0 +1,214 @@
+"""Batches against a brute force: every token where the definition says, for any number of replicas, in any process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megaphi.data.indexed_dataset import IndexedDatasetWriter
+from megaphi.data.loader import OpenMixture, batch_sample_numbers, document_ids, open_mixture
+from megaphi.data.mixture import Mixture, Source
+from megaphi.errors import InputError
+from megaphi.files import read_json, write_json
+from tests.data import order_reference as reference
+from tests.test_house import ROOT
+
+END = 1
+VOCABULARY = 1_000
+WEIGHTS = {"web": 15.0, "rewrites": 15.0, "synthetic": 40.0, "code": 20.0, "acquired": 10.0}
+SEQUENCE_LENGTH = 12
+
+
+def write_dataset(prefix, documents, *, tokenizer="ours"):
+    with IndexedDatasetWriter(prefix, "uint16") as writer:
+        for document in documents:
+            writer.add_document(document)
+        writer.finish({"tokenizer": tokenizer, "vocabulary_size": VOCABULARY})
+    return str(prefix)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """{source: (prefixes, all its tokens)}: one to three datasets each, of documents of zero to thirty tokens."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = np.random.default_rng(3)
+    made = {}
+    for number, name in enumerate(WEIGHTS):
+        prefixes, stream = [], []
+        for part in range(1 + number % 3):
+            documents = [[*draw.integers(2, VOCABULARY, draw.integers(0, 30)).tolist(), END] for _ in range(20)]
+            prefixes.append(write_dataset(folder / f"{name}_{part}", documents))
+            stream += [token for document in documents for token in document]
+        made[name] = (prefixes, stream)
+    return made
+
+
+def mixture_of(corpus, **fields):
+    sources = [
+        Source(name=name, weight=weight, paths=tuple(corpus[name][0]), validation_paths=tuple(corpus[name][0][:1]))
+        for name, weight in WEIGHTS.items()
+    ]
+    return Mixture(sources=tuple(sources), **fields)
+
+
+def open_corpus(corpus, *, isolate_documents=False, **changes) -> OpenMixture:
+    settings = {"sequence_length": SEQUENCE_LENGTH, "seed": 5, "tokenizer_fingerprint": "ours"}
+    settings |= {"vocabulary_size": VOCABULARY, "end_of_text": END, **changes}
+    return open_mixture(mixture_of(corpus, isolate_documents=isolate_documents), **settings)
+
+
+def rows_by_brute_force(corpus, numbers):
+    """S + 1 tokens of each sample, from the reference order and plain lists."""
+    streams = [corpus[name][1] for name in WEIGHTS]
+    placements = reference.periodic_blend(list(WEIGHTS.values()), max(numbers) + 1)
+    places = reference.locate(
+        list(WEIGHTS),
+        [len(stream) for stream in streams],
+        [placements[number] for number in numbers],
+        sequence_length=SEQUENCE_LENGTH,
+        seed=5,
+        split="training",
+    )
+    return [
+        [streams[source][(start + i) % len(streams[source])] for i in range(SEQUENCE_LENGTH + 1)]
+        for source, _, _, start in places
+    ]
+
+
+def test_every_token_is_where_the_definition_says(corpus):
+    numbers = np.random.default_rng(0).permutation(700)
+    batch = open_corpus(corpus).batch(numbers)
+    rows = np.array(rows_by_brute_force(corpus, numbers.tolist()))
+    assert (batch.tokens_BS == rows[:, :-1]).all()
+    assert (batch.labels_BS == rows[:, 1:]).all()
+    assert (batch.loss_mask_BS == 1).all()
+    assert batch.document_ids_BS is None
+    assert (batch.sample_numbers_B == numbers).all()
+
+
+def test_document_ids_count_the_documents_of_a_row(corpus):
+    batch = open_corpus(corpus, isolate_documents=True).batch(np.arange(50))
+    for tokens, ids in zip(batch.tokens_BS.tolist(), batch.document_ids_BS.tolist(), strict=True):
+        assert ids == [tokens[:place].count(END) for place in range(len(tokens))]
+    assert document_ids(np.array([[END, END, 5]]), END).tolist() == [[0, 1, 2]]
+
+
+@given(
+    replicas=st.integers(1, 6), micro_batch=st.integers(1, 4), micro_batches=st.integers(1, 4), step=st.integers(0, 9)
+)
+@settings(max_examples=80, deadline=None)
+def test_replicas_share_a_step_exactly(replicas, micro_batch, micro_batches, step):
+    size = replicas * micro_batch * micro_batches
+    shares = [
+        batch_sample_numbers(step, global_batch=size, replica=replica, replicas=replicas, micro_batch=micro_batch)
+        for replica in range(replicas)
+    ]
+    assert all(share.shape == (micro_batches, micro_batch) for share in shares)
+    together = np.stack(shares, axis=1)  # micro-batch, replica, sample
+    assert together.ravel().tolist() == list(range(step * size, (step + 1) * size))
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+from megaphi.data.loader import batch_sample_numbers, open_mixture
+from megaphi.data.mixture import Mixture, Source
+from megaphi.files import read_json, write_json
+job = read_json(sys.argv[1], what="job")
+mixture = Mixture(sources=tuple(Source(name=n, weight=w, paths=tuple(p)) for n, w, p in job["sources"]))
+opened = open_mixture(mixture, **job["settings"])
+steps = {}
+for replicas in (1, 2, 4):
+    for step in (0, 3, 50):
+        shares = []
+        for replica in reversed(range(replicas)):
+            numbers = batch_sample_numbers(step, global_batch=8, replica=replica, replicas=replicas, micro_batch=2)
+            batch = opened.batch(numbers.ravel())
+            shares += zip(batch.sample_numbers_B.tolist(), batch.tokens_BS.tolist())
+        steps[f"{replicas} {step}"] = [row for _, row in sorted(shares)]
+write_json(sys.argv[2], steps)
+"""
+
+
+def test_another_process_with_other_replicas_reads_the_same(corpus, tmp_path):
+    settings = {"sequence_length": SEQUENCE_LENGTH, "seed": 5, "tokenizer_fingerprint": "ours"}
+    settings |= {"vocabulary_size": VOCABULARY, "end_of_text": END}
+    sources = [[name, weight, corpus[name][0]] for name, weight in WEIGHTS.items()]
+    write_json(tmp_path / "job.json", {"sources": sources, "settings": settings})
+    files = [str(tmp_path / name) for name in ("job.json", "out.json")]
+    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, *files], check=True, cwd=ROOT, timeout=60)
+    opened = open_corpus(corpus)
+    for key, rows in read_json(files[1], what="result").items():
+        step = int(key.split()[1])
+        here = opened.batch(np.arange(8 * step, 8 * step + 8))
+        assert here.tokens_BS.tolist() == rows, f"replicas and step {key}"
+
+
+def test_splits_have_orders_of_their_own(corpus):
+    training, validation = open_corpus(corpus), open_corpus(corpus, split="validation")
+    assert training.fingerprint != validation.fingerprint
+    assert len(validation.streams[2].datasets) == 1 < len(training.streams[2].datasets)
+
+
+def test_fingerprint_follows_everything_that_decides_a_batch(corpus):
+    same = open_corpus(corpus).fingerprint
+    assert same == open_corpus(corpus).fingerprint
+    other = [open_corpus(corpus, **change).fingerprint for change in ({"seed": 6}, {"sequence_length": 8})]
+    other.append(open_corpus(corpus, isolate_documents=True).fingerprint)
+    assert len({same, *other}) == 4
+
+
+def test_counts_and_epochs_are_those_of_the_batches(corpus):
+    opened = open_corpus(corpus)
+    assert opened.counts(1_000) == {"web": 150, "rewrites": 150, "synthetic": 400, "code": 200, "acquired": 100}
+    sizes = {size.name: size for size in opened.describe()}
+    for name, epochs in opened.epochs(1_000).items():
+        assert sizes[name].tokens == len(corpus[name][1])
+        assert sizes[name].windows == len(corpus[name][1]) // SEQUENCE_LENGTH
+        assert epochs == opened.counts(1_000)[name] / sizes[name].windows
+
+
+def one_source(*paths, **fields):
+    return Mixture(sources=(Source(name="web", weight=1, paths=paths, **fields),))
+
+
+SETTINGS = {"sequence_length": 4, "seed": 0, "tokenizer_fingerprint": "ours", "vocabulary_size": 50, "end_of_text": END}
+
+
+def test_a_dataset_of_another_vocabulary(tmp_path):
+    prefix = write_dataset(tmp_path / "d", [[5, 6, 7, 8, 9, END]], tokenizer="theirs and no other")
+    with pytest.raises(InputError, match=r"another vocabulary \(of 1000 tokens, fingerprint theirs and n\)"):
+        open_mixture(one_source(prefix), **SETTINGS)
+
+
+def test_ids_beyond_the_vocabulary(tmp_path, caplog):
+    """Without a description the range of a sample decides; with a wrong one, the batch."""
+    lying = write_dataset(tmp_path / "lying", [[5, 6, 70, 8, 9, END]])
+    with pytest.raises(InputError, match=r"source 'web' holds token ids from \d+ to 70, but the model's vocabulary"):
+        open_mixture(one_source(lying), **SETTINGS).batch(range(8))
+    (tmp_path / "lying.json").unlink()
+    with pytest.raises(InputError, match=r"lying holds token 70, but the model's vocabulary is 50"):
+        open_mixture(one_source(lying), **SETTINGS)
+    assert open_mixture(one_source(lying), **{**SETTINGS, "vocabulary_size": 71}).batch([0]).tokens_BS.shape == (1, 4)
+    assert "has no .json that names its tokenizer" in caplog.text
+
+
+def test_mixtures_that_cannot_be_read(tmp_path):
+    good = write_dataset(tmp_path / "good", [[5, 6, 7, 8, 9, END]])
+    unmarked = write_dataset(tmp_path / "unmarked", [[5, 6, 7, 8, 9]])
+    with pytest.raises(InputError, match=r"mixture\.sources\.web\.paths is empty"):
+        open_mixture(one_source(), **SETTINGS)
+    with pytest.raises(InputError, match="no source of the mixture has validation_paths"):
+        open_mixture(one_source(good), **SETTINGS, split="validation")
+    with pytest.raises(InputError, match=r"needs documents that end with token 1 .*unmarked do not"):
+        open_mixture(Mixture(sources=one_source(unmarked).sources, isolate_documents=True), **SETTINGS)
+    with pytest.raises(InputError, match=r"not found: .*nowhere\.idx"):
+        open_mixture(one_source(str(tmp_path / "nowhere")), **SETTINGS)
+    with pytest.raises(InputError, match=r"source 'web' has 6 tokens, but one sample .* needs 9"):
+        open_mixture(one_source(good), **{**SETTINGS, "sequence_length": 8})
+    with pytest.raises(InputError, match=r"global_batch=6 cannot be dealt out to 2 replicas .* a multiple of 4"):
+        batch_sample_numbers(0, global_batch=6, replica=0, replicas=2, micro_batch=2)
