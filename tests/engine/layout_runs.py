@@ -59,12 +59,17 @@ def _batch(numbers: np.ndarray, run: RunConfig) -> Batch:
     )
 
 
-def train(run: RunConfig, *, steps: int, first: int = 0, load: str | None = None, save: bool = False) -> dict:
-    """Train on this rank; returns losses, gradient norms, and a digest of this rank's weights."""
+def train(
+    run: RunConfig, *, steps: int, load: str | None = None, save: bool = False, pause_after: int | None = None
+) -> dict:
+    """Train on this rank; returns losses, gradient norms, and a digest of this rank's weights.
+
+    `pause_after`: validate and save after this step, and go on.
+    """
     from megaphi.engine.checkpoint import load_checkpoint, save_checkpoint
     from megaphi.engine.learning_rate import learning_rate
     from megaphi.engine.run_config import check
-    from megaphi.engine.train_step import train_step
+    from megaphi.engine.train_step import evaluate, train_step
     from megaphi.engine.training_model import build_training_model
     from megaphi.parallel.launcher import detect
     from megaphi.parallel.world import start_world
@@ -72,8 +77,7 @@ def train(run: RunConfig, *, steps: int, first: int = 0, load: str | None = None
     run = check(run, world_size=detect().world_size)
     world = start_world(run.layout, seed=run.seed)
     model = build_training_model(run, world)
-    if load is not None:
-        first = load_checkpoint(model, load)["step"]
+    first = 0 if load is None else load_checkpoint(model, load)["step"]
     losses, norms = [], []
     for step in range(first, first + steps):
         batches = step_batches(run, step=step, replica=world.replica, replicas=world.replicas)
@@ -81,6 +85,9 @@ def train(run: RunConfig, *, steps: int, first: int = 0, load: str | None = None
         result = train_step(model, batches, learning_rate=rate)
         losses.append(result.loss)
         norms.append(result.gradient_norm)
+        if step + 1 == pause_after:
+            evaluate(model, step_batches(run, step=99, replica=world.replica, replicas=world.replicas))
+            save_checkpoint(model, {"step": step + 1})
     folder = str(save_checkpoint(model, {"step": first + steps})) if save else None
     return {"losses": losses, "norms": norms, "weights": weights_digest(model), "checkpoint": folder}
 

@@ -45,6 +45,16 @@ def test_resuming_is_bit_exact(name: str, tmp_path: Path) -> None:
         assert after["weights"] == straight["weights"]
 
 
+@pytest.mark.parametrize("name", ["data 2 in bf16", "pipeline 2 x data 2, virtual 2"])
+def test_saving_and_validating_in_between_disturbs_nothing(name: str, tmp_path: Path) -> None:
+    """With several replicas, where gradients are reduced and weights gathered while the model computes."""
+    layout, fields = CASES[name]
+    alone = go(layout, fields, steps=6)
+    paused = go(layout, fields, folder=str(tmp_path), steps=6, pause_after=3)
+    for one, other in zip(alone, paused, strict=True):
+        assert one == other
+
+
 def test_a_checkpoint_loads_under_any_layout(tmp_path: Path) -> None:
     saved = {"tensor": 2, "data": 2}
     whole = go(saved, {}, steps=10)[0]["losses"]

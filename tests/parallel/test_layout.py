@@ -1,0 +1,113 @@
+"""Rank arithmetic against Megatron's own, and every refusal of a layout."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from megatron.core.parallel_state import RankGenerator
+
+from megaphi.errors import InputError
+from megaphi.parallel.layout import Coordinates, ParallelLayout
+
+PHI4 = {
+    "layers": 40,
+    "heads": 40,
+    "key_value_groups": 10,
+    "feed_forward": 17_920,
+    "vocabulary": 100_352,
+    "sequence_length": 4_096,
+}
+WAYS = st.integers(1, 4)
+
+
+@given(tensor=WAYS, context=WAYS, data=WAYS, pipeline=WAYS)
+@settings(max_examples=50, deadline=None)
+def test_groups_of_ranks_are_megatrons(tensor, context, data, pipeline):
+    layout = ParallelLayout(tensor=tensor, context=context, pipeline=pipeline)
+    layout = layout.for_world(tensor * context * data * pipeline)
+    megatron = RankGenerator(tp=tensor, ep=1, dp=data, pp=pipeline, cp=context, order="tp-cp-ep-dp-pp")
+    for place, token in enumerate(("tp", "cp", "dp", "pp")):
+        groups: dict[tuple, list[int]] = {}
+        for rank in range(layout.world_size):
+            coordinates = layout.coordinates(rank)
+            groups.setdefault(coordinates[:place] + coordinates[place + 1 :], []).append(rank)
+        assert sorted(groups.values()) == sorted(megatron.get_ranks(token))
+
+
+@given(tensor=WAYS, context=WAYS, data=WAYS, pipeline=WAYS)
+@settings(max_examples=50, deadline=None)
+def test_ranks_and_coordinates_are_inverse(tensor, context, data, pipeline):
+    layout = ParallelLayout(tensor=tensor, context=context, pipeline=pipeline, data=data)
+    places = itertools.product(range(tensor), range(context), range(data), range(pipeline))
+    ranks = {layout.rank_of(Coordinates(*place)): Coordinates(*place) for place in places}
+    assert sorted(ranks) == list(range(layout.world_size))
+    assert all(layout.coordinates(rank) == place for rank, place in ranks.items())
+
+
+def test_data_is_what_is_left_of_the_world():
+    layout = ParallelLayout(tensor=2, pipeline=4, sequence_parallel=True).for_world(512)
+    assert (layout.data, layout.world_size, layout.model_ranks) == (64, 512, 8)
+    assert str(layout) == "tensor 2 x pipeline 4 x data 64, sequence parallel"
+    assert layout.for_world(512) == layout
+
+
+@pytest.mark.parametrize(
+    ("fields", "world_size", "message"),
+    [
+        ({"tensor": 0}, 1, "layout.tensor=0: must be at least 1"),
+        ({"data": -2}, 1, "layout.data=-2: must be at least 1"),
+        ({"tensor": 2, "pipeline": 3}, 8, r"8 processes cannot hold whole copies .* a multiple of 6"),
+        ({"tensor": 2, "data": 3}, 8, r"layout.data=3 contradicts 8 processes, which leave 4 .* start 6 processes"),
+    ],
+)
+def test_worlds_that_do_not_fit(fields, world_size, message):
+    with pytest.raises(InputError, match=message):
+        ParallelLayout(**fields).for_world(world_size)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tensor": 4}, "layout.tensor=4 does not divide model.key_value_groups=10: choose one of 1, 2, 5, 10"),
+        ({"tensor": 10}, "layout.tensor=10 does not divide model.vocabulary=100352"),
+        ({"pipeline": 3}, "layout.pipeline=3 does not divide model.layers=40: choose one of 1, 2, 4, 5, 8, 10"),
+        ({"pipeline": 8, "virtual_pipeline": 10}, "layout.pipeline x layout.virtual_pipeline=80 does not divide"),
+        ({"virtual_pipeline": 2}, "layout.virtual_pipeline=2 needs layout.pipeline of at least 2"),
+        ({"context": 3}, "sequence_length=4096 cannot be cut into two chunks .* a multiple of 6"),
+    ],
+)
+def test_layouts_that_do_not_divide_phi4(fields, message):
+    layout = ParallelLayout(**fields)
+    with pytest.raises(InputError, match=message):
+        layout.for_world(layout.model_ranks).check_model(**PHI4)
+
+
+def test_sequence_parallelism_divides_the_sequence():
+    layout = ParallelLayout(tensor=2, context=2, sequence_parallel=True).for_world(4)
+    layout.check_model(**{**PHI4, "sequence_length": 8})
+    with pytest.raises(InputError, match=r"sequence_parallel splits 2050 positions .*|cannot be cut into two chunks"):
+        layout.check_model(**{**PHI4, "sequence_length": 4_102})
+
+
+@pytest.mark.parametrize(
+    ("fields", "batch", "message"),
+    [
+        ({}, (0, 1), "batch.global_batch=0: must be at least 1"),
+        ({}, (8, 0), "batch.micro_batch=0: must be at least 1"),
+        ({"data": 3}, (8, 2), "global_batch=8 is not a multiple of .*micro_batch=2 x 3 replicas: use a multiple of 6"),
+        ({"pipeline": 2, "virtual_pipeline": 2}, (3, 1), r"micro-batches in groups of layout.pipeline=2, .* has 3"),
+    ],
+)
+def test_batches_that_cannot_be_shared(fields, batch, message):
+    layout = ParallelLayout(**fields)
+    layout = layout.for_world(layout.model_ranks * (layout.data or 1))
+    with pytest.raises(InputError, match=message):
+        layout.check_batch(global_batch=batch[0], micro_batch=batch[1])
+
+
+def test_micro_batches_per_step():
+    layout = ParallelLayout(tensor=2, pipeline=4).for_world(512)
+    assert layout.check_batch(global_batch=5_760, micro_batch=1) == 90
