@@ -1,0 +1,56 @@
+"""metrics.jsonl: each step once, whatever happened; and the picture made of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from megaphi.engine.loss_plot import plot_losses
+from megaphi.engine.metrics import MetricsLog, read_metrics
+from megaphi.errors import InputError
+
+
+def write(folder, steps, *, after, loss=1.0):
+    log = MetricsLog(folder, after=after)
+    for step in steps:
+        log.add({"step": step, "loss": loss / step})
+    log.close()
+
+
+def test_a_resumed_run_records_each_step_once(tmp_path):
+    write(tmp_path, range(1, 8), after=0)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "lo')  # the crash
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 8))
+    write(tmp_path, range(6, 11), after=5, loss=60.0)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 11))
+    assert [record["loss"] for record in records[4:6]] == [0.2, 10.0]
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")][4:6] == [(5, pytest.approx(0.2)), (6, 10.0)]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\noops\n{"step": 3}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: not valid JSON"):
+        read_metrics(tmp_path / "metrics.jsonl")
+    assert read_metrics(tmp_path / "nothing.jsonl") == []
+
+
+def test_records_are_on_disk_before_the_next_step(tmp_path):
+    log = MetricsLog(tmp_path, after=0)
+    log.add({"step": 1, "loss": 2.5})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 2.5}
+    log.close()
+
+
+def test_the_picture_shows_something(tmp_path):
+    records = [{"step": step, "loss": 10 / step} for step in range(1, 50)]
+    records[-1]["validation_loss"] = 0.3
+    plot_losses(records, tmp_path / "loss.png", title="test", marks={"unigram": 6.4})
+    image = Image.open(tmp_path / "loss.png")
+    assert image.size == (1_080, 600)
+    assert len(image.convert("RGB").getcolors(1 << 20)) > 50

@@ -1,0 +1,199 @@
+"""Overrides, JSON there and back, and errors that name the field."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megaphi.config import describe, difference, from_plain, leaves, override, to_plain
+from megaphi.data.mixture import Mixture, Source
+from megaphi.engine.run_config import (
+    BatchShape,
+    NumericPrecision,
+    Optimizer,
+    Progress,
+    RunConfig,
+    check,
+)
+from megaphi.errors import InputError
+from megaphi.parallel.layout import ParallelLayout
+from megaphi.recipes import load_recipe
+from megaphi.recipes.quickstart import QUICKSTART_MODEL
+
+RUN = load_recipe("quickstart_pretrain")
+NAMES = st.text("abcdefgh", min_size=1, max_size=8)
+FLOATS = st.floats(1e-9, 1e9)
+SOURCES = st.lists(
+    st.builds(
+        Source,
+        name=NAMES,
+        weight=FLOATS,
+        paths=st.lists(NAMES, max_size=3).map(tuple),
+        unique_tokens=st.none() | st.integers(1, 10**13),
+    ),
+    max_size=5,
+).map(tuple)
+RUNS = st.builds(
+    RunConfig,
+    recipe=NAMES,
+    seed=st.integers(0, 2**63),
+    run=st.builds(
+        Progress,
+        folder=NAMES,
+        steps=st.integers(1, 10**6),
+        stop_after=st.none() | st.integers(1, 99),
+        resume=st.booleans(),
+    ),
+    layout=st.builds(ParallelLayout, tensor=st.integers(1, 8), data=st.none() | st.integers(1, 64)),
+    model=st.just(QUICKSTART_MODEL),
+    batch=st.builds(BatchShape, global_batch=st.integers(1, 9_999)),
+    mixture=st.builds(Mixture, sources=SOURCES, isolate_documents=st.booleans()),
+    optimizer=st.builds(Optimizer, learning_rate=FLOATS, eps=FLOATS),
+    precision=st.builds(NumericPrecision, parameters=st.sampled_from(["float32", "bfloat16"])),
+    recompute=st.sampled_from(["none", "selective", "full"]),
+    overlap_communication=st.booleans(),
+)
+
+
+@given(RUNS)
+@settings(max_examples=100, deadline=None)
+def test_there_and_back_through_json(run):
+    assert from_plain(RunConfig, json.loads(json.dumps(to_plain(run)))) == run
+
+
+@given(RUNS)
+@settings(max_examples=50, deadline=None)
+def test_every_leaf_can_be_said_on_the_command_line(run):
+    """Writing out every leaf of one configuration over another that has the same sources gives the first."""
+    names = [source.name for source in run.mixture.sources]
+    run = dataclasses.replace(run, mixture=Mixture(sources=run.mixture.sources if len({*names}) == len(names) else ()))
+    other = dataclasses.replace(RUN, mixture=run.mixture)
+    words = [
+        f"{path}={','.join(value) if isinstance(value, list) else value}"
+        for path, value in leaves(run)
+        if path != "mixture.sources"
+    ]
+    assert override(other, words) == run
+
+
+@pytest.mark.parametrize(
+    ("assignment", "path", "value"),
+    [
+        ("run.steps=2_000", "run.steps", 2_000),
+        ("run.steps=1e3", "run.steps", 1_000),
+        ("optimizer.learning_rate=.5", "optimizer.learning_rate", 0.5),
+        ("optimizer.learning_rate=3", "optimizer.learning_rate", 3.0),
+        ("layout.sequence_parallel=False", "layout.sequence_parallel", False),
+        ("run.stop_after=none", "run.stop_after", None),
+        ("run.folder=3", "run.folder", "3"),
+        ("run.folder=a=b", "run.folder", "a=b"),
+        ("precision.parameters=bfloat16", "precision.parameters", "bfloat16"),
+        ("mixture.sources.code.weight=0.25", "mixture.sources.code.weight", 0.25),
+        ("mixture.sources.0.weight=1", "mixture.sources.web.weight", 1.0),
+        ("mixture.sources.web.paths=a,b", "mixture.sources.web.paths", ["a", "b"]),
+    ],
+)
+def test_overrides(assignment, path, value):
+    changed = dict(leaves(override(RUN, [assignment])))
+    assert changed[path] == value
+    assert {name: old for name, old in leaves(RUN) if name != path} == {
+        name: new for name, new in changed.items() if name != path
+    }
+
+
+def test_the_last_override_wins():
+    assert override(RUN, ["run.steps=5", "seed=1", "run.steps=6"]).run.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("run.steps", r"expected field=value, got 'run\.steps'"),
+        ("run.step=5", r"unknown field 'run\.step'\. Did you mean 'run\.steps'\?"),
+        ("layuot.tensor=2", r"unknown field 'layuot\.tensor'\. Did you mean 'layout'"),
+        ("run.steps=many", r"run\.steps=many: expected a whole number"),
+        ("run.steps=1.5", r"run\.steps=1\.5: expected a whole number"),
+        ("run.steps=true", r"run\.steps=True: expected a whole number"),
+        ("run.resume=1", r"run\.resume=1: expected true or false"),
+        ("optimizer.learning_rate=fast", r"optimizer\.learning_rate=fast: expected a number"),
+        ("precision.parameters=fp8", r"precision\.parameters='fp8': expected one of float32, bfloat16"),
+        ("run.stop_after=soon", r"run\.stop_after=soon: expected a whole number or none"),
+        ("mixture.sources.cod.weight=1", r"no item 'cod', there are web, .*Did you mean 'code'\?"),
+        ("mixture.sources.code=1", r"mixture\.sources\.code is a whole section"),
+        ("seed.x=1", r"seed\.x: 'seed' is a single value and has no field 'x'"),
+    ],
+)
+def test_overrides_that_cannot_be(assignment, message):
+    with pytest.raises(InputError, match=message):
+        override(RUN, [assignment])
+
+
+def test_a_configuration_file_with_a_field_too_many_or_too_few():
+    plain = to_plain(RUN)
+    plain["optimizer"]["lr"] = 1
+    with pytest.raises(InputError, match=r"unknown field 'optimizer\.lr'"):
+        from_plain(RunConfig, plain)
+    del plain["optimizer"]["lr"], plain["run"]["steps"]
+    with pytest.raises(InputError, match=r"run: .*steps"):
+        from_plain(RunConfig, plain)
+    with pytest.raises(InputError, match="model: expected an object with fields, got 7"):
+        from_plain(RunConfig, {**to_plain(RUN), "model": 7})
+
+
+def test_differences_name_the_leaf():
+    other = override(RUN, ["layout.tensor=4", "mixture.sources.web.weight=9"])
+    assert difference(RUN, other) == [("layout.tensor", 2, 4), ("mixture.sources.web.weight", 0.15, 9.0)]
+    assert difference(to_plain(RUN), other) == difference(RUN, other)
+    assert difference({"a": 1}, {"b": 2}) == [("a", 1, None), ("b", None, 2)]
+
+
+def test_every_field_of_a_recipe_explains_itself():
+    @dataclass(frozen=True)
+    class Section:
+        plain: int = 1
+        """How much
+        of it."""
+        silent: Literal["a", "b"] = "a"
+        listed: tuple[int, ...] = field(default=(1, 2))
+        """Which."""
+
+    assert list(describe(Section())) == [
+        ("plain", 1, "How much of it."),
+        ("silent", "a", ""),
+        ("listed", (1, 2), "Which."),
+    ]
+    shown = {path: meaning for path, _, meaning in describe(RUN)}
+    assert set(shown) == {path for path, _ in leaves(RUN)}
+    assert shown["layout.virtual_pipeline"].startswith("Chunks of layers per pipeline stage")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["run.steps=0"], r"run\.steps=0: must be at least 1"),
+        (["run.keep_last=-1"], r"run\.keep_last=-1: must not be negative"),
+        (["optimizer.warmup_steps=240"], r"leaves no step after the warm-up of run\.steps=240"),
+        (["optimizer.learning_rate=0"], r"optimizer\.learning_rate=0\.0: must be positive"),
+        (["optimizer.beta2=1.5"], r"optimizer\.beta2=1\.5: must lie between 0 and 1"),
+        (["run.validation_samples=24"], r"run\.validation_samples=24 does not fill .* a multiple of 16"),
+        (
+            ["model.heads=8", "model.key_value_groups=3"],
+            r"model\.heads=8 is not a multiple of model\.key_value_groups=3",
+        ),
+        (["model.head_size=31"], r"model\.head_size=31: rotary positions need an even head size"),
+        (["model.layers=0"], r"model\.layers=0: must be at least 1"),
+        (
+            ["layout.context=2", "layout.tensor=1", "mixture.isolate_documents=true"],
+            "not available with layout.context",
+        ),
+    ],
+)
+def test_fields_that_contradict_each_other(assignments, message):
+    with pytest.raises(InputError, match=message):
+        check(override(RUN, assignments), world_size=2)
