@@ -127,8 +127,8 @@ def _show_recipe(name: str, fields: list[str]) -> list[str]:
     run = check(configuration, world_size=configuration.layout.model_ranks * (configuration.layout.data or 1))
     stages = count_parameters(run.model, run.layout, sequence_length=run.batch.sequence_length)
     needed = max(stage.total for stage in rank_memory(run, [stage.local for stage in stages]))
-    devices = torch.cuda.device_count() if torch.cuda.is_initialized() else 1
-    available = _available_bytes()
+    devices = torch.cuda.device_count()
+    available = torch.cuda.get_device_properties(0).total_memory
     print(f"recipe           {name} needs {run.layout.world_size} ranks of about {needed / 1e9:.2f} GB")
     on_cpu = torch.cuda.get_device_name() == "CPU"
     if on_cpu and needed * run.layout.world_size > available:
@@ -142,9 +142,3 @@ def _show_recipe(name: str, fields: list[str]) -> list[str]:
     if not on_cpu and run.layout.world_size > devices:
         print(f"                 this machine has {devices} GPU(s): start it on {-(-run.layout.world_size // devices)}")
     return []
-
-
-def _available_bytes() -> int:
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory

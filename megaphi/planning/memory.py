@@ -1,8 +1,10 @@
 """Bytes that each rank of a run needs, by kind.
 
 Weights, gradients and optimizer state are exact: they are counted from the real modules of every pipeline stage.
-Activations are an estimate from the tensors that one layer keeps for its backward pass (after Korthikanti et al. 2022,
-"Reducing Activation Recomputation in Large Transformer Models", with a fused attention that keeps no scores).
+Activations are an estimate: the tensors that torch keeps for the backward pass, layer by layer, as counted in a run of
+the real modules (the method of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
+Models"). Attention keeps no scores, so recomputing it (`recompute=selective`) saves next to nothing. Communication
+buffers and what the allocator loses are not in it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from megaphi.engine.run_config import RunConfig
 
 _GRADIENT_BYTES = 4  # always fp32
 _MOMENTS_BYTES = 8  # exp_avg and exp_avg_sq, fp32
+_FP32_BYTES = 4
 _MAIN_WEIGHT_BYTES = 4  # the optimizer's fp32 copy of bf16 weights
 
 
@@ -60,19 +63,35 @@ def _activation_bytes(run: RunConfig, *, stage: int, weight_bytes: int) -> int:
     if layout.virtual_pipeline > 1:
         in_flight += (layout.pipeline - 1) / layout.virtual_pipeline
     layers = model.layers // layout.pipeline
-    kept = tokens * layers * _layer_numbers_per_token(run) * weight_bytes * in_flight
-    logits = 0
+    residual = model.hidden / _residual_ways(run)
+    layer = _layer_bytes_per_token(run, weight_bytes=weight_bytes)
+    if run.recompute == "full":  # every layer's input, and one layer as a whole while it is computed again
+        kept = in_flight * layers * residual * weight_bytes + layer
+    else:
+        kept = in_flight * layers * layer
     if stage == layout.pipeline - 1:
-        logits = tokens * model.vocabulary // layout.tensor * (weight_bytes + 2 * 4)  # as computed, in fp32, softmax
-    return int(kept) + logits
+        head = residual * (2 * _FP32_BYTES + weight_bytes)  # the final norm, and the output layer's input
+        kept += head + model.vocabulary / layout.tensor * _logit_bytes(weight_bytes)
+    return int(tokens * kept)
 
 
-def _layer_numbers_per_token(run: RunConfig) -> float:
-    """Numbers that one layer keeps per token on one rank."""
-    model, layout = run.model, run.layout
-    residual = model.hidden / (layout.tensor if layout.sequence_parallel else 1)
-    if run.recompute == "full":
-        return residual
-    attention = 2 * model.query_width + 2 * model.key_value_width  # q, k, v, and the output (or what replays it)
-    feed_forward = 3 * model.feed_forward  # gate, up, and their product
-    return 4 * residual + (attention + feed_forward) / layout.tensor  # two inputs of norms, two outputs
+def _residual_ways(run: RunConfig) -> int:
+    """Ranks that share the tensors of the model's width."""
+    return run.layout.tensor if run.layout.sequence_parallel else 1
+
+
+def _layer_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
+    """What one layer keeps for its backward pass per token on one rank."""
+    model = run.model
+    # Each of the two norms keeps its input and its normalised input, both in fp32.
+    norms = 4 * model.hidden * _FP32_BYTES
+    inputs = 2 * model.hidden * weight_bytes  # of the two column-parallel matrices
+    # Queries, keys and the output, and all of the QKV product, in which the values lie.
+    attention = 3 * model.query_width + 3 * model.key_value_width
+    feed_forward = 5 * model.feed_forward  # gate and up together; silu(gate), up and their product by themselves
+    return (norms + inputs) / _residual_ways(run) + (attention + feed_forward) * weight_bytes / run.layout.tensor
+
+
+def _logit_bytes(weight_bytes: int) -> int:
+    """Logits as computed and, unless they are that already, in fp32; the softmax takes their place."""
+    return _FP32_BYTES if weight_bytes == _FP32_BYTES else weight_bytes + _FP32_BYTES

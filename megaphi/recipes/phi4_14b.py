@@ -1,8 +1,8 @@
 """Phi-4 as published: 14,659,507,200 parameters, 10T tokens, the five-source mixture of the technical report.
 
 Numbers marked (paper) are from the report (arXiv 2412.08905, section 3), (card) from the released model; the others
-are defaults where both are silent, and documented at their fields. The layout is ours: tensor 2 x pipeline 4 fits
-80 GB devices, and tensor must divide the ten key-value groups.
+are defaults where both are silent, and documented at their fields. The layout is ours: tensor 2 x pipeline 4 is
+planned to fit 80 GB devices without recomputation (`--dry-run`), and tensor must divide the ten key-value groups.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ def phi4_14b_pretrain() -> RunConfig:
         batch=BatchShape(sequence_length=4_096, global_batch=5_760, micro_batch=1),
         mixture=Mixture(sources=phi4_sources()),
         optimizer=Optimizer(learning_rate=3e-4, weight_decay=0.1, warmup_steps=2_000),
-        recompute="selective",
     )
 
 
