@@ -144,7 +144,9 @@ def main() -> None:
             *within(speeches(packages), 400_000),
         ],
     }
-    entries = [entry for name, texts in corpus.items() for entry in write_source(arguments.output, name, texts)]
+    entries = [
+        entry for name, texts in corpus.items() for entry in write_source(packages, arguments.output, name, texts)
+    ]
     write_notices(packages, arguments.output)
     write_json(arguments.output / "MANIFEST.json", {"made_by": "tools/build_corpus.py", "files": entries})
 
@@ -177,6 +179,14 @@ class Packages:
                     content = archive.extractfile(member)
                     assert content is not None
                     yield name, content.read()
+
+    def describe(self, origin: Origin) -> dict[str, str]:
+        """What the manifest says of an origin: the very package too, by name and hash."""
+        described = {"what": origin.what, "upstream": origin.upstream, "licence": origin.licence}
+        if origin.archive:
+            package = self.path(origin)
+            described |= {"package": package.name, "package_sha256": sha256_of(package)}
+        return described | ({"note": origin.note} if origin.note else {})
 
     def _archive(self, path: Path) -> tarfile.TarFile:
         if path.suffix != ".deb":
@@ -258,7 +268,7 @@ def within(texts: Iterable[Chosen], budget: int) -> list[Chosen]:
     return chosen
 
 
-def write_source(output: Path, name: str, texts: list[Text]) -> Iterator[dict[str, object]]:
+def write_source(packages: Packages, output: Path, name: str, texts: list[Text]) -> Iterator[dict[str, object]]:
     """Write the training and the held-out file of one source; yields their manifest entries."""
     for split, held_out in (("train", False), ("validation", True)):
         documents = [text for text in texts if text.is_held_out == held_out]
@@ -277,7 +287,7 @@ def write_source(output: Path, name: str, texts: list[Text]) -> Iterator[dict[st
             "compressed_bytes": path.stat().st_size,
             "sha256": sha256_of(path),
             "method": METHODS[name],
-            "origins": [describe(origin) for origin in origins],
+            "origins": [packages.describe(origin) for origin in origins],
         }
 
 
@@ -289,13 +299,6 @@ METHODS = {
     "code": "source files as they are",
     "acquired": "text files as they are; entries of the Jargon File twelve to a document",
 }
-
-
-def describe(origin: Origin) -> dict[str, str]:
-    described = {"what": origin.what, "upstream": origin.upstream, "licence": origin.licence}
-    if origin.archive:
-        described["package"] = origin.archive
-    return described | ({"note": origin.note} if origin.note else {})
 
 
 def write_notices(packages: Packages, output: Path) -> None:

@@ -99,6 +99,8 @@ class _PageReader(HTMLParser):
         attributes = {name: value or "" for name, value in attrs}
         classes = attributes.get("class", "").split()
         if tag in _VOID:
+            if tag == "br":
+                self.handle_data("\n")
             return
         if tag == "main" or attributes.get("role") == "main" or self._main_depth:
             self._main_depth += 1
