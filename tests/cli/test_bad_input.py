@@ -1,0 +1,105 @@
+"""Bad input ends with exit code 2 and one line that says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from megaphi.cli import main
+from megaphi.data.indexed_dataset import IndexedDatasetWriter
+from megaphi.tokenizer.rank_file import find_rank_file
+
+
+@pytest.fixture
+def refused(capsys, tmp_path, monkeypatch):
+    """Run a command in an empty folder; returns its one line."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        assert main([str(word) for word in words]) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        assert line.startswith("megaphi: ")
+        assert sorted(tmp_path.rglob("*")) == before, "something was written"
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["quickstart_pretrian"], "unknown recipe 'quickstart_pretrian'. Did you mean 'quickstart_pretrain'?"),
+        (["mine.py:run"], "recipe 'mine.py:run': there is no file mine.py"),
+        (["mine.py"], "name a function too, as in mine.py:my_recipe"),
+        (["quickstart_pretrain", "run.step=3"], "unknown field 'run.step'. Did you mean 'run.steps'?"),
+        (["quickstart_pretrain", "run.steps"], "expected field=value, got 'run.steps'"),
+        (["quickstart_pretrain", "--processes", "0"], "--processes 0: must be at least 1"),
+        (["quickstart_pretrain", "--processes", "3"], "3 processes cannot hold whole copies of a model"),
+        (["quickstart_pretrain", "layout.tensor=4", "--processes", "4"], "does not divide model.key_value_groups=2"),
+        (["quickstart_pretrain", "--world-size", "8"], "--world-size is for --dry-run"),
+        (["phi4_14b_pretrain", "--dry-run", "layout.pipeline=3"], "layout.pipeline=3 does not divide model.layers=40"),
+    ],
+)
+def test_train(refused, words, message):
+    assert message in refused("train", *words)
+
+
+def test_a_recipe_file_of_ones_own(refused, tmp_path):
+    (tmp_path / "mine.py").write_text("def good():\n    return 5\n")
+    assert "mine.py has no function 'god'. Did you mean 'good'?" in refused("train", "mine.py:god")
+    assert "returned int, expected a RunConfig" in refused("train", "mine.py:good")
+
+
+def test_tokenize(refused, tmp_path):
+    assert "input not found: nothing.jsonl" in refused("tokenize", "nothing.jsonl", "--output", "d")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    assert "--processes 0" in refused("tokenize", "a.jsonl", "--output", "d", "--processes", "0")
+    assert "vocabulary_size 9 is out of range" in refused("tokenize", "a.jsonl", "--output", "d", "--vocabulary", "9")
+    (tmp_path / "ranks").write_bytes(find_rank_file().read_bytes()[1:])
+    message = refused("tokenize", "a.jsonl", "--output", "d", "--ranks-file", "ranks")
+    assert "ranks is not the cl100k_base rank file: its SHA-256 is" in message
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    with IndexedDatasetWriter(tmp_path / "d", "uint16") as writer:
+        writer.add_document(np.arange(5))
+        writer.finish({"vocabulary_size": 400})
+    return tmp_path / "d"
+
+
+def test_inspect(refused, dataset, tmp_path):
+    assert "checkpoint elsewhere: no such file or folder" in refused("inspect", "elsewhere")
+    assert "--document 7: " in refused("inspect", dataset, "--document", "7")
+    (tmp_path / "d.bin").write_bytes(b"\0\0")
+    assert "d.bin is truncated" in refused("inspect", dataset)
+    (tmp_path / "d.bin").unlink()
+    assert "d.bin" in refused("inspect", dataset)
+    (tmp_path / "config.json").write_text("{")
+    assert "configuration config.json is not valid JSON" in refused("inspect", "config.json", "config.json")
+
+
+def test_generate_and_convert(refused, tmp_path):
+    for words in (
+        ["generate", "nowhere", "--prompt", "x"],
+        ["generate", "nowhere", "--prompt", "x", "--tensor", "2"],
+        ["convert", "to-huggingface", "nowhere", "out"],
+    ):
+        assert "checkpoint nowhere: no such file or folder" in refused(*words)
+    assert "--temperature -1.0: must not be negative" in refused(
+        "generate", "x", "--prompt", "x", "--temperature", "-1"
+    )
+    assert "nowhere/config.json" in refused("convert", "from-huggingface", "nowhere", "out")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert "model_type is 'llama'" in refused("convert", "from-huggingface", "hf", "out")
+
+
+def test_a_rank_that_was_started_by_a_launcher_takes_no_processes(refused, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "a rank that torchrun had started already" in refused("train", "quickstart_pretrain", "--processes", "2")
