@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from megaphi.config import from_plain
 from megaphi.conversion.weight_names import WeightPair, weight_pairs
-from megaphi.engine.checkpoint_files import CheckpointReader
+from megaphi.engine.checkpoint_files import CheckpointReader, save_tensors
 from megaphi.files import whole_folder, write_json
 from megaphi.log import progress_bar
 from megaphi.model.architecture import Architecture
@@ -70,7 +69,7 @@ def _write_weights(reader: CheckpointReader, model: Architecture, folder: Path, 
             for pair in shard:
                 tensors[pair.theirs] = pair.to_theirs(reader.whole(f"model/{pair.ours}")).contiguous()
                 bar.update()
-            save_file(tensors, folder / name, metadata={"format": "pt"})
+            save_tensors(tensors, folder / name, metadata={"format": "pt"})
             weight_map.update(dict.fromkeys(tensors, name))
     if len(shards) > 1:
         total = sum(_bytes(reader, pair) for pair in pairs)

@@ -56,7 +56,7 @@ def save_checkpoint(model: TrainingModel, state: dict[str, Any]) -> Path:
         write_json(partial / "index.json", build_index([entry for part in gathered for entry in part]))
         publish_folder(partial, folder)
         write_text(folder.parent / "latest", folder.name + "\n")
-        _delete_old(folder.parent, keep=model.run.run.keep_last)
+        _delete_old(folder, keep=model.run.run.keep_last)
 
     agreed(world, complete)
     return folder
@@ -72,12 +72,16 @@ def _empty_folder(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _delete_old(folder: Path, *, keep: int) -> None:
-    """Keep the newest `keep` checkpoints (0: all), and drop what interrupted saves left behind."""
-    found = sorted(path for path in folder.iterdir() if re.fullmatch(r"step_\d{8}", path.name))
-    for path in found[:-keep] if keep else []:
+def _delete_old(newest: Path, *, keep: int) -> None:
+    """Keep `newest` and the `keep` - 1 before it (0: all), and drop what interrupted saves left behind.
+
+    Checkpoints of later steps stay: they are of a run that went back, and not ours to judge.
+    """
+    found = sorted(path for path in newest.parent.iterdir() if re.fullmatch(r"step_\d{8}", path.name))
+    earlier = [path for path in found if path.name <= newest.name]
+    for path in earlier[:-keep] if keep else []:
         shutil.rmtree(path)
-    for path in folder.glob(".step_*"):
+    for path in newest.parent.glob(".step_*"):
         shutil.rmtree(path)
 
 

@@ -91,16 +91,20 @@ class Piece:
 def write_pieces(folder: Path, pieces: list[Piece], *, rank: int) -> list[dict[str, Any]]:
     """Write one rank's file, forced to disk; returns the entries for the index."""
     file = f"rank_{rank:05d}.safetensors"
-    values = {piece.key: piece.values.detach().cpu().contiguous() for piece in pieces}
-    with explain_write_errors(folder):
-        try:
-            save_file(values, folder / file)
-        except SafetensorError as error:
-            raise _as_system_error(error) from None
-        with open(folder / file, "rb+") as handle:
-            os.fsync(handle.fileno())
+    save_tensors({piece.key: piece.values.detach().cpu().contiguous() for piece in pieces}, folder / file)
     size = (folder / file).stat().st_size
     return [piece.entry(file) | {"file_bytes": size} for piece in pieces]
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file and force it to disk; `InputError` where the disk is full or closed."""
+    with explain_write_errors(path):
+        try:
+            save_file(tensors, path, metadata=metadata)
+        except SafetensorError as error:
+            raise _as_system_error(error) from None
+        with open(path, "rb+") as handle:
+            os.fsync(handle.fileno())
 
 
 def _as_system_error(error: SafetensorError) -> Exception:

@@ -7,7 +7,10 @@ that do not divide the width. Checkpoints come from training steps under several
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -178,6 +181,23 @@ def test_a_truncated_weight_file_is_one_error(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="damaged or truncated"):
         from_huggingface(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("direction", ["to-huggingface", "from-huggingface"])
+def test_a_full_disk_is_one_message_and_leaves_nothing(direction: str, tmp_path: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    original = transformers_folder(tmp_path / "original")
+    source = original if direction == "from-huggingface" else from_huggingface(original, tmp_path / "checkpoint")
+    before = sorted(tmp_path.iterdir())
+    command = [sys.executable, "-m", "megaphi", "convert", direction, str(source), str(tmp_path / "out")]
+    result = subprocess.run(command, preexec_fn=small_files, capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert "cannot write" in result.stderr
+    assert "larger than this process may write" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from megaphi.parallel.layout import ParallelLayout
 from tests.engine.isolation_runs import losses_of_packed_and_separate_documents
 from tests.gloo_world import run_in_world
 
+LAYOUTS = [ParallelLayout(), ParallelLayout(tensor=2, sequence_parallel=True), ParallelLayout(pipeline=2)]
 
-@pytest.mark.parametrize("layout", [ParallelLayout(), ParallelLayout(tensor=2, sequence_parallel=True)], ids=str)
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_isolated_documents_do_not_see_each_other(layout: ParallelLayout) -> None:
     task = partial(losses_of_packed_and_separate_documents, layout)
     for isolated, separate, crossing in run_in_world(task, processes=layout.model_ranks):

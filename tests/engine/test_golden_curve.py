@@ -29,9 +29,11 @@ LAYOUTS = {
     "tensor 2, sequence parallel": {"tensor": 2, "sequence_parallel": True},
     "pipeline 2": {"pipeline": 2},
     "pipeline 2, virtual 2": {"pipeline": 2, "virtual_pipeline": 2},
+    "pipeline 4": {"pipeline": 4},
     "data 2": {"data": 2},
     "context 2": {"context": 2},
     "tensor 2 x pipeline 2": {"tensor": 2, "pipeline": 2, "sequence_parallel": True},
+    "tensor 2 x context 2": {"tensor": 2, "context": 2, "sequence_parallel": True},
     "tensor 2 x data 2": {"tensor": 2, "data": 2},
     "pipeline 2 x data 2, virtual 2": {"pipeline": 2, "data": 2, "virtual_pipeline": 2},
 }
@@ -56,8 +58,9 @@ def test_every_layout_follows_the_golden_curve(name: str) -> None:
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_recomputing_activations_changes_nothing(recompute: str) -> None:
-    assert_golden(curve_of(ParallelLayout(), recompute=recompute))
+@pytest.mark.parametrize("name", ["one process", "tensor 2 x pipeline 2"])
+def test_recomputing_activations_changes_nothing(name: str, recompute: str) -> None:
+    assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), recompute=recompute))
 
 
 def test_the_curve_goes_down() -> None:

@@ -139,6 +139,24 @@ def test_a_killed_run_continues_from_its_last_checkpoint(train: Any, tmp_path: P
     assert [record["step"] for record in records(tmp_path)] == list(range(1, 31))
 
 
+def test_going_back_keeps_the_new_checkpoint_and_the_later_ones(train: Any, tmp_path: Path) -> None:
+    """`latest` is set back by hand to step 10 of 30: what follows must not be taken for old."""
+    assert finish(train("run.stop_after=30"))[0] == 0
+    folder = tmp_path / "run/checkpoints"
+    assert _steps(folder) == [10, 20, 30]
+    (folder / "latest").write_text("step_00000010\n")
+    code, errors = finish(train("run.stop_after=15", "run.keep_last=1"))
+    assert code == 0, errors
+    assert "from step 10" in errors
+    assert _steps(folder) == [15, 20, 30]
+    assert (folder / "latest").read_text() == "step_00000015\n"
+    assert [record["step"] for record in records(tmp_path)] == list(range(1, 16))
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+
+
 def test_a_full_disk_is_one_message_and_no_half_checkpoint(train: Any, tmp_path: Path) -> None:
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
