@@ -78,18 +78,25 @@ def train(
     world = start_world(run.layout, seed=run.seed)
     model = build_training_model(run, world)
     first = 0 if load is None else load_checkpoint(model, load)["step"]
-    losses, norms = [], []
+    losses, norms, tokens = [], [], []
     for step in range(first, first + steps):
         batches = step_batches(run, step=step, replica=world.replica, replicas=world.replicas)
         rate = learning_rate(step + 1, run.optimizer, steps=run.run.steps)
         result = train_step(model, batches, learning_rate=rate)
         losses.append(result.loss)
         norms.append(result.gradient_norm)
+        tokens.append(result.trained_tokens)
         if step + 1 == pause_after:
             evaluate(model, step_batches(run, step=99, replica=world.replica, replicas=world.replicas))
             save_checkpoint(model, {"step": step + 1})
     folder = str(save_checkpoint(model, {"step": first + steps})) if save else None
-    return {"losses": losses, "norms": norms, "weights": weights_digest(model), "checkpoint": folder}
+    return {
+        "losses": losses,
+        "norms": norms,
+        "tokens": tokens,
+        "weights": weights_digest(model),
+        "checkpoint": folder,
+    }
 
 
 def weights_digest(model: object) -> str:

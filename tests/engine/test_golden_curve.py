@@ -22,6 +22,8 @@ from tests.gloo_world import run_in_world
 
 CURVE = Path(__file__).parent.parent / "golden" / "tiny_pretrain.txt"
 STEPS = 20
+TRAINED_TOKENS = [8 * 32 - sum(number % 5 for number in range(8 * step, 8 * step + 8)) for step in range(STEPS)]
+"""Of eight sequences of 32: number n has its first n mod 5 tokens masked (`layout_runs.py`)."""
 
 LAYOUTS = {
     "one process": {},
@@ -50,6 +52,7 @@ def assert_golden(results: list[dict[str, list[float]]]) -> None:
     for result in results:
         found = np.stack((result["losses"], result["norms"]), axis=1)
         np.testing.assert_allclose(found, golden, rtol=0, atol=1e-5)
+        assert result["tokens"] == TRAINED_TOKENS
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
