@@ -73,6 +73,13 @@ def test_a_longer_run_begins_like_a_shorter_one(weights):
     assert np.array_equal(short, long)
 
 
+def test_which_form_a_blend_takes_is_part_of_the_order():
+    assert Blend([1, (1 << 20) - 1]).horizon is None
+    assert Blend([1, 1 << 20]).horizon == 1 << 48
+    assert Blend([1, 1 << 20], total_samples=1 << 20).horizon is None
+    assert Blend([1, 1 << 20], total_samples=(1 << 20) + 1).horizon == (1 << 20) + 1
+
+
 def test_a_source_of_next_to_no_weight_is_served_at_most_once():
     counts = Blend([1.0, 1e-18, 1e18], total_samples=10_000).counts(10_000)
     assert counts.sum() == 10_000

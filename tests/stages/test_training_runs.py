@@ -168,6 +168,13 @@ def test_a_full_disk_is_one_message_and_no_half_checkpoint(train: Any, tmp_path:
     assert not list((tmp_path / "run/checkpoints").glob("step_*"))
 
 
+def test_a_run_that_diverges_ends_without_saving(train: Any, tmp_path: Path) -> None:
+    code, errors = finish(train("--processes", "2", "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"))
+    assert code == 1
+    assert "the run has diverged and was ended without saving" in message(errors)
+    assert not (tmp_path / "run/checkpoints/latest").exists()
+
+
 def test_another_architecture_is_refused(train: Any) -> None:
     assert finish(train("run.stop_after=2"))[0] == 0
     code, errors = finish(train("model.feed_forward=64"))
