@@ -16,12 +16,13 @@ from torch import Tensor
 from megaphi.config import from_plain
 from megaphi.conversion.weight_names import WeightPair, weight_pairs
 from megaphi.engine.checkpoint_files import CheckpointReader, save_tensors
+from megaphi.errors import InputError
 from megaphi.files import whole_folder, write_json
-from megaphi.log import progress_bar
+from megaphi.log import logger, progress_bar
 from megaphi.model.architecture import Architecture
 from megaphi.tokenizer.huggingface import export_tokenizer
-from megaphi.tokenizer.phi4 import load_tokenizer
-from megaphi.tokenizer.special_tokens import special_token_ids
+from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
+from megaphi.tokenizer.special_tokens import FULL_VOCABULARY_SIZE, special_token_ids
 
 SHARD_BYTES = 5_000_000_000
 DEFAULT_CONTEXT = 4_096
@@ -41,14 +42,31 @@ def to_huggingface(
     reader = CheckpointReader(checkpoint)
     model = architecture_of(reader)
     context = reader.config.get("batch", {}).get("sequence_length", DEFAULT_CONTEXT)
+    exported = _tokenizer_of(reader, model) if tokenizer else None
     with whole_folder(out) as folder:
         _write_weights(reader, model, folder, shard_bytes=shard_bytes)
         dtype = reader.tensors["model/output_layer.weight"]["dtype"]
         write_json(folder / "config.json", huggingface_config(model, dtype=dtype, context=context))
         write_json(folder / "generation_config.json", _generation_config(model))
-        if tokenizer:
-            export_tokenizer(load_tokenizer(model.vocabulary), folder, model_max_length=context)
+        if exported is not None:
+            export_tokenizer(exported, folder, model_max_length=context)
     return Path(out)
+
+
+def _tokenizer_of(reader: CheckpointReader, model: Architecture) -> Phi4Tokenizer:
+    """Phi-4's tokenizer, cut to the model's vocabulary; an imported model of another size may have had its own."""
+    if "imported_from" in reader.state and model.vocabulary != FULL_VOCABULARY_SIZE:
+        logger.warning(
+            "%s was imported from %r: writing Phi-4's tokenizer cut to %d tokens; if the model was trained with "
+            "another one, leave it out (--no-tokenizer) and copy the original's files",
+            reader.folder,
+            reader.state["imported_from"],
+            model.vocabulary,
+        )
+    try:
+        return load_tokenizer(model.vocabulary)
+    except InputError as error:
+        raise InputError(f"{error} (--no-tokenizer exports the weights alone)") from None
 
 
 def architecture_of(reader: CheckpointReader) -> Architecture:

@@ -5,7 +5,7 @@ devices, streams, events, memory statistics, random state, old-style types, and 
 No Megatron module is patched. It runs just before the first import of megatron (megaphi/__init__.py sees to that), and
 does nothing where a GPU exists.
 
-Each patch and its reason (torch 2.10 to 2.13, megatron-core 0.16):
+Each patch and its reason (run with torch 2.13, megatron-core 0.16.1 and 0.19.2):
 - `current_device()` returns a torch.device: it is passed as `device=` in 175 places;
 - `manual_seed` goes to the default generator itself: `torch.manual_seed` calls `cuda.manual_seed_all`, in a circle;
 - `Tensor.type()` says "torch.cuda.FloatTensor": Megatron's optimizer and gradient clipping compare these strings;

@@ -98,7 +98,7 @@ def transformers_folder(folder: Path, *, dtype: torch.dtype = torch.float32, **c
         "num_attention_heads": 6, "num_key_value_heads": 3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     torch.manual_seed(0)
-    Phi3ForCausalLM(Phi3Config(**shape, **changes)).to(dtype).save_pretrained(folder)
+    Phi3ForCausalLM(Phi3Config(**(shape | changes))).to(dtype).save_pretrained(folder)
     return folder
 
 
@@ -108,6 +108,16 @@ def test_an_imported_model_computes_the_same(tmp_path: Path) -> None:
     tokens_BS = np.random.default_rng(1).integers(352, size=(3, 20))
     (ours,) = run_in_world(partial(logits, str(tmp_path / "checkpoint"), ParallelLayout(), tokens_BS), processes=1)
     np.testing.assert_allclose(ours, transformers_logits(original, tokens_BS), rtol=0, atol=1e-5)
+
+
+def test_an_imported_model_may_have_had_another_tokenizer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from_huggingface(transformers_folder(tmp_path / "original"), tmp_path / "checkpoint")
+    to_huggingface(tmp_path / "checkpoint", tmp_path / "out")
+    assert "imported from 'original': writing Phi-4's tokenizer cut to 352 tokens" in caplog.text
+    from_huggingface(transformers_folder(tmp_path / "small", vocab_size=300), tmp_path / "small_checkpoint")
+    with pytest.raises(InputError, match=r"300 is out of range.*--no-tokenizer exports the weights alone"):
+        to_huggingface(tmp_path / "small_checkpoint", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_sharded_files_hold_the_same_weights(tmp_path: Path) -> None:
