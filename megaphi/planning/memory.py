@@ -13,10 +13,7 @@ from dataclasses import dataclass
 
 from megaphi.engine.run_config import RunConfig
 
-_GRADIENT_BYTES = 4  # always fp32
-_MOMENTS_BYTES = 8  # exp_avg and exp_avg_sq, fp32
 _FP32_BYTES = 4
-_MAIN_WEIGHT_BYTES = 4  # the optimizer's fp32 copy of bf16 weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +27,7 @@ class RankMemory:
     optimizer: int
     """Its share: the distributed optimizer cuts the state over replicas and context ranks."""
     activations: int
-    """Estimate."""
+    """Estimate of the most that is kept at any time of a step."""
 
     @property
     def total(self) -> int:
@@ -40,14 +37,14 @@ class RankMemory:
 def rank_memory(run: RunConfig, stage_parameters: list[int]) -> list[RankMemory]:
     """One entry per pipeline stage, from the parameters that a rank of each holds; `run.layout` must be complete."""
     weight_bytes = 2 if run.precision.parameters == "bfloat16" else 4
-    state_bytes = _MOMENTS_BYTES + (_MAIN_WEIGHT_BYTES if weight_bytes == 2 else 0)
+    states = 3 if run.precision.parameters == "bfloat16" else 2  # two moments, and the main copy of bf16 weights
     sharing_ranks = run.layout.world_size // (run.layout.tensor * run.layout.pipeline)
     return [
         RankMemory(
             parameters=parameters,
             weights=parameters * weight_bytes,
-            gradients=parameters * _GRADIENT_BYTES,
-            optimizer=-(-parameters // sharing_ranks) * state_bytes,
+            gradients=parameters * _FP32_BYTES,
+            optimizer=-(-parameters // sharing_ranks) * states * _FP32_BYTES,
             activations=_activation_bytes(run, stage=stage, weight_bytes=weight_bytes),
         )
         for stage, parameters in enumerate(stage_parameters)
@@ -65,14 +62,10 @@ def _activation_bytes(run: RunConfig, *, stage: int, weight_bytes: int) -> int:
     layers = model.layers // layout.pipeline
     residual = model.hidden / _residual_ways(run)
     layer = _layer_bytes_per_token(run, weight_bytes=weight_bytes)
-    if run.recompute == "full":  # every layer's input, and one layer as a whole while it is computed again
-        kept = in_flight * layers * residual * weight_bytes + layer
-    else:
-        kept = in_flight * layers * layer
-    if stage == layout.pipeline - 1:
-        head = residual * (2 * _FP32_BYTES + weight_bytes)  # the final norm, and the output layer's input
-        kept += head + model.vocabulary / layout.tensor * _logit_bytes(weight_bytes)
-    return int(tokens * kept)
+    head = _head_bytes_per_token(run, weight_bytes=weight_bytes) if stage == layout.pipeline - 1 else 0
+    if run.recompute == "full":  # every layer's input, and then the head or one layer that is computed again
+        return int(tokens * (in_flight * layers * residual * weight_bytes + max(head, layer)))
+    return int(tokens * (in_flight * layers * layer + head))
 
 
 def _residual_ways(run: RunConfig) -> int:
@@ -92,6 +85,11 @@ def _layer_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
     return (norms + inputs) / _residual_ways(run) + (attention + feed_forward) * weight_bytes / run.layout.tensor
 
 
-def _logit_bytes(weight_bytes: int) -> int:
-    """Logits as computed and, unless they are that already, in fp32; the softmax takes their place."""
-    return _FP32_BYTES if weight_bytes == _FP32_BYTES else weight_bytes + _FP32_BYTES
+def _head_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
+    """What the end of the model holds per token: the final norm, the output layer's input, and the logits.
+
+    Logits count as computed and, unless they are that already, in fp32; the softmax takes the latter's place.
+    """
+    logit_bytes = _FP32_BYTES if weight_bytes == _FP32_BYTES else weight_bytes + _FP32_BYTES
+    norm_and_input = run.model.hidden / _residual_ways(run) * (2 * _FP32_BYTES + weight_bytes)
+    return norm_and_input + run.model.vocabulary / run.layout.tensor * logit_bytes

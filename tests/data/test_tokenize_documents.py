@@ -19,6 +19,7 @@ from megaphi.data.tokenize_documents import tokenize_documents
 from megaphi.errors import InputError
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.data import order_reference as reference
+from tests.processes import children_of, is_running
 from tests.test_house import ROOT
 from tests.tokenizer.official import official_cl100k
 
@@ -132,7 +133,7 @@ def test_a_killed_run_continues_with_its_finished_shards(tmp_path):
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        children = descendants(process.pid)
+        children = children_of(process.pid)
         process.send_signal(signal.SIGKILL)
     assert children, "it had no workers"
     while any(is_running(child) for child in children):
@@ -146,19 +147,6 @@ def test_a_killed_run_continues_with_its_finished_shards(tmp_path):
     for ending in (".bin", ".idx", ".json"):
         ours, alone = tmp_path / f"killed{ending}", tmp_path / f"alone{ending}"
         assert ours.read_bytes() == alone.read_bytes()
-
-
-def descendants(pid):
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as file:
-        return [int(child) for child in file.read().split()]
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("processes", [1, 2])

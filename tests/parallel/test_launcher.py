@@ -12,6 +12,7 @@ import pytest
 
 from megaphi.errors import InputError
 from megaphi.parallel.launcher import detect, export, first_node, free_port, start_processes
+from tests.processes import is_running
 from tests.test_house import ROOT
 
 OPEN_MPI = {
@@ -108,13 +109,6 @@ def start(tmp_path: Path, body: str, *, processes: int = 3, grace_seconds: float
     return start_processes(
         [sys.executable, "-c", RANK + body, str(tmp_path)], processes=processes, grace_seconds=grace_seconds
     )
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
 
 
 def pids(tmp_path: Path) -> list[int]:

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from megaphi.data.tokenize_documents import tokenize_documents
+from tests.processes import children_of
 
 RECIPE = f"{Path(__file__).parent / 'tiny_recipe.py'}:tiny"
 CORPUS = Path(__file__).parents[2] / "examples" / "corpus"
@@ -113,19 +114,14 @@ def _trained(folder: Path) -> list[tuple[Any, ...]]:
 def test_a_rank_that_dies_ends_the_job(train: Any, tmp_path: Path) -> None:
     job = train("--processes", "2", "layout.tensor=2", "run.steps=100000")
     wait_for_step(tmp_path, 2)
-    victim = _children(job.pid)[1]
+    victim = children_of(job.pid)[1]
     killed_at = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     code, errors = finish(job)
     assert time.monotonic() - killed_at < 60
     assert code == 1
     assert "was killed by SIGKILL" in errors
-    assert _children(job.pid) == []
-
-
-def _children(pid: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(line) for line in found.split()]
+    assert children_of(job.pid) == []
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint(train: Any, tmp_path: Path) -> None:
