@@ -133,7 +133,7 @@ def test_a_killed_run_continues_with_its_finished_shards(tmp_path):
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        children = children_of(process.pid)
+        children = [child for child in children_of(process.pid) if is_running(child)]
         process.send_signal(signal.SIGKILL)
     assert children, "it had no workers"
     while any(is_running(child) for child in children):

@@ -154,6 +154,7 @@ def test_signals_reach_every_rank_and_a_killed_launcher_leaves_none(tmp_path, nu
         while len(list(tmp_path.glob("ready_*"))) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        assert all(map(is_running, pids(tmp_path)))
         job.send_signal(number)
         assert job.wait(30) == code
     while any(map(is_running, pids(tmp_path))):
