@@ -3,7 +3,7 @@
 Read the packages from the lowest row up and they tell the story: text becomes tokens (`tokenizer`, `data`), tokens
 become weights (`model`, `engine`, `stages`), weights become answers (`generation`, `evaluation`). Importing this
 package imports neither torch nor Megatron; but when Megatron is imported after it, the machine is made ready first
-(`parallel/cpu_emulation.py`), because on a host without a GPU it would be too late afterwards.
+(`parallel/cpu_emulation.py`, `parallel/optional_packages.py`), because afterwards it would be too late.
 """
 
 import sys
@@ -18,9 +18,10 @@ class _BeforeMegatron(MetaPathFinder):
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname == "megatron.core":
             sys.meta_path.remove(self)
-            from megaphi.parallel import cpu_emulation
+            from megaphi.parallel import cpu_emulation, optional_packages
 
             cpu_emulation.install()
+            optional_packages.hide_broken()
 
 
 if "megatron.core" not in sys.modules:

@@ -24,7 +24,7 @@ from torch import Tensor
 from megaphi.data.batch import Batch
 from megaphi.engine.optimizer import set_rates
 from megaphi.engine.training_model import TrainingModel, whole_parameters
-from megaphi.model.attention import document_mask
+from megaphi.model.attention import document_boundaries
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +82,13 @@ def _forward_step(device: torch.device) -> Callable[..., Any]:
     def forward_step(batches: Iterator[Batch], chunk: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
         batch = next(batches)
         tokens_BS = _local(batch.tokens_BS, device)
-        mask = None
+        boundaries = None
         if batch.document_ids_BS is not None:
-            mask = document_mask(_local(batch.document_ids_BS, device))
+            boundaries = torch.from_numpy(document_boundaries(batch.document_ids_BS)).to(device, non_blocking=True)
         output = chunk(
             input_ids=tokens_BS,
             position_ids=_positions(batch.tokens_BS, device),
-            attention_mask=mask,
+            attention_mask=boundaries,
             labels=_local(batch.labels_BS, device),
         )
         return output, partial(_summed_loss, _local(batch.loss_mask_BS, device))

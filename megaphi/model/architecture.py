@@ -8,13 +8,14 @@ here: planners and the command line read this file without paying for an import.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from megaphi.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """Sizes of one model (config section `model`)."""
+    """Sizes of one model, and the code that computes it (config section `model`)."""
 
     layers: int
     hidden: int
@@ -31,6 +32,12 @@ class Architecture:
     """10,000 in pretraining (default), 250,000 from mid-training on (paper)."""
     initial_std: float = 0.02
     """Standard deviation of the initial weights (default; the paper is silent)."""
+    kernels: Literal["fused", "reference", "transformer_engine"] = "fused"
+    """fused: our kernels, or PyTorch where one is missing; reference: plain PyTorch; transformer_engine: NVIDIA's."""
+    attention: Literal["sdpa", "softmax"] = "sdpa"
+    """sdpa: torch's fused attention, scores never exist; softmax: by its definition, with scores, through our softmax."""
+    loss_chunk_tokens: int = 0
+    """Tokens whose logits exist at a time, the output layer being computed twice; 0: all of a micro-batch (fused only)."""
 
     def check(self) -> None:
         """Refuse shapes that cannot be built, naming the field."""
@@ -42,8 +49,19 @@ class Architecture:
                 f"model.heads={self.heads} is not a multiple of model.key_value_groups={self.key_value_groups}: "
                 "every key-value group must serve the same number of query heads"
             )
+        self._check_kernels()
         if self.head_size % 2:
             raise InputError(f"model.head_size={self.head_size}: rotary positions need an even head size")
+
+    def _check_kernels(self) -> None:
+        if self.loss_chunk_tokens < 0:
+            raise InputError(f"model.loss_chunk_tokens={self.loss_chunk_tokens}: must not be negative")
+        if self.loss_chunk_tokens and self.kernels != "fused":
+            raise InputError(
+                f"model.loss_chunk_tokens={self.loss_chunk_tokens} needs model.kernels=fused, not {self.kernels}"
+            )
+        if self.attention != "sdpa" and self.kernels == "transformer_engine":
+            raise InputError("model.attention=softmax needs model.kernels=fused or reference")
 
     @property
     def query_width(self) -> int:

@@ -1,24 +1,34 @@
-"""Attention behind Megatron's core-attention slot, on torch's `scaled_dot_product_attention`.
+"""Attention behind Megatron's core-attention slot, on torch's `scaled_dot_product_attention` or on our softmax.
 
-Grouped-query attention without repeating keys; causal by default; an attention mask from the caller (True = hidden,
-Megatron's convention) isolates documents inside a window. Under context parallelism every rank holds two chunks of
-the sequence, r and 2n-1-r, so that all ranks do the same work: keys and values are gathered over the group, put back
-in order, and each local chunk attends to the keys before it. Megatron's own local attention refuses that.
+Grouped-query attention without repeating keys, causal. Documents in one window are isolated by attending to each by
+itself: what Megatron passes as the attention mask is, here, a list of document boundaries, so that no [S, S] mask
+exists and no work is spent on it. Under context parallelism every rank holds two chunks of the sequence, r and 2n-1-r,
+so that all ranks do the same work: keys and values are gathered over the group, put back in order, and each local
+chunk attends to the keys before it. Megatron's own local attention refuses that.
 
-Legend: S sequence, B batch, H query heads, G key-value groups, K head size.
+Legend: S sequence, B batch, H query heads, G key-value groups, R = H / G, K head size, T = B S tokens.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.attention.varlen as varlen
 import torch.nn.functional as functional
 from megatron.core import parallel_state
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
+from numpy.typing import NDArray
 from torch import Tensor
+
+from megaphi.kernels.softmax import causal_softmax, masked_softmax
+
+# Flash attention over documents of any lengths, on a GPU; older versions of torch cannot group queries there.
+_VARLEN_GROUPS = {"enable_gqa", "window_size"} <= set(inspect.signature(varlen.varlen_attn).parameters)
 
 
 class ScaledDotProductAttention(MegatronModule):
@@ -52,16 +62,24 @@ class ScaledDotProductAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: Any = None,
     ) -> Tensor:
-        """query `[S, B, H, K]`, key and value `[S, B, G, K]` -> context `[S, B, H * K]`."""
+        """query `[S, B, H, K]`, key and value `[S, B, G, K]` -> context `[S, B, H * K]`.
+
+        `attention_mask` is None, or the boundaries of documents that must not see each other (`document_boundaries`).
+        """
         if attention_bias is not None or packed_seq_params is not None:
-            raise ValueError("this attention takes a mask, neither a bias nor packed sequence parameters")
+            raise ValueError("this attention takes document boundaries, no bias and no packed sequence parameters")
         if self.context_group.size() > 1:
             if attention_mask is not None:
                 raise ValueError("document isolation is not available under context parallelism")
             return self._across_ranks(query, key, value)
-        return self._attend(query, key, value, _visible(query, key, attention_mask))
+        if attention_mask is not None:
+            return self._within_documents(query, key, value, attention_mask)
+        queries, keys = query.shape[0], key.shape[0]
+        visible = None if queries == keys else _causal(queries, keys, device=query.device)
+        return self._attend(query, key, value, visible)
 
     def _attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, visible: Tensor | None) -> Tensor:
+        """`visible` [queries, keys] is True where a query may look; None means plain causal attention."""
         query_BHSK, key_BGSK, value_BGSK = (part.permute(1, 2, 0, 3) for part in (query_SBHK, key_SBGK, value_SBGK))
         context_BHSK = functional.scaled_dot_product_attention(
             query_BHSK,
@@ -73,6 +91,36 @@ class ScaledDotProductAttention(MegatronModule):
             enable_gqa=query_BHSK.shape[1] != key_BGSK.shape[1],
         )
         return context_BHSK.permute(2, 0, 1, 3).flatten(2)
+
+    def _within_documents(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, boundaries: Tensor) -> Tensor:
+        parts = (query_SBHK, key_SBGK, value_SBGK)
+        if _VARLEN_GROUPS and query_SBHK.is_cuda and query_SBHK.dtype != torch.float32:
+            return self._flash_within_documents(parts, boundaries)
+        sequence, context = query_SBHK.shape[0], []
+        ends = boundaries.tolist()
+        for start, end in zip(ends, ends[1:], strict=False):
+            row, first, last = start // sequence, start % sequence, (end - 1) % sequence + 1
+            context.append(self._attend(*(part[first:last, row : row + 1] for part in parts), None))
+        rows_TBD = torch.cat(context)  # one row after the other
+        return rows_TBD.view(query_SBHK.shape[1], sequence, -1).transpose(0, 1)
+
+    def _flash_within_documents(self, parts: tuple[Tensor, ...], boundaries: Tensor) -> Tensor:
+        sequence, batch = parts[0].shape[:2]
+        query_THK, key_TGK, value_TGK = (part.transpose(0, 1).flatten(0, 1) for part in parts)
+        context_THK = varlen.varlen_attn(
+            query_THK,
+            key_TGK,
+            value_TGK,
+            boundaries,
+            boundaries,
+            sequence,
+            sequence,
+            scale=self.softmax_scale,
+            window_size=(-1, 0),  # causal
+            enable_gqa=query_THK.shape[1] != key_TGK.shape[1],
+        )
+        assert isinstance(context_THK, Tensor)
+        return context_THK.view(batch, sequence, -1).transpose(0, 1)
 
     def _across_ranks(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor) -> Tensor:
         """Each of the two local chunks attends to all keys up to its own end."""
@@ -88,14 +136,22 @@ class ScaledDotProductAttention(MegatronModule):
         return torch.cat(contexts)
 
 
-def _visible(query_SBHK: Tensor, key_SBGK: Tensor, hidden: Tensor | None) -> Tensor | None:
-    """The mask for torch (True = visible), or None where plain causal attention says it all."""
-    if hidden is not None:
-        return ~hidden
-    queries, keys = query_SBHK.shape[0], key_SBGK.shape[0]
-    if queries == keys:
-        return None
-    return _causal(queries, keys, device=query_SBHK.device)
+class SoftmaxAttention(ScaledDotProductAttention):
+    """The same by its definition, scores and all, through the fused softmax: a check, and a place for other masks."""
+
+    def _attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, visible: Tensor | None) -> Tensor:
+        sequence, batch, heads, head_size = query_SBHK.shape
+        groups = key_SBGK.shape[2]
+        scale = head_size**-0.5 if self.softmax_scale is None else self.softmax_scale
+        query_BGRSK = query_SBHK.unflatten(2, (groups, -1)).permute(1, 2, 3, 0, 4)
+        key_BG1SK, value_BG1SK = (part.permute(1, 2, 0, 3).unsqueeze(2) for part in (key_SBGK, value_SBGK))
+        scores_BHQK = (query_BGRSK @ key_BG1SK.transpose(-1, -2)).flatten(1, 2)
+        if visible is None:
+            weights_BHQK = causal_softmax(scores_BHQK, scale)
+        else:
+            weights_BHQK = masked_softmax(scores_BHQK, ~visible[None, None], scale)
+        context_BGRSK = weights_BHQK.unflatten(1, (groups, -1)) @ value_BG1SK
+        return context_BGRSK.permute(3, 0, 1, 2, 4).reshape(sequence, batch, heads * head_size)
 
 
 def _causal(queries: int, keys: int, *, device: torch.device) -> Tensor:
@@ -129,8 +185,8 @@ class _GatherSequence(torch.autograd.Function):
         return local, None
 
 
-def document_mask(document_ids_BS: Tensor) -> Tensor:
-    """`[B, 1, S, S]`, True where a query must not look: a later position, or another document."""
-    same = document_ids_BS[:, None, :, None] == document_ids_BS[:, None, None, :]
-    sequence = document_ids_BS.shape[1]
-    return ~(same & _causal(sequence, sequence, device=document_ids_BS.device))
+def document_boundaries(document_ids_BS: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Where documents start among the B S tokens, row after row, and B S at the end; every row starts one."""
+    starts_BS = np.ones(document_ids_BS.shape, dtype=bool)
+    starts_BS[:, 1:] = document_ids_BS[:, 1:] != document_ids_BS[:, :-1]
+    return np.append(np.flatnonzero(starts_BS), starts_BS.size).astype(np.int32)

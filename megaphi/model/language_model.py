@@ -7,6 +7,8 @@ the meta device, over a process group that is never used, so that the 14B layout
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 
 from megaphi.model.architecture import Architecture
+from megaphi.model.fused_model import FusedModel
 from megaphi.model.initialize import initialize_weights
 from megaphi.model.layer_spec import block_spec
 from megaphi.model.megatron_config import Precision, Recompute, transformer_config
@@ -52,22 +55,33 @@ def _chunks(
     chunks = []
     for stage in range(layout.virtual_pipeline):
         virtual_stage = stage if layout.virtual_pipeline > 1 else None
-        chunk = GPTModel(
+        chunk = _model_class(architecture)(
             config=config,
-            transformer_layer_spec=block_spec(config, virtual_stage=virtual_stage),  # pyright: ignore[reportArgumentType]
+            transformer_layer_spec=block_spec(config, architecture, virtual_stage=virtual_stage),
             vocab_size=architecture.vocabulary,
             max_sequence_length=sequence_length,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual_stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=virtual_stage),
             parallel_output=True,
             share_embeddings_and_output_weights=False,
-            position_embedding_type="rope",
-            rotary_percent=1.0,
-            rotary_base=architecture.rotary_base,  # pyright: ignore[reportArgumentType]
             vp_stage=virtual_stage,
         )
         chunks.append(chunk)
     return chunks
+
+
+def _model_class(architecture: Architecture) -> Callable[..., GPTModel]:
+    """Megatron's own model, or ours on fused kernels."""
+    if architecture.kernels == "fused":
+        return partial(
+            FusedModel, rotary_base=architecture.rotary_base, loss_chunk_tokens=architecture.loss_chunk_tokens
+        )
+    return partial(
+        GPTModel,
+        position_embedding_type="rope",
+        rotary_percent=1.0,
+        rotary_base=architecture.rotary_base,  # pyright: ignore[reportArgumentType]
+    )
 
 
 class StageParameters(NamedTuple):

@@ -1,14 +1,13 @@
-"""Phi-4's decoder block as a Megatron layer spec.
+"""Phi-4's decoder block as a Megatron layer spec, in one of three ways (`model.kernels`).
 
-Megatron's `TransformerLayer`, `SelfAttention`, `MLP` and parallel linear layers, with two modules of our own in
-their slots: RMSNorm and the attention on torch's fused kernel. The spec covers the whole block because a spec of one
-layer would let Megatron choose the final norm itself.
+`fused`: our own layer on fused kernels (fused_layer.py). `reference`: Megatron's `TransformerLayer`, `SelfAttention` and
+`MLP` as they are, with plain PyTorch in their slots: what the fused layer must agree with. `transformer_engine`: the
+spec that Megatron ships for Transformer Engine, whose norms lie inside its linear layers. The spec covers the whole block
+because a spec of one layer would let Megatron choose the final norm itself.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as functional
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig
@@ -18,35 +17,39 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
-from torch import Tensor
 
-from megaphi.model.attention import ScaledDotProductAttention
+from megaphi.errors import InputError
+from megaphi.model.architecture import Architecture
+from megaphi.model.attention import ScaledDotProductAttention, SoftmaxAttention
+from megaphi.model.fused_layer import FusedRMSNorm, fused_layer_spec
+from megaphi.model.norm import RMSNorm
+from megaphi.parallel.optional_packages import problem_with
 
-
-class RMSNorm(torch.nn.Module):
-    """y = x / sqrt(mean(x^2) + eps) * weight, in fp32 whatever the input's type."""
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: object) -> None:
-        super().__init__()
-        self.eps = eps
-        device = None if config.use_cpu_initialization else torch.cuda.current_device()
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
-        # Each tensor rank norms its own part of the sequence: Megatron sums the gradients of weights marked so.
-        self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore
-
-    def forward(self, hidden_SBD: Tensor) -> Tensor:
-        shape = hidden_SBD.shape[-1:]
-        return functional.rms_norm(hidden_SBD.float(), shape, self.weight.float(), self.eps).to(hidden_SBD.dtype)
+_ATTENTION = {"sdpa": ScaledDotProductAttention, "softmax": SoftmaxAttention}
 
 
-def layer_spec() -> ModuleSpec:
+def block_spec(
+    config: TransformerConfig, architecture: Architecture, *, virtual_stage: int | None = None
+) -> TransformerBlockSubmodules:
+    """The layers that this rank builds, and a final norm of the same kind."""
+    if architecture.kernels == "transformer_engine":
+        layer, norm = _transformer_engine()
+    elif architecture.kernels == "fused":
+        layer, norm = fused_layer_spec(_ATTENTION[architecture.attention]), FusedRMSNorm
+    else:
+        layer, norm = _reference_layer_spec(_ATTENTION[architecture.attention]), RMSNorm
+    layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm)  # pyright: ignore
+
+
+def _reference_layer_spec(core_attention: type[ScaledDotProductAttention]) -> ModuleSpec:
     """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
     attention = ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
-            core_attention=ScaledDotProductAttention,
+            core_attention=core_attention,
             linear_proj=RowParallelLinear,
             q_layernorm=IdentityOp,
             k_layernorm=IdentityOp,
@@ -69,7 +72,17 @@ def layer_spec() -> ModuleSpec:
     )
 
 
-def block_spec(config: TransformerConfig, *, virtual_stage: int | None = None) -> TransformerBlockSubmodules:
-    """The layers that this rank builds, and our RMSNorm as the final norm."""
-    layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer_spec()] * layers, layer_norm=RMSNorm)  # pyright: ignore
+def check_kernels(architecture: Architecture) -> None:
+    """Refuse what is not installed here, before anything is built. Raises InputError."""
+    problem = problem_with("transformer_engine") if architecture.kernels == "transformer_engine" else None
+    if problem is not None:
+        raise InputError(
+            f"model.kernels=transformer_engine, but Transformer Engine {problem}: mend it, or use model.kernels=fused"
+        )
+
+
+def _transformer_engine() -> tuple[ModuleSpec, type]:
+    from megatron.core.extensions.transformer_engine import TENorm
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
+
+    return get_gpt_layer_with_transformer_engine_spec(), TENorm

@@ -57,6 +57,8 @@ def transformer_config(
         add_qkv_bias=False,
         gated_linear_unit=True,
         activation_func=functional.silu,
+        # Lets the layer spec name the activation module; the fused spec names the identity (fused_layer.py).
+        use_te_activation_func=architecture.kernels == "fused",
         hidden_dropout=0.0,
         attention_dropout=0.0,
         attention_softmax_in_fp32=True,

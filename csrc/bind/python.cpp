@@ -1,0 +1,23 @@
+// `megaphi._C`: the kernels themselves and what Python asks about them. Needs no torch, neither here nor to be built.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../cpu/choose.h"
+#include "attachment.h"
+
+#ifndef MEGAPHI_WITH_CUDA
+extern "C" const megaphi::KernelTable* megaphi_cuda_kernels() { return nullptr; }
+#endif
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Fused kernels of megaphi for CPUs and, where it was built with nvcc, for CUDA devices.";
+  module.def("instruction_sets", &megaphi::instruction_sets, "What this processor can run, best first.");
+  module.def("instruction_set", &megaphi::instruction_set, "The one that the CPU kernels use.");
+  module.def("use_instruction_set", &megaphi::use_instruction_set, pybind11::arg("name"),
+             "Use another one from now on; False where this processor does not have it.");
+  module.def("has_cuda", [] { return megaphi_cuda_kernels() != nullptr; }, "Whether CUDA kernels were built.");
+  static const megaphi::Attachment attachment{&megaphi::cpu_kernels, &megaphi::set_parallel_for,
+                                              megaphi_cuda_kernels()};
+  module.attr("attachment") = reinterpret_cast<uintptr_t>(&attachment);
+  module.attr("compiler") = MEGAPHI_COMPILER;
+}

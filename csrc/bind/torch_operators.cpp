@@ -1,0 +1,403 @@
+// `megaphi._T`: torch's operators `megaphi::*`, through torch's stable ABI, so that one binary serves torch 2.10 and
+// newer. Each function checks what memory safety needs, allocates the outputs and calls the kernel of the tensors'
+// device. Schemas, fake kernels, autograd and friendly errors are in Python (megaphi/kernels), one file an operator.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "attachment.h"
+
+namespace megaphi {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+
+const Attachment* attached = nullptr;
+
+Element element_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return Element::f32;
+    case ScalarType::BFloat16: return Element::bf16;
+    case ScalarType::Half: return Element::f16;
+    case ScalarType::Double: return Element::f64;
+    default: STD_TORCH_CHECK(false, name, ": float32, bfloat16, float16 or (CPU only) float64");
+  }
+}
+
+ScalarType accumulator_of(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The kernels of a tensor's device, its current stream, and its device made current while a launch goes on.
+struct Launch {
+  const KernelTable& kernels;
+  void* stream = nullptr;
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;
+
+  explicit Launch(const Tensor& tensor) : kernels(kernels_for(tensor)) {
+#ifdef MEGAPHI_WITH_CUDA
+    if (tensor.is_cpu()) return;
+    guard.emplace(tensor.get_device_index());
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+#endif
+  }
+
+  static const KernelTable& kernels_for(const Tensor& tensor) {
+    STD_TORCH_CHECK(attached != nullptr, "megaphi's operators are used before megaphi.kernels was imported");
+    if (tensor.is_cpu()) return attached->cpu_kernels();
+    STD_TORCH_CHECK(attached->cuda_kernels != nullptr, "megaphi was built without CUDA kernels");
+    return *attached->cuda_kernels;
+  }
+};
+
+void check_status(int32_t status, const char* name) {
+  STD_TORCH_CHECK(status != UNSUPPORTED, name, ": no kernel for this element type on this device");
+  STD_TORCH_CHECK(status == 0, name, ": the launch failed with CUDA error ", status);
+}
+
+void check(bool condition, const char* message) { STD_TORCH_CHECK(condition, message); }
+
+void check_like(const Tensor& tensor, const Tensor& model, const char* message) {
+  check(tensor.scalar_type() == model.scalar_type() && tensor.sizes().equals(model.sizes()) &&
+            tensor.is_cpu() == model.is_cpu(),
+        message);
+}
+
+std::vector<int64_t> shape_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return std::vector<int64_t>(sizes.begin(), sizes.end());
+}
+
+int64_t width_of(const Tensor& tensor) { return tensor.size(tensor.dim() - 1); }
+int64_t rows_of(const Tensor& tensor) { return width_of(tensor) == 0 ? 0 : tensor.numel() / width_of(tensor); }
+
+Tensor packed(const Tensor& tensor) { return torch::stable::contiguous(tensor); }
+Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  return torch::stable::new_empty(like, shape, type);
+}
+Tensor new_like(const Tensor& like) { return new_tensor(like, shape_of(like), like.scalar_type()); }
+
+const void* data(const Tensor& tensor) { return tensor.const_data_ptr(); }
+const void* data(const MaybeTensor& tensor) { return tensor.has_value() ? tensor->const_data_ptr() : nullptr; }
+
+MaybeTensor maybe_packed(const MaybeTensor& tensor) {
+  return tensor.has_value() ? MaybeTensor(packed(*tensor)) : std::nullopt;
+}
+
+void check_row_vector(const Tensor& tensor, const Tensor& rows, ScalarType type, const char* message) {
+  check(tensor.numel() == rows_of(rows) && tensor.scalar_type() == type && tensor.is_cpu() == rows.is_cpu(), message);
+}
+
+// ---- rms_norm ----
+
+void check_weight(const Tensor& weight, const Tensor& x) {
+  check(weight.dim() == 1 && weight.size(0) == width_of(x) && weight.scalar_type() == x.scalar_type() &&
+            weight.is_cpu() == x.is_cpu(),
+        "rms_norm: weight must be [width of x], of x's type and device");
+}
+
+std::tuple<Tensor, Tensor, Tensor> normalise(Tensor x, const MaybeTensor& residual, Tensor weight, double eps) {
+  check_weight(weight, x);
+  x = packed(x);
+  weight = packed(weight);
+  std::vector<int64_t> rows = shape_of(x);
+  rows.pop_back();
+  Tensor y = new_like(x), sum = residual.has_value() ? new_like(x) : x, rstd = new_tensor(x, rows, accumulator_of(x));
+  const bool adds = residual.has_value();
+  const RmsNormForward arguments{data(x),
+                                 data(residual),
+                                 data(weight),
+                                 y.mutable_data_ptr(),
+                                 adds ? sum.mutable_data_ptr() : nullptr,
+                                 rstd.mutable_data_ptr(),
+                                 rows_of(x),
+                                 width_of(x),
+                                 eps};
+  const Launch launch(x);
+  check_status(launch.kernels.rms_norm_forward(arguments, element_of(x, "x"), launch.stream), "rms_norm");
+  return {y, sum, rstd};
+}
+
+std::tuple<Tensor, Tensor> rms_norm(Tensor x, Tensor weight, double eps) {
+  auto [y, sum, rstd] = normalise(x, std::nullopt, weight, eps);
+  return {y, rstd};
+}
+
+std::tuple<Tensor, Tensor, Tensor> add_rms_norm(Tensor x, Tensor residual, Tensor weight, double eps) {
+  check_like(residual, x, "add_rms_norm: residual must have x's shape, type and device");
+  return normalise(x, packed(residual), weight, eps);
+}
+
+std::tuple<Tensor, Tensor> rms_norm_backward(Tensor grad_y, MaybeTensor grad_sum, Tensor x, Tensor weight,
+                                             Tensor rstd) {
+  check_like(grad_y, x, "rms_norm_backward: grad_y must have x's shape, type and device");
+  if (grad_sum.has_value()) check_like(*grad_sum, x, "rms_norm_backward: grad_sum must be like x");
+  check_weight(weight, x);
+  check_row_vector(rstd, x, accumulator_of(x), "rms_norm_backward: rstd must be what the forward pass returned");
+  grad_y = packed(grad_y), x = packed(x), weight = packed(weight), rstd = packed(rstd);
+  grad_sum = maybe_packed(grad_sum);
+  const Launch launch(x);
+  const int64_t partials = launch.kernels.rms_norm_workspace(rows_of(x), width_of(x));
+  Tensor grad_x = new_like(x), grad_weight = new_like(weight), workspace = new_tensor(x, {partials}, accumulator_of(x));
+  const RmsNormBackward arguments{data(grad_y),
+                                  data(grad_sum),
+                                  data(x),
+                                  data(weight),
+                                  data(rstd),
+                                  grad_x.mutable_data_ptr(),
+                                  grad_weight.mutable_data_ptr(),
+                                  workspace.mutable_data_ptr(),
+                                  rows_of(x),
+                                  width_of(x)};
+  check_status(launch.kernels.rms_norm_backward(arguments, element_of(x, "x"), launch.stream), "rms_norm_backward");
+  return {grad_x, grad_weight};
+}
+
+// ---- rotary ----
+
+void rotate(const Tensor& x, void* y, Tensor cos, Tensor sin, MaybeTensor positions, int64_t offset, int64_t rotated,
+            bool inverse) {
+  check(x.dim() == 5 && x.size(4) % 2 == 0, "rotary: x must be [S, B, G, heads, K] with K even");
+  check(cos.dim() == 2 && cos.size(1) * 2 == x.size(4), "rotary: cos must be [positions, K / 2]");
+  check(cos.scalar_type() == accumulator_of(x) && cos.is_cpu() == x.is_cpu(), "rotary: cos must be float32");
+  check_like(sin, cos, "rotary: sin must be like cos");
+  check(0 <= rotated && rotated <= x.size(3), "rotary: rotated must lie between 0 and the heads of a group");
+  if (positions.has_value()) {
+    check(positions->dim() == 2 && positions->size(0) == x.size(0) && positions->size(1) == x.size(1) &&
+              positions->scalar_type() == ScalarType::Long && positions->is_cpu() == x.is_cpu(),
+          "rotary: positions must be int64 [S, B]");
+  } else {
+    check(0 <= offset && offset + x.size(0) <= cos.size(0), "rotary: positions beyond the table of cos and sin");
+  }
+  cos = packed(cos), sin = packed(sin), positions = maybe_packed(positions);
+  const Rotary arguments{data(x),
+                         y,
+                         data(cos),
+                         data(sin),
+                         static_cast<const int64_t*>(data(positions)),
+                         x.size(0) * x.size(1),
+                         x.size(1),
+                         x.size(2),
+                         x.size(3),
+                         rotated,
+                         x.size(4),
+                         offset,
+                         cos.size(0),
+                         inverse ? -1.0 : 1.0};
+  const Launch launch(x);
+  check_status(launch.kernels.rotary(arguments, element_of(x, "x"), launch.stream), "rotary");
+}
+
+Tensor rotary(Tensor x, Tensor cos, Tensor sin, MaybeTensor positions, int64_t offset, int64_t rotated, bool inverse) {
+  x = packed(x);
+  Tensor y = new_like(x);
+  rotate(x, y.mutable_data_ptr(), cos, sin, positions, offset, rotated, inverse);
+  return y;
+}
+
+void rotary_(Tensor x, Tensor cos, Tensor sin, MaybeTensor positions, int64_t offset, int64_t rotated, bool inverse) {
+  if (x.is_contiguous()) {
+    rotate(x, x.mutable_data_ptr(), cos, sin, positions, offset, rotated, inverse);
+  } else {
+    torch::stable::copy_(x, rotary(x, cos, sin, positions, offset, rotated, inverse));
+  }
+}
+
+// ---- causal_softmax, masked_softmax ----
+
+void check_scores(const Tensor& x, bool causal) {
+  check(x.dim() == 4, "softmax: x must be [B, H, queries, keys]");
+  check(!causal || x.size(3) >= x.size(2), "causal_softmax: fewer keys than queries");
+}
+
+Tensor softmax(Tensor x, const MaybeTensor& mask, double scale, bool causal) {
+  check_scores(x, causal);
+  x = packed(x);
+  Tensor y = new_like(x);
+  int64_t strides[3] = {0, 0, 0};
+  if (mask.has_value()) {
+    check(mask->dim() == 4 && mask->scalar_type() == ScalarType::Bool && mask->is_cpu() == x.is_cpu() &&
+              mask->is_contiguous(),
+          "masked_softmax: mask must be a contiguous bool tensor of four dimensions");
+    for (int64_t i = 0, stride = mask->numel(); i < 3; i++) {
+      check(mask->size(i) == x.size(i) || mask->size(i) == 1, "masked_softmax: mask does not broadcast to x");
+      if (mask->size(i) > 0) stride /= mask->size(i);
+      strides[i] = mask->size(i) == 1 ? 0 : stride;
+    }
+    check(mask->size(3) == x.size(3), "masked_softmax: mask must have all keys");
+  }
+  const SoftmaxForward arguments{data(x),
+                                 static_cast<const uint8_t*>(data(mask)),
+                                 y.mutable_data_ptr(),
+                                 x.size(0),
+                                 x.size(1),
+                                 x.size(2),
+                                 x.size(3),
+                                 strides[0],
+                                 strides[1],
+                                 strides[2],
+                                 scale,
+                                 causal};
+  const Launch launch(x);
+  check_status(launch.kernels.softmax_forward(arguments, element_of(x, "x"), launch.stream), "softmax");
+  return y;
+}
+
+Tensor causal_softmax(Tensor x, double scale) { return softmax(x, std::nullopt, scale, true); }
+
+Tensor masked_softmax(Tensor x, Tensor mask, double scale) { return softmax(x, packed(mask), scale, false); }
+
+Tensor softmax_backward(Tensor grad_y, Tensor y, double scale, bool causal) {
+  check_scores(y, causal);
+  check_like(grad_y, y, "softmax_backward: grad_y must have y's shape, type and device");
+  grad_y = packed(grad_y), y = packed(y);
+  Tensor grad_x = new_like(y);
+  const SoftmaxBackward arguments{data(grad_y), data(y),   grad_x.mutable_data_ptr(), y.size(0), y.size(1),
+                                  y.size(2),    y.size(3), scale,                     causal};
+  const Launch launch(y);
+  check_status(launch.kernels.softmax_backward(arguments, element_of(y, "y"), launch.stream), "softmax_backward");
+  return grad_x;
+}
+
+// ---- swiglu ----
+
+std::vector<int64_t> half_width(const Tensor& x) {
+  check(x.dim() >= 1 && width_of(x) % 2 == 0, "swiglu: the last dimension of x is [gate | up] and must be even");
+  std::vector<int64_t> shape = shape_of(x);
+  shape.back() /= 2;
+  return shape;
+}
+
+Tensor swiglu(Tensor x) {
+  x = packed(x);
+  Tensor y = new_tensor(x, half_width(x), x.scalar_type());
+  const SwigluForward arguments{data(x), y.mutable_data_ptr(), rows_of(x), width_of(x) / 2};
+  const Launch launch(x);
+  check_status(launch.kernels.swiglu_forward(arguments, element_of(x, "x"), launch.stream), "swiglu");
+  return y;
+}
+
+Tensor swiglu_gradient(Tensor grad_y, Tensor x, const MaybeTensor& y) {
+  const std::vector<int64_t> shape = half_width(x);
+  check(shape_of(grad_y) == shape && grad_y.scalar_type() == x.scalar_type() && grad_y.is_cpu() == x.is_cpu(),
+        "swiglu_backward: grad_y must be half as wide as x, of its type and device");
+  grad_y = packed(grad_y), x = packed(x);
+  Tensor grad_x = new_like(x);
+  void* emitted = y.has_value() ? y->mutable_data_ptr() : nullptr;
+  const SwigluBackward arguments{data(grad_y), data(x),    grad_x.mutable_data_ptr(),
+                                 emitted,      rows_of(x), width_of(x) / 2};
+  const Launch launch(x);
+  check_status(launch.kernels.swiglu_backward(arguments, element_of(x, "x"), launch.stream), "swiglu_backward");
+  return grad_x;
+}
+
+Tensor swiglu_backward(Tensor grad_y, Tensor x) { return swiglu_gradient(grad_y, x, std::nullopt); }
+
+std::tuple<Tensor, Tensor> swiglu_backward_and_forward(Tensor grad_y, Tensor x) {
+  Tensor y = new_tensor(x, half_width(x), x.scalar_type());
+  return {swiglu_gradient(grad_y, x, y), y};
+}
+
+// ---- cross_entropy ----
+
+void check_labels(const Tensor& logits, const Tensor& labels) {
+  check(logits.dim() == 2, "cross_entropy: logits must be [tokens, vocabulary]");
+  check(labels.dim() == 1 && labels.size(0) == logits.size(0) && labels.scalar_type() == ScalarType::Long &&
+            labels.is_cpu() == logits.is_cpu(),
+        "cross_entropy: labels must be int64 [tokens] on the logits' device");
+}
+
+Tensor cross_entropy_statistics(Tensor logits, Tensor labels, int64_t first) {
+  check_labels(logits, labels);
+  logits = packed(logits), labels = packed(labels);
+  Tensor stats = new_tensor(logits, {logits.size(0), 3}, accumulator_of(logits));
+  const CrossEntropyForward arguments{data(logits),
+                                      static_cast<const int64_t*>(data(labels)),
+                                      stats.mutable_data_ptr(),
+                                      logits.size(0),
+                                      logits.size(1),
+                                      first};
+  const Launch launch(logits);
+  check_status(launch.kernels.cross_entropy_forward(arguments, element_of(logits, "logits"), launch.stream),
+               "cross_entropy_statistics");
+  return stats;
+}
+
+void cross_entropy_gradient(const Tensor& logits, void* grad_logits, Tensor labels, Tensor lse, Tensor grad,
+                            int64_t first, int64_t ignored, double z_weight) {
+  check_labels(logits, labels);
+  check_row_vector(lse, logits, accumulator_of(logits), "cross_entropy_backward: lse must be float32 [tokens]");
+  check_row_vector(grad, logits, accumulator_of(logits), "cross_entropy_backward: grad must be float32 [tokens]");
+  labels = packed(labels), lse = packed(lse), grad = packed(grad);
+  const CrossEntropyBackward arguments{data(logits),
+                                       grad_logits,
+                                       static_cast<const int64_t*>(data(labels)),
+                                       data(lse),
+                                       data(grad),
+                                       logits.size(0),
+                                       logits.size(1),
+                                       first,
+                                       ignored,
+                                       z_weight};
+  const Launch launch(logits);
+  check_status(launch.kernels.cross_entropy_backward(arguments, element_of(logits, "logits"), launch.stream),
+               "cross_entropy_backward");
+}
+
+Tensor cross_entropy_backward(Tensor logits, Tensor labels, Tensor lse, Tensor grad, int64_t first, int64_t ignored,
+                              double z_weight) {
+  logits = packed(logits);
+  Tensor grad_logits = new_like(logits);
+  cross_entropy_gradient(logits, grad_logits.mutable_data_ptr(), labels, lse, grad, first, ignored, z_weight);
+  return grad_logits;
+}
+
+void cross_entropy_backward_(Tensor logits, Tensor labels, Tensor lse, Tensor grad, int64_t first, int64_t ignored,
+                             double z_weight) {
+  check(logits.is_contiguous(), "cross_entropy_backward_: logits must be contiguous");
+  cross_entropy_gradient(logits, logits.mutable_data_ptr(), labels, lse, grad, first, ignored, z_weight);
+}
+
+void run_with_torch(int64_t count, int64_t grain, RangeBody body, void* context) {
+  torch::stable::parallel_for(0, count, grain,
+                              [=](int64_t begin, int64_t end) { body(context, begin, end); });
+}
+
+}  // namespace
+}  // namespace megaphi
+
+// Called once by Python, with the address that `_C` gave it.
+extern "C" __attribute__((visibility("default"))) void megaphi_attach(const megaphi::Attachment* attachment) {
+  megaphi::attached = attachment;
+  attachment->set_parallel_for(megaphi::run_with_torch);
+}
+
+#define MEGAPHI_OPERATORS(library)                                                            \
+  library.impl("rms_norm", TORCH_BOX(&megaphi::rms_norm));                                    \
+  library.impl("add_rms_norm", TORCH_BOX(&megaphi::add_rms_norm));                            \
+  library.impl("rms_norm_backward", TORCH_BOX(&megaphi::rms_norm_backward));                  \
+  library.impl("rotary", TORCH_BOX(&megaphi::rotary));                                        \
+  library.impl("rotary_", TORCH_BOX(&megaphi::rotary_));                                      \
+  library.impl("causal_softmax", TORCH_BOX(&megaphi::causal_softmax));                        \
+  library.impl("masked_softmax", TORCH_BOX(&megaphi::masked_softmax));                        \
+  library.impl("softmax_backward", TORCH_BOX(&megaphi::softmax_backward));                    \
+  library.impl("swiglu", TORCH_BOX(&megaphi::swiglu));                                        \
+  library.impl("swiglu_backward", TORCH_BOX(&megaphi::swiglu_backward));                      \
+  library.impl("swiglu_backward_and_forward", TORCH_BOX(&megaphi::swiglu_backward_and_forward)); \
+  library.impl("cross_entropy_statistics", TORCH_BOX(&megaphi::cross_entropy_statistics));    \
+  library.impl("cross_entropy_backward", TORCH_BOX(&megaphi::cross_entropy_backward));        \
+  library.impl("cross_entropy_backward_", TORCH_BOX(&megaphi::cross_entropy_backward_))
+
+STABLE_TORCH_LIBRARY_IMPL(megaphi, CPU, library) { MEGAPHI_OPERATORS(library); }
+#ifdef MEGAPHI_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(megaphi, CUDA, library) { MEGAPHI_OPERATORS(library); }
+#endif

@@ -1,0 +1,71 @@
+// Cross-entropy over this rank's part of the vocabulary: one read of the logits forward, one pass in place backward.
+// The forward pass goes tile by tile, so that a tile's maximum and its sum of exponentials cost one trip to memory.
+#pragma once
+#include "element.h"
+
+namespace megaphi::MEGAPHI_INSTRUCTION_SET {
+
+template <class T>
+void row_statistics(const T* logits, int64_t width, Accumulator<T>& highest, Accumulator<T>& sum) {
+  using A = Accumulator<T>;
+  constexpr int64_t tile = 2048;
+  highest = -__builtin_inff();
+  sum = 0;
+  for (int64_t from = 0; from < width; from += tile) {
+    const T* x = logits + from;
+    const int64_t n = width - from < tile ? width - from : tile;
+    A top = -__builtin_inff();
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < n; j++) {
+      const A logit = load(x + j);
+      top = logit > top ? logit : top;
+    }
+    if (top > highest) {
+      sum *= exponential(highest - top);
+      highest = top;
+    }
+    if (highest == -__builtin_inff()) continue;
+    A part = 0;
+#pragma omp simd reduction(+ : part)
+    for (int64_t j = 0; j < n; j++) part += exponential(load(x + j) - highest);
+    sum += part;
+  }
+}
+
+template <class T>
+void cross_entropy_forward(const CrossEntropyForward& a) {
+  parallel_rows(a.rows, a.width, [=, &a](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const T* logits = static_cast<const T*>(a.logits) + i * a.width;
+      auto* stats = static_cast<Accumulator<T>*>(a.stats) + 3 * i;
+      row_statistics(logits, a.width, stats[0], stats[1]);
+      const int64_t label = a.labels[i] - a.first;
+      stats[2] = label >= 0 && label < a.width ? load(logits + label) : Accumulator<T>(0);
+    }
+  });
+}
+
+template <class T>
+void cross_entropy_backward(const CrossEntropyBackward& a) {
+  using A = Accumulator<T>;
+  parallel_rows(a.rows, a.width, [=, &a](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const T* logits = static_cast<const T*>(a.logits) + i * a.width;
+      T* out = static_cast<T*>(a.grad_logits) + i * a.width;
+      if (a.labels[i] == a.ignored) {
+        __builtin_memset(out, 0, a.width * sizeof(T));
+        continue;
+      }
+      const A lse = static_cast<const A*>(a.lse)[i], grad = static_cast<const A*>(a.grad)[i];
+      const A factor = grad * (A(1) + 2 * static_cast<A>(a.z_weight) * lse);
+      const int64_t label = a.labels[i] - a.first;
+      const bool is_ours = label >= 0 && label < a.width;
+      const A at_label = is_ours ? factor * exponential(load(logits + label) - lse) - grad : A(0);
+#pragma omp simd
+      for (int64_t j = 0; j < a.width; j++) store(out + j, factor * exponential(load(logits + j) - lse));
+      if (is_ours) store(out + label, at_label);
+    }
+  });
+}
+
+}  // namespace megaphi::MEGAPHI_INSTRUCTION_SET

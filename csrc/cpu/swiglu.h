@@ -1,0 +1,53 @@
+// SwiGLU: silu(gate) * up on the product of the MLP's first matrix, [gate | up].
+#pragma once
+#include "element.h"
+
+namespace megaphi::MEGAPHI_INSTRUCTION_SET {
+
+template <class T>
+void swiglu_forward(const SwigluForward& a) {
+  using A = Accumulator<T>;
+  parallel_rows(a.rows, 2 * a.width, [=, &a](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const T* gate = static_cast<const T*>(a.x) + i * 2 * a.width;
+      const T* up = gate + a.width;
+      T* y = static_cast<T*>(a.y) + i * a.width;
+#pragma omp simd
+      for (int64_t j = 0; j < a.width; j++) {
+        const A g = load(gate + j);
+        store(y + j, g / (A(1) + exponential(-g)) * load(up + j));
+      }
+    }
+  });
+}
+
+// One row; `y` is written too where the caller did not keep it from the forward pass.
+template <class T, bool emit>
+void swiglu_backward_row(const T* grad_y, const T* x, T* grad_x, T* y, int64_t width) {
+  using A = Accumulator<T>;
+#pragma omp simd
+  for (int64_t j = 0; j < width; j++) {
+    const A gate = load(x + j), up = load(x + width + j), grad = load(grad_y + j);
+    const A sigmoid = A(1) / (A(1) + exponential(-gate));
+    const A silu = gate * sigmoid;
+    store(grad_x + j, grad * up * (sigmoid + silu * (A(1) - sigmoid)));
+    store(grad_x + width + j, grad * silu);
+    if constexpr (emit) store(y + j, silu * up);
+  }
+}
+
+template <class T>
+void swiglu_backward(const SwigluBackward& a) {
+  parallel_rows(a.rows, 2 * a.width, [=, &a](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const T* grad_y = static_cast<const T*>(a.grad_y) + i * a.width;
+      const T* x = static_cast<const T*>(a.x) + i * 2 * a.width;
+      T* grad_x = static_cast<T*>(a.grad_x) + i * 2 * a.width;
+      T* y = static_cast<T*>(a.y);
+      if (y != nullptr) swiglu_backward_row<T, true>(grad_y, x, grad_x, y + i * a.width, a.width);
+      else swiglu_backward_row<T, false>(grad_y, x, grad_x, nullptr, a.width);
+    }
+  });
+}
+
+}  // namespace megaphi::MEGAPHI_INSTRUCTION_SET

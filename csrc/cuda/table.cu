@@ -1,0 +1,14 @@
+// The CUDA kernels under one name of C linkage, in the order of `KernelTable`.
+//
+// No kernel lives here: this is all that a loader has to find.
+#include "kernels_cuda.h"
+
+extern "C" const megaphi::KernelTable* megaphi_cuda_kernels() {
+  static constexpr megaphi::KernelTable table = {
+      megaphi::cuda::rms_norm_forward,      megaphi::cuda::rms_norm_backward,      megaphi::cuda::rms_norm_workspace,
+      megaphi::cuda::rotary,                megaphi::cuda::softmax_forward,        megaphi::cuda::softmax_backward,
+      megaphi::cuda::swiglu_forward,        megaphi::cuda::swiglu_backward,        megaphi::cuda::cross_entropy_forward,
+      megaphi::cuda::cross_entropy_backward,
+  };
+  return &table;
+}

@@ -1,0 +1,117 @@
+"""What every operator computes, in PyTorch: the definition that compiled kernels are compared with and fall back to.
+
+Arithmetic is in fp32 (fp64 for fp64 inputs) whatever the inputs' format, and gradients are autograd's.
+
+Legend: S sequence, B batch, H heads, G key-value groups, N heads of a group (queries, key, value), K head size,
+D width, F feed-forward, V this rank's part of the vocabulary, T tokens, P positions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as distributed
+import torch.nn.functional as functional
+from torch import Tensor
+
+from megaphi.kernels.checks import IGNORED
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """In the format that sums are taken in."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
+    wide = exact(x)
+    normalised = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (normalised * exact(weight_D)).to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(rms_norm(x + residual), x + residual)."""
+    total = x + residual
+    return rms_norm(total, weight_D, eps), total
+
+
+def rotary(
+    x_SBGNK: Tensor,
+    cos_PK: Tensor,
+    sin_PK: Tensor,
+    *,
+    rotated: int,
+    positions_SB: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """The first `rotated` heads of each group turned: halves (a, b) become (a cos - b sin, b cos + a sin)."""
+    if positions_SB is None:
+        positions_SB = torch.arange(offset, offset + x_SBGNK.shape[0], device=x_SBGNK.device)[:, None]
+    cos_SB11K, sin_SB11K = (table[positions_SB][:, :, None, None] for table in (cos_PK, sin_PK))
+    turned, rest = x_SBGNK[..., :rotated, :], x_SBGNK[..., rotated:, :]
+    first, second = exact(turned).chunk(2, dim=-1)
+    turned = torch.cat((first * cos_SB11K - second * sin_SB11K, second * cos_SB11K + first * sin_SB11K), dim=-1)
+    return torch.cat((turned.to(x_SBGNK.dtype), rest), dim=-2)
+
+
+def masked_softmax(x_BHQK: Tensor, hidden: Tensor, scale: float) -> Tensor:
+    """softmax(scale x) over the keys that are not hidden; zeros where a query sees none."""
+    scores = (exact(x_BHQK) * scale).masked_fill(hidden, -torch.inf)
+    sees_nothing = hidden.expand_as(scores).all(-1, keepdim=True)
+    return scores.masked_fill(sees_nothing, 0.0).softmax(-1).masked_fill(sees_nothing, 0.0).to(x_BHQK.dtype)
+
+
+def causal_softmax(x_BHQK: Tensor, scale: float) -> Tensor:
+    """softmax(scale x) where query q sees the keys up to q + keys - queries: the last query sees all."""
+    queries, keys = x_BHQK.shape[-2:]
+    hidden = torch.ones(queries, keys, dtype=torch.bool, device=x_BHQK.device).triu(keys - queries + 1)
+    return masked_softmax(x_BHQK, hidden, scale)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up of x = [gate | up]."""
+    gate, up = exact(x).chunk(2, dim=-1)
+    return (functional.silu(gate) * up).to(x.dtype)
+
+
+def swiglu_linear(x: Tensor, weight_DF: Tensor) -> Tensor:
+    """swiglu(x) @ weight^T."""
+    return functional.linear(swiglu(x), weight_DF)
+
+
+def cross_entropy(
+    logits_TV: Tensor,
+    labels_T: Tensor,
+    *,
+    group: distributed.ProcessGroup | None = None,
+    z_weight: float = 0.0,
+) -> Tensor:
+    """lse - logit[label] + z_weight lse^2 for every token, lse = log sum exp over all ranks; 0 where ignored."""
+    first = 0 if group is None else group.rank() * logits_TV.shape[1]
+    wide = exact(logits_TV)
+    column = labels_T - first
+    is_ours = (column >= 0) & (column < wide.shape[1])
+    picked = wide.gather(1, torch.where(is_ours, column, 0)[:, None])[:, 0]
+    lse, target = wide.logsumexp(1), torch.where(is_ours, picked, 0.0)
+    if group is not None and group.size() > 1:
+        lse, target = _with_other_ranks(lse, group).logsumexp(0), _with_other_ranks(target, group).sum(0)
+    return torch.where(labels_T == IGNORED, 0.0, lse - target + z_weight * lse.square())
+
+
+def _with_other_ranks(own_T: Tensor, group: distributed.ProcessGroup) -> Tensor:
+    """[ranks, T], this rank's row with its gradient: every rank differentiates by its own logits only."""
+    rows = [torch.empty_like(own_T) for _ in range(group.size())]
+    distributed.all_gather(rows, own_T.detach().contiguous(), group=group)
+    rows[group.rank()] = own_T
+    return torch.stack(rows)
+
+
+def linear_cross_entropy(
+    hidden_TD: Tensor,
+    weight_VD: Tensor,
+    labels_T: Tensor,
+    *,
+    group: distributed.ProcessGroup | None = None,
+    z_weight: float = 0.0,
+) -> Tensor:
+    """cross_entropy(hidden @ weight^T, labels)."""
+    return cross_entropy(functional.linear(hidden_TD, weight_VD), labels_T, group=group, z_weight=z_weight)

@@ -1,0 +1,116 @@
+"""SwiGLU (Shazeer 2020) on the product of the MLP's first matrix, and fused with the matrix after it.
+
+    y = silu(gate) * up,   x = [gate | up]
+
+`swiglu_linear` keeps only x for the backward pass: its backward kernel writes y once more beside grad_x, for the
+gradient of the matrix. A third of what an MLP holds per token is then never stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from megaphi.kernels import reference
+from megaphi.kernels.checks import check_float, check_like, check_shape
+from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
+
+define("swiglu(Tensor x) -> Tensor")
+define("swiglu_backward(Tensor grad_y, Tensor x) -> Tensor")
+define("swiglu_backward_and_forward(Tensor grad_y, Tensor x) -> (Tensor grad_x, Tensor y)")
+_operators = torch.ops.megaphi
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """[..., 2 F] -> [..., F].
+
+    Raises:
+        ValueError: the last dimension is odd.
+    """
+    _check(x)
+    if not is_compiled("swiglu", x):
+        return reference.swiglu(x)
+    return _operators.swiglu(x)
+
+
+def swiglu_linear(x: Tensor, weight_DF: Tensor) -> Tensor:
+    """swiglu(x) @ weight^T, [..., 2 F] -> [..., D], without keeping swiglu(x).
+
+    Raises:
+        ValueError: the last dimension of x is not twice that of weight, or formats differ.
+    """
+    _check(x)
+    if weight_DF.dim() != 2:
+        raise ValueError(f"weight has shape {tuple(weight_DF.shape)}: expected a matrix")
+    check_shape("weight", weight_DF, (weight_DF.shape[0], x.shape[-1] // 2), what="half the last dimension of x")
+    check_like("weight", weight_DF, "x", x)
+    if not is_compiled("swiglu", x):
+        return reference.swiglu_linear(x, weight_DF)
+    return _SwigluLinear.apply(x, weight_DF)  # pyright: ignore[reportReturnType]
+
+
+def _check(x: Tensor) -> None:
+    check_float("x", x)
+    if x.shape[-1] % 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}: the last dimension is [gate | up] and must be even")
+
+
+class _SwigluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_DF: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight_DF)
+        return functional.linear(_operators.swiglu(x), weight_DF)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight_DF = ctx.saved_tensors
+        (grad_out,) = gradients
+        grad_x, y = _operators.swiglu_backward_and_forward(grad_out @ weight_DF, x)
+        return grad_x, grad_out.reshape(-1, weight_DF.shape[0]).t() @ y.reshape(-1, weight_DF.shape[1])
+
+
+def _half(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
+
+
+@torch.library.register_fake("megaphi::swiglu")
+def _shapes(x: Tensor) -> Tensor:
+    return _half(x)
+
+
+@torch.library.register_fake("megaphi::swiglu_backward")
+def _backward_shapes(grad_y: Tensor, x: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("megaphi::swiglu_backward_and_forward")
+def _both_shapes(grad_y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), _half(x)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Tensor:
+    return _operators.swiglu_backward(grad, *ctx.saved_tensors)
+
+
+torch.library.register_autograd("megaphi::swiglu", _backward, setup_context=_keep)
+
+
+@self_test("swiglu")
+def _try_swiglu(device: torch.device, dtype: torch.dtype) -> None:
+    x, grad = numbers(3, 74, device=device, dtype=dtype), numbers(3, 37, device=device, dtype=dtype, seed=1)
+    y = _operators.swiglu(x)
+    assert_agree(y, reference.swiglu(x))
+    with torch.enable_grad():
+        wide = x.double().requires_grad_()
+        (expected,) = torch.autograd.grad(reference.swiglu(wide), wide, grad.double())
+    assert_agree(_operators.swiglu_backward(grad, x), expected.to(dtype))
+    grad_x, emitted = _operators.swiglu_backward_and_forward(grad, x)
+    assert_agree(grad_x, expected.to(dtype))
+    assert_agree(emitted, y)

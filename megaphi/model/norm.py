@@ -1,0 +1,24 @@
+"""RMSNorm as a module that Megatron can build and that tensor parallelism knows how to treat."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor
+
+
+class RMSNorm(torch.nn.Module):
+    """y = x / sqrt(mean(x^2) + eps) * weight, in fp32 whatever the input's type."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: object) -> None:
+        super().__init__()
+        self.eps = eps
+        device = None if config.use_cpu_initialization else torch.cuda.current_device()
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
+        # Each tensor rank norms its own part of the sequence: Megatron sums the gradients of weights marked so.
+        self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore
+
+    def forward(self, hidden_SBD: Tensor) -> Tensor:
+        shape = hidden_SBD.shape[-1:]
+        return functional.rms_norm(hidden_SBD.float(), shape, self.weight.float(), self.eps).to(hidden_SBD.dtype)

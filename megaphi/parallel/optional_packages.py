@@ -1,0 +1,42 @@
+"""Transformer Engine and Apex, which Megatron uses where it can import them: there, absent, or half-installed.
+
+Megatron wraps these imports in `except ImportError`. A half-installed package (no matching libraries, another project of
+the same name) may raise anything else, and would end every program that imports Megatron. `hide_broken` tries them
+first; a broken one is hidden, so that Megatron takes it for absent, and `megaphi doctor` says what is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+_TRIED = {"transformer_engine": "transformer_engine.pytorch", "apex": "apex.optimizers"}
+"""Package -> a part of it that Megatron needs, which tells a working installation from a half one."""
+_broken: dict[str, str] = {}
+
+
+def hide_broken() -> None:
+    """Try to import what is installed; call before the first import of Megatron."""
+    for package, part in _TRIED.items():
+        if package in sys.modules or importlib.util.find_spec(package) is None:
+            continue
+        try:
+            importlib.import_module(part)
+        except Exception as error:
+            first_line = str(error).splitlines()[0] if str(error) else "no message"
+            _broken[package] = f"is installed but broken ({type(error).__name__}: {first_line})"
+            for name in [name for name in sys.modules if name.split(".")[0] == package]:
+                del sys.modules[name]
+            sys.modules[package] = None  # pyright: ignore[reportArgumentType]  # "import" then raises ImportError
+
+
+def problem_with(package: str) -> str | None:
+    """None where the package works, else why not."""
+    if package in _broken:
+        return _broken[package]
+    try:
+        found = importlib.util.find_spec(package)
+    except ValueError:  # somebody else hid it
+        found = None
+    return "is not installed" if found is None else None

@@ -1,0 +1,226 @@
+"""The CUDA kernels are built for two GPUs and called without one.
+
+Every csrc/cuda/*.cu is compiled for Ampere (sm_80) and Hopper (sm_90a) with spills and local memory as errors, and what
+ptxas says of each kernel's registers is held against csrc/cuda/registers.txt. The objects are linked and loaded, and
+every launcher of the table is called: where there is no GPU it must say so by a status, and must not crash. What the
+kernels compute is not checked here. Skipped where there is no nvcc; the argument structs are read from csrc/kernels.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+ARCHITECTURES = ("sm_80", "sm_90a")
+FLAGS = [
+    *("-O3", "-std=c++17", "-Xcompiler", "-fPIC"),
+    *(f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in ARCHITECTURES),
+    *("-Xptxas", "-v,-warn-spills,-warn-lmem-usage,-Werror"),
+]
+UNSUPPORTED = 801  # cudaErrorNotSupported
+F32, BF16, F16, F64 = range(4)
+NO_GPU_STATUSES = {3, 34, 35, 36, 46, 100, 101, 999}  # cudaError_t: initialisation, stubs, drivers, devices
+SPILLING_KERNEL = """
+__global__ void __launch_bounds__(1024, 2) spills(float* x) {  // 32 registers for 64 live values
+  float value[64];
+  for (int i = 0; i < 64; ++i) value[i] = x[i * 1024 + threadIdx.x];
+  __syncthreads();
+  for (int i = 0; i < 64; ++i) x[(63 - i) * 1024 + threadIdx.x] = value[i] * value[(i * 7 + 1) % 64];
+}
+"""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What came of compiling: per source the compiler's verdict, and where the objects are."""
+
+    nvcc: str
+    folder: Path
+    results: dict[str, subprocess.CompletedProcess[str]]
+
+
+def find_nvcc() -> str | None:
+    """In CUDA_HOME, the usual place, PATH, or a wheel such as nvidia-cuda-nvcc."""
+    packages = Path(sysconfig.get_paths()["purelib"])
+    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    candidates = [Path(home) / "bin" / "nvcc" for home in homes if home]
+    on_path = shutil.which("nvcc")
+    candidates += [Path(on_path)] if on_path else []
+    candidates += sorted(packages.glob("nvidia/*/bin/nvcc"))
+    return next((str(path) for path in candidates if os.access(path, os.X_OK)), None)
+
+
+def compile_source(nvcc: str, source: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [nvcc, *FLAGS, "-c", str(source), "-o", str(folder / f"{source.stem}.o")]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> str:
+    found = find_nvcc()
+    if found is None:
+        pytest.skip("no nvcc in CUDA_HOME, /usr/local/cuda, PATH or the nvidia-cuda-nvcc wheel")
+    return found
+
+
+@pytest.fixture(scope="session")
+def build(nvcc: str, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    folder = tmp_path_factory.mktemp("cuda")
+    with ThreadPoolExecutor(2) as pool:
+        results = pool.map(lambda source: compile_source(nvcc, source, folder), CUDA_SOURCES)
+        return Build(nvcc, folder, {source.name: result for source, result in zip(CUDA_SOURCES, results, strict=True)})
+
+
+@pytest.fixture(scope="session")
+def library(build: Build) -> ctypes.CDLL:
+    target = build.folder / "libmegaphi_cuda.so"
+    objects = [str(build.folder / f"{source.stem}.o") for source in CUDA_SOURCES]
+    command = [build.nvcc, "-shared", "-cudart", "static", *objects, "-o", str(target), "-lrt", "-ldl", "-lpthread"]
+    linked = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    assert linked.returncode == 0, linked.stdout
+    return ctypes.CDLL(str(target))
+
+
+def kernel_name(mangled: str) -> str | None:
+    """`softmax_forward_resident<16-bit,8,2,Block>` from the mangled name; bf16 and f16 share a ceiling."""
+    prefix = re.match(r"_ZN7megaphi4cuda(\d+)", mangled)
+    if prefix is None:
+        return None
+    rest = mangled[prefix.end() :]
+    length = int(prefix[1])
+    arguments = re.match(r"I(f|6__half|13__nv_bfloat16)((?:Li\d+E)*)(?:NS0_\d+([A-Za-z]+?)E)?E", rest[length:])
+    if arguments is None:
+        return rest[:length]
+    element = "32-bit" if arguments[1] == "f" else "16-bit"
+    numbers = re.findall(r"Li(\d+)E", arguments[2])
+    return f"{rest[:length]}<{','.join([element, *numbers, *filter(None, [arguments[3]])])}>"
+
+
+def measured_registers(log: str) -> Iterator[tuple[str, str, int]]:
+    """(kernel, architecture, registers) from ptxas -v, where `Used` follows the `Compiling` it belongs to."""
+    kernel, architecture = None, ""
+    for line in log.splitlines():
+        if compiling := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line):
+            kernel, architecture = kernel_name(compiling[1]), compiling[2]
+        elif (used := re.search(r"Used (\d+) registers", line)) and kernel:
+            yield kernel, architecture, int(used[1])
+            kernel = None
+
+
+def read_ceilings() -> dict[tuple[str, str], int]:
+    ceilings = {}
+    for line in (ROOT / "csrc" / "cuda" / "registers.txt").read_text().splitlines():
+        if words := line.split("#")[0].split():
+            ceilings |= {(words[0], name): int(word) for name, word in zip(ARCHITECTURES, words[1:], strict=True)}
+    return ceilings
+
+
+@pytest.mark.parametrize("source", [path.name for path in CUDA_SOURCES])
+def test_kernels_compile_without_spills(source: str, build: Build) -> None:
+    assert build.results[source].returncode == 0, build.results[source].stdout
+
+
+def test_registers_stay_below_their_ceilings(build: Build) -> None:
+    ceilings = read_ceilings()
+    measured: dict[tuple[str, str], int] = {}
+    for result in build.results.values():
+        for kernel, architecture, registers in measured_registers(result.stdout):
+            key = (kernel, architecture)
+            measured[key] = max(registers, measured.get(key, 0))
+    assert set(measured) - set(ceilings) == set(), "kernels without a ceiling"
+    assert set(ceilings) - set(measured) == set(), "ceilings without a kernel"
+    assert {key: used for key, used in measured.items() if used > ceilings[key]} == {}
+
+
+def test_the_flags_reject_a_spill(nvcc: str, tmp_path: Path) -> None:
+    source = tmp_path / "spills.cu"
+    source.write_text(SPILLING_KERNEL)
+    result = compile_source(nvcc, source, tmp_path)
+    assert result.returncode != 0
+    assert "spill" in result.stdout
+
+
+def argument_structs() -> dict[str, type[ctypes.Structure]]:
+    """The structs of csrc/kernels.h by name, field for field."""
+    text = re.sub(r"//.*", "", (ROOT / "csrc" / "kernels.h").read_text())
+    types = {"int64_t": ctypes.c_int64, "double": ctypes.c_double, "bool": ctypes.c_bool}
+    structs = {}
+    for name, body in re.findall(r"struct (\w+) \{(.*?)\};", text, re.DOTALL):
+        fields = []
+        for kind, names in re.findall(r"^\s*((?:const )?\w+\*?) ([\w, ]+);", body, re.MULTILINE):
+            fields += [(field, ctypes.c_void_p if "*" in kind else types[kind]) for field in names.split(", ")]
+        structs[name] = type(name, (ctypes.Structure,), {"_fields_": fields})
+    return structs
+
+
+def launchers(library: ctypes.CDLL) -> dict[str, tuple[Callable[..., int], type[ctypes.Structure]]]:
+    """Every launcher of the table with its argument struct; the workspace's size is a function of another kind."""
+    text, structs = (ROOT / "csrc" / "kernels.h").read_text(), argument_structs()
+    entries = re.findall(r"\(\*(\w+)\)\((?:const (\w+)&, Element)?", text)
+    library.megaphi_cuda_kernels.restype = ctypes.POINTER(ctypes.c_void_p)
+    table = library.megaphi_cuda_kernels()
+    signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)
+    return {
+        name: (signature(table[i]), structs[struct]) for i, (name, struct) in enumerate(entries) if struct in structs
+    }
+
+
+def arguments_of(struct: type[ctypes.Structure], *, rows: int) -> tuple[ctypes.Structure, list[ctypes.Array]]:
+    """Sizes of 8, buffers that are large enough for them, and the buffers' owners; `rows` for whatever counts rows."""
+    arguments, buffers = struct(), []
+    for name, kind in struct._fields_:  # pyright: ignore[reportAssignmentType]
+        if kind is ctypes.c_void_p:
+            buffers.append(ctypes.create_string_buffer(1 << 16))
+            setattr(arguments, name, ctypes.addressof(buffers[-1]))
+        else:
+            setattr(arguments, name, kind(rows if name in ("rows", "tokens", "batch") else 8).value)
+    return arguments, buffers
+
+
+def has_gpu() -> bool:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def test_the_table_is_whole(library: ctypes.CDLL) -> None:
+    assert len(launchers(library)) == 9
+
+
+def test_double_precision_is_refused(library: ctypes.CDLL) -> None:
+    for name, (launch, struct) in launchers(library).items():
+        arguments, _owners = arguments_of(struct, rows=2)
+        assert launch(ctypes.addressof(arguments), F64, None) == UNSUPPORTED, name
+
+
+def test_without_rows_nothing_is_launched(library: ctypes.CDLL) -> None:
+    for name, (launch, struct) in launchers(library).items():
+        if name == "rms_norm_backward":  # still has a weight gradient to write: zeros
+            continue
+        arguments, _owners = arguments_of(struct, rows=0)
+        assert launch(ctypes.addressof(arguments), BF16, None) == 0, name
+
+
+@pytest.mark.skipif(has_gpu(), reason="a GPU must not be given the host's pointers")
+@pytest.mark.parametrize("element", [F32, BF16, F16])
+def test_without_a_gpu_the_status_says_so(element: int, library: ctypes.CDLL) -> None:
+    for name, (launch, struct) in launchers(library).items():
+        arguments, _owners = arguments_of(struct, rows=2)
+        assert launch(ctypes.addressof(arguments), element, None) in NO_GPU_STATUSES, name
