@@ -103,13 +103,14 @@ struct CrossEntropyForward {
   int64_t rows, width, first;
 };
 
-// grad_logits = grad * (softmax * (1 + 2 z_weight lse) - onehot(label)), softmax = exp(logit - lse). Rows with
-// label == ignored get zeros (whatever their logits hold). `grad_logits` may be `logits`.
+// grad_logits = grad * (softmax * (1 + 2 z_weight lse) - onehot(label)) with softmax = exp(logit - m) / s and lse =
+// m + log s of the whole vocabulary. (Their sum rounded to one fp32 would cost the softmax a digit.) Rows with label ==
+// ignored get zeros, whatever their logits hold. `grad_logits` may be `logits`.
 struct CrossEntropyBackward {
   const void* logits;     // [rows, V]
   void* grad_logits;      // [rows, V]
   const int64_t* labels;  // [rows]
-  const void* lse;        // accumulator [rows], log of the sum of exp over all ranks
+  const void* totals;     // accumulator [rows, 2]: (m, s) over all ranks
   const void* grad;       // accumulator [rows], gradient of each row's loss
   int64_t rows, width, first, ignored;
   double z_weight;

@@ -13,6 +13,9 @@
 #include <vector>
 
 #include "attachment.h"
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace megaphi {
 namespace {
@@ -81,8 +84,22 @@ int64_t width_of(const Tensor& tensor) { return tensor.size(tensor.dim() - 1); }
 int64_t rows_of(const Tensor& tensor) { return width_of(tensor) == 0 ? 0 : tensor.numel() / width_of(tensor); }
 
 Tensor packed(const Tensor& tensor) { return torch::stable::contiguous(tensor); }
+
+// Ask for huge pages under a large new output: touching it for the first time, page by page, would cost a CPU kernel
+// more than its arithmetic. Nothing happens where the system does not offer them on request.
+void ask_for_huge_pages(const Tensor& tensor, int64_t bytes) {
+#ifdef __linux__
+  constexpr uintptr_t page = 2 << 20;
+  const auto begin = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
-  return torch::stable::new_empty(like, shape, type);
+  Tensor tensor = torch::stable::new_empty(like, shape, type);
+  if (tensor.is_cpu()) ask_for_huge_pages(tensor, tensor.numel() * tensor.element_size());
+  return tensor;
 }
 Tensor new_like(const Tensor& like) { return new_tensor(like, shape_of(like), like.scalar_type()); }
 
@@ -332,16 +349,18 @@ Tensor cross_entropy_statistics(Tensor logits, Tensor labels, int64_t first) {
   return stats;
 }
 
-void cross_entropy_gradient(const Tensor& logits, void* grad_logits, Tensor labels, Tensor lse, Tensor grad,
+void cross_entropy_gradient(const Tensor& logits, void* grad_logits, Tensor labels, Tensor totals, Tensor grad,
                             int64_t first, int64_t ignored, double z_weight) {
   check_labels(logits, labels);
-  check_row_vector(lse, logits, accumulator_of(logits), "cross_entropy_backward: lse must be float32 [tokens]");
+  check(totals.dim() == 2 && totals.size(0) == logits.size(0) && totals.size(1) == 2 &&
+            totals.scalar_type() == accumulator_of(logits) && totals.is_cpu() == logits.is_cpu(),
+        "cross_entropy_backward: totals must be float32 [tokens, 2]");
   check_row_vector(grad, logits, accumulator_of(logits), "cross_entropy_backward: grad must be float32 [tokens]");
-  labels = packed(labels), lse = packed(lse), grad = packed(grad);
+  labels = packed(labels), totals = packed(totals), grad = packed(grad);
   const CrossEntropyBackward arguments{data(logits),
                                        grad_logits,
                                        static_cast<const int64_t*>(data(labels)),
-                                       data(lse),
+                                       data(totals),
                                        data(grad),
                                        logits.size(0),
                                        logits.size(1),
@@ -353,18 +372,18 @@ void cross_entropy_gradient(const Tensor& logits, void* grad_logits, Tensor labe
                "cross_entropy_backward");
 }
 
-Tensor cross_entropy_backward(Tensor logits, Tensor labels, Tensor lse, Tensor grad, int64_t first, int64_t ignored,
+Tensor cross_entropy_backward(Tensor logits, Tensor labels, Tensor totals, Tensor grad, int64_t first, int64_t ignored,
                               double z_weight) {
   logits = packed(logits);
   Tensor grad_logits = new_like(logits);
-  cross_entropy_gradient(logits, grad_logits.mutable_data_ptr(), labels, lse, grad, first, ignored, z_weight);
+  cross_entropy_gradient(logits, grad_logits.mutable_data_ptr(), labels, totals, grad, first, ignored, z_weight);
   return grad_logits;
 }
 
-void cross_entropy_backward_(Tensor logits, Tensor labels, Tensor lse, Tensor grad, int64_t first, int64_t ignored,
+void cross_entropy_backward_(Tensor logits, Tensor labels, Tensor totals, Tensor grad, int64_t first, int64_t ignored,
                              double z_weight) {
   check(logits.is_contiguous(), "cross_entropy_backward_: logits must be contiguous");
-  cross_entropy_gradient(logits, logits.mutable_data_ptr(), labels, lse, grad, first, ignored, z_weight);
+  cross_entropy_gradient(logits, logits.mutable_data_ptr(), labels, totals, grad, first, ignored, z_weight);
 }
 
 void run_with_torch(int64_t count, int64_t grain, RangeBody body, void* context) {

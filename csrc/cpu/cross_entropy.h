@@ -6,11 +6,11 @@
 namespace megaphi::MEGAPHI_INSTRUCTION_SET {
 
 template <class T>
-void row_statistics(const T* logits, int64_t width, Accumulator<T>& highest, Accumulator<T>& sum) {
+void row_statistics(const T* logits, int64_t width, Accumulator<T>* statistics) {
   using A = Accumulator<T>;
-  constexpr int64_t tile = 2048;
-  highest = -__builtin_inff();
-  sum = 0;
+  constexpr int64_t tile = 1024;
+  A terms[tile];
+  A highest = -__builtin_inff(), sum = 0;
   for (int64_t from = 0; from < width; from += tile) {
     const T* x = logits + from;
     const int64_t n = width - from < tile ? width - from : tile;
@@ -25,11 +25,12 @@ void row_statistics(const T* logits, int64_t width, Accumulator<T>& highest, Acc
       highest = top;
     }
     if (highest == -__builtin_inff()) continue;
-    A part = 0;
-#pragma omp simd reduction(+ : part)
-    for (int64_t j = 0; j < n; j++) part += exponential(load(x + j) - highest);
-    sum += part;
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) terms[j] = exponential(load(x + j) - highest);
+    sum += lane_sum<A>(n, [&](int64_t j) { return terms[j]; });
   }
+  statistics[0] = highest;
+  statistics[1] = sum;
 }
 
 template <class T>
@@ -38,7 +39,7 @@ void cross_entropy_forward(const CrossEntropyForward& a) {
     for (int64_t i = begin; i < end; i++) {
       const T* logits = static_cast<const T*>(a.logits) + i * a.width;
       auto* stats = static_cast<Accumulator<T>*>(a.stats) + 3 * i;
-      row_statistics(logits, a.width, stats[0], stats[1]);
+      row_statistics(logits, a.width, stats);
       const int64_t label = a.labels[i] - a.first;
       stats[2] = label >= 0 && label < a.width ? load(logits + label) : Accumulator<T>(0);
     }
@@ -56,13 +57,14 @@ void cross_entropy_backward(const CrossEntropyBackward& a) {
         __builtin_memset(out, 0, a.width * sizeof(T));
         continue;
       }
-      const A lse = static_cast<const A*>(a.lse)[i], grad = static_cast<const A*>(a.grad)[i];
-      const A factor = grad * (A(1) + 2 * static_cast<A>(a.z_weight) * lse);
+      const A highest = static_cast<const A*>(a.totals)[2 * i], sum = static_cast<const A*>(a.totals)[2 * i + 1];
+      const A grad = static_cast<const A*>(a.grad)[i];
+      const A factor = grad * (A(1) + 2 * static_cast<A>(a.z_weight) * (highest + logarithm(sum))) / sum;
       const int64_t label = a.labels[i] - a.first;
       const bool is_ours = label >= 0 && label < a.width;
-      const A at_label = is_ours ? factor * exponential(load(logits + label) - lse) - grad : A(0);
+      const A at_label = is_ours ? factor * exponential(load(logits + label) - highest) - grad : A(0);
 #pragma omp simd
-      for (int64_t j = 0; j < a.width; j++) store(out + j, factor * exponential(load(logits + j) - lse));
+      for (int64_t j = 0; j < a.width; j++) store(out + j, factor * exponential(load(logits + j) - highest));
       if (is_ours) store(out + label, at_label);
     }
   });

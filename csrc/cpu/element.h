@@ -71,8 +71,29 @@ inline float exponential(float x) {
 }
 inline double exponential(double x) { return __builtin_exp(x); }
 
-inline float square_root(float x) { return __builtin_sqrtf(x); }
-inline double square_root(double x) { return __builtin_sqrt(x); }
+inline float logarithm(float x) { return __builtin_logf(x); }
+inline double logarithm(double x) { return __builtin_log(x); }
+
+// The sum of term(j) over [0, n): in many lanes (which also hides the latency of an addition), that are put together in
+// fp64 every so often. Nearer to the exact sum than one long chain. Cheap terms only: an exponential is not vectorised here.
+template <class A, class Term>
+A lane_sum(int64_t n, Term term) {
+  constexpr int64_t lanes = 32, block = 1024;
+  double total = 0;
+  for (int64_t from = 0; from < n; from += block) {
+    A part[lanes] = {};
+    const int64_t to = from + block < n ? from + block : n;
+    int64_t j = from;
+    for (; j + lanes <= to; j += lanes) {
+#pragma omp simd
+      for (int64_t lane = 0; lane < lanes; lane++) part[lane] += term(j + lane);
+    }
+#pragma omp simd
+    for (int64_t lane = 0; lane < to - j; lane++) part[lane] += term(j + lane);
+    for (int64_t lane = 0; lane < lanes; lane++) total += part[lane];
+  }
+  return static_cast<A>(total);
+}
 
 // Call `kernel` with a value of the element type; UNSUPPORTED where there is none.
 template <class Kernel>

@@ -1,11 +1,11 @@
-// RMSNorm, alone or behind a residual addition. The weight's gradient is summed in blocks of rows and then over blocks:
+// RMSNorm, alone or behind a residual addition. The weight's gradient is summed in blocks of rows, and these in pairs:
 // closer to the exact sum than one long chain, and the same for any number of threads.
 #pragma once
 #include "element.h"
 
 namespace megaphi::MEGAPHI_INSTRUCTION_SET {
 
-constexpr int64_t ROWS_PER_BLOCK = 32;
+constexpr int64_t ROWS_PER_BLOCK = 16;
 
 template <class T>
 void add_row(const T* x, const T* residual, T* sum, int64_t width) {
@@ -16,10 +16,9 @@ void add_row(const T* x, const T* residual, T* sum, int64_t width) {
 template <class T>
 Accumulator<T> normalise_row(const T* x, const T* weight, T* y, int64_t width, double eps) {
   using A = Accumulator<T>;
-  A squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t j = 0; j < width; j++) squares += load(x + j) * load(x + j);
-  const A rstd = A(1) / square_root(squares / static_cast<A>(width) + static_cast<A>(eps));
+  const A squares = lane_sum<A>(width, [=](int64_t j) { return load(x + j) * load(x + j); });
+  // Once a row, so in fp64: every element inherits this number's error.
+  const A rstd = static_cast<A>(1.0 / __builtin_sqrt(static_cast<double>(squares) / width + eps));
 #pragma omp simd
   for (int64_t j = 0; j < width; j++) store(y + j, load(x + j) * rstd * load(weight + j));
   return rstd;
@@ -48,25 +47,36 @@ template <class T>
 void rms_norm_backward_row(const T* grad, const T* grad_sum, const T* x, const T* weight, Accumulator<T> rstd, T* grad_x,
                            Accumulator<T>* weight_sum, int64_t width) {
   using A = Accumulator<T>;
-  A dot = 0;
-#pragma omp simd reduction(+ : dot)
-  for (int64_t j = 0; j < width; j++) {
+  const A dot = lane_sum<A>(width, [=](int64_t j) {
     const A scaled = load(grad + j) * load(x + j);
     weight_sum[j] += scaled * rstd;
-    dot += scaled * load(weight + j);
-  }
-  const A along = dot * rstd * rstd * rstd / static_cast<A>(width);
+    return scaled * load(weight + j);
+  });
+  const A along = static_cast<A>(static_cast<double>(dot) * rstd * rstd / width);
   if (grad_sum != nullptr) {
 #pragma omp simd
     for (int64_t j = 0; j < width; j++)
-      store(grad_x + j, load(grad + j) * load(weight + j) * rstd - load(x + j) * along + load(grad_sum + j));
+      store(grad_x + j, (load(grad + j) * load(weight + j) - load(x + j) * along) * rstd + load(grad_sum + j));
   } else {
 #pragma omp simd
-    for (int64_t j = 0; j < width; j++) store(grad_x + j, load(grad + j) * load(weight + j) * rstd - load(x + j) * along);
+    for (int64_t j = 0; j < width; j++) store(grad_x + j, (load(grad + j) * load(weight + j) - load(x + j) * along) * rstd);
   }
 }
 
 inline int64_t rms_norm_blocks(int64_t rows) { return (rows + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK; }
+
+// Sum the rows of partial[blocks, width] into its first, columns [begin, end): neighbours first, then their sums.
+template <class A>
+void add_blocks_pairwise(A* partial, int64_t blocks, int64_t width, int64_t begin, int64_t end) {
+  for (int64_t step = 1; step < blocks; step *= 2) {
+    for (int64_t block = 0; block + step < blocks; block += 2 * step) {
+      A* to = partial + block * width;
+      const A* from = to + step * width;
+#pragma omp simd
+      for (int64_t j = begin; j < end; j++) to[j] += from[j];
+    }
+  }
+}
 
 template <class T>
 void rms_norm_backward(const RmsNormBackward& a) {
@@ -88,17 +98,8 @@ void rms_norm_backward(const RmsNormBackward& a) {
   });
   const auto grad_weight = static_cast<T*>(a.grad_weight);
   parallel_rows(width, blocks, [=](int64_t begin, int64_t end) {
-    constexpr int64_t columns = 64;  // as many as stay in registers while the blocks go by
-    for (int64_t from = begin; from < end; from += columns) {
-      const int64_t count = end - from < columns ? end - from : columns;
-      A total[columns] = {};
-      for (int64_t block = 0; block < blocks; block++) {
-        const A* part = partial + block * width + from;
-#pragma omp simd
-        for (int64_t j = 0; j < count; j++) total[j] += part[j];
-      }
-      for (int64_t j = 0; j < count; j++) store(grad_weight + from + j, total[j]);
-    }
+    add_blocks_pairwise(partial, blocks, width, begin, end);
+    for (int64_t j = begin; j < end; j++) store(grad_weight + j, blocks > 0 ? partial[j] : A(0));
   });
 }
 

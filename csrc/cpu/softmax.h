@@ -44,15 +44,11 @@ void softmax_row(const T* x, const uint8_t* mask, Accumulator<T> scale, Accumula
     __builtin_memset(y, 0, n * sizeof(T));
     return;
   }
-  A sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; j++) {
-    scores[j] = exponential(scores[j] - highest);
-    sum += scores[j];
-  }
-  const A share = A(1) / sum;
 #pragma omp simd
-  for (int64_t j = 0; j < n; j++) store(y + j, scores[j] * share);
+  for (int64_t j = 0; j < n; j++) scores[j] = exponential(scores[j] - highest);
+  const A sum = lane_sum<A>(n, [=](int64_t j) { return scores[j]; });
+#pragma omp simd
+  for (int64_t j = 0; j < n; j++) store(y + j, scores[j] / sum);
 }
 
 template <class T>
@@ -84,9 +80,7 @@ void softmax_backward(const SoftmaxBackward& a) {
       const T* grad = static_cast<const T*>(a.grad_y) + row * a.keys;
       const T* y = static_cast<const T*>(a.y) + row * a.keys;
       T* grad_x = static_cast<T*>(a.grad_x) + row * a.keys;
-      A mean = 0;
-#pragma omp simd reduction(+ : mean)
-      for (int64_t j = 0; j < n; j++) mean += load(grad + j) * load(y + j);
+      const A mean = lane_sum<A>(n, [=](int64_t j) { return load(grad + j) * load(y + j); });
       const A scale = static_cast<A>(a.scale);
 #pragma omp simd
       for (int64_t j = 0; j < n; j++) store(grad_x + j, scale * load(y + j) * (load(grad + j) - mean));

@@ -51,13 +51,16 @@ __global__ void __launch_bounds__(STATISTICS_THREADS, 2) cross_entropy_forward_k
 // What all elements of a row have in common.
 struct GradientRow {
   int64_t label;  // column of the label on this rank, out of reach where it is another rank's
-  float lse, grad, scale;
+  float maximum, grad, scale;
 
   __device__ __forceinline__ GradientRow(const CrossEntropyBackward& arguments, int64_t row)
       : label(arguments.labels[row] - arguments.first),
-        lse(static_cast<const float*>(arguments.lse)[row]),
-        grad(static_cast<const float*>(arguments.grad)[row]),
-        scale(grad * (1.0f + 2.0f * static_cast<float>(arguments.z_weight) * lse)) {}
+        maximum(static_cast<const float*>(arguments.totals)[2 * row]),
+        grad(static_cast<const float*>(arguments.grad)[row]) {
+    const float sum = static_cast<const float*>(arguments.totals)[2 * row + 1];
+    const float z_weight = static_cast<float>(arguments.z_weight);
+    scale = grad * (1.0f + 2.0f * z_weight * (maximum + logf(sum))) / sum;
+  }
 };
 
 template <class T, int N>
@@ -66,7 +69,7 @@ __device__ __forceinline__ void store_gradient(T* to, Vector<T, N> logits, int64
   unpack(logits, value);
 #pragma unroll
   for (int j = 0; j < N; ++j) {
-    value[j] = expf(value[j] - row.lse) * row.scale;
+    value[j] = expf(value[j] - row.maximum) * row.scale;
     if (column + j == row.label) value[j] -= row.grad;
   }
   store(to, pack<T>(value));

@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(GENERAL_THREADS) rms_norm_forward_general(RmsN
   const float rstd = finish_rstd(arguments, row, squares, team);
   for (int64_t column = team.rank(); column < arguments.width; column += team.size()) {
     float value[1];
-    unpack(load<1>(normalised + column), value);
+    unpack(load_own<1>(normalised + column), value);
     store_scaled(static_cast<T*>(arguments.y) + start + column, value, load_shared_by_all<1>(weight + column), rstd);
   }
 }

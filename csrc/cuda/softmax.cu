@@ -73,7 +73,18 @@ __device__ __forceinline__ void scale_and_hide(Vector<T, N> scores, float scale,
   for (int j = 0; j < N; ++j) value[j] = hidden[j] ? -INFINITY : value[j];
 }
 
-__device__ __forceinline__ float inverse_of(float sum) { return sum == 0.0f ? 0.0f : 1.0f / sum; }
+// Divides many values by one sum: a product with its inverse, then one step of refinement that makes it as exact as a
+// division. A sum of 0 belongs to a row that sees nothing, and its values are 0.
+struct Divisor {
+  float sum, inverse;
+
+  __device__ __forceinline__ explicit Divisor(float sum) : sum(sum), inverse(sum == 0.0f ? 0.0f : 1.0f / sum) {}
+
+  __device__ __forceinline__ float divide(float value) const {
+    const float quotient = value * inverse;
+    return fmaf(fmaf(-quotient, sum, value), inverse, quotient);
+  }
+};
 
 template <class T, int N, int VECTORS, class Team>
 __device__ __forceinline__ void softmax_row(const SoftmaxForward& arguments, int64_t row, Team& team) {
@@ -107,13 +118,13 @@ __device__ __forceinline__ void softmax_row(const SoftmaxForward& arguments, int
       sum += value[i][j];
     }
   }
-  const float inverse = inverse_of(team.reduce(sum, Sum{}));
+  const Divisor total(team.reduce(sum, Sum{}));
 #pragma unroll
   for (int i = 0; i < VECTORS; ++i) {
     const int key = (team.rank() + i * team.size()) * N;
     if (key >= keys) continue;
 #pragma unroll
-    for (int j = 0; j < N; ++j) value[i][j] *= inverse;
+    for (int j = 0; j < N; ++j) value[i][j] = total.divide(value[i][j]);
     store(y + key, pack<T>(value[i]));
   }
 }
@@ -141,13 +152,14 @@ __device__ __forceinline__ void stream_row(const SoftmaxForward& arguments, int6
     running.add(value);
   }
   running.merge(team);
-  const float shift = shift_of(running.maximum), inverse = inverse_of(running.sum);
+  const float shift = shift_of(running.maximum);
+  const Divisor total(running.sum);
   for (int64_t key = first; key < arguments.keys; key += step) {
     float value[N] = {};
     if (key < visible) {
       scale_and_hide(load<N>(x + key), scale, visible_lanes<N>(visible, key), mask, key, value);
 #pragma unroll
-      for (int j = 0; j < N; ++j) value[j] = expf(value[j] - shift) * inverse;
+      for (int j = 0; j < N; ++j) value[j] = total.divide(expf(value[j] - shift));
     }
     store(y + key, pack<T>(value));
   }

@@ -76,10 +76,17 @@ struct Convert<__half> {
   static __device__ __forceinline__ Pair narrow_pair(float low, float high) { return __floats2half2_rn(low, high); }
 };
 
-// For what is read once: it leaves the cache first. Coherent, so it may be written later by the same thread.
+// For what is read once: it leaves the cache first. The address may be written later, but not before by this kernel:
+// the compiler sees an instruction here, not a read of memory.
 template <int N, class T>
 __device__ __forceinline__ Vector<T, N> load(const T* from) {
   return {__ldcs(reinterpret_cast<const typename Vector<T, N>::Word*>(from))};
+}
+
+// For what this thread has written itself.
+template <int N, class T>
+__device__ __forceinline__ Vector<T, N> load_own(const T* from) {
+  return {*reinterpret_cast<const typename Vector<T, N>::Word*>(from)};
 }
 
 // For what many CTAs read and nobody writes: weights, tables, masks.

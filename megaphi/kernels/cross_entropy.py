@@ -28,7 +28,7 @@ from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, 
 Group = distributed.ProcessGroup | None
 
 define("cross_entropy_statistics(Tensor logits, Tensor labels, int first) -> Tensor")
-_ARGUMENTS = "Tensor labels, Tensor lse, Tensor grad, int first, int ignored, float z_weight"
+_ARGUMENTS = "Tensor labels, Tensor totals, Tensor grad, int first, int ignored, float z_weight"
 define(f"cross_entropy_backward(Tensor logits, {_ARGUMENTS}) -> Tensor")
 define(f"cross_entropy_backward_(Tensor(a!) logits, {_ARGUMENTS}) -> ()")
 _operators = torch.ops.megaphi
@@ -112,8 +112,13 @@ def _first(columns: int, group: Group) -> int:
     return 0 if group is None else group.rank() * columns
 
 
-def _losses(statistics_T3: Tensor, labels_T: Tensor, *, columns: int, group: Group, z_weight: float) -> tuple[Tensor, Tensor]:
-    """(losses, lse) from every rank's (maximum, sum of exponentials, label's logit)."""
+def _losses(
+    statistics_T3: Tensor, labels_T: Tensor, *, columns: int, group: Group, z_weight: float
+) -> tuple[Tensor, Tensor]:
+    """(losses [T], totals [T, 2]) from every rank's (maximum, sum of exponentials, label's logit).
+
+    Totals are the maximum and the sum over the whole vocabulary; lse is never formed where rounding it would matter.
+    """
     if _size(group) > 1:
         assert group is not None
         gathered = statistics_T3.new_empty((group.size() * len(statistics_T3), 3))
@@ -123,11 +128,13 @@ def _losses(statistics_T3: Tensor, labels_T: Tensor, *, columns: int, group: Gro
         ranks_RT3 = statistics_T3[None]
     highest_RT, sum_RT, target_RT = ranks_RT3.unbind(-1)
     highest_T = highest_RT.amax(0)
-    lse_T = highest_T + (sum_RT * (highest_RT - highest_T).exp()).sum(0).log()
-    losses_T = lse_T - target_RT.sum(0) + z_weight * lse_T.square()
+    sum_T = (sum_RT * (highest_RT - highest_T).exp()).sum(0)
+    losses_T = (highest_T - target_RT.sum(0)) + sum_T.log()
+    if z_weight:
+        losses_T = losses_T + z_weight * (highest_T + sum_T.log()).square()
     is_known = (labels_T >= 0) & (labels_T < columns * _size(group))
     losses_T = torch.where(is_known, losses_T, torch.nan)
-    return torch.where(labels_T == IGNORED, 0.0, losses_T), lse_T
+    return torch.where(labels_T == IGNORED, 0.0, losses_T), torch.stack((highest_T, sum_T), dim=1)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -135,8 +142,8 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor, group: Group, z_weight: float, in_place: bool) -> Tensor:
         columns = logits_TV.shape[1]
         statistics = _operators.cross_entropy_statistics(logits_TV, labels_T, _first(columns, group))
-        losses_T, lse_T = _losses(statistics, labels_T, columns=columns, group=group, z_weight=z_weight)
-        ctx.save_for_backward(logits_TV, labels_T, lse_T)
+        losses_T, totals_T2 = _losses(statistics, labels_T, columns=columns, group=group, z_weight=z_weight)
+        ctx.save_for_backward(logits_TV, labels_T, totals_T2)
         ctx.settings = (_first(columns, group), IGNORED, z_weight)
         ctx.in_place = in_place
         return losses_T
@@ -144,11 +151,12 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        logits_TV, labels_T, lse_T = ctx.saved_tensors
-        arguments = (labels_T, lse_T, gradients[0].contiguous(), *ctx.settings)
+        logits_TV, labels_T, totals_T2 = ctx.saved_tensors
+        arguments = (labels_T, totals_T2, gradients[0].contiguous(), *ctx.settings)
         if not ctx.in_place:
             return _operators.cross_entropy_backward(logits_TV, *arguments), None, None, None, None
         _operators.cross_entropy_backward_(logits_TV, *arguments)
+        torch.autograd.graph.increment_version(logits_TV)  # whoever kept the logits for later must hear of it
         # Without the history of the logits: what is returned is a gradient that happens to lie where they were.
         return logits_TV.detach(), None, None, None, None
 
@@ -170,8 +178,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             _operators.cross_entropy_statistics(functional.linear(hidden, weight_VD), labels, first)
             for hidden, labels in zip(hidden_TD.split(chunk_tokens), labels_T.split(chunk_tokens), strict=True)
         ]
-        losses_T, lse_T = _losses(torch.cat(parts), labels_T, columns=columns, group=group, z_weight=z_weight)
-        ctx.save_for_backward(hidden_TD, weight_VD, labels_T, lse_T)
+        losses_T, totals_T2 = _losses(torch.cat(parts), labels_T, columns=columns, group=group, z_weight=z_weight)
+        ctx.save_for_backward(hidden_TD, weight_VD, labels_T, totals_T2)
         ctx.settings = (first, IGNORED, z_weight)
         ctx.chunk_tokens = chunk_tokens
         return losses_T
@@ -179,13 +187,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_TD, weight_VD, labels_T, lse_T = ctx.saved_tensors
+        hidden_TD, weight_VD, labels_T, totals_T2 = ctx.saved_tensors
         grad_hidden_TD = torch.empty_like(hidden_TD)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=reference.exact(weight_VD[:0]).dtype)
-        tokens = (hidden_TD, labels_T, lse_T, gradients[0].contiguous(), grad_hidden_TD)
-        for hidden, labels, lse, grad, grad_hidden in zip(*(part.split(ctx.chunk_tokens) for part in tokens), strict=True):
+        tokens = (hidden_TD, labels_T, totals_T2, gradients[0].contiguous(), grad_hidden_TD)
+        for hidden, labels, totals, grad, grad_hidden in zip(*(part.split(ctx.chunk_tokens) for part in tokens), strict=True):
             logits = functional.linear(hidden, weight_VD)
-            _operators.cross_entropy_backward_(logits, labels, lse, grad, *ctx.settings)
+            _operators.cross_entropy_backward_(logits, labels, totals, grad, *ctx.settings)
             torch.mm(logits, weight_VD, out=grad_hidden)
             grad_weight_VD += logits.t() @ hidden
         return grad_hidden_TD, grad_weight_VD.to(weight_VD.dtype), None, None, None, None
@@ -216,7 +224,7 @@ def _try_cross_entropy(device: torch.device, dtype: torch.dtype) -> None:
         expected = reference.cross_entropy(wide, labels, z_weight=0.1)
         (expected_grad,) = torch.autograd.grad(expected, wide, grad.double())
     statistics = _operators.cross_entropy_statistics(logits, labels, 0)
-    losses, lse = _losses(statistics, labels, columns=37, group=None, z_weight=0.1)
+    losses, totals = _losses(statistics, labels, columns=37, group=None, z_weight=0.1)
     assert_agree(losses, expected.detach().to(losses.dtype))
-    _operators.cross_entropy_backward_(logits, labels, lse, grad, 0, IGNORED, 0.1)
+    _operators.cross_entropy_backward_(logits, labels, totals, grad, 0, IGNORED, 0.1)
     assert_agree(logits, expected_grad.to(dtype))

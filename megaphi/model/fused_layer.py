@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as functional
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec
@@ -62,6 +63,13 @@ class FusedSelfAttention(SelfAttention):
         return self.linear_proj(context_SBD)
 
 
+class PlainRowParallelLinear(RowParallelLinear):
+    """Attention's output matrix by torch's own product, which torch.compile can follow where Megatron's only warns."""
+
+    def _forward_impl(self, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
+        return functional.linear(input, weight)
+
+
 class SwigluRowParallelLinear(RowParallelLinear):
     """The MLP's second matrix with SwiGLU before it, in one function that does not keep what lies between.
 
@@ -106,7 +114,7 @@ def fused_layer_spec(core_attention: type[ScaledDotProductAttention]) -> ModuleS
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
             core_attention=core_attention,
-            linear_proj=RowParallelLinear,
+            linear_proj=PlainRowParallelLinear,
             q_layernorm=IdentityOp,
             k_layernorm=IdentityOp,
         ),

@@ -1,0 +1,176 @@
+"""Cross-entropy: exactness, ignored labels, z-loss, in place, cut over ranks, with the output matrix, bad input."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as functional
+
+from megaphi.kernels import reference
+from megaphi.kernels.checks import IGNORED
+from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+from tests.gloo_world import run_in_world
+from tests.kernels.cross_entropy_runs import losses_and_gradients
+from tests.kernels.exactness import assert_error_at_most_twice, numbers, results
+
+SHAPES = [(5, 123), (1, 4096), (0, 64), (3, 1), (4, 5003)]
+FORMATS = [torch.float32, torch.bfloat16]
+
+
+def labels_for(tokens, vocabulary, device="cpu"):
+    labels = torch.randint(vocabulary, (tokens,), generator=torch.Generator().manual_seed(3))
+    labels[1::3] = IGNORED
+    return labels.to(device)
+
+
+def drawn(tokens, vocabulary, dtype, device):
+    def draw(seed):
+        logits = numbers(tokens, vocabulary, dtype=dtype, device=device, spread=3.0, seed=seed)
+        return [logits, labels_for(tokens, vocabulary, device)]
+
+    return draw
+
+
+def torch_cross_entropy(logits, labels):
+    return functional.cross_entropy(logits.float(), labels, reduction="none")
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_cross_entropy_is_as_exact_as_pytorch(shape, dtype, in_place, device):
+    def ours(logits, labels):
+        return cross_entropy(logits * 1 if in_place else logits, labels, in_place=in_place)
+
+    assert_error_at_most_twice(ours, torch_cross_entropy, reference.cross_entropy, drawn(*shape, dtype, device))
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_z_loss_is_as_exact_as_pytorch(dtype, device):
+    def by_hand(logits, labels):
+        lse = logits.float().logsumexp(-1)
+        return torch.where(labels == IGNORED, 0.0, torch_cross_entropy(logits, labels) + 0.01 * lse.square())
+
+    assert_error_at_most_twice(
+        partial(cross_entropy, z_weight=0.01),
+        by_hand,
+        partial(reference.cross_entropy, z_weight=0.01),
+        drawn(5, 123, dtype, device),
+    )
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 5, 100])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_with_the_output_matrix_it_is_as_exact_as_pytorch(chunk_tokens, dtype, device):
+    def draw(seed):
+        hidden, weight = (numbers(n, 24, dtype=dtype, device=device, seed=seed + n) for n in (5, 123))
+        return [hidden, weight, labels_for(5, 123, device)]
+
+    assert_error_at_most_twice(
+        partial(linear_cross_entropy, chunk_tokens=chunk_tokens),
+        lambda hidden, weight, labels: torch_cross_entropy(functional.linear(hidden, weight), labels),
+        reference.linear_cross_entropy,
+        draw,
+    )
+
+
+def test_in_place_the_gradient_lies_where_the_logits_were(device):
+    logits = numbers(4, 50, dtype=torch.float32, device=device).requires_grad_()
+    scores = logits * 1
+    losses = cross_entropy(scores, labels_for(4, 50, device), in_place=True)
+    seen = []
+    scores.register_hook(lambda gradient: seen.append(gradient.data_ptr()))
+    losses.sum().backward()
+    assert seen == [scores.data_ptr()]
+
+
+def test_in_place_a_second_use_of_the_logits_fails_loudly(device):
+    logits = numbers(4, 50, dtype=torch.float32, device=device).requires_grad_()
+    losses = cross_entropy(logits * 1, labels_for(4, 50, device), in_place=True)
+    losses.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.sum().backward()
+
+
+def test_logits_of_all_tokens_never_exist(device):
+    """The largest tensor that the chunked loss makes has one chunk's logits, forward and backward."""
+    hidden = numbers(64, 8, dtype=torch.float32, device=device).requires_grad_()
+    weight = numbers(1000, 8, dtype=torch.float32, device=device).requires_grad_()
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            out = function(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple) else (out,):
+                if isinstance(tensor, torch.Tensor) and tensor.shape[-1:] == (1000,):
+                    largest = max(largest, tensor.numel())
+            return out
+
+    with Watch():
+        linear_cross_entropy(hidden, weight, labels_for(64, 1000, device), chunk_tokens=16).sum().backward()
+    assert largest == 16 * 1000
+
+
+def test_minus_infinity_among_the_logits(device):
+    logits = torch.tensor([[0.0, -torch.inf, 1.0]], device=device)
+    labels = torch.tensor([2], device=device)
+    torch.testing.assert_close(cross_entropy(logits, labels), torch_cross_entropy(logits, labels))
+
+
+def test_ignored_tokens_pass_no_gradient_whatever_their_logits_hold(device):
+    logits = torch.full((2, 4), torch.nan, device=device)
+    logits[0] = 0.5
+    labels = torch.tensor([1, IGNORED], device=device)
+    losses, gradient = results(cross_entropy, [logits, labels])
+    assert losses[1] == 0
+    assert (gradient[1] == 0).all()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["whole", "chunked"])
+@pytest.mark.parametrize("z_weight", [0.0, 0.01])
+def test_two_and_three_ranks_give_the_losses_of_one(kind, z_weight):
+    """Each rank holds a part of the vocabulary; losses agree on all of them, gradients are parts of one."""
+    (one,) = run_in_world(partial(losses_and_gradients, kind, z_weight), processes=1)
+    for ranks in (2, 3):
+        parts = run_in_world(partial(losses_and_gradients, kind, z_weight), processes=ranks)
+        for part in parts:
+            assert (part["losses"] == parts[0]["losses"]).all()
+            torch.testing.assert_close(part["losses"], one["losses"], rtol=0, atol=2e-6)
+            torch.testing.assert_close(part["defined"], one["losses"], rtol=0, atol=2e-6)
+        for name in ("gradient", "defined_gradient"):
+            whole = torch.cat([part[name] for part in parts], dim=parts[0]["cut"])
+            torch.testing.assert_close(whole, one["gradient"], rtol=0, atol=2e-6)
+
+
+LOGITS = torch.zeros(2, 5)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "named"),
+    [
+        (LOGITS, torch.tensor([1, 5]), r"labels\[1\] = 5: not in \[0, 5\) or -100"),
+        (LOGITS, torch.tensor([-1, 2]), r"labels\[0\] = -1: not in \[0, 5\) or -100"),
+        (LOGITS, torch.tensor([1, 2, 3]), "labels has shape"),
+        (LOGITS, torch.tensor([1.0, 2.0]), "labels is torch.float32"),
+        (LOGITS, torch.tensor([1, 2], dtype=torch.int32), "labels is torch.int32"),
+        (LOGITS[0], torch.tensor([1, 2]), r"logits has shape \(5,\)"),
+        (LOGITS.long(), torch.tensor([1, 2]), "logits is torch.int64"),
+    ],
+)
+def test_bad_input_names_the_argument(logits, labels, named):
+    with pytest.raises(ValueError, match=named):
+        cross_entropy(logits, labels)
+
+
+def test_bad_input_of_the_chunked_loss_names_the_argument():
+    hidden, weight, labels = torch.zeros(2, 3), torch.zeros(5, 3), torch.tensor([1, 2])
+    with pytest.raises(ValueError, match="weight has shape"):
+        linear_cross_entropy(hidden, torch.zeros(5, 4), labels)
+    with pytest.raises(ValueError, match=r"weight is torch.bfloat16 but hidden is torch.float32"):
+        linear_cross_entropy(hidden, weight.bfloat16(), labels)
+    with pytest.raises(ValueError, match="chunk_tokens = 0"):
+        linear_cross_entropy(hidden, weight, labels, chunk_tokens=0)

@@ -1,0 +1,206 @@
+"""All operators by torch's own checks: opcheck, gradcheck in fp64, one compiled layer; and what happens without kernels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+import megaphi._C as kernels
+from megaphi.kernels import loading, reference
+from megaphi.kernels.checks import IGNORED
+from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
+from megaphi.kernels.rotary import rotary, rotary_table
+from megaphi.kernels.softmax import causal_softmax, masked_softmax
+from megaphi.kernels.swiglu import swiglu, swiglu_linear
+from tests.kernels.exactness import numbers
+from tests.kernels.operators_runs import compiled_and_eager_layer, outputs_without_kernels
+from tests.gloo_world import run_in_world
+from tests.test_house import ROOT
+
+operators = torch.ops.megaphi
+COS, SIN = rotary_table(9, 6, base=100.0)
+LABELS = torch.tensor([2, IGNORED, 6])
+HIDDEN = torch.tensor([[[[False, True, False]]]])
+
+
+def wide(*shape, seed=0):
+    return numbers(*shape, dtype=torch.float64, seed=seed).requires_grad_()
+
+
+GRADIENTS = {
+    "rms_norm": (partial(rms_norm, eps=1e-5), [wide(3, 7), wide(7)]),
+    "add_rms_norm": (partial(add_rms_norm, eps=1e-5), [wide(3, 7), wide(3, 7, seed=1), wide(7)]),
+    "rotary": (lambda x: rotary(x, COS.double(), SIN.double(), rotated=2, offset=3), [wide(2, 2, 2, 3, 6)]),
+    "rotary in place": (
+        lambda x: rotary(x * 1, COS.double(), SIN.double(), rotated=2, in_place=True),
+        [wide(2, 2, 2, 3, 6)],
+    ),
+    "causal_softmax": (lambda x: causal_softmax(x, 0.7), [wide(1, 2, 3, 5)]),
+    "masked_softmax": (lambda x: masked_softmax(x, HIDDEN, 0.7), [wide(2, 1, 2, 3)]),
+    "swiglu": (swiglu, [wide(3, 8)]),
+    "swiglu_linear": (swiglu_linear, [wide(3, 8), wide(5, 4)]),
+    "cross_entropy": (lambda x: cross_entropy(x, LABELS, z_weight=0.1), [wide(3, 7)]),
+    "linear_cross_entropy": (
+        lambda x, w: linear_cross_entropy(x, w, LABELS, z_weight=0.1, chunk_tokens=2),
+        [wide(3, 4), wide(7, 4)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_are_those_of_finite_differences(name):
+    function, inputs = GRADIENTS[name]
+    assert loading.why_not(name.split()[0].removeprefix("linear_").removesuffix("_linear"), "cpu", torch.float64) is None
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+X, W, ROWS = numbers(3, 8, dtype=torch.float32), numbers(8, dtype=torch.float32), torch.ones(3)
+PACKED, SCORES = numbers(2, 2, 2, 3, 6, dtype=torch.float32), numbers(1, 2, 3, 5, dtype=torch.float32)
+TOTALS = torch.ones(3, 2)
+CALLS = {
+    "rms_norm": (X, W, 1e-5),
+    "add_rms_norm": (X, X * 2, W, 1e-5),
+    "rms_norm_backward": (X, None, X, W, ROWS),
+    "rotary": (PACKED, COS, SIN, None, 1, 2, False),
+    "rotary_": (PACKED.clone(), COS, SIN, torch.ones(2, 2, dtype=torch.int64), 0, 2, True),
+    "causal_softmax": (SCORES, 0.7),
+    "masked_softmax": (SCORES, SCORES[:, :1] > 0, 0.7),
+    "softmax_backward": (SCORES, SCORES * 2, 0.7, True),
+    "swiglu": (X,),
+    "swiglu_backward": (X[:, :4].contiguous(), X),
+    "swiglu_backward_and_forward": (X[:, :4].contiguous(), X),
+    "cross_entropy_statistics": (X, LABELS, 0),
+    "cross_entropy_backward": (X, LABELS, TOTALS, ROWS, 0, IGNORED, 0.1),
+    "cross_entropy_backward_": (X.clone(), LABELS, TOTALS, ROWS, 0, IGNORED, 0.1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CALLS)
+def test_schemas_fake_kernels_and_autograd_are_consistent(name, dtype):
+    loading.why_not("swiglu", "cpu", dtype)  # loads the libraries
+    exempt = (COS, SIN, ROWS, TOTALS)  # always fp32
+    arguments = [
+        argument.to(dtype)
+        if isinstance(argument, torch.Tensor)
+        and argument.is_floating_point()
+        and not any(argument is other for other in exempt)
+        else argument
+        for argument in CALLS[name]
+    ]
+    differentiable = name in ("rms_norm", "add_rms_norm", "rotary", "causal_softmax", "masked_softmax", "swiglu")
+    if differentiable:
+        arguments[0] = arguments[0].clone().requires_grad_()
+    torch.library.opcheck(getattr(operators, name).default, tuple(arguments))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("rms_norm", (X, W[:5], 1e-5)),
+        ("rms_norm", (X, W.double(), 1e-5)),
+        ("rms_norm_backward", (X[:2], None, X, W, ROWS)),
+        ("rms_norm_backward", (X, None, X, W, ROWS[:2])),
+        ("rotary", (PACKED, COS[:1], SIN[:1], None, 0, 2, False)),
+        ("rotary", (PACKED, COS, SIN, None, 8, 2, False)),
+        ("rotary", (PACKED, COS, SIN, None, 0, 4, False)),
+        ("causal_softmax", (SCORES.transpose(2, 3), 1.0)),
+        ("masked_softmax", (SCORES, SCORES[..., :2] > 0, 1.0)),
+        ("softmax_backward", (SCORES[:, :1], SCORES, 1.0, True)),
+        ("swiglu", (X[:, :7],)),
+        ("swiglu_backward", (X, X)),
+        ("cross_entropy_statistics", (X, LABELS[:2], 0)),
+        ("cross_entropy_statistics", (X, LABELS.int(), 0)),
+        ("cross_entropy_backward_", (X.clone(), LABELS, TOTALS[:2], ROWS, 0, IGNORED, 0.0)),
+        ("swiglu", (X.long(),)),
+    ],
+)
+def test_operators_called_directly_refuse_what_would_read_beyond_a_tensor(name, arguments):
+    loading.why_not("swiglu", "cpu", torch.float32)
+    with pytest.raises(RuntimeError):
+        getattr(operators, name)(*arguments)
+
+
+def test_a_layer_compiles_as_one_graph():
+    """torch.compile(fullgraph=True) of the model's own layer: same output, same gradients."""
+    ((compiled, eager),) = run_in_world(compiled_and_eager_layer, processes=1, timeout_seconds=600)
+    assert len(compiled) == len(eager) > 5
+    for found, expected in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_every_instruction_set_of_this_processor_can_be_chosen():
+    usual = kernels.instruction_set()
+    assert kernels.instruction_sets()[0] == usual
+    assert kernels.instruction_sets()[-1] == "base"
+    assert not kernels.use_instruction_set("neon9")
+    for name in kernels.instruction_sets():
+        assert kernels.use_instruction_set(name)
+        assert loading.instruction_set() == name
+    kernels.use_instruction_set(usual)
+
+
+def test_the_number_of_threads_is_torchs_and_changes_no_bit():
+    x, weight = numbers(3000, 40, dtype=torch.float32), numbers(40, dtype=torch.float32, seed=1)
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        y, rstd = operators.rms_norm(x, weight, 1e-5)
+        found.append([y, *operators.rms_norm_backward(x, None, x, weight, rstd)])
+    torch.set_num_threads(before)
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.fixture
+def broken_swiglu(monkeypatch, caplog):
+    """SwiGLU's self-test fails in this process; nothing is remembered of it afterwards."""
+    monkeypatch.setattr(loading, "_verdicts", {})
+    monkeypatch.setattr(loading.logger, "propagate", True)
+
+    def fail(device, dtype):
+        loading.assert_agree(torch.zeros(2), torch.ones(2))
+
+    monkeypatch.setitem(loading._self_tests, "swiglu", fail)
+    return caplog
+
+
+def test_a_kernel_that_computes_something_else_is_not_used_and_warned_of_once(broken_swiglu, monkeypatch):
+    x = numbers(3, 8, dtype=torch.float32)
+    called = []
+    monkeypatch.setattr(reference, "swiglu", lambda x: called.append(1) or x)
+    for _ in range(3):
+        swiglu(x)
+    assert len(called) == 3
+    (warning,) = broken_swiglu.messages
+    assert warning == "kernel swiglu (cpu, torch.float32) is not used: the self-test is off by 1, allowed is 1e-05"
+    assert loading.why_not("rms_norm", "cpu", torch.float32) is None  # the others are not affected
+
+
+def test_a_number_format_without_kernels_falls_back(monkeypatch, caplog):
+    monkeypatch.setattr(loading, "_verdicts", {})
+    monkeypatch.setattr(loading.logger, "propagate", True)
+    x = numbers(3, 8, dtype=torch.float16)
+    assert torch.equal(swiglu(x), reference.swiglu(x))
+    (warning,) = caplog.messages
+    assert warning == (
+        "kernel swiglu (cpu, torch.float16) is not used: swiglu: no kernel for this element type on this device"
+    )
+
+
+@pytest.mark.parametrize("missing", ["_C", "_T"])
+def test_without_compiled_modules_everything_runs_on_the_definitions(missing):
+    """One warning that says what to do; the same numbers."""
+    command = [sys.executable, "-m", "tests.kernels.operators_runs", missing]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("fused kernels are not available") == 1
+    assert {"_C": "without a C++ compiler", "_T": "installed where torch was not yet"}[missing] in done.stderr
+    assert "pip install --force-reinstall" in done.stderr
+    found = [float(number) for number in done.stdout.split()]
+    assert found == pytest.approx(outputs_without_kernels(), rel=1e-5)

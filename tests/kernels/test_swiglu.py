@@ -1,0 +1,84 @@
+"""SwiGLU, alone and with the matrix after it: exactness, the forward result once more, what is kept, bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as functional
+
+from megaphi.kernels import reference
+from megaphi.kernels.swiglu import swiglu, swiglu_linear
+from tests.kernels.exactness import assert_error_at_most_twice, numbers
+
+SHAPES = [(5, 2 * 123), (1, 2 * 1792), (0, 8), (2, 3, 64), (9, 2)]
+FORMATS = [torch.float32, torch.bfloat16]
+
+
+def torch_swiglu(x):
+    gate, up = x.chunk(2, dim=-1)
+    return functional.silu(gate) * up
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_swiglu_is_as_exact_as_pytorch(shape, dtype, device):
+    assert_error_at_most_twice(
+        swiglu,
+        torch_swiglu,
+        reference.swiglu,
+        lambda seed: [numbers(*shape, dtype=dtype, device=device, spread=3.0, seed=seed)],
+    )
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_swiglu_and_a_matrix_are_as_exact_as_pytorch(dtype, device):
+    def draw(seed):
+        sizes = ((5, 3, 2 * 123), (17, 123))
+        return [numbers(*size, dtype=dtype, device=device, seed=seed + n) for n, size in enumerate(sizes)]
+
+    assert_error_at_most_twice(
+        swiglu_linear, lambda x, w: functional.linear(torch_swiglu(x), w), reference.swiglu_linear, draw
+    )
+
+
+def test_the_backward_kernel_writes_the_forward_result_once_more(device):
+    x, grad = (numbers(5, width, dtype=torch.float32, device=device) for width in (2 * 123, 123))
+    grad_x, y = torch.ops.megaphi.swiglu_backward_and_forward(grad, x)
+    assert torch.equal(y, swiglu(x))
+    assert torch.equal(grad_x, torch.ops.megaphi.swiglu_backward(grad, x))
+
+
+def test_swiglu_before_a_matrix_is_not_kept(device):
+    """Only x and the weight are held for the backward pass: a third less than with swiglu(x)."""
+    x = numbers(4, 64, dtype=torch.float32, device=device).requires_grad_()
+    weight = numbers(7, 32, dtype=torch.float32, device=device).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        swiglu_linear(x, weight)
+    assert {tensor.data_ptr() for tensor in kept} == {x.data_ptr(), weight.data_ptr()}
+
+
+def test_large_gates(device):
+    x = torch.tensor([[1e4, -1e4, 100.0, -100.0, 2.0, 3.0, 4.0, 5.0]], device=device)
+    torch.testing.assert_close(swiglu(x), reference.swiglu(x), rtol=1e-6, atol=1e-30)
+
+
+def test_non_contiguous_inputs(device):
+    x = numbers(64, 10, dtype=torch.float32, device=device).t()
+    torch.testing.assert_close(swiglu(x), reference.swiglu(x))
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "named"),
+    [
+        (torch.ones(2, 7), None, r"x has shape \(2, 7\)"),
+        (torch.ones(2, 8, dtype=torch.int64), None, "x is torch.int64"),
+        (torch.ones(2, 8), torch.ones(3, 8), "weight has shape"),
+        (torch.ones(2, 8), torch.ones(3, 4).bfloat16(), "weight is torch.bfloat16 but x is torch.float32"),
+        (torch.ones(2, 8), torch.ones(4), "expected a matrix"),
+        (torch.ones(1).expand(2, 2**31 + 2), None, "x has 2 rows of 2147483650"),
+    ],
+)
+def test_bad_input_names_the_argument(x, weight, named):
+    with pytest.raises(ValueError, match=named):
+        swiglu(x) if weight is None else swiglu_linear(x, weight)
