@@ -50,6 +50,7 @@ class Sizes:
     norm_tokens: int
     mlp_tokens: int
     loss_tokens: int
+    linear_tokens: int
     heads: int
     positions: int
     width: int = 5_120
@@ -58,18 +59,16 @@ class Sizes:
     linear_width: int = 5_120
 
 
-GPU_SIZES = Sizes(norm_tokens=4_096, mlp_tokens=4_096, loss_tokens=4_096, heads=40, positions=4_096)
-CPU_SIZES = Sizes(norm_tokens=512, mlp_tokens=256, loss_tokens=64, heads=4, positions=2_048, linear_width=640)
+GPU_SIZES = Sizes(
+    norm_tokens=4_096, mlp_tokens=4_096, loss_tokens=4_096, linear_tokens=4_096, heads=40, positions=4_096
+)
+# A matrix product of a 32nd of the tokens and of the width: logits and weight keep their proportion.
+CPU_SIZES = Sizes(
+    norm_tokens=512, mlp_tokens=256, loss_tokens=64, linear_tokens=128, heads=4, positions=2_048, linear_width=160
+)
 QUICK_SIZES = Sizes(
-    norm_tokens=16,
-    mlp_tokens=8,
-    loss_tokens=8,
-    heads=1,
-    positions=64,
-    width=256,
-    feed_forward=512,
-    vocabulary=1_024,
-    linear_width=64,
+    **dict.fromkeys(("norm_tokens", "mlp_tokens", "loss_tokens", "linear_tokens"), 8),
+    **{"heads": 1, "positions": 64, "width": 256, "feed_forward": 512, "vocabulary": 1_024, "linear_width": 64},
 )
 
 
@@ -362,7 +361,7 @@ def _cross_entropy(setting: Setting) -> Problem:
 
 
 def _linear_cross_entropy(setting: Setting) -> Problem:
-    tokens, columns = setting.sizes.loss_tokens, setting.sizes.vocabulary // setting.tensor_parallel
+    tokens, columns = setting.sizes.linear_tokens, setting.sizes.vocabulary // setting.tensor_parallel
     width, labels = setting.sizes.linear_width, setting.labels(tokens, columns)
     inputs = (setting.normal(tokens, width), setting.normal(columns, width, scale=width**-0.5))
     inputs = tuple(tensor.requires_grad_() for tensor in inputs)
@@ -371,7 +370,7 @@ def _linear_cross_entropy(setting: Setting) -> Problem:
         return functional.cross_entropy(functional.linear(hidden, weight).float(), labels, reduction="none")
 
     calls: dict[str, Call] = {
-        "megaphi": lambda hidden, weight: linear_cross_entropy(hidden, weight, labels),
+        "megaphi": lambda hidden, weight: linear_cross_entropy(hidden, weight, labels, chunk_tokens=tokens // 4),
         "eager": lambda hidden, weight: unfused_cross_entropy(functional.linear(hidden, weight), labels),
         "torch": fused,
     }

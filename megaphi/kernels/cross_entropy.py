@@ -71,11 +71,16 @@ def linear_cross_entropy(
     group: Group = None,
     z_weight: float = 0.0,
     chunk_tokens: int = 1_024,
+    weight_gradient_VD: Tensor | None = None,
 ) -> Tensor:
     """cross_entropy(hidden @ weight^T, labels) with logits of `chunk_tokens` tokens at a time.
 
-    The backward pass computes each chunk's logits again (a third more work for the output layer) and adds up the
-    weight's gradient in fp32.
+    The backward pass computes each chunk's logits again: a third more work for the output layer. The weight's gradient
+    is added up over the chunks in fp32.
+
+    Args:
+        weight_gradient_VD: fp32 buffer to add the weight's gradient to, which the caller has anyway; autograd then sees
+            zeros. Without it another buffer of that size exists during the backward pass.
 
     Raises:
         ValueError: as `cross_entropy`, or chunk_tokens is not positive.
@@ -93,7 +98,9 @@ def linear_cross_entropy(
         raise ValueError(f"chunk_tokens = {chunk_tokens}: must be at least 1")
     if not is_compiled("cross_entropy", hidden_TD):
         return reference.linear_cross_entropy(hidden_TD, weight_VD, labels_T, group=group, z_weight=z_weight)
-    return _LinearCrossEntropy.apply(hidden_TD, weight_VD, labels_T, group, z_weight, chunk_tokens)  # pyright: ignore
+    return _LinearCrossEntropy.apply(  # pyright: ignore[reportReturnType]
+        hidden_TD, weight_VD, labels_T, group, z_weight, chunk_tokens, weight_gradient_VD
+    )
 
 
 def _check_labels(labels_T: Tensor, tokens: int, beside: Tensor, *, vocabulary: int) -> None:
@@ -171,6 +178,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         group: Group,
         z_weight: float,
         chunk_tokens: int,
+        weight_gradient_VD: Tensor | None,
     ) -> Tensor:
         columns = weight_VD.shape[0]
         first = _first(columns, group)
@@ -181,22 +189,36 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses_T, totals_T2 = _losses(torch.cat(parts), labels_T, columns=columns, group=group, z_weight=z_weight)
         ctx.save_for_backward(hidden_TD, weight_VD, labels_T, totals_T2)
         ctx.settings = (first, IGNORED, z_weight)
-        ctx.chunk_tokens = chunk_tokens
+        ctx.chunk_tokens, ctx.weight_gradient_VD = chunk_tokens, weight_gradient_VD
         return losses_T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden_TD, weight_VD, labels_T, totals_T2 = ctx.saved_tensors
-        grad_hidden_TD = torch.empty_like(hidden_TD)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=reference.exact(weight_VD[:0]).dtype)
+        grad_hidden_TD, total_VD = torch.empty_like(hidden_TD), ctx.weight_gradient_VD
+        if total_VD is None:
+            total_VD = torch.zeros_like(weight_VD, dtype=totals_T2.dtype)
         tokens = (hidden_TD, labels_T, totals_T2, gradients[0].contiguous(), grad_hidden_TD)
-        for hidden, labels, totals, grad, grad_hidden in zip(*(part.split(ctx.chunk_tokens) for part in tokens), strict=True):
+        chunks = zip(*(part.split(ctx.chunk_tokens) for part in tokens), strict=True)
+        for hidden, labels, totals, grad, grad_hidden in chunks:
             logits = functional.linear(hidden, weight_VD)
             _operators.cross_entropy_backward_(logits, labels, totals, grad, *ctx.settings)
             torch.mm(logits, weight_VD, out=grad_hidden)
-            grad_weight_VD += logits.t() @ hidden
-        return grad_hidden_TD, grad_weight_VD.to(weight_VD.dtype), None, None, None, None
+            _add_product(total_VD, logits, hidden)
+        was_given = ctx.weight_gradient_VD is not None
+        grad_weight_VD = torch.zeros_like(weight_VD) if was_given else total_VD.to(weight_VD.dtype)
+        return grad_hidden_TD, grad_weight_VD, None, None, None, None, None
+
+
+def _add_product(total_VD: Tensor, grad_TV: Tensor, hidden_TD: Tensor) -> None:
+    """total += grad^T @ hidden, in total's format, without a second tensor of its size."""
+    if total_VD.dtype == hidden_TD.dtype:
+        total_VD.addmm_(grad_TV.t(), hidden_TD)
+        return
+    rows = 8_192
+    for part_VD, part_TV in zip(total_VD.split(rows), grad_TV.split(rows, dim=1), strict=True):
+        part_VD += part_TV.t() @ hidden_TD
 
 
 @torch.library.register_fake("megaphi::cross_entropy_statistics")

@@ -143,15 +143,17 @@ class SoftmaxAttention(ScaledDotProductAttention):
         sequence, batch, heads, head_size = query_SBHK.shape
         groups = key_SBGK.shape[2]
         scale = head_size**-0.5 if self.softmax_scale is None else self.softmax_scale
-        query_BGRSK = query_SBHK.unflatten(2, (groups, -1)).permute(1, 2, 3, 0, 4)
-        key_BG1SK, value_BG1SK = (part.permute(1, 2, 0, 3).unsqueeze(2) for part in (key_SBGK, value_SBGK))
-        scores_BHQK = (query_BGRSK @ key_BG1SK.transpose(-1, -2)).flatten(1, 2)
+        # The queries of a group lie below each other, so that keys and values need not be repeated.
+        query_BGTK = query_SBHK.unflatten(2, (groups, -1)).permute(1, 2, 3, 0, 4).flatten(2, 3)  # T = R S
+        key_BGSK, value_BGSK = (part.permute(1, 2, 0, 3) for part in (key_SBGK, value_SBGK))
+        scores_BHQK = (query_BGTK @ key_BGSK.transpose(2, 3)).view(batch, heads, sequence, -1)
         if visible is None:
             weights_BHQK = causal_softmax(scores_BHQK, scale)
         else:
             weights_BHQK = masked_softmax(scores_BHQK, ~visible[None, None], scale)
-        context_BGRSK = weights_BHQK.unflatten(1, (groups, -1)) @ value_BG1SK
-        return context_BGRSK.permute(3, 0, 1, 2, 4).reshape(sequence, batch, heads * head_size)
+        context_BGTK = weights_BHQK.view(batch, groups, -1, scores_BHQK.shape[3]) @ value_BGSK
+        context_BHSK = context_BGTK.view(batch, heads, sequence, head_size)
+        return context_BHSK.permute(2, 0, 1, 3).reshape(sequence, batch, heads * head_size)
 
 
 def _causal(queries: int, keys: int, *, device: torch.device) -> Tensor:

@@ -82,5 +82,6 @@ class FusedModel(GPTModel):
             labels.t().reshape(-1),
             group=group,
             chunk_tokens=self.loss_chunk_tokens,
+            weight_gradient_VD=getattr(self.output_layer.weight, "main_grad", None),  # in training, Megatron's buffer
         )
         return losses_T.view(hidden_SBD.shape[:2]).t().contiguous()

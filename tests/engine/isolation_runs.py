@@ -11,7 +11,7 @@ from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import TINY, sample, tiny_run
 
 
-def losses_of_packed_and_separate_documents(layout: ParallelLayout) -> tuple[float, float, float]:
+def losses_of_packed_and_separate_documents(layout: ParallelLayout, **computed_by: str) -> tuple[float, float, float]:
     """Mean loss of two documents in one window: isolated, each in a window of its own, and not isolated."""
     from megaphi.engine.run_config import check
     from megaphi.engine.train_step import evaluate
@@ -20,7 +20,7 @@ def losses_of_packed_and_separate_documents(layout: ParallelLayout) -> tuple[flo
     from megaphi.parallel.world import start_world
 
     # Weights of this size make attention matter: near zero it would hardly look at anything.
-    sharp = dataclasses.replace(TINY, initial_std=0.3)
+    sharp = dataclasses.replace(TINY, initial_std=0.3, **computed_by)
     run = check(tiny_run(layout=layout, model=sharp), world_size=detect().world_size)
     world = start_world(run.layout, seed=run.seed)
     model = build_training_model(run, world)

@@ -1,6 +1,6 @@
 """One loss curve for every layout: 20 calm steps in fp32, followed within 1e-5.
 
-The curve in tests/golden/tiny_pretrain.txt was written by one process. The learning rate is small, because an unstable
+The curve in tests/golden/tiny_pretrain.txt was written by one process in plain PyTorch, before there were kernels. The learning rate is small, because an unstable
 run multiplies rounding until two correct layouts look like a bug. Micro-batches hold unequal numbers of trained
 tokens, so a mean of means instead of the global mean would show at once.
 
@@ -9,15 +9,17 @@ tokens, so a mean of means instead of the global mean would show at once.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from megaphi.files import write_text
 from megaphi.parallel.layout import ParallelLayout
-from tests.engine.layout_runs import tiny_run, train
+from tests.engine.layout_runs import TINY, tiny_run, train
 from tests.gloo_world import run_in_world
 
 CURVE = Path(__file__).parent.parent / "golden" / "tiny_pretrain.txt"
@@ -64,6 +66,27 @@ def test_every_layout_follows_the_golden_curve(name: str) -> None:
 @pytest.mark.parametrize("name", ["one process", "tensor 2 x pipeline 2"])
 def test_recomputing_activations_changes_nothing(name: str, recompute: str) -> None:
     assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), recompute=recompute))
+
+
+@pytest.mark.parametrize(
+    ("name", "computed_by"),
+    [
+        ("one process", {"kernels": "reference"}),
+        ("tensor 2 x pipeline 2", {"kernels": "reference"}),
+        ("tensor 2 x context 2", {"kernels": "reference"}),
+        ("one process", {"attention": "softmax"}),
+        ("tensor 2 x context 2", {"attention": "softmax"}),
+        ("one process", {"attention": "softmax", "kernels": "reference"}),
+        ("one process", {"loss_chunk_tokens": 5}),
+        ("tensor 2", {"loss_chunk_tokens": 32}),
+        ("tensor 2 x pipeline 2", {"loss_chunk_tokens": 10}),
+        ("data 2", {"loss_chunk_tokens": 24}),
+    ],
+    ids=str,
+)
+def test_whatever_computes_the_model_follows_the_golden_curve(name: str, computed_by: dict[str, Any]) -> None:
+    """Megatron's own layers in plain PyTorch, attention by its definition, the loss in chunks."""
+    assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), model=dataclasses.replace(TINY, **computed_by)))
 
 
 def test_the_curve_goes_down() -> None:

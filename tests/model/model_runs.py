@@ -35,28 +35,31 @@ def weights_by_name(layout: ParallelLayout) -> dict[str, tuple[tuple[int, ...], 
 
 
 def attention_outputs() -> list[tuple[np.ndarray, np.ndarray]]:
-    """(ours, softmax(q k^T / sqrt(K) + mask) v in fp64) for causal attention and for isolated documents."""
+    """(ours, softmax(q k^T / sqrt(K) + mask) v in fp64): causal and with isolated documents, both ways to attend."""
     import torch
     from megatron.core.transformer.enums import AttnMaskType
 
-    from megaphi.model.attention import ScaledDotProductAttention, document_mask
+    from megaphi.model.attention import ScaledDotProductAttention, SoftmaxAttention, document_boundaries
     from megaphi.model.megatron_config import transformer_config
     from megaphi.parallel.world import start_world
 
     layout = ParallelLayout()
     start_world(layout, seed=0)
     config = transformer_config(TINY, layout, parameters="float32")
-    attention = ScaledDotProductAttention(config, 1, AttnMaskType.causal, "self")
     sequence, batch = 17, 2
     query = torch.randn(sequence, batch, TINY.heads, TINY.head_size)
     key, value = torch.randn(2, sequence, batch, TINY.key_value_groups, TINY.head_size)
-    documents_BS = torch.tensor([[0] * 5 + [1] * 12, [0] * 16 + [1]])
-    causal = torch.ones(sequence, sequence, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
+    documents_BS = np.array([[0] * 5 + [1] * 12, [0] * 16 + [1]])
+    boundaries = document_boundaries(documents_BS)
+    assert boundaries.tolist() == [0, 5, 17, 33, 34]
+    causal = np.broadcast_to(np.tri(sequence, dtype=bool), (batch, 1, sequence, sequence))
     same = documents_BS[:, None, :, None] == documents_BS[:, None, None, :]
     results = []
-    for hidden, visible in ((None, causal), (document_mask(documents_BS), causal & same)):
-        ours = attention(query, key, value, hidden)
-        results.append((ours.numpy(), _by_definition(query, key, value, visible)))
+    for kind in (ScaledDotProductAttention, SoftmaxAttention):
+        attention = kind(config, 1, AttnMaskType.causal, "self")
+        for mask, visible in ((None, causal), (torch.from_numpy(boundaries), causal & same)):
+            ours = attention(query, key, value, mask)
+            results.append((ours.numpy(), _by_definition(query, key, value, visible)))
     return results
 
 
