@@ -264,17 +264,9 @@ def time_once(contender: Contender, clock: Clock, *, both: bool) -> Callable[[],
 
 # --- table, file and picture
 
-HEADINGS = {
-    "operator": "operator",
-    "tp": "tp",
-    "dtype": "dtype",
-    "pass": "pass",
-    "shape": "shape",
-    "megaphi_ms": "ms",
-    "gb_per_s": "GB/s",
-    "copy_fraction": "of copy",
-    **{f"{name}_ratio": name for name in PEERS},
-}
+COLUMNS = "operator tp dtype pass shape megaphi_ms gb_per_s copy_fraction".split()
+TITLES = "operator tp dtype pass shape ms GB/s /copy".split()
+HEADINGS = dict(zip([*COLUMNS, *(f"{name}_ratio" for name in PEERS)], [*TITLES, *PEERS], strict=True))
 WIDTHS = (-20, 2, -8, -16, -20, 9, 8, 7, *[8] * len(PEERS))
 
 
@@ -284,7 +276,6 @@ def row(
     reads_forward, reads_backward, _ = TRAFFIC[operator]
     tensors = reads_forward + (reads_backward if which == PASSES[1] else 0)
     speed = tensors * problem.unit_elements * setting.dtype.itemsize / times["megaphi"]
-    ratios = {f"{name}_ratio": f"{times[name] / times['megaphi']:.3f}" if name in times else "" for name in PEERS}
     return {
         "operator": operator,
         "tp": str(setting.tensor_parallel),
@@ -294,7 +285,7 @@ def row(
         "megaphi_ms": f"{times['megaphi'] * 1e3:.4f}",
         "gb_per_s": f"{speed / 1e9:.2f}",
         "copy_fraction": f"{speed / copy_speed:.3f}",
-        **ratios,
+        **{f"{name}_ratio": f"{times[name] / times['megaphi']:.3f}" if name in times else "" for name in PEERS},
     }
 
 
@@ -377,17 +368,21 @@ def newest_rows(path: Path, *, is_cpu: bool, threads: int) -> dict[tuple[str, st
 
 
 def draw_panel(axes: Any, rows: Sequence[dict[str, str]]) -> None:
-    peers = [name for name in PEERS if any(found.get(f"{name}_ratio") for found in rows)]
-    height = 0.8 / len(peers)
-    for number, name in enumerate(peers):
-        values = [float(found.get(f"{name}_ratio") or "nan") for found in rows]
-        places = [place + (number - (len(peers) - 1) / 2) * height for place in range(len(rows))]
-        # From 1 outwards: a bar to the left is a peer that is faster.
-        axes.barh(places, [value - 1 for value in values], height, left=1, color=PEERS[name], label=name)
-        for place, value in zip(places, values, strict=True):
-            if value == value:
-                axes.text(max(value, 1), place, f" {value:.2g}×", va="center", fontsize=8)
+    """From 1 outwards: a bar to the left is a peer that is faster."""
+    columns = [(name, place, found.get(f"{name}_ratio")) for name in PEERS for place, found in enumerate(rows)]
+    bars = [(name, place, float(ratio)) for name, place, ratio in columns if ratio]
+    present = list(dict.fromkeys(name for name, _, _ in bars))
+    height = 0.8 / max(1, len(present))
+    for name, place, ratio in bars:
+        middle = place + (present.index(name) - (len(present) - 1) / 2) * height
+        axes.barh(middle, ratio - 1, height, left=1, color=PEERS[name], label=name)
+        axes.text(max(ratio, 1), middle, f" {ratio:.2g}×", va="center", fontsize=8)
+    ratios = [ratio for _, _, ratio in bars]
+    ticks = (0.2, 0.5, 1, 2, 5, 10, 20)
     axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(min([0.8, *ratios]) / 1.1, max([2, *ratios]) * 1.6)  # room for the last number
     axes.axvline(1, color="black", linewidth=1)
     axes.grid(axis="x", alpha=0.25)
 

@@ -45,30 +45,33 @@ TRAFFIC: dict[str, tuple[float, float, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """One rank's work before tensor parallelism cuts it."""
+    """Work before tensor parallelism cuts it; by default Phi-4's, a micro-batch of one."""
 
-    norm_tokens: int
-    mlp_tokens: int
-    loss_tokens: int
-    linear_tokens: int
-    heads: int
-    positions: int
+    norm_tokens: int = 4_096
+    mlp_tokens: int = 4_096
+    loss_tokens: int = 4_096
+    linear_tokens: int = 4_096
+    heads: int = 40
+    positions: int = 4_096
     width: int = 5_120
     feed_forward: int = 17_920
     vocabulary: int = 100_352
     linear_width: int = 5_120
 
 
-GPU_SIZES = Sizes(
-    norm_tokens=4_096, mlp_tokens=4_096, loss_tokens=4_096, linear_tokens=4_096, heads=40, positions=4_096
-)
+GPU_SIZES = Sizes()
 # A matrix product of a 32nd of the tokens and of the width: logits and weight keep their proportion.
 CPU_SIZES = Sizes(
     norm_tokens=512, mlp_tokens=256, loss_tokens=64, linear_tokens=128, heads=4, positions=2_048, linear_width=160
 )
 QUICK_SIZES = Sizes(
     **dict.fromkeys(("norm_tokens", "mlp_tokens", "loss_tokens", "linear_tokens"), 8),
-    **{"heads": 1, "positions": 64, "width": 256, "feed_forward": 512, "vocabulary": 1_024, "linear_width": 64},
+    heads=1,
+    positions=64,
+    width=256,
+    feed_forward=512,
+    vocabulary=1_024,
+    linear_width=64,
 )
 
 

@@ -3,7 +3,8 @@
 Weights, gradients and optimizer state are exact: they are counted from the real modules of every pipeline stage.
 Activations are an estimate: the tensors that torch keeps for the backward pass, layer by layer, as counted in a run of
 the real modules (the method of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
-Models"). Attention keeps no scores, so recomputing it (`recompute=selective`) saves next to nothing. Communication
+Models"). Attention keeps no scores (unless
+`model.attention=softmax`), so recomputing it (`recompute=selective`) saves next to nothing. Communication
 buffers and what the allocator loses are not in it.
 """
 
@@ -64,7 +65,8 @@ def _activation_bytes(run: RunConfig, *, stage: int, weight_bytes: int) -> int:
     layer = _layer_bytes_per_token(run, weight_bytes=weight_bytes)
     head = _head_bytes_per_token(run, weight_bytes=weight_bytes) if stage == layout.pipeline - 1 else 0
     if run.recompute == "full":  # every layer's input, and then the head or one layer that is computed again
-        return int(tokens * (in_flight * layers * residual * weight_bytes + max(head, layer)))
+        again = layer - (residual * weight_bytes if model.kernels == "fused" else 0)  # its input is there already
+        return int(tokens * (in_flight * layers * residual * weight_bytes + max(head, again)))
     return int(tokens * (in_flight * layers * layer + head))
 
 
@@ -76,20 +78,50 @@ def _residual_ways(run: RunConfig) -> int:
 def _layer_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
     """What one layer keeps for its backward pass per token on one rank."""
     model = run.model
-    # Each of the two norms keeps its input and its normalised input, both in fp32.
-    norms = 4 * model.hidden * _FP32_BYTES
+    attention = _attention_numbers_per_token(run)
     inputs = 2 * model.hidden * weight_bytes  # of the two column-parallel matrices
-    # Queries, keys and the output, and all of the QKV product, in which the values lie.
-    attention = 3 * model.query_width + 3 * model.key_value_width
-    feed_forward = 5 * model.feed_forward  # gate and up together; silu(gate), up and their product by themselves
+    if model.kernels == "fused":
+        norms = 2 * model.hidden * weight_bytes  # their inputs
+        feed_forward = 2 * model.feed_forward  # gate and up; what SwiGLU makes of them is made again
+    else:
+        norms = 4 * model.hidden * _FP32_BYTES  # each norm's input and its normalised input, both in fp32
+        feed_forward = 5 * model.feed_forward  # gate and up together; silu(gate), up and their product by themselves
     return (norms + inputs) / _residual_ways(run) + (attention + feed_forward) * weight_bytes / run.layout.tensor
+
+
+def _attention_numbers_per_token(run: RunConfig) -> float:
+    """What attention keeps per token, all tensor ranks together."""
+    model, layout = run.model, run.layout
+    queries, keys = model.query_width, model.key_value_width
+    copies_queries = model.kernels == "reference" or model.key_value_groups > layout.tensor
+    if layout.context > 1:  # queries, the context in parts and whole; keys and values of all ranks, and who sees whom
+        chunk = run.batch.sequence_length // (2 * layout.context)
+        masks = chunk * (2 * layout.context + 1) / 2 / run.batch.micro_batch * layout.tensor
+        packed = 0 if copies_queries else 2 * keys
+        return 3 * queries + packed + 2 * keys * layout.context + masks
+    numbers = 2 * queries + 2 * keys  # the QKV product, in which keys and values lie, and the context
+    numbers += queries if copies_queries else 0
+    numbers += keys if model.kernels == "reference" else 0  # turning the keys makes a copy
+    if model.attention == "softmax":  # the weights that every query gives to every key
+        numbers += model.heads * run.batch.sequence_length
+    return numbers
 
 
 def _head_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
     """What the end of the model holds per token: the final norm, the output layer's input, and the logits.
 
-    Logits count as computed and, unless they are that already, in fp32; the softmax takes the latter's place.
+    Fused, the logits' gradient takes their place. Else they count as computed and, unless they are that already, in
+    fp32; the softmax takes the latter's place.
     """
+    model = run.model
+    vocabulary = model.vocabulary / run.layout.tensor
+    if model.kernels == "fused":
+        norm_and_input = model.hidden / _residual_ways(run) * 2 * weight_bytes
+        if not model.loss_chunk_tokens:
+            return norm_and_input + vocabulary * weight_bytes
+        tokens = run.batch.micro_batch * run.batch.sequence_length // run.layout.context
+        gathered = model.hidden * weight_bytes if _residual_ways(run) > 1 else 0
+        return norm_and_input + gathered + vocabulary * weight_bytes * min(1.0, model.loss_chunk_tokens / tokens)
     logit_bytes = _FP32_BYTES if weight_bytes == _FP32_BYTES else weight_bytes + _FP32_BYTES
-    norm_and_input = run.model.hidden / _residual_ways(run) * (2 * _FP32_BYTES + weight_bytes)
-    return norm_and_input + run.model.vocabulary / run.layout.tensor * logit_bytes
+    norm_and_input = model.hidden / _residual_ways(run) * (2 * _FP32_BYTES + weight_bytes)
+    return norm_and_input + vocabulary * logit_bytes
