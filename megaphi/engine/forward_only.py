@@ -49,6 +49,8 @@ def open_model(checkpoint: str | Path, layout: ParallelLayout | None = None) -> 
     """Load a checkpoint's weights in their own number format, under any layout with one replica."""
     reader = CheckpointReader(checkpoint)
     architecture = from_plain(Architecture, reader.config["model"], where="model")
+    if architecture.kernels == "transformer_engine":  # how it was trained; reading takes whole weights of any origin
+        architecture = replace(architecture, kernels="fused")
     layout = check_reading_layout(layout or ParallelLayout(), architecture)
     world = start_world(layout, seed=0)
     context = reader.config.get("batch", {}).get("sequence_length", 4_096)

@@ -82,6 +82,8 @@ class NumericPrecision:
     """Number formats (config section `precision`); gradients and optimizer state are always fp32."""
 
     parameters: Literal["float32", "bfloat16"] = "bfloat16"
+    fp8: Literal["none", "delayed", "tensorwise", "blockwise", "mxfp8"] = "none"
+    """How the linear layers' inputs are scaled to 8 bits (needs model.kernels=transformer_engine and Hopper or newer)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,11 +132,24 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     _check_progress(run.run)
     _check_validation(run, layout)
     _check_optimizer(run.optimizer, steps=run.run.steps)
+    _check_kernels(run)
     if layout.context > 1 and run.mixture.isolate_documents:
         raise InputError(
             "mixture.isolate_documents=true is not available with layout.context > 1: turn one of them off"
         )
     return replace(run, layout=layout)
+
+
+def _check_kernels(run: RunConfig) -> None:
+    """What only some of the ways to compute the model can do."""
+    if run.precision.fp8 != "none" and run.model.kernels != "transformer_engine":
+        raise InputError(
+            f"precision.fp8={run.precision.fp8} needs model.kernels=transformer_engine, not {run.model.kernels}"
+        )
+    if run.precision.fp8 != "none" and run.precision.parameters != "bfloat16":
+        raise InputError(f"precision.fp8={run.precision.fp8} needs precision.parameters=bfloat16")
+    if run.mixture.isolate_documents and run.model.kernels == "transformer_engine":
+        raise InputError("mixture.isolate_documents=true needs model.kernels=fused or reference")
 
 
 def _check_progress(progress: Progress) -> None:

@@ -51,6 +51,7 @@ def build_training_model(run: RunConfig, world: World) -> TrainingModel:
         seed=run.seed,
         parameters=run.precision.parameters,
         recompute=run.recompute,
+        fp8=run.precision.fp8,
     )
     overlap = run.overlap_communication and world.replicas * world.layout.context > 1
     config = modules[0].config

@@ -21,6 +21,11 @@ from torch import Tensor
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.seeds import parameter_seed
 
+_NAMES_ELSEWHERE = {
+    "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
+}
+"""Transformer Engine's layers hold the norms; one name for one weight lets any kernels load any checkpoint."""
 _RESIDUAL_WRITERS = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
 
 
@@ -92,5 +97,5 @@ def _global_parameters(chunk: GPTModel) -> Iterator[tuple[str, torch.nn.Paramete
         match = re.match(r"decoder\.layers\.(\d+)\.(.+)", name)
         if match:
             number = chunk.decoder.layers[int(match[1])].layer_number - 1  # pyright: ignore
-            name = f"decoder.layers.{number}.{match[2]}"
+            name = f"decoder.layers.{number}.{_NAMES_ELSEWHERE.get(match[2], match[2])}"
         yield name, parameter

@@ -14,12 +14,13 @@ from typing import NamedTuple
 import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer import TransformerConfig
 
 from megaphi.model.architecture import Architecture
 from megaphi.model.fused_model import FusedModel
 from megaphi.model.initialize import initialize_weights
 from megaphi.model.layer_spec import block_spec
-from megaphi.model.megatron_config import Precision, Recompute, transformer_config
+from megaphi.model.megatron_config import Fp8, Precision, Recompute, transformer_config
 from megaphi.parallel.layout import Coordinates, ParallelLayout
 from megaphi.parallel.world import pretended_world
 
@@ -32,26 +33,19 @@ def build_model(
     seed: int,
     parameters: Precision = "float32",
     recompute: Recompute = "none",
+    fp8: Fp8 = "none",
 ) -> list[GPTModel]:
     """This rank's chunks with weights drawn from (seed, parameter name), the same under every layout."""
-    chunks = _chunks(architecture, layout, sequence_length=sequence_length, parameters=parameters, recompute=recompute)
+    config = transformer_config(architecture, layout, parameters=parameters, recompute=recompute, fp8=fp8)
+    chunks = _chunks(config, architecture, layout, sequence_length=sequence_length)
     for chunk in chunks:
         initialize_weights(chunk, architecture, seed=seed)
     return chunks
 
 
 def _chunks(
-    architecture: Architecture,
-    layout: ParallelLayout,
-    *,
-    sequence_length: int,
-    parameters: Precision,
-    recompute: Recompute = "none",
-    on_default_device: bool = False,
+    config: TransformerConfig, architecture: Architecture, layout: ParallelLayout, *, sequence_length: int
 ) -> list[GPTModel]:
-    config = transformer_config(
-        architecture, layout, parameters=parameters, recompute=recompute, on_default_device=on_default_device
-    )
     chunks = []
     for stage in range(layout.virtual_pipeline):
         virtual_stage = stage if layout.virtual_pipeline > 1 else None
@@ -102,13 +96,8 @@ def count_parameters(
     for stage in range(layout.pipeline):
         rank = one_copy.rank_of(Coordinates(tensor=0, context=0, data=0, pipeline=stage))
         with pretended_world(one_copy, rank=rank), torch.device("meta"):
-            chunks = _chunks(
-                architecture,
-                one_copy,
-                sequence_length=sequence_length,
-                parameters="bfloat16",
-                on_default_device=True,
-            )
+            config = transformer_config(architecture, one_copy, parameters="bfloat16", on_default_device=True)
+            chunks = _chunks(config, architecture, one_copy, sequence_length=sequence_length)
         stages.append(_count(chunks, tensor_ranks=layout.tensor))
     return stages
 

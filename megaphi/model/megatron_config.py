@@ -20,6 +20,7 @@ from megaphi.parallel.layout import ParallelLayout
 
 Recompute = Literal["none", "selective", "full"]
 Precision = Literal["float32", "bfloat16"]
+Fp8 = Literal["none", "delayed", "tensorwise", "blockwise", "mxfp8"]
 
 _RECOMPUTE: dict[Recompute, dict[str, Any]] = {
     "none": {},
@@ -34,6 +35,7 @@ def transformer_config(
     *,
     parameters: Precision,
     recompute: Recompute = "none",
+    fp8: Fp8 = "none",
     on_default_device: bool = False,
 ) -> TransformerConfig:
     """The engine's configuration of one model under one layout.
@@ -90,6 +92,8 @@ def transformer_config(
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
         cross_entropy_loss_fusion=False,
+        # e4m3 forward, e5m2 for gradients; Transformer Engine scales by the recipe.
+        **({} if fp8 == "none" else {"fp8": "hybrid", "fp8_recipe": fp8}),
         **_RECOMPUTE[recompute],
     )
 

@@ -13,6 +13,7 @@ import sys
 
 _TRIED = {"transformer_engine": "transformer_engine.pytorch", "apex": "apex.optimizers"}
 """Package -> a part of it that Megatron needs, which tells a working installation from a half one."""
+ABSENT = "is not installed"
 _broken: dict[str, str] = {}
 
 
@@ -35,8 +36,4 @@ def problem_with(package: str) -> str | None:
     """None where the package works, else why not."""
     if package in _broken:
         return _broken[package]
-    try:
-        found = importlib.util.find_spec(package)
-    except ValueError:  # somebody else hid it
-        found = None
-    return "is not installed" if found is None else None
+    return ABSENT if importlib.util.find_spec(package) is None else None

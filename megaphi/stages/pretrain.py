@@ -10,6 +10,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.model.arithmetic import explain_utilisation
+from megaphi.model.layer_spec import check_kernels
 from megaphi.parallel.world import World, start_world
 from megaphi.tokenizer.phi4 import load_tokenizer
 
@@ -17,6 +18,7 @@ from megaphi.tokenizer.phi4 import load_tokenizer
 def pretrain(run: RunConfig) -> RunResult:
     """Train until the run's last step, a stop, or a failure. Every rank of the job calls this."""
     world = start_world(run.layout, seed=run.seed)
+    agreed(world, lambda: check_kernels(run.model))
     data = agreed(world, lambda: open_data(run))
     _introduce(run, world, data)
     model = build_training_model(run, world)
