@@ -1,8 +1,9 @@
-"""Compile csrc/ into two modules: `_C`, the kernels, and `_T`, which binds them to torch. The rest is in pyproject.toml.
+"""Compile csrc/ into two modules: `_C`, the kernels, and `_T`, which binds them to torch.
 
-`_C` needs a C++ compiler and nothing else; with nvcc and a CUDA build of torch it holds the CUDA kernels too. `_T` needs
-torch's headers, which are found by path: pip's isolated build hides the installed torch, and asking for one there would
-download gigabytes. A module that cannot be built is left out with a warning: megaphi then runs on PyTorch's operators.
+`_C` needs a C++ compiler and nothing else; with nvcc and a CUDA build of torch it holds the CUDA kernels too. `_T`
+needs torch's headers, which are found by path: pip's isolated build hides the installed torch, and asking for one there
+would download gigabytes. A module that cannot be built is left out with a warning: megaphi then runs on PyTorch's
+operators. Everything else about the package is in pyproject.toml.
 
     MEGAPHI_CUDA=auto|0|1     CUDA kernels when nvcc and a CUDA torch are there (default), never, or fail without nvcc
 """

@@ -14,7 +14,8 @@ GB/s counts: every tensor read or written once, which is the bound, not what was
 bound by its matrix products instead.)
 
 On a GPU all 4,096 tokens of a micro-batch of one are worked on, and the GPU is kept busy until a call's kernels are
-queued: kernels are timed, not Python. On a CPU there are fewer tokens or heads (the column `shape`) of the same width.
+queued: kernels are timed, not Python. On a CPU there are fewer tokens or heads (the column `shape`) of the same width;
+linear_cross_entropy is narrower there too, and float32 only.
 The default flags are meant for less than eight minutes of one H100: bfloat16 only, 23 cases of at most some tens of
 milliseconds a call; nearly all of the time is torch.compile's, once for both passes. On a CPU they are 43 cases.
 """

@@ -51,14 +51,13 @@ inline void store(bf16* to, float value) {
   to->bits = static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
 }
 
-// e^x, relative error below 2e-7 (Cody-Waite reduction, polynomial of degree 6 as in Cephes). Below -87.3 it is 0, so
-// that a masked -inf contributes nothing; above 88 it stays at e^88.
+// e^x for x <= 88, relative error below 2e-7 (Cody-Waite reduction, polynomial of degree 6 as in Cephes). Below -87.3 it
+// is 0, so that a masked -inf contributes nothing. Selecting at the end costs less than clamping x at the beginning.
 inline float exponential(float x) {
-  const float clamped = x < -87.3f ? -87.3f : (x > 88.0f ? 88.0f : x);
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
-  const float shifted = clamped * 1.44269504088896341f + magic;
+  const float shifted = x * 1.44269504088896341f + magic;
   const float n = shifted - magic;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -70,6 +69,10 @@ inline float exponential(float x) {
   return x < -87.3f ? 0.0f : result;
 }
 inline double exponential(double x) { return __builtin_exp(x); }
+
+// 1 / (1 + e^-x), with an argument that the exponential can take: e^88 is large enough for a zero.
+inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(x > -88.0f ? -x : 88.0f)); }
+inline double sigmoid(double x) { return 1.0 / (1.0 + __builtin_exp(-x)); }
 
 inline float logarithm(float x) { return __builtin_logf(x); }
 inline double logarithm(double x) { return __builtin_log(x); }

@@ -17,22 +17,15 @@ template <class T>
 Accumulator<T> scaled_scores(const T* x, const uint8_t* mask, Accumulator<T> scale, Accumulator<T>* scores, int64_t n) {
   using A = Accumulator<T>;
   const A nothing = -__builtin_inff();
-  A highest = nothing;
-  if (mask == nullptr) {
-#pragma omp simd reduction(max : highest)
-    for (int64_t j = 0; j < n; j++) {
-      const A score = load(x + j) * scale;
-      scores[j] = score;
-      highest = score > highest ? score : highest;
-    }
-  } else {
-#pragma omp simd reduction(max : highest)
-    for (int64_t j = 0; j < n; j++) {
-      const A score = mask[j] != 0 ? nothing : load(x + j) * scale;
-      scores[j] = score;
-      highest = score > highest ? score : highest;
-    }
+#pragma omp simd
+  for (int64_t j = 0; j < n; j++) scores[j] = load(x + j) * scale;
+  if (mask != nullptr) {  // a loop of its own: three widths of numbers in one make slow code
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) scores[j] = mask[j] != 0 ? nothing : scores[j];
   }
+  A highest = nothing;
+#pragma omp simd reduction(max : highest)
+  for (int64_t j = 0; j < n; j++) highest = scores[j] > highest ? scores[j] : highest;
   return highest;
 }
 

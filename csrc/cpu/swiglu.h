@@ -14,8 +14,8 @@ void swiglu_forward(const SwigluForward& a) {
       T* y = static_cast<T*>(a.y) + i * a.width;
 #pragma omp simd
       for (int64_t j = 0; j < a.width; j++) {
-        const A g = load(gate + j), sigmoid = A(1) / (A(1) + exponential(-g));
-        store(y + j, g * sigmoid * load(up + j));  // in the order of the backward pass, bit for bit
+        const A g = load(gate + j);
+        store(y + j, g * sigmoid(g) * load(up + j));  // in the order of the backward pass, bit for bit
       }
     }
   });
@@ -28,9 +28,8 @@ void swiglu_backward_row(const T* grad_y, const T* x, T* grad_x, T* y, int64_t w
 #pragma omp simd
   for (int64_t j = 0; j < width; j++) {
     const A gate = load(x + j), up = load(x + width + j), grad = load(grad_y + j);
-    const A sigmoid = A(1) / (A(1) + exponential(-gate));
-    const A silu = gate * sigmoid;
-    store(grad_x + j, grad * up * (sigmoid + silu * (A(1) - sigmoid)));
+    const A share = sigmoid(gate), silu = gate * share;
+    store(grad_x + j, grad * up * (share + silu * (A(1) - share)));
     store(grad_x + width + j, grad * silu);
     if constexpr (emit) store(y + j, silu * up);
   }

@@ -136,7 +136,9 @@ def _show_kernels() -> None:
         reasons = {name: loading.why_not(operator, device, dtype) for name, dtype in formats.items()}
         if reasons["fp32"] == reasons["bf16"]:
             reasons = {"fp32 and bf16": reasons["fp32"]}
-        paths = [f"{name} {'PyTorch: ' + reason if reason else f'compiled ({compiled})'}" for name, reason in reasons.items()]
+        paths = [
+            f"{name} {'PyTorch: ' + reason if reason else f'compiled ({compiled})'}" for name, reason in reasons.items()
+        ]
         print(f"{operator:<18} {', '.join(paths)}")
 
 
@@ -166,5 +168,7 @@ def _show_recipe(name: str, fields: list[str]) -> list[str]:
             f"{name} needs {needed / 1e9:.1f} GB on each GPU, one here has {available / 1e9:.1f} GB: cut it further"
         ]
     if not on_cpu and run.layout.world_size > devices:
-        print(f"                   this machine has {devices} GPU(s): start it on {-(-run.layout.world_size // devices)}")
+        print(
+            f"                   this machine has {devices} GPU(s): start it on {-(-run.layout.world_size // devices)}"
+        )
     return []

@@ -83,7 +83,7 @@ class NumericPrecision:
 
     parameters: Literal["float32", "bfloat16"] = "bfloat16"
     fp8: Literal["none", "delayed", "tensorwise", "blockwise", "mxfp8"] = "none"
-    """How the linear layers' inputs are scaled to 8 bits (needs model.kernels=transformer_engine and Hopper or newer)."""
+    """How inputs of linear layers are scaled to 8 bits (needs model.kernels=transformer_engine, Hopper or newer)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

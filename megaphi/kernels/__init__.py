@@ -1,1 +1,1 @@
-"""The operators that a step spends its memory traffic on, fused: norm, rotary positions, softmax, SwiGLU, cross-entropy."""
+"""What a step spends its memory traffic on, fused: norm, rotary positions, softmax, SwiGLU, cross-entropy."""

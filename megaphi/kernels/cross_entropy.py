@@ -157,7 +157,9 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, None, None, None, None]:
         logits_TV, labels_T, totals_T2 = ctx.saved_tensors
         arguments = (labels_T, totals_T2, gradients[0].contiguous(), *ctx.settings)
         if not ctx.in_place:
@@ -194,7 +196,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         hidden_TD, weight_VD, labels_T, totals_T2 = ctx.saved_tensors
         grad_hidden_TD, total_VD = torch.empty_like(hidden_TD), ctx.weight_gradient_VD
         if total_VD is None:

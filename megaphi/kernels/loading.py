@@ -101,7 +101,7 @@ def _try(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def assert_agree(compiled: Tensor, defined: Tensor) -> None:
-    """Raise with the size of the difference unless two results agree up to rounding (and a NaN is only where one is)."""
+    """Raise, with the size of the difference, unless two results agree up to rounding; a NaN never agrees."""
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(defined.dtype, 2e-2)
     difference = (compiled.double() - defined.double()).abs().max().item() if defined.numel() else 0.0
     allowed = tolerance * max(1.0, defined.double().abs().max().item() if defined.numel() else 0.0)

@@ -124,8 +124,9 @@ def _try_add_rms_norm(device: torch.device, dtype: torch.dtype) -> None:
 def _try_backward(x: Tensor, weight: Tensor, rstd: Tensor) -> None:
     grad, other = (numbers(3, 37, device=x.device, dtype=x.dtype, seed=seed) for seed in (3, 4))
     with torch.enable_grad():
-        inputs = [tensor.double().requires_grad_() for tensor in (x, weight)]
-        expected = torch.autograd.grad(reference.rms_norm(*inputs, 1e-5), inputs, grad.double())
+        wide_x, wide_weight = (tensor.double().requires_grad_() for tensor in (x, weight))
+        output = reference.rms_norm(wide_x, wide_weight, 1e-5)
+        expected = torch.autograd.grad(output, (wide_x, wide_weight), grad.double())
     grad_x, grad_weight = _operators.rms_norm_backward(grad, other, x, weight, rstd)
     assert_agree(grad_x, (expected[0] + other.double()).to(x.dtype))
     assert_agree(grad_weight, expected[1].to(x.dtype))

@@ -23,7 +23,9 @@ define(f"rotary_(Tensor(a!) x, {_ARGUMENTS}) -> ()")
 _operators = torch.ops.megaphi
 
 
-def rotary_table(positions: int, head_size: int, *, base: float, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+def rotary_table(
+    positions: int, head_size: int, *, base: float, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """(cos, sin), fp32 [P, K / 2]; angles are computed in fp32 as transformers and Megatron do."""
     exponents = torch.arange(0, head_size, 2, dtype=torch.float32, device=device) / head_size
     angles_PK = torch.outer(torch.arange(positions, dtype=torch.float32, device=device), 1.0 / base**exponents)
@@ -130,12 +132,11 @@ def _try_rotary(device: torch.device, dtype: torch.dtype) -> None:
     cos, sin = rotary_table(9, 10, base=100.0, device=device)
     if dtype == torch.float64:
         cos, sin = cos.double(), sin.double()
-    positions = torch.tensor([[0, 8], [1, 0], [2, 1]], device=device)
-    for place in ({"offset": 5}, {"positions_SB": positions}):
-        expected = reference.rotary(x, cos, sin, rotated=2, **place)
-        arguments = (cos, sin, place.get("positions_SB"), place.get("offset", 0), 2)
-        turned = _operators.rotary(x, *arguments, False)
-        assert_agree(turned, expected)
-        back = reference.rotary(turned, cos, -sin, rotated=2, **place)
-        _operators.rotary_(turned, *arguments, True)
+    restarting = torch.tensor([[0, 8], [1, 0], [2, 1]], device=device)
+    for positions, offset in ((None, 5), (restarting, 0)):
+        place: dict[str, Any] = {"rotated": 2, "positions_SB": positions, "offset": offset}
+        turned = _operators.rotary(x, cos, sin, positions, offset, 2, False)
+        assert_agree(turned, reference.rotary(x, cos, sin, **place))
+        back = reference.rotary(turned, cos, -sin, **place)
+        _operators.rotary_(turned, cos, sin, positions, offset, 2, True)
         assert_agree(turned, back)

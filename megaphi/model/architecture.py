@@ -33,11 +33,11 @@ class Architecture:
     initial_std: float = 0.02
     """Standard deviation of the initial weights (default; the paper is silent)."""
     kernels: Literal["fused", "reference", "transformer_engine"] = "fused"
-    """fused: our kernels, or PyTorch where one is missing; reference: plain PyTorch; transformer_engine: NVIDIA's."""
+    """fused: our kernels, PyTorch where one is missing; reference: plain PyTorch; transformer_engine: NVIDIA's."""
     attention: Literal["sdpa", "softmax"] = "sdpa"
-    """sdpa: torch's fused attention, scores never exist; softmax: by its definition, with scores, through our softmax."""
+    """sdpa: torch's fused attention, without scores; softmax: by its definition, scores through our softmax."""
     loss_chunk_tokens: int = 0
-    """Tokens whose logits exist at a time, the output layer being computed twice; 0: all of a micro-batch (fused only)."""
+    """Tokens whose logits exist at a time, the output layer being computed twice (fused only); 0: all tokens."""
 
     def check(self) -> None:
         """Refuse shapes that cannot be built, naming the field."""

@@ -12,6 +12,7 @@ Legend: S sequence, B batch, H query heads, G key-value groups, R = H / G, K hea
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -98,9 +99,10 @@ class ScaledDotProductAttention(MegatronModule):
             return self._flash_within_documents(parts, boundaries)
         sequence, context = query_SBHK.shape[0], []
         ends = boundaries.tolist()
-        for start, end in zip(ends, ends[1:], strict=False):
+        for start, end in pairwise(ends):
             row, first, last = start // sequence, start % sequence, (end - 1) % sequence + 1
-            context.append(self._attend(*(part[first:last, row : row + 1] for part in parts), None))
+            query, key, value = (part[first:last, row : row + 1] for part in parts)
+            context.append(self._attend(query, key, value, None))
         rows_TBD = torch.cat(context)  # one row after the other
         return rows_TBD.view(query_SBHK.shape[1], sequence, -1).transpose(0, 1)
 

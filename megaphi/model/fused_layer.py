@@ -52,13 +52,13 @@ class FusedSelfAttention(SelfAttention):
         _refuse(rest)
         groups = self.num_query_groups_per_partition
         queries = self.num_attention_heads_per_partition // groups
-        packed, _ = self.linear_qkv(hidden_states)
+        packed, _ = self.linear_qkv(hidden_states)  # pyright: ignore[reportCallIssue]
         packed_SBGNK = packed.unflatten(-1, (groups, queries + 2, self.hidden_size_per_attention_head))
         cos, sin = rotary_pos_emb.unbind()
         packed_SBGNK = rotary(packed_SBGNK, cos, sin, rotated=queries + 1, in_place=True)
         query, key, value = packed_SBGNK.split((queries, 1, 1), dim=3)
         recomputes = self.checkpoint_core_attention and self.training
-        attend = self._checkpointed_attention_forward if recomputes else self.core_attention
+        attend: Any = self._checkpointed_attention_forward if recomputes else self.core_attention
         context_SBD = attend(query.flatten(2, 3), key.squeeze(3), value.squeeze(3), attention_mask)
         return self.linear_proj(context_SBD)
 
@@ -82,6 +82,8 @@ class SwigluRowParallelLinear(RowParallelLinear):
 
 class FusedLayer(TransformerLayer):
     """A pre-norm decoder layer; the addition after attention is taken together with the norm before the MLP."""
+
+    pre_mlp_layernorm: FusedRMSNorm
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -36,21 +36,22 @@ class RotaryTable(RotaryEmbedding):
         )
         self.head_size: int = config.kv_channels  # pyright: ignore[reportAttributeAccessIssue]
         self.base = base
+        self.context_group = context_group
         self.tables: dict[int, Tensor] = {}
 
-    def forward(self, max_seq_len: int, **_: Any) -> Tensor:
+    def forward(self, max_seq_len: int, **_: Any) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """[2, S, K / 2] for a whole sequence of `max_seq_len`; under context parallelism chunks r and 2n-1-r of 2n."""
         if max_seq_len not in self.tables:
             self.tables = {max_seq_len: self._table(max_seq_len)}  # lengths rarely change: the newest is enough
         return self.tables[max_seq_len]
 
     def _table(self, length: int) -> Tensor:
-        table = torch.stack(rotary_table(length, self.head_size, base=self.base, device=torch.cuda.current_device()))
-        ranks = 1 if self.cp_group is None else self.cp_group.size()
+        device: Any = torch.cuda.current_device()
+        table = torch.stack(rotary_table(length, self.head_size, base=self.base, device=device))
+        ranks, rank = self.context_group.size(), self.context_group.rank()
         if ranks == 1:
             return table
         chunks = table.chunk(2 * ranks, dim=1)
-        rank = self.cp_group.rank()
         return torch.cat((chunks[rank], chunks[2 * ranks - 1 - rank]), dim=1)
 
 
@@ -71,17 +72,18 @@ class FusedModel(GPTModel):
     def _postprocess(self, hidden_states: Tensor, *arguments: Any, labels: Tensor | None = None, **rest: Any) -> Tensor:
         if labels is None or not self.post_process or not self.loss_chunk_tokens:
             return super()._postprocess(hidden_states, *arguments, labels=labels, **rest)
-        group = self.pg_collection.tp
+        group, weight_VD = self.pg_collection.tp, self.output_layer.weight
+        assert weight_VD is not None
         if self.config.sequence_parallel:
             hidden_SBD = gather_from_sequence_parallel_region(hidden_states, group=group)  # backward: reduce-scatter
         else:
             hidden_SBD = copy_to_tensor_model_parallel_region(hidden_states, group=group)  # backward: all-reduce
         losses_T = linear_cross_entropy(
             hidden_SBD.flatten(0, 1),
-            self.output_layer.weight,
+            weight_VD,
             labels.t().reshape(-1),
             group=group,
             chunk_tokens=self.loss_chunk_tokens,
-            weight_gradient_VD=getattr(self.output_layer.weight, "main_grad", None),  # in training, Megatron's buffer
+            weight_gradient_VD=getattr(weight_VD, "main_grad", None),  # in training, Megatron's buffer
         )
         return losses_T.view(hidden_SBD.shape[:2]).t().contiguous()

@@ -1,9 +1,9 @@
 """Phi-4's decoder block as a Megatron layer spec, in one of three ways (`model.kernels`).
 
-`fused`: our own layer on fused kernels (fused_layer.py). `reference`: Megatron's `TransformerLayer`, `SelfAttention` and
-`MLP` as they are, with plain PyTorch in their slots: what the fused layer must agree with. `transformer_engine`: the
-spec that Megatron ships for Transformer Engine, whose norms lie inside its linear layers. The spec covers the whole block
-because a spec of one layer would let Megatron choose the final norm itself.
+`fused`: our own layer on fused kernels (fused_layer.py). `reference`: Megatron's `TransformerLayer`, `SelfAttention`
+and `MLP` as they are, with plain PyTorch in their slots: what the fused layer must agree with. `transformer_engine`:
+the spec that Megatron ships for Transformer Engine, whose norms lie inside its linear layers. A spec covers the whole
+block because a spec of one layer would let Megatron choose the final norm itself.
 """
 
 from __future__ import annotations

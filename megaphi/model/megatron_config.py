@@ -22,6 +22,17 @@ Recompute = Literal["none", "selective", "full"]
 Precision = Literal["float32", "bfloat16"]
 Fp8 = Literal["none", "delayed", "tensorwise", "blockwise", "mxfp8"]
 
+_FUSIONS = (
+    "masked_softmax_fusion",
+    "bias_activation_fusion",
+    "bias_dropout_fusion",
+    "apply_rope_fusion",
+    "gradient_accumulation_fusion",
+    "persist_layer_norm",
+    "cross_entropy_loss_fusion",
+)
+"""Megatron's own fusions: all off, see above; ours come through the layer spec."""
+
 _RECOMPUTE: dict[Recompute, dict[str, Any]] = {
     "none": {},
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
@@ -85,13 +96,7 @@ def transformer_config(
         output_layer_init_method=_leave_as_it_is,
         embedding_init_method=_leave_as_it_is,
         use_cpu_initialization=on_default_device,
-        masked_softmax_fusion=False,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        apply_rope_fusion=False,
-        gradient_accumulation_fusion=False,
-        persist_layer_norm=False,
-        cross_entropy_loss_fusion=False,
+        **dict.fromkeys(_FUSIONS, False),
         # e4m3 forward, e5m2 for gradients; Transformer Engine scales by the recipe.
         **({} if fp8 == "none" else {"fp8": "hybrid", "fp8_recipe": fp8}),
         **_RECOMPUTE[recompute],

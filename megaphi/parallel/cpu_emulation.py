@@ -129,7 +129,7 @@ class _DefaultGenerators:
 
 
 class _DeviceProperties:
-    name = gcnArchName = "CPU"  # noqa: N815  # torch's compiler puts the second into the key of its cache
+    name = gcnArchName = "CPU"  # torch's compiler puts the second into the key of its cache
     major = 0
     minor = 0
     multi_processor_count = os.cpu_count()

@@ -1,7 +1,7 @@
 """Transformer Engine and Apex, which Megatron uses where it can import them: there, absent, or half-installed.
 
-Megatron wraps these imports in `except ImportError`. A half-installed package (no matching libraries, another project of
-the same name) may raise anything else, and would end every program that imports Megatron. `hide_broken` tries them
+Megatron wraps these imports in `except ImportError`. A half-installed package (no matching libraries, another project
+of the same name) may raise anything else, and would end every program that imports Megatron. `hide_broken` tries them
 first; a broken one is hidden, so that Megatron takes it for absent, and `megaphi doctor` says what is wrong.
 """
 

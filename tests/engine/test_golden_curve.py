@@ -1,8 +1,8 @@
 """One loss curve for every layout: 20 calm steps in fp32, followed within 1e-5.
 
-The curve in tests/golden/tiny_pretrain.txt was written by one process in plain PyTorch, before there were kernels. The learning rate is small, because an unstable
-run multiplies rounding until two correct layouts look like a bug. Micro-batches hold unequal numbers of trained
-tokens, so a mean of means instead of the global mean would show at once.
+The curve in tests/golden/tiny_pretrain.txt was written by one process in plain PyTorch, before there were kernels. The
+learning rate is small, because an unstable run multiplies rounding until two correct layouts look like a bug.
+Micro-batches hold unequal numbers of trained tokens, so a mean of means instead of the global mean would show at once.
 
     python -m tests.engine.test_golden_curve      writes the curve anew
 """

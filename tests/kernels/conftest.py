@@ -1,4 +1,4 @@
-"""Every kernel test runs on the CPU with each instruction set that this processor has, and on a GPU where there is one."""
+"""Kernel tests run on the CPU with each instruction set that this processor has, and on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import megaphi._C as kernels
+from megaphi import _C as kernels  # noqa: N811
 
 CPU = [f"cpu-{name}" for name in kernels.instruction_sets()]
 

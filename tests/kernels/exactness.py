@@ -65,9 +65,7 @@ def _errors(
         yield (a.double() - true).flatten(), (b.double() - true).flatten(), torch.finfo(a.dtype).eps / 2 * largest
 
 
-def _pooled(
-    one: tuple[Tensor, Tensor, float], other: tuple[Tensor, Tensor, float]
-) -> tuple[Tensor, Tensor, float]:
+def _pooled(one: tuple[Tensor, Tensor, float], other: tuple[Tensor, Tensor, float]) -> tuple[Tensor, Tensor, float]:
     return torch.cat((one[0], other[0])), torch.cat((one[1], other[1])), max(one[2], other[2])
 
 
@@ -76,11 +74,11 @@ def _rounded(function: Function, dtype: torch.dtype) -> Function:
 
     class Round(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x):  # noqa: ANN001, ANN205
+        def forward(ctx, x):
             return x.view_as(x)
 
         @staticmethod
-        def backward(ctx, gradient):  # noqa: ANN001, ANN205
+        def backward(ctx, gradient):
             return gradient.to(dtype).to(gradient.dtype)
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""All operators by torch's own checks: opcheck, gradcheck in fp64, one compiled layer; and what happens without kernels."""
+"""All operators by torch's own checks: opcheck, gradcheck in fp64, a compiled layer; and megaphi without kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-import megaphi._C as kernels
+from megaphi import _C as kernels  # noqa: N811
 from megaphi.kernels import loading, reference
 from megaphi.kernels.checks import IGNORED
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
@@ -17,9 +17,9 @@ from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary, rotary_table
 from megaphi.kernels.softmax import causal_softmax, masked_softmax
 from megaphi.kernels.swiglu import swiglu, swiglu_linear
+from tests.gloo_world import run_in_world
 from tests.kernels.exactness import numbers
 from tests.kernels.operators_runs import compiled_and_eager_layer, outputs_without_kernels
-from tests.gloo_world import run_in_world
 from tests.test_house import ROOT
 
 operators = torch.ops.megaphi
@@ -55,7 +55,9 @@ GRADIENTS = {
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_are_those_of_finite_differences(name):
     function, inputs = GRADIENTS[name]
-    assert loading.why_not(name.split()[0].removeprefix("linear_").removesuffix("_linear"), "cpu", torch.float64) is None
+    assert (
+        loading.why_not(name.split()[0].removeprefix("linear_").removesuffix("_linear"), "cpu", torch.float64) is None
+    )
     assert torch.autograd.gradcheck(function, inputs)
 
 

@@ -34,6 +34,7 @@ def test_rms_norm_is_as_exact_as_pytorch(shape, dtype, device):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_add_rms_norm_is_as_exact_as_pytorch(shape, dtype, device):
     """Both outputs have gradients of their own, as in a residual stream."""
+
     def draw(seed):
         sizes = (shape, shape, shape[-1:])
         return [numbers(*size, dtype=dtype, device=device, seed=seed + n) for n, size in enumerate(sizes)]
@@ -52,6 +53,7 @@ def test_add_rms_norm_is_as_exact_as_pytorch(shape, dtype, device):
 
 def test_the_weights_gradient_is_exact_over_many_rows(device):
     """Thousands of rows are where a single chain of additions would lose digits."""
+
     def draw(seed):
         x = numbers(4096, 24, dtype=torch.float32, device=device, spread=3.0, seed=seed) + 2
         return [x, numbers(24, dtype=torch.float32, device=device, seed=seed + 1)]

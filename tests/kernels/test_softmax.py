@@ -104,5 +104,5 @@ def test_scores_that_do_not_fit_are_named():
         causal_softmax(torch.ones(1, 1, 4, 3), 1.0)
     with pytest.raises(ValueError, match=r"x has shape \(4, 3\)"):
         causal_softmax(torch.ones(4, 3), 1.0)
-    with pytest.raises(ValueError, match="x is torch.int32"):
+    with pytest.raises(ValueError, match=r"x is torch\.int32"):
         causal_softmax(torch.ones(1, 1, 3, 3, dtype=torch.int32), 1.0)

@@ -43,7 +43,9 @@ def test_what_is_absent_is_called_absent():
 def test_doctor_names_what_is_broken_and_megatron_is_not_bothered(broken):
     done = run_beside(broken, "doctor", "quickstart_pretrain")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "transformer-engine is installed but broken (RuntimeError: Found empty meta package installed.)" in done.stdout
+    assert (
+        "transformer-engine is installed but broken (RuntimeError: Found empty meta package installed.)" in done.stdout
+    )
     assert "apex               is installed but broken (ModuleNotFoundError: No module named" in done.stdout
     assert "this machine can train" in done.stdout
 

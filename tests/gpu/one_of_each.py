@@ -1,0 +1,52 @@
+"""One small call of every kernel, forward and backward, on shapes that divide and that do not: for compute-sanitizer.
+
+python -m tests.gpu.one_of_each
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
+from megaphi.kernels.rotary import rotary, rotary_table
+from megaphi.kernels.softmax import causal_softmax, masked_softmax
+from megaphi.kernels.swiglu import swiglu, swiglu_linear
+from tests.kernels.exactness import numbers, results
+
+FORMATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def every_operator(dtype: torch.dtype, device: str = "cuda") -> None:
+    """Widths 64 (vectors of 16 bytes) and 37 (one element at a time)."""
+    labels = torch.tensor([1, -100, 36, 0, 5], device=device)
+    for width in (64, 37):
+        row, weight = (numbers(*shape, dtype=dtype, device=device) for shape in ((5, width), (width,)))
+        results(partial(rms_norm, eps=1e-5), [row, weight])
+        results(partial(add_rms_norm, eps=1e-5), [row, row * 2, weight])
+        results(swiglu, [numbers(5, 2 * width, dtype=dtype, device=device)])
+        results(swiglu_linear, [numbers(5, 2 * width, dtype=dtype, device=device), row[:3]])
+        scores = numbers(1, 2, 3, width, dtype=dtype, device=device)
+        results(partial(causal_softmax, scale=0.7), [scores])
+        results(partial(masked_softmax, hidden=scores > 0.5, scale=0.7), [scores])
+        results(partial(cross_entropy, labels_T=labels, z_weight=0.1), [row])
+        results(lambda x: cross_entropy(x * 1, labels, in_place=True), [row])
+        output = numbers(37, width, dtype=dtype, device=device)
+        results(partial(linear_cross_entropy, labels_T=labels, chunk_tokens=2), [row, output])
+        _rotary(numbers(3, 2, 2, 4, 2 * width, dtype=dtype, device=device))
+
+
+def _rotary(packed: Tensor) -> None:
+    cos, sin = rotary_table(9, packed.shape[-1], base=100.0, device=packed.device)
+    positions = torch.tensor([[0, 8], [1, 0], [2, 1]], device=packed.device)
+    results(lambda x: rotary(x, cos, sin, rotated=3, positions_SB=positions), [packed])
+    results(lambda x: rotary(x * 1, cos, sin, rotated=3, offset=4, in_place=True), [packed])
+
+
+if __name__ == "__main__":
+    for number_format in FORMATS:
+        every_operator(number_format)
+    torch.cuda.synchronize()
