@@ -1,6 +1,8 @@
 # make quickstart    install, then the main job end to end on this machine
 # make test          install, then lint, types and the whole test suite
 # make golden        write the golden loss curve anew (after a change that is meant to change it)
+# make bench         step time and every operator against their peers, rows appended to benchmarks/results
+# make test-gpu      the tests that need a CUDA device (after `make quickstart` or `make test` on such a machine)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +11,7 @@ RUN = $(VENV)/bin/python
 TORCH_INDEX ?=
 TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: quickstart test check golden bench clean
+.PHONY: quickstart test check golden bench test-gpu clean
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
@@ -26,9 +28,14 @@ golden: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m tests.engine.test_golden_curve
 
 bench: $(VENV)/installed
-	$(RUN) benchmarks/step_time.py
+	$(RUN) benchmarks/step_time.py --write
+	$(RUN) benchmarks/kernels.py --write
+	$(RUN) benchmarks/kernels.py --plot
 
-$(VENV)/installed: pyproject.toml setup.py constraints.txt
+test-gpu: $(VENV)/installed
+	$(RUN) -m pytest -m gpu
+
+$(VENV)/installed: pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 	$(PYTHON) -c 'import sys; sys.exit("megaphi needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH_OPTIONS) torch

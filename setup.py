@@ -69,6 +69,7 @@ def find_cuda(torch: Path | None) -> Path | None:
 
 TORCH = find_torch()
 CUDA = find_cuda(TORCH)
+OPTIONAL = os.environ.get("MEGAPHI_CUDA") != "1"  # who insists on CUDA wants to see the compiler's error
 WITH_CUDA = ["-DMEGAPHI_WITH_CUDA"] if CUDA is not None else []
 
 
@@ -85,7 +86,7 @@ def modules() -> list[Extension]:
             extra_link_args=OPENMP,
             depends=depends,
             language="c++",
-            optional=True,
+            optional=OPTIONAL,
         )
     ]
     if TORCH is not None:
@@ -100,7 +101,7 @@ def modules() -> list[Extension]:
                 extra_compile_args=["-std=c++20", "-O2", f"-DTORCH_TARGET_VERSION={STABLE_ABI}", *WITH_CUDA],
                 depends=depends,
                 language="c++",
-                optional=True,
+                optional=OPTIONAL,
             )
         )
     return found

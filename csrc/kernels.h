@@ -62,7 +62,7 @@ struct Rotary {
 // there is a mask. A row that sees nothing is all zeros. Masked elements of x are not read under `causal`.
 struct SoftmaxForward {
   const void* x;        // [batch, heads, queries, keys]
-  const uint8_t* mask;  // non-zero hides; element (b, h, q, j) at b*mask_batch + h*mask_head + q*mask_query + j; or null
+  const uint8_t* mask;  // or null; non-zero hides; (b, h, q, j) is at b*mask_batch + h*mask_head + q*mask_query + j
   void* y;              // like x
   int64_t batch, heads, queries, keys, mask_batch, mask_head, mask_query;
   double scale;
@@ -94,8 +94,8 @@ struct SwigluBackward {
   int64_t rows, width;
 };
 
-// One read of this rank's logits. stats[row] = (m, s, t): m = max over V, s = sum over V of exp(logit - m), t = logit of
-// the label where first <= label < first + V, else 0. Labels outside mean "another rank's" or "ignored".
+// One read of this rank's logits. stats[row] = (m, s, t): m = max over V, s = sum over V of exp(logit - m), t = logit
+// of the label where first <= label < first + V, else 0. Labels outside mean "another rank's" or "ignored".
 struct CrossEntropyForward {
   const void* logits;     // [rows, V]
   const int64_t* labels;  // [rows], ids of the whole vocabulary

@@ -192,6 +192,18 @@ def test_every_field_of_a_recipe_explains_itself():
             ["layout.context=2", "layout.tensor=1", "mixture.isolate_documents=true"],
             "not available with layout.context",
         ),
+        (["model.loss_chunk_tokens=-1"], r"model\.loss_chunk_tokens=-1: must not be negative"),
+        (
+            ["model.loss_chunk_tokens=8", "model.kernels=reference"],
+            r"model\.loss_chunk_tokens=8 needs model\.kernels=fused, not reference",
+        ),
+        (["model.attention=softmax", "model.kernels=transformer_engine"], r"model\.attention=softmax needs"),
+        (["precision.fp8=delayed"], r"precision\.fp8=delayed needs model\.kernels=transformer_engine, not fused"),
+        (["precision.fp8=mxfp8", "model.kernels=transformer_engine"], r"needs precision\.parameters=bfloat16"),
+        (
+            ["mixture.isolate_documents=true", "model.kernels=transformer_engine"],
+            r"mixture\.isolate_documents=true needs model\.kernels=fused or reference",
+        ),
     ],
 )
 def test_fields_that_contradict_each_other(assignments, message):

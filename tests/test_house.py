@@ -6,6 +6,7 @@ Read with `ast`, nothing is imported. A violation names its file and line.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ SOURCES = sorted((ROOT / "megaphi").rglob("*.py"))
 ALL_SOURCES = sorted(
     path for folder in ("megaphi", "tools", "benchmarks", "examples", "tests") for path in (ROOT / folder).rglob("*.py")
 )
+NATIVE_SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
+KERNELS = ("cross_entropy.h", "rms_norm.h", "rotary.h", "softmax.h", "swiglu.h")
 ROWS = [
     {"errors", "files", "config", "conversation", "log"},
     {"kernels", "tokenizer", "parallel", "grading"},
@@ -127,6 +130,22 @@ def test_the_usual_function_is_short() -> None:
 def test_every_file_opens_with_its_story() -> None:
     untold = [str(path.relative_to(ROOT)) for path in ALL_SOURCES if not ast.get_docstring(ast.parse(path.read_text()))]
     assert not untold
+
+
+@pytest.mark.parametrize("path", NATIVE_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_native_files_tell_their_story_and_stay_short(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("// ")
+    assert len(text.splitlines()) <= LONGEST_FILE
+    assert max(len(line) for line in text.splitlines()) <= 120
+    assert not [word for word in ("TODO", "FIXME", "XXX") if word in text]
+
+
+def test_instruction_set_files_share_no_inline_function_with_others() -> None:
+    """A function of the standard library compiled for AVX-512 could be the copy that the linker keeps for all."""
+    for name in ("table.cpp", "element.h", *KERNELS):
+        included = re.findall(r"#include <(\w+)>", (ROOT / "csrc" / "cpu" / name).read_text())
+        assert set(included) <= {"cstdint", "cstdlib"}, name
 
 
 def test_nothing_is_unpickled_and_nothing_is_left_to_do() -> None:

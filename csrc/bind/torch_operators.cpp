@@ -1,124 +1,16 @@
 // `megaphi._T`: torch's operators `megaphi::*`, through torch's stable ABI, so that one binary serves torch 2.10 and
-// newer. Each function checks what memory safety needs, allocates the outputs and calls the kernel of the tensors'
-// device. Schemas, fake kernels, autograd and friendly errors are in Python (megaphi/kernels), one file an operator.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <optional>
-#include <tuple>
-#include <vector>
-
-#include "attachment.h"
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+// newer. Each function checks its arguments, allocates the outputs and calls the kernel of the tensors' device.
+// Schemas, fake kernels, autograd and friendly errors are in Python (megaphi/kernels), one file an operator.
+#include "operator_support.h"
 
 namespace megaphi {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
-
-const Attachment* attached = nullptr;
-
-Element element_of(const Tensor& tensor, const char* name) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float: return Element::f32;
-    case ScalarType::BFloat16: return Element::bf16;
-    case ScalarType::Half: return Element::f16;
-    case ScalarType::Double: return Element::f64;
-    default: STD_TORCH_CHECK(false, name, ": float32, bfloat16, float16 or (CPU only) float64");
-  }
-}
-
-ScalarType accumulator_of(const Tensor& tensor) {
-  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// The kernels of a tensor's device, its current stream, and its device made current while a launch goes on.
-struct Launch {
-  const KernelTable& kernels;
-  void* stream = nullptr;
-  std::optional<torch::stable::accelerator::DeviceGuard> guard;
-
-  explicit Launch(const Tensor& tensor) : kernels(kernels_for(tensor)) {
-#ifdef MEGAPHI_WITH_CUDA
-    if (tensor.is_cpu()) return;
-    guard.emplace(tensor.get_device_index());
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-#endif
-  }
-
-  static const KernelTable& kernels_for(const Tensor& tensor) {
-    STD_TORCH_CHECK(attached != nullptr, "megaphi's operators are used before megaphi.kernels was imported");
-    if (tensor.is_cpu()) return attached->cpu_kernels();
-    STD_TORCH_CHECK(attached->cuda_kernels != nullptr, "megaphi was built without CUDA kernels");
-    return *attached->cuda_kernels;
-  }
-};
-
-void check_status(int32_t status, const char* name) {
-  STD_TORCH_CHECK(status != UNSUPPORTED, name, ": no kernel for this element type on this device");
-  STD_TORCH_CHECK(status == 0, name, ": the launch failed with CUDA error ", status);
-}
-
-void check(bool condition, const char* message) { STD_TORCH_CHECK(condition, message); }
-
-void check_like(const Tensor& tensor, const Tensor& model, const char* message) {
-  check(tensor.scalar_type() == model.scalar_type() && tensor.sizes().equals(model.sizes()) &&
-            tensor.is_cpu() == model.is_cpu(),
-        message);
-}
-
-std::vector<int64_t> shape_of(const Tensor& tensor) {
-  const auto sizes = tensor.sizes();
-  return std::vector<int64_t>(sizes.begin(), sizes.end());
-}
-
-int64_t width_of(const Tensor& tensor) { return tensor.size(tensor.dim() - 1); }
-int64_t rows_of(const Tensor& tensor) { return width_of(tensor) == 0 ? 0 : tensor.numel() / width_of(tensor); }
-
-Tensor packed(const Tensor& tensor) { return torch::stable::contiguous(tensor); }
-
-// Ask for huge pages under a large new output: touching it for the first time, page by page, would cost a CPU kernel
-// more than its arithmetic. Nothing happens where the system does not offer them on request.
-void ask_for_huge_pages(const Tensor& tensor, int64_t bytes) {
-#ifdef __linux__
-  constexpr uintptr_t page = 2 << 20;
-  const auto begin = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + page - 1) / page * page;
-  const auto end = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-}
-
-Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
-  Tensor tensor = torch::stable::new_empty(like, shape, type);
-  if (tensor.is_cpu()) ask_for_huge_pages(tensor, tensor.numel() * tensor.element_size());
-  return tensor;
-}
-Tensor new_like(const Tensor& like) { return new_tensor(like, shape_of(like), like.scalar_type()); }
-
-const void* data(const Tensor& tensor) { return tensor.const_data_ptr(); }
-const void* data(const MaybeTensor& tensor) { return tensor.has_value() ? tensor->const_data_ptr() : nullptr; }
-
-MaybeTensor maybe_packed(const MaybeTensor& tensor) {
-  return tensor.has_value() ? MaybeTensor(packed(*tensor)) : std::nullopt;
-}
-
-void check_row_vector(const Tensor& tensor, const Tensor& rows, ScalarType type, const char* message) {
-  check(tensor.numel() == rows_of(rows) && tensor.scalar_type() == type && tensor.is_cpu() == rows.is_cpu(), message);
-}
 
 // ---- rms_norm ----
 
 void check_weight(const Tensor& weight, const Tensor& x) {
   check(weight.dim() == 1 && weight.size(0) == width_of(x) && weight.scalar_type() == x.scalar_type() &&
-            weight.is_cpu() == x.is_cpu(),
+            same_device(weight, x),
         "rms_norm: weight must be [width of x], of x's type and device");
 }
 
@@ -185,12 +77,12 @@ void rotate(const Tensor& x, void* y, Tensor cos, Tensor sin, MaybeTensor positi
             bool inverse) {
   check(x.dim() == 5 && x.size(4) % 2 == 0, "rotary: x must be [S, B, G, heads, K] with K even");
   check(cos.dim() == 2 && cos.size(1) * 2 == x.size(4), "rotary: cos must be [positions, K / 2]");
-  check(cos.scalar_type() == accumulator_of(x) && cos.is_cpu() == x.is_cpu(), "rotary: cos must be float32");
+  check(cos.scalar_type() == accumulator_of(x) && same_device(cos, x), "rotary: cos must be float32");
   check_like(sin, cos, "rotary: sin must be like cos");
   check(0 <= rotated && rotated <= x.size(3), "rotary: rotated must lie between 0 and the heads of a group");
   if (positions.has_value()) {
     check(positions->dim() == 2 && positions->size(0) == x.size(0) && positions->size(1) == x.size(1) &&
-              positions->scalar_type() == ScalarType::Long && positions->is_cpu() == x.is_cpu(),
+              positions->scalar_type() == ScalarType::Long && same_device(*positions, x),
           "rotary: positions must be int64 [S, B]");
   } else {
     check(0 <= offset && offset + x.size(0) <= cos.size(0), "rotary: positions beyond the table of cos and sin");
@@ -242,7 +134,7 @@ Tensor softmax(Tensor x, const MaybeTensor& mask, double scale, bool causal) {
   Tensor y = new_like(x);
   int64_t strides[3] = {0, 0, 0};
   if (mask.has_value()) {
-    check(mask->dim() == 4 && mask->scalar_type() == ScalarType::Bool && mask->is_cpu() == x.is_cpu() &&
+    check(mask->dim() == 4 && mask->scalar_type() == ScalarType::Bool && same_device(*mask, x) &&
               mask->is_contiguous(),
           "masked_softmax: mask must be a contiguous bool tensor of four dimensions");
     for (int64_t i = 0, stride = mask->numel(); i < 3; i++) {
@@ -305,7 +197,7 @@ Tensor swiglu(Tensor x) {
 
 Tensor swiglu_gradient(Tensor grad_y, Tensor x, const MaybeTensor& y) {
   const std::vector<int64_t> shape = half_width(x);
-  check(shape_of(grad_y) == shape && grad_y.scalar_type() == x.scalar_type() && grad_y.is_cpu() == x.is_cpu(),
+  check(shape_of(grad_y) == shape && grad_y.scalar_type() == x.scalar_type() && same_device(grad_y, x),
         "swiglu_backward: grad_y must be half as wide as x, of its type and device");
   grad_y = packed(grad_y), x = packed(x);
   Tensor grad_x = new_like(x);
@@ -329,7 +221,7 @@ std::tuple<Tensor, Tensor> swiglu_backward_and_forward(Tensor grad_y, Tensor x) 
 void check_labels(const Tensor& logits, const Tensor& labels) {
   check(logits.dim() == 2, "cross_entropy: logits must be [tokens, vocabulary]");
   check(labels.dim() == 1 && labels.size(0) == logits.size(0) && labels.scalar_type() == ScalarType::Long &&
-            labels.is_cpu() == logits.is_cpu(),
+            same_device(labels, logits),
         "cross_entropy: labels must be int64 [tokens] on the logits' device");
 }
 
@@ -353,7 +245,7 @@ void cross_entropy_gradient(const Tensor& logits, void* grad_logits, Tensor labe
                             int64_t first, int64_t ignored, double z_weight) {
   check_labels(logits, labels);
   check(totals.dim() == 2 && totals.size(0) == logits.size(0) && totals.size(1) == 2 &&
-            totals.scalar_type() == accumulator_of(logits) && totals.is_cpu() == logits.is_cpu(),
+            totals.scalar_type() == accumulator_of(logits) && same_device(totals, logits),
         "cross_entropy_backward: totals must be float32 [tokens, 2]");
   check_row_vector(grad, logits, accumulator_of(logits), "cross_entropy_backward: grad must be float32 [tokens]");
   labels = packed(labels), totals = packed(totals), grad = packed(grad);

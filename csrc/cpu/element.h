@@ -1,4 +1,4 @@
-// Numbers in memory and in registers: fp32, bfloat16 and (for gradient checks) fp64, and an exponential that vectorises.
+// Numbers in memory and in registers: fp32, bfloat16 and (for gradient checks) fp64; an exponential that vectorises.
 //
 // Everything here lies in a namespace named after the instruction set that the including file is compiled for
 // (MEGAPHI_INSTRUCTION_SET), and nothing of the standard library is used: an inline function of <cmath> compiled for
@@ -51,8 +51,8 @@ inline void store(bf16* to, float value) {
   to->bits = static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
 }
 
-// e^x for x <= 88, relative error below 2e-7 (Cody-Waite reduction, polynomial of degree 6 as in Cephes). Below -87.3 it
-// is 0, so that a masked -inf contributes nothing. Selecting at the end costs less than clamping x at the beginning.
+// e^x for x <= 88, relative error below 2e-7 (Cody-Waite reduction, polynomial of degree 6 as in Cephes). Below -87.3
+// it is 0, so that a masked -inf contributes nothing. Selecting at the end costs less than clamping x at the beginning.
 inline float exponential(float x) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
   const float shifted = x * 1.44269504088896341f + magic;
@@ -78,7 +78,7 @@ inline float logarithm(float x) { return __builtin_logf(x); }
 inline double logarithm(double x) { return __builtin_log(x); }
 
 // The sum of term(j) over [0, n): in many lanes (which also hides the latency of an addition), that are put together in
-// fp64 every so often. Nearer to the exact sum than one long chain. Cheap terms only: an exponential is not vectorised here.
+// fp64 every so often. Nearer to the exact sum than one long chain. For cheap terms: an exponential is not vectorised.
 template <class A, class Term>
 A lane_sum(int64_t n, Term term) {
   constexpr int64_t lanes = 32, block = 1024;

@@ -44,8 +44,8 @@ void rms_norm_forward(const RmsNormForward& a) {
 
 // One row's grad_x; adds the row's part to the block's weight gradient.
 template <class T>
-void rms_norm_backward_row(const T* grad, const T* grad_sum, const T* x, const T* weight, Accumulator<T> rstd, T* grad_x,
-                           Accumulator<T>* weight_sum, int64_t width) {
+void rms_norm_backward_row(const T* grad, const T* grad_sum, const T* x, const T* weight, Accumulator<T> rstd,
+                           T* grad_x, Accumulator<T>* weight_sum, int64_t width) {
   using A = Accumulator<T>;
   const A dot = lane_sum<A>(width, [=](int64_t j) {
     const A scaled = load(grad + j) * load(x + j);
@@ -59,7 +59,8 @@ void rms_norm_backward_row(const T* grad, const T* grad_sum, const T* x, const T
       store(grad_x + j, (load(grad + j) * load(weight + j) - load(x + j) * along) * rstd + load(grad_sum + j));
   } else {
 #pragma omp simd
-    for (int64_t j = 0; j < width; j++) store(grad_x + j, (load(grad + j) * load(weight + j) - load(x + j) * along) * rstd);
+    for (int64_t j = 0; j < width; j++)
+      store(grad_x + j, (load(grad + j) * load(weight + j) - load(x + j) * along) * rstd);
   }
 }
 

@@ -76,7 +76,7 @@ def _load() -> str | None:
         kernels = importlib.import_module("megaphi._C")
         path = Path(__file__).parents[1] / f"_T{sysconfig.get_config_var('EXT_SUFFIX')}"
         if not path.is_file():
-            raise OSError(f"megaphi was installed where torch was not yet: {_REINSTALL}")
+            raise OSError(f"megaphi was built without torch's headers, or its compiler failed: {_REINSTALL}")
         torch.ops.load_library(path)
         ctypes.CDLL(str(path)).megaphi_attach(ctypes.c_void_p(kernels.attachment))
     except ImportError:

@@ -34,6 +34,29 @@ def weights_by_name(layout: ParallelLayout) -> dict[str, tuple[tuple[int, ...], 
     }
 
 
+def names_of_transformer_engines_weights() -> list[str]:
+    """The names under which the weights of a layer of Transformer Engine go into checkpoints."""
+    from types import SimpleNamespace
+
+    from megaphi.model.initialize import _global_parameters
+
+    held = ("self_attention.linear_qkv.layer_norm_weight", "mlp.linear_fc1.layer_norm_weight", "mlp.linear_fc1.weight")
+    layers = [SimpleNamespace(layer_number=3), SimpleNamespace(layer_number=4)]  # the upper half of a pipeline
+    chunk = SimpleNamespace(
+        decoder=SimpleNamespace(layers=layers),
+        named_parameters=lambda: [(f"decoder.layers.1.{name}", None) for name in held],
+    )
+    return [name for name, _ in _global_parameters(chunk)]
+
+
+def fp8_settings() -> tuple[str, str]:
+    """What Megatron is told of a recipe."""
+    from megaphi.model.megatron_config import transformer_config
+
+    config = transformer_config(TINY, ParallelLayout(), parameters="bfloat16", fp8="blockwise")
+    return config.fp8, config.fp8_recipe
+
+
 def attention_outputs() -> list[tuple[np.ndarray, np.ndarray]]:
     """(ours, softmax(q k^T / sqrt(K) + mask) v in fp64): causal and with isolated documents, both ways to attend."""
     import torch

@@ -10,7 +10,13 @@ import pytest
 from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
 from tests.gloo_world import run_in_world
-from tests.model.model_runs import attention_outputs, parameters_of, weights_by_name
+from tests.model.model_runs import (
+    attention_outputs,
+    fp8_settings,
+    names_of_transformer_engines_weights,
+    parameters_of,
+    weights_by_name,
+)
 
 LAYOUTS = [
     ParallelLayout(),
@@ -54,6 +60,20 @@ def test_initial_weights_have_the_documented_spread() -> None:
         is_residual = name.endswith(("linear_proj.weight", "linear_fc2.weight"))
         expected = 0.02 / np.sqrt(2 * 4) if is_residual else 0.02  # 4 layers
         assert values.std() == pytest.approx(expected, rel=0.05), name
+
+
+def test_transformer_engines_weights_have_the_names_of_ours() -> None:
+    (names,) = run_in_world(names_of_transformer_engines_weights, processes=1)
+    layer = "decoder.layers.3"  # counted from the bottom of the whole model, from 0
+    assert names == [
+        f"{layer}.input_layernorm.weight",
+        f"{layer}.pre_mlp_layernorm.weight",
+        f"{layer}.mlp.linear_fc1.weight",
+    ]
+
+
+def test_an_fp8_recipe_reaches_megatron() -> None:
+    assert run_in_world(fp8_settings, processes=1) == [("hybrid", "blockwise")]
 
 
 def test_attention_equals_its_definition_with_and_without_document_isolation() -> None:
