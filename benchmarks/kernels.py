@@ -316,7 +316,7 @@ def append(rows: list[dict[str, str]], path: Path, *, device: str, threads: int)
     end = {"threads": str(threads), "instruction_set": instruction_set() or ""}
     is_new = not path.exists()
     with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*start, *HEADINGS, *end])
+        writer = csv.DictWriter(file, [*start, *HEADINGS, *end], lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerows(start | measured | end for measured in rows)

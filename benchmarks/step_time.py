@@ -1,8 +1,8 @@
-"""Step time of the quickstart model: our engine against transformers with torch's AdamW, on the same batches.
+"""Step time of the quickstart model: our engine on fused kernels, on plain PyTorch, and transformers with AdamW.
 
-Both train the same weights in fp32 in this one process with the same number of threads, one step each in turn, so that
-whatever else the machine does hits both. A step is forward, backward, clipping to norm 1 and the AdamW update; both
-sides use torch's fused AdamW kernel and scaled_dot_product_attention. The claim is the ratio of the medians.
+All three train the same weights in fp32 on the same batches, in this one process with the same number of threads, one
+step each in turn, so that whatever else the machine does hits all. A step is forward, backward, clipping to norm 1 and
+the AdamW update; all use torch's fused AdamW kernel and scaled_dot_product_attention. The claims are ratios of medians.
 
     python benchmarks/step_time.py --rounds 3 --steps 10
 """
@@ -17,7 +17,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,30 +36,42 @@ from megaphi.recipes.quickstart import quickstart_pretrain
 
 RESULTS = Path(__file__).parent / "results" / "step_time.csv"
 RATE = 1e-4
+Step = Callable[[list[Batch]], float]
+"""Train one step, return its loss."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="independent measurements")
-    parser.add_argument("--steps", type=int, default=10, help="timed steps of each side per round")
-    parser.add_argument("--threads", type=int, default=1, help="threads of both sides")
-    parser.add_argument("--micro-batch", type=int, default=16, help="sequences per forward pass, both sides")
+    parser.add_argument("--rounds", type=int, default=5, help="independent measurements")
+    parser.add_argument("--steps", type=int, default=7, help="timed steps of each side per round")
+    parser.add_argument("--threads", type=int, default=1, help="threads of all sides")
+    parser.add_argument("--micro-batch", type=int, default=16, help="sequences per forward pass, all sides")
     parser.add_argument("--write", action="store_true", help="append to benchmarks/results/step_time.csv")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     run = one_process(quickstart_pretrain(), micro_batch=arguments.micro_batch)
     world = start_world(run.layout, seed=run.seed)
-    ours = build_training_model(run, world)
-    theirs = transformers_step(ours)
-    ratios, rows = [], []
+    models = {kernels: build_training_model(computed_by(run, kernels), world) for kernels in ("fused", "reference")}
+    sides: dict[str, Step] = {name: partial(our_step, model) for name, model in models.items()}
+    sides["transformers"] = transformers_step(models["reference"])
+    rounds = []
     for number in range(arguments.rounds):
-        mine, other = alternate(run, ours, theirs, steps=arguments.steps, seed=number)
-        ratios.append(mine / other)
-        rows.append((mine, other))
-        print(f"round {number + 1}: megaphi {mine:.4f} s, transformers {other:.4f} s, ratio {mine / other:.3f}")
-    print(f"median ratio {statistics.median(ratios):.3f} (below 1: megaphi is faster)")
+        times = alternate(run, sides, steps=arguments.steps, seed=number)
+        rounds.append(times)
+        print(f"round {number + 1}: " + ", ".join(f"{name} {seconds:.4f} s" for name, seconds in times.items()))
+    for other in ("reference", "transformers"):
+        ratio = statistics.median(times["fused"] / times[other] for times in rounds)
+        print(f"fused / {other}: median ratio {ratio:.3f} (below 1: fused is faster)")
     if arguments.write:
-        append(rows, device=f"{world.device_name}, {arguments.threads} thread(s)")
+        append(rounds, device=f"{world.device_name}, {arguments.threads} thread(s)")
+
+
+def computed_by(run: RunConfig, kernels: Literal["fused", "reference"]) -> RunConfig:
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, kernels=kernels))
+
+
+def our_step(model: TrainingModel, batches: list[Batch]) -> float:
+    return train_step(model, batches, learning_rate=RATE).loss
 
 
 def one_process(run: RunConfig, *, micro_batch: int) -> RunConfig:
@@ -65,7 +79,7 @@ def one_process(run: RunConfig, *, micro_batch: int) -> RunConfig:
     return check(dataclasses.replace(run, layout=ParallelLayout(), batch=batch), world_size=1)
 
 
-def transformers_step(ours: TrainingModel) -> Callable[[list[Batch]], float]:
+def transformers_step(ours: TrainingModel) -> Step:
     """The same weights in transformers; returns a function that trains one step and gives the loss."""
     from transformers import Phi3ForCausalLM
 
@@ -97,25 +111,21 @@ def transformers_step(ours: TrainingModel) -> Callable[[list[Batch]], float]:
     return step
 
 
-def alternate(
-    run: RunConfig, ours: TrainingModel, theirs: Callable[[list[Batch]], float], *, steps: int, seed: int
-) -> tuple[float, float]:
-    """Median seconds per step of both, each having trained on the same batches; their losses must agree."""
-    times: tuple[list[float], list[float]] = ([], [])
+def alternate(run: RunConfig, sides: dict[str, Step], *, steps: int, seed: int) -> dict[str, float]:
+    """Median seconds per step of every side, all having trained on the same batches; their losses must agree."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
     generator = np.random.default_rng(seed)
     for number in range(steps + 2):
         batches = random_batches(run, generator)
-        began = time.perf_counter()
-        loss = train_step(ours, batches, learning_rate=RATE).loss
-        between = time.perf_counter()
-        other_loss = theirs(batches)
-        ended = time.perf_counter()
-        if abs(loss - other_loss) > 1e-3:
-            raise SystemExit(f"the two sides do not train the same model: loss {loss} against {other_loss}")
-        if number >= 2:  # the first steps allocate
-            times[0].append(between - began)
-            times[1].append(ended - between)
-    return statistics.median(times[0]), statistics.median(times[1])
+        losses = {}
+        for name, step in sides.items():
+            began = time.perf_counter()
+            losses[name] = step(batches)
+            if number >= 2:  # the first steps allocate
+                times[name].append(time.perf_counter() - began)
+        if max(losses.values()) - min(losses.values()) > 1e-3:
+            raise SystemExit(f"the sides do not train the same model: losses {losses}")
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def random_batches(run: RunConfig, generator: np.random.Generator) -> list[Batch]:
@@ -134,17 +144,18 @@ def random_batches(run: RunConfig, generator: np.random.Generator) -> list[Batch
     return batches
 
 
-def append(rows: list[tuple[float, float]], *, device: str) -> None:
+def append(rounds: list[dict[str, float]], *, device: str) -> None:
     """One line per round: what was measured, where, with what."""
     found = versions()
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         if is_new:
-            writer.writerow("date device commit torch megatron-core megaphi_s transformers_s ratio".split())
-        for mine, other in rows:
+            writer.writerow("date device commit torch megatron-core fused_s reference_s transformers_s".split())
+        for times in rounds:
             stamp = [date.today().isoformat(), device, found.get("commit", "")[:10], found["torch"]]
-            writer.writerow([*stamp, found["megatron-core"], f"{mine:.5f}", f"{other:.5f}", f"{mine / other:.4f}"])
+            seconds = [f"{times[name]:.5f}" for name in ("fused", "reference", "transformers")]
+            writer.writerow([*stamp, found["megatron-core"], *seconds])
 
 
 if __name__ == "__main__":

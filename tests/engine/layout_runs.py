@@ -108,5 +108,5 @@ def weights_digest(model: object) -> str:
     with whole_parameters(model):
         for module in model.modules:
             for _, parameter in sorted(module.named_parameters()):
-                digest.update(parameter.detach().float().numpy().tobytes())
+                digest.update(parameter.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
