@@ -59,7 +59,8 @@ struct Rotary {
 };
 
 // y = softmax(scale * x) over keys that are visible: j <= q + keys - queries where causal, and mask[...] == 0 where
-// there is a mask. A row that sees nothing is all zeros. Masked elements of x are not read under `causal`.
+// there is a mask. A row that sees nothing is all zeros. Masked elements of x are not read under `causal`. `y` may be
+// `x`.
 struct SoftmaxForward {
   const void* x;        // [batch, heads, queries, keys]
   const uint8_t* mask;  // or null; non-zero hides; (b, h, q, j) is at b*mask_batch + h*mask_head + q*mask_query + j

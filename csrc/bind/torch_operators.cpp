@@ -128,10 +128,8 @@ void check_scores(const Tensor& x, bool causal) {
   check(!causal || x.size(3) >= x.size(2), "causal_softmax: fewer keys than queries");
 }
 
-Tensor softmax(Tensor x, const MaybeTensor& mask, double scale, bool causal) {
+void softmax_into(void* y, const Tensor& x, const MaybeTensor& mask, double scale, bool causal) {
   check_scores(x, causal);
-  x = packed(x);
-  Tensor y = new_like(x);
   int64_t strides[3] = {0, 0, 0};
   if (mask.has_value()) {
     check(mask->dim() == 4 && mask->scalar_type() == ScalarType::Bool && same_device(*mask, x) &&
@@ -146,7 +144,7 @@ Tensor softmax(Tensor x, const MaybeTensor& mask, double scale, bool causal) {
   }
   const SoftmaxForward arguments{data(x),
                                  static_cast<const uint8_t*>(data(mask)),
-                                 y.mutable_data_ptr(),
+                                 y,
                                  x.size(0),
                                  x.size(1),
                                  x.size(2),
@@ -158,12 +156,28 @@ Tensor softmax(Tensor x, const MaybeTensor& mask, double scale, bool causal) {
                                  causal};
   const Launch launch(x);
   check_status(launch.kernels.softmax_forward(arguments, element_of(x, "x"), launch.stream), "softmax");
+}
+
+Tensor softmax(Tensor x, const MaybeTensor& mask, double scale, bool causal) {
+  x = packed(x);
+  Tensor y = new_like(x);
+  softmax_into(y.mutable_data_ptr(), x, mask, scale, causal);
   return y;
 }
 
+void softmax_(Tensor x, const MaybeTensor& mask, double scale, bool causal) {
+  if (x.is_contiguous()) {
+    softmax_into(x.mutable_data_ptr(), x, mask, scale, causal);
+  } else {
+    torch::stable::copy_(x, softmax(x, mask, scale, causal));
+  }
+}
+
 Tensor causal_softmax(Tensor x, double scale) { return softmax(x, std::nullopt, scale, true); }
+void causal_softmax_(Tensor x, double scale) { softmax_(x, std::nullopt, scale, true); }
 
 Tensor masked_softmax(Tensor x, Tensor mask, double scale) { return softmax(x, packed(mask), scale, false); }
+void masked_softmax_(Tensor x, Tensor mask, double scale) { softmax_(x, packed(mask), scale, false); }
 
 Tensor softmax_backward(Tensor grad_y, Tensor y, double scale, bool causal) {
   check_scores(y, causal);
@@ -299,7 +313,9 @@ extern "C" __attribute__((visibility("default"))) void megaphi_attach(const mega
   library.impl("rotary", TORCH_BOX(&megaphi::rotary));                                        \
   library.impl("rotary_", TORCH_BOX(&megaphi::rotary_));                                      \
   library.impl("causal_softmax", TORCH_BOX(&megaphi::causal_softmax));                        \
+  library.impl("causal_softmax_", TORCH_BOX(&megaphi::causal_softmax_));                      \
   library.impl("masked_softmax", TORCH_BOX(&megaphi::masked_softmax));                        \
+  library.impl("masked_softmax_", TORCH_BOX(&megaphi::masked_softmax_));                      \
   library.impl("softmax_backward", TORCH_BOX(&megaphi::softmax_backward));                    \
   library.impl("swiglu", TORCH_BOX(&megaphi::swiglu));                                        \
   library.impl("swiglu_backward", TORCH_BOX(&megaphi::swiglu_backward));                      \

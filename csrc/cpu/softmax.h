@@ -17,13 +17,20 @@ template <class T>
 Accumulator<T> scaled_scores(const T* x, const uint8_t* mask, Accumulator<T> scale, Accumulator<T>* scores, int64_t n) {
   using A = Accumulator<T>;
   const A nothing = -__builtin_inff();
+  A highest = nothing;
+  if (mask == nullptr) {
+#pragma omp simd reduction(max : highest)
+    for (int64_t j = 0; j < n; j++) {
+      const A score = load(x + j) * scale;
+      scores[j] = score;
+      highest = score > highest ? score : highest;
+    }
+    return highest;
+  }
 #pragma omp simd
   for (int64_t j = 0; j < n; j++) scores[j] = load(x + j) * scale;
-  if (mask != nullptr) {  // a loop of its own: three widths of numbers in one make slow code
-#pragma omp simd
-    for (int64_t j = 0; j < n; j++) scores[j] = mask[j] != 0 ? nothing : scores[j];
-  }
-  A highest = nothing;
+#pragma omp simd  // a loop of its own: three widths of numbers in one make slow code
+  for (int64_t j = 0; j < n; j++) scores[j] = mask[j] != 0 ? nothing : scores[j];
 #pragma omp simd reduction(max : highest)
   for (int64_t j = 0; j < n; j++) highest = scores[j] > highest ? scores[j] : highest;
   return highest;
@@ -40,8 +47,9 @@ void softmax_row(const T* x, const uint8_t* mask, Accumulator<T> scale, Accumula
 #pragma omp simd
   for (int64_t j = 0; j < n; j++) scores[j] = exponential(scores[j] - highest);
   const A sum = lane_sum<A>(n, [=](int64_t j) { return scores[j]; });
+  const A share = A(1) / sum;
 #pragma omp simd
-  for (int64_t j = 0; j < n; j++) store(y + j, scores[j] / sum);
+  for (int64_t j = 0; j < n; j++) store(y + j, scores[j] * share);
 }
 
 template <class T>

@@ -20,13 +20,15 @@ from megaphi.kernels.checks import check_float
 from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
 
 define("causal_softmax(Tensor x, float scale) -> Tensor")
+define("causal_softmax_(Tensor(a!) x, float scale) -> ()")
 define("masked_softmax(Tensor x, Tensor hidden, float scale) -> Tensor")
+define("masked_softmax_(Tensor(a!) x, Tensor hidden, float scale) -> ()")
 define("softmax_backward(Tensor grad_y, Tensor y, float scale, bool causal) -> Tensor")
 _operators = torch.ops.megaphi
 
 
-def causal_softmax(x_BHQK: Tensor, scale: float) -> Tensor:
-    """Query q sees keys 0 to q + K - Q, so the last one sees all.
+def causal_softmax(x_BHQK: Tensor, scale: float, *, in_place: bool = False) -> Tensor:
+    """Query q sees keys 0 to q + K - Q, so the last one sees all. In place: x becomes the result.
 
     Raises:
         ValueError: x is not [B, H, Q, K], or has fewer keys than queries.
@@ -35,12 +37,15 @@ def causal_softmax(x_BHQK: Tensor, scale: float) -> Tensor:
     if x_BHQK.shape[3] < x_BHQK.shape[2]:
         raise ValueError(f"x has {x_BHQK.shape[3]} keys for {x_BHQK.shape[2]} queries: the first would see nothing")
     if not is_compiled("causal_softmax", x_BHQK):
-        return reference.causal_softmax(x_BHQK, scale)
+        y_BHQK = reference.causal_softmax(x_BHQK, scale)
+        return x_BHQK.copy_(y_BHQK) if in_place else y_BHQK
+    if in_place and not torch.compiler.is_compiling():  # the compiler finds out by itself what can be in place
+        return _InPlace.apply(x_BHQK, None, scale)  # pyright: ignore[reportReturnType]
     return _operators.causal_softmax(x_BHQK, scale)
 
 
-def masked_softmax(x_BHQK: Tensor, hidden: Tensor, scale: float) -> Tensor:
-    """True in `hidden` (which broadcasts to x) hides a key; a query that sees nothing gets zeros.
+def masked_softmax(x_BHQK: Tensor, hidden: Tensor, scale: float, *, in_place: bool = False) -> Tensor:
+    """True in `hidden` (which broadcasts to x) hides a key; a query that sees nothing gets zeros. In place: as above.
 
     Raises:
         ValueError: x is not [B, H, Q, K], or hidden no bool tensor that broadcasts to it.
@@ -48,7 +53,10 @@ def masked_softmax(x_BHQK: Tensor, hidden: Tensor, scale: float) -> Tensor:
     _check(x_BHQK)
     _check_mask(hidden, x_BHQK)
     if not is_compiled("masked_softmax", x_BHQK):
-        return reference.masked_softmax(x_BHQK, hidden, scale)
+        y_BHQK = reference.masked_softmax(x_BHQK, hidden, scale)
+        return x_BHQK.copy_(y_BHQK) if in_place else y_BHQK
+    if in_place and not torch.compiler.is_compiling():
+        return _InPlace.apply(x_BHQK, hidden, scale)  # pyright: ignore[reportReturnType]
     return _operators.masked_softmax(x_BHQK, hidden, scale)
 
 
@@ -67,6 +75,35 @@ def _check_mask(hidden: Tensor, x: Tensor) -> None:
         )
     if hidden.device != x.device:
         raise ValueError(f"hidden is on {hidden.device} but x is on {x.device}: move one of them")
+
+
+class _InPlace(torch.autograd.Function):
+    """Scores are nobody's but the softmax's: their memory can hold the result."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, hidden: Tensor | None, scale: float) -> Tensor:
+        if hidden is None:
+            _operators.causal_softmax_(x, scale)
+        else:
+            _operators.masked_softmax_(x, hidden, scale)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        ctx.settings = (scale, hidden is None)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _operators.softmax_backward(gradients[0], *ctx.saved_tensors, *ctx.settings), None, None
+
+
+@torch.library.register_fake("megaphi::causal_softmax_")
+def _causal_in_place_shapes(x: Tensor, scale: float) -> None:
+    return None
+
+
+@torch.library.register_fake("megaphi::masked_softmax_")
+def _masked_in_place_shapes(x: Tensor, hidden: Tensor, scale: float) -> None:
+    return None
 
 
 @torch.library.register_fake("megaphi::causal_softmax")
@@ -106,6 +143,8 @@ def _try_causal(device: torch.device, dtype: torch.dtype) -> None:
     x = numbers(1, 2, 3, 37, device=device, dtype=dtype)
     y = _operators.causal_softmax(x, 0.7)
     assert_agree(y, reference.causal_softmax(x, 0.7))
+    _operators.causal_softmax_(x, 0.7)
+    assert_agree(x, y)
     _try_backward(y, causal=True)
 
 
@@ -115,6 +154,8 @@ def _try_masked(device: torch.device, dtype: torch.dtype) -> None:
     hidden = numbers(2, 1, 3, 37, device=device, dtype=torch.float32, seed=2) > 0.5
     y = _operators.masked_softmax(x, hidden, 0.7)
     assert_agree(y, reference.masked_softmax(x, hidden, 0.7))
+    _operators.masked_softmax_(x, hidden, 0.7)
+    assert_agree(x, y)
     _try_backward(y, causal=False)
 
 

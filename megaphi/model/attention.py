@@ -150,9 +150,9 @@ class SoftmaxAttention(ScaledDotProductAttention):
         key_BGSK, value_BGSK = (part.permute(1, 2, 0, 3) for part in (key_SBGK, value_SBGK))
         scores_BHQK = (query_BGTK @ key_BGSK.transpose(2, 3)).view(batch, heads, sequence, -1)
         if visible is None:
-            weights_BHQK = causal_softmax(scores_BHQK, scale)
+            weights_BHQK = causal_softmax(scores_BHQK, scale, in_place=True)
         else:
-            weights_BHQK = masked_softmax(scores_BHQK, ~visible[None, None], scale)
+            weights_BHQK = masked_softmax(scores_BHQK, ~visible[None, None], scale, in_place=True)
         context_BGTK = weights_BHQK.view(batch, groups, -1, scores_BHQK.shape[3]) @ value_BGSK
         context_BHSK = context_BGTK.view(batch, heads, sequence, head_size)
         return context_BHSK.permute(2, 0, 1, 3).reshape(sequence, batch, heads * head_size)

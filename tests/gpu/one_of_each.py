@@ -32,6 +32,7 @@ def every_operator(dtype: torch.dtype, device: str = "cuda") -> None:
         scores = numbers(1, 2, 3, width, dtype=dtype, device=device)
         results(partial(causal_softmax, scale=0.7), [scores])
         results(partial(masked_softmax, hidden=scores > 0.5, scale=0.7), [scores])
+        results(lambda x: causal_softmax(x * 1, 0.7, in_place=True), [scores])
         results(partial(cross_entropy, labels_T=labels, z_weight=0.1), [row])
         results(lambda x: cross_entropy(x * 1, labels, in_place=True), [row])
         output = numbers(37, width, dtype=dtype, device=device)

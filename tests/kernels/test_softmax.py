@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from megaphi.kernels import reference
 from megaphi.kernels.softmax import causal_softmax, masked_softmax
-from tests.kernels.exactness import assert_error_at_most_twice, numbers
+from tests.kernels.exactness import assert_error_at_most_twice, numbers, results
 
 SHAPES = [(1, 1, 5, 123), (2, 3, 1, 1), (1, 2, 0, 7), (1, 10, 33, 33), (2, 1, 3, 1027), (1, 1, 2, 17_001)]
 FORMATS = [torch.float32, torch.bfloat16]
@@ -44,6 +46,33 @@ def test_masked_softmax_is_as_exact_as_pytorch(broadcast, dtype, device):
         lambda x: reference.masked_softmax(x, hidden, SCALE),
         lambda seed: [numbers(*full, dtype=dtype, device=device, spread=4.0, seed=seed)],
     )
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("keys", [33, 1027, 17_001])
+def test_in_place_is_the_same_and_is_in_place(keys, dtype, device):
+    """With gradients; 17,001 keys go through a CUDA kernel of their own."""
+    x = numbers(1, 2, 3, keys, dtype=dtype, device=device)
+    hidden = numbers(1, 1, 3, keys, dtype=torch.float32, device=device, seed=1) > 0.5
+    for function in (partial(causal_softmax, scale=SCALE), partial(masked_softmax, hidden=hidden, scale=SCALE)):
+        addresses = []
+
+        def in_place(x, function=function, addresses=addresses):
+            scores = (x * 1).view(1, 2, 3, keys)  # as the product of two matrices: no leaf
+            out = function(scores, in_place=True)
+            addresses.extend((scores.data_ptr(), out.data_ptr()))
+            return out
+
+        for found, wanted in zip(results(in_place, [x]), results(function, [x]), strict=True):
+            assert torch.equal(found, wanted)
+        assert addresses[0] == addresses[1]
+
+
+def test_in_place_on_a_non_contiguous_tensor(device):
+    x = numbers(7, 5, 3, 2, dtype=torch.float32, device=device).permute(3, 2, 1, 0)
+    expected = causal_softmax(x, SCALE)
+    assert causal_softmax(x, SCALE, in_place=True) is x
+    assert torch.equal(x, expected)
 
 
 def test_a_query_that_sees_nothing_gets_zeros_and_passes_no_gradient(device):
