@@ -14,20 +14,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as functional
-from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
-from megatron.core.transformer import ModuleSpec
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
-from megatron.core.transformer.enums import AttnMaskType
-from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.tensor_parallel.layers import RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary
 from megaphi.kernels.swiglu import swiglu_linear
-from megaphi.model.attention import ScaledDotProductAttention
 from megaphi.model.norm import RMSNorm
 
 
@@ -106,35 +100,3 @@ def _refuse(arguments: dict[str, Any]) -> None:
     given = [name for name, value in arguments.items() if value is not None]
     if given:
         raise ValueError(f"the fused layer does not take {', '.join(given)}: use model.kernels=reference")
-
-
-def fused_layer_spec(core_attention: type[ScaledDotProductAttention]) -> ModuleSpec:
-    """The layer above, around the given attention."""
-    attention = ModuleSpec(
-        module=FusedSelfAttention,
-        params={"attn_mask_type": AttnMaskType.causal},
-        submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear,
-            core_attention=core_attention,
-            linear_proj=PlainRowParallelLinear,
-            q_layernorm=IdentityOp,
-            k_layernorm=IdentityOp,
-        ),
-    )
-    mlp = ModuleSpec(
-        module=MLP,
-        submodules=MLPSubmodules(
-            linear_fc1=ColumnParallelLinear, activation_func=IdentityOp, linear_fc2=SwigluRowParallelLinear
-        ),
-    )
-    return ModuleSpec(
-        module=FusedLayer,
-        submodules=TransformerLayerSubmodules(
-            input_layernorm=FusedRMSNorm,
-            self_attention=attention,
-            self_attn_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
-            pre_mlp_layernorm=FusedRMSNorm,
-            mlp=mlp,
-            mlp_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
-        ),
-    )

@@ -21,7 +21,13 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.model.attention import ScaledDotProductAttention, SoftmaxAttention
-from megaphi.model.fused_layer import FusedRMSNorm, fused_layer_spec
+from megaphi.model.fused_layer import (
+    FusedLayer,
+    FusedRMSNorm,
+    FusedSelfAttention,
+    PlainRowParallelLinear,
+    SwigluRowParallelLinear,
+)
 from megaphi.model.norm import RMSNorm
 from megaphi.parallel.optional_packages import problem_with
 
@@ -34,39 +40,43 @@ def block_spec(
     """The layers that this rank builds, and a final norm of the same kind."""
     if architecture.kernels == "transformer_engine":
         layer, norm = _transformer_engine()
-    elif architecture.kernels == "fused":
-        layer, norm = fused_layer_spec(_ATTENTION[architecture.attention]), FusedRMSNorm
     else:
-        layer, norm = _reference_layer_spec(_ATTENTION[architecture.attention]), RMSNorm
+        fused = architecture.kernels == "fused"
+        norm = FusedRMSNorm if fused else RMSNorm
+        layer = _layer_spec(_ATTENTION[architecture.attention], norm, fused=fused)
     layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm)  # pyright: ignore
 
 
-def _reference_layer_spec(core_attention: type[ScaledDotProductAttention]) -> ModuleSpec:
-    """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+def _layer_spec(core_attention: type[ScaledDotProductAttention], norm: type[RMSNorm], *, fused: bool) -> ModuleSpec:
+    """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Fused, SwiGLU belongs to the MLP's second matrix, and the activation between the two is the identity.
+    """
     attention = ModuleSpec(
-        module=SelfAttention,
+        module=FusedSelfAttention if fused else SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
             core_attention=core_attention,
-            linear_proj=RowParallelLinear,
+            linear_proj=PlainRowParallelLinear if fused else RowParallelLinear,
             q_layernorm=IdentityOp,
             k_layernorm=IdentityOp,
         ),
     )
-    mlp = ModuleSpec(
-        module=MLP,
-        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+    mlp = MLPSubmodules(
+        linear_fc1=ColumnParallelLinear,
+        activation_func=IdentityOp if fused else None,  # pyright: ignore[reportArgumentType]
+        linear_fc2=SwigluRowParallelLinear if fused else RowParallelLinear,
     )
     return ModuleSpec(
-        module=TransformerLayer,
+        module=FusedLayer if fused else TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=RMSNorm,
+            input_layernorm=norm,
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
-            pre_mlp_layernorm=RMSNorm,
-            mlp=mlp,
+            pre_mlp_layernorm=norm,
+            mlp=ModuleSpec(module=MLP, submodules=mlp),
             mlp_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
         ),
     )
