@@ -24,9 +24,9 @@ void row_statistics(const T* logits, int64_t width, Accumulator<T>* statistics) 
       sum *= exponential(highest - top);
       highest = top;
     }
-    if (highest == -__builtin_inff()) continue;
+    const A shift = shift_of(highest);
 #pragma omp simd
-    for (int64_t j = 0; j < n; j++) terms[j] = exponential(load(x + j) - highest);
+    for (int64_t j = 0; j < n; j++) terms[j] = exponential(load(x + j) - shift);
     sum += lane_sum<A>(n, [&](int64_t j) { return terms[j]; });
   }
   statistics[0] = highest;

@@ -74,6 +74,13 @@ inline double exponential(double x) { return __builtin_exp(x); }
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(x > -88.0f ? -x : 88.0f)); }
 inline double sigmoid(double x) { return 1.0 / (1.0 + __builtin_exp(-x)); }
 
+// What to subtract before the exponential: the maximum, or 0 where all is -inf, so that a -inf counts 0 and a NaN,
+// which no maximum shows, stays one.
+template <class A>
+A shift_of(A highest) {
+  return highest == -__builtin_inff() ? A(0) : highest;
+}
+
 inline float logarithm(float x) { return __builtin_logf(x); }
 inline double logarithm(double x) { return __builtin_log(x); }
 

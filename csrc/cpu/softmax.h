@@ -39,15 +39,11 @@ Accumulator<T> scaled_scores(const T* x, const uint8_t* mask, Accumulator<T> sca
 template <class T>
 void softmax_row(const T* x, const uint8_t* mask, Accumulator<T> scale, Accumulator<T>* scores, T* y, int64_t n) {
   using A = Accumulator<T>;
-  const A highest = scaled_scores(x, mask, scale, scores, n);
-  if (highest == -__builtin_inff()) {
-    __builtin_memset(y, 0, n * sizeof(T));
-    return;
-  }
+  const A shift = shift_of(scaled_scores(x, mask, scale, scores, n));
 #pragma omp simd
-  for (int64_t j = 0; j < n; j++) scores[j] = exponential(scores[j] - highest);
+  for (int64_t j = 0; j < n; j++) scores[j] = exponential(scores[j] - shift);
   const A sum = lane_sum<A>(n, [=](int64_t j) { return scores[j]; });
-  const A share = A(1) / sum;
+  const A share = sum == 0 ? A(0) : A(1) / sum;  // 0: a row that sees nothing
 #pragma omp simd
   for (int64_t j = 0; j < n; j++) store(y + j, scores[j] * share);
 }

@@ -6,6 +6,7 @@ Exit code 0 if the recipe (or, without one, a small CPU run) can be trained here
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import platform
 import shutil
@@ -132,6 +133,9 @@ def _show_kernels() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
     compiled = "CUDA" if device == "cuda" else loading.instruction_set()
+    if compiled is not None:
+        kernels = importlib.import_module("megaphi._C")
+        print(f"{'kernels':<18} by {kernels.compiler}, {'with' if kernels.has_cuda() else 'without'} CUDA")
     for operator in loading.operators():
         reasons = {name: loading.why_not(operator, device, dtype) for name, dtype in formats.items()}
         if reasons["fp32"] == reasons["bf16"]:

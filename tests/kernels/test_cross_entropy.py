@@ -136,6 +136,15 @@ def test_minus_infinity_among_the_logits(device):
     torch.testing.assert_close(cross_entropy(logits, labels), torch_cross_entropy(logits, labels))
 
 
+@pytest.mark.parametrize("bad", [slice(0, 1), slice(0, 1024), slice(1024, 2048), slice(0, 3000)], ids=str)
+def test_a_nan_among_the_logits_is_never_hidden(bad, device):
+    """Also where a whole tile of the vocabulary is NaN, so that no maximum shows it."""
+    logits = numbers(2, 3000, dtype=torch.float32, device=device)
+    logits[0, bad] = torch.nan
+    losses = cross_entropy(logits, torch.tensor([2999, 5], device=device))
+    assert losses.isnan().tolist() == [True, False]
+
+
 def test_ignored_tokens_pass_no_gradient_whatever_their_logits_hold(device):
     logits = torch.full((2, 4), torch.nan, device=device)
     logits[0] = 0.5

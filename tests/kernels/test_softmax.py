@@ -99,6 +99,16 @@ def test_large_scores_do_not_overflow_and_minus_infinity_hides(device):
     torch.testing.assert_close(causal_softmax(x, 1.0)[0, 0, 0], expected)
 
 
+@pytest.mark.parametrize("bad", [slice(0, 1), slice(0, 40), slice(39, 40)], ids=str)
+def test_a_nan_is_never_hidden(bad, device):
+    x = numbers(1, 1, 2, 40, dtype=torch.float32, device=device)
+    x[0, 0, 1, bad] = torch.nan
+    hidden = torch.zeros(1, 1, 1, 40, dtype=torch.bool, device=device)
+    for y in (causal_softmax(x, SCALE), masked_softmax(x, hidden, SCALE)):
+        assert y[0, 0, 1].isnan().all()
+        assert y[0, 0, 0, :39].isfinite().all()
+
+
 def test_a_negative_scale(device):
     x = numbers(1, 1, 4, 50, dtype=torch.float32, device=device)
     torch.testing.assert_close(causal_softmax(x, -2.0), reference.causal_softmax(x, -2.0))
