@@ -79,7 +79,7 @@ def modules() -> list[Extension]:
     found = [
         Extension(
             "megaphi._C",
-            ["csrc/bind/python.cpp", "csrc/cpu/choose.cpp"],
+            ["csrc/cpu/choose.cpp", *(f"csrc/bind/{name}.cpp" for name in ("python", "order", "reader", "legacy"))],
             include_dirs=[get_include()],
             extra_compile_args=["-std=c++17", "-O2", "-fvisibility=hidden", *OPENMP, *WITH_CUDA]
             + (["-DMEGAPHI_X86"] if IS_X86 else []),

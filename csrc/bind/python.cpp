@@ -4,6 +4,7 @@
 
 #include "../cpu/choose.h"
 #include "attachment.h"
+#include "index.h"
 
 #ifndef MEGAPHI_WITH_CUDA
 extern "C" const megaphi::KernelTable* megaphi_cuda_kernels() { return nullptr; }
@@ -19,5 +20,8 @@ PYBIND11_MODULE(_C, module) {
   static const megaphi::Attachment attachment{&megaphi::cpu_kernels, &megaphi::set_parallel_for,
                                               megaphi_cuda_kernels()};
   module.attr("attachment") = reinterpret_cast<uintptr_t>(&attachment);
+  bind_order(module);
+  bind_reader(module);
+  bind_legacy(module);
   module.attr("compiler") = MEGAPHI_COMPILER;
 }

@@ -46,12 +46,48 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """How much of a stage comes from one source."""
+
+    name: str
+    """A source of the mixture."""
+    weight: float
+    """Share of the stage's samples, in any unit: weights are divided by their sum."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A stretch of the run with shares, and perhaps a sequence length, of its own."""
+
+    name: str
+    """Names the stage in reports."""
+    tokens: int | None = None
+    """Length, rounded up to whole steps; none lasts to the end of the run (the last stage only)."""
+    shares: tuple[Share, ...] = ()
+    """Which sources, and how much of each; empty takes all with the weights of mixture.sources."""
+    sequence_length: int | None = None
+    """Tokens per sample in this stage; none takes batch.sequence_length."""
+    global_batch: int | None = None
+    """Sequences per step in this stage; none takes batch.global_batch."""
+    micro_batch: int | None = None
+    """Sequences per forward pass in this stage; none takes batch.micro_batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Mixture:
     """What the model is trained on."""
 
     sources: tuple[Source, ...]
+    stages: tuple[Stage, ...] = ()
+    """One after the other; empty is one stage with the sources' weights. Every source goes on where it stopped."""
+    order: Literal["keyed", "megatron"] = "keyed"
+    """keyed: nothing is built. megatron: the order of Megatron-LM's builders, to continue a run started there."""
     isolate_documents: bool = False
-    """Attend within documents only: batches carry document ids."""
+    """Attend within documents only."""
+    reset_positions: bool = False
+    """Count positions from 0 in every document."""
+    mask_document_ends: bool = False
+    """Do not train on what follows the last token of a document: the beginning of an unrelated one."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,9 @@
+// What `megaphi._C` takes from csrc/index, one function per file that binds a part of it.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+void bind_order(pybind11::module_& module);
+void bind_reader(pybind11::module_& module);
+void bind_legacy(pybind11::module_& module);
