@@ -1,7 +1,7 @@
 """From a mixture of datasets on disk to batches: sample numbers in, arrays out, nothing remembered in between.
 
 `open_mixture` maps the datasets, checks that they were tokenised with the model's vocabulary, and works out the order
-(`mixture.py`). `OpenMixture.batch(sample_numbers)` then copies S + 1 tokens per sample out of the maps. As a batch is a
+(`mixture_order.py`). `OpenMixture.batch(numbers)` then copies S + 1 tokens per sample out of the maps. As a batch is a
 pure function of its numbers, resuming is knowing the next number, and replicas need not talk to each other:
 `batch_sample_numbers` deals every step's numbers out among any number of them. Shape legend: B batch, S sequence.
 """
@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.batch import Batch
 from megaphi.data.indexed_dataset import IndexedDataset
-from megaphi.data.mixture import Mixture, MixtureOrder, Source, Split
+from megaphi.data.mixture import Mixture, Source, Split, check_sources
+from megaphi.data.mixture_order import MixtureOrder
 from megaphi.data.order import ORDER_VERSION
 from megaphi.errors import InputError
 from megaphi.log import logger
@@ -188,8 +189,10 @@ def open_mixture(
             check_vocabulary(dataset, tokenizer_fingerprint=tokenizer_fingerprint, vocabulary_size=vocabulary_size)
             if mixture.isolate_documents:
                 check_document_end(dataset, end_of_text=end_of_text)
+    check_sources(chosen)
     order = MixtureOrder(
-        chosen,
+        [source.name for source in chosen],
+        [source.weight for source in chosen],
         token_counts=[stream.token_count for stream in streams],
         sequence_length=sequence_length,
         seed=seed,

@@ -4,7 +4,8 @@
 bijection on [0, size) that can be asked at any position, and inverted. Up to 4,096 items it is an exact Fisher-Yates
 table; above, a Feistel network, because the network is visibly biased on small sets and the table does not scale.
 Every run ever started depends on these bits: a change of one constant is a new `ORDER_VERSION`, and
-tests/golden/data_order.json holds vectors that any other implementation must reproduce.
+tests/golden/data_order.json holds vectors that any other implementation must reproduce. Keys are made here; the
+bijections are compiled from csrc/index/permutation.h.
 
 All arithmetic is on unsigned 64-bit words, modulo 2^64. With G = 0x9E3779B97F4A7C15 and `mix` the finaliser of
 SplitMix64 (Steele, Lea, Flood 2014, with Stafford's constants, variant 13),
@@ -17,24 +18,19 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from megaphi.data.compiled import compiled, whole_numbers
+
 ORDER_VERSION = 1
 
-LARGEST_TABLE = 4_096
 LARGEST_SIZE = 1 << 62
-ROUNDS = 8
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
-_ROUND_MULTIPLIERS = (np.uint64(_GOLDEN), np.uint64(0xD6E8FEB86659FD93))
-_32 = np.uint64(32)
-
-_Pass = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
 
 
 def derive_key(*parts: int | str) -> int:
@@ -101,85 +97,15 @@ class KeyedPermutation:
             raise ValueError(f"a permutation needs a key of 64 bits, got {key}")
         self.size = size
         self.key = key
-        self._rows = np.uint64(math.isqrt(size - 1) + 1)
-        self._columns = np.uint64(-(-size // int(self._rows)))
-        keys = [np.uint64(word) for word in itertools.islice(stream(key, size), ROUNDS)]
-        self._round_keys = list(zip(keys[0::2], keys[1::2], strict=True))
+        self._compiled = compiled().Permutation(size, key)
 
     def __call__(self, positions: ArrayLike) -> NDArray[np.uint64]:
         """Items at `positions` (any shape, each in [0, size)), as uint64 of the same shape."""
-        positions = self._checked(positions)
-        if self.size <= LARGEST_TABLE:
-            return _shuffled(self.size, self.key)[positions]
-        return self._walk(positions, self._forward)
+        return self._compiled.items_at(whole_numbers(positions))
 
     def inverse(self, items: ArrayLike) -> NDArray[np.uint64]:
         """Positions that hold `items`: `permutation.inverse(permutation(x)) == x`."""
-        items = self._checked(items)
-        if self.size <= LARGEST_TABLE:
-            return np.argsort(_shuffled(self.size, self.key)).astype(np.uint64)[items]
-        return self._walk(items, self._backward)
-
-    def _checked(self, values: ArrayLike) -> NDArray[np.uint64]:
-        given = np.asarray(values)
-        if given.size and (given.min() < 0 or given.max() >= self.size):
-            raise IndexError(f"positions {given.min()} .. {given.max()} are outside a permutation of {self.size}")
-        return given.astype(np.uint64)
-
-    def _walk(self, values: NDArray[np.uint64], step: _Pass) -> NDArray[np.uint64]:
-        with np.errstate(over="ignore"):
-            walked = step(values.reshape(-1))
-            (outside,) = np.nonzero(walked >= self.size)
-            while outside.size:
-                walked[outside] = step(walked[outside])
-                outside = outside[walked[outside] >= self.size]
-        return walked.reshape(values.shape)
-
-    def _forward(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left, right = np.divmod(values, self._columns)
-        for odd, even in self._round_keys:
-            left = _add_modulo(left, _feistel_round(right, odd, self._rows), self._rows)
-            right = _add_modulo(right, _feistel_round(left, even, self._columns), self._columns)
-        return left * self._columns + right
-
-    def _backward(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left, right = np.divmod(values, self._columns)
-        for odd, even in reversed(self._round_keys):
-            right = _subtract_modulo(right, _feistel_round(left, even, self._columns), self._columns)
-            left = _subtract_modulo(left, _feistel_round(right, odd, self._rows), self._rows)
-        return left * self._columns + right
-
-
-def _feistel_round(half: NDArray[np.uint64], key: np.uint64, modulus: np.uint64) -> NDArray[np.uint64]:
-    """F(v, k, m) of `KeyedPermutation`: a keyed, well mixed number in [0, m)."""
-    mixed = (half + key) * _ROUND_MULTIPLIERS[0]
-    mixed ^= mixed >> _32
-    mixed *= _ROUND_MULTIPLIERS[1]
-    return ((mixed >> _32) * modulus) >> _32
-
-
-def _add_modulo(x: NDArray[np.uint64], y: NDArray[np.uint64], modulus: np.uint64) -> NDArray[np.uint64]:
-    total = x + y
-    # Below the modulus, the subtraction wraps around to a huge number: the smaller of the two is the residue.
-    return np.minimum(total, total - modulus)
-
-
-def _subtract_modulo(x: NDArray[np.uint64], y: NDArray[np.uint64], modulus: np.uint64) -> NDArray[np.uint64]:
-    difference = x - y
-    return np.minimum(difference, difference + modulus)
-
-
-@functools.lru_cache(maxsize=256)
-def _shuffled(size: int, key: int) -> NDArray[np.uint64]:
-    """The Fisher-Yates table of a small permutation; cached, as a loader asks for the same few again and again."""
-    words = stream(key, size)
-    table = list(range(size))
-    for index in range(size - 1, 0, -1):
-        other = draw_below(index + 1, words)
-        table[index], table[other] = table[other], table[index]
-    shuffled = np.array(table, dtype=np.uint64)
-    shuffled.flags.writeable = False
-    return shuffled
+        return self._compiled.positions_of(whole_numbers(items))
 
 
 def _absorb(state: int, word: int) -> int:

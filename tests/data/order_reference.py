@@ -1,7 +1,7 @@
 """The order of data a second time: one sample at a time, in Python's exact integers and fractions, from the docstrings.
 
-Slow and plain on purpose: it shares no line with `megaphi/data/{order,blend,mixture}.py`. Run as a program it writes
-tests/golden/data_order.json, so the golden vectors come from here and not from the code that they test.
+Slow and plain on purpose: it shares no line with `megaphi/data/{order,blend,mixture_order}.py` or csrc/index. Run as a
+program it writes tests/golden/data_order.json: the golden vectors do not come from the code that they test.
 """
 
 from __future__ import annotations
@@ -134,16 +134,23 @@ def descend(tree, number):
     return descend(light, before) if after > before else descend(heavy, number - before)
 
 
-def locate(names, token_counts, placements, *, sequence_length, seed, split):
-    """(source, epoch, window, first token) for each (source, rank)."""
+def locate(names, token_counts, placements, *, sequence_length, seed, split, blocks=None, beginnings=None):
+    """(source, epoch, window, first token) for each (source, rank).
+
+    `blocks`: tokens of the unit that is shuffled, per source. `beginnings`: (samples, epoch) that a source starts at.
+    """
     places = []
     for source, rank in placements:
         tokens, name = token_counts[source], names[source]
-        windows = tokens // sequence_length
-        epoch, position = divmod(rank, windows)
-        window = permute(windows, derive_key(seed, split, name, epoch, "windows"), position)
-        phase = Stream(derive_key(seed, split, name, epoch, "phase")).below(sequence_length)
-        places.append((source, epoch, window, (phase + window * sequence_length) % tokens))
+        block_tokens = sequence_length if blocks is None else blocks[source]
+        taken, epoch = (0, 0) if beginnings is None else beginnings[source]
+        position, part = divmod(taken + rank, block_tokens // sequence_length)
+        passes, position = divmod(position, tokens // block_tokens)
+        epoch += passes
+        block = permute(tokens // block_tokens, derive_key(seed, split, name, epoch, "windows"), position)
+        phase = Stream(derive_key(seed, split, name, epoch, "phase")).below(block_tokens)
+        start = phase + block * block_tokens + part * sequence_length
+        places.append((source, epoch, block * (block_tokens // sequence_length) + part, start % tokens))
     return places
 
 
@@ -154,11 +161,16 @@ UNEVEN = [0.1234567, 0.7654321, 0.3141592]
 MIXTURE = {"names": ["web", "code", "books"], "token_counts": [70_001, 5_000_000, 129], "sequence_length": 64}
 
 
+STAGE = {"blocks": [256, 64, 128], "beginnings": [[1_090, 3], [0, 0], [1, 70_000]]}
+
+
 def golden():
     some_numbers = [0, 1, 2, 99, 12_345, 9_999_998, 9_999_999]
     placements = periodic_blend([5.0, 3.0, 2.0], 3_000)
     numbers = [0, 1, 7, 500, 2_000, 2_999]
+    settings = {**MIXTURE, "placements": [placements[n] for n in numbers], "seed": 1_234, "split": "training"}
     return {
+        "version": 1,
         "keys": [[parts, str(derive_key(*parts))] for parts in KEY_PARTS],
         "permutations": [permutation_vector(size, derive_key("golden", size)) for size in SIZES],
         "periodic_blend": {"weights": PERIODIC, "placements": periodic_blend(PERIODIC, 40)},
@@ -174,8 +186,9 @@ def golden():
             "seed": 1_234,
             "split": "training",
             "numbers": numbers,
-            "places": locate(**MIXTURE, placements=[placements[n] for n in numbers], seed=1_234, split="training"),
+            "places": locate(**settings),
         },
+        "stage": {**STAGE, "places": locate(**settings, **STAGE)},
     }
 
 
