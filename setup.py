@@ -1,9 +1,10 @@
-"""Compile csrc/ into two modules: `_C`, the kernels, and `_T`, which binds them to torch.
+"""Compile csrc/ into two modules: `_C`, the kernels and the data path, and `_T`, which binds the kernels to torch.
 
-`_C` needs a C++ compiler and nothing else; with nvcc and a CUDA build of torch it holds the CUDA kernels too. `_T`
-needs torch's headers, which are found by path: pip's isolated build hides the installed torch, and asking for one there
-would download gigabytes. A module that cannot be built is left out with a warning: megaphi then runs on PyTorch's
-operators. Everything else about the package is in pyproject.toml.
+`_C` needs a C++ compiler and nothing else; with nvcc and a CUDA build of torch it holds the CUDA kernels too. megaphi
+cannot read its data without it, so an installation without a compiler fails and says so. `_T` needs torch's headers,
+which are found by path: pip's isolated build hides the installed torch, and asking for one there would download
+gigabytes. Where it cannot be built it is left out with a warning: models then run on PyTorch's operators. Everything
+else about the package is in pyproject.toml.
 
     MEGAPHI_CUDA=auto|0|1     CUDA kernels when nvcc and a CUDA torch are there (default), never, or fail without nvcc
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 from pybind11 import get_include
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
 
 STABLE_ABI = "0x020a000000000000"  # torch 2.10 and newer
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -69,7 +71,6 @@ def find_cuda(torch: Path | None) -> Path | None:
 
 TORCH = find_torch()
 CUDA = find_cuda(TORCH)
-OPTIONAL = os.environ.get("MEGAPHI_CUDA") != "1"  # who insists on CUDA wants to see the compiler's error
 WITH_CUDA = ["-DMEGAPHI_WITH_CUDA"] if CUDA is not None else []
 
 
@@ -86,7 +87,6 @@ def modules() -> list[Extension]:
             extra_link_args=OPENMP,
             depends=depends,
             language="c++",
-            optional=OPTIONAL,
         )
     ]
     if TORCH is not None:
@@ -101,7 +101,7 @@ def modules() -> list[Extension]:
                 extra_compile_args=["-std=c++20", "-O2", f"-DTORCH_TARGET_VERSION={STABLE_ABI}", *WITH_CUDA],
                 depends=depends,
                 language="c++",
-                optional=OPTIONAL,
+                optional=os.environ.get("MEGAPHI_CUDA") != "1",  # who insists on CUDA wants to see the error
             )
         )
     return found
@@ -118,18 +118,29 @@ class BuildKernels(build_ext):
         self.force = True
 
     def build_extension(self, ext: Extension) -> None:
-        if ext.name == "megaphi._C":
-            Path(self.build_temp).mkdir(parents=True, exist_ok=True)
-            compiler = self.compiler.compiler_so_cxx[0]
-            ext.define_macros.append(("MEGAPHI_COMPILER", f'"{compiler}"'))
-            commands = [self.cpu_command(name, flags) for name, flags in INSTRUCTION_SETS.items()]
-            if CUDA is not None:
-                commands += [self.cuda_command(CUDA, source) for source in sorted(Path("csrc/cuda").glob("*.cu"))]
-                ext.library_dirs.append(str(CUDA / "lib64"))
-                ext.libraries += ["cudart_static", "rt", "dl", "pthread"]
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                ext.extra_objects += pool.map(run, commands)
-        super().build_extension(ext)
+        if ext.name != "megaphi._C":
+            super().build_extension(ext)
+            return
+        try:
+            self.build_kernels(ext)
+            super().build_extension(ext)
+        except (CompileError, LinkError) as error:
+            raise CompileError(
+                f"megaphi needs a C++17 compiler, and this one failed: {error}. Install one (Debian, Ubuntu: apt"
+                " install g++) or name yours in CC and CXX. If nvcc failed: MEGAPHI_CUDA=0 leaves its kernels out"
+            ) from error
+
+    def build_kernels(self, ext: Extension) -> None:
+        Path(self.build_temp).mkdir(parents=True, exist_ok=True)
+        compiler = self.compiler.compiler_so_cxx[0]
+        ext.define_macros.append(("MEGAPHI_COMPILER", f'"{compiler}"'))
+        commands = [self.cpu_command(name, flags) for name, flags in INSTRUCTION_SETS.items()]
+        if CUDA is not None:
+            commands += [self.cuda_command(CUDA, source) for source in sorted(Path("csrc/cuda").glob("*.cu"))]
+            ext.library_dirs.append(str(CUDA / "lib64"))
+            ext.libraries += ["cudart_static", "rt", "dl", "pthread"]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ext.extra_objects += pool.map(run, commands)
 
     def cpu_command(self, name: str, flags: list[str]) -> list[str]:
         out = str(Path(self.build_temp) / f"{name}.o")
@@ -145,14 +156,14 @@ class BuildKernels(build_ext):
 
 
 def run(command: list[str]) -> str:
-    """Run a compiler; returns the object that it wrote. A failure leaves the module out, like one of setuptools'."""
-    from setuptools.errors import CompileError
-
+    """Run a compiler; returns the object that it wrote."""
     print(" ".join(command), flush=True)
     try:
-        subprocess.run(command, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise CompileError(f"{command[0]}: {error}") from error
+        status = subprocess.run(command, check=False).returncode
+    except OSError as error:
+        raise CompileError(str(error)) from error
+    if status:
+        raise CompileError(f"{command[0]} ended with status {status}")
     return command[-1]
 
 

@@ -59,7 +59,9 @@ using InverseShare = std::tuple<int64_t, py::bytes, py::bytes>;
 
 std::shared_ptr<Blend> new_table(const std::vector<InverseShare>& shares, int64_t slots, bool repeats) {
   if (slots < 1 || slots > 1 << 30) throw std::invalid_argument("a blend's table has 1 .. 2^30 slots");
-  if (shares.empty() || shares.size() > 1 << 20) throw std::invalid_argument("a blend has 1 .. 2^20 sources");
+  if (shares.empty() || shares.size() > size_t{1} << megaphi::index::SOURCE_BITS) {
+    throw std::invalid_argument("a blend's table has 1 .. 2^20 sources");
+  }
   std::vector<SampleWindows> sources;
   for (const auto& [whole, remainder, numerator] : shares) {
     std::vector<uint64_t> high = words_of(remainder), low = words_of(numerator);

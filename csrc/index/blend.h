@@ -93,6 +93,8 @@ class SampleWindows {
   int64_t first_slot_ = 0;
 };
 
+constexpr int SOURCE_BITS = 20;  // of a number that holds a deadline, of 40 bits, and a source
+
 struct Slot {
   uint32_t source;
   uint32_t rank;
@@ -126,11 +128,10 @@ class Tournament {
 // Serve, slot by slot, the earliest deadline among the samples whose window has begun (ties: the lower source). Of a
 // source only the next sample counts, as its deadlines increase.
 inline std::vector<Slot> earliest_deadline_first(std::vector<SampleWindows> sources, int64_t slots) {
-  constexpr int SOURCE_BITS = 20;
   constexpr int32_t NONE = -1;
   std::vector<Slot> schedule(slots);
   std::vector<uint32_t> ranks(sources.size());
-  std::vector<int32_t> first_of_slot(slots, NONE), following(sources.size(), NONE);  // lists of windows that begin there
+  std::vector<int32_t> first_of_slot(slots, NONE), following(sources.size(), NONE);  // lists: who begins at a slot
   Tournament waiting(sources.size());
   // Deadline and source in one number: the smaller, the more urgent.
   const auto enter = [&](int32_t source) { waiting.enter(source, sources[source].advance() << SOURCE_BITS | source); };

@@ -80,7 +80,7 @@ def _load() -> str | None:
         torch.ops.load_library(path)
         ctypes.CDLL(str(path)).megaphi_attach(ctypes.c_void_p(kernels.attachment))
     except ImportError:
-        reason = f"megaphi was installed without a C++ compiler: install one, then {_REINSTALL}"
+        reason = f"megaphi was installed without its compiled part: install a C++ compiler, then {_REINSTALL}"
     except (OSError, AttributeError) as error:
         reason = str(error).splitlines()[0]
     else:

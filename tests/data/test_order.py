@@ -123,5 +123,5 @@ def test_refuses_what_is_no_permutation():
 def test_without_the_compiled_part_one_message_says_what_to_do(monkeypatch):
     compiled.compiled.cache_clear()
     monkeypatch.setitem(sys.modules, "megaphi._C", None)
-    with pytest.raises(InputError, match="installed without its compiled part .* pip install --force-reinstall"):
+    with pytest.raises(InputError, match=r"installed without its compiled part .* pip install --force-reinstall"):
         KeyedPermutation(10, 0)
