@@ -111,9 +111,10 @@ class BlockCache:
                 os.utime(descriptor, ns=(int(now * 1e9), os.fstat(descriptor).st_mtime_ns))
 
     def _account(self, size: int) -> None:
+        """Count a file that was just stored."""
         with _locked(self.folder / "bytes") as counter:
             told = os.pread(counter, 32, 0)
-            used = (int(told) if told.isdigit() else self._scan()[1]) + size
+            used = int(told) + size if told.isdigit() else self._scan()[1]
             if used > self.limit_bytes:
                 used = self._clean_up()
             os.ftruncate(counter, 0)

@@ -186,5 +186,5 @@ def read_pieces(pieces: Pieces, out: NDArray[np.uint8]) -> tuple[str, int, int, 
 def explain_read_failure(name: str, kind: str, *, byte: int, value: int) -> str:
     """One message for a read that failed at a byte of a file."""
     if kind == "ended":
-        return f"{name} ends at byte {byte:,}, before what its index describes: {CHANGED}"
+        return f"{name} ends at or before byte {byte:,}, but its index describes more: {CHANGED}"
     return f"cannot read {name} at byte {byte:,}: {os.strerror(value)}"

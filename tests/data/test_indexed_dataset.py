@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,17 +105,21 @@ def test_tokens_are_one_stream(tmp_path):
     assert [part.tolist() for part in dataset.documents([])] == [[], []]
 
 
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_a_closed_dataset_is_not_read(tmp_path):
     write(tmp_path / "d", SOME)
-    open_files = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with IndexedDataset(tmp_path / "d") as dataset:
-        assert len(os.listdir("/proc/self/fd")) == open_files + 2
+        assert open_files() == before + 2
         pointers = dataset.sequence_pointers
     with pytest.raises(ValueError, match=r"d\.bin is closed"):
         dataset.tokens(0, 1)
     assert pointers.tolist() == [0, 6, 6, 8, 8]
     del dataset, pointers
-    assert len(os.listdir("/proc/self/fd")) == open_files
+    assert open_files() == before
 
 
 def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path):
