@@ -42,8 +42,6 @@ class BlockCache:
         self.limit_bytes = limit_bytes
         self._verified: set[tuple[int, int, int]] = set()
         self._noted: dict[str, float] = {}
-        with explain_write_errors(self.folder):
-            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
 
     def open(self, name: str, *, size: int) -> int | None:
         """A descriptor of the cached file of `size` bytes, or None; a damaged one is removed."""
@@ -153,6 +151,7 @@ class BlockCache:
 def _locked(path: Path) -> Iterator[int]:
     """Hold the lock of a file: between processes and, as every call opens it anew, between threads."""
     with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)  # again: somebody may empty the cache while it is in use
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -7,6 +7,7 @@ cuts answers short, or has its objects replaced. memory:// and file:// URLs are 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -219,6 +220,13 @@ def test_damaged_cache_files_are_fetched_again(bucket, how):
     Bucket.requests.clear()
     assert_same(open_web("bucket://pool/web_*", bucket), local, numbers)
     assert Bucket.requests["/pool/web_0.bin"] >= 5
+
+
+def test_a_cache_that_is_emptied_while_in_use(bucket):
+    remote, local = open_web("bucket://pool/web_*", bucket), open_web(f"{bucket}/web_*", bucket)
+    for first in (0, 50):
+        assert_same(remote, local, np.arange(first, first + 50))
+        shutil.rmtree(bucket / "cache")
 
 
 def test_reading_ahead(bucket):
