@@ -5,6 +5,9 @@ The lists are what was written; the maps read the same files with code that is n
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -184,3 +187,35 @@ def test_a_rank_reads_only_what_its_replica_needs(tmp_path):
         before = bytes_read_by_this_process()
         opened.batch(numbers)
         assert bytes_read_by_this_process() - before - overhead == len(numbers) * (length + 1) * 4
+
+
+def test_threads_share_a_reader_and_others_go_on_meanwhile(tmp_path):
+    """While one thread is inside a read of 16 million tokens, Python runs in another: the GIL is not held."""
+    dataset = write(tmp_path / "d", [np.arange(1 << 20) % 60_000] * 16)
+    reader = TokenReader([TokenStream((dataset,))])
+    runs = reader.windows([0], [0], dataset.token_count)
+    ticks, done = [], threading.Event()
+
+    def tick():
+        while not done.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    began = time.perf_counter()
+    reader.read(runs, rows=1, count=dataset.token_count, vocabulary_size=60_000)
+    ended = time.perf_counter()
+    done.set()
+    ticking.join()
+    quarter = (ended - began) / 4
+    assert any(began + quarter < moment < ended - quarter for moment in ticks)
+
+    def rows_from(first):
+        places = reader.windows([0] * 16, np.arange(16) * 70_001 + first, 300)
+        return reader.read(places, rows=16, count=300, vocabulary_size=60_000)
+
+    with ThreadPoolExecutor(4) as pool:
+        for first, rows in enumerate(pool.map(rows_from, range(64))):
+            expected = (first + np.arange(16)[:, None] * 70_001 + np.arange(300)) % (1 << 20) % 60_000
+            assert (rows == expected).all()
