@@ -1,4 +1,182 @@
 // Binds csrc/index to Python: reading tokens and document boundaries.
+//
+// Arguments are checked before the GIL is let go: shapes, ranges, and that runs fill the result exactly. What files
+// hold is not an argument: where reading fails, the place comes back, and Python says it with the file's name.
+#include "../index/reader.h"
+
+#include "../index/documents.h"
 #include "index.h"
 
-void bind_reader(pybind11::module_&) {}
+namespace py = pybind11;
+using namespace megaphi;
+
+namespace {
+
+using Array = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+const int64_t* checked(const Array& array, py::ssize_t size, const char* message) {
+  require(array.ndim() == 1 && array.size() == size, message);
+  return array.data();
+}
+
+Runs checked_runs(const Array* row, const Array& file, const Array& offset, const Array& count, py::ssize_t files) {
+  require(file.ndim() == 1, "runs: arrays of one dimension");
+  const auto size = file.size();
+  Runs runs{size, row == nullptr ? nullptr : checked(*row, size, "runs: one row each"), file.data(),
+            checked(offset, size, "runs: one offset each"), checked(count, size, "runs: one count each")};
+  for (int64_t run = 0; run < size; ++run) {
+    if (runs.file[run] < 0 || runs.file[run] >= files) throw std::out_of_range("runs: a file that is not there");
+    require(runs.offset[run] >= 0 && runs.count[run] >= 0, "runs: negative offset or count");
+    require(runs.count[run] <= (int64_t{1} << 59) && runs.offset[run] <= (int64_t{1} << 62), "runs: a size beyond all");
+  }
+  return runs;
+}
+
+void check_rows(const Runs& runs, int64_t rows, int64_t columns) {
+  require(rows >= 0 && columns >= 0, "a negative shape");
+  int64_t row = 0, filled = 0;
+  for (int64_t run = 0; run < runs.size; ++run) {
+    for (; row < runs.row[run]; ++row, filled = 0)
+      if (row >= rows || filled != columns) throw std::invalid_argument("runs do not fill their rows exactly");
+    require(row == runs.row[run] && row < rows, "runs: rows must ascend and be in range");
+    filled += runs.count[run];
+    require(filled <= columns, "runs are longer than their row");
+  }
+  require(columns == 0 || (row + (rows > 0) == rows && (rows == 0 || filled == columns)),
+          "runs do not fill their rows exactly");
+}
+
+py::object described(const ReadFailure& failure) {
+  if (failure.kind == ReadFailure::none) return py::none();
+  const char* names[] = {"", "ended", "system error", "wrong token"};
+  return py::make_tuple(names[failure.kind], failure.run, failure.byte, failure.value);
+}
+
+py::tuple gather_tokens(const Array& files, const Array& codes, const Array& row, const Array& file,
+                        const Array& offset, const Array& count, int64_t rows, int64_t columns, int64_t vocabulary) {
+  const auto* descriptors = checked(files, files.size(), "files: one dimension");
+  const auto* dtypes = checked(codes, files.size(), "files: one dtype code each");
+  for (py::ssize_t i = 0; i < codes.size(); ++i)
+    require(bytes_of_dtype_code(dtypes[i]) != 0, "a dtype code that is not of whole numbers");
+  const Runs runs = checked_runs(&row, file, offset, count, files.size());
+  check_rows(runs, rows, columns);
+  require(vocabulary > 0, "a vocabulary of no tokens");
+  py::array_t<int64_t> out({rows, columns});
+  int64_t* data = out.mutable_data();
+  ReadFailure failure;
+  {
+    py::gil_scoped_release release;
+    failure = gather(runs, descriptors, dtypes, vocabulary, data);
+  }
+  return py::make_tuple(out, described(failure));
+}
+
+py::object read_runs(const Array& files, const Array& file, const Array& offset, const Array& count,
+                     py::array_t<uint8_t, py::array::c_style> out) {
+  const auto* descriptors = checked(files, files.size(), "files: one dimension");
+  const Runs runs = checked_runs(nullptr, file, offset, count, files.size());
+  int64_t bytes = 0;
+  for (int64_t run = 0; run < runs.size; ++run) {
+    bytes += runs.count[run];
+    require(bytes <= out.size(), "runs are longer than the output");
+  }
+  require(bytes == out.size(), "runs do not fill the output exactly");
+  char* data = reinterpret_cast<char*>(out.mutable_data());
+  ReadFailure failure;
+  {
+    py::gil_scoped_release release;
+    failure = read_bytes(runs, descriptors, data);
+  }
+  return described(failure);
+}
+
+Numbers numbers_of(const py::array& array) {
+  require(array.ndim() == 1 && array.dtype().kind() == 'i' && array.itemsize() == 8, "an index is an int64 array");
+  require(array.size() < 2 || array.strides(0) == 8, "an index is contiguous");
+  return {static_cast<const char*>(array.data()), array.size()};
+}
+
+Index index_of(const py::tuple& table) {
+  require(table.size() == 4, "an index is (pointers, documents, bytes, bytes of a token)");
+  const Index index{numbers_of(table[0].cast<py::array>()), numbers_of(table[1].cast<py::array>()),
+                    table[2].cast<int64_t>(), table[3].cast<int64_t>()};
+  require(index.itemsize >= 1 && index.itemsize <= 8, "1 to 8 bytes of a token");
+  return index;
+}
+
+Array find_sequences(const py::array& pointers, int64_t bytes, const Array& offset) {
+  const Numbers numbers = numbers_of(pointers);
+  const auto* targets = checked(offset, offset.size(), "offsets: one dimension");
+  for (py::ssize_t i = 0; i < offset.size(); ++i)
+    if (targets[i] < 0 || targets[i] >= bytes) throw std::out_of_range("an offset beyond the data");
+  require(numbers.size > 0 || offset.size() == 0, "bytes without sequences");
+  Array out(offset.size());
+  int64_t* found = out.mutable_data();
+  const auto size = offset.size();
+  {
+    py::gil_scoped_release release;
+    for (py::ssize_t i = 0; i < size; ++i) found[i] = find_sequence(numbers, bytes, targets[i]);
+  }
+  return out;
+}
+
+// Runs of tokens here: offset and count both in tokens.
+int64_t number_all(const std::vector<Index>& indices, const Runs& runs, int32_t* ids, int64_t& sequence) {
+  int64_t number = 0, row = -1;
+  for (int64_t run = 0; run < runs.size; ++run) {
+    if (runs.count[run] == 0) continue;
+    number = runs.row[run] == row ? number + 1 : 0;
+    row = runs.row[run];
+    number = number_documents(indices[runs.file[run]], runs.offset[run], runs.count[run], number, ids);
+    if (number < 0) {
+      sequence = -1 - number;
+      return run;
+    }
+    ids += runs.count[run];
+  }
+  return -1;
+}
+
+py::tuple document_ids(const std::vector<py::tuple>& tables, const Array& row, const Array& file, const Array& start,
+                       const Array& count, int64_t rows, int64_t columns) {
+  std::vector<Index> indices;
+  for (const auto& table : tables) indices.push_back(index_of(table));
+  const Runs runs = checked_runs(&row, file, start, count, static_cast<py::ssize_t>(tables.size()));
+  check_rows(runs, rows, columns);
+  for (int64_t run = 0; run < runs.size; ++run) {
+    const Index& index = indices[runs.file[run]];
+    if (runs.count[run] > 0 && runs.offset[run] > index.data_bytes / index.itemsize - runs.count[run])
+      throw std::out_of_range("runs: tokens beyond the end of the data");
+    require(runs.count[run] == 0 || index.pointers.size > 0, "tokens without sequences");
+  }
+  py::array_t<int32_t> out({rows, columns});
+  int32_t* ids = out.mutable_data();
+  int64_t failed = -1, sequence = -1;
+  {
+    py::gil_scoped_release release;
+    failed = number_all(indices, runs, ids, sequence);
+  }
+  return py::make_tuple(out, failed < 0 ? py::object(py::none()) : py::object(py::make_tuple(failed, sequence)));
+}
+
+}  // namespace
+
+void bind_reader(py::module_& module) {
+  module.def("gather_tokens", &gather_tokens, py::arg("files"), py::arg("codes"), py::arg("row"), py::arg("file"),
+             py::arg("offset"), py::arg("count"), py::kw_only(), py::arg("rows"), py::arg("columns"),
+             py::arg("vocabulary"),
+             "Tokens of runs (offsets in bytes, counts in tokens): (int64 [rows, columns], None or (what failed, run, "
+             "byte in the run, errno or token)).");
+  module.def("read_runs", &read_runs, py::arg("files"), py::arg("file"), py::arg("offset"), py::arg("count"),
+             py::arg("out").noconvert(), "Bytes of runs into `out`, one behind the other; None or what failed.");
+  module.def("find_sequences", &find_sequences, py::arg("pointers"), py::arg("bytes"), py::arg("offset"),
+             "For each byte offset, the last sequence that begins there or before: int64 [N].");
+  module.def("document_ids", &document_ids, py::arg("indices"), py::arg("row"), py::arg("file"), py::arg("start"),
+             py::arg("count"), py::kw_only(), py::arg("rows"), py::arg("columns"),
+             "Documents of runs of tokens, 0, 1, .. along each row: (int32 [rows, columns], None or (run, sequence) "
+             "where an index (pointers, documents, bytes, bytes of a token) is damaged).");
+}

@@ -5,11 +5,13 @@ Parameters are counted from the real modules on the meta device, under the real 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from megaphi.config import leaves
 from megaphi.data.mixture import Source
 from megaphi.engine.run_config import RunConfig, check
+from megaphi.errors import InputError
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
 
@@ -94,7 +96,12 @@ def _print_sources(run: RunConfig) -> None:
 def unique_tokens(source: Source) -> tuple[int | None, str]:
     """Tokens of a source and how we know: counted in its files, or the number its recipe expects."""
     from megaphi.data.indexed_dataset import IndexedDataset
+    from megaphi.data.remote import RemoteStore
+    from megaphi.data.source_paths import find_datasets, is_url
 
-    if all(Path(f"{path}.idx").is_file() for path in source.paths):
-        return sum(IndexedDataset(path).token_count for path in source.paths), "(counted)"
+    if not any(map(is_url, source.paths)):
+        with suppress(InputError):
+            listed = find_datasets(source.paths, source=source.name, remote=RemoteStore())
+            if all(Path(f"{dataset.prefix}.idx").is_file() for dataset in listed):
+                return sum(IndexedDataset(dataset.prefix).token_count for dataset in listed), "(counted)"
     return source.unique_tokens, "(expected; the files are not there)"

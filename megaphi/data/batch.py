@@ -24,3 +24,13 @@ class Batch:
     """0, 1, 2, ... along each row, one more at every document start; None when attention may cross documents."""
     sample_numbers_B: NDArray[np.int64]
     """Where in the run each row belongs: its number determines everything in it."""
+    positions_BS: NDArray[np.int64] | None = None
+    """Positions counted from 0 in every document; None when they count through the row."""
+
+
+def document_positions(document_ids_BS: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Positions counted from 0 where a row begins and wherever its document changes."""
+    places_S = np.arange(document_ids_BS.shape[1], dtype=np.int64)
+    starts_BS = np.zeros(document_ids_BS.shape, dtype=np.int64)
+    starts_BS[:, 1:] = np.where(document_ids_BS[:, 1:] != document_ids_BS[:, :-1], places_S[1:], 0)
+    return places_S - np.maximum.accumulate(starts_BS, axis=1)

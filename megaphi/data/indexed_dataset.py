@@ -1,4 +1,4 @@
-"""Megatron's tokenised dataset, PREFIX.bin and PREFIX.idx, read through memory maps and written whole or not at all.
+"""Megatron's tokenised dataset, PREFIX.bin and PREFIX.idx, read by the piece and written whole or not at all.
 
 The .bin holds nothing but tokens, one document after the other. The .idx, little-endian throughout:
 
@@ -26,8 +26,9 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from megaphi.data.token_files import DatasetFiles, explain_read_failure, open_local_files, read_pieces, with_ending
 from megaphi.errors import InputError
-from megaphi.files import explain_write_errors, read_json, sync_folder, write_json
+from megaphi.files import explain_write_errors, sync_folder, write_json
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -46,10 +47,12 @@ DTYPE_OF_CODE: dict[int, np.dtype[Any]] = {
 CODE_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_CODE.items()}
 
 LONGEST_DOCUMENT = (1 << 31) - 1
-CHECKED_POINTERS = 1_024
+CHECKED_POINTERS = 64
 """Pointers compared with their neighbours when a dataset is opened: all of a small index, a spread of a large one."""
-FINGERPRINT_BLOCK = 1 << 20
+FINGERPRINT_BLOCK = 1 << 12
 FINGERPRINT_BLOCKS = 16
+FINGERPRINT_WHOLE = 1 << 18
+"""Files up to this many bytes are part of a fingerprint as a whole."""
 
 
 def best_dtype(vocabulary_size: int) -> np.dtype[Any]:
@@ -58,111 +61,142 @@ def best_dtype(vocabulary_size: int) -> np.dtype[Any]:
 
 
 class IndexedDataset:
-    """Documents of tokens, memory-mapped: opening costs milliseconds and no memory, whatever the size.
+    """Documents of tokens: opening costs less than a millisecond and no memory, whatever the size.
 
     `tokens` sees the .bin as one stream; `document` sees documents, each of which may be several sequences of the index
-    (ours are always one). Raises `InputError` when a file is missing, truncated or not of this format, or when the two
-    do not belong together.
+    (ours are always one). Both read from the file when they are called; threads may share a dataset. It keeps two files
+    open until `close`, the end of a `with` block, or its own.
+
+    Raises `InputError` when a file is missing, truncated or not of this format, when the two do not belong together,
+    and, from then on, wherever a file turns out to be shorter than it was.
     """
 
-    def __init__(self, prefix: str | os.PathLike[str]) -> None:
-        self.prefix = Path(prefix)
-        self.index_path = with_ending(prefix, ".idx")
-        self.data_path = with_ending(prefix, ".bin")
-        index = _map_file(self.index_path, prefix=self.prefix)
-        self.dtype, sequences, indices = _read_header(index, self.index_path)
+    def __init__(self, prefix: str | os.PathLike[str], *, files: DatasetFiles | None = None) -> None:
+        """`files`: where they are not PREFIX.bin and PREFIX.idx of the file system (`remote.py`)."""
+        self.prefix = os.fspath(prefix)
+        self.files = files or open_local_files(self.prefix)
+        try:
+            self._read_index()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_index(self) -> None:
+        index, path = self.files.index.content, self.files.index.name
+        self.dtype, sequences, indices = _read_header(index, path)
         lengths_end = HEADER.size + 4 * sequences
         pointers_end = lengths_end + 8 * sequences
         self.sequence_lengths: NDArray[np.int32] = index[HEADER.size : lengths_end].view("<i4")
         self.sequence_pointers: NDArray[np.int64] = index[lengths_end:pointers_end].view("<i8")
         self.document_indices: NDArray[np.int64] = index[pointers_end : pointers_end + 8 * indices].view("<i8")
-        data = _map_file(self.data_path, prefix=self.prefix)
-        _check_pair(self, data_bytes=len(data))
-        self._tokens: NDArray[Any] = data.view(self.dtype)
+        _check_pair(self)
+        self.token_count = self.files.data.size // self.dtype.itemsize
 
     def __repr__(self) -> str:
-        return f"IndexedDataset({str(self.prefix)!r}: {self.document_count:,} documents, {self.token_count:,} tokens)"
+        return f"IndexedDataset({self.prefix!r}: {self.document_count:,} documents, {self.token_count:,} tokens)"
 
     def __len__(self) -> int:
         """Number of documents."""
         return self.document_count
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close both files; arrays that look into the index stay valid."""
+        self.files.data.close()
+        self.files.index.close()
+
     @property
     def document_count(self) -> int:
         return len(self.document_indices) - 1
 
-    @property
-    def token_count(self) -> int:
-        return len(self._tokens)
-
     def document(self, number: int) -> NDArray[Any]:
-        """Tokens of document `number`, counted from 0: a read-only view in the stored dtype."""
-        if not 0 <= number < self.document_count:
-            raise IndexError(f"document {number} of {self.prefix}, which has {self.document_count}")
-        first, last = int(self.document_indices[number]), int(self.document_indices[number + 1])
-        return self._tokens[self._first_token(first) : self._first_token(last)]
+        """Tokens of document `number`, counted from 0, in the stored dtype."""
+        return self.documents([number])[0]
+
+    def documents(self, numbers: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Several documents in this order, read in one go: (their tokens one after the other, the length of each)."""
+        numbers_N = np.asarray(numbers, dtype=np.int64).reshape(-1)
+        outside_N = (numbers_N < 0) | (numbers_N >= self.document_count)
+        if outside_N.any():
+            wrong = numbers_N[np.argmax(outside_N)]
+            raise IndexError(f"document {wrong} of {self.prefix}, which has {self.document_count}")
+        self.files.index.check_size()
+        start_N, end_N = (self._first_byte(self.document_indices[numbers_N + more]) for more in (0, 1))
+        size = self.files.data.size
+        wrong_N = (start_N < 0) | (start_N > end_N) | (end_N > size) | (start_N % self.dtype.itemsize != 0)
+        if wrong_N.any():
+            raise InputError(
+                f"{self.files.index.name} is damaged: document {numbers_N[np.argmax(wrong_N)]:,} is no part of the .bin"
+            )
+        return self._read(start_N, end_N - start_N), (end_N - start_N) // self.dtype.itemsize
 
     def tokens(self, start: int, count: int) -> NDArray[Any]:
-        """`count` tokens from token `start` of the whole .bin on: a read-only view in the stored dtype."""
+        """`count` tokens from token `start` of the whole .bin on, in the stored dtype."""
         if not 0 <= start <= start + count <= self.token_count:
             raise IndexError(f"tokens {start} .. {start + count} of {self.prefix}, which has {self.token_count}")
-        return self._tokens[start : start + count]
+        return self._read(*(np.array([value * self.dtype.itemsize]) for value in (start, count)))
 
-    def _first_token(self, sequence: int) -> int:
-        if sequence == len(self.sequence_pointers):
-            return self.token_count
-        return int(self.sequence_pointers[sequence]) // self.dtype.itemsize
+    def _first_byte(self, sequence_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where these sequences begin in the .bin; the one after the last begins at its end."""
+        sequences, end = len(self.sequence_pointers), self.files.data.size
+        inside_N = (sequence_N >= 0) & (sequence_N < sequences)
+        byte_N = np.where(sequence_N == sequences, end, -1)
+        byte_N[inside_N] = self.sequence_pointers[sequence_N[inside_N]]
+        return byte_N
+
+    def _read(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty(int(bytes_N.sum()), dtype=np.uint8)
+        with self.files.data.pieces(offset_N, bytes_N) as pieces:
+            failure = read_pieces(pieces, out)
+        if failure is not None:
+            kind, piece, byte, value = failure
+            name, where = self.files.data.name, int(pieces.run_P[piece])
+            before = int(pieces.bytes_P[:piece][pieces.run_P[:piece] == where].sum())
+            raise InputError(explain_read_failure(name, kind, byte=int(offset_N[where]) + before + byte, value=value))
+        return out.view(self.dtype)
 
     @functools.cached_property
     def description(self) -> dict[str, Any] | None:
         """What PREFIX.json says of the tokenizer and the inputs; None for a dataset that another program wrote."""
-        path = with_ending(self.prefix, ".json")
-        return read_json(path, what="dataset description") if path.exists() else None
+        return self.files.read_description()
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 that tells datasets apart without reading them whole.
+        """Hex SHA-256 that tells datasets apart without reading them whole, wherever they are.
 
-        Over the size of each of the two files and 16 blocks of 1 MiB spread evenly from its first to its last byte: the
-        whole file up to 16 MiB, a sample of a larger one.
+        Over the size of each of the two files and its bytes: all of a file up to 256 KiB; of a larger one 16 blocks of
+        4 KiB, spread evenly from its first byte to its last. The index holds every length, so blocks of it change when
+        a document anywhere before them does.
         """
         digest = hashlib.sha256()
-        for path in (self.index_path, self.data_path):
-            size = path.stat().st_size
-            digest.update(size.to_bytes(8, "little"))
-            with open(path, "rb") as file:
-                for start in _block_starts(size):
-                    file.seek(start)
-                    digest.update(file.read(FINGERPRINT_BLOCK))
+        index, data = self.files.index, self.files.data
+        index.check_size()
+        starts, count = _sampled(len(index.content))
+        digest.update(len(index.content).to_bytes(8, "little"))
+        for start in starts:
+            digest.update(index.content[start : start + count].tobytes())
+        digest.update(data.size.to_bytes(8, "little"))
+        for block in data.samples(*_sampled(data.size)):
+            digest.update(block)
         return digest.hexdigest()
 
 
-def with_ending(prefix: str | os.PathLike[str], ending: str) -> Path:
-    """PREFIX.bin of PREFIX; a prefix may hold dots itself (`web.2024`)."""
-    return Path(os.fspath(prefix) + ending)
-
-
-def _block_starts(size: int) -> list[int]:
-    if size <= FINGERPRINT_BLOCK * FINGERPRINT_BLOCKS:
-        return list(range(0, size, FINGERPRINT_BLOCK))
+def _sampled(size: int) -> tuple[list[int], int]:
+    """Where the blocks of a fingerprint begin in a file of `size` bytes, and how long they are."""
+    if size <= FINGERPRINT_WHOLE:
+        return [0], size
     last = size - FINGERPRINT_BLOCK
-    return [last * block // (FINGERPRINT_BLOCKS - 1) for block in range(FINGERPRINT_BLOCKS)]
+    return [last * block // (FINGERPRINT_BLOCKS - 1) for block in range(FINGERPRINT_BLOCKS)], FINGERPRINT_BLOCK
 
 
-def _map_file(path: Path, *, prefix: Path) -> NDArray[np.uint8]:
-    """The bytes of a file as a read-only map (an empty file cannot be mapped)."""
-    try:
-        empty = path.stat().st_size == 0
-        return np.empty(0, dtype=np.uint8) if empty else np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
-    except FileNotFoundError:
-        beside = [ending for ending in (".bin", ".idx") if with_ending(prefix, ending).exists()]
-        hint = f"only {prefix}{beside[0]} is there" if beside else "give the prefix of a .bin/.idx pair without ending"
-        raise InputError(f"dataset file not found: {path} ({hint}; `megaphi tokenize` writes both)") from None
-    except OSError as error:
-        raise InputError(f"cannot read the dataset file {path}: {error.strerror or error}") from error
-
-
-def _read_header(index: NDArray[np.uint8], path: Path) -> tuple[np.dtype[Any], int, int]:
+def _read_header(index: NDArray[np.uint8], path: str) -> tuple[np.dtype[Any], int, int]:
     """(dtype, sequences, documents + 1) of an .idx whose size agrees with them."""
     remedy = "copy the file again, or tokenise again"
     if not index[: len(MAGIC)].tobytes() == MAGIC[: len(index)]:
@@ -184,17 +218,18 @@ def _read_header(index: NDArray[np.uint8], path: Path) -> tuple[np.dtype[Any], i
     return DTYPE_OF_CODE[code], sequences, indices
 
 
-def _check_pair(dataset: IndexedDataset, *, data_bytes: int) -> None:
+def _check_pair(dataset: IndexedDataset) -> None:
     """Refuse an index that contradicts itself or the .bin beside it; at most `CHECKED_POINTERS` pointers are read."""
     lengths, pointers, documents = dataset.sequence_lengths, dataset.sequence_pointers, dataset.document_indices
-    path, itemsize, sequences = dataset.index_path, dataset.dtype.itemsize, len(dataset.sequence_lengths)
+    path, data = dataset.files.index.name, dataset.files.data
+    itemsize, sequences = dataset.dtype.itemsize, len(lengths)
     if len(documents) == 0 or documents[0] != 0 or documents[-1] != sequences:
         raise InputError(f"{path} is damaged: its documents do not cover its {sequences:,} sequences exactly")
     described = int(pointers[-1]) + int(lengths[-1]) * itemsize if sequences else 0
-    if data_bytes != described:
-        what = "is truncated" if data_bytes < described else "does not belong to its index"
+    if data.size != described:
+        what = "is truncated" if data.size < described else "does not belong to its index"
         raise InputError(
-            f"{dataset.data_path} {what}: it has {data_bytes:,} bytes, {path.name} describes {described:,}."
+            f"{data.name} {what}: it has {data.size:,} bytes, {Path(path).name} describes {described:,}."
             " Copy both files again, or tokenise again"
         )
     some = np.unique(np.linspace(0, sequences - 1, min(sequences, CHECKED_POINTERS)).astype(np.int64))

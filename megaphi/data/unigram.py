@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi.data.loader import OpenMixture, TokenStream
+from megaphi.data.loader import OpenMixture
+from megaphi.data.streams import TokenStream
 
 COUNTED_AT_ONCE = 1 << 22
 

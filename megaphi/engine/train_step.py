@@ -87,7 +87,7 @@ def _forward_step(device: torch.device) -> Callable[..., Any]:
             boundaries = torch.from_numpy(document_boundaries(batch.document_ids_BS)).to(device, non_blocking=True)
         output = chunk(
             input_ids=tokens_BS,
-            position_ids=_positions(batch.tokens_BS, device),
+            position_ids=_positions(batch, device),
             attention_mask=boundaries,
             labels=_local(batch.labels_BS, device),
         )
@@ -104,8 +104,11 @@ def _summed_loss(loss_mask_BS: Tensor, loss_BS: Tensor) -> tuple[Tensor, Tensor,
     return loss_sum, tokens.to(torch.int), {"sum_and_tokens": report}
 
 
-def _positions(tokens_BS: np.ndarray, device: torch.device) -> Tensor:
-    return _local(np.tile(np.arange(tokens_BS.shape[1]), (len(tokens_BS), 1)), device)
+def _positions(batch: Batch, device: torch.device) -> Tensor:
+    if batch.positions_BS is not None:
+        return _local(batch.positions_BS, device)
+    rows, length = batch.tokens_BS.shape
+    return _local(np.tile(np.arange(length), (rows, 1)), device)
 
 
 def _local(values_BS: np.ndarray, device: torch.device) -> Tensor:

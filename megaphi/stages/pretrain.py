@@ -40,7 +40,6 @@ def open_split(run: RunConfig, split: Split) -> OpenMixture:
         seed=run.seed,
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocabulary_size=run.model.vocabulary,
-        end_of_text=tokenizer.end_of_text,
         split=split,
         total_samples=run.run.steps * run.batch.global_batch if split == "training" else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,8 +98,28 @@ def test_tokens_are_one_stream(tmp_path):
         dataset.tokens(5, 2)
     with pytest.raises(IndexError, match="document 5"):
         dataset.document(5)
-    with pytest.raises(ValueError, match="read-only"):
-        dataset.tokens(0, 1)[0] = 3
+    dataset.tokens(0, 1)[0] = 3  # what is returned is the caller's own
+    assert dataset.tokens(0, 1)[0] == 5
+    tokens, lengths = dataset.documents([4, 0, 1, 4])
+    assert (tokens.tolist(), lengths.tolist()) == ([*SOME[4], *SOME[0], *SOME[4]], [2, 3, 0, 2])
+    assert [part.tolist() for part in dataset.documents([])] == [[], []]
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_closed_dataset_is_not_read(tmp_path):
+    write(tmp_path / "d", SOME)
+    before = open_files()
+    with IndexedDataset(tmp_path / "d") as dataset:
+        assert open_files() == before + 2
+        pointers = dataset.sequence_pointers
+    with pytest.raises(ValueError, match=r"d\.bin is closed"):
+        dataset.tokens(0, 1)
+    assert pointers.tolist() == [0, 6, 6, 8, 8]
+    del dataset, pointers
+    assert open_files() == before
 
 
 def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path):

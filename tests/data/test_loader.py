@@ -7,11 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from megatron.core.datasets.gpt_dataset import _get_ltor_masks_and_position_ids
 
 from megaphi.data.indexed_dataset import IndexedDatasetWriter
-from megaphi.data.loader import OpenMixture, batch_sample_numbers, document_ids, open_mixture
+from megaphi.data.loader import OpenMixture, batch_sample_numbers, open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_json
@@ -56,10 +58,10 @@ def mixture_of(corpus, **fields):
     return Mixture(sources=tuple(sources), **fields)
 
 
-def open_corpus(corpus, *, isolate_documents=False, **changes) -> OpenMixture:
+def open_corpus(corpus, *, fields=None, **changes) -> OpenMixture:
     settings = {"sequence_length": SEQUENCE_LENGTH, "seed": 5, "tokenizer_fingerprint": "ours"}
-    settings |= {"vocabulary_size": VOCABULARY, "end_of_text": END, **changes}
-    return open_mixture(mixture_of(corpus, isolate_documents=isolate_documents), **settings)
+    settings |= {"vocabulary_size": VOCABULARY, **changes}
+    return open_mixture(mixture_of(corpus, **(fields or {})), **settings)
 
 
 def rows_by_brute_force(corpus, numbers):
@@ -92,10 +94,31 @@ def test_every_token_is_where_the_definition_says(corpus):
 
 
 def test_document_ids_count_the_documents_of_a_row(corpus):
-    batch = open_corpus(corpus, isolate_documents=True).batch(np.arange(50))
+    """By the pointers; our documents end with a token of their own, so counting those must give the same."""
+    batch = open_corpus(corpus, fields={"isolate_documents": True}).batch(np.arange(300))
     for tokens, ids in zip(batch.tokens_BS.tolist(), batch.document_ids_BS.tolist(), strict=True):
         assert ids == [tokens[:place].count(END) for place in range(len(tokens))]
-    assert document_ids(np.array([[END, END, 5]]), END).tolist() == [[0, 1, 2]]
+    assert batch.positions_BS is None
+    assert (batch.loss_mask_BS == 1).all()
+
+
+@pytest.mark.parametrize("reset_positions", [False, True])
+@pytest.mark.parametrize("mask_document_ends", [False, True])
+@pytest.mark.parametrize("isolate_documents", [False, True])
+def test_documents_mean_what_they_mean_in_megatron(corpus, reset_positions, mask_document_ends, isolate_documents):
+    fields = {"reset_positions": reset_positions, "mask_document_ends": mask_document_ends}
+    batch = open_corpus(corpus, fields={**fields, "isolate_documents": isolate_documents}).batch(np.arange(40))
+    positions_BS = np.tile(np.arange(SEQUENCE_LENGTH), (40, 1)) if batch.positions_BS is None else batch.positions_BS
+    ids_BS = np.zeros((40, SEQUENCE_LENGTH)) if batch.document_ids_BS is None else batch.document_ids_BS
+    assert (batch.positions_BS is not None, batch.document_ids_BS is not None) == (reset_positions, isolate_documents)
+    for row, tokens in enumerate(batch.tokens_BS):
+        hidden, loss_mask, positions = _get_ltor_masks_and_position_ids(
+            torch.from_numpy(tokens), END, reset_positions, isolate_documents, mask_document_ends, True
+        )
+        assert batch.loss_mask_BS[row].tolist() == loss_mask.tolist()
+        assert positions_BS[row].tolist() == positions.tolist()
+        visible = np.tril(ids_BS[row][:, None] == ids_BS[row][None, :])
+        assert (~hidden[0].numpy() == visible).all()
 
 
 @given(
@@ -136,7 +159,7 @@ write_json(sys.argv[2], steps)
 
 def test_another_process_with_other_replicas_reads_the_same(corpus, tmp_path):
     settings = {"sequence_length": SEQUENCE_LENGTH, "seed": 5, "tokenizer_fingerprint": "ours"}
-    settings |= {"vocabulary_size": VOCABULARY, "end_of_text": END}
+    settings["vocabulary_size"] = VOCABULARY
     sources = [[name, weight, corpus[name][0]] for name, weight in WEIGHTS.items()]
     write_json(tmp_path / "job.json", {"sources": sources, "settings": settings})
     files = [str(tmp_path / name) for name in ("job.json", "out.json")]
@@ -158,8 +181,11 @@ def test_fingerprint_follows_everything_that_decides_a_batch(corpus):
     same = open_corpus(corpus).fingerprint
     assert same == open_corpus(corpus).fingerprint
     other = [open_corpus(corpus, **change).fingerprint for change in ({"seed": 6}, {"sequence_length": 8})]
-    other.append(open_corpus(corpus, isolate_documents=True).fingerprint)
-    assert len({same, *other}) == 4
+    other += [
+        open_corpus(corpus, fields={name: True}).fingerprint
+        for name in ("isolate_documents", "reset_positions", "mask_document_ends")
+    ]
+    assert len({same, *other}) == 6
 
 
 def test_counts_and_epochs_are_those_of_the_batches(corpus):
@@ -176,7 +202,7 @@ def one_source(*paths, **fields):
     return Mixture(sources=(Source(name="web", weight=1, paths=paths, **fields),))
 
 
-SETTINGS = {"sequence_length": 4, "seed": 0, "tokenizer_fingerprint": "ours", "vocabulary_size": 50, "end_of_text": END}
+SETTINGS = {"sequence_length": 4, "seed": 0, "tokenizer_fingerprint": "ours", "vocabulary_size": 50}
 
 
 def test_a_dataset_of_another_vocabulary(tmp_path):
@@ -188,24 +214,23 @@ def test_a_dataset_of_another_vocabulary(tmp_path):
 def test_ids_beyond_the_vocabulary(tmp_path, caplog):
     """Without a description the range of a sample decides; with a wrong one, the batch."""
     lying = write_dataset(tmp_path / "lying", [[5, 6, 70, 8, 9, END]])
-    with pytest.raises(InputError, match=r"source 'web' holds token ids from \d+ to 70, but the model's vocabulary"):
+    with pytest.raises(
+        InputError, match=r"source 'web': .*lying\.bin holds token 70 at token 2 \(byte 4\), but the model"
+    ):
         open_mixture(one_source(lying), **SETTINGS).batch(range(8))
     (tmp_path / "lying.json").unlink()
     with pytest.raises(InputError, match=r"lying holds token 70, but the model's vocabulary is 50"):
         open_mixture(one_source(lying), **SETTINGS)
     assert open_mixture(one_source(lying), **{**SETTINGS, "vocabulary_size": 71}).batch([0]).tokens_BS.shape == (1, 4)
-    assert "has no .json that names its tokenizer" in caplog.text
+    assert "no .json that names a tokenizer" in caplog.text
 
 
 def test_mixtures_that_cannot_be_read(tmp_path):
     good = write_dataset(tmp_path / "good", [[5, 6, 7, 8, 9, END]])
-    unmarked = write_dataset(tmp_path / "unmarked", [[5, 6, 7, 8, 9]])
     with pytest.raises(InputError, match=r"mixture\.sources\.web\.paths is empty"):
         open_mixture(one_source(), **SETTINGS)
     with pytest.raises(InputError, match="no source of the mixture has validation_paths"):
         open_mixture(one_source(good), **SETTINGS, split="validation")
-    with pytest.raises(InputError, match=r"needs documents that end with token 1 .*unmarked do not"):
-        open_mixture(Mixture(sources=one_source(unmarked).sources, isolate_documents=True), **SETTINGS)
     with pytest.raises(InputError, match=r"not found: .*nowhere\.idx"):
         open_mixture(one_source(str(tmp_path / "nowhere")), **SETTINGS)
     with pytest.raises(InputError, match=r"source 'web' has 6 tokens, but one sample .* needs 9"):

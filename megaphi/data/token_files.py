@@ -1,0 +1,190 @@
+"""The two files of a dataset, open: tokens read with pread, the index mapped.
+
+A memory map of a file that shrinks kills the process when it is read, without a word. So tokens are read through a file
+descriptor, where a short file is an error that can be told, and in one system call per run of tokens. The index, which
+is only searched, stays a map; its size is looked at again before every use (`MappedFile.check_size`). Both keep a
+descriptor, the map one of its own: two per dataset. Shape legend: N runs, P pieces of runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import mmap
+import os
+import stat
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megaphi import _C  # pyright: ignore[reportAttributeAccessIssue]
+from megaphi.errors import InputError
+from megaphi.files import read_json
+
+CHANGED = "it was changed or cut while in use: put the file back as it was, or start again with the new one"
+
+
+class Pieces(NamedTuple):
+    """Bytes of open files that runs consist of, in the order of the runs."""
+
+    descriptors: Sequence[int]
+    file_P: NDArray[np.int64]
+    offset_P: NDArray[np.int64]
+    bytes_P: NDArray[np.int64]
+    run_P: NDArray[np.int64]
+    """Which run a piece belongs to."""
+
+
+class TokenFile(Protocol):
+    """The bytes of a .bin, wherever they are."""
+
+    name: str
+    """Path or URL, for messages."""
+    size: int
+
+    def pieces(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> AbstractContextManager[Pieces]:
+        """Where to read these runs of bytes; the descriptors are open inside the block."""
+        ...
+
+    def prepare(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> None:
+        """These runs of bytes will be wanted soon."""
+        ...
+
+    def samples(self, starts: Sequence[int], count: int) -> list[bytes]:
+        """`count` bytes (fewer at the end) from each of a few places, without anything around them."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFiles:
+    """The files of one dataset, open, and how to get at its description."""
+
+    index: MappedFile
+    data: TokenFile
+    read_description: Callable[[], dict[str, Any] | None]
+
+
+class LocalTokens:
+    """A .bin on a file system: one descriptor, closed by `close` or with the object."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.name = str(path)
+        self._descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+        self._closing = weakref.finalize(self, os.close, descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        if not self._closing.alive:
+            raise ValueError(f"{self.name} is closed")
+        return self._descriptor
+
+    def pieces(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> AbstractContextManager[Pieces]:
+        runs_N = np.arange(len(offset_N))
+        return nullcontext(Pieces([self.descriptor], np.zeros_like(runs_N), offset_N, bytes_N, runs_N))
+
+    def prepare(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> None:
+        """Nothing: the system reads ahead in files by itself."""
+
+    def samples(self, starts: Sequence[int], count: int) -> list[bytes]:
+        try:
+            return [os.pread(self.descriptor, count, start) for start in starts]
+        except OSError as error:
+            raise InputError(f"cannot read {self.name}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        self._closing()
+
+
+class MappedFile:
+    """The first `size` bytes of a file as a read-only map; all of it by default."""
+
+    def __init__(self, path: Path, descriptor: int, *, name: str | None = None, size: int | None = None) -> None:
+        """Takes the descriptor over: it is closed here, as the map has one of its own."""
+        self.name = name or str(path)
+        try:
+            length = os.fstat(descriptor).st_size
+            self._map = mmap.mmap(descriptor, length, prot=mmap.PROT_READ) if length else None
+        except OSError as error:  # the map's own descriptor, or the address space
+            raise InputError(explain_open_error(self.name, error)) from error
+        finally:
+            os.close(descriptor)
+        self._length = length
+        everything = np.empty(0, np.uint8) if self._map is None else np.frombuffer(self._map, np.uint8)
+        self.content: NDArray[np.uint8] = everything[:size]
+
+    def check_size(self) -> None:
+        """Raise `InputError` where the file is no longer as long as its map: touching what is gone would be fatal."""
+        if self._map is not None and (now := self._map.size()) < self._length:
+            raise InputError(f"{self.name} ends at byte {now:,} and had {self._length:,} bytes when opened: {CHANGED}")
+
+    def close(self) -> None:
+        """Let go of the map; it ends with the last array that looks into it."""
+        self.content, self._map = np.empty(0, np.uint8), None
+
+
+def open_local_files(prefix: str) -> DatasetFiles:
+    """Open PREFIX.bin and PREFIX.idx.
+
+    Raises:
+        InputError: one of them is missing, is no file, or cannot be read; too many files are open.
+    """
+    index_path, data_path = with_ending(prefix, ".idx"), with_ending(prefix, ".bin")
+    index = MappedFile(index_path, open_to_read(index_path, prefix=prefix))
+    data = LocalTokens(data_path, open_to_read(data_path, prefix=prefix))
+    return DatasetFiles(index, data, functools.partial(_read_description, with_ending(prefix, ".json")))
+
+
+def with_ending(prefix: str | os.PathLike[str], ending: str) -> Path:
+    """PREFIX.bin of PREFIX; a prefix may hold dots itself (`web.2024`)."""
+    return Path(os.fspath(prefix) + ending)
+
+
+def _read_description(path: Path) -> dict[str, Any] | None:
+    return read_json(path, what="dataset description") if path.exists() else None
+
+
+def open_to_read(path: Path, *, prefix: str) -> int:
+    """A descriptor of a regular file; opening a pipe must not wait for somebody to write into it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        beside = [ending for ending in (".bin", ".idx") if with_ending(prefix, ending).exists()]
+        hint = f"only {prefix}{beside[0]} is there" if beside else "give the prefix of a .bin/.idx pair without ending"
+        raise InputError(f"dataset file not found: {path} ({hint}; `megaphi tokenize` writes both)") from None
+    except OSError as error:
+        raise InputError(explain_open_error(str(path), error)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"cannot read the dataset file {path}: it is not a regular file")
+    return descriptor
+
+
+def explain_open_error(name: str, error: OSError) -> str:
+    message = f"cannot read the dataset file {name}: {error.strerror or error}"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        message += (
+            ". Every dataset keeps two files open: allow more (`ulimit -n 65536` before the start; a hard limit is"
+            " the administrator's), or join datasets into fewer"
+        )
+    return message
+
+
+def read_pieces(pieces: Pieces, out: NDArray[np.uint8]) -> tuple[str, int, int, int] | None:
+    """Fill `out` with the bytes of all pieces; None, or what failed (see `_C.read_runs`)."""
+    return _C.read_runs(pieces.descriptors, pieces.file_P, pieces.offset_P, pieces.bytes_P, out)
+
+
+def explain_read_failure(name: str, kind: str, *, byte: int, value: int) -> str:
+    """One message for a read that failed at a byte of a file."""
+    if kind == "ended":
+        return f"{name} ends at or before byte {byte:,}, but its index describes more: {CHANGED}"
+    return f"cannot read {name} at byte {byte:,}: {os.strerror(value)}"
