@@ -28,7 +28,7 @@ struct Unaligned {
   }
 };
 
-// numpy.random.RandomState(seed), as far as shuffling needs it: std::mt19937 is the same generator, seeded the same way.
+// numpy.random.RandomState(seed), as far as shuffling needs it: std::mt19937 is the same generator with the same seeds.
 class NumpyShuffle {
  public:
   explicit NumpyShuffle(uint32_t seed) : words(seed) {}
@@ -103,7 +103,7 @@ void find_sample_starts(Unaligned<int32_t> lengths, const Document* documents, i
 
 // Datasets that samples are still taken from, each with its share. Sample n goes to the dataset that is furthest behind
 // share * max(n, 1), the first among equals. Counts are kept as doubles: exact up to 2^53, and ready to subtract.
-// Product and difference are rounded as in Megatron's own build: each by itself on x86, as the compiler likes elsewhere.
+// Product and difference are rounded as in Megatron's own build: each by itself on x86, elsewhere as compilers like it.
 struct Shares {
   std::vector<int64_t> dataset;
   std::vector<double> share, taken;

@@ -2,12 +2,15 @@
 
 Shuffles against NumPy's RandomState; sample starts and both blends against `helpers_cpp` on random corpora with empty
 and long documents, several epochs, up to 50 datasets, in every dtype that they can be stored in. Beyond 32 bits, where
-Megatron's arrays would not fit into memory, documents of 2^31 - 1 tokens make long streams of few of them.
+Megatron's arrays would not fit into memory, documents of 2^31 - 1 tokens and maps of zeros stand for them.
 """
 
 from __future__ import annotations
 
 import itertools
+import mmap
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from megatron.core.datasets import helpers, helpers_cpp
 
 from megaphi import _C
 from megaphi.data import legacy_order
+from tests.test_house import ROOT
 
 LENGTHS = st.lists(st.integers(0, 40) | st.just(0) | st.integers(100, 300), min_size=1, max_size=60).filter(any)
 DOCUMENT_DTYPES, PLACE_DTYPES = (np.int32, np.int64), (np.uint32, np.int64)
@@ -150,3 +154,48 @@ def test_dtypes_widen_where_numbers_no_longer_fit():
     assert legacy_order.fitting(2**31, np.int32) is np.int64
     assert legacy_order.fitting(2**32 - 1, np.uint32) is np.uint32
     assert legacy_order.fitting(2**32, np.uint32) is np.int64
+
+
+@pytest.mark.slow
+def test_more_documents_than_32_bits_can_count():
+    """2^32 + 1,000 documents of one token, which are no more than one page of zeros, mapped over and over."""
+    entries, sequence_length, map_noreserve = 2**32 + 1_000, 2**20, 0x4000
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | map_noreserve
+    documents = np.frombuffer(mmap.mmap(-1, 4 * entries, flags=flags, prot=mmap.PROT_READ), dtype=np.int32)
+    lengths, count = np.array([1], dtype=np.int32), (entries - 1) // sequence_length + 1
+    starts = sample_starts(lengths, documents, sequence_length, count, place_dtype=np.int64)
+    assert np.array_equal(starts[:, 0], np.arange(count) * sequence_length)
+    assert starts[-1].tolist() == [2**32, 0]
+    with pytest.raises(ValueError, match="more documents than the dtype"):
+        sample_starts(lengths, documents, sequence_length, count, place_dtype=np.uint32)
+    row_N, _, count_N = _C.legacy_runs(lengths, np.array([0]), 2, documents, starts[-1:], 5)
+    assert row_N.tolist() == [0] * 5
+    assert count_N.tolist() == [1] * 5
+
+
+DRAW = """
+#include <cstdio>
+#include <cstdlib>
+#include "legacy.h"
+int main(int, char** highest) {
+  while (*++highest) {
+    megaphi::legacy::NumpyShuffle shuffle(1234);
+    for (int i = 0; i < 6; i++) std::printf("%lld ", static_cast<long long>(shuffle.up_to(std::atoll(*highest))));
+  }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_draws_beyond_32_bits_are_numpys(tmp_path):
+    """Places in an array of more than 2^32 items, without the array."""
+    bounds = [2**32 - 2, 2**32 - 1, 2**32, 2**40 + 12_345, 2**62 + 7]
+    (tmp_path / "draw.cpp").write_text(DRAW)
+    command = ["c++", "-std=c++17", f"-I{ROOT / 'csrc/index'}", "draw.cpp", "-o", "draw"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    drawn = subprocess.run([tmp_path / "draw", *map(str, bounds)], check=True, capture_output=True, text=True).stdout
+    expected = []
+    for bound in bounds:
+        numpys = np.random.RandomState(1234)
+        expected += [int(numpys.randint(0, bound + 1, dtype=np.uint64)) for _ in range(6)]
+    assert list(map(int, drawn.split())) == expected

@@ -21,6 +21,7 @@ from megatron.core.datasets.blended_megatron_dataset_config import (
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
+from megaphi import _C
 from megaphi.data import legacy_order
 from megaphi.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 from megaphi.data.legacy_order import SPLITS, LegacyOrder, document_range, samples_before_last_epoch
@@ -193,6 +194,17 @@ def test_wide_arrays_hold_the_same_order(corpus, monkeypatch):
     for one, other in zip(narrow.runs(numbers), wide.runs(numbers), strict=True):
         assert one.dtype == other.dtype == np.int64
         assert np.array_equal(one, other)
+
+
+def test_equal_claims_are_settled_by_the_last_bit_of_a_share(corpus):
+    """With these weights, shares divided by their sum only once, or by a sum added up in another order, differ."""
+    weights = [0.1, 0.3, 0.2, 0.6, 0.6, 0.5, 0.7, 0.7, 0.2, 0.1, 0.1, 0.6]
+    datasets = corpus * 3
+    for shares in (np.array(weights) / np.sum(weights), np.array(weights) / sum(weights)):
+        other = np.empty(500, dtype=np.int16)
+        _C.legacy_blend(shares.tolist(), other, np.empty(500, dtype=np.uint32))
+        assert not np.array_equal(other, megatron_dataset(datasets, weights, **WANTED).dataset_index[:500])
+    assert_same_samples(megatron_dataset(datasets, weights, **WANTED), ours_of(datasets, weights, **WANTED), datasets)
 
 
 def test_counts_and_shapes(corpus, monkeypatch):
