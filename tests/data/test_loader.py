@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.data.indexed_dataset import IndexedDatasetWriter
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import OpenMixture, batch_sample_numbers, document_ids, open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.errors import InputError
