@@ -3,12 +3,14 @@
 Documents are numbered through in input order, and a keyed permutation says which comes where, so nothing is sorted and
 nothing is remembered. The new order is filled window by window: the documents of a window are looked up shard by shard,
 and read into their places. At most `OPEN_SHARDS` shards are open and `WINDOW_BYTES` of tokens in memory, however many
-shards and documents there are; the price is that every window visits many shards.
+shards and documents there are. The price is that every window visits most shards, so keep PREFIX on a file system that
+reads small pieces well; where fewer shards may be open than there are, they are opened again for each window.
 """
 
 from __future__ import annotations
 
 import functools
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,10 @@ from megaphi.data.tokenize_shards import ShardCounts, count_shard
 from megaphi.errors import InputError
 from megaphi.log import progress_bar
 
-OPEN_SHARDS = 128
-"""Each is two open or mapped files; a process may often hold no more than 1,024."""
-WINDOW_BYTES = 128 << 20
+OPEN_SHARDS = 4_096
+"""At most, and no more than half the files that this process may open: each shard is two."""
+SPARE_FILES = 64
+WINDOW_BYTES = 256 << 20
 WINDOW_DOCUMENTS = 1 << 16
 
 Open = Callable[[Path], IndexedDataset]
@@ -58,7 +61,7 @@ def join_shards(plan: TokenizePlan, *, show_progress: bool) -> None:
     if documents == 0:
         raise InputError(f"there is no text in the inputs of {plan.output}: every document is empty")
     dtype = best_dtype(plan.settings.vocabulary_size)
-    open_shard = functools.lru_cache(maxsize=OPEN_SHARDS)(IndexedDataset)
+    open_shard = functools.lru_cache(maxsize=_allowed_open_shards())(IndexedDataset)
     prefixes = [shard.prefix for shard in plan.shards]
     window = max(1, min(WINDOW_DOCUMENTS, WINDOW_BYTES * documents // max(1, tokens * dtype.itemsize)))
     with (
@@ -74,6 +77,16 @@ def join_shards(plan: TokenizePlan, *, show_progress: bool) -> None:
         empty = sum(count.empty_documents for count in counts)
         found = {"documents": documents, "empty_documents": empty, "tokens": writer.token_count}
         writer.finish({**plan.description, **found, "dtype": dtype.name})
+
+
+def _allowed_open_shards() -> int:
+    """As many as `OPEN_SHARDS` if this process may; its limit (often 1,024 files) is raised as far as it may itself."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * OPEN_SHARDS + SPARE_FILES
+    if limit < wanted and limit != resource.RLIM_INFINITY:
+        limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    return OPEN_SHARDS if limit == resource.RLIM_INFINITY else max(1, min(OPEN_SHARDS, (limit - SPARE_FILES) // 2))
 
 
 def _count_all(plan: TokenizePlan) -> list[ShardCounts]:

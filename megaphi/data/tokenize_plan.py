@@ -27,9 +27,11 @@ from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
 SHARD_VERSION = 2
 SMALLEST_SHARD = 1 << 20
-LARGEST_SHARD = 256 << 20
-"""What a kill costs each process at most, in bytes of input (a compressed file is never cut)."""
 USUAL_SHARDS = 1_024
+LARGE_SHARD = 256 << 20
+"""From this size on shards are not made larger (a kill costs each process the shard that it is at) ..."""
+MOST_SHARDS = 4_096
+"""... until there are so many: all are open while they are joined."""
 HASHED_WHOLE = 1 << 30
 """Inputs up to this many bytes in all are hashed whole."""
 SAMPLED_BLOCKS = 4
@@ -179,8 +181,8 @@ def _fingerprint(path: Path, *, whole: bool) -> str:
 
 def _cut(files: Sequence[InputFile], parts: Path, *, meaning: str) -> list[Shard]:
     """Cut the files into shards; `meaning` is all else that their tokens depend on."""
-    usual = sum(file.size_bytes for file in files) // USUAL_SHARDS
-    shard_bytes = max(SMALLEST_SHARD, min(usual, LARGEST_SHARD))
+    total = sum(file.size_bytes for file in files)
+    shard_bytes = max(SMALLEST_SHARD, min(total // USUAL_SHARDS, LARGE_SHARD), total // MOST_SHARDS)
     shards: list[Shard] = []
     pieces: list[Piece] = []
     digest = hashlib.sha256(meaning.encode())
