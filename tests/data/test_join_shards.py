@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megaphi.data import indexed_dataset_writer
 from megaphi.data import join_shards as subject
 from megaphi.data.documents import Piece
 from megaphi.data.indexed_dataset import IndexedDataset
@@ -79,6 +80,7 @@ def test_any_window_gives_the_documents_in_the_keyed_order(
 def test_ten_times_the_documents_take_the_same_memory(tmp_path, monkeypatch):
     """Tiny documents. (All shards stay open, as opening files makes Python's table of interned strings grow.)"""
     monkeypatch.setattr(subject, "WINDOW_DOCUMENTS", 2_000)
+    monkeypatch.setattr(indexed_dataset_writer, "CHUNK", 2_000)
     peaks = []
     for number, documents in enumerate((2_000, 2_000, 20_000)):  # the first warms up
         shard = [[token % 1_000] for token in range(documents)]
@@ -93,13 +95,13 @@ def test_ten_times_the_documents_take_the_same_memory(tmp_path, monkeypatch):
 def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(subject, "OPEN_SHARDS", 4)
     plan = plan_of(tmp_path / "d", [[[number]] for number in range(60)], seed=0)
-    before, most = len(os.listdir("/proc/self/fd")), 0
+    before, most = len(list(Path("/proc/self/fd").iterdir())), 0
 
     class Counting(IndexedDataset):
         def document(self, number):
             nonlocal most
             mapped = sum(".parts/shard" in line for line in Path("/proc/self/maps").read_text().splitlines())
-            most = max(most, mapped + len(os.listdir("/proc/self/fd")) - before)
+            most = max(most, mapped + len(list(Path("/proc/self/fd").iterdir())) - before)
             return super().document(number)
 
     monkeypatch.setattr(subject, "IndexedDataset", Counting)
