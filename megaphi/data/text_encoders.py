@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megaphi.errors import InputError
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
 ENCODERS = ("tiktoken", "gigatoken")
 SPOT_CHECK_EVERY = 256
@@ -32,26 +32,30 @@ _PROBED = (range(0xD800), range(0xE000, 0x40000), range(0xE0000, 0xF0000))
 _PROBE_BLOCK = 256
 
 
-def open_encoder(name: str, tokenizer: Phi4Tokenizer, *, doubtful: Sequence[int] | None = None) -> Encode:
+def open_encoder(name: str, tokenizer: Phi4Tokenizer, *, doubtful: Sequence[int]) -> Encode:
     """The encoder called `name` for the tokenizer's vocabulary.
 
     Args:
-        doubtful: `doubtful_characters` of this encoder, when they are known already.
+        doubtful: what `find_doubtful_characters` found for this encoder.
 
     Raises:
-        InputError: there is no such encoder, or it is not installed.
+        InputError: the encoder is not installed.
     """
-    if name not in ENCODERS:
-        raise InputError(f"no encoder {name!r}: choose one of {', '.join(ENCODERS)}")
     if name == "tiktoken":
         return tokenizer.encode_to_array
-    fast = _open_gigatoken(tokenizer)
-    return exact_encoder(fast, tokenizer, doubtful_characters(fast, tokenizer) if doubtful is None else doubtful)
+    return exact_encoder(_open_gigatoken(tokenizer), tokenizer, doubtful)
 
 
-def find_doubtful_characters(name: str, tokenizer: Phi4Tokenizer) -> tuple[int, ...]:
-    """What `open_encoder` takes as `doubtful`: two seconds that a job pays once instead of in every process."""
-    return () if name == "tiktoken" else doubtful_characters(_open_gigatoken(tokenizer), tokenizer)
+def find_doubtful_characters(name: str, *, ranks_file: str | None = None) -> tuple[int, ...]:
+    """Characters of which an encoder thinks otherwise than tiktoken: two seconds that a job pays once.
+
+    Both are asked with the whole vocabulary, whatever is to be used: a small one lacks the tokens that tell the kinds
+    of character apart, and how text is split does not depend on it.
+    """
+    if name == "tiktoken":
+        return ()
+    tokenizer = load_tokenizer(ranks_file=ranks_file)
+    return doubtful_characters(_open_gigatoken(tokenizer), tokenizer)
 
 
 def exact_encoder(fast: Encode, tokenizer: Phi4Tokenizer, doubtful: Sequence[int]) -> Encode:
@@ -73,7 +77,7 @@ def exact_encoder(fast: Encode, tokenizer: Phi4Tokenizer, doubtful: Sequence[int
 
 
 def doubtful_characters(fast: Encode, tokenizer: Phi4Tokenizer) -> tuple[int, ...]:
-    """Code points that the two engines take for different kinds of character (letter, number, space, other).
+    """Code points that two engines of the whole vocabulary take for different kinds (letter, number, space, other).
 
     What follows a character shows its kind: after a letter or a digit the line breaks in "\\n \\n" are one piece, after
     a symbol the first belongs to the symbol; after a digit "123" is not one piece.

@@ -105,9 +105,8 @@ def tokenize_missing(
         logger.info("%d of %d shards were finished by an earlier run", resumed, len(shards))
     if not missing:
         return resumed
-    if settings.encoder != "tiktoken":
-        tokenizer = tokenizer_of(settings.vocabulary_size, settings.ranks_file)
-        settings = replace(settings, doubtful=find_doubtful_characters(settings.encoder, tokenizer))
+    doubtful = find_doubtful_characters(settings.encoder, ranks_file=settings.ranks_file)
+    settings = replace(settings, doubtful=doubtful)
     total = sum(shard.size_bytes for shard in shards)
     left = sum(shard.size_bytes for shard in missing)
     tokens = 0
