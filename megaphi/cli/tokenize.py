@@ -3,17 +3,25 @@
 Inputs are files, folders or patterns of jsonl, jsonl.gz, jsonl.zst, parquet or plain text. Documents are shuffled once
 with a seeded permutation and end with <|endoftext|>. The files are byte-compatible with Megatron's. A killed run
 continues where it was; an up-to-date result is kept.
+
+Several processes on any machines that share the folder of PREFIX may do it together, started by mpirun, by an array of
+Slurm jobs, by srun, or by hand with --rank and --world. Each takes its share; under MPI rank 0 joins them at the end,
+elsewhere whoever finishes last. Start any of them again and it goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 HELP = "text files to .bin/.idx token files"
 EXAMPLE = """examples:
   megaphi tokenize pages/*.jsonl.zst --output data/web --processes 16
-  megaphi tokenize books/ --output data/acquired --text-key content
+  megaphi tokenize books/ --output data/acquired --text-key content --dry-run
   megaphi tokenize corpus.parquet --output data/tiny --vocabulary 4096
+  megaphi tokenize code/*.jsonl --output data/code --fim-rate 0.5 --encoder gigatoken
+  mpirun -n 64 --hostfile hosts --bind-to none python -m megaphi tokenize pages/ --output /shared/data/web
+  sbatch --array=0-99 launch/slurm/tokenize.sbatch /shared/pages --output /shared/data/web
 """
 
 
@@ -25,29 +33,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-key", default="text", metavar="KEY", help="field that holds the text (default text)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the document shuffle (default 0)")
     parser.add_argument("--no-shuffle", action="store_true", help="keep the documents in the order of the inputs")
+    parser.add_argument(
+        "--encoder",
+        default="tiktoken",
+        metavar="NAME",
+        help="tiktoken (default), or gigatoken: the same ids sooner, spot-checked (megaphi[fast-tokenizer])",
+    )
+    parser.add_argument(
+        "--fim-rate", type=float, default=0.0, metavar="SHARE", help="fill in the middle: documents to rearrange"
+    )
+    parser.add_argument(
+        "--fim-spm-rate", type=float, default=0.5, metavar="SHARE", help="of those, suffix first (default 0.5)"
+    )
+    parser.add_argument("--fim-seed", type=int, default=0, metavar="N", help="of the choice and the cuts (default 0)")
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per processor")
+    parser.add_argument("--rank", type=int, metavar="R", help="this process among those that work together, from 0")
+    parser.add_argument("--world", type=int, metavar="N", help="how many those are (default: as the launcher says)")
+    parser.add_argument("--dry-run", action="store_true", help="print files, shards, bytes, tokens and who does what")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from megaphi.data.tokenize_documents import tokenize_documents
+    from megaphi.data.tokenize_documents import plan_tokenizing, tokenize_documents
+    from megaphi.data.tokenize_members import detect_member
     from megaphi.errors import InputError
     from megaphi.log import set_up_logging
 
-    set_up_logging()
+    member = detect_member(rank=arguments.rank, world=arguments.world)
+    set_up_logging(rank=member.rank, world_size=member.world)
     if arguments.processes is not None and arguments.processes < 1:
         raise InputError(f"--processes {arguments.processes}: must be at least 1")
+    settings = _settings(arguments)
+    if arguments.dry_run:
+        from megaphi.data.tokenize_dry_run import describe_plan
+
+        plan = plan_tokenizing(arguments.inputs, arguments.output, **settings)
+        print(describe_plan(plan, member, processes=arguments.processes))
+        return 0
     summary = tokenize_documents(
-        arguments.inputs,
-        arguments.output,
-        vocabulary_size=arguments.vocabulary,
-        ranks_file=arguments.ranks_file,
-        text_key=arguments.text_key,
-        shuffle_seed=None if arguments.no_shuffle else arguments.seed,
-        processes=arguments.processes,
+        arguments.inputs, arguments.output, processes=arguments.processes, member=member, **settings
     )
-    state = "up to date" if summary.reused else f"written in {summary.seconds:.1f} s"
-    print(
-        f"{summary.prefix}: {summary.tokens:,} tokens in {summary.documents:,} documents "
-        f"({summary.empty_documents} empty ones left out), {state}"
-    )
+    if not summary.joined:
+        print(_unfinished(summary, member))
+    elif member.rank == 0 or member.launcher != "MPI":
+        state = "up to date" if summary.reused else f"written in {summary.seconds:.1f} s"
+        print(
+            f"{summary.prefix}: {summary.tokens:,} tokens in {summary.documents:,} documents "
+            f"({summary.empty_documents} empty ones left out), {state}"
+        )
     return 0
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides the result, as keyword arguments."""
+    from megaphi.data.fill_in_the_middle import FillInTheMiddle
+
+    rates = {"rate": arguments.fim_rate, "spm_rate": arguments.fim_spm_rate, "seed": arguments.fim_seed}
+    fill = FillInTheMiddle(**rates)
+    return {
+        "vocabulary_size": arguments.vocabulary,
+        "ranks_file": arguments.ranks_file,
+        "text_key": arguments.text_key,
+        "shuffle_seed": None if arguments.no_shuffle else arguments.seed,
+        "encoder": arguments.encoder,
+        "fill_in_the_middle": fill if fill.rate else None,
+    }
+
+
+def _unfinished(summary: Any, member: Any) -> str:
+    """What a member says that has done its share before others have."""
+    done = f"{summary.prefix}: member {member.rank} of {member.world} ({member.launcher}) has done its share"
+    if not summary.missing_shards:
+        return f"{done}; another one is joining"
+    return (
+        f"{done}; {summary.missing_shards:,} shards of others are missing, and whoever finishes last joins. If that"
+        " one was killed, start any member again; to work alone give --rank 0 --world 1"
+    )

@@ -158,13 +158,13 @@ def _texts_of_line(line: bytes, *, text_key: str, where: Callable[[], str]) -> I
     """The text of one JSON record; nothing for a blank line."""
     try:
         text = line.decode("utf-8-sig")
-        record = json.loads(text) if text.strip() else None
+        if text.isspace() or not text:
+            return
+        record = json.loads(text)
     except UnicodeDecodeError as error:
         raise InputError(f"{where()}: {NOT_UTF8} (byte {error.start} of the line)") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{where()}: not a JSON record: {error}") from None
-    if not text.strip():
-        return
     if not isinstance(record, dict):
         raise InputError(f"{where()}: expected a JSON object with a {text_key!r} field, found {_kind(record)}")
     if text_key not in record:

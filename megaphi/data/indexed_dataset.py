@@ -1,4 +1,4 @@
-"""Megatron's tokenised dataset, PREFIX.bin and PREFIX.idx, read by the piece and written whole or not at all.
+"""Megatron's tokenised dataset, PREFIX.bin and PREFIX.idx, read by the piece.
 
 The .bin holds nothing but tokens, one document after the other. The .idx, little-endian throughout:
 
@@ -13,22 +13,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import struct
-import tempfile
-from array import array
-from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from megaphi.data.token_files import DatasetFiles, explain_read_failure, open_local_files, read_pieces, with_ending
 from megaphi.errors import InputError
-from megaphi.files import explain_write_errors, sync_folder, write_json
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -238,118 +232,3 @@ def _check_pair(dataset: IndexedDataset) -> None:
     if sequences and (pointers[0] != 0 or (ends != starts_of_next).any() or (lengths[some] < 0).any()):
         wrong = int(some[np.argmax(ends != starts_of_next)])
         raise InputError(f"{path} is damaged: its pointers do not match its lengths (near sequence {wrong:,})")
-
-
-class IndexedDatasetWriter:
-    """Write PREFIX.bin, PREFIX.json and PREFIX.idx so that all appear, or nothing.
-
-    Use as a context manager: add documents, then `finish`. Leaving the block without `finish`, by an error or not,
-    removes what was written. The index comes last: where there is a .idx, the other two are complete. The bytes are
-    those of Megatron's `IndexedDatasetBuilder` for the same documents. What a kill leaves behind is a `.partial` file
-    in `temporary_folder` (on the same file system; by default the folder of the dataset).
-    """
-
-    def __init__(
-        self,
-        prefix: str | os.PathLike[str],
-        dtype: DTypeLike,
-        *,
-        temporary_folder: str | os.PathLike[str] | None = None,
-    ) -> None:
-        self.prefix = Path(prefix)
-        self._temporary_folder = Path(temporary_folder or self.prefix.parent)
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        if self.dtype not in CODE_OF_DTYPE:
-            raise ValueError(f"tokens cannot be stored as {self.dtype}: use one of {[*map(str, CODE_OF_DTYPE)]}")
-        self.document_count = 0
-        self.token_count = 0
-        self._lengths = array("i")
-        self._data: IO[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        with explain_write_errors(self.prefix):
-            self.prefix.parent.mkdir(parents=True, exist_ok=True)
-            self._data = self._temporary(".bin")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._data is not None:
-            _discard(self._data)
-            self._data = None
-
-    def add_document(self, tokens: ArrayLike) -> None:
-        """Append one document (one dimension; it may be empty)."""
-        tokens = np.asarray(tokens)
-        self.add_documents(tokens, [tokens.size])
-
-    def add_documents(self, tokens: ArrayLike, lengths: ArrayLike) -> None:
-        """Append several documents at once: their tokens one after the other, and the number of tokens of each."""
-        tokens_N, lengths_N = np.asarray(tokens).reshape(-1), np.asarray(lengths, dtype=np.int64)
-        if self._data is None:
-            raise ValueError("this writer is not open: use it in a `with` block, before finish()")
-        if lengths_N.sum() != tokens_N.size or (lengths_N < 0).any():
-            raise ValueError(f"{tokens_N.size} tokens cannot be documents of {lengths_N.sum()} tokens in all")
-        if (lengths_N > LONGEST_DOCUMENT).any():
-            raise InputError(f"a document has {lengths_N.max():,} tokens; the format holds at most 2^31 - 1: split it")
-        with explain_write_errors(with_ending(self.prefix, ".bin")):
-            self._data.write(self._stored(tokens_N).data)
-        self._lengths.frombytes(lengths_N.astype(np.int32).tobytes())
-        self.document_count += len(lengths_N)
-        self.token_count += tokens_N.size
-
-    def _stored(self, tokens_N: NDArray[Any]) -> NDArray[Any]:
-        """The tokens in the stored dtype, none of them changed by it."""
-        stored_N = np.ascontiguousarray(tokens_N, dtype=self.dtype)
-        if tokens_N.dtype != self.dtype and not np.array_equal(stored_N, tokens_N):
-            raise ValueError(f"tokens {tokens_N.min()} .. {tokens_N.max()} do not fit in {self.dtype}")
-        return stored_N
-
-    def finish(self, description: dict[str, Any]) -> None:
-        """Write the index and put all three files in place; `description` becomes PREFIX.json."""
-        if self._data is None:
-            raise ValueError("this writer is not open")
-        json.dumps(description)  # before anything is replaced
-        final = {ending: with_ending(self.prefix, ending) for ending in (".bin", ".json", ".idx")}
-        with explain_write_errors(self.prefix), ExitStack() as cleanup:
-            index = self._temporary(".idx")
-            cleanup.callback(_discard, index)
-            self._write_index(index)
-            _flush_to_disk(index)
-            _flush_to_disk(self._data)
-            final[".idx"].unlink(missing_ok=True)  # never an old index beside new tokens
-            os.replace(self._data.name, final[".bin"])
-            write_json(final[".json"], description)
-            os.replace(index.name, final[".idx"])
-            sync_folder(self.prefix.parent)
-        self._data = None
-
-    def _temporary(self, ending: str) -> IO[bytes]:
-        prefix, folder = f".{self.prefix.name}{ending}.", self._temporary_folder
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=folder)
-        os.fchmod(handle, 0o644)
-        os.close(handle)
-        return open(name, "wb")  # a file that knows its name
-
-    def _write_index(self, file: IO[bytes]) -> None:
-        lengths = np.frombuffer(self._lengths, dtype=np.int32)
-        file.write(HEADER.pack(MAGIC, VERSION, CODE_OF_DTYPE[self.dtype], len(lengths), len(lengths) + 1))
-        file.write(lengths.astype("<i4").data)
-        sizes = lengths.astype("<i8") * self.dtype.itemsize
-        file.write((np.cumsum(sizes) - sizes).data)
-        file.write(np.arange(len(lengths) + 1, dtype="<i8").data)
-
-
-def _flush_to_disk(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-
-
-def _discard(file: IO[bytes]) -> None:
-    """Close a temporary file and remove it, if it has not been put in place."""
-    with suppress(OSError):  # closing flushes, and the disk may be full
-        file.close()
-    with suppress(FileNotFoundError):
-        os.unlink(file.name)

@@ -17,6 +17,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
+import numpy as np
+from numpy.typing import NDArray
+
 from megaphi.errors import InputError
 from megaphi.tokenizer.rank_file import RANKS_SHA256, read_ranks
 from megaphi.tokenizer.special_tokens import (
@@ -85,6 +88,15 @@ class Phi4Tokenizer:
         if len(text) < LONG_WHITESPACE:
             return self._encoding.encode_ordinary(text)
         return list(chain.from_iterable(map(self._encoding.encode_ordinary, cut_long_whitespace(text))))
+
+    def encode_to_array(self, text: str) -> NDArray[np.uint32]:
+        """`encode` without a Python integer for every token: uint32 [tokens], read-only."""
+        if len(text) >= LONG_WHITESPACE:
+            return np.array(self.encode(text), dtype=np.uint32)
+        try:
+            return self._encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError:  # a lone surrogate
+            return np.array(self.encode(text), dtype=np.uint32)
 
     def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> list[list[int]]:
         """`encode` for many texts on `threads` threads (default: one per processor); tiktoken lets go of the GIL."""

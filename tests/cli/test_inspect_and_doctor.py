@@ -13,7 +13,7 @@ import torch
 
 from megaphi.cli import main
 from megaphi.config import to_plain
-from megaphi.data.indexed_dataset import IndexedDatasetWriter
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.engine.checkpoint_files import Box, Piece, build_index, write_pieces
 from megaphi.files import write_json
 from megaphi.recipes import load_recipe

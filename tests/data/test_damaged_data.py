@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megaphi.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from megaphi.data.indexed_dataset import IndexedDataset
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.data.source_paths import find_datasets, natural_order, write_manifest

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets import indexed_dataset as megatron
 
-from megaphi.data.indexed_dataset import CODE_OF_DTYPE, IndexedDataset, IndexedDatasetWriter, best_dtype
+from megaphi.data.indexed_dataset import CODE_OF_DTYPE, IndexedDataset, best_dtype
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.errors import InputError
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 127), max_size=6), min_size=1, max_size=12)
@@ -73,7 +74,7 @@ def test_offsets_beyond_two_and_four_gigabytes(tmp_path):
     holes, marks = [1_200_000_000, 1_500_000_000], [[11, 12, 13], [14, 15]]
     with IndexedDatasetWriter(tmp_path / "ours", "uint16") as writer:
         for hole, mark in zip(holes, marks, strict=True):
-            writer._lengths.append(hole)
+            writer._note_lengths(np.array([hole]))
             writer._data.seek(2 * hole, os.SEEK_CUR)
             writer.add_document(mark)
         writer.finish({})

@@ -23,7 +23,8 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from megaphi import _C
 from megaphi.data import legacy_order
-from megaphi.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from megaphi.data.indexed_dataset import IndexedDataset
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.legacy_order import SPLITS, LegacyOrder, document_range, samples_before_last_epoch
 from megaphi.errors import InputError
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.gpt_dataset import _get_ltor_masks_and_position_ids
 
-from megaphi.data.indexed_dataset import IndexedDatasetWriter
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import OpenMixture, batch_sample_numbers, open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.errors import InputError

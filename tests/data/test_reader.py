@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megaphi import _C
-from megaphi.data.indexed_dataset import DTYPE_OF_CODE, IndexedDataset, IndexedDatasetWriter
+from megaphi.data.indexed_dataset import DTYPE_OF_CODE, IndexedDataset
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import batch_sample_numbers, open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.data.reader import Runs, TokenReader

@@ -21,7 +21,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from megaphi.data import block_cache
 from megaphi.data.block_cache import BlockCache
-from megaphi.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from megaphi.data.indexed_dataset import IndexedDataset
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.data.remote import RemoteReading, RemoteStore, check_remote_reading

@@ -13,6 +13,7 @@ import pytest
 import tiktoken
 
 import megaphi.data.tokenize_documents as subject
+from megaphi.data import tokenize_plan
 from megaphi.data.documents import read_documents
 from megaphi.data.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize_documents import tokenize_documents
@@ -29,7 +30,7 @@ QUIET = {"vocabulary_size": VOCABULARY, "show_progress": False}
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(subject, "SMALLEST_SHARD", 2_000)
+    monkeypatch.setattr(tokenize_plan, "SMALLEST_SHARD", 2_000)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_documents_are_those_of_the_inputs_shuffled(tmp_path, source, texts):
 def test_number_of_processes_and_of_shards_changes_no_byte(tmp_path, source, monkeypatch):
     tokenize_documents([source], tmp_path / "one" / "d", processes=1, **QUIET)
     tokenize_documents([source], tmp_path / "two" / "d", processes=2, **QUIET)
-    monkeypatch.setattr(subject, "SMALLEST_SHARD", 1 << 20)
+    monkeypatch.setattr(tokenize_plan, "SMALLEST_SHARD", 1 << 20)
     tokenize_documents([source], tmp_path / "few" / "d", processes=1, **QUIET)
     assert files_of(tmp_path / "one" / "d") == files_of(tmp_path / "two" / "d") == files_of(tmp_path / "few" / "d")
 
@@ -163,7 +164,8 @@ def test_bad_input_leaves_the_old_result_and_the_finished_shards(tmp_path, sourc
 
 
 def test_two_writers_of_one_result(tmp_path, source):
-    with subject._parts_folder(tmp_path / "d"), pytest.raises(InputError, match="another process is writing"):
+    plan = subject.plan_tokenizing([source], tmp_path / "d", vocabulary_size=VOCABULARY)
+    with subject._hold_parts(plan, alone=True), pytest.raises(InputError, match="another process is writing"):
         tokenize_documents([source], tmp_path / "d", processes=1, **QUIET)
 
 

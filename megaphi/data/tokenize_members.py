@@ -1,0 +1,149 @@
+"""Which of several processes that tokenise one dataset together this one is, and how they meet at the end.
+
+Members share nothing but a folder. Who started them tells each its number: mpirun, an array of Slurm jobs, srun, or the
+user (`--rank`, `--world`). Under MPI they meet at a barrier, and rank 0 joins; everywhere else whoever finishes last
+joins. The surprising fact: mpi4py is imported only where an MPI launcher has left its variables, as its import alone
+makes a process a rank.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from megaphi.errors import InputError
+from megaphi.log import logger
+
+MPI_VARIABLES = (
+    # rank, world size, ranks on this machine
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
+)
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """One of `world` processes that tokenise one dataset: it takes shards rank, rank + world, rank + 2 world, ..."""
+
+    rank: int = 0
+    world: int = 1
+    launcher: str = "alone"
+    processes: int | None = None
+    """Worker processes that this member should start; None means one per processor it may use."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise InputError(f"member {self.rank} of {self.world}: --rank must be at least 0 and below --world")
+
+    @property
+    def is_alone(self) -> bool:
+        return self.world == 1
+
+
+def detect_member(
+    environment: Mapping[str, str] = os.environ, *, rank: int | None = None, world: int | None = None
+) -> Member:
+    """This process's place: as given, or by the variables of whoever started it.
+
+    `srun` inside an array multiplies: task p of n in array job j is member j n + p.
+
+    Raises:
+        InputError: only one of `rank` and `world` is given, or the variables make no sense.
+    """
+    if (rank is None) != (world is None):
+        raise InputError("--rank and --world belong together: give both or neither")
+    if rank is not None and world is not None:
+        return Member(rank=rank, world=world, launcher="--rank")
+    for names in MPI_VARIABLES:
+        if names[0] in environment and names[1] in environment:
+            local = _integer(environment, names[2]) if names[2] in environment else 1
+            processes = max(1, len(os.sched_getaffinity(0)) // local)
+            place = {"rank": _integer(environment, names[0]), "world": _integer(environment, names[1])}
+            return Member(**place, launcher="MPI", processes=processes)
+    return _detect_slurm(environment)
+
+
+def _detect_slurm(environment: Mapping[str, str]) -> Member:
+    rank, world, launchers, processes = 0, 1, [], None
+    if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
+        rank, world = _array_place(environment)
+        launchers.append("Slurm array")
+    # A batch script also has SLURM_NTASKS; only srun gives a step to its processes.
+    if {"SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS"} <= set(environment):
+        tasks = _integer(environment, "SLURM_NTASKS")
+        rank, world = rank * tasks + _integer(environment, "SLURM_PROCID"), world * tasks
+        processes = _integer(environment, "SLURM_CPUS_PER_TASK") if "SLURM_CPUS_PER_TASK" in environment else 1
+        launchers.append("srun")
+    return Member(rank=rank, world=world, launcher=" and ".join(launchers) or "alone", processes=processes)
+
+
+def _array_place(environment: Mapping[str, str]) -> tuple[int, int]:
+    """(number, count) of a job in its array; indices may begin anywhere and have a step, but no gaps."""
+    count = _integer(environment, "SLURM_ARRAY_TASK_COUNT")
+    first = _integer(environment, "SLURM_ARRAY_TASK_MIN") if "SLURM_ARRAY_TASK_MIN" in environment else 0
+    step = _integer(environment, "SLURM_ARRAY_TASK_STEP") if "SLURM_ARRAY_TASK_STEP" in environment else 1
+    number, rest = divmod(_integer(environment, "SLURM_ARRAY_TASK_ID") - first, max(1, step))
+    if rest or not 0 <= number < count:
+        raise InputError(
+            f"array job {environment['SLURM_ARRAY_TASK_ID']} is not among {count} jobs from {first} on: use a range"
+            " without gaps (sbatch --array=0-99), or give --rank and --world"
+        )
+    return number, count
+
+
+def _integer(environment: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environment[name])
+    except ValueError:
+        raise InputError(f"environment variable {name}={environment[name]!r} is not a whole number") from None
+
+
+class Meeting:
+    """Where the members of an MPI job wait for each other; other members have no such place."""
+
+    def __init__(self, communicator: Any = None) -> None:
+        self._communicator = communicator
+
+    @property
+    def has_barrier(self) -> bool:
+        return self._communicator is not None
+
+    def wait_for_all(self) -> None:
+        """Return when every member is here. It looks twenty times a second; MPI's own barrier keeps a core busy."""
+        if self._communicator is not None:
+            request = self._communicator.Ibarrier()
+            while not request.Test():
+                time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def meeting_of(member: Member) -> Iterator[Meeting]:
+    """The meeting of all members; under MPI an error of one ends all, as the others would wait for it for ever."""
+    communicator = _mpi_communicator(member) if member.launcher == "MPI" and not member.is_alone else None
+    try:
+        yield Meeting(communicator)
+    except BaseException as error:
+        if communicator is not None:
+            logger.error("member %d of %d: %s", member.rank, member.world, error)
+            communicator.Abort(2 if isinstance(error, InputError) else 1)
+        raise
+
+
+def _mpi_communicator(member: Member) -> Any:
+    """MPI's communicator of all members; None, and a warning, if mpi4py is not there or is of another MPI."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        found = str(error)
+    else:
+        if MPI.COMM_WORLD.size == member.world:
+            return MPI.COMM_WORLD
+        found = f"it sees {MPI.COMM_WORLD.size} of {member.world} ranks: it was built for another MPI"
+    if member.rank == 0:
+        logger.warning("without mpi4py (%s) the members cannot wait for each other: the last to finish joins", found)
+    return None
