@@ -54,9 +54,9 @@ def dali_steps(
     Raises:
         InputError: DALI is not installed, or what `mixture.batch` raised, in place of the step that it belongs to.
     """
-    steps = _Steps(mixture, numbers, start=start, stop=stop)
     if stop is not None and start >= stop:
         return
+    steps = _Steps(mixture, numbers, start=start, stop=stop)
     present = steps.present_fields()
     pipeline, to_torch, stream = _build(steps, present, depth=depth, device=device)
     for step in count(start):
