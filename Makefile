@@ -1,7 +1,7 @@
 # make quickstart    install, then the main job end to end on this machine
 # make test          install, then lint, types and the whole test suite
 # make golden        write the golden loss curve anew (after a change that is meant to change it)
-# make bench         step time and every operator against their peers, rows appended to benchmarks/results
+# make bench         step time, every operator, the loader and packing against their peers, into benchmarks/results
 # make test-gpu      the tests that need a CUDA device (after `make quickstart` or `make test` on such a machine)
 # make test-dali     the loader through NVIDIA DALI; installs it into the virtual environment if it is missing (0.6 GB)
 
@@ -32,6 +32,8 @@ bench: $(VENV)/installed
 	$(RUN) benchmarks/step_time.py --write
 	$(RUN) benchmarks/kernels.py --write
 	$(RUN) benchmarks/kernels.py --plot
+	$(RUN) benchmarks/loader_throughput.py --write
+	$(RUN) benchmarks/packing.py --write
 
 test-gpu: $(VENV)/installed
 	$(RUN) -m pytest -m gpu
