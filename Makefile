@@ -1,8 +1,9 @@
 # make quickstart    install, then the main job end to end on this machine
 # make test          install, then lint, types and the whole test suite
 # make golden        write the golden loss curve anew (after a change that is meant to change it)
-# make bench         step time and every operator against their peers, rows appended to benchmarks/results
+# make bench         step time, every operator, the loader and packing against their peers, into benchmarks/results
 # make test-gpu      the tests that need a CUDA device (after `make quickstart` or `make test` on such a machine)
+# make test-dali     the loader through NVIDIA DALI; installs it into the virtual environment if it is missing (0.6 GB)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ RUN = $(VENV)/bin/python
 TORCH_INDEX ?=
 TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: quickstart test check golden bench test-gpu clean
+.PHONY: quickstart test check golden bench test-gpu test-dali clean
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
@@ -31,9 +32,17 @@ bench: $(VENV)/installed
 	$(RUN) benchmarks/step_time.py --write
 	$(RUN) benchmarks/kernels.py --write
 	$(RUN) benchmarks/kernels.py --plot
+	$(RUN) benchmarks/loader_throughput.py --write
+	$(RUN) benchmarks/packing.py --write
 
 test-gpu: $(VENV)/installed
 	$(RUN) -m pytest -m gpu
+
+test-dali: $(VENV)/installed
+	@$(RUN) -c 'import nvidia.dali' 2>/dev/null || echo 'installing megaphi[dali]: about 0.2 GB to download, 0.6 GB on disk'
+	@$(RUN) -c 'import nvidia.dali' 2>/dev/null || \
+		$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dali]'
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/data/test_dali_loader.py
 
 $(VENV)/installed: pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 	$(PYTHON) -c 'import sys; sys.exit("megaphi needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'

@@ -1,19 +1,25 @@
-"""Tests marked `gpu` are left out, not skipped one by one, where there is no CUDA device."""
+"""Tests marked `gpu` or `dali` are left out, not skipped one by one, where there is no CUDA device or no DALI."""
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 import pytest
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked or _has_gpu():
-        return
-    config.hook.pytest_deselected(items=marked)
-    items[:] = [item for item in items if item not in set(marked)]
+    for mark, is_possible in (("gpu", _has_gpu), ("dali", _has_dali)):
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        if marked and not is_possible():
+            config.hook.pytest_deselected(items=marked)
+            items[:] = [item for item in items if item not in set(marked)]
 
 
 def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _has_dali() -> bool:
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
