@@ -42,8 +42,8 @@ from megaphi.files import whole_file
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "data_startup.csv"
 PICTURE = ROOT / "docs" / "data_startup.png"
-SIDES = {"megaphi": ("#0072B2", "o"), "megatron": ("#D55E00", "s")}
-"""Colour and marker."""
+SIDES = {"megaphi": ("#0072B2", "o", "megaphi"), "megatron": ("#D55E00", "s", "Megatron-Core")}
+"""Colour, marker and name in the picture."""
 MEASURED = ("start_s", "cpu_s", "memory_mb", "mapped_mb", "index_mb", "lookup_us", "import_s")
 PANELS = {
     "start_s": "seconds to the first micro-batch",
@@ -222,7 +222,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(12, 4.6), dpi=120, layout="constrained")
+    figure, panels = pyplot.subplots(1, 3, figsize=(12, 4.6), dpi=120, layout="constrained", sharex=True)
     for axes, (name, label) in zip(panels, PANELS.items(), strict=True):
         draw_panel(axes, rows, name)
         axes.set(xscale="log", yscale="log", xlabel="tokens of the run", title=label)
@@ -232,11 +232,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     )
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    last = rows[-1]
-    figure.suptitle(
-        f"Starting on Phi-4's mixture ({last['device']}, Megatron-Core {last['megatron-core']}, {last['date']})",
-        fontsize=11,
-    )
+    where = ", ".join((f"Megatron-Core {rows[-1]['megatron-core']}", rows[-1]["device"], rows[-1]["date"]))
+    figure.suptitle(f"Starting on Phi-4's mixture, as measured ({where})", fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     pyplot.close(figure)
@@ -247,7 +244,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 def draw_panel(axes: Any, rows: Sequence[Row], name: str) -> None:
     """Medians as points, joined where they were measured; hollow and dashed: with the page cache dropped."""
     found = medians(rows)
-    for side, (colour, marker) in SIDES.items():
+    for side, (colour, marker, title) in SIDES.items():
         for cache, dashes, fill in (("warm", "-", colour), ("cold", ":", "white")):
             own = [row for key, row in sorted(found.items()) if key[0] == side and key[2] == cache and row[name]]
             if not own:
@@ -259,7 +256,7 @@ def draw_panel(axes: Any, rows: Sequence[Row], name: str) -> None:
                 linestyle=dashes,
                 marker=marker,
                 markerfacecolor=fill,
-                label=f"{side}, page cache {cache}",
+                label=f"{title}, page cache {cache}",
             )
             if cache == "warm":
                 text = f"{own[-1][name]:.2g}" if own[-1][name] < 100 else f"{own[-1][name]:,.0f}"
