@@ -5,13 +5,10 @@ Parameters are counted from the real modules on the meta device, under the real 
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
-
+from megaphi.cli.mixture import print_sources, print_stages, report_run
 from megaphi.config import leaves
-from megaphi.data.mixture import Source
+from megaphi.data.mixture_report import MixtureReport
 from megaphi.engine.run_config import RunConfig, check
-from megaphi.errors import InputError
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
 
@@ -24,8 +21,11 @@ def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
     for path, value in leaves(run):
         print(f"  {path:<36} {_show(value)}")
     _print_model(run)
-    _print_schedule(run)
-    _print_sources(run)
+    report = report_run(run)
+    _print_schedule(run, report)
+    if run.mixture.stages:
+        print_stages(report)
+    print_sources(report)
     return 0
 
 
@@ -69,39 +69,11 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def _print_schedule(run: RunConfig) -> None:
+def _print_schedule(run: RunConfig, report: MixtureReport) -> None:
     replicas = run.layout.world_size // run.layout.model_ranks
     micro_batches = run.batch.global_batch // (run.batch.micro_batch * replicas)
-    tokens = run.run.steps * run.batch.tokens_per_step
     print("\nSchedule")
     print(f"  tokens per step       {run.batch.tokens_per_step:,}")
     print(f"  micro-batches         {micro_batches} of {run.batch.micro_batch} on each of {replicas} replicas")
     print(f"  steps                 {run.run.steps:,}")
-    print(f"  tokens                {tokens:,}")
-
-
-def _print_sources(run: RunConfig) -> None:
-    tokens = run.run.steps * run.batch.tokens_per_step
-    whole = sum(source.weight for source in run.mixture.sources)
-    print("\nSources")
-    print(f"  {'name':<14}{'share':>8}{'tokens drawn':>22}{'unique tokens':>22}{'epochs':>9}")
-    for source in run.mixture.sources:
-        drawn = tokens * source.weight / whole
-        unique, origin = unique_tokens(source)
-        epochs = f"{drawn / unique:.1f}" if unique else "?"
-        size = f"{unique:,}" if unique else "not known"
-        print(f"  {source.name:<14}{source.weight / whole:>8.1%}{drawn:>22,.0f}{size:>22}{epochs:>9}  {origin}")
-
-
-def unique_tokens(source: Source) -> tuple[int | None, str]:
-    """Tokens of a source and how we know: counted in its files, or the number its recipe expects."""
-    from megaphi.data.indexed_dataset import IndexedDataset
-    from megaphi.data.remote import RemoteStore
-    from megaphi.data.source_paths import find_datasets, is_url
-
-    if not any(map(is_url, source.paths)):
-        with suppress(InputError):
-            listed = find_datasets(source.paths, source=source.name, remote=RemoteStore())
-            if all(Path(f"{dataset.prefix}.idx").is_file() for dataset in listed):
-                return sum(IndexedDataset(dataset.prefix).token_count for dataset in listed), "(counted)"
-    return source.unique_tokens, "(expected; the files are not there)"
+    print(f"  tokens                {report.tokens:,}")

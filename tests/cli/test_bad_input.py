@@ -54,6 +54,23 @@ def test_a_recipe_file_of_ones_own(refused, tmp_path):
     assert "returned int, expected a RunConfig" in refused("train", "mine.py:good")
 
 
+def test_mixture(refused, tmp_path):
+    recipe = "phi4_14b_pretrain"
+    assert "Did you mean 'phi4_14b_pretrain'?" in refused("mixture", "phi4_14b_pretrian")
+    assert "Did you mean 'run.steps'?" in refused("mixture", recipe, "run.step=3")
+    assert "batch.global_batch=0: must be at least 1" in refused("mixture", recipe, "batch.global_batch=0")
+    assert "names 'wep', which is no source of the mixture. Did you mean 'web'?" in refused(
+        "mixture", recipe, 'mixture.stages=[{"name": "a", "shares": [{"name": "wep", "weight": 1}]}]'
+    )
+    for epochs in ("0", "-1", "nan", "inf"):
+        assert f"--warn-epochs {epochs}: must be a positive" in refused("mixture", recipe, "--warn-epochs", epochs)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    assert "cannot write file/m.png" in refused("mixture", recipe, "--plot", "file/m.png")
+    assert "cannot write folder.png" in refused("mixture", recipe, "--plot", "folder.png")
+    assert "--plot m.pdf: the plot is a PNG, name it so: m.png" in refused("mixture", recipe, "--plot", "m.pdf")
+
+
 def test_tokenize(refused, tmp_path):
     assert "input not found: nothing.jsonl" in refused("tokenize", "nothing.jsonl", "--output", "d")
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')

@@ -1,0 +1,126 @@
+"""Show what a run would read: shares, tokens and epochs of every source, stage by stage and over the whole run.
+
+Sizes are counted in the data files where they are there, else they are what the recipe expects. Sources that are read
+more than four times are named: up to about four, repeated data is as good as new data (arXiv 2305.16264). Nothing is
+written unless --plot names a file. Stages are a field of the mixture, each with the tokens it lasts and its shares:
+
+    Mixture(sources=..., stages=(Stage(name="broad", tokens=9_000_000_000_000),
+                                 Stage(name="late", shares=(Share(name="synthetic", weight=1.0),))))
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megaphi.data.mixture_report import MixtureReport, Repeat
+    from megaphi.engine.run_config import RunConfig
+
+HELP = "what a run reads: tokens, shares and epochs of every source"
+EXAMPLE = """examples:
+  megaphi mixture phi4_14b_pretrain
+  megaphi mixture phi4_14b_pretrain mixture.sources.web.weight=0.3 --warn-epochs 10 --plot mixture.png
+  megaphi mixture my_recipes.py:my_run --json
+  megaphi mixture phi4_14b_pretrain 'mixture.stages=[{"name": "broad", "tokens": 9e12},
+      {"name": "late", "shares": [{"name": "synthetic", "weight": 2}, {"name": "code", "weight": 1}]}]'
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name, or file.py:function")
+    parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of the recipe")
+    parser.add_argument("--warn-epochs", type=float, default=4.0, metavar="N", help="name sources read more often (4)")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw shares and epochs over the run into this file")
+    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import math
+
+    from megaphi.config import override
+    from megaphi.data.mixture_report import repeats
+    from megaphi.engine.run_config import check
+    from megaphi.errors import InputError
+    from megaphi.recipes import load_recipe
+
+    limit = arguments.warn_epochs
+    if not (math.isfinite(limit) and limit > 0):
+        raise InputError(f"--warn-epochs {limit:g}: must be a positive number of epochs")
+    configuration = override(load_recipe(arguments.recipe), arguments.fields)
+    layout = configuration.layout
+    report = report_run(check(configuration, world_size=layout.model_ranks * (layout.data or 1)))
+    if arguments.plot is not None:
+        from megaphi.data.mixture_plot import plot_mixture
+
+        plot_mixture(report, arguments.plot, title=configuration.recipe, warn_epochs=limit)
+    found = repeats(report, above=limit)
+    if arguments.json:
+        _print_json(configuration.recipe, report, found, limit=limit)
+        return 0
+    print(f"{configuration.recipe}: {report.tokens:,} tokens in {report.steps:,} steps")
+    print_stages(report)
+    print_sources(report)
+    _print_repeats(found, limit=limit)
+    return 0
+
+
+def report_run(run: RunConfig) -> MixtureReport:
+    """What a run reads from its first step to its last."""
+    from megaphi.data.mixture_report import report_mixture
+
+    return report_mixture(
+        run.mixture,
+        steps=run.run.steps,
+        sequence_length=run.batch.sequence_length,
+        global_batch=run.batch.global_batch,
+    )
+
+
+def print_stages(report: MixtureReport) -> None:
+    """Every stage with what it reads of each source that takes part in it."""
+    for stage in report.stages:
+        print(f"\nStage {stage.name}: steps {stage.first_step:,} to {stage.first_step + stage.steps:,}")
+        print(f"  {stage.tokens:,} tokens in {stage.steps:,} steps, sequence length {stage.sequence_length:,}")
+        print(f"  {'source':<14}{'share':>8}{'tokens':>22}{'epochs':>9}")
+        for source in stage.sources:
+            print(f"  {source.name:<14}{source.share:>8.1%}{source.tokens:>22,}{_epochs(source.epochs):>9}")
+
+
+def print_sources(report: MixtureReport) -> None:
+    """Every source over the whole run, and where its size is from."""
+    print("\nSources, whole run")
+    print(
+        f"  {'source':<14}{'share':>8}{'tokens':>22}{'unique tokens':>22}{'epochs':>9}{'begun by stage':>18}  size is"
+    )
+    for source in report.sources:
+        size = f"{source.unique_tokens:,}" if source.unique_tokens else "not known"
+        begun = "?" if source.epochs_begun is None else ", ".join(map(str, source.epochs_begun))
+        row = f"  {source.name:<14}{source.share:>8.1%}{source.tokens:>22,}{size:>22}{_epochs(source.epochs):>9}"
+        origin = "counted" if source.counted else "expected" if source.unique_tokens else "no files"
+        print(f"{row}{begun:>18}  {origin}")
+
+
+def _epochs(epochs: float | None) -> str:
+    if epochs is None:
+        return "?"
+    return f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2f}"
+
+
+def _print_repeats(found: tuple[Repeat, ...], *, limit: float) -> None:
+    if found:
+        print()
+    for source, epochs, stage in found:
+        print(f"warning: {source} is read {epochs:.1f} times; it passes {limit:g} epochs in stage {stage}")
+    if found:
+        print("Up to about 4 epochs, repeated data is as good as new data (arXiv 2305.16264).")
+
+
+def _print_json(recipe: str, report: MixtureReport, found: tuple[Repeat, ...], *, limit: float) -> None:
+    import json
+
+    from megaphi.config import to_plain
+
+    warnings = [repeat._asdict() for repeat in found]
+    plain = {"recipe": recipe, **to_plain(report), "warn_epochs": limit, "warnings": warnings}
+    print(json.dumps(plain, indent=2, ensure_ascii=False))
