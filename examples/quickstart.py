@@ -139,8 +139,8 @@ def compare_with_unigram(run: RunConfig, report: Report) -> None:
     labels = data.validation.batch(np.arange(run.run.validation_samples)).labels_BS
     unigram = unigram_cross_entropy(counts_V, labels)
     report.figures["best unigram model, same tokens"] = f"{unigram:.4f} nats per token"
-    taken = data.training.counts(run.run.steps * run.batch.global_batch)
-    report.figures["samples by source"] = ", ".join(f"{name} {count:,}" for name, count in taken.items())
+    taken = data.training.tokens_by_source(data.training.order.end_sample)
+    report.figures["tokens by source"] = ", ".join(f"{name} {count:,}" for name, count in taken.items())
     folder = Path(run.run.folder)
     records = read_metrics(folder / "metrics.jsonl")
     plot_losses(records, folder / "loss.png", title=run.recipe, marks={"best unigram model": unigram})

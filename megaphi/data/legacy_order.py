@@ -24,8 +24,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi import _C  # pyright: ignore[reportAttributeAccessIssue]
+from megaphi.data.compiled import compiled
 from megaphi.data.indexed_dataset import IndexedDataset
+from megaphi.data.reader import Runs
 from megaphi.errors import InputError
 from megaphi.log import logger
 
@@ -37,19 +38,6 @@ SURPLUS = 0.005
 LAST_EPOCH_APART_BELOW = 0.80
 MOST_DATASETS = 32_766
 COUNTED_AT_ONCE = 1 << 22
-
-
-class Runs(NamedTuple):
-    """Runs of consecutive tokens that make up the rows of a batch, all int64 [N]."""
-
-    row_N: NDArray[np.int64]
-    """Row of the batch, ascending."""
-    dataset_N: NDArray[np.int64]
-    """Index into the list of datasets."""
-    start_N: NDArray[np.int64]
-    """First token in that dataset's .bin."""
-    count_N: NDArray[np.int64]
-    """Tokens, at least one."""
 
 
 class LegacyOrder:
@@ -178,7 +166,7 @@ class DatasetOrder:
         """(which of `number_R`, first token in the .bin, tokens) of every run of these samples."""
         lengths, pointers = self.dataset.sequence_lengths, self.dataset.sequence_pointers
         start_R2 = self.start_M2[number_R].astype(np.int64)
-        return _C.legacy_runs(lengths, pointers, self.dataset.dtype.itemsize, self.document_D, start_R2, tokens)
+        return compiled().legacy_runs(lengths, pointers, self.dataset.dtype.itemsize, self.document_D, start_R2, tokens)
 
 
 def order_dataset(
@@ -198,10 +186,10 @@ def order_dataset(
     document_D = np.tile(ids, epochs)
     start_M2 = np.empty((count, 2), dtype=fitting(len(document_D), np.uint32))
     first_samples = samples_before_last_epoch(samples, epochs=epochs, tokens=tokens, sequence_length=sequence_length)
-    shuffle, cut = _C.NumpyShuffle(seed), len(documents) * (epochs - 1) if first_samples else 0
+    shuffle, cut = compiled().NumpyShuffle(seed), len(documents) * (epochs - 1) if first_samples else 0
     shuffle(document_D[:cut])
     shuffle(document_D[cut:])
-    _C.legacy_sample_starts(lengths, document_D, sequence_length=sequence_length, out=start_M2)
+    compiled().legacy_sample_starts(lengths, document_D, sequence_length=sequence_length, out=start_M2)
     shuffle(start_M2[:first_samples])
     shuffle(start_M2[first_samples:])
     return DatasetOrder(dataset, document_D, start_M2)
@@ -233,7 +221,7 @@ def build_blend(
     sizes = [len(order) for order in orders]
     if samples is None:
         blend = _empty_blend(sum(sizes))
-        _C.legacy_blend_all(sizes, *blend)
+        compiled().legacy_blend_all(sizes, *blend)
         return blend
     if shares is None and samples > sum(sizes):
         raise InputError(
@@ -242,7 +230,7 @@ def build_blend(
         )
     blend = _empty_blend(samples if shares is None else sum(math.ceil(samples * share) for share in shares))
     # A second time, as Megatron does: the shares of the first may sum to one less a rounding error.
-    taken = _C.legacy_blend(normalised(sizes if shares is None else shares), *blend)
+    taken = compiled().legacy_blend(normalised(sizes if shares is None else shares), *blend)
     for name, count, size in zip(names, taken, sizes, strict=True):
         if count > size:
             raise InputError(

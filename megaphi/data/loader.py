@@ -1,33 +1,31 @@
 """From a mixture of datasets on disk to batches: sample numbers in, arrays out, nothing remembered in between.
 
-`open_mixture` opens the datasets, checks that they were tokenised with the model's vocabulary (`streams.py`), and works
-out the order (`mixture_order.py`). `OpenMixture.batch(sample_numbers)` then reads S + 1 tokens per sample (`reader.py`). As a
+`open_mixture` opens the datasets and works out the order of the run (`run_order.py`, or `legacy_order.py` for runs that
+began in Megatron-LM). `OpenMixture.batch(sample_numbers)` asks the order where those samples lie and reads them. As a
 batch is a pure function of its numbers, resuming is knowing the next number, and replicas need not talk to each other:
-`batch_sample_numbers` deals every step's numbers out among any number of them. Shape legend: B batch, S sequence, T =
-S + 1.
+`batch_sample_numbers` deals every step's numbers out among any number of them. Shape legend: B batch, S sequence.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.batch import Batch, document_positions
+from megaphi.data.ledger import Cursor, DatasetRecord, Ledger, Origin, SourceRecord
+from megaphi.data.legacy_run import LegacyRun, legacy_run
 from megaphi.data.mixture import Mixture, Source, Split, check_sources
-from megaphi.data.mixture_order import MixtureOrder
 from megaphi.data.order import ORDER_VERSION
-from megaphi.data.reader import Runs, TokenReader
-from megaphi.data.remote import RemoteReading
+from megaphi.data.reader import TokenReader
+from megaphi.data.run_order import RunOrder, SourceTokens
+from megaphi.data.stages import StageSpan, single_stage
 from megaphi.data.streams import TokenStream, open_streams
 from megaphi.errors import InputError
 
-DOCUMENT_FIELDS = ("isolate_documents", "reset_positions", "mask_document_ends")
-"""Fields of the mixture that need to know where documents begin."""
+SampleOrder = RunOrder | LegacyRun
 
 
 class SourceSize(NamedTuple):
@@ -36,8 +34,7 @@ class SourceSize(NamedTuple):
     name: str
     tokens: int
     documents: int
-    windows: int
-    """Samples per epoch."""
+    datasets: int
 
 
 class OpenMixture:
@@ -48,82 +45,120 @@ class OpenMixture:
         mixture: Mixture,
         sources: Sequence[Source],
         streams: Sequence[TokenStream],
-        order: MixtureOrder,
+        reader: TokenReader,
+        order: SampleOrder,
         *,
+        spans: Sequence[StageSpan],
         vocabulary_size: int,
+        former: Sequence[SourceRecord] = (),
     ) -> None:
-        """`sources`: those of the mixture that take part in this split."""
+        """`former`: records of sources that the run once had, for its ledger."""
         self.mixture = mixture
         self.sources = tuple(sources)
         self.streams = tuple(streams)
         self.order = order
-        self.reader = TokenReader(self.streams)
+        self.spans = tuple(spans)
+        self._reader = reader
         self._vocabulary_size = vocabulary_size
+        self._former = tuple(former)
 
     def batch(self, sample_numbers: ArrayLike) -> Batch:
-        """The samples of these numbers (one dimension, any order): a pure function of them."""
+        """The samples of these numbers (one dimension, any order, of one stage): a pure function of them."""
         numbers_B = np.array(sample_numbers, dtype=np.int64)
-        runs, shape = self._runs(numbers_B), {"rows": len(numbers_B), "count": self.order.sequence_length + 1}
-        window_BT = self.reader.read(runs, **shape, vocabulary_size=self._vocabulary_size)
-        tokens_BS, labels_BS = np.ascontiguousarray(window_BT[:, :-1]), np.ascontiguousarray(window_BT[:, 1:])
-        loss_mask_BS = np.ones(tokens_BS.shape, dtype=np.float32)
-        document_ids_BS = positions_BS = None
-        if self._needs_documents:
-            ids_BT = self.reader.document_ids(runs, **shape)
-            if self.mixture.mask_document_ends:  # the label of a document's last token begins an unrelated one
-                loss_mask_BS[ids_BT[:, 1:] != ids_BT[:, :-1]] = 0
-            document_ids_BS = np.ascontiguousarray(ids_BT[:, :-1])
-            positions_BS = document_positions(document_ids_BS) if self.mixture.reset_positions else None
+        runs, length = self.order.runs(numbers_B, self._reader)
+        window_BT = self._reader.read(
+            runs, rows=len(numbers_B), count=length + 1, vocabulary_size=self._vocabulary_size
+        )
+        mixture = self.mixture
+        documents_BT = None
+        if mixture.isolate_documents or mixture.reset_positions or mixture.mask_document_ends:
+            documents_BT = self._reader.document_ids(runs, rows=len(numbers_B), count=length + 1)
+        loss_mask_BS = np.ones((len(numbers_B), length), dtype=np.float32)
+        if mixture.mask_document_ends and documents_BT is not None:
+            loss_mask_BS[documents_BT[:, 1:] != documents_BT[:, :-1]] = 0
+        documents_BS = None if documents_BT is None else np.ascontiguousarray(documents_BT[:, :-1])
         return Batch(
-            tokens_BS=tokens_BS,
-            labels_BS=labels_BS,
+            tokens_BS=np.ascontiguousarray(window_BT[:, :-1]),
+            labels_BS=np.ascontiguousarray(window_BT[:, 1:]),
             loss_mask_BS=loss_mask_BS,
-            document_ids_BS=document_ids_BS if self.mixture.isolate_documents else None,
-            positions_BS=positions_BS,
+            document_ids_BS=documents_BS if mixture.isolate_documents else None,
+            positions_BS=None if documents_BS is None or not mixture.reset_positions else document_positions(documents_BS),
             sample_numbers_B=numbers_B,
         )
 
     def prepare(self, sample_numbers: ArrayLike) -> None:
         """These samples will be wanted soon: start to fetch what object storage holds of them."""
-        self.reader.prepare(self._runs(np.array(sample_numbers, dtype=np.int64)))
+        if self._reader.is_remote:
+            runs, _ = self.order.runs(np.array(sample_numbers, dtype=np.int64), self._reader)
+            self._reader.prepare(runs)
 
-    def _runs(self, numbers_B: NDArray[np.int64]) -> Runs:
-        """Where the S + 1 tokens of each sample lie."""
-        places = self.order.locate(numbers_B)
-        return self.reader.windows(places.source_B, places.start_token_B, self.order.sequence_length + 1)
-
-    @property
-    def _needs_documents(self) -> bool:
-        return any(getattr(self.mixture, field) for field in DOCUMENT_FIELDS)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex SHA-256 of all that decides what is in a batch of given numbers: data, weights, order, lengths."""
+    def at(
+        self, origin: Origin, cursors: Mapping[str, Cursor], *, former: Sequence[SourceRecord] = ()
+    ) -> OpenMixture:
+        """The same data, its samples counted from `origin`, where its sources stand at `cursors`."""
         order = self.order
-        meaning = {
-            "order": [ORDER_VERSION, order.split, order.seed, order.sequence_length, order.blend.horizon],
-            "sources": [
-                [source.name, str(share)] for source, share in zip(self.sources, order.blend.shares, strict=True)
-            ],
-            "datasets": [[dataset.fingerprint for dataset in stream.datasets] for stream in self.streams],
-            "documents": [getattr(self.mixture, field) for field in DOCUMENT_FIELDS],
-        }
-        return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()
+        if isinstance(order, RunOrder):
+            order = RunOrder(
+                self.spans, order.sources, seed=order.seed, split=order.split, origin=origin, cursors=cursors
+            )
+        return OpenMixture(
+            self.mixture,
+            self.sources,
+            self.streams,
+            self._reader,
+            order,
+            spans=self.spans,
+            vocabulary_size=self._vocabulary_size,
+            former=former,
+        )
 
-    def counts(self, samples: int) -> dict[str, int]:
-        """Samples taken from each source by the first `samples` of the run."""
-        return self.order.counts(samples)
+    def datasets(self) -> dict[str, tuple[DatasetRecord, ...]]:
+        """What each source consists of; reads a little of every dataset."""
+        return {
+            source.name: tuple(
+                DatasetRecord(
+                    name=str(dataset.prefix),
+                    tokens=dataset.token_count,
+                    documents=dataset.document_count,
+                    fingerprint=dataset.fingerprint,
+                )
+                for dataset in stream.datasets
+            )
+            for source, stream in zip(self.sources, self.streams, strict=True)
+        }
+
+    def ledger(self, step: int) -> Ledger:
+        """What a checkpoint after `step` steps must say of the data."""
+        order = self.order
+        samples = order.position_at(step).sample
+        now = order.cursors(samples)
+        records = [
+            SourceRecord(name=name, datasets=datasets, at_origin=order.cursors_at_origin[name], now=now[name])
+            for name, datasets in self.datasets().items()
+        ]
+        return Ledger(
+            order=order.kind,
+            order_version=ORDER_VERSION,
+            seed=order.seed,
+            origin=order.origin,
+            segments=order.begun(samples),
+            sources=(*records, *self._former),
+        )
+
+    def tokens_by_source(self, samples: int) -> dict[str, int]:
+        """Tokens taken from each source by the first `samples` of the run."""
+        return {name: cursor.drawn for name, cursor in self.order.cursors(samples).items()}
 
     def epochs(self, samples: int) -> dict[str, float]:
         """How often the first `samples` of the run go through each source."""
-        return self.order.epochs(samples)
+        drawn = self.tokens_by_source(samples)
+        return {size.name: drawn[size.name] / size.tokens for size in self.describe()}
 
     def describe(self) -> list[SourceSize]:
         """What there is to read, source by source."""
-        rows = zip(self.sources, self.streams, self.order.windows, strict=True)
         return [
-            SourceSize(source.name, stream.token_count, stream.document_count, windows)
-            for source, stream, windows in rows
+            SourceSize(source.name, stream.token_count, stream.document_count, len(stream.datasets))
+            for source, stream in zip(self.sources, self.streams, strict=True)
         ]
 
 
@@ -136,19 +171,20 @@ def open_mixture(
     vocabulary_size: int,
     split: Split = "training",
     total_samples: int | None = None,
-    remote: RemoteReading | None = None,
+    stages: Sequence[StageSpan] | None = None,
 ) -> OpenMixture:
     """Open the datasets of a mixture's training or validation split.
 
     Args:
         tokenizer_fingerprint: `Phi4Tokenizer.fingerprint` of the model's vocabulary.
         total_samples: length of the run, which weights without a small common denominator need to come out exactly.
-        remote: how datasets in object storage are read.
+        stages: of a run that has several (`lay_out_stages`); default: one, of `sequence_length` and `total_samples`.
 
     Raises:
         InputError: a dataset is missing, damaged, or tokenised with another vocabulary; a source is too small for one
             sample; nothing belongs to this split.
     """
+    check_sources(mixture.sources)
     chosen = [source for source in mixture.sources if paths_of(source, split)]
     if split == "training" and len(chosen) < len(mixture.sources):
         empty = next(source for source in mixture.sources if not source.paths)
@@ -159,19 +195,22 @@ def open_mixture(
         {source.name: paths_of(source, split) for source in chosen},
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocabulary_size=vocabulary_size,
-        remote=remote,
+        remote=mixture.remote,
     )
-    check_sources(chosen)
-    order = MixtureOrder(
-        [source.name for source in chosen],
-        [source.weight for source in chosen],
-        token_counts=[stream.token_count for stream in streams],
-        sequence_length=sequence_length,
-        seed=seed,
-        split=split,
-        total_samples=total_samples,
-    )
-    return OpenMixture(mixture, chosen, streams, order, vocabulary_size=vocabulary_size)
+    spans = stages or (single_stage(chosen, sequence_length=sequence_length, samples=total_samples),)
+    order = _order(mixture, streams, spans, seed=seed, split=split)
+    reader = TokenReader(streams)
+    return OpenMixture(mixture, chosen, streams, reader, order, spans=spans, vocabulary_size=vocabulary_size)
+
+
+def _order(
+    mixture: Mixture, streams: Sequence[TokenStream], spans: Sequence[StageSpan], *, seed: int, split: Split
+) -> SampleOrder:
+    """The order that the mixture names; held-out data has no run to continue, and is always read in the keyed one."""
+    if mixture.order == "megatron" and split == "training":
+        return legacy_run(streams, spans, seed=seed, split=split, document_split=mixture.document_split)
+    sources = [SourceTokens(stream.name, stream.token_count) for stream in streams]
+    return RunOrder(spans, sources, seed=seed, split=split)
 
 
 def paths_of(source: Source, split: Split) -> tuple[str, ...]:

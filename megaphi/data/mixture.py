@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from megaphi.data.remote import RemoteReading
 from megaphi.errors import InputError
 
 Split = Literal["training", "validation"]
@@ -69,12 +70,16 @@ class Mixture:
     """One after the other; empty is one stage with the sources' weights. Every source goes on where it stopped."""
     order: Literal["keyed", "megatron"] = "keyed"
     """keyed: nothing is built. megatron: the order of Megatron-LM's builders, to continue a run started there."""
+    document_split: str | None = None
+    """With order=megatron: Megatron-LM's --split (such as 969,30,1), if its splits shared their datasets."""
     isolate_documents: bool = False
     """Attend within documents only."""
     reset_positions: bool = False
     """Count positions from 0 in every document."""
     mask_document_ends: bool = False
     """Do not train on what follows the last token of a document: the beginning of an unrelated one."""
+    remote: RemoteReading = field(default_factory=RemoteReading)
+    """Reading from object storage, for sources whose paths are URLs."""
 
 
 def check_sources(sources: Sequence[Source]) -> None:

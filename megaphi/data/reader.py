@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi import _C  # pyright: ignore[reportAttributeAccessIssue]
+from megaphi.data.compiled import compiled
 from megaphi.data.indexed_dataset import CODE_OF_DTYPE
 from megaphi.data.streams import TokenStream
 from megaphi.data.token_files import LocalTokens, Pieces, explain_read_failure
@@ -49,6 +49,11 @@ class TokenReader:
         self._begin_D = self._end_D - counts_D
         self._size_S = np.array([stream.token_count for stream in streams], dtype=np.int64)
         self._first_S = np.cumsum(self._size_S) - self._size_S
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether any dataset is in object storage."""
+        return any(not isinstance(dataset.files.data, LocalTokens) for dataset in self.datasets)
 
     def windows(self, source_B: ArrayLike, start_token_B: ArrayLike, count: int) -> Runs:
         """Rows of `count` tokens as runs: row b begins at token `start_token_B[b]` of source `source_B[b]`."""
@@ -87,7 +92,7 @@ class TokenReader:
         """
         with self._pieces(runs) as (pieces, code_F):
             width_P = self._itemsize_D[runs.dataset_N[pieces.run_P]]
-            tokens, failure = _C.gather_tokens(
+            tokens, failure = compiled().gather_tokens(
                 pieces.descriptors,
                 code_F,
                 runs.row_N[pieces.run_P],
@@ -115,7 +120,7 @@ class TokenReader:
             dataset.files.index.check_size()
             size = dataset.files.data.size
             indices.append((dataset.sequence_pointers, dataset.document_indices, size, dataset.dtype.itemsize))
-        ids, failure = _C.document_ids(
+        ids, failure = compiled().document_ids(
             indices, runs.row_N, index_N, runs.start_N, runs.count_N, rows=rows, columns=count
         )
         if failure is not None:

@@ -6,9 +6,11 @@ the last stage may leave its length open and takes what is left of the run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megaphi.data.mixture import Mixture, Stage
+from megaphi.data.blend import ENDLESS
+from megaphi.data.mixture import Mixture, Source, Stage
 from megaphi.errors import InputError, did_you_mean
 
 
@@ -76,6 +78,21 @@ def lay_out_stages(
             f" mixture.stages.{stages[-1].name}.tokens open (none) to let the last stage fill the run"
         )
     return tuple(spans)
+
+
+def single_stage(sources: Sequence[Source], *, sequence_length: int, samples: int | None = None) -> StageSpan:
+    """All sources with their own weights in steps of one sample, for `samples` of them or without end."""
+    return StageSpan(
+        name="all",
+        sources=tuple(source.name for source in sources),
+        weights=tuple(source.weight for source in sources),
+        sequence_length=sequence_length,
+        global_batch=1,
+        micro_batch=1,
+        first_step=0,
+        end_step=ENDLESS if samples is None else samples,
+        first_sample=0,
+    )
 
 
 def _end_of(stage: Stage, first_step: int, steps: int, *, tokens_per_step: int, is_last: bool) -> int:

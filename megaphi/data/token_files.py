@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi import _C  # pyright: ignore[reportAttributeAccessIssue]
+from megaphi.data.compiled import compiled
 from megaphi.errors import InputError
 from megaphi.files import read_json
 
@@ -179,8 +179,8 @@ def explain_open_error(name: str, error: OSError) -> str:
 
 
 def read_pieces(pieces: Pieces, out: NDArray[np.uint8]) -> tuple[str, int, int, int] | None:
-    """Fill `out` with the bytes of all pieces; None, or what failed (see `_C.read_runs`)."""
-    return _C.read_runs(pieces.descriptors, pieces.file_P, pieces.offset_P, pieces.bytes_P, out)
+    """Fill `out` with the bytes of all pieces; None, or what failed (see `compiled().read_runs`)."""
+    return compiled().read_runs(pieces.descriptors, pieces.file_P, pieces.offset_P, pieces.bytes_P, out)
 
 
 def explain_read_failure(name: str, kind: str, *, byte: int, value: int) -> str:

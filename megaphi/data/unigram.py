@@ -29,12 +29,14 @@ def token_counts(stream: TokenStream, *, vocabulary_size: int) -> NDArray[np.int
 def weighted_token_counts(mixture: OpenMixture, *, vocabulary_size: int) -> NDArray[np.float64]:
     """Expected count of each id in as many tokens of the mixture as its sources hold together: float64 [V].
 
-    count(v) = N sum_i share_i n_i(v) / N_i for sources of N_i tokens, n_i(v) of them v, and N = sum_i N_i.
+    count(v) = N sum_i share_i n_i(v) / N_i for sources of N_i tokens, n_i(v) of them v, which the run draws with
+    share_i, and N = sum_i N_i.
     """
     total = sum(stream.token_count for stream in mixture.streams)
+    drawn = mixture.tokens_by_source(mixture.order.end_sample)
     counts_V = np.zeros(vocabulary_size)
-    for share, stream in zip(mixture.order.blend.shares, mixture.streams, strict=True):
-        counts_V += float(share) * token_counts(stream, vocabulary_size=vocabulary_size) / stream.token_count
+    for source, stream in zip(mixture.sources, mixture.streams, strict=True):
+        counts_V += drawn[source.name] / sum(drawn.values()) * token_counts(stream, vocabulary_size=vocabulary_size) / stream.token_count
     return counts_V * total
 
 

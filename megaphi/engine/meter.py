@@ -13,8 +13,8 @@ class Meter:
     """Call `step` once after each optimizer step, and `restart` after what is not training (validation, saving)."""
 
     def __init__(self, run: RunConfig, world: World) -> None:
-        per_token = flops_per_token(run.model, sequence_length=run.batch.sequence_length)
-        self._flops_per_token_and_device = per_token / world.size
+        self._model = run.model
+        self._devices = world.size
         self._peak = PEAK_BF16_FLOPS.get(world.device_name)
         self._since = time.perf_counter()
 
@@ -22,11 +22,12 @@ class Meter:
         """Do not count the time since the last step."""
         self._since = time.perf_counter()
 
-    def step(self, tokens: int) -> dict[str, float]:
+    def step(self, tokens: int, *, sequence_length: int) -> dict[str, float]:
         """Seconds and rates of the step that has just ended; `mfu` on a device whose peak is known."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
-        flops = tokens / seconds * self._flops_per_token_and_device
+        per_token = flops_per_token(self._model, sequence_length=sequence_length)
+        flops = tokens / seconds * per_token / self._devices
         measured = {
             "seconds": round(seconds, 6),
             "tokens_per_second": round(tokens / seconds, 3),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from megaphi.data.mixture import Mixture
+from megaphi.data.stages import StageSpan, lay_out_stages
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
@@ -38,6 +39,10 @@ class Progress:
     """Continue from checkpoints/latest where there is one."""
     initial_checkpoint: str | None = None
     """Start a new run from this checkpoint's weights (no optimizer state, step 0)."""
+    continue_sources: bool = False
+    """With initial_checkpoint: sources of the same name and content go on where that run stopped reading them."""
+    accept_changed_data: bool = False
+    """Resume although data or seed are others than before; a source that changed begins an epoch of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,14 +135,45 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     )
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
     _check_progress(run.run)
+    _check_stages(run, layout)
     _check_validation(run, layout)
     _check_optimizer(run.optimizer, steps=run.run.steps)
     _check_kernels(run)
+    if run.mixture.reset_positions and not run.mixture.isolate_documents:
+        raise InputError(
+            "mixture.reset_positions=true needs mixture.isolate_documents=true: rotary positions are relative, so they"
+            " only matter between tokens that attend to each other"
+        )
+    if run.run.continue_sources and run.run.initial_checkpoint is None:
+        raise InputError("run.continue_sources=true needs run.initial_checkpoint, the run whose sources go on")
     if layout.context > 1 and run.mixture.isolate_documents:
         raise InputError(
             "mixture.isolate_documents=true is not available with layout.context > 1: turn one of them off"
         )
     return replace(run, layout=layout)
+
+
+def stages_of(run: RunConfig) -> tuple[StageSpan, ...]:
+    """The run's stages, laid out in steps and samples."""
+    return lay_out_stages(
+        run.mixture,
+        steps=run.run.steps,
+        sequence_length=run.batch.sequence_length,
+        global_batch=run.batch.global_batch,
+        micro_batch=run.batch.micro_batch,
+    )
+
+
+def _check_stages(run: RunConfig, layout: ParallelLayout) -> None:
+    """Every stage must fit the layout as the batch shape of the run does."""
+    for span in stages_of(run) if run.mixture.stages else ():
+        try:
+            layout.check_sequence(span.sequence_length)
+            layout.check_batch(global_batch=span.global_batch, micro_batch=span.micro_batch)
+        except InputError as error:
+            raise InputError(f"stage {span.name!r} of the mixture: {error}") from None
+    if run.mixture.stages and run.mixture.order == "megatron":
+        raise InputError("mixture.order=megatron knows no stages: take mixture.stages out, or use mixture.order=keyed")
 
 
 def _check_kernels(run: RunConfig) -> None:

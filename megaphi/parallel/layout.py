@@ -110,9 +110,9 @@ class ParallelLayout:
         if layers % stages:
             what = "layout.pipeline" if self.virtual_pipeline == 1 else "layout.pipeline x layout.virtual_pipeline"
             raise InputError(_does_not_divide(what, stages, "model.layers", layers))
-        self._check_sequence(sequence_length)
+        self.check_sequence(sequence_length)
 
-    def _check_sequence(self, sequence_length: int) -> None:
+    def check_sequence(self, sequence_length: int) -> None:
         if self.context > 1 and sequence_length % (2 * self.context):
             raise InputError(
                 f"batch.sequence_length={sequence_length} cannot be cut into two chunks for each of "

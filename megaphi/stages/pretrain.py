@@ -5,8 +5,9 @@ from __future__ import annotations
 from megaphi.data.loader import OpenMixture, open_mixture
 from megaphi.data.mixture import Split
 from megaphi.engine.checkpoint import agreed
-from megaphi.engine.loop import RunData, RunResult, training_loop
-from megaphi.engine.run_config import RunConfig
+from megaphi.engine.loop import RunResult, training_loop
+from megaphi.engine.resume import RunData
+from megaphi.engine.run_config import RunConfig, stages_of
 from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.model.arithmetic import explain_utilisation
@@ -41,14 +42,14 @@ def open_split(run: RunConfig, split: Split) -> OpenMixture:
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocabulary_size=run.model.vocabulary,
         split=split,
-        total_samples=run.run.steps * run.batch.global_batch if split == "training" else None,
+        stages=stages_of(run) if split == "training" else None,
     )
 
 
 def _introduce(run: RunConfig, world: World, data: RunData) -> None:
     logger.info("%s: %s parameters on %s", run.recipe, f"{run.model.parameters:,}", run.layout)
     logger.info("%d x %s. %s", world.size, world.device_name, explain_utilisation(world.device_name))
-    epochs = data.training.epochs(run.run.steps * run.batch.global_batch)
+    epochs = data.training.epochs(stages_of(run)[-1].end_sample)
     for source in data.training.describe():
         logger.info(
             "  %-12s %15s tokens, %.2f epochs in this run", source.name, f"{source.tokens:,}", epochs[source.name]

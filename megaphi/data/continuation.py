@@ -1,0 +1,107 @@
+"""From a checkpoint's ledger to the place where its run goes on, with the mixture as it is now.
+
+Nothing changed: the plan is counted from where it was counted before, so the next sample is the one that would have
+followed. The plan was edited (weights, sources, stages, batch size): it begins anew at this step, and every source goes
+on where it stopped; a new one begins, and one taken out keeps its place for the day it comes back. The data changed:
+refused, unless the user accepts it; a changed source then begins an epoch that nobody has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megaphi.data.ledger import Cursor, Ledger, Origin, SourceRecord, changed_data
+from megaphi.data.loader import OpenMixture
+from megaphi.data.order import ORDER_VERSION
+from megaphi.errors import InputError
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Where to count from, where the sources stand there, and what to tell the user."""
+
+    origin: Origin
+    cursors: dict[str, Cursor]
+    former: tuple[SourceRecord, ...]
+    """Sources that are no longer in the mixture."""
+    notes: tuple[str, ...] = ()
+
+
+def continue_run(
+    ledger: Ledger, mixture: OpenMixture, *, position: Origin, accept_changed_data: bool, where: str
+) -> Continuation:
+    """How `mixture`, freshly opened, goes on at `position` of the run that `ledger` belongs to.
+
+    Raises:
+        InputError: a source does not hold what it held, or the seed or the kind of order differ, and that was not
+            accepted; or a run in Megatron's order was edited.
+    """
+    changes = _changes(ledger, mixture)
+    if changes and not accept_changed_data:
+        listed = "; ".join(f"source {name!r}: {what}" if name else what for name, what in changes.items())
+        raise InputError(
+            f"the data is not what {where} was trained on: {listed}. Put it back, or set run.accept_changed_data=true:"
+            " sources that changed then begin an epoch of their own, the others go on where they stopped"
+        )
+    names = {source.name for source in mixture.sources}
+    former = tuple(record for record in ledger.sources if record.name not in names)
+    if not changes:
+        cursors = {record.name: record.at_origin for record in ledger.sources}
+        same = mixture.at(ledger.origin, cursors).order
+        if same.position_at(position.step) == position and same.begun(position.sample) == ledger.segments:
+            return Continuation(ledger.origin, cursors, former)
+    if mixture.order.kind == "megatron":
+        raise InputError(
+            f"the mixture, its weights or the batch size differ from those of {where}, and Megatron's order can only be"
+            " continued unchanged: put them back, or set mixture.order=keyed in a new run.folder"
+        )
+    everything = "" in changes
+    cursors = {
+        record.name: record.now.restarted() if everything or record.name in changes else record.now
+        for record in ledger.sources
+    }
+    return Continuation(position, cursors, former, tuple(_notes(mixture, cursors, set(changes), step=position.step)))
+
+
+def warm_start(ledger: Ledger, mixture: OpenMixture) -> Continuation:
+    """A new run whose sources go on where those of an earlier run stopped, as far as they are the same."""
+    names = {source.name for source in mixture.sources}
+    now = mixture.datasets()
+    cursors = {}
+    for record in ledger.sources:
+        same = record.name in now and changed_data(record.datasets, now[record.name]) is None
+        cursors[record.name] = record.now if same else record.now.restarted()
+    former = tuple(record for record in ledger.sources if record.name not in names)
+    return Continuation(Origin(), cursors, former, tuple(_notes(mixture, cursors, set(), step=0)))
+
+
+def _changes(ledger: Ledger, mixture: OpenMixture) -> dict[str, str]:
+    """Source name -> what is different; under "" what concerns all of them."""
+    order = mixture.order
+    if (ledger.order, ledger.order_version) != (order.kind, ORDER_VERSION):
+        raise InputError(
+            f"this run reads its data in the order {ledger.order!r}, version {ledger.order_version}; the configuration"
+            f" and this program use {order.kind!r}, version {ORDER_VERSION}"
+        )
+    changes = {}
+    if ledger.seed != order.seed:
+        changes[""] = f"seed was {ledger.seed} and is {order.seed}"
+    now = mixture.datasets()
+    for record in ledger.sources:
+        what = changed_data(record.datasets, now[record.name]) if record.name in now else None
+        if what is not None:
+            changes[record.name] = what
+    return changes
+
+
+def _notes(mixture: OpenMixture, cursors: dict[str, Cursor], changed: set[str], *, step: int) -> list[str]:
+    notes = [f"the mixture was edited: from step {step} on it is read by the new plan"]
+    for source in mixture.describe():
+        cursor = cursors.get(source.name)
+        if cursor is None:
+            notes.append(f"source {source.name} is new: it begins")
+        elif source.name in changed or "" in changed:
+            notes.append(f"source {source.name} has changed: it begins epoch {cursor.first_epoch}")
+        else:
+            notes.append(f"source {source.name} goes on: {cursor.drawn:,} tokens, {cursor.drawn / source.tokens:.2f} epochs")
+    return notes

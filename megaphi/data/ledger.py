@@ -1,0 +1,153 @@
+"""What a run has read of every source, as it stands in every checkpoint, and what has changed since.
+
+A source is cut into blocks; an epoch is one pass over its blocks in a shuffled order. A `Cursor` says how far that pass
+has come, so a run goes on at the next token whatever its stage, its weights or its batch size are from then on. The
+ledger also holds what each source consisted of: a source whose files are no longer the same has no place to go on at,
+and the message names the file that differs. Paths are not compared: data may move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from megaphi.config import from_plain, to_plain
+from megaphi.errors import InputError
+
+LEDGER_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cursor:
+    """How far one source has been read."""
+
+    block_tokens: int
+    """Tokens of a block, the unit that is shuffled; 0 before the source is cut (again)."""
+    blocks: int
+    """Blocks of an epoch."""
+    first_epoch: int
+    """Number of the epoch in which the present pass over the blocks began."""
+    tokens: int
+    """Consumed since then, whole samples."""
+    drawn: int
+    """Tokens that training took from the source since the run began."""
+
+    @property
+    def next_epoch(self) -> int:
+        """The first epoch of which nothing has been read."""
+        tokens_per_epoch = self.block_tokens * self.blocks
+        return self.first_epoch + (-(-self.tokens // tokens_per_epoch) if tokens_per_epoch else 0)
+
+    def fits(self, *, sequence_length: int, token_count: int) -> bool:
+        """Whether samples of this length can be cut from what is left of the present blocks."""
+        cut = self.block_tokens
+        return cut > 0 and cut % sequence_length == 0 and self.blocks == token_count // cut
+
+    def restarted(self) -> Cursor:
+        """The cursor before the first block of an epoch that nobody has seen."""
+        return replace(self, block_tokens=0, blocks=0, first_epoch=self.next_epoch, tokens=0)
+
+
+UNREAD = Cursor(block_tokens=0, blocks=0, first_epoch=0, tokens=0, drawn=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetRecord:
+    """One dataset of a source."""
+
+    name: str
+    """Its prefix, to name it in messages."""
+    tokens: int
+    documents: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceRecord:
+    """A source, what it consists of, and how far it has been read."""
+
+    name: str
+    datasets: tuple[DatasetRecord, ...]
+    at_origin: Cursor
+    """Where the source stood when the present plan began."""
+    now: Cursor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentRecord:
+    """All that decides which samples a stage takes, and in which order."""
+
+    first_sample: int
+    sequence_length: int
+    sources: tuple[str, ...]
+    shares: tuple[str, ...]
+    """Exact fractions."""
+    horizon: int | None
+    """Length that the blend was made for, where its placements depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """The point of the run from which its samples are counted by the present plan."""
+
+    step: int = 0
+    sample: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ledger:
+    """The state of a run's data: with the number of its next sample, all there is to know."""
+
+    order: str
+    """keyed or megatron."""
+    order_version: int
+    seed: int
+    origin: Origin
+    segments: tuple[SegmentRecord, ...]
+    """Stages begun since the origin."""
+    sources: tuple[SourceRecord, ...]
+    """Those of the mixture, then those that it held once."""
+    version: int = LEDGER_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written into a checkpoint's state."""
+        return to_plain(self)
+
+
+def read_ledger(state: dict[str, Any], *, where: str) -> Ledger:
+    """The ledger in a checkpoint's state; `where` names the checkpoint in errors."""
+    found = state.get("ledger")
+    if found is None:
+        raise InputError(
+            f"{where} has no data ledger (an older version of megaphi wrote it), so its place in the data is not known."
+            f" Start a new run.folder with run.initial_checkpoint={where} to train its weights on"
+        )
+    if not isinstance(found, dict) or found.get("version") != LEDGER_VERSION:
+        version = found.get("version") if isinstance(found, dict) else None
+        raise InputError(f"{where} has a data ledger of version {version}; this program reads version {LEDGER_VERSION}")
+    return from_plain(Ledger, found, where=f"{where}: ledger")
+
+
+def changed_data(before: Sequence[DatasetRecord], now: Sequence[DatasetRecord]) -> str | None:
+    """What is different about a source's datasets, in words; None if they are the same in the same order."""
+    old, new = [dataset.fingerprint for dataset in before], [dataset.fingerprint for dataset in now]
+    if old == new:
+        return None
+    if sorted(old) == sorted(new):
+        return "its datasets are in another order: " + ", ".join(dataset.name for dataset in now)
+    by_name = {dataset.name: dataset for dataset in before}
+    changes = [_change(by_name.get(dataset.name), dataset) for dataset in now if dataset.fingerprint not in old]
+    names = {dataset.name for dataset in now}
+    gone = [item for item in before if item.fingerprint not in new and item.name not in names]
+    changes += [f"{dataset.name} is missing ({dataset.tokens:,} tokens)" for dataset in gone]
+    return "; ".join(changes) or "a dataset occurs another number of times"
+
+
+def _change(before: DatasetRecord | None, now: DatasetRecord) -> str:
+    if before is None:
+        return f"{now.name} is new ({now.tokens:,} tokens)"
+    if before.tokens != now.tokens:
+        return f"{now.name} had {before.tokens:,} tokens and has {now.tokens:,}"
+    return f"{now.name} has other contents (fingerprint {before.fingerprint[:12]}, now {now.fingerprint[:12]})"
