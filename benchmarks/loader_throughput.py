@@ -30,7 +30,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from megaphi.data.dali_loader import dali_steps
-from megaphi.data.indexed_dataset import IndexedDatasetWriter
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import OpenMixture, batch_sample_numbers, open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.data.prefetch import prefetch
@@ -131,7 +131,6 @@ def open_ours(folder: Path, *, sequence_length: int) -> OpenMixture:
         seed=1,
         tokenizer_fingerprint="random",
         vocabulary_size=VOCABULARY,
-        end_of_text=END,
     )
 
 

@@ -46,6 +46,7 @@ def megaphi(corpus: Corpus, cache: Path) -> Report:
     """Ours, through the public functions of `megaphi.data.loader`; the cache folder stays empty."""
     from megaphi.data.loader import batch_sample_numbers, open_mixture
     from megaphi.data.mixture import Mixture, Source
+    from megaphi.data.run_order import RunOrder
 
     report: Report = {"import_s": seconds_since_start()}
     rows = zip(corpus.names, corpus.weights, corpus.paths, strict=True)
@@ -59,12 +60,12 @@ def megaphi(corpus: Corpus, cache: Path) -> Report:
             seed=SEED,
             tokenizer_fingerprint=TOKENIZER,
             vocabulary_size=corpus.vocabulary_size,
-            end_of_text=END_OF_TEXT,
             total_samples=corpus.total_samples,
         )
         numbers = batch_sample_numbers(0, global_batch=corpus.global_batch, replica=0, replicas=1, micro_batch=1)
         batch = opened.batch(numbers[0])
     assert batch.tokens_BS.shape == (1, corpus.sequence_length)
+    assert isinstance(opened.order, RunOrder)
     report["lookup_us"] = per_sample(opened.order.locate, total_samples=corpus.total_samples)
     return report
 

@@ -103,5 +103,7 @@ def _notes(mixture: OpenMixture, cursors: dict[str, Cursor], changed: set[str], 
         elif source.name in changed or "" in changed:
             notes.append(f"source {source.name} has changed: it begins epoch {cursor.first_epoch}")
         else:
-            notes.append(f"source {source.name} goes on: {cursor.drawn:,} tokens, {cursor.drawn / source.tokens:.2f} epochs")
+            notes.append(
+                f"source {source.name} goes on: {cursor.drawn:,} tokens, {cursor.drawn / source.tokens:.2f} epochs"
+            )
     return notes

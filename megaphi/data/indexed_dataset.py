@@ -16,12 +16,13 @@ import hashlib
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from megaphi.data.token_files import DatasetFiles, explain_read_failure, open_local_files, read_pieces, with_ending
+from megaphi.data.token_files import DatasetFiles, explain_read_failure, open_local_files, read_pieces
 from megaphi.errors import InputError
 
 MAGIC = b"MMIDIDX\x00\x00"

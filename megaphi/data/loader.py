@@ -82,7 +82,9 @@ class OpenMixture:
             labels_BS=np.ascontiguousarray(window_BT[:, 1:]),
             loss_mask_BS=loss_mask_BS,
             document_ids_BS=documents_BS if mixture.isolate_documents else None,
-            positions_BS=None if documents_BS is None or not mixture.reset_positions else document_positions(documents_BS),
+            positions_BS=None
+            if documents_BS is None or not mixture.reset_positions
+            else document_positions(documents_BS),
             sample_numbers_B=numbers_B,
         )
 
@@ -92,9 +94,7 @@ class OpenMixture:
             runs, _ = self.order.runs(np.array(sample_numbers, dtype=np.int64), self._reader)
             self._reader.prepare(runs)
 
-    def at(
-        self, origin: Origin, cursors: Mapping[str, Cursor], *, former: Sequence[SourceRecord] = ()
-    ) -> OpenMixture:
+    def at(self, origin: Origin, cursors: Mapping[str, Cursor], *, former: Sequence[SourceRecord] = ()) -> OpenMixture:
         """The same data, its samples counted from `origin`, where its sources stand at `cursors`."""
         order = self.order
         if isinstance(order, RunOrder):

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.data.indexed_dataset import HEADER, IndexedDataset, with_ending
+from megaphi.data.indexed_dataset import HEADER, IndexedDataset
 from megaphi.data.indexed_dataset_writer import CHUNK, description_bytes, put_in_place, temporary_file, write_index
+from megaphi.data.token_files import with_ending
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
 from megaphi.log import progress_bar

@@ -155,7 +155,9 @@ class RunOrder:
         """Places of B sample numbers (one dimension), and their sequence length, which must be one and the same."""
         numbers_B = np.asarray(sample_numbers, dtype=np.int64)
         if numbers_B.size and numbers_B.min() < self.origin.sample:
-            raise ValueError(f"sample {numbers_B.min()} lies before sample {self.origin.sample}, where this plan begins")
+            raise ValueError(
+                f"sample {numbers_B.min()} lies before sample {self.origin.sample}, where this plan begins"
+            )
         segment_B = np.searchsorted(self._first_samples, numbers_B, side="right") - 1
         chosen = np.unique(segment_B).tolist() or [0]
         lengths = {self.segments[index].span.sequence_length for index in chosen}

@@ -19,8 +19,9 @@ from typing import Any
 
 from megaphi.data.documents import Piece, find_files, plan_pieces
 from megaphi.data.fill_in_the_middle import FillInTheMiddle
-from megaphi.data.indexed_dataset import IndexedDataset, with_ending
+from megaphi.data.indexed_dataset import IndexedDataset
 from megaphi.data.order import ORDER_VERSION
+from megaphi.data.token_files import with_ending
 from megaphi.errors import InputError
 from megaphi.files import sha256_of
 from megaphi.tokenizer.phi4 import Phi4Tokenizer

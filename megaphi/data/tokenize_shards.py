@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from megaphi.data.documents import Piece, read_piece
 from megaphi.data.fill_in_the_middle import rearrange
-from megaphi.data.indexed_dataset import IndexedDataset, best_dtype, with_ending
+from megaphi.data.indexed_dataset import IndexedDataset, best_dtype
 from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.text_encoders import (
     SPOT_CHECK_EVERY,
@@ -35,6 +35,7 @@ from megaphi.data.text_encoders import (
     open_encoder,
     spot_check,
 )
+from megaphi.data.token_files import with_ending
 from megaphi.data.tokenize_plan import Shard, TokenizeSettings
 from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar

@@ -36,7 +36,12 @@ def weighted_token_counts(mixture: OpenMixture, *, vocabulary_size: int) -> NDAr
     drawn = mixture.tokens_by_source(mixture.order.end_sample)
     counts_V = np.zeros(vocabulary_size)
     for source, stream in zip(mixture.sources, mixture.streams, strict=True):
-        counts_V += drawn[source.name] / sum(drawn.values()) * token_counts(stream, vocabulary_size=vocabulary_size) / stream.token_count
+        counts_V += (
+            drawn[source.name]
+            / sum(drawn.values())
+            * token_counts(stream, vocabulary_size=vocabulary_size)
+            / stream.token_count
+        )
     return counts_V * total
 
 

@@ -135,9 +135,7 @@ def share_of_replica(world: World, *, samples: int, micro_batch: int) -> NDArray
 def validation_loss(model: TrainingModel, mixture: OpenMixture) -> float:
     """Mean cross-entropy over the same `run.validation_samples` held-out samples each time."""
     run = model.run
-    numbers_MB = share_of_replica(
-        model.world, samples=run.run.validation_samples, micro_batch=run.batch.micro_batch
-    )
+    numbers_MB = share_of_replica(model.world, samples=run.run.validation_samples, micro_batch=run.batch.micro_batch)
     return evaluate(model, [mixture.batch(numbers_B) for numbers_B in numbers_MB])
 
 

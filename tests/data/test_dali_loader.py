@@ -15,7 +15,7 @@ import pytest
 
 from megaphi.data.batch import Batch
 from megaphi.data.dali_loader import dali_steps
-from megaphi.data.indexed_dataset import IndexedDatasetWriter
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import batch_sample_numbers, open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.data.prefetch import prefetch
@@ -47,7 +47,6 @@ def open_in(folder, *, isolate_documents=True, vocabulary_size=VOCABULARY):
         seed=7,
         tokenizer_fingerprint="ours",
         vocabulary_size=vocabulary_size,
-        end_of_text=END,
     )
 
 

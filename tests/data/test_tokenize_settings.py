@@ -1,4 +1,4 @@
-"""What else `megaphi tokenize` can be told: fill in the middle, a plan to look at; and what damage and full disks do."""
+"""What else `megaphi tokenize` can be told: fill in the middle, a plan to look at; what damage and full disks do."""
 
 from __future__ import annotations
 
