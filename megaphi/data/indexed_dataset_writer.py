@@ -8,6 +8,7 @@ so the lengths are read twice, and for a thousand million documents no array is 
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import tempfile
@@ -184,7 +185,8 @@ def put_in_place(prefix: Path, *, data: IO[bytes], index: IO[bytes], description
             file.flush()
             os.fsync(file.fileno())
             file.close()
-    final[".idx"].unlink(missing_ok=True)  # never an old index beside new tokens
+    if not _is_same(index.name, final[".idx"]):
+        final[".idx"].unlink(missing_ok=True)  # never an old index beside new tokens
     os.replace(data.name, final[".bin"])
     if description_file is None:
         final[".json"].unlink(missing_ok=True)
@@ -193,6 +195,14 @@ def put_in_place(prefix: Path, *, data: IO[bytes], index: IO[bytes], description
     sync_folder(prefix.parent)  # a power cut must not keep the index without the tokens
     os.replace(index.name, final[".idx"])
     sync_folder(prefix.parent)
+
+
+def _is_same(path: str, other: Path) -> bool:
+    """Whether two files hold the same bytes; an index that does may stay while its tokens are replaced."""
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except FileNotFoundError:
+        return False
 
 
 def _read_lengths(file: IO[bytes]) -> Iterator[NDArray[Any]]:

@@ -8,8 +8,9 @@ first.
 What is relied on in a file system that several machines share: rename is atomic; what was written and closed, or
 renamed, is seen by who opens or lists the folder afterwards (close-to-open, as NFS gives). Locks (flock) spare work,
 never guard the result: members hold PREFIX.parts/lock together, a lone run holds it alone, the joiner holds
-PREFIX.parts/join. The kernel drops them with the process, however it ends. Where locks do not reach other machines, two
-members might join at once: both write the same bytes under names of their own and rename them.
+PREFIX.parts/join. The kernel drops them with the process, however it ends. Where the file system has none, two members
+might join at once: both write the same bytes under names of their own and rename them, and the shards stay until a
+lone run, or the user, removes them.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _tokenize(
     if was_there:
         logger.info("%s is up to date: kept as it is", plan.output)
         meeting.wait_for_all()
-        _remove_leftovers(plan)
+        _remove_leftovers(plan, alone=member.is_alone)
         return _summary(plan, began, reused=True, joined=True)
     with _hold_parts(plan, alone=member.is_alone):
         if not is_up_to_date(plan):  # another member may have joined meanwhile, and removed all shards
@@ -163,7 +164,7 @@ def _tokenize(
             with _unless_joined(plan):
                 missing = _join_when_complete(plan, processes=processes, show_progress=show_progress)
     if joined := is_up_to_date(plan):
-        _remove_leftovers(plan)
+        _remove_leftovers(plan, alone=member.is_alone)
     return _summary(plan, began, resumed=resumed, joined=joined, missing=missing)
 
 
@@ -192,12 +193,11 @@ def _join_when_complete(plan: TokenizePlan, *, processes: int, show_progress: bo
     if missing := missing_shards(plan.distinct_shards):
         return 0 if is_up_to_date(plan) else len(missing)
     with _lock(plan.parts_folder / "join", exclusive=True) as held:
-        if not held or is_up_to_date(plan):
+        if held is False or is_up_to_date(plan):
             return 0
         if damaged := damaged_shards(plan.distinct_shards):
             tokenize_missing(damaged, plan.settings, processes=processes, show_progress=show_progress)
         join_shards(plan, show_progress=show_progress)
-        shutil.rmtree(plan.parts_folder, ignore_errors=True)  # an NFS client may keep names of open files
     return 0
 
 
@@ -218,35 +218,37 @@ def _hold_parts(plan: TokenizePlan, *, alone: bool) -> Iterator[None]:
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / "lock", exclusive=alone) as held:
-        if not held:
+        if held is False:
             raise InputError(f"another process is writing {plan.output}: wait for it, or stop it")
         yield
 
 
 @contextmanager
-def _lock(path: Path, *, exclusive: bool) -> Iterator[bool]:
-    """Whether the lock could be had, at once; where there are no locks it always can."""
+def _lock(path: Path, *, exclusive: bool) -> Iterator[bool | None]:
+    """Whether the lock could be had, at once; None where the file system has no locks."""
     with explain_write_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    held: bool | None = True
     try:
         fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        held = True
     except BlockingIOError:
         held = False
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        held = True
+        held = None
     try:
         yield held
     finally:
         os.close(handle)
 
 
-def _remove_leftovers(plan: TokenizePlan) -> None:
-    """Shards of a run that was killed after its result was in place, unless somebody works on them."""
+def _remove_leftovers(plan: TokenizePlan, *, alone: bool) -> None:
+    """Shards that are no longer needed, unless somebody works on them, or might where there are no locks to tell."""
     folder = parts_folder_of(plan.output)
     if folder.exists():
         with _lock(folder / "lock", exclusive=True) as held:
-            if held:
-                shutil.rmtree(folder, ignore_errors=True)
+            if held or (held is None and alone):
+                shutil.rmtree(folder, ignore_errors=True)  # an NFS client may keep names of open files
+            elif held is None:
+                logger.info("%s is no longer needed: remove it when all members have ended", folder)

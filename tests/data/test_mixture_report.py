@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megaphi.data.blend import Blend
-from megaphi.data.indexed_dataset import IndexedDatasetWriter
+from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.mixture import Mixture, Share, Source, Stage
 from megaphi.data.mixture_plot import plot_mixture
 from megaphi.data.mixture_report import UniqueTokens, repeats, report_mixture, unique_tokens
