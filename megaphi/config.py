@@ -90,6 +90,8 @@ def _parse(hint: Any, text: str, *, where: str) -> Any:
         return None
     if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] is str and not text.startswith("["):
         return tuple(part for part in text.split(",") if part)
+    if typing.get_origin(hint) is tuple and not text:
+        return ()
     plain = [choice for choice in choices if choice is not type(None)]
     if any(choice is str or typing.get_origin(choice) is typing.Literal for choice in plain):
         return from_plain(hint, text, where=where)

@@ -58,21 +58,19 @@ class OpenMixture:
         self.streams = tuple(streams)
         self.order = order
         self.spans = tuple(spans)
-        self._reader = reader
+        self.reader = reader
         self._vocabulary_size = vocabulary_size
         self._former = tuple(former)
 
     def batch(self, sample_numbers: ArrayLike) -> Batch:
         """The samples of these numbers (one dimension, any order, of one stage): a pure function of them."""
         numbers_B = np.array(sample_numbers, dtype=np.int64)
-        runs, length = self.order.runs(numbers_B, self._reader)
-        window_BT = self._reader.read(
-            runs, rows=len(numbers_B), count=length + 1, vocabulary_size=self._vocabulary_size
-        )
+        runs, length = self.order.runs(numbers_B, self.reader)
+        window_BT = self.reader.read(runs, rows=len(numbers_B), count=length + 1, vocabulary_size=self._vocabulary_size)
         mixture = self.mixture
         documents_BT = None
         if mixture.isolate_documents or mixture.reset_positions or mixture.mask_document_ends:
-            documents_BT = self._reader.document_ids(runs, rows=len(numbers_B), count=length + 1)
+            documents_BT = self.reader.document_ids(runs, rows=len(numbers_B), count=length + 1)
         loss_mask_BS = np.ones((len(numbers_B), length), dtype=np.float32)
         if mixture.mask_document_ends and documents_BT is not None:
             loss_mask_BS[documents_BT[:, 1:] != documents_BT[:, :-1]] = 0
@@ -90,9 +88,9 @@ class OpenMixture:
 
     def prepare(self, sample_numbers: ArrayLike) -> None:
         """These samples will be wanted soon: start to fetch what object storage holds of them."""
-        if self._reader.is_remote:
-            runs, _ = self.order.runs(np.array(sample_numbers, dtype=np.int64), self._reader)
-            self._reader.prepare(runs)
+        if self.reader.is_remote:
+            runs, _ = self.order.runs(np.array(sample_numbers, dtype=np.int64), self.reader)
+            self.reader.prepare(runs)
 
     def at(self, origin: Origin, cursors: Mapping[str, Cursor], *, former: Sequence[SourceRecord] = ()) -> OpenMixture:
         """The same data, its samples counted from `origin`, where its sources stand at `cursors`."""
@@ -105,7 +103,7 @@ class OpenMixture:
             self.mixture,
             self.sources,
             self.streams,
-            self._reader,
+            self.reader,
             order,
             spans=self.spans,
             vocabulary_size=self._vocabulary_size,

@@ -81,7 +81,7 @@ def test_a_token_beyond_the_vocabulary(web):
         file.write(struct.pack("<H", 1_000))
     opened = open_web(web)
     with pytest.raises(InputError) as error:
-        opened.batch(range(opened.order.windows[0]))
+        opened.batch(range(opened.order.segments[0].order.windows[0]))
     assert (
         f"source 'web': {web}.bin holds token 1000 at token 12,345 (byte 24,690), but the model's vocabulary is 1000"
         in str(error.value)
@@ -99,7 +99,7 @@ def test_tokens_that_shrink_while_in_use(web):
     opened, dataset = open_web(web), IndexedDataset(web)
     os.truncate(f"{web}.bin", 50_001)
     with pytest.raises(InputError, match=r"source 'web': .*web\.bin ends at or before byte [\d,]+, but its index"):
-        opened.batch(range(opened.order.windows[0]))
+        opened.batch(range(opened.order.segments[0].order.windows[0]))
     with pytest.raises(InputError, match=r"web\.bin ends at or before byte 59,940, .*changed or cut while in use"):
         dataset.document(1_999 - 1_000)
     with pytest.raises(InputError, match=r"web\.bin ends at or before byte 54,000"):
@@ -126,7 +126,7 @@ def test_pointers_that_do_not_ascend(web):
             file.write(struct.pack("<q", wrong))
     opened = open_web(web, isolate_documents=True)
     with pytest.raises(InputError, match=r"web\.idx is damaged: its pointers do not ascend near sequence (50|70|90)\d"):
-        opened.batch(range(opened.order.windows[0]))
+        opened.batch(range(opened.order.segments[0].order.windows[0]))
     with pytest.raises(InputError, match=r"web\.idx is damaged: document 701 is no part of the \.bin"):
         IndexedDataset(web).document(701)
 
