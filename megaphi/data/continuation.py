@@ -8,7 +8,7 @@ refused, unless the user accepts it; a changed source then begins an epoch that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megaphi.data.ledger import Cursor, Ledger, Origin, SourceRecord, changed_data
 from megaphi.data.loader import OpenMixture
@@ -60,6 +60,7 @@ def continue_run(
         record.name: record.now.restarted() if everything or record.name in changes else record.now
         for record in ledger.sources
     }
+    former = tuple(replace(record, at_origin=record.now) for record in former)
     return Continuation(position, cursors, former, tuple(_notes(mixture, cursors, set(changes), step=position.step)))
 
 
@@ -71,7 +72,7 @@ def warm_start(ledger: Ledger, mixture: OpenMixture) -> Continuation:
     for record in ledger.sources:
         same = record.name in now and changed_data(record.datasets, now[record.name]) is None
         cursors[record.name] = record.now if same else record.now.restarted()
-    former = tuple(record for record in ledger.sources if record.name not in names)
+    former = tuple(replace(item, at_origin=item.now) for item in ledger.sources if item.name not in names)
     return Continuation(Origin(), cursors, former, tuple(_notes(mixture, cursors, set(), step=0)))
 
 

@@ -20,17 +20,19 @@ def pretrain_here(run: RunConfig) -> dict[str, Any]:
     from megaphi.stages.pretrain import pretrain
 
     lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+
+    def keep(record: logging.LogRecord) -> bool:
+        lines.append(record.getMessage())
+        return True
+
+    logger.addFilter(keep)
     message = None
     try:
         pretrain(check(run, world_size=detect().world_size))
     except (InputError, ReportedElsewhere) as error:
         message = str(error)
     finally:
-        logger.removeHandler(handler)
+        logger.removeFilter(keep)
     folder = Path(run.run.folder)
     latest = folder / "checkpoints" / "latest"
     state = None
