@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show_dataset(dataset: IndexedDataset) -> int:
+    dataset.files.index.will_be_read_through()
     lengths = dataset.sequence_lengths
     print(f"dataset      {dataset.prefix}")
     print(f"tokens       {dataset.token_count:,} ({dataset.dtype}, {dataset.token_count * dataset.dtype.itemsize:,} B)")
@@ -77,7 +78,9 @@ def _show_document(dataset: IndexedDataset, number: int, *, vocabulary: int | No
 def _show_checkpoint(reader: CheckpointReader, *, tensors: bool) -> int:
     print(f"checkpoint   {reader.folder}")
     for name, value in reader.state.items():
-        print(f"{name:<12} {_short(value)}")
+        if name != "ledger":
+            print(f"{name:<12} {_short(value)}")
+    _show_ledger(reader.state, str(reader.folder))
     print("model        " + ", ".join(f"{name}={value}" for name, value in reader.config["model"].items()))
     weights = {key: entry for key, entry in reader.tensors.items() if key.startswith("model/")}
     print(f"parameters   {sum(_numel(entry) for entry in weights.values()):,} in {len(weights)} tensors")
@@ -88,6 +91,20 @@ def _show_checkpoint(reader: CheckpointReader, *, tensors: bool) -> int:
             pieces = len(entry["pieces"])
             print(f"  {key:<72} {entry['dtype']:<9} {entry['shape']!s:<22} {pieces} piece{'s'[: pieces > 1]}")
     return 0
+
+
+def _show_ledger(state: dict[str, Any], where: str) -> None:
+    """How far every source has been read."""
+    from megaphi.data.ledger import read_ledger
+
+    if "ledger" not in state:
+        return
+    ledger = read_ledger(state, where=where)
+    print(f"data         {ledger.order} order, seed {ledger.seed}, this plan from step {ledger.origin.step:,} on")
+    for source in ledger.sources:
+        tokens = sum(dataset.tokens for dataset in source.datasets)
+        drawn = source.now.drawn
+        print(f"  {source.name:<14} {drawn:>20,} tokens drawn of {tokens:,}: {drawn / tokens:.3f} epochs")
 
 
 def _short(value: Any) -> str:

@@ -42,7 +42,7 @@ DTYPE_OF_CODE: dict[int, np.dtype[Any]] = {
 CODE_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_CODE.items()}
 
 LONGEST_DOCUMENT = (1 << 31) - 1
-CHECKED_POINTERS = 64
+CHECKED_POINTERS = 16
 """Pointers compared with their neighbours when a dataset is opened: all of a small index, a spread of a large one."""
 FINGERPRINT_BLOCK = 1 << 12
 FINGERPRINT_BLOCKS = 16

@@ -173,6 +173,7 @@ def order_dataset(
     dataset: IndexedDataset, *, name: str, documents: range, sequence_length: int, seed: int, samples: int | None
 ) -> DatasetOrder:
     """The order of a range of documents, for at least `samples` samples, or one epoch: Megatron's `GPTDataset`."""
+    dataset.files.index.will_be_read_through()
     lengths = dataset.sequence_lengths
     tokens = int(lengths[documents.start : documents.stop].sum(dtype=np.int64))
     epochs = 1 if samples is None or tokens == 0 else -(-(samples * sequence_length + 1) // tokens)

@@ -148,9 +148,15 @@ def _merged_description(parts: Sequence[_Part]) -> dict[str, Any] | None:
     }
 
 
+def _read_through(prefix: str | os.PathLike[str]) -> IndexedDataset:
+    dataset = IndexedDataset(prefix)
+    dataset.files.index.will_be_read_through()
+    return dataset
+
+
 def _lengths(parts: Sequence[_Part]) -> Iterator[NDArray[Any]]:
     for part in parts:
-        lengths_N = IndexedDataset(part.prefix).sequence_lengths
+        lengths_N = _read_through(part.prefix).sequence_lengths
         for start in range(0, part.sequences, CHUNK):
             yield lengths_N[start : start + CHUNK]
 
@@ -159,7 +165,7 @@ def _document_indices(parts: Sequence[_Part]) -> Iterator[NDArray[np.int64]]:
     yield np.zeros(1, dtype=np.int64)
     offset = 0
     for part in parts:
-        indices_N = IndexedDataset(part.prefix).document_indices
+        indices_N = _read_through(part.prefix).document_indices
         for start in range(1, part.documents + 1, CHUNK):
             yield indices_N[start : start + CHUNK] + offset
         offset += part.sequences

@@ -113,6 +113,7 @@ class MappedFile:
         try:
             length = os.fstat(descriptor).st_size
             self._map = mmap.mmap(descriptor, length, prot=mmap.PROT_READ) if length else None
+            self._advise("MADV_RANDOM")
         except OSError as error:  # the map's own descriptor, or the address space
             raise InputError(explain_open_error(self.name, error)) from error
         finally:
@@ -120,6 +121,15 @@ class MappedFile:
         self._length = length
         everything = np.empty(0, np.uint8) if self._map is None else np.frombuffer(self._map, np.uint8)
         self.content: NDArray[np.uint8] = everything[:size]
+
+    def _advise(self, name: str) -> None:
+        """What the system should expect; where it knows no such advice, it expects what it likes."""
+        if self._map is not None and hasattr(mmap, name):
+            self._map.madvise(getattr(mmap, name))
+
+    def will_be_read_through(self) -> None:
+        """Read ahead from now on. A new map is only searched: reading around each place would cost megabytes."""
+        self._advise("MADV_SEQUENTIAL")
 
     def check_size(self) -> None:
         """Raise `InputError` where the file is no longer as long as its map: touching what is gone would be fatal."""

@@ -164,6 +164,14 @@ def stages_of(run: RunConfig) -> tuple[StageSpan, ...]:
     )
 
 
+def batch_shapes(run: RunConfig) -> list[BatchShape]:
+    """The global batch of every stage of the run."""
+    return [
+        BatchShape(sequence_length=span.sequence_length, global_batch=span.global_batch, micro_batch=span.micro_batch)
+        for span in stages_of(run)
+    ]
+
+
 def _check_stages(run: RunConfig, layout: ParallelLayout) -> None:
     """Every stage must fit the layout as the batch shape of the run does."""
     for span in stages_of(run) if run.mixture.stages else ():

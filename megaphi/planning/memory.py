@@ -10,9 +10,9 @@ buffers and what the allocator loses are not in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_config import RunConfig, batch_shapes
 
 _FP32_BYTES = 4
 
@@ -40,13 +40,14 @@ def rank_memory(run: RunConfig, stage_parameters: list[int]) -> list[RankMemory]
     weight_bytes = 2 if run.precision.parameters == "bfloat16" else 4
     states = 3 if run.precision.parameters == "bfloat16" else 2  # two moments, and the main copy of bf16 weights
     sharing_ranks = run.layout.world_size // (run.layout.tensor * run.layout.pipeline)
+    parts = [replace(run, batch=batch) for batch in batch_shapes(run)]
     return [
         RankMemory(
             parameters=parameters,
             weights=parameters * weight_bytes,
             gradients=parameters * _FP32_BYTES,
             optimizer=-(-parameters // sharing_ranks) * states * _FP32_BYTES,
-            activations=_activation_bytes(run, stage=stage, weight_bytes=weight_bytes),
+            activations=max(_activation_bytes(part, stage=stage, weight_bytes=weight_bytes) for part in parts),
         )
         for stage, parameters in enumerate(stage_parameters)
     ]

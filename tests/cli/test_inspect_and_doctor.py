@@ -14,6 +14,7 @@ import torch
 from megaphi.cli import main
 from megaphi.config import to_plain
 from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
+from megaphi.data.ledger import UNREAD, Cursor, DatasetRecord, Ledger, Origin, SourceRecord
 from megaphi.engine.checkpoint_files import Box, Piece, build_index, write_pieces
 from megaphi.files import write_json
 from megaphi.recipes import load_recipe
@@ -43,6 +44,23 @@ def test_a_dataset_and_one_of_its_documents(shown, tmp_path):
     assert shown("inspect", tmp_path / "d", "--document", 1) == "second text<|endoftext|>\n"
 
 
+LEDGER = Ledger(
+    order="keyed",
+    order_version=1,
+    seed=7,
+    origin=Origin(),
+    segments=(),
+    sources=(
+        SourceRecord(
+            name="web",
+            datasets=(DatasetRecord(name="data/web", tokens=40, documents=2, fingerprint="f"),),
+            at_origin=UNREAD,
+            now=Cursor(block_tokens=10, blocks=4, first_epoch=0, tokens=50, drawn=50),
+        ),
+    ),
+)
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     folder = tmp_path / "run" / "checkpoints" / "step_00000003"
@@ -52,7 +70,7 @@ def checkpoint(tmp_path):
         piece = Piece(key="model/w", whole_shape=(4, 3), box=Box((2 * rank, 0), (2, 3)), start=0, values=torch.zeros(6))
         entries += write_pieces(folder, [piece], rank=rank)
     write_json(folder / "index.json", build_index(entries))
-    write_json(folder / "state.json", {"step": 3, "samples_by_source": {"web": 5}})
+    write_json(folder / "state.json", {"step": 3, "tokens_by_source": {"web": 5}, "ledger": LEDGER.to_json()})
     write_json(folder / "config.json", to_plain(load_recipe("quickstart_pretrain")))
     (folder.parent / "latest").write_text(folder.name)
     return folder
@@ -61,7 +79,9 @@ def checkpoint(tmp_path):
 def test_a_checkpoint(shown, checkpoint):
     text = shown("inspect", checkpoint.parents[1], "--tensors")
     assert re.search(r"step +3\n", text)
-    assert re.search(r"samples_by_source web 5\n", text)
+    assert re.search(r"tokens_by_source web 5\n", text)
+    assert re.search(r"data +keyed order, seed 7, this plan from step 0 on\n", text)
+    assert re.search(r"web +50 tokens drawn of 40: 1.250 epochs\n", text)
     assert re.search(r"parameters +12 in 1 tensors\n", text)
     assert re.search(r"model/w +float32 +\[4, 3\] +2 pieces\n", text)
 
