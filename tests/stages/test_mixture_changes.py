@@ -161,3 +161,13 @@ def test_a_new_run_may_go_on_with_the_sources_of_another(recipe: RunConfig, tmp_
         assert new["at_origin"] == old["now"]
     anew = go(recipe, folder=str(tmp_path / "anew"), initial_checkpoint=folder, steps=6)
     assert anew["state"]["ledger"]["sources"][0]["at_origin"]["drawn"] == 0
+
+
+def test_a_run_in_megatrons_order_resumes_and_cannot_be_edited(recipe: RunConfig, tmp_path: Path) -> None:
+    run = replace(recipe, mixture=replace(recipe.mixture, order="megatron"))
+    straight = go(run, folder=str(tmp_path / "straight"))
+    go(run, stop_after=5)
+    refused = go(replace(run, batch=replace(run.batch, global_batch=4)))
+    assert "Megatron's order can only be continued unchanged" in refused["message"]
+    assert "this run reads its data in the order 'megatron'" in go(recipe)["message"]
+    assert losses(go(run)) == losses(straight)
