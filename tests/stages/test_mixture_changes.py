@@ -86,13 +86,15 @@ def test_a_run_of_stages_resumes_anywhere(recipe: RunConfig, tmp_path: Path, sto
     assert sum(resumed["state"]["tokens_by_source"].values()) == 12 * 256
 
 
-def test_stages_follow_one_curve_in_another_layout(recipe: RunConfig, tmp_path: Path) -> None:
+def test_stages_follow_one_curve_in_every_layout(recipe: RunConfig, tmp_path: Path) -> None:
     run = with_stages(recipe, *STAGES)
     alone = go(run, folder=str(tmp_path / "alone"))
-    layout = ParallelLayout(tensor=2, sequence_parallel=True)
-    cut = go(replace(run, layout=layout), folder=str(tmp_path / "cut"), processes=2)
-    for one, other in zip(losses(alone), losses(cut), strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
+    layouts = (ParallelLayout(tensor=2, sequence_parallel=True), ParallelLayout(pipeline=2), ParallelLayout(data=2))
+    for number, layout in enumerate(layouts):
+        cut = go(replace(run, layout=layout), folder=str(tmp_path / str(number)), processes=2)
+        assert cut["state"]["ledger"] == alone["state"]["ledger"]
+        for one, other in zip(losses(alone), losses(cut), strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
 
 
 def test_an_edited_mixture_continues_every_source(recipe: RunConfig) -> None:
