@@ -1,4 +1,4 @@
-"""A mixture in Megatron's order through the public way: the batches are those of Megatron's own dataset, at any step."""
+"""A mixture in Megatron's order through the public way: every batch is that of Megatron's own dataset, at any step."""
 
 from __future__ import annotations
 

@@ -256,8 +256,9 @@ def test_reading_ahead_never_fails_by_itself(bucket):
         remote.batch(np.arange(5))
 
 
-def test_the_cache_stays_within_its_limit(bucket):
+def test_the_cache_stays_within_its_limit(bucket, monkeypatch):
     """A fifth of the data: batches are right all the same, and what was read last is still there."""
+    monkeypatch.setattr(block_cache, "SECONDS_BETWEEN_NOTES", 0.0)
     limit = 24 * (BLOCK + 16)
     remote = open_web("bucket://pool/web_*", bucket, cache_bytes=limit)
     local, windows = open_web(f"{bucket}/web_*", bucket), remote.order.segments[0].order.windows[0]
