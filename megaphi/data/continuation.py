@@ -8,9 +8,10 @@ refused, unless the user accepts it; a changed source then begins an epoch that 
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from megaphi.data.ledger import Cursor, Ledger, Origin, SourceRecord, changed_data
+from megaphi.data.ledger import Cursor, DatasetRecord, Ledger, Origin, SourceRecord, changed_data
 from megaphi.data.loader import OpenMixture
 from megaphi.data.order import ORDER_VERSION
 from megaphi.errors import InputError
@@ -61,19 +62,19 @@ def continue_run(
         for record in ledger.sources
     }
     former = tuple(replace(record, at_origin=record.now) for record in former)
-    return Continuation(position, cursors, former, tuple(_notes(mixture, cursors, set(changes), step=position.step)))
+    heading = f"the mixture was edited: from step {position.step} on it is read by the new plan"
+    return Continuation(position, cursors, former, (heading, *_notes(mixture, cursors, changes)))
 
 
 def warm_start(ledger: Ledger, mixture: OpenMixture) -> Continuation:
     """A new run whose sources go on where those of an earlier run stopped, as far as they are the same."""
-    names = {source.name for source in mixture.sources}
     now = mixture.datasets()
-    cursors = {}
-    for record in ledger.sources:
-        same = record.name in now and changed_data(record.datasets, now[record.name]) is None
-        cursors[record.name] = record.now if same else record.now.restarted()
-    former = tuple(replace(item, at_origin=item.now) for item in ledger.sources if item.name not in names)
-    return Continuation(Origin(), cursors, former, tuple(_notes(mixture, cursors, set(), step=0)))
+    changes = _changed_sources(ledger, now)
+    cursors = {
+        record.name: record.now.restarted() if record.name in changes else record.now for record in ledger.sources
+    }
+    former = tuple(replace(item, at_origin=item.now) for item in ledger.sources if item.name not in now)
+    return Continuation(Origin(), cursors, former, tuple(_notes(mixture, cursors, changes)))
 
 
 def _changes(ledger: Ledger, mixture: OpenMixture) -> dict[str, str]:
@@ -84,19 +85,23 @@ def _changes(ledger: Ledger, mixture: OpenMixture) -> dict[str, str]:
             f"this run reads its data in the order {ledger.order!r}, version {ledger.order_version}; the configuration"
             f" and this program use {order.kind!r}, version {ORDER_VERSION}"
         )
-    changes = {}
+    changes: dict[str, str] = {}
     if ledger.seed != order.seed:
         changes[""] = f"seed was {ledger.seed} and is {order.seed}"
-    now = mixture.datasets()
-    for record in ledger.sources:
-        what = changed_data(record.datasets, now[record.name]) if record.name in now else None
-        if what is not None:
-            changes[record.name] = what
-    return changes
+    return changes | _changed_sources(ledger, mixture.datasets())
 
 
-def _notes(mixture: OpenMixture, cursors: dict[str, Cursor], changed: set[str], *, step: int) -> list[str]:
-    notes = [f"the mixture was edited: from step {step} on it is read by the new plan"]
+def _changed_sources(ledger: Ledger, now: Mapping[str, Sequence[DatasetRecord]]) -> dict[str, str]:
+    """Name of each source of both that does not hold what it held -> what is different."""
+    found = {
+        record.name: changed_data(record.datasets, now[record.name]) for record in ledger.sources if record.name in now
+    }
+    return {name: what for name, what in found.items() if what is not None}
+
+
+def _notes(mixture: OpenMixture, cursors: Mapping[str, Cursor], changed: Container[str]) -> list[str]:
+    """How each source goes on."""
+    notes = []
     for source in mixture.describe():
         cursor = cursors.get(source.name)
         if cursor is None:

@@ -68,21 +68,21 @@ class OpenMixture:
         runs, length = self.order.runs(numbers_B, self.reader)
         window_BT = self.reader.read(runs, rows=len(numbers_B), count=length + 1, vocabulary_size=self._vocabulary_size)
         mixture = self.mixture
-        documents_BT = None
+        loss_mask_BS = np.ones((len(numbers_B), length), dtype=np.float32)
+        documents_BS = positions_BS = None
         if mixture.isolate_documents or mixture.reset_positions or mixture.mask_document_ends:
             documents_BT = self.reader.document_ids(runs, rows=len(numbers_B), count=length + 1)
-        loss_mask_BS = np.ones((len(numbers_B), length), dtype=np.float32)
-        if mixture.mask_document_ends and documents_BT is not None:
-            loss_mask_BS[documents_BT[:, 1:] != documents_BT[:, :-1]] = 0
-        documents_BS = None if documents_BT is None else np.ascontiguousarray(documents_BT[:, :-1])
+            documents_BS = np.ascontiguousarray(documents_BT[:, :-1])
+            if mixture.reset_positions:
+                positions_BS = document_positions(documents_BS)
+            if mixture.mask_document_ends:  # the label of a document's last token begins an unrelated one
+                loss_mask_BS[documents_BT[:, 1:] != documents_BS] = 0
         return Batch(
             tokens_BS=np.ascontiguousarray(window_BT[:, :-1]),
             labels_BS=np.ascontiguousarray(window_BT[:, 1:]),
             loss_mask_BS=loss_mask_BS,
             document_ids_BS=documents_BS if mixture.isolate_documents else None,
-            positions_BS=None
-            if documents_BS is None or not mixture.reset_positions
-            else document_positions(documents_BS),
+            positions_BS=positions_BS,
             sample_numbers_B=numbers_B,
         )
 
