@@ -65,14 +65,15 @@ py::tuple gather_tokens(const Array& files, const Array& codes, const Array& row
   const Runs runs = checked_runs(&row, file, offset, count, files.size());
   check_rows(runs, rows, columns);
   require(vocabulary > 0, "a vocabulary of no tokens");
-  py::array_t<int64_t> out({rows, columns});
-  int64_t* data = out.mutable_data();
+  require(columns > 0, "rows without a token");
+  py::array_t<int64_t> inputs({rows, columns - 1}), labels({rows, columns - 1});
+  const InputsAndLabels out{inputs.mutable_data(), labels.mutable_data(), columns};
   ReadFailure failure;
   {
     py::gil_scoped_release release;
-    failure = gather(runs, descriptors, dtypes, vocabulary, data);
+    failure = gather(runs, descriptors, dtypes, vocabulary, out);
   }
-  return py::make_tuple(out, described(failure));
+  return py::make_tuple(inputs, labels, described(failure));
 }
 
 py::object read_runs(const Array& files, const Array& file, const Array& offset, const Array& count,
@@ -169,8 +170,8 @@ void bind_reader(py::module_& module) {
   module.def("gather_tokens", &gather_tokens, py::arg("files"), py::arg("codes"), py::arg("row"), py::arg("file"),
              py::arg("offset"), py::arg("count"), py::kw_only(), py::arg("rows"), py::arg("columns"),
              py::arg("vocabulary"),
-             "Tokens of runs (offsets in bytes, counts in tokens): (int64 [rows, columns], None or (what failed, run, "
-             "byte in the run, errno or token)).");
+             "Tokens of runs (offsets in bytes, counts in tokens) that fill rows: (all but the last of each, all but "
+             "the first, None or (what failed, run, byte in the run, errno or token)), int64 [rows, columns - 1].");
   module.def("read_runs", &read_runs, py::arg("files"), py::arg("file"), py::arg("offset"), py::arg("count"),
              py::arg("out").noconvert(), "Bytes of runs into `out`, one behind the other; None or what failed.");
   module.def("find_sequences", &find_sequences, py::arg("pointers"), py::arg("bytes"), py::arg("offset"),

@@ -1,9 +1,10 @@
 // Runs of tokens out of files: pread(2) and no memory map, as a map of a file that shrinks kills the whole process.
 //
 // A run is `count` items from a byte offset of an open file on. `gather` widens the tokens of runs to int64, one run
-// behind the other in its row, and looks at every one on the way: outside the vocabulary it would crash somewhere else,
-// far from its cause. `read_bytes` copies runs as they are. The first run that fails ends both and is reported with the
-// place in it. Short files are no surprise to pread: it answers with fewer bytes, and with none at the end.
+// behind the other in its row, as inputs and as labels, and looks at every one on the way: outside the vocabulary it
+// would crash somewhere else, far from its cause. `read_bytes` copies runs as they are. The first run that fails ends
+// both and is reported with the place in it. Short files are no surprise to pread: it answers with fewer bytes, and with
+// none at the end.
 #pragma once
 #include <errno.h>
 #include <unistd.h>
@@ -97,11 +98,39 @@ struct Runs {
   const int64_t* count;   // in tokens for `gather`, in bytes for `read_bytes`
 };
 
-// Tokens of all runs to out [rows, columns]. Rows ascend, and the runs of each fill it exactly: the caller has checked.
+// Where the tokens of rows of `columns` go: to two arrays [rows, columns - 1], all but the last of every row, and all
+// but the first. What a run brings is in the cache when it is widened for the second time.
+struct InputsAndLabels {
+  int64_t* inputs;
+  int64_t* labels;
+  int64_t columns;
+
+  // Takes `count` tokens of one row, the first of them at `place` = row x columns + column; the index of the first one
+  // outside the vocabulary, or `count`.
+  int64_t take(int64_t code, const char* tokens, int64_t count, int64_t place, int64_t vocabulary) const {
+    const int64_t row = place / columns, column = place % columns, length = columns - 1;
+    const int64_t begun = column == 0 ? 1 : 0, width = bytes_of_dtype_code(code);
+    const int64_t as_inputs = std::min(count, length - column);
+    const int64_t right = widen_as(code, tokens, as_inputs, vocabulary, inputs + row * length + column);
+    if (right < as_inputs) return right;
+    return begun + widen_as(code, tokens + begun * width, count - begun, vocabulary,
+                            labels + row * length + column - 1 + begun);
+  }
+};
+
+// The first token outside the vocabulary, as it is in a file.
+inline int64_t token_at(int64_t code, const char* tokens, int64_t index) {
+  int64_t token = 0;
+  widen_as(code, tokens + index * bytes_of_dtype_code(code), 1, 1, &token);
+  return token;
+}
+
+// Tokens of all runs to `out`. Rows ascend, and the runs of each fill it exactly: the caller has checked.
 inline ReadFailure gather(const Runs& runs, const int64_t* files, const int64_t* codes, int64_t vocabulary,
-                          int64_t* out) {
+                          const InputsAndLabels& out) {
   constexpr int64_t scratch_bytes = 1 << 16;  // stays in the cache between reading and widening
   const std::unique_ptr<char[]> scratch(new char[scratch_bytes]);
+  int64_t place = 0;
   for (int64_t run = 0; run < runs.size; ++run) {
     const int64_t code = codes[runs.file[run]], width = bytes_of_dtype_code(code);
     for (int64_t done = 0; done < runs.count[run];) {
@@ -110,9 +139,10 @@ inline ReadFailure gather(const Runs& runs, const int64_t* files, const int64_t*
       if (!read_fully(static_cast<int>(files[runs.file[run]]), scratch.get(), part * width,
                       runs.offset[run] + done * width, failure))
         return failure;
-      const int64_t right = widen_as(code, scratch.get(), part, vocabulary, out);
-      if (right < part) return {ReadFailure::wrong_token, run, (done + right) * width, out[right]};
-      out += part;
+      const int64_t right = out.take(code, scratch.get(), part, place, vocabulary);
+      if (right < part)
+        return {ReadFailure::wrong_token, run, (done + right) * width, token_at(code, scratch.get(), right)};
+      place += part;
       done += part;
     }
   }

@@ -66,20 +66,21 @@ class OpenMixture:
         """The samples of these numbers (one dimension, any order, of one stage): a pure function of them."""
         numbers_B = np.array(sample_numbers, dtype=np.int64)
         runs, length = self.order.runs(numbers_B, self.reader)
-        window_BT = self.reader.read(runs, rows=len(numbers_B), count=length + 1, vocabulary_size=self._vocabulary_size)
+        shape = {"rows": len(numbers_B), "count": length + 1}
+        tokens_BS, labels_BS = self.reader.read(runs, **shape, vocabulary_size=self._vocabulary_size)
         mixture = self.mixture
         loss_mask_BS = np.ones((len(numbers_B), length), dtype=np.float32)
         documents_BS = positions_BS = None
         if mixture.isolate_documents or mixture.reset_positions or mixture.mask_document_ends:
-            documents_BT = self.reader.document_ids(runs, rows=len(numbers_B), count=length + 1)
+            documents_BT = self.reader.document_ids(runs, **shape)
             documents_BS = np.ascontiguousarray(documents_BT[:, :-1])
             if mixture.reset_positions:
                 positions_BS = document_positions(documents_BS)
             if mixture.mask_document_ends:  # the label of a document's last token begins an unrelated one
                 loss_mask_BS[documents_BT[:, 1:] != documents_BS] = 0
         return Batch(
-            tokens_BS=np.ascontiguousarray(window_BT[:, :-1]),
-            labels_BS=np.ascontiguousarray(window_BT[:, 1:]),
+            tokens_BS=tokens_BS,
+            labels_BS=labels_BS,
             loss_mask_BS=loss_mask_BS,
             document_ids_BS=documents_BS if mixture.isolate_documents else None,
             positions_BS=positions_BS,

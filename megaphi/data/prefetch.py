@@ -47,14 +47,16 @@ class _Ahead(Generic[Item]):
     def __init__(self, items: Iterable[Item], *, depth: int) -> None:
         self._items = items
         self._made: SimpleQueue[Item | _End] = SimpleQueue()
-        self._permissions = threading.Semaphore(depth)
+        self._permissions: SimpleQueue[None] = SimpleQueue()  # a semaphore is written in Python, and slower
+        for _ in range(depth):
+            self._permissions.put(None)
         self._stopped = False
 
     def fill(self) -> None:
         try:
             source = iter(self._items)
             while True:
-                self._permissions.acquire()
+                self._permissions.get()
                 if self._stopped:
                     return
                 self._made.put(next(source))
@@ -65,9 +67,9 @@ class _Ahead(Generic[Item]):
 
     def take(self) -> Item | _End:
         item = self._made.get()
-        self._permissions.release()
+        self._permissions.put(None)
         return item
 
     def stop(self) -> None:
         self._stopped = True
-        self._permissions.release()
+        self._permissions.put(None)

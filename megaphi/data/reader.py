@@ -84,15 +84,19 @@ class TokenReader:
                 itemsize = self._itemsize_D[number]
                 data.prepare(runs.start_N[mine] * itemsize, runs.count_N[mine] * itemsize)
 
-    def read(self, runs: Runs, *, rows: int, count: int, vocabulary_size: int) -> NDArray[np.int64]:
-        """Tokens of runs that fill `rows` rows of `count` tokens: int64 [rows, count].
+    def read(
+        self, runs: Runs, *, rows: int, count: int, vocabulary_size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens of runs that fill `rows` rows of `count`: all but the last of each row, and all but the first.
+
+        Two arrays, int64 [rows, count - 1]: what a model reads, and what it is to predict.
 
         Raises:
             InputError: a file is shorter than its index says, cannot be read, or holds a token outside the vocabulary.
         """
         with self._pieces(runs) as (pieces, code_F):
             width_P = self._itemsize_D[runs.dataset_N[pieces.run_P]]
-            tokens, failure = compiled().gather_tokens(
+            inputs, labels, failure = compiled().gather_tokens(
                 pieces.descriptors,
                 code_F,
                 runs.row_N[pieces.run_P],
@@ -105,7 +109,7 @@ class TokenReader:
             )
         if failure is not None:
             raise InputError(self._explain(runs, pieces, *failure, vocabulary_size=vocabulary_size))
-        return tokens
+        return inputs, labels
 
     def document_ids(self, runs: Runs, *, rows: int, count: int) -> NDArray[np.int32]:
         """Number of the document that each token belongs to, 0, 1, 2, .. along each row: int32 [rows, count].

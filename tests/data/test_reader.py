@@ -64,12 +64,15 @@ def test_windows_tokens_and_documents_are_those_of_plain_lists(tmp_path_factory,
     reader = TokenReader([stream for stream, _, _ in rings])
     runs = reader.windows([source for source, _ in wanted], [start for _, start in wanted], count)
     shape = {"rows": len(wanted), "count": count}
-    tokens, ids = reader.read(runs, **shape, vocabulary_size=128), reader.document_ids(runs, **shape)
-    assert (tokens.shape, tokens.dtype) == (ids.shape, np.int64) == ((len(wanted), count), np.int64)
+    (inputs, labels), ids = reader.read(runs, **shape, vocabulary_size=128), reader.document_ids(runs, **shape)
+    assert inputs.shape == labels.shape == (len(wanted), count - 1)
+    assert inputs.dtype == labels.dtype == np.int64
+    assert ids.shape == (len(wanted), count)
     for row, (source, start) in enumerate(wanted):
         _, stream, owners = rings[source]
         places_T = [(start + place) % len(stream) for place in range(count)]
-        assert tokens[row].tolist() == [stream[place] for place in places_T]
+        assert inputs[row].tolist() == [stream[place] for place in places_T[:-1]]
+        assert labels[row].tolist() == [stream[place] for place in places_T[1:]]
         is_new = [owners[here] != owners[before] or here == 0 for before, here in pairwise(places_T)]
         assert ids[row].tolist() == list(accumulate(is_new, initial=0))
     assert (np.diff(runs.row_N) >= 0).all()
@@ -85,9 +88,11 @@ def test_long_runs_of_every_dtype_are_those_of_a_memory_map(tmp_path, dtype):
     mapped = np.memmap(tmp_path / "d.bin", dtype=dtype, mode="r")
     reader = TokenReader([TokenStream((dataset,))])
     runs = reader.windows([0, 0], [3, 60_000], 65_000)
-    rows = reader.read(runs, rows=2, count=65_000, vocabulary_size=largest + 1)
-    assert (rows[0] == mapped[3:65_003]).all()
-    assert (rows[1] == np.concatenate((mapped[60_000:], mapped[:54_999]))).all()
+    inputs, labels = reader.read(runs, rows=2, count=65_000, vocabulary_size=largest + 1)
+    around = np.concatenate((mapped[60_000:], mapped[:54_999]))
+    for row, expected in enumerate((mapped[3:65_003], around)):
+        assert (inputs[row] == expected[:-1]).all()
+        assert (labels[row] == expected[1:]).all()
     assert runs.row_N.tolist() == [0, 1, 1]
 
 
@@ -217,6 +222,7 @@ def test_threads_share_a_reader_and_others_go_on_meanwhile(tmp_path):
         return reader.read(places, rows=16, count=300, vocabulary_size=60_000)
 
     with ThreadPoolExecutor(4) as pool:
-        for first, rows in enumerate(pool.map(rows_from, range(64))):
+        for first, (inputs, labels) in enumerate(pool.map(rows_from, range(64))):
             expected = (first + np.arange(16)[:, None] * 70_001 + np.arange(300)) % (1 << 20) % 60_000
-            assert (rows == expected).all()
+            assert (inputs == expected[:, :-1]).all()
+            assert (labels == expected[:, 1:]).all()
