@@ -3,8 +3,8 @@
 // A run is `count` items from a byte offset of an open file on. `gather` widens the tokens of runs to int64, one run
 // behind the other in its row, as inputs and as labels, and looks at every one on the way: outside the vocabulary it
 // would crash somewhere else, far from its cause. `read_bytes` copies runs as they are. The first run that fails ends
-// both and is reported with the place in it. Short files are no surprise to pread: it answers with fewer bytes, and with
-// none at the end.
+// both and is reported with the place in it. Short files are no surprise to pread: it answers with fewer bytes, and
+// with none at the end.
 #pragma once
 #include <errno.h>
 #include <unistd.h>
