@@ -85,7 +85,7 @@ def _show_checkpoint(reader: CheckpointReader, *, tensors: bool) -> int:
     weights = {key: entry for key, entry in reader.tensors.items() if key.startswith("model/")}
     print(f"parameters   {sum(_numel(entry) for entry in weights.values()):,} in {len(weights)} tensors")
     print(f"optimizer    {len(reader.tensors) - len(weights)} tensors")
-    print(f"files        {len(reader.index['files'])}, {sum(reader.index['files'].values()):,} bytes")
+    print(f"files        {len(reader.manifest.files)}, {reader.manifest.bytes:,} bytes")
     if tensors:
         for key, entry in reader.tensors.items():
             pieces = len(entry["pieces"])

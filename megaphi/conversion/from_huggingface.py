@@ -7,6 +7,7 @@ refused with the field's name instead of being dropped. A tied output layer beco
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from megaphi.config import to_plain
 from megaphi.conversion.weight_names import KNOWN_AND_DROPPED, weight_pairs
-from megaphi.engine.checkpoint_files import DTYPES, Box, Piece, build_index, write_pieces
+from megaphi.engine.checkpoint_files import DTYPES, Box, Piece, finish_checkpoint, rank_file, write_rank_file
+from megaphi.engine.tensor_file import FileRecord
 from megaphi.errors import InputError
-from megaphi.files import read_json, whole_folder, write_json
+from megaphi.files import read_json, whole_folder
 from megaphi.log import logger, progress_bar
 from megaphi.model.architecture import Architecture
 
@@ -34,19 +36,20 @@ def from_huggingface(folder: str | Path, out: str | Path) -> Path:
     tied = bool(config.get("tie_word_embeddings", False))
     _check_names(weights, model, tied=tied)
     with whole_folder(out) as partial:
-        entries = _write_weights(_pieces(weights, model, tied=tied), partial)
-        write_json(partial / "config.json", _checkpoint_config(config, model, entries))
-        write_json(partial / "state.json", {"step": 0, "imported_from": folder.name})
-        write_json(partial / "index.json", build_index(entries))
+        run = secrets.token_hex(6)
+        files = _write_weights(_pieces(weights, model, tied=tied), partial, run=run)
+        dtype = str(weights.read("model.norm.weight").dtype).removeprefix("torch.")
+        state = {"step": 0, "imported_from": folder.name}
+        finish_checkpoint(partial, _checkpoint_config(config, model, dtype), state, files, run=run)
     return out
 
 
-def _write_weights(pieces: Iterator[Piece], folder: Path) -> list[dict[str, Any]]:
-    """Write the pieces in files of `PIECES_PER_FILE`, so that memory stays bounded; returns the index entries."""
-    entries: list[dict[str, Any]] = []
+def _write_weights(pieces: Iterator[Piece], folder: Path, *, run: str) -> dict[str, FileRecord]:
+    """Write the pieces in files of `PIECES_PER_FILE`, so that memory stays bounded."""
+    files: dict[str, FileRecord] = {}
     while group := list(itertools.islice(pieces, PIECES_PER_FILE)):
-        entries += write_pieces(folder, group, rank=len(entries) // PIECES_PER_FILE)
-    return entries
+        files[rank_file(len(files))] = write_rank_file(folder, group, rank=len(files), run=run, step=0)
+    return files
 
 
 def architecture_from(config: dict[str, Any], *, where: str) -> Architecture:
@@ -84,12 +87,12 @@ def architecture_from(config: dict[str, Any], *, where: str) -> Architecture:
     return model
 
 
-def _checkpoint_config(config: dict[str, Any], model: Architecture, entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _checkpoint_config(config: dict[str, Any], model: Architecture, dtype: str) -> dict[str, Any]:
     return {
         "recipe": "from_huggingface",
         "model": to_plain(model),
         "batch": {"sequence_length": config.get("max_position_embeddings", 4_096)},
-        "precision": {"parameters": entries[0]["dtype"]},
+        "precision": {"parameters": dtype},
     }
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from megaphi.config import from_plain
 from megaphi.conversion.weight_names import WeightPair, weight_pairs
-from megaphi.engine.checkpoint_files import CheckpointReader, save_tensors
+from megaphi.engine.checkpoint_files import CheckpointReader
+from megaphi.engine.tensor_file import TensorFileWriter
 from megaphi.errors import InputError
 from megaphi.files import whole_folder, write_json
 from megaphi.log import logger, progress_bar
@@ -83,11 +82,12 @@ def _write_weights(reader: CheckpointReader, model: Architecture, folder: Path, 
             name = "model.safetensors"
             if len(shards) > 1:
                 name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            tensors: dict[str, Tensor] = {}
+            tensors = {pair.theirs: (reader.dtype(pair.ours), pair.their_shape) for pair in shard}
+            writer = TensorFileWriter(folder / name, tensors, metadata={"format": "pt"})
             for pair in shard:
-                tensors[pair.theirs] = pair.to_theirs(reader.whole(f"model/{pair.ours}")).contiguous()
+                writer.append(pair.to_theirs(reader.whole(f"model/{pair.ours}")))
                 bar.update()
-            save_tensors(tensors, folder / name, metadata={"format": "pt"})
+            writer.close()
             weight_map.update(dict.fromkeys(tensors, name))
     if len(shards) > 1:
         total = sum(_bytes(reader, pair) for pair in pairs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import re
+import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,11 +23,19 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megaphi.config import to_plain
-from megaphi.engine.checkpoint_files import Box, CheckpointReader, Piece, build_index, write_pieces
+from megaphi.engine.checkpoint_files import (
+    Box,
+    CheckpointReader,
+    Piece,
+    finish_checkpoint,
+    rank_file,
+    write_rank_file,
+)
 from megaphi.engine.optimizer import set_update_count, state_pieces
 from megaphi.engine.training_model import TrainingModel, whole_parameters
+from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError, ReportedElsewhere
-from megaphi.files import publish_folder, write_json, write_text
+from megaphi.files import publish_folder, write_text
 from megaphi.log import logger
 from megaphi.model.initialize import ParameterShare, parameter_shares
 from megaphi.parallel.world import World
@@ -43,23 +52,32 @@ def save_checkpoint(model: TrainingModel, state: dict[str, Any]) -> Path:
     partial = folder.with_name(f".{folder.name}.partial")
     world = model.world
     agreed(world, lambda: _empty_folder(partial) if world.is_main else None)
+    run = _run_name(world)
     with whole_parameters(model):
-        entries = agreed(world, lambda: write_pieces(partial, list(_pieces(model)), rank=world.rank))
+        record = agreed(
+            world, lambda: write_rank_file(partial, _pieces(model), rank=world.rank, run=run, step=state["step"])
+        )
     gathered: list[Any] | None = [None] * world.size if world.is_main else None
-    distributed.gather_object(entries, gathered)
+    distributed.gather_object(record, gathered)
 
     def complete() -> None:
         if gathered is None:
             return
-        write_json(partial / "config.json", to_plain(model.run))
-        write_json(partial / "state.json", {**state, "versions": versions()})
-        write_json(partial / "index.json", build_index([entry for part in gathered for entry in part]))
+        files = {rank_file(rank): record for rank, record in enumerate(gathered)}
+        finish_checkpoint(partial, to_plain(model.run), {**state, "versions": versions()}, files, run=run)
         publish_folder(partial, folder)
         write_text(folder.parent / "latest", folder.name + "\n")
         _delete_old(folder, keep=model.run.run.keep_last)
 
     agreed(world, complete)
     return folder
+
+
+def _run_name(world: World) -> str:
+    """Tells the files of this process set from any other's."""
+    name = [secrets.token_hex(6)]
+    distributed.broadcast_object_list(name, src=0)
+    return name[0]
 
 
 def checkpoint_folder(run_folder: str, step: int) -> Path:
@@ -131,9 +149,9 @@ def load_checkpoint(model: TrainingModel, folder: str | Path, *, weights_only: b
     return agreed(model.world, load)
 
 
-def load_weight(reader: CheckpointReader, share: ParameterShare) -> None:
+def load_weight(reader: WeightReader, share: ParameterShare) -> None:
     """Fill one parameter of this rank from a checkpoint."""
-    values = reader.read(f"model/{share.name}", Box(share.offset, share.shape))
+    values = reader.box(share.name, Box(share.offset, share.shape))
     share.parameter.copy_(values.view(share.parameter.shape))
 
 
@@ -152,7 +170,7 @@ def _load_optimizer(reader: CheckpointReader, model: TrainingModel) -> None:
     set_update_count(model.optimizer, reader.state["step"])
 
 
-def check_same_architecture(reader: CheckpointReader, model: TrainingModel) -> None:
+def check_same_architecture(reader: WeightReader, model: TrainingModel) -> None:
     """Refuse a checkpoint of another shape, naming the fields that differ."""
     stored, wanted = reader.config["model"], to_plain(model.run.model)
     differing = [name for name in wanted if stored.get(name) != wanted[name] and name != "initial_std"]

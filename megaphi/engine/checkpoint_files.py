@@ -4,35 +4,38 @@
         config.json         the run's configuration (a RunConfig)
         state.json          step, tokens seen, place in the data, versions
         index.json          every tensor: whole shape, type, and its pieces
-        rank_00000.safetensors ...   what each rank wrote
+        rank_00000.safetensors ...   what each rank wrote; its header repeats the pieces, and which save it is of
+        huggingface/        files of the model that the weights came from, where they came from one
+        manifest.json       size and SHA-256 of all of these (manifest.py)
 
 A piece is elements [start, end) of a box of the whole tensor, flattened in C order: tensor parallelism makes the
 boxes, the distributed optimizer cuts them into ranges. Reading puts any box together from the pieces that overlap it,
 so a checkpoint loads under any layout, and a tool reads it without Megatron or process groups. Nothing is pickled.
-A folder is written under another name and renamed when complete: a checkpoint that has its name is whole.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from megaphi.config import from_plain
+from megaphi.engine.manifest import Manifest, check_content, check_sizes, read_manifest, write_manifest
+from megaphi.engine.tensor_file import FileRecord, TensorFile, TensorFileWriter, hash_file
 from megaphi.errors import InputError
-from megaphi.files import explain_write_errors, read_json
+from megaphi.files import read_json, write_json, write_text
+from megaphi.model.architecture import Architecture
 
-FORMAT = "megaphi-checkpoint-1"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
+SMALL_FILES = ("config.json", "state.json", "index.json")
+_OPEN_FILES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,18 @@ class Box:
             for start, size, origin in zip(self.offset, self.shape, outer.offset, strict=True)
         )
 
+    def slabs(self) -> Iterator[Box]:
+        """The two-dimensional parts of a box of more dimensions, in order; one or two dimensions: itself."""
+        leading = zip(self.offset[:-2], self.shape[:-2], strict=True)
+        for place in product(*(range(start, start + size) for start, size in leading)):
+            yield Box((*place, *self.offset[-2:]), (*(1 for _ in place), *self.shape[-2:]))
+
+    def rows_for(self, start: int, end: int) -> Box:
+        """The fewest whole rows of a box of one or two dimensions that hold elements [start, end) of it, flattened."""
+        width = math.prod(self.shape[1:])
+        first, last = start // width, -(-end // width)
+        return Box((self.offset[0] + first, *self.offset[1:]), (last - first, *self.shape[1:]))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
@@ -75,91 +90,106 @@ class Piece:
     values: Tensor
     """One-dimensional."""
 
-    def entry(self, file: str) -> dict[str, Any]:
-        """The piece in the index, without its values."""
-        return {
-            "key": self.key,
-            "whole_shape": list(self.whole_shape),
-            "dtype": str(self.values.dtype).removeprefix("torch."),
-            "file": file,
-            "offset": list(self.box.offset),
-            "shape": list(self.box.shape),
-            "range": [self.start, self.start + self.values.numel()],
-        }
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The piece as index and file header describe it."""
+        return piece_entry(self.whole_shape, self.box, start=self.start, end=self.start + self.values.numel())
 
 
-def write_pieces(folder: Path, pieces: list[Piece], *, rank: int) -> list[dict[str, Any]]:
-    """Write one rank's file, forced to disk; returns the entries for the index."""
-    file = f"rank_{rank:05d}.safetensors"
-    save_tensors({piece.key: piece.values.detach().cpu().contiguous() for piece in pieces}, folder / file)
-    size = (folder / file).stat().st_size
-    return [piece.entry(file) | {"file_bytes": size} for piece in pieces]
+def piece_entry(whole_shape: tuple[int, ...], box: Box, *, start: int, end: int) -> dict[str, Any]:
+    """A piece in a file's header: elements [start, end) of the flattened box."""
+    return {"whole": list(whole_shape), "offset": list(box.offset), "shape": list(box.shape), "range": [start, end]}
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file and force it to disk; `InputError` where the disk is full or closed."""
-    with explain_write_errors(path):
-        try:
-            save_file(tensors, path, metadata=metadata)
-        except SafetensorError as error:
-            raise _as_system_error(error) from None
-        with open(path, "rb+") as handle:
-            os.fsync(handle.fileno())
+def rank_file(rank: int) -> str:
+    return f"rank_{rank:05d}.safetensors"
 
 
-def _as_system_error(error: SafetensorError) -> Exception:
-    """The operating system's error inside a safetensors one, which carries it as text: "... (os error 28)"."""
-    found = re.search(r"os error (\d+)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else error
+def file_metadata(pieces: Mapping[str, dict[str, Any]], *, run: str, step: int) -> dict[str, str]:
+    """The header of a rank's file: what it holds, and which save it is of."""
+    return {"run": run, "step": str(step), "pieces": json.dumps(pieces, separators=(",", ":"))}
 
 
-def build_index(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge all ranks' entries, and make sure that the pieces of every tensor add up to the whole of it."""
+def write_rank_file(folder: Path, pieces: Iterable[Piece], *, rank: int, run: str, step: int) -> FileRecord:
+    """Write one rank's file, forced to disk; wide types first, so that every tensor is aligned."""
+    ordered = sorted(pieces, key=lambda piece: -piece.values.dtype.itemsize)
+    metadata = file_metadata({piece.key: piece.entry for piece in ordered}, run=run, step=step)
+    tensors = {piece.key: (piece.values.dtype, tuple(piece.values.shape)) for piece in ordered}
+    writer = TensorFileWriter(folder / rank_file(rank), tensors, metadata=metadata)
+    try:
+        for piece in ordered:
+            writer.append(piece.values)
+        return writer.close()
+    finally:
+        writer.abandon()
+
+
+def build_index(folder: Path, files: Iterable[str]) -> dict[str, Any]:
+    """Every tensor and its pieces, from the headers of the files; the pieces of each must add up to the whole of it."""
     tensors: dict[str, Any] = {}
-    files: dict[str, int] = {}
-    for entry in entries:
-        files[entry["file"]] = entry["file_bytes"]
-        tensor = tensors.setdefault(
-            entry["key"], {"shape": entry["whole_shape"], "dtype": entry["dtype"], "pieces": []}
-        )
-        tensor["pieces"].append({name: entry[name] for name in ("file", "offset", "shape", "range")})
+    for name in files:
+        with TensorFile(folder / name) as file:
+            dtypes = {key: str(entry.dtype).removeprefix("torch.") for key, entry in file.entries.items()}
+            pieces = json.loads(file.metadata["pieces"])
+        for key, piece in pieces.items():
+            shape = piece.pop("whole")
+            tensor = tensors.setdefault(key, {"shape": shape, "dtype": dtypes[key], "pieces": []})
+            tensor["pieces"].append({"file": name, **piece})
     for key, tensor in tensors.items():
         written = sum(end - start for start, end in (piece["range"] for piece in tensor["pieces"]))
         if written != math.prod(tensor["shape"]):
             raise RuntimeError(f"{key}: the ranks wrote {written} of {math.prod(tensor['shape'])} elements")
-    return {"format": FORMAT, "files": files, "tensors": tensors}
+    return {"tensors": tensors}
+
+
+def finish_checkpoint(
+    folder: Path, config: Mapping[str, Any], state: Mapping[str, Any], files: Mapping[str, FileRecord], *, run: str
+) -> Manifest:
+    """Add the JSON files, the manifest last, to a folder with every rank's `files`."""
+    write_json(folder / "config.json", config)
+    write_json(folder / "state.json", state)
+    write_text(folder / "index.json", json.dumps(build_index(folder, files), separators=(",", ":")))
+    records = {name: hash_file(folder / name) for name in SMALL_FILES}
+    manifest = Manifest(run=run, step=state["step"], files={**records, **files})
+    write_manifest(folder, manifest)
+    return manifest
 
 
 class CheckpointReader:
-    """An open checkpoint. Files are mapped when first used; nothing is read before it is asked for."""
+    """An open checkpoint, and a `WeightReader`. Nothing but the JSON files is read before it is asked for.
+
+    Raises:
+        InputError: a file is missing or has another size than it had, or a JSON file another content.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = resolve(Path(folder))
-        self.index = read_json(self.folder / "index.json", what="checkpoint index")
-        if self.index.get("format") != FORMAT:
-            raise InputError(f"{self.folder} has the format {self.index.get('format')!r}, expected {FORMAT!r}")
-        for file, size in self.index["files"].items():
-            self._check_size(self.folder / file, size)
-        self._open: dict[str, Any] = {}
-
-    def _check_size(self, path: Path, size: int) -> None:
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"is truncated ({found:,} of {size:,} bytes)"
-            raise InputError(f"checkpoint {self.folder}: {path.name} {state}: use another checkpoint")
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return read_json(self.folder / "config.json", what="checkpoint configuration")
-
-    @cached_property
-    def state(self) -> dict[str, Any]:
-        return read_json(self.folder / "state.json", what="checkpoint state")
+        self.manifest = read_manifest(self.folder)
+        check_sizes(self.folder, self.manifest)
+        for name in SMALL_FILES:
+            check_content(self.folder, self.manifest, name)
+        self.config: dict[str, Any] = read_json(self.folder / "config.json", what="checkpoint configuration")
+        self.state: dict[str, Any] = read_json(self.folder / "state.json", what="checkpoint state")
+        self.tensors: Mapping[str, Any] = read_json(self.folder / "index.json", what="checkpoint index")["tensors"]
+        """Key -> {shape, dtype, pieces}; a weight's key is `model/` and its name."""
+        self._open: dict[str, TensorFile] = {}
 
     @property
-    def tensors(self) -> Mapping[str, Any]:
-        """Key -> {shape, dtype, pieces}."""
-        return self.index["tensors"]
+    def architecture(self) -> Architecture:
+        return from_plain(Architecture, self.config["model"], where="model")
+
+    def dtype(self, name: str) -> torch.dtype:
+        return DTYPES[self._entry(f"model/{name}")["dtype"]]
+
+    def rows(self, name: str, start: int, end: int) -> Tensor:
+        """Rows [start, end) of a weight's matrix form."""
+        shape = self.shape(f"model/{name}")
+        width = math.prod(shape[1:]) if len(shape) < 3 else shape[-1]
+        values = self.read(f"model/{name}", whole_box(shape), start=start * width, end=end * width)
+        return values if len(shape) == 1 else values.view(-1, width)
+
+    def box(self, name: str, box: Box) -> Tensor:
+        return self.read_box(f"model/{name}", box)
 
     def shape(self, key: str) -> tuple[int, ...]:
         return tuple(self._entry(key)["shape"])
@@ -171,46 +201,74 @@ class CheckpointReader:
 
     def whole(self, key: str) -> Tensor:
         """A whole tensor, as it was before any rank cut it."""
-        shape = self.shape(key)
-        return self.read(key, Box((0,) * len(shape), shape)).view(shape)
+        return self.read_box(key, whole_box(self.shape(key)))
 
     def read(self, key: str, box: Box, *, start: int = 0, end: int | None = None) -> Tensor:
-        """Elements [start, end) of a flattened box, put together from whatever pieces hold them."""
-        entry = self._entry(key)
+        """Elements [start, end) of a flattened box."""
         end = box.numel if end is None else end
-        if all(_box_of(piece) == box for piece in entry["pieces"] if _box_of(piece).overlap(box)):
-            return self._read_range(key, box, start=start, end=end)
-        filled = torch.empty(box.shape, dtype=DTYPES[entry["dtype"]])
-        for stored in {_box_of(piece) for piece in entry["pieces"]}:
-            common = stored.overlap(box)
-            if common is not None:
-                values = self._read_range(key, stored, start=0, end=stored.numel).view(stored.shape)
-                filled[common.slices_within(box)] = values[common.slices_within(stored)]
-        return filled.view(-1)[start:end]
+        parts, passed = [torch.empty(0, dtype=DTYPES[self._entry(key)["dtype"]])], 0
+        for slab in box.slabs():
+            low, high = max(start - passed, 0), min(end - passed, slab.numel)
+            if low < high:
+                matrix = Box(slab.offset[-2:], slab.shape[-2:]).rows_for(low, high)
+                held = Box((*slab.offset[:-2], *matrix.offset), (*slab.shape[:-2], *matrix.shape))
+                skipped = _flat_offset(held, slab)
+                parts.append(self.read_box(key, held).view(-1)[low - skipped : high - skipped])
+            passed += slab.numel
+        return torch.cat(parts) if len(parts) > 2 else parts[-1]
 
-    def _read_range(self, key: str, box: Box, *, start: int, end: int) -> Tensor:
-        """Elements [start, end) of a box that was stored as such."""
+    def read_box(self, key: str, box: Box) -> Tensor:
+        """A box, in its shape, put together from whatever pieces hold parts of it."""
         entry = self._entry(key)
-        values = torch.empty(end - start, dtype=DTYPES[entry["dtype"]])
+        filled = torch.empty(box.shape, dtype=DTYPES[entry["dtype"]])
+        by_box: dict[Box, list[dict[str, Any]]] = {}
         for piece in entry["pieces"]:
-            first, last = piece["range"]
-            low, high = max(first, start), min(last, end)
-            if _box_of(piece) == box and low < high:
-                stored = self._file(piece["file"]).get_slice(key)
-                values[low - start : high - start] = stored[low - first : high - first]
-        return values
+            by_box.setdefault(Box(tuple(piece["offset"]), tuple(piece["shape"])), []).append(piece)
+        for stored, pieces in by_box.items():
+            common = stored.overlap(box)
+            for slab in common.slabs() if common is not None else ():
+                self._fill(filled[slab.slices_within(box)], key, slab, stored, pieces)
+        return filled
 
-    def _file(self, name: str) -> Any:
+    def _fill(self, target: Tensor, key: str, slab: Box, stored: Box, pieces: list[dict[str, Any]]) -> None:
+        """Fill `target` with `slab`, a part of the box `stored`, which the pieces hold in ranges."""
+        rows = slab if len(slab.shape) == 1 else Box(
+            (*slab.offset[:-1], stored.offset[-1]), (*slab.shape[:-1], stored.shape[-1])
+        )  # fmt: skip
+        first = _flat_offset(rows, stored)
+        direct = target.is_contiguous() and rows == slab
+        values = target.view(-1) if direct else torch.empty(rows.numel, dtype=target.dtype)
+        for piece in pieces:
+            start, end = piece["range"]
+            low, high = max(start, first), min(end, first + rows.numel)
+            if low < high:
+                file = self._file(piece["file"])
+                place = file.entries[key].first_byte + (low - start) * target.dtype.itemsize
+                file.read_into(values[low - first : high - first], place)
+        if not direct:
+            target.copy_(values.view(rows.shape)[slab.slices_within(rows)])
+
+    def _file(self, name: str) -> TensorFile:
         if name not in self._open:
+            if len(self._open) >= _OPEN_FILES:  # a checkpoint may have more files than a process may have open
+                self._open.pop(next(iter(self._open))).close()
             try:
-                self._open[name] = safe_open(self.folder / name, framework="pt")
-            except SafetensorError as error:
-                raise InputError(f"checkpoint {self.folder}: {name} is damaged ({error})") from None
+                self._open[name] = TensorFile(self.folder / name)
+            except InputError as error:
+                raise InputError(f"checkpoint {self.folder}: {error}: use another checkpoint") from None
         return self._open[name]
 
 
-def _box_of(piece: Mapping[str, Any]) -> Box:
-    return Box(tuple(piece["offset"]), tuple(piece["shape"]))
+def whole_box(shape: tuple[int, ...]) -> Box:
+    return Box((0,) * len(shape), shape)
+
+
+def _flat_offset(inner: Box, outer: Box) -> int:
+    """Where a box of whole rows begins in the flattened box around it."""
+    place = 0
+    for start, origin, size in zip(inner.offset, outer.offset, outer.shape, strict=True):
+        place = place * size + start - origin
+    return place
 
 
 def resolve(path: Path) -> Path:
@@ -218,7 +276,7 @@ def resolve(path: Path) -> Path:
     for candidate in (path, path / "latest", path / "checkpoints" / "latest"):
         if candidate.is_file() and candidate.name == "latest":
             return candidate.parent / candidate.read_text().strip()
-        if (candidate / "index.json").is_file():
+        if (candidate / "manifest.json").is_file():
             return candidate
     what = "no such file or folder" if not path.exists() else "neither a checkpoint nor a run folder with one"
-    raise InputError(f"checkpoint {path}: {what} (expected a folder with index.json, or a run folder)")
+    raise InputError(f"checkpoint {path}: {what} (expected a folder with manifest.json, or a run folder)")

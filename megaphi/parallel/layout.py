@@ -155,6 +155,17 @@ class ParallelLayout:
         return " x ".join(parts) + (", sequence parallel" if self.sequence_parallel and self.tensor > 1 else "")
 
 
+def padded_vocabulary(vocabulary: int, tensor: int) -> int:
+    """Rows of the embedding over all tensor ranks: where they do not divide the vocabulary, 64 x ranks divide this.
+
+    The rows past the vocabulary exist in a running model only: they are zero, no token has them, checkpoints and losses
+    know nothing of them.
+    """
+    if vocabulary % tensor == 0:
+        return vocabulary
+    return -(-vocabulary // (64 * tensor)) * 64 * tensor
+
+
 def _does_not_divide(field: str, ways: int, what: str, size: int) -> str:
     fitting = ", ".join(str(n) for n in range(1, min(size, 1024) + 1) if size % n == 0)
     return f"{field}={ways} does not divide {what}={size}: choose one of {fitting}"

@@ -10,9 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.engine.checkpoint_files import Box, CheckpointReader, Piece, build_index, resolve, write_pieces
+from megaphi.engine.checkpoint_files import (
+    Box,
+    CheckpointReader,
+    Piece,
+    finish_checkpoint,
+    rank_file,
+    resolve,
+    write_rank_file,
+)
 from megaphi.errors import InputError
-from megaphi.files import write_json
 
 
 def cuts_of(size: int, cuts: list[int]) -> list[tuple[int, int]]:
@@ -38,8 +45,11 @@ def write_checkpoint(folder, tensors, *, box_cuts, range_cuts):
                     Piece(key=key, whole_shape=tuple(whole.shape), box=box, start=start, values=values)
                 )
                 number += 1
-    entries = [entry for rank, pieces in enumerate(ranks) for entry in write_pieces(folder, pieces, rank=rank)]
-    write_json(folder / "index.json", build_index(entries))
+    files = {
+        rank_file(rank): write_rank_file(folder, pieces, rank=rank, run="this", step=7)
+        for rank, pieces in enumerate(ranks)
+    }
+    finish_checkpoint(folder, {"recipe": "none"}, {"step": 7}, files, run="this")
     return CheckpointReader(folder)
 
 
@@ -89,10 +99,11 @@ def test_names_of_no_checkpoint(tmp_path, name, message):
         resolve(tmp_path / name)
 
 
-def test_a_piece_that_nobody_wrote_is_noticed():
-    entry = Piece(key="w", whole_shape=(4,), box=Box((0,), (4,)), start=1, values=torch.zeros(3)).entry("rank_0")
+def test_a_piece_that_nobody_wrote_is_noticed(tmp_path):
+    piece = Piece(key="w", whole_shape=(4,), box=Box((0,), (4,)), start=1, values=torch.zeros(3))
+    record = write_rank_file(tmp_path, [piece], rank=0, run="this", step=1)
     with pytest.raises(RuntimeError, match="w: the ranks wrote 3 of 4 elements"):
-        build_index([entry | {"file_bytes": 1}])
+        finish_checkpoint(tmp_path, {}, {"step": 1}, {rank_file(0): record}, run="this")
 
 
 def test_damage_is_named(reader):
@@ -105,7 +116,7 @@ def test_damage_is_named(reader):
     with pytest.raises(InputError, match=r"rank_00001\.safetensors is truncated \(\d+ of \d+ bytes\)"):
         CheckpointReader(folder)
     file.write_bytes(b"\xff" * len(content))
-    with pytest.raises(InputError, match=r"rank_00001\.safetensors is damaged"):
+    with pytest.raises(InputError, match=r"rank_00001\.safetensors is damaged: \d+ bytes cannot hold the header"):
         CheckpointReader(folder).whole("model/a")
     file.unlink()
     with pytest.raises(InputError, match=r"rank_00001\.safetensors is missing: use another checkpoint"):
@@ -113,10 +124,10 @@ def test_damage_is_named(reader):
 
 
 def test_another_format_or_none(reader):
-    index = reader.folder / "index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "format": "other-2"}))
-    with pytest.raises(InputError, match="has the format 'other-2', expected 'megaphi-checkpoint-1'"):
+    manifest = reader.folder / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": "other-2"}))
+    with pytest.raises(InputError, match="has the format 'other-2', expected 'megaphi-checkpoint-2'"):
         CheckpointReader(reader.folder)
-    index.write_text("{")
-    with pytest.raises(InputError, match=r"checkpoint index .* is not valid JSON"):
+    manifest.write_text("{")
+    with pytest.raises(InputError, match=r"checkpoint manifest .* is not valid JSON"):
         CheckpointReader(reader.folder)

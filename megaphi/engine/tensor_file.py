@@ -1,0 +1,219 @@
+"""One safetensors file: written front to back without holding it, read by position without mapping it.
+
+The format is a JSON header (every tensor's type, shape and bytes) and then the bytes. The library writes a file from
+tensors that are all in memory, and maps what it reads: mapped pages count as a process's memory, and a mapped file that
+shrinks kills it. A checkpoint of 14B parameters must pass through a small machine, so both ends stream here. SHA-256
+is taken of the bytes on their way to the disk: whoever reads the file again can tell whether they arrived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaphi.errors import InputError
+from megaphi.files import explain_write_errors
+
+CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int64: "I64"}
+DTYPES = {code: dtype for dtype, code in CODES.items()}
+LARGEST_HEADER = 1 << 30
+_BLOCK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """A tensor of a file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    first_byte: int
+    """Of its values, counted from the start of the file."""
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a file must be when it is read again."""
+
+    bytes: int
+    sha256: str
+
+
+class TensorFileWriter:
+    """Writes the tensors announced to it one after the other, each in as many parts as its caller likes.
+
+    The file is not whole until the block ends; callers give it a temporary name or a temporary folder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = path
+        header, self.entries, self._expected = _header(tensors, metadata or {})
+        self._sha256 = hashlib.sha256()
+        self._written = 0
+        with explain_write_errors(path):
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._write(memoryview(header))
+
+    def append(self, values: Tensor) -> None:
+        """The next elements, in the order of the announcement, flattened."""
+        flat = values.detach().cpu().contiguous().view(-1)
+        if flat.numel():
+            self._write(memoryview(flat.view(torch.uint8).numpy()))
+
+    def _write(self, data: memoryview) -> None:
+        self._sha256.update(data)
+        with explain_write_errors(self.path):
+            while data:
+                data = data[os.write(self._handle, data) :]
+        self._written = os.lseek(self._handle, 0, os.SEEK_CUR)
+
+    def close(self) -> FileRecord:
+        """Force the file to disk; returns what was written."""
+        if self._written != self._expected:
+            raise RuntimeError(f"{self.path}: {self._written} of {self._expected} bytes were written")
+        with explain_write_errors(self.path):
+            os.fsync(self._handle)
+        self.abandon()
+        return FileRecord(self._written, self._sha256.hexdigest())
+
+    def abandon(self) -> None:
+        """Let go of the file; safe to call twice."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def _header(
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, TensorEntry], int]:
+    """(the first bytes of the file, where every tensor lies, size of the whole)."""
+    described: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        described[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    first = 8 + len(text)
+    entries = {
+        name: TensorEntry(dtype, tuple(shape), first + described[name]["data_offsets"][0])
+        for name, (dtype, shape) in tensors.items()
+    }
+    return len(text).to_bytes(8, "little") + text, entries, first + end
+
+
+class TensorFile:
+    """An open safetensors file of anyone's.
+
+    Raises:
+        InputError: it is missing, truncated, or its header is damaged; reading too may find that it has shrunk.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._handle = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is missing") from None
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
+        try:
+            self.metadata, self.entries = self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; safe to call twice."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _read_header(self) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+        size = os.fstat(self._handle).st_size
+        length = int.from_bytes(self._bytes(0, min(8, size)), "little")
+        if size < 8 or length > min(size - 8, LARGEST_HEADER):
+            raise InputError(f"{self.path} is damaged: {size:,} bytes cannot hold the header that it announces")
+        try:
+            described = json.loads(self._bytes(8, length))
+            metadata = described.pop("__metadata__", {})
+            entries = {name: _entry(entry, first=8 + length) for name, entry in described.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{self.path} is damaged: its header is not that of a safetensors file ({error})"
+            ) from None
+        end = max((entry.first_byte + entry.numel * entry.dtype.itemsize for entry in entries.values()), default=0)
+        if end > size:
+            raise InputError(f"{self.path} is truncated: {size:,} bytes, and its header announces {end:,}")
+        return metadata, entries
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> Tensor:
+        """Elements [start, end) of a tensor, flattened."""
+        entry = self.entries[name]
+        end = entry.numel if end is None else end
+        values = torch.empty(end - start, dtype=entry.dtype)
+        self.read_into(values, entry.first_byte + start * entry.dtype.itemsize)
+        return values
+
+    def read_into(self, values: Tensor, first_byte: int) -> None:
+        """Fill a contiguous CPU tensor from position `first_byte` of the file."""
+        buffer = memoryview(values.view(-1).view(torch.uint8).numpy()) if values.numel() else memoryview(b"")
+        place = first_byte
+        while buffer:
+            count = os.preadv(self._handle, [buffer], place)
+            if count == 0:
+                raise InputError(f"{self.path} ends at byte {place:,}, before all of its tensors: it was cut off")
+            buffer, place = buffer[count:], place + count
+
+    def _bytes(self, start: int, count: int) -> bytes:
+        return os.pread(self._handle, count, start)
+
+
+def _entry(described: Mapping[str, Any], *, first: int) -> TensorEntry:
+    dtype = DTYPES.get(described["dtype"])
+    if dtype is None:
+        raise ValueError(f"type {described['dtype']!r} is not one of {', '.join(DTYPES)}")
+    start, end = described["data_offsets"]
+    entry = TensorEntry(dtype, tuple(int(size) for size in described["shape"]), first + start)
+    if end - start != entry.numel * dtype.itemsize or start < 0 or any(size < 0 for size in entry.shape):
+        raise ValueError(f"{end - start} bytes for a tensor of shape {entry.shape}")
+    return entry
+
+
+def hash_file(path: Path, *, from_disk: bool = False) -> FileRecord:
+    """Size and SHA-256 of a file; `from_disk` first drops what the system keeps of it in memory (best effort)."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_BLOCK_BYTES)
+    with open(path, "rb", buffering=0) as file:
+        if from_disk and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        size = 0
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            size += count
+    return FileRecord(size, digest.hexdigest())
