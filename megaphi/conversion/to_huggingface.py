@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from megaphi.config import from_plain
 from megaphi.conversion.weight_names import WeightPair, weight_pairs
 from megaphi.engine.checkpoint_files import CheckpointReader

@@ -203,6 +203,12 @@ class CheckpointReader:
         """A whole tensor, as it was before any rank cut it."""
         return self.read_box(key, whole_box(self.shape(key)))
 
+    def slabs(self, key: str, *, elements: int = 1 << 24) -> Iterator[Tensor]:
+        """A whole tensor in flat parts of at most about `elements` numbers, in order: for tensors of any size."""
+        shape = self.shape(key)
+        for start in range(0, math.prod(shape), elements):
+            yield self.read(key, whole_box(shape), start=start, end=min(start + elements, math.prod(shape)))
+
     def read(self, key: str, box: Box, *, start: int = 0, end: int | None = None) -> Tensor:
         """Elements [start, end) of a flattened box."""
         end = box.numel if end is None else end

@@ -77,7 +77,7 @@ class TensorFileWriter:
         """The next elements, in the order of the announcement, flattened."""
         flat = values.detach().cpu().contiguous().view(-1)
         if flat.numel():
-            self._write(memoryview(flat.view(torch.uint8).numpy()))
+            self._write(_bytes_of(flat))
 
     def _write(self, data: memoryview) -> None:
         self._sha256.update(data)
@@ -182,7 +182,7 @@ class TensorFile:
 
     def read_into(self, values: Tensor, first_byte: int) -> None:
         """Fill a contiguous CPU tensor from position `first_byte` of the file."""
-        buffer = memoryview(values.view(-1).view(torch.uint8).numpy()) if values.numel() else memoryview(b"")
+        buffer = _bytes_of(values.view(-1)) if values.numel() else memoryview(b"")
         place = first_byte
         while buffer:
             count = os.preadv(self._handle, [buffer], place)
@@ -192,6 +192,11 @@ class TensorFile:
 
     def _bytes(self, start: int, count: int) -> bytes:
         return os.pread(self._handle, count, start)
+
+
+def _bytes_of(flat: Tensor) -> memoryview:
+    """The memory of a contiguous, one-dimensional CPU tensor of any type."""
+    return memoryview(flat.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
 
 
 def _entry(described: Mapping[str, Any], *, first: int) -> TensorEntry:

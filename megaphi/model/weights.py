@@ -35,7 +35,7 @@ class Weight:
     @property
     def rows(self) -> int:
         """Of the matrix form."""
-        return self.shape[0] if len(self.shape) < 3 else self.shape[0] * self.shape[1]
+        return self.numel // self.columns
 
     @property
     def columns(self) -> int:

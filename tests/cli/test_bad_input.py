@@ -90,14 +90,22 @@ def dataset(tmp_path):
 
 
 def test_inspect(refused, dataset, tmp_path):
-    assert "checkpoint elsewhere: no such file or folder" in refused("inspect", "elsewhere")
-    assert "--document 7: " in refused("inspect", dataset, "--document", "7")
+    assert "checkpoint elsewhere: no such file or folder" in refused("inspect", "checkpoint", "elsewhere")
+    assert "--document 7: " in refused("inspect", "dataset", dataset, "--document", "7")
     (tmp_path / "d.bin").write_bytes(b"\0\0")
-    assert "d.bin is truncated" in refused("inspect", dataset)
+    assert "d.bin is truncated" in refused("inspect", "dataset", dataset)
     (tmp_path / "d.bin").unlink()
-    assert "d.bin" in refused("inspect", dataset)
+    assert "d.bin" in refused("inspect", "dataset", dataset)
     (tmp_path / "config.json").write_text("{")
-    assert "configuration config.json is not valid JSON" in refused("inspect", "config.json", "config.json")
+    assert "configuration config.json is not valid JSON" in refused("inspect", "diff", "config.json", "config.json")
+    (tmp_path / "config.json").write_text("{}")
+    words = ("inspect", "diff", "config.json", "config.json", "--weights")
+    assert "config.json is no checkpoint and holds none" in refused(*words)
+
+
+def test_verify(refused, tmp_path):
+    assert "checkpoint elsewhere: no such file or folder" in refused("verify", "elsewhere")
+    assert "holds no checkpoints" in refused("verify", "--all", tmp_path)
 
 
 def test_generate_and_convert(refused, tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 import subprocess
 import sys
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -15,8 +17,10 @@ from megaphi.cli import main
 from megaphi.config import to_plain
 from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.ledger import UNREAD, Cursor, DatasetRecord, Ledger, Origin, SourceRecord
-from megaphi.engine.checkpoint_files import Box, Piece, build_index, write_pieces
+from megaphi.engine.checkpoint_files import Piece, finish_checkpoint, rank_file, whole_box, write_rank_file
 from megaphi.files import write_json
+from megaphi.model.architecture import Architecture
+from megaphi.model.weights import weights_of
 from megaphi.recipes import load_recipe
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.test_house import ROOT
@@ -38,12 +42,15 @@ def test_a_dataset_and_one_of_its_documents(shown, tmp_path):
             writer.add_document(np.array([*tokenizer.encode(text), tokenizer.end_of_text]))
         writer.finish({"vocabulary_size": 400})
     for name in ("d", "d.bin", "d.idx"):
-        text = shown("inspect", tmp_path / name)
+        text = shown("inspect", "dataset", tmp_path / name)
         assert re.search(r"documents +2\n", text)
         assert re.search(r"vocabulary_size 400\n", text)
-    assert shown("inspect", tmp_path / "d", "--document", 1) == "second text<|endoftext|>\n"
+    assert shown("inspect", "dataset", tmp_path / "d", "--document", 1) == "second text<|endoftext|>\n"
 
 
+MODEL = Architecture(
+    layers=1, hidden=8, feed_forward=12, heads=2, key_value_groups=1, head_size=4, vocabulary=352
+)  # fmt: skip
 LEDGER = Ledger(
     order="keyed",
     order_version=1,
@@ -61,37 +68,107 @@ LEDGER = Ledger(
 )
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    folder = tmp_path / "run" / "checkpoints" / "step_00000003"
+def write_checkpoint(folder, *, run="first", change=0.0):
+    """Two ranks' pieces of every weight of a small model, and of one moment."""
     folder.mkdir(parents=True)
-    entries = []
+    files = {}
     for rank in range(2):
-        piece = Piece(key="model/w", whole_shape=(4, 3), box=Box((2 * rank, 0), (2, 3)), start=0, values=torch.zeros(6))
-        entries += write_pieces(folder, [piece], rank=rank)
-    write_json(folder / "index.json", build_index(entries))
-    write_json(folder / "state.json", {"step": 3, "tokens_by_source": {"web": 5}, "ledger": LEDGER.to_json()})
-    write_json(folder / "config.json", to_plain(load_recipe("quickstart_pretrain")))
+        pieces = []
+        for weight in weights_of(MODEL):
+            flat = torch.arange(weight.numel, dtype=torch.float32) + change
+            start, end = (weight.numel * part // 2 for part in (rank, rank + 1))
+            for key in (f"model/{weight.name}", f"optimizer/exp_avg/{weight.name}"):
+                box = whole_box(weight.shape)
+                pieces.append(
+                    Piece(key=key, whole_shape=weight.shape, box=box, start=start, values=flat[start:end].clone())
+                )
+        files[rank_file(rank)] = write_rank_file(folder, pieces, rank=rank, run=run, step=3)
+    config = dataclasses.replace(load_recipe("quickstart_pretrain"), model=MODEL)
+    state = {"step": 3, "tokens_by_source": {"web": 5}, "ledger": LEDGER.to_json()}
+    finish_checkpoint(folder, to_plain(config), state, files, run=run)
     (folder.parent / "latest").write_text(folder.name)
     return folder
 
 
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write_checkpoint(tmp_path / "run" / "checkpoints" / "step_00000003")
+
+
 def test_a_checkpoint(shown, checkpoint):
-    text = shown("inspect", checkpoint.parents[1], "--tensors")
+    text = shown("inspect", "checkpoint", checkpoint.parents[1], "--tensors", "--files")
     assert re.search(r"step +3\n", text)
+    assert re.search(r"layout +tensor 2 x pipeline 1 x data auto, sequence parallel\n", text)
     assert re.search(r"tokens_by_source web 5\n", text)
     assert re.search(r"data +keyed order, seed 7, this plan from step 0 on\n", text)
     assert re.search(r"web +50 tokens drawn of 40: 1.250 epochs\n", text)
-    assert re.search(r"parameters +12 in 1 tensors\n", text)
-    assert re.search(r"model/w +float32 +\[4, 3\] +2 pieces\n", text)
+    assert re.search(rf"parameters +{MODEL.parameters:,} in 9 tensors\n", text)
+    assert re.search(rf"  model \(float32\) +{4 * MODEL.parameters:,} bytes\n", text)
+    assert re.search(rf"  optimizer/exp_avg \(float32\) +{4 * MODEL.parameters:,} bytes\n", text)
+    assert re.search(r"model/output_layer.weight +float32 +\[352, 8\] +2 pieces\n", text)
+    digest = sha256((checkpoint / "rank_00001.safetensors").read_bytes()).hexdigest()
+    assert re.search(rf"rank_00001.safetensors +[\d,]+  {digest}\n", text)
 
 
 def test_differences_of_two_runs(shown, checkpoint, tmp_path):
-    run = load_recipe("quickstart_pretrain")
-    other = dataclasses.replace(run, seed=7)
-    write_json(tmp_path / "other" / "config.json", to_plain(other))
-    assert shown("inspect", checkpoint, tmp_path / "other") == "seed: 1234 -> 7\n"
-    assert shown("inspect", checkpoint, checkpoint) == "no field differs\n"
+    run = dataclasses.replace(load_recipe("quickstart_pretrain"), model=MODEL)
+    write_json(tmp_path / "other" / "config.json", to_plain(dataclasses.replace(run, seed=7)))
+    assert shown("inspect", "diff", checkpoint, tmp_path / "other") == "seed: 1234 -> 7\n"
+    assert shown("inspect", "diff", checkpoint, checkpoint.parents[1]) == "nothing differs\n"
+
+
+def test_differences_of_two_checkpoints(shown, checkpoint, tmp_path):
+    other = write_checkpoint(tmp_path / "other", change=0.5)
+    text = shown("inspect", "diff", checkpoint, other, "--weights")
+    assert "numbers: 0 of 18 tensors are equal" in text
+    assert re.search(r"numbers model/decoder.final_layernorm.weight: differ by up to 5.000e-01, relative norm \d", text)
+    same = shown("inspect", "diff", checkpoint, checkpoint, "--weights")
+    assert same == "numbers: 18 of 18 tensors are equal\n"
+
+
+def test_a_whole_checkpoint_is_verified(shown, checkpoint):
+    size = sum(path.stat().st_size for path in checkpoint.iterdir())
+    for words in ([checkpoint], [checkpoint.parents[1], "--all"], [checkpoint, "--values"]):
+        assert shown("verify", *words) == f"{checkpoint}: whole ({size:,} bytes)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "finding"),
+    [
+        ("rank_00000.safetensors", "rank_00000.safetensors is damaged (SHA-256"),
+        ("index.json", "index.json is damaged (SHA-256"),
+        ("state.json", "state.json is damaged (SHA-256"),
+        ("config.json", "config.json is damaged (SHA-256"),
+        ("manifest.json", "manifest"),
+    ],
+)
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.999])
+def test_one_flipped_bit_anywhere_is_found(capsys, checkpoint, name, finding, place):
+    content = bytearray((checkpoint / name).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (checkpoint / name).write_bytes(content)
+    assert main(["verify", str(checkpoint)]) in (1, 2)
+    said = capsys.readouterr()
+    assert finding in said.out + said.err
+    assert "Traceback" not in said.err
+
+
+def test_what_does_not_belong_together_is_found(capsys, checkpoint, tmp_path):
+    other = write_checkpoint(tmp_path / "other", run="second")
+    shutil.copy(other / "rank_00001.safetensors", checkpoint)
+    (checkpoint / "rank_00002.safetensors").write_bytes(b"?")
+    assert main(["verify", str(checkpoint)]) == 1
+    text = capsys.readouterr().out
+    assert "rank_00001.safetensors is not of this checkpoint: another run (second) wrote it at step 3" in text
+    assert "rank_00002.safetensors is not part of it" in text
+
+
+def test_numbers_that_are_not_finite_are_found(capsys, tmp_path):
+    folder = write_checkpoint(tmp_path / "spoilt", change=float("nan"))
+    assert main(["verify", str(folder)]) == 0
+    assert main(["verify", str(folder), "--values"]) == 1
+    expected = f"model/output_layer.weight holds {352 * 8:,} numbers that are not finite"
+    assert expected in capsys.readouterr().out
 
 
 def run_megaphi(*words: str) -> subprocess.CompletedProcess[str]:
