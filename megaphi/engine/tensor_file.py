@@ -196,7 +196,8 @@ class TensorFile:
 
 def _bytes_of(flat: Tensor) -> memoryview:
     """The memory of a contiguous, one-dimensional CPU tensor of any type."""
-    return memoryview(flat.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
+    dense = flat.as_strided(flat.shape, (1,))  # a single element cut out of a tensor may keep another stride
+    return memoryview(dense.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
 
 
 def _entry(described: Mapping[str, Any], *, first: int) -> TensorEntry:
