@@ -104,26 +104,32 @@ def _delete_old(newest: Path, *, keep: int) -> None:
 
 
 def _pieces(model: TrainingModel) -> Iterator[Piece]:
-    """What this rank writes: an equal part of every weight it holds, and the optimizer state that it owns."""
+    """What this rank writes: an equal part of every weight it holds, and the optimizer state that it owns.
+
+    Padding of the vocabulary is left out; so may be all that a rank holds of a tensor.
+    """
     replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
     replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     for module in model.modules:
         for share in parameter_shares(module):
             if not share.is_first_copy:
                 continue
-            flat = share.parameter.detach().view(-1)
+            flat = share.parameter.detach().view(-1)[: share.numel]
             start, end = (flat.numel() * part // replicas for part in (replica, replica + 1))
-            yield _piece(f"model/{share.name}", share, start, flat[start:end])
+            yield from _piece(f"model/{share.name}", share, start, flat[start:end])
             owned = state_pieces(model.optimizer, share.parameter)
             if owned is None:
                 continue
             for name, values in owned.tensors.items():
-                yield _piece(f"optimizer/{name}/{share.name}", share, owned.start, values)
+                yield from _piece(f"optimizer/{name}/{share.name}", share, owned.start, values)
 
 
-def _piece(key: str, share: ParameterShare, start: int, values: Tensor) -> Piece:
-    box = Box(share.offset, share.shape)
-    return Piece(key=key, whole_shape=share.whole_shape, box=box, start=start, values=values)
+def _piece(key: str, share: ParameterShare, start: int, values: Tensor) -> Iterator[Piece]:
+    """`values` begin at element `start` of the flattened parameter."""
+    start, end = share.without_padding(start, start + values.numel())
+    if start < end:
+        box = Box(share.offset, share.shape)
+        yield Piece(key=key, whole_shape=share.whole_shape, box=box, start=start, values=values[: end - start])
 
 
 @torch.no_grad()
@@ -151,8 +157,8 @@ def load_checkpoint(model: TrainingModel, folder: str | Path, *, weights_only: b
 
 def load_weight(reader: WeightReader, share: ParameterShare) -> None:
     """Fill one parameter of this rank from a checkpoint."""
-    values = reader.box(share.name, Box(share.offset, share.shape))
-    share.parameter.copy_(values.view(share.parameter.shape))
+    is_padding = share.numel == 0
+    share.fill(torch.empty(0) if is_padding else reader.box(share.name, Box(share.offset, share.shape)))
 
 
 def _load_optimizer(reader: CheckpointReader, model: TrainingModel) -> None:
@@ -162,11 +168,13 @@ def _load_optimizer(reader: CheckpointReader, model: TrainingModel) -> None:
             if owned is None:
                 continue
             box = Box(share.offset, share.shape)
+            start, end = share.without_padding(owned.start, owned.end)
             for name, values in owned.tensors.items():
                 key = f"optimizer/{name}/{share.name}"
                 if key not in reader.tensors and name == "main":
                     continue  # saved in fp32: the weights themselves, already loaded
-                values.copy_(reader.read(key, box, start=owned.start, end=owned.end))
+                values[: end - start].copy_(reader.read(key, box, start=start, end=end))
+                values[end - start :].zero_()
     set_update_count(model.optimizer, reader.state["step"])
 
 

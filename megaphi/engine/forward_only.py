@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 from megatron.core import parallel_state
-from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from torch import Tensor
@@ -29,6 +28,7 @@ from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.model.initialize import parameter_shares
 from megaphi.model.language_model import build_model
+from megaphi.model.padded_model import PaddedModel
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import World, start_world
 
@@ -39,7 +39,7 @@ class ReadingModel:
 
     architecture: Architecture
     world: World
-    module: GPTModel
+    module: PaddedModel
     context: int
     """Sequence length that the model was trained with."""
 
@@ -82,7 +82,6 @@ def check_reading_layout(layout: ParallelLayout, architecture: Architecture) -> 
         heads=architecture.heads,
         key_value_groups=architecture.key_value_groups,
         feed_forward=architecture.feed_forward,
-        vocabulary=architecture.vocabulary,
         sequence_length=1,
     )
     return layout
@@ -102,8 +101,9 @@ def logits_of(model: ReadingModel, tokens_BS: np.ndarray) -> Tensor:
         forward_only=True,
         collect_non_loss_data=True,
     )
-    logits_BSV = collected[0] if collected else torch.empty((*tokens_BS.shape, model.architecture.vocabulary))
-    return _from_last_stage(logits_BSV.to(device))
+    shape = (*tokens_BS.shape, model.architecture.vocabulary)
+    logits_BSV = collected[0][..., : shape[-1]] if collected else torch.empty(shape)  # no padding leaves the engine
+    return _from_last_stage(logits_BSV.to(device).contiguous())
 
 
 def _forward_step(tokens_BS: Tensor) -> Callable[..., Any]:
@@ -115,7 +115,7 @@ def _forward_step(tokens_BS: Tensor) -> Callable[..., Any]:
 
 
 def _gathered(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:
-    """The whole vocabulary from this tensor rank's part."""
+    """The whole vocabulary, and what pads it, from this tensor rank's part."""
     return gather_from_tensor_model_parallel_region(logits_BSV).float()
 
 

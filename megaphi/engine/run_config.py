@@ -130,7 +130,6 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
         heads=run.model.heads,
         key_value_groups=run.model.key_value_groups,
         feed_forward=run.model.feed_forward,
-        vocabulary=run.model.vocabulary,
         sequence_length=run.batch.sequence_length,
     )
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import cast
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer import TransformerConfig
 
 from megaphi.engine.optimizer import build_optimizer
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.language_model import build_model
+from megaphi.model.padded_model import PaddedModel
 from megaphi.parallel.world import World
 
 Chunk = DistributedDataParallel
@@ -37,9 +37,9 @@ class TrainingModel:
     optimizer: DistributedOptimizer
 
     @property
-    def modules(self) -> list[GPTModel]:
+    def modules(self) -> list[PaddedModel]:
         """The chunks without their wrapper."""
-        return [cast(GPTModel, chunk.module) for chunk in self.chunks]
+        return [cast(PaddedModel, chunk.module) for chunk in self.chunks]
 
 
 def build_training_model(run: RunConfig, world: World) -> TrainingModel:

@@ -13,6 +13,7 @@ Legend: T tokens, V this rank's part of the vocabulary, D width.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ def linear_cross_entropy(
     labels_T: Tensor,
     *,
     group: Group = None,
+    vocabulary: int | None = None,
     z_weight: float = 0.0,
     chunk_tokens: int = 1_024,
     weight_gradient_VD: Tensor | None = None,
@@ -79,6 +81,7 @@ def linear_cross_entropy(
     is added up over the chunks in fp32.
 
     Args:
+        vocabulary: Ids from this one on are padding (see `hide_padding`); none: there is no padding.
         weight_gradient_VD: fp32 buffer to add the weight's gradient to, which the caller has anyway; autograd then sees
             zeros. Without it another buffer of that size exists during the backward pass.
 
@@ -93,14 +96,31 @@ def linear_cross_entropy(
         )
     check_shape("weight", weight_VD, (weight_VD.shape[0], hidden_TD.shape[1]), what="the width of hidden")
     check_like("weight", weight_VD, "hidden", hidden_TD)
-    _check_labels(labels_T, hidden_TD.shape[0], hidden_TD, vocabulary=weight_VD.shape[0] * _size(group))
+    vocabulary = weight_VD.shape[0] * _size(group) if vocabulary is None else vocabulary
+    _check_labels(labels_T, hidden_TD.shape[0], hidden_TD, vocabulary=vocabulary)
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens = {chunk_tokens}: must be at least 1")
     if not is_compiled("cross_entropy", hidden_TD):
-        return reference.linear_cross_entropy(hidden_TD, weight_VD, labels_T, group=group, z_weight=z_weight)
+        return reference.linear_cross_entropy(
+            hidden_TD, weight_VD, labels_T, group=group, vocabulary=vocabulary, z_weight=z_weight
+        )
     return _LinearCrossEntropy.apply(  # pyright: ignore[reportReturnType]
-        hidden_TD, weight_VD, labels_T, group, z_weight, chunk_tokens, weight_gradient_VD
+        hidden_TD, weight_VD, labels_T, group, vocabulary, z_weight, chunk_tokens, weight_gradient_VD
     )
+
+
+def hide_padding(logits_TV: Tensor, *, vocabulary: int, group: Group) -> Tensor:
+    """The same logits; in place, those of ids from `vocabulary` on become the lowest number of their format.
+
+    Its exponential is an exact zero beside any real logit's, so padding takes no part in a loss, and its gradient is
+    zero. Autograd is not told, because it would copy all the gradient to set to zero what is zero. Not minus infinity:
+    a rank that holds nothing but padding would find infinity minus infinity.
+    """
+    columns = logits_TV.shape[-1]
+    first_hidden = max(vocabulary - _first(columns, group), 0)
+    if first_hidden < columns:
+        logits_TV.detach()[..., first_hidden:] = torch.finfo(logits_TV.dtype).min
+    return logits_TV
 
 
 def _check_labels(labels_T: Tensor, tokens: int, beside: Tensor, *, vocabulary: int) -> None:
@@ -120,7 +140,7 @@ def _first(columns: int, group: Group) -> int:
 
 
 def _losses(
-    statistics_T3: Tensor, labels_T: Tensor, *, columns: int, group: Group, z_weight: float
+    statistics_T3: Tensor, labels_T: Tensor, *, vocabulary: int, group: Group, z_weight: float
 ) -> tuple[Tensor, Tensor]:
     """(losses [T], totals [T, 2]) from every rank's (maximum, sum of exponentials, label's logit).
 
@@ -139,7 +159,7 @@ def _losses(
     losses_T = (highest_T - target_RT.sum(0)) + sum_T.log()
     if z_weight:
         losses_T = losses_T + z_weight * (highest_T + sum_T.log()).square()
-    is_known = (labels_T >= 0) & (labels_T < columns * _size(group))
+    is_known = (labels_T >= 0) & (labels_T < vocabulary)
     losses_T = torch.where(is_known, losses_T, torch.nan)
     return torch.where(labels_T == IGNORED, 0.0, losses_T), torch.stack((highest_T, sum_T), dim=1)
 
@@ -149,7 +169,8 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor, group: Group, z_weight: float, in_place: bool) -> Tensor:
         columns = logits_TV.shape[1]
         statistics = _operators.cross_entropy_statistics(logits_TV, labels_T, _first(columns, group))
-        losses_T, totals_T2 = _losses(statistics, labels_T, columns=columns, group=group, z_weight=z_weight)
+        vocabulary = columns * _size(group)
+        losses_T, totals_T2 = _losses(statistics, labels_T, vocabulary=vocabulary, group=group, z_weight=z_weight)
         ctx.save_for_backward(logits_TV, labels_T, totals_T2)
         ctx.settings = (_first(columns, group), IGNORED, z_weight)
         ctx.in_place = in_place
@@ -178,20 +199,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_VD: Tensor,
         labels_T: Tensor,
         group: Group,
+        vocabulary: int,
         z_weight: float,
         chunk_tokens: int,
         weight_gradient_VD: Tensor | None,
     ) -> Tensor:
-        columns = weight_VD.shape[0]
-        first = _first(columns, group)
+        first = _first(weight_VD.shape[0], group)
+        hide = partial(hide_padding, vocabulary=vocabulary, group=group)
         parts = [
-            _operators.cross_entropy_statistics(functional.linear(hidden, weight_VD), labels, first)
+            _operators.cross_entropy_statistics(hide(functional.linear(hidden, weight_VD)), labels, first)
             for hidden, labels in zip(hidden_TD.split(chunk_tokens), labels_T.split(chunk_tokens), strict=True)
         ]
-        losses_T, totals_T2 = _losses(torch.cat(parts), labels_T, columns=columns, group=group, z_weight=z_weight)
+        losses_T, totals_T2 = _losses(torch.cat(parts), labels_T, vocabulary=vocabulary, group=group, z_weight=z_weight)
         ctx.save_for_backward(hidden_TD, weight_VD, labels_T, totals_T2)
         ctx.settings = (first, IGNORED, z_weight)
-        ctx.chunk_tokens, ctx.weight_gradient_VD = chunk_tokens, weight_gradient_VD
+        ctx.hide, ctx.chunk_tokens, ctx.weight_gradient_VD = hide, chunk_tokens, weight_gradient_VD
         return losses_T
 
     @staticmethod
@@ -206,13 +228,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         tokens = (hidden_TD, labels_T, totals_T2, gradients[0].contiguous(), grad_hidden_TD)
         chunks = zip(*(part.split(ctx.chunk_tokens) for part in tokens), strict=True)
         for hidden, labels, totals, grad, grad_hidden in chunks:
-            logits = functional.linear(hidden, weight_VD)
+            logits = ctx.hide(functional.linear(hidden, weight_VD))
             _operators.cross_entropy_backward_(logits, labels, totals, grad, *ctx.settings)
             torch.mm(logits, weight_VD, out=grad_hidden)
             _add_product(total_VD, logits, hidden)
         was_given = ctx.weight_gradient_VD is not None
         grad_weight_VD = torch.zeros_like(weight_VD) if was_given else total_VD.to(weight_VD.dtype)
-        return grad_hidden_TD, grad_weight_VD, None, None, None, None, None
+        return grad_hidden_TD, grad_weight_VD, *(None,) * 6
 
 
 def _add_product(total_VD: Tensor, grad_TV: Tensor, hidden_TD: Tensor) -> None:
@@ -250,7 +272,7 @@ def _try_cross_entropy(device: torch.device, dtype: torch.dtype) -> None:
         expected = reference.cross_entropy(wide, labels, z_weight=0.1)
         (expected_grad,) = torch.autograd.grad(expected, wide, grad.double())
     statistics = _operators.cross_entropy_statistics(logits, labels, 0)
-    losses, totals = _losses(statistics, labels, columns=37, group=None, z_weight=0.1)
+    losses, totals = _losses(statistics, labels, vocabulary=37, group=None, z_weight=0.1)
     assert_agree(losses, expected.detach().to(losses.dtype))
     _operators.cross_entropy_backward_(logits, labels, totals, grad, 0, IGNORED, 0.1)
     assert_agree(logits, expected_grad.to(dtype))

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
-from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region, gather_from_sequence_parallel_region
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
 from megaphi.kernels.rotary import rotary_table
+from megaphi.model.padded_model import PaddedModel
 
 
 class RotaryTable(RotaryEmbedding):
@@ -55,7 +55,7 @@ class RotaryTable(RotaryEmbedding):
         return torch.cat((chunks[rank], chunks[2 * ranks - 1 - rank]), dim=1)
 
 
-class FusedModel(GPTModel):
+class FusedModel(PaddedModel):
     """A pipeline stage's part of the model, all of it on fused kernels."""
 
     def __init__(self, *, rotary_base: float, loss_chunk_tokens: int, **arguments: Any) -> None:
@@ -83,6 +83,7 @@ class FusedModel(GPTModel):
             weight_VD,
             labels.t().reshape(-1),
             group=group,
+            vocabulary=self.vocabulary,
             chunk_tokens=self.loss_chunk_tokens,
             weight_gradient_VD=getattr(weight_VD, "main_grad", None),  # in training, Megatron's buffer
         )

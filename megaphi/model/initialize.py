@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from megaphi.model.architecture import Architecture
+from megaphi.model.padded_model import PaddedModel
+from megaphi.model.weights import EMBEDDING, OUTPUT
 from megaphi.parallel.seeds import parameter_seed
 
 _NAMES_ELSEWHERE = {
@@ -34,7 +35,8 @@ class ParameterShare:
     """One parameter of this rank as a box of the whole one.
 
     The SwiGLU input matrix is [gate; up] and every tensor rank holds its rows of both halves: seen as (2, F, D) that
-    is a box too.
+    is a box too. The box has no rows that only pad the vocabulary: those are the parameter's last, so that the box,
+    flattened, is what the flattened parameter begins with.
     """
 
     name: str
@@ -46,9 +48,25 @@ class ParameterShare:
     is_first_copy: bool
     """False on tensor ranks above 0 for parameters that every tensor rank holds."""
 
+    @property
+    def numel(self) -> int:
+        """Elements of the box, without padding."""
+        return math.prod(self.shape)
+
+    def without_padding(self, start: int, end: int) -> tuple[int, int]:
+        """What of elements [start, end) of the flattened parameter belongs to the box; may be empty."""
+        return min(start, self.numel), min(end, self.numel)
+
+    @torch.no_grad()
+    def fill(self, values: Tensor) -> None:
+        """Set the parameter to the values of the box, the padding to zero."""
+        flat = self.parameter.detach().view(-1)
+        flat[: self.numel].copy_(values.reshape(-1))
+        flat[self.numel :].zero_()
+
 
 @torch.no_grad()
-def initialize_weights(chunk: GPTModel, architecture: Architecture, *, seed: int) -> None:
+def initialize_weights(chunk: PaddedModel, architecture: Architecture, *, seed: int) -> None:
     """Fill this chunk's parameters in place."""
     for share in parameter_shares(chunk):
         if share.parameter.dim() == 1:
@@ -59,7 +77,7 @@ def initialize_weights(chunk: GPTModel, architecture: Architecture, *, seed: int
             std /= math.sqrt(2 * architecture.layers)
         whole = _draw(share.whole_shape, std=std, seed=parameter_seed(seed, share.name))
         box = tuple(slice(start, start + size) for start, size in zip(share.offset, share.shape, strict=True))
-        share.parameter.copy_(whole[box].reshape(share.parameter.shape))
+        share.fill(whole[box])
 
 
 def _draw(shape: tuple[int, ...], *, std: float, seed: int) -> Tensor:
@@ -67,7 +85,7 @@ def _draw(shape: tuple[int, ...], *, std: float, seed: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
 
 
-def parameter_shares(chunk: GPTModel) -> Iterator[ParameterShare]:
+def parameter_shares(chunk: PaddedModel) -> Iterator[ParameterShare]:
     """Every parameter of a chunk with its place in the whole model."""
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     rank = parallel_state.get_tensor_model_parallel_rank()
@@ -81,6 +99,10 @@ def parameter_shares(chunk: GPTModel) -> Iterator[ParameterShare]:
         if is_cut:
             whole[dimension] *= ranks
             offset[dimension] = rank * shape[dimension]
+        if name in (EMBEDDING, OUTPUT):
+            whole[0] = chunk.vocabulary
+            offset[0] = min(offset[0], whole[0])
+            shape = (min(shape[0], whole[0] - offset[0]), shape[1])
         yield ParameterShare(
             name=name,
             parameter=parameter,
@@ -91,7 +113,7 @@ def parameter_shares(chunk: GPTModel) -> Iterator[ParameterShare]:
         )
 
 
-def _global_parameters(chunk: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _global_parameters(chunk: PaddedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """`(name, parameter)` with the layer numbered from the bottom of the whole model."""
     for name, parameter in chunk.named_parameters():
         match = re.match(r"decoder\.layers\.(\d+)\.(.+)", name)

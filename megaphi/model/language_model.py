@@ -7,20 +7,21 @@ the meta device, over a process group that is never used, so that the 14B layout
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
 
 from megaphi.model.architecture import Architecture
 from megaphi.model.fused_model import FusedModel
-from megaphi.model.initialize import initialize_weights
+from megaphi.model.initialize import initialize_weights, parameter_shares
 from megaphi.model.layer_spec import block_spec
 from megaphi.model.megatron_config import Fp8, Precision, Recompute, transformer_config
+from megaphi.model.padded_model import PaddedModel
 from megaphi.parallel.layout import Coordinates, ParallelLayout
 from megaphi.parallel.world import pretended_world
 
@@ -34,7 +35,7 @@ def build_model(
     parameters: Precision = "float32",
     recompute: Recompute = "none",
     fp8: Fp8 = "none",
-) -> list[GPTModel]:
+) -> list[PaddedModel]:
     """This rank's chunks with weights drawn from (seed, parameter name), the same under every layout."""
     config = transformer_config(architecture, layout, parameters=parameters, recompute=recompute, fp8=fp8)
     chunks = _chunks(config, architecture, layout, sequence_length=sequence_length)
@@ -45,14 +46,14 @@ def build_model(
 
 def _chunks(
     config: TransformerConfig, architecture: Architecture, layout: ParallelLayout, *, sequence_length: int
-) -> list[GPTModel]:
+) -> list[PaddedModel]:
     chunks = []
     for stage in range(layout.virtual_pipeline):
         virtual_stage = stage if layout.virtual_pipeline > 1 else None
         chunk = _model_class(architecture)(
             config=config,
             transformer_layer_spec=block_spec(config, architecture, virtual_stage=virtual_stage),
-            vocab_size=architecture.vocabulary,
+            vocabulary=architecture.vocabulary,
             max_sequence_length=sequence_length,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual_stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=virtual_stage),
@@ -64,14 +65,14 @@ def _chunks(
     return chunks
 
 
-def _model_class(architecture: Architecture) -> Callable[..., GPTModel]:
+def _model_class(architecture: Architecture) -> Callable[..., PaddedModel]:
     """Megatron's own model, or ours on fused kernels."""
     if architecture.kernels == "fused":
         return partial(
             FusedModel, rotary_base=architecture.rotary_base, loss_chunk_tokens=architecture.loss_chunk_tokens
         )
     return partial(
-        GPTModel,
+        PaddedModel,
         position_embedding_type="rope",
         rotary_percent=1.0,
         rotary_base=architecture.rotary_base,  # pyright: ignore[reportArgumentType]
@@ -82,9 +83,9 @@ class StageParameters(NamedTuple):
     """Trainable numbers of one pipeline stage."""
 
     local: int
-    """Held by each tensor rank."""
+    """Held by each tensor rank, the padding of the vocabulary included."""
     unique: int
-    """Over all tensor ranks, replicated parameters counted once."""
+    """Over all tensor ranks, replicated parameters counted once, padding not at all."""
 
 
 def count_parameters(
@@ -98,14 +99,13 @@ def count_parameters(
         with pretended_world(one_copy, rank=rank), torch.device("meta"):
             config = transformer_config(architecture, one_copy, parameters="bfloat16", on_default_device=True)
             chunks = _chunks(config, architecture, one_copy, sequence_length=sequence_length)
-        stages.append(_count(chunks, tensor_ranks=layout.tensor))
+            stages.append(_count(chunks))
     return stages
 
 
-def _count(chunks: list[GPTModel], *, tensor_ranks: int) -> StageParameters:
-    local = unique = 0
-    for chunk in chunks:
-        for parameter in chunk.parameters():
-            local += parameter.numel()
-            unique += parameter.numel() * (tensor_ranks if getattr(parameter, "tensor_model_parallel", False) else 1)
-    return StageParameters(local, unique)
+def _count(chunks: list[PaddedModel]) -> StageParameters:
+    shares = [share for chunk in chunks for share in parameter_shares(chunk)]
+    return StageParameters(
+        local=sum(share.parameter.numel() for share in shares),
+        unique=sum(math.prod(share.whole_shape) for share in shares),
+    )

@@ -89,15 +89,13 @@ class ParallelLayout:
         heads: int,
         key_value_groups: int,
         feed_forward: int,
-        vocabulary: int,
         sequence_length: int,
     ) -> None:
-        """Refuse a layout that does not divide the model."""
+        """Refuse a layout that does not divide the model; a vocabulary is padded instead (`padded_vocabulary`)."""
         for what, size in (
             ("model.key_value_groups", key_value_groups),
             ("model.heads", heads),
             ("model.feed_forward", feed_forward),
-            ("model.vocabulary", vocabulary),
         ):
             if size % self.tensor:
                 raise InputError(_does_not_divide("layout.tensor", self.tensor, what, size))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from megaphi.engine.run_config import RunConfig, batch_shapes
+from megaphi.parallel.layout import padded_vocabulary
 
 _FP32_BYTES = 4
 
@@ -115,7 +116,7 @@ def _head_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
     fp32; the softmax takes the latter's place.
     """
     model = run.model
-    vocabulary = model.vocabulary / run.layout.tensor
+    vocabulary = padded_vocabulary(model.vocabulary, run.layout.tensor) / run.layout.tensor
     if model.kernels == "fused":
         norm_and_input = model.hidden / _residual_ways(run) * 2 * weight_bytes
         if not model.loss_chunk_tokens:

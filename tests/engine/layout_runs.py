@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from megaphi.data.mixture import Mixture, Source
 from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
+
+if TYPE_CHECKING:
+    from megaphi.engine.training_model import TrainingModel
 
 TINY = Architecture(layers=4, hidden=48, feed_forward=80, heads=6, key_value_groups=2, head_size=8, vocabulary=256)
 
@@ -60,7 +65,13 @@ def _batch(numbers: np.ndarray, run: RunConfig) -> Batch:
 
 
 def train(
-    run: RunConfig, *, steps: int, load: str | None = None, save: bool = False, pause_after: int | None = None
+    run: RunConfig,
+    *,
+    steps: int,
+    load: str | None = None,
+    save: bool = False,
+    pause_after: int | None = None,
+    after_step: Callable[[TrainingModel], object] = lambda _: None,
 ) -> dict:
     """Train on this rank; returns losses, gradient norms, and a digest of this rank's weights.
 
@@ -86,6 +97,7 @@ def train(
         losses.append(result.loss)
         norms.append(result.gradient_norm)
         tokens.append(result.trained_tokens)
+        after_step(model)
         if step + 1 == pause_after:
             evaluate(model, step_batches(run, step=99, replica=world.replica, replicas=world.replicas))
             save_checkpoint(model, {"step": step + 1})

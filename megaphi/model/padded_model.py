@@ -1,0 +1,33 @@
+"""Megatron's GPT model of a vocabulary that the tensor ranks need not divide.
+
+Each rank then holds equally many rows of the embedding and of the output matrix, and the last rows of the last ranks
+are padding: zeros that no token has. Their logits are as low as numbers go, which makes their share of the softmax, and
+so every gradient that they get or give, an exact zero: training leaves them zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from torch import Tensor
+
+from megaphi.kernels.cross_entropy import hide_padding
+from megaphi.parallel.layout import padded_vocabulary
+
+
+class PaddedModel(GPTModel):
+    """A pipeline stage's part of the model; whatever computes the loss sees logits without a trace of padding."""
+
+    def __init__(self, *, vocabulary: int, **arguments: Any) -> None:
+        ranks = parallel_state.get_tensor_model_parallel_world_size()
+        super().__init__(vocab_size=padded_vocabulary(vocabulary, ranks), **arguments)
+        self.vocabulary = vocabulary
+        """Tokens that exist; Megatron's `vocab_size` counts the padding too."""
+        if self.post_process and self.vocab_size > vocabulary:
+            self.output_layer.register_forward_hook(self._hide_padding)
+
+    def _hide_padding(self, _: torch.nn.Module, __: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
+        hide_padding(output[0], vocabulary=self.vocabulary, group=self.pg_collection.tp)
