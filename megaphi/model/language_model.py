@@ -18,7 +18,7 @@ from megatron.core.transformer import TransformerConfig
 
 from megaphi.model.architecture import Architecture
 from megaphi.model.fused_model import FusedModel
-from megaphi.model.initialize import initialize_weights, parameter_shares
+from megaphi.model.initialize import ParameterShare, initialize_weights, parameter_shares
 from megaphi.model.layer_spec import block_spec
 from megaphi.model.megatron_config import Fp8, Precision, Recompute, transformer_config
 from megaphi.model.padded_model import PaddedModel
@@ -91,21 +91,22 @@ class StageParameters(NamedTuple):
 def count_parameters(
     architecture: Architecture, layout: ParallelLayout, *, sequence_length: int
 ) -> list[StageParameters]:
-    """Count the real modules of every pipeline stage, built on the meta device as one of its ranks would."""
-    one_copy = dataclasses.replace(layout, data=1)
+    """Count the real modules of every pipeline stage, built as one of its ranks would."""
     stages = []
     for stage in range(layout.pipeline):
-        rank = one_copy.rank_of(Coordinates(tensor=0, context=0, data=0, pipeline=stage))
-        with pretended_world(one_copy, rank=rank), torch.device("meta"):
-            config = transformer_config(architecture, one_copy, parameters="bfloat16", on_default_device=True)
-            chunks = _chunks(config, architecture, one_copy, sequence_length=sequence_length)
-            stages.append(_count(chunks))
+        place = Coordinates(tensor=0, context=0, data=0, pipeline=stage)
+        shares = shares_without_storage(architecture, layout, place=place, sequence_length=sequence_length)
+        local = sum(share.parameter.numel() for share in shares)
+        stages.append(StageParameters(local, unique=sum(math.prod(share.whole_shape) for share in shares)))
     return stages
 
 
-def _count(chunks: list[PaddedModel]) -> StageParameters:
-    shares = [share for chunk in chunks for share in parameter_shares(chunk)]
-    return StageParameters(
-        local=sum(share.parameter.numel() for share in shares),
-        unique=sum(math.prod(share.whole_shape) for share in shares),
-    )
+def shares_without_storage(
+    architecture: Architecture, layout: ParallelLayout, *, place: Coordinates, sequence_length: int
+) -> list[ParameterShare]:
+    """What the rank at `place` of one model copy would hold: its real modules, on the meta device."""
+    one_copy = dataclasses.replace(layout, data=1)
+    with pretended_world(one_copy, rank=one_copy.rank_of(place)), torch.device("meta"):
+        config = transformer_config(architecture, one_copy, parameters="bfloat16", on_default_device=True)
+        chunks = _chunks(config, architecture, one_copy, sequence_length=sequence_length)
+        return [share for chunk in chunks for share in parameter_shares(chunk)]

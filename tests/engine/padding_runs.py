@@ -35,12 +35,12 @@ def case(
 ) -> Case:
     run = tiny_run(
         folder=how.pop("folder", "unused"),
-        batch=BatchShape(sequence_length=30, global_batch=8, micro_batch=1),
+        batch=BatchShape(sequence_length=30, global_batch=4, micro_batch=1),
         layout=ParallelLayout(**layout),
         model=dataclasses.replace(like, **(model or {})),
         **(fields or {}),
     )
-    return run, {"steps": 6, **how}
+    return run, {"steps": 4, **how}
 
 
 def trained(cases: list[Case]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the ranks of the cross-entropy tests run: each holds its part of a vocabulary of 30."""
+"""What the ranks of the cross-entropy tests run: each holds its part of 30 tokens, and perhaps of as much padding."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ def losses_and_gradients(kind: str, z_weight: float) -> dict[str, Any]:
         kernel, definition = cross_entropy, reference.cross_entropy
     else:
         hidden = numbers(7, 6, dtype=torch.float32)
-        weight = numbers(30, 6, dtype=torch.float32, seed=1).chunk(ranks)[rank].contiguous()
+        rows = 60 if kind == "padded" else 30
+        weight = numbers(rows, 6, dtype=torch.float32, seed=1).chunk(ranks)[rank].contiguous()
         inputs, cut = [weight, labels], 0
 
         def kernel(weight, labels, **settings):
-            return linear_cross_entropy(hidden, weight, labels, chunk_tokens=3, **settings)
+            return linear_cross_entropy(hidden, weight, labels, vocabulary=30, chunk_tokens=3, **settings)
 
         def definition(weight, labels, **settings):
-            return reference.linear_cross_entropy(hidden, weight, labels, **settings)
+            return reference.linear_cross_entropy(hidden, weight, labels, vocabulary=30, **settings)
 
     settings = {"group": group, "z_weight": z_weight}
     losses, gradient = results(lambda *given: kernel(*given, **settings), inputs)

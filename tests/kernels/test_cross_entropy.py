@@ -10,7 +10,7 @@ import torch.nn.functional as functional
 
 from megaphi.kernels import reference
 from megaphi.kernels.checks import IGNORED
-from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+from megaphi.kernels.cross_entropy import cross_entropy, hide_padding, linear_cross_entropy
 from tests.gloo_world import run_in_world
 from tests.kernels.cross_entropy_runs import losses_and_gradients
 from tests.kernels.exactness import assert_error_at_most_twice, numbers, results
@@ -92,6 +92,37 @@ def test_the_weights_gradient_can_go_into_a_buffer(dtype, device):
     torch.testing.assert_close(buffer - before, expected[2].float(), rtol=0, atol=tolerance)
 
 
+def hidden_in_place(hidden, weight, labels, *, vocabulary):
+    logits = hide_padding(functional.linear(hidden, weight), vocabulary=vocabulary, group=None)
+    return cross_entropy(logits, labels, in_place=True)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 64, 122])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize(
+    "ours",
+    [hidden_in_place, partial(linear_cross_entropy, chunk_tokens=3), reference.linear_cross_entropy],
+    ids=["whole", "chunked", "definition"],
+)
+def test_padding_takes_no_part(ours, dtype, vocabulary, device):
+    """Losses and gradients are those of logits without it, and its own gradient is exactly zero."""
+
+    def draw(seed):
+        hidden, weight = (numbers(n, 24, dtype=dtype, device=device, seed=seed + n) for n in (5, 123))
+        return [hidden, weight, labels_for(5, vocabulary, device)]
+
+    def pytorch(hidden, weight, labels):
+        return torch_cross_entropy(functional.linear(hidden, weight[:vocabulary]), labels)
+
+    def exact(hidden, weight, labels):
+        return reference.linear_cross_entropy(hidden, weight[:vocabulary], labels)
+
+    assert_error_at_most_twice(partial(ours, vocabulary=vocabulary), pytorch, exact, draw)
+    _, _, weight_gradient = results(partial(ours, vocabulary=vocabulary), draw(0))
+    assert (weight_gradient[vocabulary:] == 0).all()
+    assert vocabulary == 1 or (weight_gradient[:vocabulary] != 0).any()
+
+
 def test_in_place_the_gradient_lies_where_the_logits_were(device):
     logits = numbers(4, 50, dtype=torch.float32, device=device).requires_grad_()
     scores = logits * 1
@@ -155,7 +186,7 @@ def test_ignored_tokens_pass_no_gradient_whatever_their_logits_hold(device):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["whole", "chunked"])
+@pytest.mark.parametrize("kind", ["whole", "chunked", "padded"])
 @pytest.mark.parametrize("z_weight", [0.0, 0.01])
 def test_two_and_three_ranks_give_the_losses_of_one(kind, z_weight):
     """Each rank holds a part of the vocabulary; losses agree on all of them, gradients are parts of one."""
@@ -199,3 +230,5 @@ def test_bad_input_of_the_chunked_loss_names_the_argument():
         linear_cross_entropy(hidden, weight.bfloat16(), labels)
     with pytest.raises(ValueError, match="chunk_tokens = 0"):
         linear_cross_entropy(hidden, weight, labels, chunk_tokens=0)
+    with pytest.raises(ValueError, match=r"labels\[1\] = 2: not in \[0, 2\) or -100"):
+        linear_cross_entropy(hidden, weight, labels, vocabulary=2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from megaphi.model.architecture import Architecture
-from megaphi.parallel.layout import ParallelLayout
+from megaphi.model.weights import EMBEDDING, OUTPUT, pipeline_rank_of, weights_of
+from megaphi.parallel.layout import ParallelLayout, padded_vocabulary
 from tests.engine.layout_runs import TINY
 
 
@@ -17,6 +18,30 @@ def parameters_of(architecture: Architecture, layouts: list[ParallelLayout]) -> 
         [(stage.local, stage.unique) for stage in count_parameters(architecture, layout, sequence_length=4096)]
         for layout in layouts
     ]
+
+
+def check_places(cases: list[tuple[Architecture, ParallelLayout]]) -> int:
+    """Hold what the modules of every rank are against the arithmetic of `model/weights.py`; returns how many ranks."""
+    from megaphi.model.language_model import shares_without_storage
+
+    ranks = 0
+    for architecture, layout in cases:
+        for number in range(layout.world_size):
+            place = layout.coordinates(number)
+            shares = shares_without_storage(architecture, layout, place=place, sequence_length=64)
+            found = {share.name: (share.whole_shape, share.offset, share.shape) for share in shares}
+            expected = {
+                weight.name: (weight.shape, *weight.share(tensor=layout.tensor, rank=place.tensor))
+                for weight in weights_of(architecture)
+                if pipeline_rank_of(weight.name, architecture, layout) == place.pipeline
+            }
+            assert found == expected, f"{layout}, rank {number}, vocabulary {architecture.vocabulary}"
+            padded = padded_vocabulary(architecture.vocabulary, layout.tensor) // layout.tensor * architecture.hidden
+            for share in shares:
+                held = padded if share.name in (EMBEDDING, OUTPUT) else share.numel
+                assert share.parameter.numel() == held >= share.numel, share.name
+            ranks += 1
+    return ranks
 
 
 def weights_by_name(layout: ParallelLayout) -> dict[str, tuple[tuple[int, ...], np.ndarray]]:

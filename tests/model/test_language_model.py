@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
+from tests.engine.layout_runs import TINY
 from tests.gloo_world import run_in_world
 from tests.model.model_runs import (
     attention_outputs,
+    check_places,
     fp8_settings,
     names_of_transformer_engines_weights,
     parameters_of,
@@ -23,6 +26,8 @@ LAYOUTS = [
     ParallelLayout(tensor=2, pipeline=4),
     ParallelLayout(tensor=2, pipeline=2, virtual_pipeline=5, sequence_parallel=True),
     ParallelLayout(pipeline=8, context=2),
+    ParallelLayout(tensor=5, pipeline=2),
+    ParallelLayout(tensor=10),
 ]
 
 
@@ -32,6 +37,29 @@ def test_every_layout_of_the_14b_model_has_its_published_size() -> None:
     assert [len(stages) for stages in counted] == [layout.pipeline for layout in LAYOUTS]
     tensor_cut = counted[1]
     assert sum(local for local, _ in tensor_cut) * 2 == 14_659_507_200 + (2 * 40 + 1) * 5120  # norms are held twice
+    for layout, stages in zip(LAYOUTS[-2:], counted[-2:], strict=True):
+        held = sum(local for local, _ in stages) * layout.tensor
+        norms = (layout.tensor - 1) * (2 * 40 + 1) * 5120
+        padding = {5: 100_480, 10: 100_480}[layout.tensor] - 100_352  # 64 x tensor divides the padded vocabulary
+        assert held == 14_659_507_200 + norms + 2 * padding * 5120
+
+
+def test_modules_of_every_rank_hold_what_the_arithmetic_says() -> None:
+    """Also where a rank holds padding only (100 tokens over three ranks, two over six)."""
+    six = dataclasses.replace(TINY, layers=4, heads=6, key_value_groups=6, feed_forward=96)
+    cases = [
+        (dataclasses.replace(six, vocabulary=vocabulary), ParallelLayout(data=1, **cut))
+        for vocabulary, cut in (
+            (2, {"tensor": 6}),
+            (100, {"tensor": 3, "pipeline": 2, "virtual_pipeline": 2}),
+            (101, {"pipeline": 4}),
+            (257, {"tensor": 2, "context": 2}),
+            (384, {"tensor": 3}),
+        )
+    ]
+    cases.append((PHI4_14B, ParallelLayout(tensor=5, pipeline=4, virtual_pipeline=2, data=1)))
+    (ranks,) = run_in_world(partial(check_places, cases), processes=1)
+    assert ranks == sum(layout.world_size for _, layout in cases)
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,15 @@ def test_reference_layers_hold_what_was_planned(layout):
         (LAYOUTS[0], {"attention": "softmax", "kernels": "reference"}),
         (LAYOUTS[0], {"loss_chunk_tokens": 32}),
         (LAYOUTS[2], {"loss_chunk_tokens": 32}),
+        (LAYOUTS[1], {"vocabulary": 385}),
     ],
     ids=str,
 )
 def test_other_ways_to_compute_it_hold_what_was_planned(layout, computed_by):
-    """Of the chunked loss, autograd's ledger sees all but the chunk of logits that exists for a moment."""
+    """Of the chunked loss, autograd's ledger sees all but the chunk of logits that exists for a moment.
+
+    A vocabulary of 385 is padded to 512.
+    """
     for plan, measured in planned_and_measured(layout, dataclasses.replace(MODEL, **computed_by)):
         chunk = computed_by.get("loss_chunk_tokens", 0) * MODEL.vocabulary * 4 // layout.tensor
         assert plan.activations == pytest.approx(measured["activations"] + chunk, rel=0.05)
