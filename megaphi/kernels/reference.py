@@ -116,8 +116,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """cross_entropy(hidden @ weight^T, labels); ids from `vocabulary` on take no part."""
     logits_TV = functional.linear(hidden_TD, weight_VD)
-    if vocabulary is not None:
-        first = 0 if group is None else group.rank() * len(weight_VD)
-        is_padding_V = torch.arange(first, first + len(weight_VD), device=weight_VD.device) >= vocabulary
+    first = 0 if group is None else group.rank() * len(weight_VD)
+    end = first + len(weight_VD)
+    if vocabulary is not None and end > vocabulary:
+        is_padding_V = torch.arange(first, end, device=weight_VD.device) >= vocabulary
         logits_TV = logits_TV.masked_fill(is_padding_V, torch.finfo(logits_TV.dtype).min)
     return cross_entropy(logits_TV, labels_T, group=group, z_weight=z_weight)

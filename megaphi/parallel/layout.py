@@ -120,7 +120,8 @@ class ParallelLayout:
         if self.sequence_parallel and local % self.tensor:
             raise InputError(
                 f"layout.sequence_parallel splits {local} positions over layout.tensor={self.tensor}: "
-                f"use a batch.sequence_length that is a multiple of {self.tensor * self.context}"
+                f"use a batch.sequence_length that is a multiple of {self.tensor * self.context}, "
+                "or layout.sequence_parallel=false"
             )
 
     def check_batch(self, *, global_batch: int, micro_batch: int) -> int:

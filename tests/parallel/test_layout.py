@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -88,6 +89,10 @@ def test_sequence_parallelism_divides_the_sequence():
     layout.check_model(**{**PHI4, "sequence_length": 8})
     with pytest.raises(InputError, match=r"sequence_parallel splits 2050 positions .*|cannot be cut into two chunks"):
         layout.check_model(**{**PHI4, "sequence_length": 4_102})
+    layout = ParallelLayout(tensor=5, sequence_parallel=True).for_world(5)
+    with pytest.raises(InputError, match=r"multiple of 5, or layout.sequence_parallel=false"):
+        layout.check_model(**PHI4)
+    dataclasses.replace(layout, sequence_parallel=False).check_model(**PHI4)
 
 
 @pytest.mark.parametrize(
