@@ -1,6 +1,6 @@
-"""The small files around a model, which travel with its weights.
+"""The small files around a model, which travel with its weights there and back.
 
-So Hugging Face -> checkpoint -> Hugging Face loses nothing. An import puts a copy of them into the checkpoint's folder `huggingface/`, where the manifest covers them; an export
+An import puts a copy of them into the checkpoint's folder `huggingface/`, where the manifest covers them; an export
 writes them back. Only files of known names, and never code: a tokenizer that needs Python files of its own is not
 carried whole, and config.json loses the field that names them.
 """

@@ -120,7 +120,7 @@ def config_for(
     same = replace(model, kernels=found.kernels, attention=found.attention, loss_chunk_tokens=found.loss_chunk_tokens)
     is_same_context = context_from(original, where=where) == context
     if found != same or not is_same_context or original.get("tie_word_embeddings"):
-        kept = {name: value for name, value in kept.items() if name not in ("rope_parameters", "torch_dtype")}
+        kept = {name: value for name, value in kept.items() if name not in ("rope_parameters", "dtype")}
         return {**kept, **_shape_fields(model, dtype=dtype, context=context)}
     return {name: dtype if name in ("dtype", "torch_dtype") else value for name, value in kept.items()}
 
@@ -143,7 +143,7 @@ def _shape_fields(model: Architecture, *, dtype: str, context: int) -> dict[str,
         "sliding_window": None,
         "initializer_range": model.initial_std,
         "tie_word_embeddings": False,
-        "dtype": dtype,
+        "torch_dtype": dtype,  # transformers 5 calls it dtype and reads both; older ones and servers know this one
     }
 
 

@@ -24,7 +24,7 @@ from megaphi.engine.tensor_file import FileRecord, TensorFileWriter
 from megaphi.errors import InputError
 from megaphi.log import progress_bar
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 22
 BLOCKS_AHEAD = 4
 MEMORY_CEILING_BYTES = 400 << 20
 """What a conversion of a model of any size may take over its imports (tests/conversion/test_memory.py measures it)."""
