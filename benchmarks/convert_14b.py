@@ -167,7 +167,7 @@ def digests_of(path: Path) -> Iterator[tuple[str, str]]:
         for name, entry in file.entries.items():
             digest = hashlib.sha256()
             for start, end in row_blocks(0, entry.numel, columns=1):
-                digest.update(memoryview(file.read(name, start, end).view(torch.uint8).numpy()))
+                digest.update(file.read(name, start, end).view(torch.uint8).numpy().tobytes())
             yield name, digest.hexdigest()
 
 

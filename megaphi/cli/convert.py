@@ -2,7 +2,7 @@
 
 SOURCE is a checkpoint, a run folder (its newest checkpoint), or a Hugging Face folder (Phi-3, Phi-4, Llama). Weights
 keep their number format unless --dtype says otherwise, and come back byte for byte. No GPU and no process group is
-needed, and a few hundred megabytes of memory, whatever the model's size. The output appears when it is complete.
+needed, and 200 MB of memory beside the program's, whatever the model's size. The output appears when it is complete.
 
 A checkpoint is written without optimizer state: train on from it with run.initial_checkpoint. Files that came with a
 Hugging Face model (tokenizer, chat template, configurations) are kept in the checkpoint and written back on export.

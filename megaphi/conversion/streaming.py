@@ -26,7 +26,7 @@ from megaphi.log import progress_bar
 
 BLOCK_BYTES = 1 << 22
 BLOCKS_AHEAD = 4
-MEMORY_CEILING_BYTES = 400 << 20
+MEMORY_CEILING_BYTES = 192 << 20
 """What a conversion of a model of any size may take over its imports (tests/conversion/test_memory.py measures it)."""
 
 

@@ -175,11 +175,16 @@ class TensorFile:
         try:
             described = json.loads(self._bytes(8, length))
             metadata = described.pop("__metadata__", {})
-            entries = {name: _entry(entry, first=8 + length) for name, entry in described.items()}
+            unknown = {name: entry["dtype"] for name, entry in described.items() if entry["dtype"] not in DTYPES}
+            entries = {
+                name: _entry(entry, first=8 + length) for name, entry in described.items() if name not in unknown
+            }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.path} is damaged: its header is not that of a safetensors file ({error})"
             ) from None
+        for name, code in unknown.items():
+            raise InputError(f"{self.path}: {name} has the type {code!r}, which is none of {', '.join(DTYPES)}")
         end = max((entry.first_byte + entry.numel * entry.dtype.itemsize for entry in entries.values()), default=0)
         if end > size:
             raise InputError(f"{self.path} is truncated: {size:,} bytes, and its header announces {end:,}")
@@ -214,9 +219,7 @@ def _bytes_of(flat: Tensor) -> memoryview:
 
 
 def _entry(described: Mapping[str, Any], *, first: int) -> TensorEntry:
-    dtype = DTYPES.get(described["dtype"])
-    if dtype is None:
-        raise ValueError(f"type {described['dtype']!r} is not one of {', '.join(DTYPES)}")
+    dtype = DTYPES[described["dtype"]]
     start, end = described["data_offsets"]
     entry = TensorEntry(dtype, tuple(int(size) for size in described["shape"]), first + start)
     if end - start != entry.numel * dtype.itemsize or start < 0 or any(size < 0 for size in entry.shape):
