@@ -167,13 +167,14 @@ def logit_difference(run: RunConfig, exported: Path) -> tuple[float, float]:
     import torch
     from transformers import Phi3ForCausalLM
 
+    from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.forward_only import logits_of, open_model
     from megaphi.stages.pretrain import open_data
 
     data = open_data(run)
     assert data.validation is not None
     tokens_BS = data.validation.batch(np.arange(4)).tokens_BS
-    ours: Any = logits_of(open_model(run.run.folder), tokens_BS)
+    ours: Any = logits_of(open_model(open_weights(run.run.folder)), tokens_BS)
     theirs = Phi3ForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens_BS)).logits

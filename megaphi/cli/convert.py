@@ -1,40 +1,125 @@
-"""Convert a checkpoint to a Hugging Face folder, or a Hugging Face Phi-3/Phi-4 folder to a checkpoint.
+"""Convert weights: to a Hugging Face folder, or to a checkpoint, cut for any layout.
 
-Weights keep their number format (fp32, bf16) and come back byte for byte. Any layout's checkpoint converts; no GPU and
-no process group is needed, and no more memory than one output file (5 GB).
+SOURCE is a checkpoint, a run folder (its newest checkpoint), or a Hugging Face folder (Phi-3, Phi-4, Llama). Weights
+keep their number format unless --dtype says otherwise, and come back byte for byte. No GPU and no process group is
+needed, and 200 MB of memory beside the program's, whatever the model's size. The output appears when it is complete.
+
+A checkpoint is written without optimizer state: train on from it with run.initial_checkpoint. Files that came with a
+Hugging Face model (tokenizer, chat template, configurations) are kept in the checkpoint and written back on export.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+from typing import TYPE_CHECKING
 
-HELP = "checkpoints to and from Hugging Face's format"
+from megaphi.errors import InputError
+
+if TYPE_CHECKING:
+    from megaphi.conversion.streaming import PlannedFile
+    from megaphi.engine.weight_reader import WeightReader
+
+HELP = "weights to and from Hugging Face's format, and between layouts"
 EXAMPLE = """examples:
   megaphi convert to-huggingface runs/phi4_14b exported/phi4
-  megaphi convert to-huggingface runs/phi4_14b/checkpoints/step_00424000 exported/phi4
-  megaphi convert from-huggingface downloads/phi-4 checkpoints/phi-4
+  megaphi convert to-huggingface runs/phi4_14b/checkpoints/step_00424000 exported/phi4 --dtype bfloat16
+  megaphi convert to-checkpoint downloads/phi-4 checkpoints/phi-4 --tensor 2 --pipeline 2
+  megaphi convert to-checkpoint runs/phi4_14b checkpoints/one_file --dry-run
 """
+UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    directions = parser.add_subparsers(dest="direction", metavar="to-huggingface | from-huggingface", required=True)
-    outward = directions.add_parser("to-huggingface", help="write a folder that Phi3ForCausalLM loads")
-    outward.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest one)")
-    outward.add_argument("out", metavar="OUT", help="folder to write; must not exist")
+    directions = parser.add_subparsers(dest="direction", metavar="to-huggingface | to-checkpoint", required=True)
+    outward = _direction(directions, "to-huggingface", "write a folder that Phi3ForCausalLM loads")
     outward.add_argument("--no-tokenizer", action="store_true", help="leave the tokenizer's files out")
-    inward = directions.add_parser("from-huggingface", help="read a Phi3ForCausalLM folder")
-    inward.add_argument("folder", metavar="HF_FOLDER", help="folder with config.json and safetensors")
-    inward.add_argument("out", metavar="OUT", help="checkpoint to write; must not exist")
+    outward.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest weight file (default 5GB)")
+    inward = _direction(directions, "to-checkpoint", "write a checkpoint, cut for a layout")
+    inward.add_argument("--tensor", type=int, default=1, metavar="N", help="ranks that share every matrix (default 1)")
+    inward.add_argument("--pipeline", type=int, default=1, metavar="N", help="ranks that share the layers (default 1)")
+    inward.add_argument("--virtual-pipeline", type=int, default=1, metavar="N", help="chunks of layers per rank")
+    for direction in (outward, inward):
+        direction.add_argument(
+            "fields", metavar="field=value", nargs="*", help="of the architecture, where SOURCE does not say it"
+        )
+
+
+def _direction(directions: argparse._SubParsersAction, name: str, what: str) -> argparse.ArgumentParser:
+    parser = directions.add_parser(
+        name, help=what, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SOURCE", help="checkpoint, run folder, or Hugging Face folder")
+    parser.add_argument("out", metavar="OUT", help="folder to write; must not exist")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="number format (default: as it is)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be written")
+    return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.log import set_up_logging
+
+    set_up_logging()
+    reader = open_weights(arguments.source, arguments.fields)
     if arguments.direction == "to-huggingface":
-        from megaphi.conversion.to_huggingface import to_huggingface
+        return _to_huggingface(reader, arguments)
+    return _to_checkpoint(reader, arguments)
 
-        written = to_huggingface(arguments.checkpoint, arguments.out, tokenizer=not arguments.no_tokenizer)
-    else:
-        from megaphi.conversion.from_huggingface import from_huggingface
 
-        written = from_huggingface(arguments.folder, arguments.out)
+def _to_huggingface(reader: WeightReader, arguments: argparse.Namespace) -> int:
+    from megaphi.conversion.to_huggingface import plan_huggingface, to_huggingface
+
+    shard_bytes = size_in_bytes(arguments.shard_size)
+    if arguments.dry_run:
+        files = plan_huggingface(reader, dtype=arguments.dtype, shard_bytes=shard_bytes)
+        return _print_plan(reader, arguments.out, files, cut="in Hugging Face's format")
+    written = to_huggingface(
+        reader,
+        arguments.out,
+        tokenizer=not arguments.no_tokenizer,
+        dtype=arguments.dtype,
+        shard_bytes=shard_bytes,
+    )
     print(f"wrote {written}")
     return 0
+
+
+def _to_checkpoint(reader: WeightReader, arguments: argparse.Namespace) -> int:
+    from megaphi.conversion.to_checkpoint import plan_checkpoint, to_checkpoint
+    from megaphi.parallel.layout import ParallelLayout
+
+    layout = ParallelLayout(
+        tensor=arguments.tensor, pipeline=arguments.pipeline, virtual_pipeline=arguments.virtual_pipeline, data=1
+    )
+    if arguments.dry_run:
+        files = plan_checkpoint(reader, layout=layout, dtype=arguments.dtype)
+        return _print_plan(reader, arguments.out, files, cut=f"cut {layout}")
+    print(f"wrote {to_checkpoint(reader, arguments.out, layout=layout, dtype=arguments.dtype)}")
+    return 0
+
+
+def _print_plan(reader: WeightReader, out: str, files: dict[str, PlannedFile], *, cut: str) -> int:
+    model = reader.architecture
+    print(f"model    {model.parameters:,} parameters, " + ", ".join(_sizes(model)))
+    print(f"from     {reader.folder}")
+    total = sum(file.bytes for file in files.values())
+    print(f"to       {out}: {len(files)} file{'s'[: len(files) > 1]} of weights, {total:,} bytes, {cut}")
+    for name, file in files.items():
+        types = sorted({str(dtype).removeprefix("torch.") for dtype, _ in file.tensors.values()})
+        print(f"  {name:<34} {file.bytes:>16,} bytes  {len(file.tensors):>4} tensors  {', '.join(types)}")
+    return 0
+
+
+def _sizes(model: object) -> list[str]:
+    names = ("layers", "hidden", "feed_forward", "heads", "key_value_groups", "head_size", "vocabulary")
+    return [f"{name}={getattr(model, name)}" for name in names]
+
+
+def size_in_bytes(text: str) -> int:
+    """`5GB`, `500 MB` or a number of bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?b)?", text.strip(), re.IGNORECASE)
+    unit = (match[2] or "b").lower() if match else ""
+    if match is None or (size := int(float(match[1]) * UNITS[unit])) < 1:
+        raise InputError(f"--shard-size {text}: expected a size such as 5GB or 500MB")
+    return size

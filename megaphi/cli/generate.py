@@ -1,7 +1,8 @@
 """Continue a text with a trained model, greedily or by sampling.
 
 The model is loaded through the same parallel engine that trained it; --tensor and --pipeline cut it over that many
-processes on this machine, whatever layout the checkpoint was written under.
+processes on this machine, whatever layout the checkpoint was written under. A Hugging Face folder is read as it is. The
+tokenizer is always Phi-4's, cut to the model's vocabulary.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import sys
 HELP = "continue a text with a checkpoint"
 EXAMPLE = """examples:
   megaphi generate runs/quickstart/run --prompt "The answer is"
+  megaphi generate downloads/phi-4 --prompt "Why is the sky blue?" --tensor 2
   megaphi generate runs/phi4_14b --prompt "def fibonacci(n):" --temperature 0.7 --top-p 0.9 --tensor 2
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest one)")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run folder (its newest one), or a Hugging Face folder"
+    )
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="tokens to add (default 128)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
@@ -33,15 +37,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     processes = arguments.tensor * arguments.pipeline
     if processes > 1 and launcher.detect().launcher == "single":
-        from megaphi.engine.checkpoint_files import CheckpointReader
+        from megaphi.conversion.open_weights import open_weights
 
-        CheckpointReader(arguments.checkpoint)  # a wrong path should not cost a start of ranks
+        open_weights(arguments.checkpoint)  # a wrong path should not cost a start of ranks
         command = [sys.executable, "-m", "megaphi", *arguments.words]
         return launcher.start_processes(command, processes=processes)
     return _generate(arguments)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
+    from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.forward_only import open_model
     from megaphi.generation.generate import generate
     from megaphi.generation.sampling import Sampling
@@ -57,7 +62,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     sampling.check()
-    model = open_model(arguments.checkpoint, ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline))
+    layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)
+    model = open_model(open_weights(arguments.checkpoint), layout)
     tokenizer = load_tokenizer(model.architecture.vocabulary)
     prompts = [tokenizer.encode(prompt) for prompt in arguments.prompt]
     with progress_bar(total=sampling.max_tokens, unit="tok", label="generate", visible=model.world.is_main) as bar:

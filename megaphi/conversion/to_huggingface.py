@@ -1,7 +1,8 @@
-"""A checkpoint as a Hugging Face folder that `Phi3ForCausalLM.from_pretrained` and every server of Phi-3/4 loads.
+"""Weights of any origin as a Hugging Face folder, which `Phi3ForCausalLM` and every server of Phi-3 and Phi-4 loads.
 
-Weights stream one by one from the checkpoint, whatever layout wrote it, and keep their number format. The folder holds
-config.json, generation_config.json, the weights in safetensors files of about 5 GB, and the tokenizer.
+The weights stream from the source in blocks of rows, whatever layout wrote it, into safetensors files of about 5 GB.
+The folder further holds config.json, generation_config.json and the tokenizer: those that the model came with, where
+it came from Hugging Face, else Phi-4's.
 """
 
 from __future__ import annotations
@@ -10,147 +11,144 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from megaphi.config import from_plain
-from megaphi.conversion.weight_names import WeightPair, weight_pairs
-from megaphi.engine.checkpoint_files import CheckpointReader
-from megaphi.engine.tensor_file import TensorFileWriter
+from megaphi.conversion.carried_files import GENERATION_CONFIG, TOKENIZER_FILES, carried_files, copy_files
+from megaphi.conversion.huggingface_config import DEFAULT_CONTEXT, config_for, generation_config_for
+from megaphi.conversion.huggingface_weights import CONFIG, INDEX, ONE_FILE
+from megaphi.conversion.open_weights import open_weights
+from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
+from megaphi.conversion.weight_names import Table, our_table, their_shapes, their_table
+from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
-from megaphi.files import whole_folder, write_json
-from megaphi.log import logger, progress_bar
+from megaphi.files import read_json, whole_folder, write_json
+from megaphi.log import logger
 from megaphi.model.architecture import Architecture
+from megaphi.model.weights import OUTPUT, weights_of
 from megaphi.tokenizer.huggingface import export_tokenizer
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
-from megaphi.tokenizer.special_tokens import FULL_VOCABULARY_SIZE, special_token_ids
+from megaphi.tokenizer.special_tokens import FULL_VOCABULARY_SIZE
 
 SHARD_BYTES = 5_000_000_000
-DEFAULT_CONTEXT = 4_096
 
 
 def to_huggingface(
-    checkpoint: str | Path, out: str | Path, *, tokenizer: bool = True, shard_bytes: int = SHARD_BYTES
+    source: WeightReader | str | Path,
+    out: str | Path,
+    *,
+    tokenizer: bool = True,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write `out`; it appears when it is complete.
 
+    Memory stays below `streaming.MEMORY_CEILING_BYTES` over the imports.
+
     Args:
-        checkpoint: a checkpoint, or a run folder (its newest one).
+        source: where the weights are, as `open_weights` takes it, or a reader.
         out: must not exist, or be an empty folder.
         tokenizer: write the tokenizer's files too.
+        dtype: "float32" or "bfloat16"; by default every weight keeps its own.
         shard_bytes: largest size of one safetensors file.
+
+    Raises:
+        InputError: the source is damaged, or `out` cannot be written.
     """
-    reader = CheckpointReader(checkpoint)
-    model = architecture_of(reader)
-    context = reader.config.get("batch", {}).get("sequence_length", DEFAULT_CONTEXT)
-    exported = _tokenizer_of(reader, model) if tokenizer else None
+    reader, out = source if not isinstance(source, str | Path) else open_weights(source), Path(out)
+    files = plan_huggingface(reader, dtype=dtype, shard_bytes=shard_bytes)
+    carried = _fitting(carried_files(reader), reader.architecture)
+    if not tokenizer:
+        carried = {name: path for name, path in carried.items() if name not in TOKENIZER_FILES}
+    exported = _phi4_tokenizer(reader) if tokenizer and not carried.keys() & set(TOKENIZER_FILES) else None
     with whole_folder(out) as folder:
-        _write_weights(reader, model, folder, shard_bytes=shard_bytes)
-        dtype = reader.tensors["model/output_layer.weight"]["dtype"]
-        write_json(folder / "config.json", huggingface_config(model, dtype=dtype, context=context))
-        write_json(folder / "generation_config.json", _generation_config(model))
+        check_space(out, files)
+        write_files(folder, files, _blocks(reader, files, dtype), label="convert")
+        if len(files) > 1:
+            write_json(folder / INDEX, _index(files))
+        _write_configuration(reader, folder, carried, dtype=dtype)
+        copy_files({name: path for name, path in carried.items() if not (folder / name).exists()}, folder)
         if exported is not None:
-            export_tokenizer(exported, folder, model_max_length=context)
-    return Path(out)
+            export_tokenizer(exported, folder, model_max_length=_context(reader))
+    return out
 
 
-def _tokenizer_of(reader: CheckpointReader, model: Architecture) -> Phi4Tokenizer:
+def plan_huggingface(
+    reader: WeightReader, *, dtype: str | None, shard_bytes: int = SHARD_BYTES
+) -> dict[str, PlannedFile]:
+    """The safetensors files of an export, and what each will hold."""
+    shards: list[dict[str, Any]] = [{}]
+    shapes = their_shapes(reader.architecture, our_table(reader.architecture, "phi3"))
+    for name, segments in _their_table(reader.architecture).items():
+        ours = segments[0].tensor
+        tensor = {name: (wanted_dtype(reader.dtype(ours), dtype, what=f"{reader.folder}: {ours}"), shapes[name])}
+        if shards[-1] and PlannedFile(tensors={**shards[-1], **tensor}).bytes > shard_bytes:
+            shards.append({})
+        shards[-1].update(tensor)
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    names = names if len(shards) > 1 else [ONE_FILE]
+    return {
+        name: PlannedFile(tensors=tensors, metadata={"format": "pt"})
+        for name, tensors in zip(names, shards, strict=True)
+    }
+
+
+def _their_table(model: Architecture) -> Table:
+    return their_table(our_table(model, "phi3"))
+
+
+def _blocks(reader: WeightReader, files: dict[str, PlannedFile], dtype: str | None) -> Iterator[tuple[str, Tensor]]:
+    """(file, next values of it), in the order of the files' tensors."""
+    table = _their_table(reader.architecture)
+    columns = {weight.name: weight.columns for weight in weights_of(reader.architecture)}
+    for name, file in files.items():
+        for tensor, (kind, _) in file.tensors.items():
+            for segment in table[tensor]:
+                ours, end = segment.tensor, segment.first + segment.rows
+                for start, stop in row_blocks(segment.first, end, columns=columns[ours]):
+                    yield name, reader.rows(ours, start, stop).to(kind)
+
+
+def _index(files: dict[str, PlannedFile]) -> dict[str, Any]:
+    return {
+        "metadata": {"total_size": sum(file.bytes for file in files.values())},
+        "weight_map": {tensor: name for name, file in files.items() for tensor in file.tensors},
+    }
+
+
+def _fitting(carried: dict[str, Path], model: Architecture) -> dict[str, Path]:
+    """Files of a model whose vocabulary has changed since do not describe it any more."""
+    if CONFIG not in carried:
+        return carried
+    vocabulary = read_json(carried[CONFIG], what="Hugging Face configuration").get("vocab_size")
+    return carried if vocabulary == model.vocabulary else {}
+
+
+def _write_configuration(reader: WeightReader, folder: Path, carried: dict[str, Path], *, dtype: str | None) -> None:
+    """config.json and generation_config.json, as they came where nothing has changed."""
+    model, where = reader.architecture, str(carried.get(CONFIG, ""))
+    original = read_json(where, what="Hugging Face configuration") if where else None
+    stored = dtype or str(reader.dtype(OUTPUT)).removeprefix("torch.")
+    config = config_for(model, dtype=stored, context=_context(reader), original=original, where=where)
+    if config != original:
+        write_json(folder / CONFIG, config)
+    if GENERATION_CONFIG not in carried:
+        write_json(folder / GENERATION_CONFIG, generation_config_for(model, config))
+
+
+def _context(reader: WeightReader) -> int:
+    return reader.config.get("batch", {}).get("sequence_length", DEFAULT_CONTEXT)
+
+
+def _phi4_tokenizer(reader: WeightReader) -> Phi4Tokenizer:
     """Phi-4's tokenizer, cut to the model's vocabulary; an imported model of another size may have had its own."""
-    if "imported_from" in reader.state and model.vocabulary != FULL_VOCABULARY_SIZE:
+    vocabulary = reader.architecture.vocabulary
+    if "imported_from" in reader.state and vocabulary != FULL_VOCABULARY_SIZE:
         logger.warning(
-            "%s was imported from %r: writing Phi-4's tokenizer cut to %d tokens; if the model was trained with "
-            "another one, leave it out (--no-tokenizer) and copy the original's files",
-            reader.folder,
-            reader.state["imported_from"],
-            model.vocabulary,
+            "%s was imported from %r, without a tokenizer: writing Phi-4's cut to %d tokens; if the model was trained"
+            " with another one, leave it out (--no-tokenizer) and copy the original's files",
+            *(reader.folder, reader.state["imported_from"], vocabulary),
         )
     try:
-        return load_tokenizer(model.vocabulary)
+        return load_tokenizer(vocabulary)
     except InputError as error:
         raise InputError(f"{error} (--no-tokenizer exports the weights alone)") from None
-
-
-def architecture_of(reader: CheckpointReader) -> Architecture:
-    """The shape of the model in a checkpoint."""
-    return from_plain(Architecture, reader.config["model"], where="model")
-
-
-def _write_weights(reader: CheckpointReader, model: Architecture, folder: Path, *, shard_bytes: int) -> None:
-    pairs = weight_pairs(model)
-    shards = list(_shards(reader, pairs, shard_bytes))
-    weight_map: dict[str, str] = {}
-    with progress_bar(total=len(pairs), unit="tensor", label="convert") as bar:
-        for number, shard in enumerate(shards, start=1):
-            name = "model.safetensors"
-            if len(shards) > 1:
-                name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            tensors = {pair.theirs: (reader.dtype(pair.ours), pair.their_shape) for pair in shard}
-            writer = TensorFileWriter(folder / name, tensors, metadata={"format": "pt"})
-            for pair in shard:
-                writer.append(pair.to_theirs(reader.whole(f"model/{pair.ours}")))
-                bar.update()
-            writer.close()
-            weight_map.update(dict.fromkeys(tensors, name))
-    if len(shards) > 1:
-        total = sum(_bytes(reader, pair) for pair in pairs)
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_json(folder / "model.safetensors.index.json", index)
-
-
-def _shards(reader: CheckpointReader, pairs: list[WeightPair], shard_bytes: int) -> Iterator[list[WeightPair]]:
-    shard: list[WeightPair] = []
-    size = 0
-    for pair in pairs:
-        if shard and size + _bytes(reader, pair) > shard_bytes:
-            yield shard
-            shard, size = [], 0
-        shard.append(pair)
-        size += _bytes(reader, pair)
-    yield shard
-
-
-def _bytes(reader: CheckpointReader, pair: WeightPair) -> int:
-    width = 2 if reader.tensors[f"model/{pair.ours}"]["dtype"] == "bfloat16" else 4
-    return torch.Size(pair.shape).numel() * width
-
-
-def huggingface_config(model: Architecture, *, dtype: str, context: int) -> dict[str, Any]:
-    """config.json of a `Phi3ForCausalLM`."""
-    special = special_token_ids(model.vocabulary)
-    return {
-        "architectures": ["Phi3ForCausalLM"],
-        "model_type": "phi3",
-        "vocab_size": model.vocabulary,
-        "hidden_size": model.hidden,
-        "intermediate_size": model.feed_forward,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads,
-        "num_key_value_heads": model.key_value_groups,
-        "head_dim": model.head_size,
-        "hidden_act": "silu",
-        "rms_norm_eps": model.norm_eps,
-        "rope_theta": model.rotary_base,
-        "rope_scaling": None,
-        "partial_rotary_factor": 1.0,
-        "max_position_embeddings": context,
-        "original_max_position_embeddings": context,
-        "sliding_window": None,
-        "initializer_range": model.initial_std,
-        "attention_dropout": 0.0,
-        "embd_pdrop": 0.0,
-        "resid_pdrop": 0.0,
-        "tie_word_embeddings": False,
-        "use_cache": True,
-        "torch_dtype": dtype,
-        "bos_token_id": special["<|endoftext|>"],
-        "eos_token_id": special["<|im_end|>"],
-        "pad_token_id": special["<|dummy_85|>"],
-    }
-
-
-def _generation_config(model: Architecture) -> dict[str, Any]:
-    special = special_token_ids(model.vocabulary)
-    return {
-        "bos_token_id": special["<|endoftext|>"],
-        "eos_token_id": [special["<|im_end|>"], special["<|endoftext|>"]],
-        "pad_token_id": special["<|dummy_85|>"],
-    }

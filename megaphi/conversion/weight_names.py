@@ -1,91 +1,114 @@
-"""Megatron's parameter names and Hugging Face's, in one table, and the one tensor that is laid out differently.
+"""Megatron's weights and Hugging Face's, in one table of rows that is read in both directions.
 
-Hugging Face's fused `qkv_proj` stacks all queries, all keys, all values; Megatron's `linear_qkv` stacks, for each
-key-value group, the group's queries, its key and its value, so that tensor ranks can cut it between groups.
+Our rows of queries, keys and values are, for each key-value group, [its queries; its key; its value], so that tensor
+ranks can cut between groups; theirs are [all queries; all keys; all values], in one tensor (Phi-3) or three (Llama).
+So each of our weights is a list of segments, each of which is rows of one of their tensors, and the same list sorted
+by their rows says where each of their tensors comes from. Everything else is one segment, or two: the gate and the up
+projection.
 
-Legend: G key-value groups, R query heads per group, K head size, D model width, F feed-forward width.
+A row is a row of a weight's matrix form (model/weights.py): the SwiGLU matrix is 2F of them, a norm D of one element.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-
-import torch
-from torch import Tensor
+from itertools import accumulate
+from typing import Literal
 
 from megaphi.model.architecture import Architecture
+from megaphi.model.weights import EMBEDDING, FINAL_NORM, OUTPUT, weights_of
 
-LAYER_NAMES = {
-    "input_layernorm.weight": "input_layernorm.weight",
-    "self_attention.linear_qkv.weight": "self_attn.qkv_proj.weight",
-    "self_attention.linear_proj.weight": "self_attn.o_proj.weight",
-    "pre_mlp_layernorm.weight": "post_attention_layernorm.weight",
-    "mlp.linear_fc1.weight": "mlp.gate_up_proj.weight",
-    "mlp.linear_fc2.weight": "mlp.down_proj.weight",
+Naming = Literal["phi3", "llama"]
+
+LAYER_NAMES: Mapping[str, Mapping[Naming, tuple[str, ...]]] = {
+    "input_layernorm": {"phi3": ("input_layernorm",), "llama": ("input_layernorm",)},
+    "self_attention.linear_qkv": {
+        "phi3": ("self_attn.qkv_proj",),
+        "llama": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    },
+    "self_attention.linear_proj": {"phi3": ("self_attn.o_proj",), "llama": ("self_attn.o_proj",)},
+    "pre_mlp_layernorm": {"phi3": ("post_attention_layernorm",), "llama": ("post_attention_layernorm",)},
+    "mlp.linear_fc1": {"phi3": ("mlp.gate_up_proj",), "llama": ("mlp.gate_proj", "mlp.up_proj")},
+    "mlp.linear_fc2": {"phi3": ("mlp.down_proj",), "llama": ("mlp.down_proj",)},
 }
-"""Of each layer: `decoder.layers.{i}.` here, `model.layers.{i}.` there."""
+"""Of each layer, without `.weight`: `decoder.layers.{i}.` here, `model.layers.{i}.` there."""
+THEIR_EMBEDDING, THEIR_FINAL_NORM, THEIR_OUTPUT = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 KNOWN_AND_DROPPED = ("self_attn.rotary_emb.inv_freq",)
 """Computed from the configuration; old exports carry it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WeightPair:
-    """One weight under both names."""
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive rows of one tensor."""
 
-    ours: str
-    theirs: str
-    shape: tuple[int, ...]
-    """Its shape in Megatron, the SwiGLU matrix as (2, F, D)."""
-    their_shape: tuple[int, ...]
-    to_theirs: Callable[[Tensor], Tensor]
-    to_ours: Callable[[Tensor], Tensor]
+    tensor: str
+    first: int
+    rows: int
 
 
-def weight_pairs(model: Architecture) -> list[WeightPair]:
-    """Every weight of a model, from the embedding up."""
-    vocabulary = (model.vocabulary, model.hidden)
-    qkv_rows = model.query_width + 2 * model.key_value_width
-    shapes = {
-        "input_layernorm.weight": (model.hidden,),
-        "self_attention.linear_qkv.weight": (qkv_rows, model.hidden),
-        "self_attention.linear_proj.weight": (model.hidden, model.query_width),
-        "pre_mlp_layernorm.weight": (model.hidden,),
-        "mlp.linear_fc1.weight": (2, model.feed_forward, model.hidden),
-        "mlp.linear_fc2.weight": (model.hidden, model.feed_forward),
-    }
-    pairs = [_pair("embedding.word_embeddings.weight", "model.embed_tokens.weight", vocabulary, model)]
-    for layer in range(model.layers):
-        for ours, theirs in LAYER_NAMES.items():
-            pairs.append(_pair(f"decoder.layers.{layer}.{ours}", f"model.layers.{layer}.{theirs}", shapes[ours], model))
-    pairs.append(_pair("decoder.final_layernorm.weight", "model.norm.weight", (model.hidden,), model))
-    pairs.append(_pair("output_layer.weight", "lm_head.weight", vocabulary, model))
-    return pairs
+Table = Mapping[str, list[Segment]]
+"""A tensor -> the rows of the other side's tensors that it is made of, in its own order."""
 
 
-def _pair(ours: str, theirs: str, shape: tuple[int, ...], model: Architecture) -> WeightPair:
-    their_shape = (shape[0] * shape[1], shape[2]) if len(shape) == 3 else shape
-    if ours.endswith("linear_qkv.weight"):
-        to_theirs, to_ours = partial(stacked_by_kind, model=model), partial(stacked_by_group, model=model)
-    else:
-        to_theirs, to_ours = partial(torch.reshape, shape=their_shape), partial(torch.reshape, shape=shape)
-    return WeightPair(
-        ours=ours, theirs=theirs, shape=shape, their_shape=their_shape, to_theirs=to_theirs, to_ours=to_ours
-    )
+def our_table(model: Architecture, naming: Naming, *, tied: bool = False) -> Table:
+    """Each of our weights from their rows; a tied output layer is the embedding."""
+    vocabulary = model.vocabulary
+    output = THEIR_EMBEDDING if tied else THEIR_OUTPUT
+    table = {EMBEDDING: [Segment(THEIR_EMBEDDING, 0, vocabulary)]}
+    for weight in weights_of(model):
+        parts = weight.name.removesuffix(".weight").split(".", 3)
+        if len(parts) == 4:
+            layer, name = parts[2], parts[3]
+            theirs = [f"model.layers.{layer}.{their}.weight" for their in LAYER_NAMES[name][naming]]
+            table[weight.name] = list(_layer_segments(name, theirs, weight.rows, model))
+    table[FINAL_NORM] = [Segment(THEIR_FINAL_NORM, 0, model.hidden)]
+    table[OUTPUT] = [Segment(output, 0, vocabulary)]
+    return table
 
 
-def stacked_by_group(weight: Tensor, model: Architecture) -> Tensor:
-    """`[Q; K; V]` -> for each group `[its queries; its key; its value]`; rows of D."""
-    groups, per_group = model.key_value_groups, model.query_width // model.key_value_groups
-    query, key, value = weight.split([model.query_width, model.key_value_width, model.key_value_width])
-    parts = (query.view(groups, per_group, -1), *(part.view(groups, model.head_size, -1) for part in (key, value)))
-    return torch.cat(parts, 1).reshape(weight.shape)
+def _layer_segments(name: str, theirs: list[str], rows: int, model: Architecture) -> Iterator[Segment]:
+    """One weight of a layer, whose stacked parts are in one of their tensors or in a tensor each."""
+    sizes, groups = [rows], 1
+    if name == "self_attention.linear_qkv":
+        sizes, groups = [model.query_width, model.key_value_width, model.key_value_width], model.key_value_groups
+    elif name == "mlp.linear_fc1":
+        sizes = [model.feed_forward, model.feed_forward]
+    places = [(theirs[0], first) for first in accumulate(sizes[:-1], initial=0)]
+    if len(theirs) > 1:
+        places = [(tensor, 0) for tensor in theirs]
+    for group in range(groups):
+        for (tensor, first), size in zip(places, sizes, strict=True):
+            yield Segment(tensor, first + size // groups * group, size // groups)
 
 
-def stacked_by_kind(weight: Tensor, model: Architecture) -> Tensor:
-    """Inverse of `stacked_by_group`."""
-    groups, per_group = model.key_value_groups, model.query_width // model.key_value_groups
-    grouped = weight.view(groups, per_group + 2 * model.head_size, -1)
-    parts = grouped.split([per_group, model.head_size, model.head_size], 1)
-    return torch.cat([part.reshape(-1, weight.shape[1]) for part in parts])
+def their_table(table: Table) -> Table:
+    """The inverse: each of their tensors from our rows."""
+    found: dict[str, list[tuple[int, Segment]]] = {}
+    for ours, segments in table.items():
+        row = 0
+        for segment in segments:
+            found.setdefault(segment.tensor, []).append((segment.first, Segment(ours, row, segment.rows)))
+            row += segment.rows
+    return {tensor: [part for _, part in sorted(parts, key=lambda part: part[0])] for tensor, parts in found.items()}
+
+
+def segments_within(segments: list[Segment], start: int, end: int) -> Iterator[Segment]:
+    """What rows [start, end) of a tensor are made of, in order."""
+    row = 0
+    for segment in segments:
+        low, high = max(start, row), min(end, row + segment.rows)
+        if low < high:
+            yield Segment(segment.tensor, segment.first + low - row, high - low)
+        row += segment.rows
+
+
+def their_shapes(model: Architecture, table: Table) -> dict[str, tuple[int, ...]]:
+    """Shape of each of their tensors, from the embedding up."""
+    columns = {weight.name: weight.shape[-1:] if len(weight.shape) > 1 else () for weight in weights_of(model)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for ours, segments in table.items():
+        for segment in segments:
+            (rows, *_) = shapes.get(segment.tensor, (0,))
+            shapes[segment.tensor] = (max(rows, segment.first + segment.rows), *columns[ours])
+    return shapes

@@ -143,13 +143,19 @@ def build_index(folder: Path, files: Iterable[str]) -> dict[str, Any]:
 
 
 def finish_checkpoint(
-    folder: Path, config: Mapping[str, Any], state: Mapping[str, Any], files: Mapping[str, FileRecord], *, run: str
+    folder: Path,
+    config: Mapping[str, Any],
+    state: Mapping[str, Any],
+    files: Mapping[str, FileRecord],
+    *,
+    run: str,
+    others: Iterable[str] = (),
 ) -> Manifest:
-    """Add the JSON files, the manifest last, to a folder with every rank's `files`."""
+    """Add the JSON files, the manifest last, to a folder with every rank's `files` and small `others`."""
     write_json(folder / "config.json", config)
     write_json(folder / "state.json", state)
     write_text(folder / "index.json", json.dumps(build_index(folder, files), separators=(",", ":")))
-    records = {name: hash_file(folder / name) for name in SMALL_FILES}
+    records = {name: hash_file(folder / name) for name in (*SMALL_FILES, *others)}
     manifest = Manifest(run=run, step=state["step"], files={**records, **files})
     write_manifest(folder, manifest)
     return manifest

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,14 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from torch import Tensor
 
-from megaphi.config import from_plain
 from megaphi.engine.checkpoint import agreed, load_weight
-from megaphi.engine.checkpoint_files import CheckpointReader
+from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.model.initialize import parameter_shares
 from megaphi.model.language_model import build_model
 from megaphi.model.padded_model import PaddedModel
+from megaphi.model.weights import OUTPUT
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import World, start_world
 
@@ -45,10 +44,9 @@ class ReadingModel:
 
 
 @torch.no_grad()
-def open_model(checkpoint: str | Path, layout: ParallelLayout | None = None) -> ReadingModel:
-    """Load a checkpoint's weights in their own number format, under any layout with one replica."""
-    reader = CheckpointReader(checkpoint)
-    architecture = from_plain(Architecture, reader.config["model"], where="model")
+def open_model(reader: WeightReader, layout: ParallelLayout | None = None) -> ReadingModel:
+    """Load weights in their own number format (fp16 as fp32), under any layout with one replica."""
+    architecture = reader.architecture
     if architecture.kernels == "transformer_engine":  # how it was trained; reading takes whole weights of any origin
         architecture = replace(architecture, kernels="fused")
     layout = check_reading_layout(layout or ParallelLayout(), architecture)
@@ -59,7 +57,7 @@ def open_model(checkpoint: str | Path, layout: ParallelLayout | None = None) -> 
         world.layout,
         sequence_length=context,
         seed=0,
-        parameters=reader.tensors["model/output_layer.weight"]["dtype"],
+        parameters="bfloat16" if reader.dtype(OUTPUT) == torch.bfloat16 else "float32",
     )
 
     def load() -> None:

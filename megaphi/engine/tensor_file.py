@@ -13,6 +13,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", tor
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 LARGEST_HEADER = 1 << 30
 _BLOCK_BYTES = 1 << 24
+_WRITEBACK_BYTES = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class FileRecord:
 class TensorFileWriter:
     """Writes the tensors announced to it one after the other, each in as many parts as its caller likes.
 
-    The file is not whole until the block ends; callers give it a temporary name or a temporary folder.
+    A block is hashed by another thread while it is written, and the disk begins at once instead of when memory is full
+    of what waits for it. The file is not whole until `close`; callers give it a temporary name or a temporary folder.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class TensorFileWriter:
         self.path = path
         header, self.entries, self._expected = _header(tensors, metadata or {})
         self._sha256 = hashlib.sha256()
-        self._written = 0
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+        self._written = self._on_its_way = 0
         with explain_write_errors(path):
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             self._write(memoryview(header))
@@ -80,11 +84,19 @@ class TensorFileWriter:
             self._write(_bytes_of(flat))
 
     def _write(self, data: memoryview) -> None:
-        self._sha256.update(data)
-        with explain_write_errors(self.path):
-            while data:
-                data = data[os.write(self._handle, data) :]
+        hashed = self._hasher.submit(self._sha256.update, data)
+        try:
+            with explain_write_errors(self.path):
+                while data:
+                    data = data[os.write(self._handle, data) :]
+        finally:
+            hashed.result()
         self._written = os.lseek(self._handle, 0, os.SEEK_CUR)
+        if self._written - self._on_its_way >= _WRITEBACK_BYTES and hasattr(os, "posix_fadvise"):
+            # Pages that are not on disk cannot be dropped: Linux begins to write them.
+            length = self._written - self._on_its_way
+            os.posix_fadvise(self._handle, self._on_its_way, length, os.POSIX_FADV_DONTNEED)
+            self._on_its_way = self._written
 
     def close(self) -> FileRecord:
         """Force the file to disk; returns what was written."""
@@ -97,6 +109,7 @@ class TensorFileWriter:
 
     def abandon(self) -> None:
         """Let go of the file; safe to call twice."""
+        self._hasher.shutdown()
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -162,11 +175,16 @@ class TensorFile:
         try:
             described = json.loads(self._bytes(8, length))
             metadata = described.pop("__metadata__", {})
-            entries = {name: _entry(entry, first=8 + length) for name, entry in described.items()}
+            unknown = {name: entry["dtype"] for name, entry in described.items() if entry["dtype"] not in DTYPES}
+            entries = {
+                name: _entry(entry, first=8 + length) for name, entry in described.items() if name not in unknown
+            }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.path} is damaged: its header is not that of a safetensors file ({error})"
             ) from None
+        for name, code in unknown.items():
+            raise InputError(f"{self.path}: {name} has the type {code!r}, which is none of {', '.join(DTYPES)}")
         end = max((entry.first_byte + entry.numel * entry.dtype.itemsize for entry in entries.values()), default=0)
         if end > size:
             raise InputError(f"{self.path} is truncated: {size:,} bytes, and its header announces {end:,}")
@@ -201,9 +219,7 @@ def _bytes_of(flat: Tensor) -> memoryview:
 
 
 def _entry(described: Mapping[str, Any], *, first: int) -> TensorEntry:
-    dtype = DTYPES.get(described["dtype"])
-    if dtype is None:
-        raise ValueError(f"type {described['dtype']!r} is not one of {', '.join(DTYPES)}")
+    dtype = DTYPES[described["dtype"]]
     start, end = described["data_offsets"]
     entry = TensorEntry(dtype, tuple(int(size) for size in described["shape"]), first + start)
     if end - start != entry.numel * dtype.itemsize or start < 0 or any(size < 0 for size in entry.shape):

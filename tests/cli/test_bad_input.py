@@ -113,15 +113,18 @@ def test_generate_and_convert(refused, tmp_path):
         ["generate", "nowhere", "--prompt", "x"],
         ["generate", "nowhere", "--prompt", "x", "--tensor", "2"],
         ["convert", "to-huggingface", "nowhere", "out"],
+        ["convert", "to-checkpoint", "nowhere", "out"],
     ):
         assert "checkpoint nowhere: no such file or folder" in refused(*words)
     assert "--temperature -1.0: must not be negative" in refused(
         "generate", "x", "--prompt", "x", "--temperature", "-1"
     )
-    assert "nowhere/config.json" in refused("convert", "from-huggingface", "nowhere", "out")
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    assert "model_type is 'llama'" in refused("convert", "from-huggingface", "hf", "out")
+    (tmp_path / "hf" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert "model_type is 'bert'" in refused("convert", "to-checkpoint", "hf", "out")
+    assert "model_type is 'bert'" in refused("generate", "hf", "--prompt", "x")
+    (tmp_path / "hf" / "config.json").write_text("[]")
+    assert "checkpoint hf: neither a checkpoint nor a run folder" in refused("convert", "to-huggingface", "hf", "out")
 
 
 def test_a_rank_that_was_started_by_a_launcher_takes_no_processes(refused, monkeypatch):

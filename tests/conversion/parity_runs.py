@@ -9,15 +9,17 @@ from megaphi.parallel.layout import ParallelLayout
 
 def logits(checkpoint: str, layout: ParallelLayout, tokens_BS: np.ndarray) -> np.ndarray:
     """Logits of the parallel engine for a checkpoint, `[B, S, V]`."""
+    from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.forward_only import logits_of, open_model
 
-    return logits_of(open_model(checkpoint, layout), tokens_BS).numpy()
+    return logits_of(open_model(open_weights(checkpoint), layout), tokens_BS).numpy()
 
 
 def greedy(checkpoint: str, layout: ParallelLayout, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
     """Greedy continuations through the parallel engine."""
+    from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.forward_only import open_model
     from megaphi.generation.generate import generate
     from megaphi.generation.sampling import Sampling
 
-    return generate(open_model(checkpoint, layout), prompts, Sampling(max_tokens=max_tokens))
+    return generate(open_model(open_weights(checkpoint), layout), prompts, Sampling(max_tokens=max_tokens))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megaphi.conversion.open_weights import open_weights
 from megaphi.engine.run_config import BatchShape, RunConfig
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
@@ -81,4 +82,4 @@ def logits(checkpoints: list[str], layout: ParallelLayout) -> list[np.ndarray]:
     from megaphi.engine.forward_only import logits_of, open_model
 
     tokens_BS = np.random.default_rng(0).integers(100, size=(2, 17))
-    return [logits_of(open_model(checkpoint, layout), tokens_BS).numpy() for checkpoint in checkpoints]
+    return [logits_of(open_model(open_weights(checkpoint), layout), tokens_BS).numpy() for checkpoint in checkpoints]

@@ -1,0 +1,181 @@
+"""config.json in both directions: the shape that it describes, and the one that describes our shape.
+
+What our model cannot express (scaled or partial rotary positions, biases, other activations) is refused with the
+field's name instead of being dropped. A sliding window is no obstacle: up to its length it is full attention, so it
+becomes the context. The surprising part is the way back: where a model came from Hugging Face, its own file is
+written again, byte for byte if nothing changed, else with only those fields changed that describe the shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from megaphi.conversion.weight_names import Naming
+from megaphi.errors import InputError
+from megaphi.log import logger
+from megaphi.model.architecture import Architecture
+from megaphi.tokenizer.special_tokens import (
+    END_OF_TEXT,
+    MESSAGE_END,
+    PAD,
+    SMALLEST_VOCABULARY_SIZE,
+    special_token_ids,
+)
+
+DEFAULT_CONTEXT = 4_096
+_DEFAULTS: Mapping[Naming, Mapping[str, Any]] = {
+    "phi3": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4_096},
+    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2_048},
+}
+"""What transformers takes for a field that is not there, where the two kinds differ."""
+_TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_CODE_FIELDS = ("auto_map",)
+"""Name Python files, which do not travel with the weights."""
+
+
+def naming_of(config: Mapping[str, Any], *, where: str) -> Naming:
+    """How the weights of this kind of model are named."""
+    kind = config.get("model_type")
+    if kind not in ("phi3", "llama"):
+        raise InputError(f"{where}: model_type is {kind!r}, expected 'phi3' (Phi-3 and Phi-4 models) or 'llama'")
+    return kind
+
+
+def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
+    """The shape that a config.json describes; InputError for what we cannot build."""
+    defaults = _DEFAULTS[naming_of(config, where=where)]
+    rotary = _checked_rotary(config, where=where)
+    for name, expected in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+        if config.get(name, expected) != expected:
+            raise InputError(f"{where}: {name}={config[name]!r} is not supported, only {expected!r}")
+    try:
+        heads = config["num_attention_heads"]
+        model = Architecture(
+            layers=config["num_hidden_layers"],
+            hidden=config["hidden_size"],
+            feed_forward=config["intermediate_size"],
+            heads=heads,
+            key_value_groups=config.get("num_key_value_heads") or heads,
+            head_size=config.get("head_dim") or config["hidden_size"] // heads,
+            vocabulary=config["vocab_size"],
+            norm_eps=config.get("rms_norm_eps", defaults["rms_norm_eps"]),
+            rotary_base=float(rotary.get("rope_theta", config.get("rope_theta", 10_000.0))),
+            initial_std=config.get("initializer_range", 0.02),
+        )
+        model.check()
+    except KeyError as error:
+        raise InputError(f"{where}: the field {error} is missing") from None
+    except (TypeError, ZeroDivisionError) as error:
+        raise InputError(f"{where}: a size is not a positive whole number ({error})") from None
+    return model
+
+
+def _checked_rotary(config: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    rotary = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    kind = rotary.get("rope_type") or rotary.get("type") or "default"
+    if kind != "default":
+        raise InputError(f"{where}: rope type {kind!r} is not supported, only the default one")
+    partial = rotary.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if partial != 1.0:
+        raise InputError(f"{where}: partial_rotary_factor={partial} is not supported, only 1.0")
+    return rotary
+
+
+def context_from(config: Mapping[str, Any], *, where: str) -> int:
+    """Longest sequence for which our full attention is what the model computes; says so where it is shorter."""
+    defaults = _DEFAULTS[naming_of(config, where=where)]
+    context = config.get("max_position_embeddings", defaults["max_position_embeddings"])
+    window = config.get("sliding_window")
+    if window is None or window >= context:
+        return context
+    logger.warning(
+        "%s: sliding_window=%d is shorter than the context of %d: the context becomes %d tokens, up to which full"
+        " attention is the same",
+        *(where, window, context, window),
+    )
+    return window
+
+
+def config_for(
+    model: Architecture, *, dtype: str, context: int, original: Mapping[str, Any] | None = None, where: str = ""
+) -> dict[str, Any]:
+    """config.json of a `Phi3ForCausalLM`.
+
+    Args:
+        model: the shape.
+        dtype: "float32" or "bfloat16".
+        context: longest sequence, in tokens.
+        original: the config.json that the model came with; what does not describe the shape is kept.
+        where: its name, for messages.
+    """
+    if original is None:
+        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **token_fields(model)}
+    if original["model_type"] != "phi3":
+        tokens = {name: original.get(name) for name in _TOKEN_FIELDS}
+        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **tokens}
+    kept = {name: value for name, value in original.items() if name not in _CODE_FIELDS}
+    found = architecture_from(original, where=where)
+    same = replace(model, kernels=found.kernels, attention=found.attention, loss_chunk_tokens=found.loss_chunk_tokens)
+    is_same_context = context_from(original, where=where) == context
+    if found != same or not is_same_context or original.get("tie_word_embeddings"):
+        kept = {name: value for name, value in kept.items() if name not in ("rope_parameters", "dtype")}
+        return {**kept, **_shape_fields(model, dtype=dtype, context=context)}
+    return {name: dtype if name in ("dtype", "torch_dtype") else value for name, value in kept.items()}
+
+
+def _shape_fields(model: Architecture, *, dtype: str, context: int) -> dict[str, Any]:
+    return {
+        "vocab_size": model.vocabulary,
+        "hidden_size": model.hidden,
+        "intermediate_size": model.feed_forward,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.key_value_groups,
+        "head_dim": model.head_size,
+        "rms_norm_eps": model.norm_eps,
+        "rope_theta": model.rotary_base,
+        "rope_scaling": None,
+        "partial_rotary_factor": 1.0,
+        "max_position_embeddings": context,
+        "original_max_position_embeddings": context,
+        "sliding_window": None,
+        "initializer_range": model.initial_std,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,  # transformers 5 calls it dtype and reads both; older ones and servers know this one
+    }
+
+
+def _fixed_fields() -> dict[str, Any]:
+    """The same for every model of ours."""
+    return {
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "use_cache": True,
+    }
+
+
+def token_fields(model: Architecture) -> dict[str, Any]:
+    """The released Phi-4's: 100257, 100265, 100349; none where the vocabulary is too small for its tokenizer."""
+    if model.vocabulary < SMALLEST_VOCABULARY_SIZE:
+        return dict.fromkeys(_TOKEN_FIELDS)
+    special = special_token_ids(model.vocabulary)
+    return {
+        "bos_token_id": special[END_OF_TEXT],
+        "eos_token_id": special[MESSAGE_END],
+        "pad_token_id": special[PAD],
+    }
+
+
+def generation_config_for(model: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json that goes with a config.json; of Phi-4's tokens, either end ends a text."""
+    tokens, own = {name: config.get(name) for name in _TOKEN_FIELDS}, token_fields(model)
+    if tokens == own and own["bos_token_id"] is not None:
+        tokens["eos_token_id"] = [own["bos_token_id"], own["eos_token_id"]]
+    return tokens

@@ -1,0 +1,129 @@
+"""A Hugging Face folder (`Phi3ForCausalLM`, `LlamaForCausalLM`) as a `WeightReader`: any rows of ours, when asked for.
+
+Opening reads config.json, the index and the files' headers, and checks every tensor's name, shape and type against the
+configuration: a folder that does not fit is refused before anything is written. Rows are then read by position,
+directly into their place, in the order of our table (weight_names.py).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaphi.config import to_plain
+from megaphi.conversion.huggingface_config import architecture_from, context_from, naming_of
+from megaphi.conversion.weight_names import KNOWN_AND_DROPPED, our_table, segments_within, their_shapes
+from megaphi.engine.checkpoint_files import Box
+from megaphi.engine.tensor_file import TensorFile
+from megaphi.engine.weight_reader import box_from_rows
+from megaphi.errors import InputError
+from megaphi.files import read_json
+from megaphi.log import logger
+from megaphi.model.architecture import Architecture
+from megaphi.model.weights import OUTPUT
+
+CONFIG, INDEX, ONE_FILE = "config.json", "model.safetensors.index.json", "model.safetensors"
+
+
+class HuggingFaceWeights:
+    """An open folder.
+
+    Raises:
+        InputError: a model that we cannot build, a missing or damaged file, or weights that do not fit config.json.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.original = read_json(self.folder / CONFIG, what="Hugging Face configuration")
+        """config.json as it is."""
+        where = str(self.folder / CONFIG)
+        if not isinstance(self.original, dict):
+            raise InputError(f"{where} is not a configuration: expected an object with fields")
+        self.architecture: Architecture = architecture_from(self.original, where=where)
+        tied = bool(self.original.get("tie_word_embeddings", False))
+        self._table = our_table(self.architecture, naming_of(self.original, where=where), tied=tied)
+        self._file_of = _open_files(self.folder)
+        self._check_tensors(tied=tied)
+        if tied:
+            logger.info("%s: the output layer is tied to the embedding: it becomes a copy", self.folder)
+        self.config: dict[str, Any] = {
+            "recipe": "from_huggingface",
+            "model": to_plain(self.architecture),
+            "batch": {"sequence_length": context_from(self.original, where=where)},
+            "precision": {"parameters": str(self.dtype(OUTPUT)).removeprefix("torch.")},
+        }
+        self.state: dict[str, Any] = {"step": 0, "imported_from": self.folder.resolve().name}
+
+    def dtype(self, name: str) -> torch.dtype:
+        theirs = self._table[name][0].tensor
+        return self._file_of[theirs].entries[theirs].dtype
+
+    def rows(self, name: str, start: int, end: int) -> Tensor:
+        """Rows [start, end) of the matrix form of our weight `name`."""
+        theirs = self._table[name][0].tensor
+        entry = self._file_of[theirs].entries[theirs]
+        values = torch.empty((end - start, *entry.shape[1:]), dtype=entry.dtype)
+        row_bytes = math.prod(entry.shape[1:]) * entry.dtype.itemsize
+        filled = 0
+        for segment in segments_within(self._table[name], start, end):
+            file = self._file_of[segment.tensor]
+            place = file.entries[segment.tensor].first_byte + segment.first * row_bytes
+            file.read_into(values[filled : filled + segment.rows], place)
+            filled += segment.rows
+        return values
+
+    def box(self, name: str, box: Box) -> Tensor:
+        return box_from_rows(self, name, box)
+
+    def _check_tensors(self, *, tied: bool) -> None:
+        shapes = their_shapes(self.architecture, self._table)
+        ignored = (*KNOWN_AND_DROPPED, "lm_head.weight") if tied else KNOWN_AND_DROPPED
+        found = {name for name in self._file_of if not name.endswith(ignored)}
+        missing, unknown = shapes.keys() - found, found - shapes.keys()
+        if missing or unknown:
+            raise InputError(
+                f"{self.folder}: the weights do not fit {CONFIG}: "
+                f"missing {sorted(missing)[:3] or 'none'}, unknown {sorted(unknown)[:3] or 'none'}"
+            )
+        for name, shape in shapes.items():
+            stored = self._file_of[name].entries[name].shape
+            if stored != shape:
+                raise InputError(f"{self.folder}: {name} has the shape {stored}, {CONFIG} says {shape}")
+        for name, segments in self._table.items():
+            types = {self._file_of[part.tensor].entries[part.tensor].dtype for part in segments}
+            if len(types) > 1 or not all(dtype.is_floating_point for dtype in types):
+                listed = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+                raise InputError(f"{self.folder}: the parts of {name} are {listed}, expected one floating-point type")
+
+
+def _open_files(folder: Path) -> dict[str, TensorFile]:
+    """Every tensor's file, from the index where there is one."""
+    if not (folder / INDEX).is_file():
+        _check_there(folder / ONE_FILE)
+        file = TensorFile(folder / ONE_FILE)
+        return dict.fromkeys(file.entries, file)
+    listed = read_json(folder / INDEX, what="weight index")
+    weight_map = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InputError(f"{folder / INDEX} is damaged: it has no 'weight_map' of tensors and their files")
+    files: dict[str, TensorFile] = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise InputError(f"{folder / INDEX} names the file {name!r}, which is not in the same folder")
+        files[name] = TensorFile(folder / name)
+    for tensor, name in weight_map.items():
+        if tensor not in files[name].entries:
+            raise InputError(f"{folder / INDEX} says that {name} holds {tensor}, and it does not: download both again")
+    return {tensor: files[name] for tensor, name in weight_map.items()}
+
+
+def _check_there(path: Path) -> None:
+    if path.is_file():
+        return
+    pickled = next(path.parent.glob("*.bin"), None)
+    remedy = f" ({pickled.name} is a pickle, and not read: save_pretrained() writes safetensors)" if pickled else ""
+    raise InputError(f"{path} is missing: expected the weights of a Hugging Face model in safetensors files{remedy}")

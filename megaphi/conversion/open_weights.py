@@ -1,0 +1,37 @@
+"""Whatever holds a model's weights, opened by what lies at its path, as a `WeightReader`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from megaphi.conversion.huggingface_weights import CONFIG, HuggingFaceWeights
+from megaphi.engine.checkpoint_files import CheckpointReader
+from megaphi.engine.weight_reader import WeightReader
+from megaphi.errors import InputError
+from megaphi.files import read_json
+
+
+def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
+    """Open a checkpoint, a run folder (its newest checkpoint), or a Hugging Face folder.
+
+    Args:
+        path: what to open.
+        fields: `field=value` of the architecture, for formats that do not say all of it.
+
+    Raises:
+        InputError: there is nothing of a known kind, it is damaged, or it takes no `fields`.
+    """
+    path = Path(path)
+    reader = HuggingFaceWeights(path) if _is_huggingface(path) else CheckpointReader(path)
+    if fields:
+        raise InputError(f"{path} says itself what its architecture is: leave out {' '.join(fields)}")
+    return reader
+
+
+def _is_huggingface(path: Path) -> bool:
+    """A run folder has a config.json too, without `model_type`."""
+    if not (path / CONFIG).is_file():
+        return False
+    described = read_json(path / CONFIG, what="configuration")
+    return isinstance(described, dict) and "model_type" in described
