@@ -190,7 +190,7 @@ def print_claims(rows: Sequence[Row]) -> None:
 
 def append(rows: Sequence[Row]) -> None:
     """One line per process: what was measured, where, with what."""
-    from megaphi.engine.checkpoint import versions  # brings Megatron, which this process needs for nothing else
+    from megaphi.engine.versions import versions
 
     found = versions()
     start = {"date": date.today().isoformat(), "device": f"CPU, {os.cpu_count()} cores", "numpy": np.__version__}

@@ -34,7 +34,7 @@ from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import OpenMixture, batch_sample_numbers, open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.data.prefetch import prefetch
-from megaphi.engine.checkpoint import versions
+from megaphi.engine.versions import versions
 
 RESULTS = Path(__file__).parent / "results" / "loader_throughput.csv"
 VOCABULARY, END = 100_352, 100_257

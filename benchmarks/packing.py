@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.data.packing import pack
-from megaphi.engine.checkpoint import versions
+from megaphi.engine.versions import versions
 
 RESULTS = Path(__file__).parent / "results" / "packing.csv"
 DISTRIBUTIONS = {"short": (150, 0.7), "chat": (450, 1.0), "reasoning": (3_000, 0.9)}

@@ -26,10 +26,11 @@ import torch
 
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import Batch
-from megaphi.engine.checkpoint import save_checkpoint, versions
 from megaphi.engine.run_config import RunConfig, check
+from megaphi.engine.saver import save_checkpoint
 from megaphi.engine.train_step import train_step
 from megaphi.engine.training_model import TrainingModel, build_training_model
+from megaphi.engine.versions import versions
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import start_world
 from megaphi.recipes.quickstart import quickstart_pretrain

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -104,6 +104,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def copy_files(files: Mapping[str, Path], folder: str | os.PathLike[str]) -> None:
+    """Copy small files, each under its name here, into a folder that is made for them; none: no folder."""
+    if files:
+        with explain_write_errors(folder):
+            os.makedirs(folder, exist_ok=True)
+    for name, path in files.items():
+        content = path.read_bytes()
+        with whole_file(Path(folder) / name) as file:
+            file.write(content)
 
 
 def read_json(path: str | os.PathLike[str], *, what: str) -> Any:

@@ -64,10 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(configuration: object, *, alone: bool) -> int:
+    from megaphi.conversion.open_weights import open_weights
     from megaphi.stages.pretrain import pretrain
 
     try:
-        pretrain(configuration)  # pyright: ignore[reportArgumentType]
+        pretrain(configuration, open_weights=open_weights)  # pyright: ignore[reportArgumentType]
     except (InputError, RunFailed, KeyboardInterrupt):
         raise
     except Exception as error:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from megaphi.config import to_plain
+from megaphi.conversion.carried_files import CONFIG, carried_files
 from megaphi.conversion.huggingface_config import architecture_from, context_from, naming_of
 from megaphi.conversion.weight_names import KNOWN_AND_DROPPED, our_table, segments_within, their_shapes
 from megaphi.engine.checkpoint_files import Box
@@ -26,7 +27,7 @@ from megaphi.log import logger
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import OUTPUT
 
-CONFIG, INDEX, ONE_FILE = "config.json", "model.safetensors.index.json", "model.safetensors"
+INDEX, ONE_FILE = "model.safetensors.index.json", "model.safetensors"
 
 
 class HuggingFaceWeights:
@@ -57,6 +58,10 @@ class HuggingFaceWeights:
             "precision": {"parameters": str(self.dtype(OUTPUT)).removeprefix("torch.")},
         }
         self.state: dict[str, Any] = {"step": 0, "imported_from": self.folder.resolve().name}
+
+    @property
+    def carried(self) -> dict[str, Path]:
+        return carried_files(self.folder)
 
     def dtype(self, name: str) -> torch.dtype:
         theirs = self._table[name][0].tensor

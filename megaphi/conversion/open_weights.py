@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megaphi.conversion.huggingface_weights import CONFIG, HuggingFaceWeights
+from megaphi.conversion.carried_files import CONFIG
+from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError

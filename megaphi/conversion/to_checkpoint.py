@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaphi.conversion.carried_files import FOLDER, carried_files, copy_files
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
 from megaphi.engine.checkpoint_files import Box, file_metadata, finish_checkpoint, piece_entry, rank_file
@@ -60,19 +59,17 @@ def to_checkpoint(
     layout, out = layout or ParallelLayout(), Path(out)
     run, step = secrets.token_hex(6), int(reader.state.get("step", 0))
     files = plan_checkpoint(reader, layout=layout, dtype=dtype, run=run)
-    carried = carried_files(reader)
+    carried = reader.carried
     with whole_folder(out) as folder:
         check_space(out, files)
         records = write_files(folder, files, _blocks(reader, layout, dtype), label="convert")
-        if carried:
-            copy_files(carried, folder / FOLDER)
         finish_checkpoint(
             folder,
             _configuration(reader.config, layout, dtype),
             {**reader.state, "step": step},
             records,
             run=run,
-            others=[f"{FOLDER}/{name}" for name in carried],
+            carried=carried,
         )
     return out
 

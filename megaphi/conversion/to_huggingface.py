@@ -7,21 +7,21 @@ it came from Hugging Face, else Phi-4's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from megaphi.conversion.carried_files import GENERATION_CONFIG, TOKENIZER_FILES, carried_files, copy_files
+from megaphi.conversion.carried_files import CARRIED, CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 from megaphi.conversion.huggingface_config import DEFAULT_CONTEXT, config_for, generation_config_for
-from megaphi.conversion.huggingface_weights import CONFIG, INDEX, ONE_FILE
+from megaphi.conversion.huggingface_weights import INDEX, ONE_FILE
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
 from megaphi.conversion.weight_names import Table, our_table, their_shapes, their_table
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
-from megaphi.files import read_json, whole_folder, write_json
+from megaphi.files import copy_files, read_json, whole_folder, write_json
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import OUTPUT, weights_of
@@ -56,7 +56,7 @@ def to_huggingface(
     """
     reader, out = source if not isinstance(source, str | Path) else open_weights(source), Path(out)
     files = plan_huggingface(reader, dtype=dtype, shard_bytes=shard_bytes)
-    carried = _fitting(carried_files(reader), reader.architecture)
+    carried = _fitting(reader.carried, reader.architecture)
     if not tokenizer:
         carried = {name: path for name, path in carried.items() if name not in TOKENIZER_FILES}
     exported = _phi4_tokenizer(reader) if tokenizer and not carried.keys() & set(TOKENIZER_FILES) else None
@@ -115,8 +115,9 @@ def _index(files: dict[str, PlannedFile]) -> dict[str, Any]:
     }
 
 
-def _fitting(carried: dict[str, Path], model: Architecture) -> dict[str, Path]:
-    """Files of a model whose vocabulary has changed since do not describe it any more."""
+def _fitting(carried: Mapping[str, Path], model: Architecture) -> dict[str, Path]:
+    """Files of known names; those of a model whose vocabulary has changed since do not describe it any more."""
+    carried = {name: path for name, path in carried.items() if name in CARRIED}
     if CONFIG not in carried:
         return carried
     vocabulary = read_json(carried[CONFIG], what="Hugging Face configuration").get("vocab_size")

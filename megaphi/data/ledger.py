@@ -8,7 +8,7 @@ and the message names the file that differs. Paths are not compared: data may mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,7 +116,7 @@ class Ledger:
         return to_plain(self)
 
 
-def read_ledger(state: dict[str, Any], *, where: str) -> Ledger:
+def read_ledger(state: Mapping[str, Any], *, where: str) -> Ledger:
     """The ledger in a checkpoint's state; `where` names the checkpoint in errors."""
     found = state.get("ledger")
     if found is None:

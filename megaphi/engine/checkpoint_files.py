@@ -30,11 +30,12 @@ from megaphi.config import from_plain
 from megaphi.engine.manifest import Manifest, check_content, check_sizes, read_manifest, write_manifest
 from megaphi.engine.tensor_file import FileRecord, TensorFile, TensorFileWriter, hash_file
 from megaphi.errors import InputError
-from megaphi.files import read_json, write_json, write_text
+from megaphi.files import copy_files, read_json, write_json, write_text
 from megaphi.model.architecture import Architecture
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
 SMALL_FILES = ("config.json", "state.json", "index.json")
+CARRIED_FOLDER = "huggingface"
 _OPEN_FILES = 128
 
 
@@ -149,13 +150,15 @@ def finish_checkpoint(
     files: Mapping[str, FileRecord],
     *,
     run: str,
-    others: Iterable[str] = (),
+    carried: Mapping[str, Path] | None = None,
 ) -> Manifest:
-    """Add the JSON files, the manifest last, to a folder with every rank's `files` and small `others`."""
+    """Add the JSON files and copies of what is `carried`, the manifest last, to a folder with every rank's `files`."""
     write_json(folder / "config.json", config)
     write_json(folder / "state.json", state)
     write_text(folder / "index.json", json.dumps(build_index(folder, files), separators=(",", ":")))
-    records = {name: hash_file(folder / name) for name in (*SMALL_FILES, *others)}
+    copy_files(carried or {}, folder / CARRIED_FOLDER)
+    others = (*SMALL_FILES, *(f"{CARRIED_FOLDER}/{name}" for name in carried or {}))
+    records = {name: hash_file(folder / name) for name in others}
     manifest = Manifest(run=run, step=state["step"], files={**records, **files})
     write_manifest(folder, manifest)
     return manifest
@@ -183,6 +186,14 @@ class CheckpointReader:
     @property
     def architecture(self) -> Architecture:
         return from_plain(Architecture, self.config["model"], where="model")
+
+    @property
+    def carried(self) -> dict[str, Path]:
+        prefix = f"{CARRIED_FOLDER}/"
+        names = [name for name in self.manifest.files if name.startswith(prefix) and name.count("/") == 1]
+        for name in names:
+            check_content(self.folder, self.manifest, name)
+        return {name.removeprefix(prefix): self.folder / name for name in names}
 
     def dtype(self, name: str) -> torch.dtype:
         return DTYPES[self._entry(f"model/{name}")["dtype"]]

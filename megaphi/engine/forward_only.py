@@ -20,7 +20,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from torch import Tensor
 
-from megaphi.engine.checkpoint import agreed, load_weight
+from megaphi.engine.checkpoint import load_weight
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
@@ -28,6 +28,7 @@ from megaphi.model.initialize import parameter_shares
 from megaphi.model.language_model import build_model
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.weights import OUTPUT
+from megaphi.parallel.agreement import agreed
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import World, start_world
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ from megaphi.data.batch import Batch
 from megaphi.data.loader import OpenMixture, batch_sample_numbers
 from megaphi.data.prefetch import prefetch
 from megaphi.data.stages import StageSpan
-from megaphi.engine.checkpoint import agreed, save_checkpoint
+from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.guard import StopRequest, check_finite
 from megaphi.engine.learning_rate import learning_rate
 from megaphi.engine.loss_plot import plot_losses
 from megaphi.engine.meter import Meter
 from megaphi.engine.metrics import MetricsLog, read_metrics
-from megaphi.engine.resume import RunData, resume
+from megaphi.engine.resume import OpenWeights, RunData, resume
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.saver import Saver
 from megaphi.engine.train_step import evaluate, train_step
 from megaphi.engine.training_model import TrainingModel
 from megaphi.log import logger, progress_bar
+from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
 
 
@@ -41,49 +44,48 @@ class RunResult:
     """False if it was stopped before its last step; it continues when started again."""
 
 
-def training_loop(model: TrainingModel, data: RunData) -> RunResult:
+def training_loop(model: TrainingModel, data: RunData, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
     """Train from the newest checkpoint (or from nothing) to `run.steps`, or `run.stop_after`."""
     run, world = model.run, model.world
-    data, step = resume(model, data)
-    order = data.training.order
+    data, step = resume(model, data, open_weights)
     last = min(run.run.steps, run.run.stop_after or run.run.steps)
     if step >= last:
         logger.info("step %d of %d is already done: nothing to train", step, run.run.steps)
         return RunResult(step=step, finished=step >= run.run.steps)
     log = agreed(world, lambda: MetricsLog(Path(run.run.folder), after=step) if world.is_main else None)
     bar = progress_bar(total=run.run.steps, initial=step, unit="step", label="train", visible=world.is_main)
-    with StopRequest() as stop, bar:
+    with StopRequest() as stop, bar, Saver(model, saved_step=step, after_save=partial(_plot, run)) as saver:
         meter = Meter(run, world)
         for batches in prefetch(_steps_batches(data.training, world, first=step, last=last)):
-            stage = order.span_at(step)
+            stage = data.training.order.span_at(step)
             _announce(stage, run, step=step)
             step += 1
-            rate = learning_rate(step, run.optimizer, steps=run.run.steps)
-            result = train_step(model, batches, learning_rate=rate)
-            check_finite(result, step=step, world=world)
-            record = {
-                "step": step,
-                "loss": result.loss,
-                "gradient_norm": result.gradient_norm,
-                "learning_rate": rate,
-                "tokens": order.position_at(step).tokens,
-                **meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length),
-            }
+            record = _update(model, batches, step=step)
+            record["tokens"] = data.training.order.position_at(step).tokens
+            record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
             stopping = stop.agreed(world) or step == last
             if data.validation is not None and _is_due(step, run.run.validate_every, last=run.run.steps):
                 record["validation_loss"] = validation_loss(model, data.validation)
             if log is not None:
-                log.add(record)
+                log.add(record | saver.metrics(step))
             bar.update()
             bar.set_postfix(_postfix(record), refresh=False)
-            if stopping or step % run.run.save_every == 0:
-                _save(model, data, step)
+            if stopping or step % run.saving.every == 0:
+                saver.save(_state(data, record, world), wait=stopping)
             if stopping:
                 break
             meter.restart()
     if log is not None:
         log.close()
     return RunResult(step=step, finished=step >= run.run.steps)
+
+
+def _update(model: TrainingModel, batches: list[Batch], *, step: int) -> dict[str, Any]:
+    """Take update number `step` (from 1); returns what is known of it."""
+    rate = learning_rate(step, model.run.optimizer, steps=model.run.run.steps)
+    result = train_step(model, batches, learning_rate=rate)
+    check_finite(result, step=step, world=model.world)
+    return {"step": step, "loss": result.loss, "gradient_norm": result.gradient_norm, "learning_rate": rate}
 
 
 def _announce(stage: StageSpan, run: RunConfig, *, step: int) -> None:
@@ -139,19 +141,20 @@ def validation_loss(model: TrainingModel, mixture: OpenMixture) -> float:
     return evaluate(model, [mixture.batch(numbers_B) for numbers_B in numbers_MB])
 
 
-def _save(model: TrainingModel, data: RunData, step: int) -> None:
-    position = data.training.order.position_at(step)
-    ledger = agreed(model.world, lambda: data.training.ledger(step).to_json() if model.world.is_main else None)
-    state = {
+def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any]:
+    """What a checkpoint says of the place in the run."""
+    step, training = record["step"], data.training
+    position = training.order.position_at(step)
+    return {
         "step": step,
         "samples": position.sample,
         "tokens": position.tokens,
-        "tokens_by_source": data.training.tokens_by_source(position.sample),
-        "ledger": ledger,
+        "tokens_by_source": training.tokens_by_source(position.sample),
+        "validation_loss": record.get("validation_loss"),
+        "ledger": agreed(world, lambda: training.ledger(step).to_json() if world.is_main else None),
     }
-    path = save_checkpoint(model, state)
-    if model.world.is_main:
-        run_folder = Path(model.run.run.folder)
-        records = read_metrics(run_folder / "metrics.jsonl")
-        plot_losses(records, run_folder / "loss.png", title=model.run.recipe, marks={})
-        logger.info("saved %s", path)
+
+
+def _plot(run: RunConfig) -> None:
+    folder = Path(run.run.folder)
+    plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png", title=run.recipe, marks={})

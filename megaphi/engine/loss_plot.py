@@ -12,12 +12,10 @@ from megaphi.files import whole_file
 
 def plot_losses(records: Sequence[dict[str, Any]], path: Path, *, title: str, marks: dict[str, float]) -> None:
     """Draw metrics.jsonl's records; `marks` are horizontal lines with a name, such as a baseline's loss."""
-    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot, which belongs to the main thread
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
     steps = [record["step"] for record in records]
     axes.plot(steps, [record["loss"] for record in records], color="#7aa6d6", linewidth=0.9, label="training")
     validated = [record for record in records if "validation_loss" in record]
@@ -37,6 +35,5 @@ def plot_losses(records: Sequence[dict[str, Any]], path: Path, *, title: str, ma
     axes.legend(frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    pyplot.close(figure)
     with whole_file(path) as file:
         file.write(buffer.getvalue())

@@ -12,6 +12,7 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, write_text
+from megaphi.log import logger
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -31,27 +32,48 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends to `folder/metrics.jsonl` and `folder/tensorboard`, from the record after step `after` on."""
+    """Appends to `folder/metrics.jsonl` and `folder/tensorboard`, from the record after step `after` on.
+
+    A disk that is full does not end the run: what it does not take is kept, and written when it does.
+    """
 
     def __init__(self, folder: Path, *, after: int) -> None:
         self.path = folder / "metrics.jsonl"
         kept = [record for record in read_metrics(self.path) if record["step"] <= after]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = open(self.path, "a")  # noqa: SIM115 (closed in close)
-        self._board = _tensorboard(folder / "tensorboard", after=after)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self._waiting = b""
+        self._board: Any = _tensorboard(folder / "tensorboard", after=after)
 
     def add(self, record: dict[str, Any]) -> None:
-        """One step's record; on disk before the next step starts."""
-        with explain_write_errors(self.path):
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-        for name, value in record.items():
-            if name != "step":
-                self._board.add_scalar(name, value, global_step=record["step"])
+        """One step's record; with the operating system before the next step starts."""
+        had_to_wait = bool(self._waiting)
+        self._waiting += json.dumps(record).encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if not had_to_wait:
+                logger.error("%s cannot be written (%s): its lines wait in memory", self.path, error.strerror)
+        self._add_to_board(record)
+
+    def _add_to_board(self, record: dict[str, Any]) -> None:
+        try:
+            for name, value in record.items():
+                if name != "step" and self._board is not None:
+                    self._board.add_scalar(name, value, global_step=record["step"])
+        except OSError as error:
+            logger.error("tensorboard cannot be written (%s): it ends here, metrics.jsonl goes on", error.strerror)
+            self._board = None
 
     def close(self) -> None:
+        """Raises InputError if lines are still waiting."""
+        with explain_write_errors(self.path):
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _tensorboard(folder: Path, *, after: int) -> Any:

@@ -6,6 +6,7 @@ mixture on one rank, which reads a little of every dataset for that, and the ver
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,21 @@ from megaphi.config import difference, to_plain
 from megaphi.data.continuation import Continuation, continue_run, warm_start
 from megaphi.data.ledger import Origin, read_ledger
 from megaphi.data.loader import OpenMixture
-from megaphi.engine.checkpoint import agreed, load_checkpoint
+from megaphi.engine.checkpoint import load_checkpoint, load_weights
+from megaphi.engine.checkpoint_files import CARRIED_FOLDER, CheckpointReader
+from megaphi.engine.checkpoint_writer import checkpoint_folders
+from megaphi.engine.newest import newest_checkpoint, problem_of
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_model import TrainingModel
-from megaphi.files import read_json, write_json
+from megaphi.engine.weight_reader import WeightReader
+from megaphi.errors import InputError
+from megaphi.files import copy_files, write_json
 from megaphi.log import logger
+from megaphi.parallel.agreement import agreed, refuse
 from megaphi.parallel.world import World
+
+OpenWeights = Callable[[str], WeightReader]
+"""Opens `run.initial_checkpoint`: `CheckpointReader`, or a function that knows other formats too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,28 +42,46 @@ class RunData:
     validation: OpenMixture | None
 
 
-def resume(model: TrainingModel, data: RunData) -> tuple[RunData, int]:
+def resume(model: TrainingModel, data: RunData, open_weights: OpenWeights) -> tuple[RunData, int]:
     """(data from where it goes on, steps done); loads what there is, and leaves config.json in the run folder."""
     run, world = model.run, model.world
-    folder = Path(run.run.folder)
-    newest = folder / "checkpoints" / "latest"
-    step = 0
-    if run.run.resume and newest.is_file():
-        state = load_checkpoint(model, newest.parent)
-        step = state["step"]
-        data = _continued(data, state, run, world)
+    folder, step = Path(run.run.folder), 0
+    newest = None
+    if run.run.resume:
+        newest = newest_checkpoint(checkpoint_folders(run), world, verify=run.saving.verify)
+    if newest is not None:
+        reader = load_checkpoint(model, newest)
+        step = reader.state["step"]
+        data = _continued(data, reader.state, run, world)
         logger.info("continuing %s from step %d", folder, step)
-        _log_changes(folder, run)
+        agreed(world, lambda: _log_changes(reader, run))
+        _carry(reader, folder, world)
     elif run.run.initial_checkpoint is not None:
-        state = load_checkpoint(model, run.run.initial_checkpoint, weights_only=True)
-        logger.info("starting from the weights of %s", run.run.initial_checkpoint)
-        if run.run.continue_sources:
-            data = _warm(data, state, run.run.initial_checkpoint, world)
+        data = _start_from(run.run.initial_checkpoint, model, data, open_weights)
     agreed(world, lambda: write_json(folder / "config.json", to_plain(run)) if world.is_main else None)
     return data, step
 
 
-def _continued(data: RunData, state: dict[str, Any], run: RunConfig, world: World) -> RunData:
+def _start_from(path: str, model: TrainingModel, data: RunData, open_weights: OpenWeights) -> RunData:
+    """Take the weights of `path`, and where it is asked for the places in its sources."""
+    run, world = model.run, model.world
+    reader = agreed(world, lambda: open_weights(path))
+    if isinstance(reader, CheckpointReader) and run.saving.verify:
+        problem = problem_of(reader.folder, world, verify=True)
+        if problem is not None:
+            refuse(world, problem)
+    load_weights(model, reader)
+    logger.info("starting from the weights of %s", path)
+    _carry(reader, Path(run.run.folder), world)
+    return _warm(data, reader.state, path, world) if run.run.continue_sources else data
+
+
+def _carry(reader: WeightReader, folder: Path, world: World) -> None:
+    """Keep the files that came with the weights in the run folder, from where every checkpoint takes them."""
+    agreed(world, lambda: copy_files(reader.carried, folder / CARRIED_FOLDER) if world.is_main else None)
+
+
+def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: World) -> RunData:
     folder = run.run.folder
     position = Origin(step=state["step"], sample=state["samples"], tokens=state["tokens"])
 
@@ -65,8 +93,12 @@ def _continued(data: RunData, state: dict[str, Any], run: RunConfig, world: Worl
     return _at(data, agreed(world, lambda: compare() if world.is_main else None), world)
 
 
-def _warm(data: RunData, state: dict[str, Any], checkpoint: str, world: World) -> RunData:
+def _warm(data: RunData, state: Mapping[str, Any], checkpoint: str, world: World) -> RunData:
     def compare() -> Continuation:
+        if "ledger" not in state:
+            raise InputError(
+                f"run.continue_sources=true: {checkpoint} does not know what its weights have read; set it to false"
+            )
         return warm_start(read_ledger(state, where=checkpoint), data.training)
 
     return _at(data, agreed(world, lambda: compare() if world.is_main else None), world)
@@ -86,7 +118,6 @@ def _at(data: RunData, verdict: Continuation | None, world: World) -> RunData:
     return replace(data, training=training)
 
 
-def _log_changes(folder: Path, run: RunConfig) -> None:
-    before = read_json(folder / "config.json", what="run configuration")
-    for path, old, new in difference(before, to_plain(run)):
+def _log_changes(reader: CheckpointReader, run: RunConfig) -> None:
+    for path, old, new in difference(reader.config, to_plain(run)):
         logger.info("  changed: %s from %s to %s", path, old, new)

@@ -27,22 +27,48 @@ class Progress:
     """Optimizer steps of the whole run; a resumed run continues up to the same number."""
     stop_after: int | None = None
     """Stop early after this step, with a checkpoint, as if told by a signal; the schedule still spans `steps`."""
-    save_every: int = 1_000
-    """Steps between checkpoints; the last step always saves."""
-    keep_last: int = 3
-    """Checkpoints to keep; older ones are deleted once a newer one is complete. 0 keeps all."""
     validate_every: int = 0
     """Steps between validation passes; 0 means only at the end, where validation data is given."""
     validation_samples: int = 64
     """Sequences per validation pass, always the same ones."""
     resume: bool = True
-    """Continue from checkpoints/latest where there is one."""
+    """Continue from the newest whole checkpoint where there is one."""
     initial_checkpoint: str | None = None
-    """Start a new run from this checkpoint's weights (no optimizer state, step 0)."""
+    """Start a new run (step 0, no optimizer state) from these weights: a checkpoint, or a Hugging Face folder."""
     continue_sources: bool = False
     """With initial_checkpoint: sources of the same name and content go on where that run stopped reading them."""
     accept_changed_data: bool = False
     """Resume although data or seed are others than before; a source that changed begins an epoch of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """When checkpoints are written, which are kept, and what happens when the storage fails (config section `saving`).
+
+    A save that fails does not end the run, unless it is the last one: `checkpoint_failures` and
+    `steps_since_checkpoint` in the metrics say so.
+    """
+
+    every: int = 1_000
+    """Steps between checkpoints; the last step, and a stop, always save."""
+    keep_last: int = 3
+    """Newest checkpoints to keep; older ones are deleted once a newer one is complete. 0 keeps all."""
+    keep_every: int = 0
+    """Also keep the checkpoints of every step that is a multiple of this; 0: of none."""
+    keep_best: int = 0
+    """Also keep this many checkpoints of the lowest validation loss."""
+    asynchronous: bool = True
+    """Training waits for a copy in host memory only, which it holds from then on; a thread of each rank writes it."""
+    verify: bool = True
+    """Read every file back, after writing it and before going on from it, and compare it with its hash."""
+    attempts: int = 3
+    """Writes to try in each place before giving this checkpoint up."""
+    retry_seconds: float = 2.0
+    """Pause before the second attempt; it doubles from one to the next."""
+    fallback_folder: str | None = None
+    """Where checkpoints go when run.folder cannot take them; resuming looks there too."""
+    patience_seconds: float = 600.0
+    """How long training waits for the save before, if that is still being written when the next is due."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +134,7 @@ class RunConfig:
     seed: int = 1_234
     """Of everything random: weights, data order."""
     run: Progress
+    saving: Saving = field(default_factory=Saving)
     layout: ParallelLayout = field(default_factory=ParallelLayout)
     model: Architecture
     batch: BatchShape
@@ -134,6 +161,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     )
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
     _check_progress(run.run)
+    _check_saving(run)
     _check_stages(run, layout)
     _check_validation(run, layout)
     _check_optimizer(run.optimizer, steps=run.run.steps)
@@ -196,12 +224,27 @@ def _check_kernels(run: RunConfig) -> None:
 
 
 def _check_progress(progress: Progress) -> None:
-    for name in ("steps", "save_every", "validation_samples"):
+    for name in ("steps", "validation_samples"):
         if getattr(progress, name) < 1:
             raise InputError(f"run.{name}={getattr(progress, name)}: must be at least 1")
-    for name in ("keep_last", "validate_every"):
-        if getattr(progress, name) < 0:
-            raise InputError(f"run.{name}={getattr(progress, name)}: must not be negative")
+    if progress.validate_every < 0:
+        raise InputError(f"run.validate_every={progress.validate_every}: must not be negative")
+
+
+def _check_saving(run: RunConfig) -> None:
+    saving = run.saving
+    for name in ("every", "attempts"):
+        if getattr(saving, name) < 1:
+            raise InputError(f"saving.{name}={getattr(saving, name)}: must be at least 1")
+    for name in ("keep_last", "keep_every", "keep_best", "retry_seconds", "patience_seconds"):
+        if getattr(saving, name) < 0:
+            raise InputError(f"saving.{name}={getattr(saving, name)}: must not be negative")
+    validated = run.run.validate_every > 0 and saving.every % run.run.validate_every == 0
+    if saving.keep_best and not (validated and any(source.validation_paths for source in run.mixture.sources)):
+        raise InputError(
+            f"saving.keep_best={saving.keep_best} needs a validation loss at every checkpoint: validation_paths of a "
+            f"source, and a run.validate_every that divides saving.every={saving.every}"
+        )
 
 
 def _check_validation(run: RunConfig, layout: ParallelLayout) -> None:

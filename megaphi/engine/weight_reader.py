@@ -39,6 +39,11 @@ class WeightReader(Protocol):
     @property
     def architecture(self) -> Architecture: ...
 
+    @property
+    def carried(self) -> Mapping[str, Path]:
+        """Small files that came with the weights (tokenizer, configurations), by name: every copy takes them along."""
+        ...
+
     def dtype(self, name: str) -> torch.dtype: ...
 
     def rows(self, name: str, start: int, end: int) -> Tensor:

@@ -17,7 +17,7 @@ def phi4_14b_pretrain() -> RunConfig:
     """Pretraining: 424,000 steps of 5,760 sequences of 4,096 tokens (paper: about 10T tokens)."""
     return RunConfig(
         recipe="phi4_14b_pretrain",
-        run=Progress(folder="runs/phi4_14b", steps=424_000, save_every=1_000, validate_every=1_000),
+        run=Progress(folder="runs/phi4_14b", steps=424_000, validate_every=1_000),
         layout=ParallelLayout(tensor=2, pipeline=4, sequence_parallel=True),
         model=PHI4_14B,
         batch=BatchShape(sequence_length=4_096, global_batch=5_760, micro_batch=1),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from megaphi.data.mixture import Mixture
-from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig
+from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig, Saving
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes.phi4_14b import phi4_sources
@@ -30,7 +30,8 @@ def quickstart_pretrain() -> RunConfig:
     sources = tuple(dataclasses.replace(source, unique_tokens=None) for source in phi4_sources("runs/quickstart/data"))
     return RunConfig(
         recipe="quickstart_pretrain",
-        run=Progress(folder="runs/quickstart/run", steps=240, save_every=120, validate_every=40, validation_samples=64),
+        run=Progress(folder="runs/quickstart/run", steps=240, validate_every=40, validation_samples=64),
+        saving=Saving(every=120),
         layout=ParallelLayout(tensor=2, sequence_parallel=True),
         model=QUICKSTART_MODEL,
         batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=16),

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from megaphi.data.loader import OpenMixture, open_mixture
 from megaphi.data.mixture import Split
-from megaphi.engine.checkpoint import agreed
+from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.loop import RunResult, training_loop
-from megaphi.engine.resume import RunData
+from megaphi.engine.resume import OpenWeights, RunData
 from megaphi.engine.run_config import RunConfig, stages_of
 from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.model.arithmetic import explain_utilisation
 from megaphi.model.layer_spec import check_kernels
+from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World, start_world
 from megaphi.tokenizer.phi4 import load_tokenizer
 
 
-def pretrain(run: RunConfig) -> RunResult:
-    """Train until the run's last step, a stop, or a failure. Every rank of the job calls this."""
+def pretrain(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
+    """Train until the run's last step, a stop, or a failure. Every rank of the job calls this.
+
+    `open_weights` opens `run.initial_checkpoint`: `conversion.open_weights` knows other formats than checkpoints.
+    """
     world = start_world(run.layout, seed=run.seed)
     agreed(world, lambda: check_kernels(run.model))
     data = agreed(world, lambda: open_data(run))
     _introduce(run, world, data)
     model = build_training_model(run, world)
-    return training_loop(model, data)
+    return training_loop(model, data, open_weights=open_weights)
 
 
 def open_data(run: RunConfig) -> RunData:

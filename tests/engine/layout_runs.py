@@ -25,7 +25,7 @@ def tiny_run(*, folder: str = "unused", layout: ParallelLayout | None = None, **
     """A calm run: a small learning rate with warm-up, so that rounding does not grow."""
     run = RunConfig(
         recipe="tiny",
-        run=Progress(folder=folder, steps=20, save_every=1_000),
+        run=Progress(folder=folder, steps=20),
         layout=layout or ParallelLayout(),
         model=TINY,
         batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=1),
@@ -77,9 +77,10 @@ def train(
 
     `pause_after`: validate and save after this step, and go on.
     """
-    from megaphi.engine.checkpoint import load_checkpoint, save_checkpoint
+    from megaphi.engine.checkpoint import load_checkpoint
     from megaphi.engine.learning_rate import learning_rate
     from megaphi.engine.run_config import check
+    from megaphi.engine.saver import save_checkpoint
     from megaphi.engine.train_step import evaluate, train_step
     from megaphi.engine.training_model import build_training_model
     from megaphi.parallel.launcher import detect
@@ -88,7 +89,7 @@ def train(
     run = check(run, world_size=detect().world_size)
     world = start_world(run.layout, seed=run.seed)
     model = build_training_model(run, world)
-    first = 0 if load is None else load_checkpoint(model, load)["step"]
+    first = 0 if load is None else load_checkpoint(model, load).state["step"]
     losses, norms, tokens = [], [], []
     for step in range(first, first + steps):
         batches = step_batches(run, step=step, replica=world.replica, replicas=world.replicas)

@@ -16,7 +16,7 @@ import pytest
 
 from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.mixture import Mixture, Share, Source, Stage
-from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_config import RunConfig, Saving
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.engine.layout_runs import TINY, tiny_run
@@ -45,7 +45,7 @@ def recipe(tmp_path: Path) -> RunConfig:
         for name, weight in (("web", 0.5), ("code", 0.3), ("books", 0.2))
     )
     run = tiny_run(folder=str(tmp_path / "run"), mixture=Mixture(sources=sources), model=replace(TINY, vocabulary=512))
-    return replace(run, run=replace(run.run, steps=12, save_every=4))
+    return replace(run, run=replace(run.run, steps=12), saving=Saving(every=4))
 
 
 STAGES = (

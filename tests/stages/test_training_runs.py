@@ -141,7 +141,7 @@ def test_going_back_keeps_the_new_checkpoint_and_the_later_ones(train: Any, tmp_
     folder = tmp_path / "run/checkpoints"
     assert _steps(folder) == [10, 20, 30]
     (folder / "latest").write_text("step_00000010\n")
-    code, errors = finish(train("run.stop_after=15", "run.keep_last=1"))
+    code, errors = finish(train("run.stop_after=15", "saving.keep_last=1"))
     assert code == 0, errors
     assert "from step 10" in errors
     assert _steps(folder) == [15, 20, 30]

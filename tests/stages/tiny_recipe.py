@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from megaphi.data.mixture import Mixture, Source
-from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig
+from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig, Saving
 from megaphi.model.architecture import Architecture
 
 
@@ -18,7 +18,8 @@ def tiny() -> RunConfig:
     )
     return RunConfig(
         recipe="tiny",
-        run=Progress(folder=f"{folder}/run", steps=40, save_every=10, validate_every=20, validation_samples=4),
+        run=Progress(folder=f"{folder}/run", steps=40, validate_every=20, validation_samples=4),
+        saving=Saving(every=10),
         model=Architecture(
             layers=2, hidden=32, feed_forward=48, heads=4, key_value_groups=2, head_size=8, vocabulary=512
         ),

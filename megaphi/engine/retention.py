@@ -1,0 +1,88 @@
+"""Which checkpoints stay: the newest few, those of round steps, the best by validation loss.
+
+A checkpoint to delete first gets a hidden name: a deletion that is interrupted leaves no half of a checkpoint behind,
+only something that the next save clears away.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megaphi.engine.run_config import Saving
+from megaphi.errors import InputError
+from megaphi.files import read_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """A checkpoint as retention sees it."""
+
+    step: int
+    validation_loss: float | None = None
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def stored_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, whole or not, in order."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d{8,}", name))
+
+
+def outdated(stored: Sequence[Stored], rules: Saving, *, newest: int) -> list[int]:
+    """Steps that no rule keeps, now that `newest` is complete.
+
+    Checkpoints of later steps stay: they are of a run that went back, and not ours to judge.
+    """
+    if rules.keep_last == 0:
+        return []
+    earlier = sorted((one for one in stored if one.step <= newest), key=lambda one: one.step)
+    validated = [one for one in earlier if one.validation_loss is not None]
+    best = sorted(validated, key=lambda one: (one.validation_loss, -one.step))[: rules.keep_best]
+    kept = {newest, *(one.step for one in earlier[-rules.keep_last :]), *(one.step for one in best)}
+    if rules.keep_every:
+        kept |= {one.step for one in earlier if one.step % rules.keep_every == 0}
+    return [one.step for one in earlier if one.step not in kept]
+
+
+def prune(folder: Path, rules: Saving, *, newest: int) -> None:
+    """Delete what `outdated` names, and what interrupted saves and deletions left."""
+    stored = [
+        Stored(step=step, validation_loss=_validation_loss(folder / checkpoint_name(step)) if rules.keep_best else None)
+        for step in stored_steps(folder)
+    ]
+    for step in outdated(stored, rules, newest=newest):
+        remove(folder / checkpoint_name(step))
+    for path in folder.glob(".step_*"):
+        shutil.rmtree(path)
+
+
+def remove(checkpoint: Path) -> None:
+    """Delete a checkpoint, which is gone at once."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.deleted")
+    if hidden.exists():
+        shutil.rmtree(hidden)
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def clear(folder: Path, *, until: int) -> None:
+    """Delete the checkpoints up to a step, and `latest` where none is left."""
+    for step in stored_steps(folder):
+        if step <= until:
+            remove(folder / checkpoint_name(step))
+    if folder.is_dir() and not stored_steps(folder):
+        (folder / "latest").unlink(missing_ok=True)
+
+
+def _validation_loss(checkpoint: Path) -> float | None:
+    try:
+        return read_json(checkpoint / "state.json", what="checkpoint state").get("validation_loss")
+    except (InputError, OSError, AttributeError):  # damaged: no candidate for the best
+        return None

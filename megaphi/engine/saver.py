@@ -1,0 +1,150 @@
+"""Saving while training goes on: training waits for a copy in host memory, a thread of every rank does the rest.
+
+The main thread notes a few live numbers, copies, and starts the writer (checkpoint_writer.py). A save that fails
+everywhere is given up with a loud message and training goes on, unless it was the last: the run outlives its storage.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+
+from megaphi.engine.checkpoint import pieces_of
+from megaphi.engine.checkpoint_writer import CheckpointWriter, Job, Outcome
+from megaphi.engine.random_states import random_pieces
+from megaphi.engine.snapshot import HostMemory, sample_live
+from megaphi.engine.training_model import TrainingModel, whole_parameters
+from megaphi.errors import RunFailed
+from megaphi.log import logger
+from megaphi.parallel.channel import CalledOff
+
+
+class Saver:
+    """The checkpoints of one run; leaving it waits for what is on its way. Construction and `save` are collective.
+
+    Args:
+        saved_step: of the checkpoint that the run goes on from; 0 for none.
+        after_save: called on rank 0 after every checkpoint, by the thread that wrote it.
+    """
+
+    def __init__(
+        self, model: TrainingModel, *, saved_step: int = 0, after_save: Callable[[], object] = lambda: None
+    ) -> None:
+        self._model, self._rules, self._world = model, model.run.saving, model.world
+        name = [secrets.token_hex(6)]
+        distributed.broadcast_object_list(name, src=0)
+        self._called_off = Event()
+        self._writer = CheckpointWriter(
+            model.run, model.world, save_name=name[0], called_off=self._called_off, after_save=after_save
+        )
+        self._memory = HostMemory()
+        self._saves = 0
+        self._pending: _Pending | None = None
+        self.saved_step = saved_step
+        self.failures = 0
+        """Checkpoints that were given up."""
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, RunFailed):
+            self._called_off.set()  # a rank may be gone, and then nobody answers any more
+        if self._pending is not None:
+            self._pending.join()
+            self.poll()
+
+    def save(self, state: Mapping[str, Any], *, wait: bool = False) -> Path | None:
+        """Begin to save; with `wait`, save and return the folder.
+
+        `state` is JSON-ready and must hold `step`, the number of updates done.
+
+        Raises:
+            RunFailed: `wait`, and the checkpoint could not be written anywhere.
+        """
+        began = time.perf_counter()
+        if not self._is_free():
+            problem = "the save before it is still being written"
+            return self._note(state["step"], Outcome(path=None, problem=problem), final=wait)
+        self._saves += 1
+        with whole_parameters(self._model):
+            pieces = [*pieces_of(self._model), *random_pieces(self._world)]
+            job = Job(
+                number=self._saves,
+                state=state,
+                pieces=pieces,
+                samples=sample_live(pieces, step=state["step"]) if self._rules.verify else [],
+            )
+            if wait or not self._rules.asynchronous:
+                return self._note(job.step, self._writer.write(job), final=wait)
+            job = replace(job, pieces=self._memory.copy(pieces), waited_seconds=time.perf_counter() - began)
+        self._pending = _Pending(self._writer, job)
+        self._pending.start()
+        return None
+
+    def poll(self) -> None:
+        """Take note of a save that has ended."""
+        if self._pending is not None and not self._pending.is_alive():
+            ended, self._pending = self._pending, None
+            self._note(ended.job.step, ended.outcome, final=False)
+
+    def metrics(self, step: int) -> dict[str, int]:
+        """What must show when storage fails."""
+        self.poll()
+        return {"steps_since_checkpoint": step - self.saved_step, "checkpoint_failures": self.failures}
+
+    def _is_free(self) -> bool:
+        """Is every rank done with the save before? Waits for it, but not for ever. Collective."""
+        if self._pending is not None:
+            self._pending.join(self._rules.patience_seconds)
+            self.poll()
+        flag = torch.tensor(float(self._pending is None), device=self._world.device)
+        distributed.all_reduce(flag, op=distributed.ReduceOp.MIN)
+        return bool(flag.item())
+
+    def _note(self, step: int, outcome: Outcome, *, final: bool) -> Path | None:
+        if outcome.path is not None:
+            self.saved_step = step
+            return outcome.path
+        self.failures += 1
+        text = f"step {step} was not saved: {outcome.problem}"
+        newest = f"the newest checkpoint is of step {self.saved_step}" if self.saved_step else "there is no checkpoint"
+        if final:
+            raise RunFailed(f"{text}; {newest}" if self._world.is_main else "")
+        if self._world.is_main:
+            logger.error("%s. Training goes on; %s", text, newest)
+        return None
+
+
+class _Pending(Thread):
+    """A save on its way."""
+
+    def __init__(self, writer: CheckpointWriter, job: Job) -> None:
+        super().__init__(name=f"save step {job.step}", daemon=True)
+        self.job, self._writer = job, writer
+        self.outcome = Outcome(path=None, problem="it was called off")
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._writer.write(self.job)
+        except CalledOff:
+            pass
+        except Exception as error:  # the store is gone, and the job with it
+            self.outcome = Outcome(path=None, problem=str(error))
+
+
+def save_checkpoint(model: TrainingModel, state: Mapping[str, Any]) -> Path:
+    """Write one checkpoint and return its folder. Collective. Raises RunFailed."""
+    with Saver(model) as saver:
+        path = saver.save(state, wait=True)
+    assert path is not None
+    return path

@@ -1,0 +1,49 @@
+"""Messages between ranks through the job's key-value store, for threads that run beside the training.
+
+Collectives belong to the main thread: one that another thread starts would meet those of the training in a different
+order on every rank. A key of the store is written by one rank and awaited by others, who ask again and again instead of
+blocking in the store, so that a wait can be called off and nobody else's request waits behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from threading import Event
+from typing import Any
+
+import torch.distributed as distributed
+
+SHORTEST_PAUSE_SECONDS = 0.005
+LONGEST_PAUSE_SECONDS = 0.25
+
+
+class CalledOff(Exception):
+    """A wait was ended because the job goes down."""
+
+
+class Channel:
+    """Keys under a prefix that no other channel uses."""
+
+    def __init__(self, prefix: str, *, called_off: Event) -> None:
+        self._store = distributed.distributed_c10d._get_default_store()
+        self._prefix = prefix
+        self._called_off = called_off
+
+    def post(self, key: str, message: Any) -> None:
+        """Leave a message, which must be fit for JSON, under a key that was not used before."""
+        self._store.set(f"{self._prefix}/{key}", json.dumps(message))
+
+    def wait(self, keys: Sequence[str]) -> list[Any]:
+        """The messages of all keys, in order, when there are all. Raises CalledOff."""
+        names, pause = [f"{self._prefix}/{key}" for key in keys], SHORTEST_PAUSE_SECONDS
+        while not self._store.check(names):
+            if self._called_off.wait(pause):
+                raise CalledOff
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        return [json.loads(self._store.get(name)) for name in names]
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Remove keys that nobody waits for any more."""
+        for key in keys:
+            self._store.delete_key(f"{self._prefix}/{key}")
