@@ -2,4 +2,5 @@
 
 import megaphi.engine.checkpoint
 import megaphi.engine.forward_only
+import megaphi.engine.saver
 import megaphi.engine.train_step  # noqa: F401

@@ -179,7 +179,7 @@ def test_every_field_of_a_recipe_explains_itself():
         (["run.steps=0"], r"run\.steps=0: must be at least 1"),
         (["saving.keep_last=-1"], r"saving\.keep_last=-1: must not be negative"),
         (["saving.every=0"], r"saving\.every=0: must be at least 1"),
-        (["saving.keep_best=1"], r"saving\.keep_best=1 needs a validation loss at every checkpoint"),
+        (["saving.keep_best=1", "saving.every=50"], r"saving\.keep_best=1 needs a validation loss at every checkpoint"),
         (["optimizer.warmup_steps=240"], r"leaves no step after the warm-up of run\.steps=240"),
         (["optimizer.learning_rate=0"], r"optimizer\.learning_rate=0\.0: must be positive"),
         (["optimizer.beta2=1.5"], r"optimizer\.beta2=1\.5: must lie between 0 and 1"),

@@ -40,7 +40,7 @@ def newest_checkpoint(folders: Sequence[Path], world: World, *, verify: bool) ->
         if problem is None:
             return path
         skipped.append(problem)
-        logger.warning("  skipping %s: %s", path, problem)
+        logger.warning("  skipping one: %s", problem)
     if skipped:
         where = " and ".join(map(str, folders))
         refuse(
@@ -56,6 +56,9 @@ def candidates(folders: Sequence[Path]) -> list[Path]:
 
     A folder's `latest` is where its run stands; later steps are of a run that was set back by hand. One that names
     nothing leaves the choice to the steps.
+
+    Raises:
+        InputError: there is no checkpoint, but there was one.
     """
     found = []
     for priority, folder in enumerate(folders):
@@ -65,6 +68,12 @@ def candidates(folders: Sequence[Path]) -> list[Path]:
             logger.warning("  %s names step %d, which is not there", folder / "latest", latest)
             latest = None
         found += [(-step, priority, folder / checkpoint_name(step)) for step in steps if step <= (latest or step)]
+    pointers = [folder / "latest" for folder in folders if (folder / "latest").is_file()]
+    if pointers and not found:
+        raise InputError(
+            f"{pointers[0]} says that there is a checkpoint, and there is none: restore it, or remove the file to "
+            "begin anew"
+        )
     return [path for _, _, path in sorted(found)]
 
 
@@ -84,7 +93,7 @@ def problem_of(path: Path, world: World, *, verify: bool) -> str | None:
     problem = None
     try:
         if not (path / MANIFEST).is_file():
-            raise InputError("it is not complete: it has no manifest")
+            raise InputError(f"checkpoint {path} is not complete: it has no {MANIFEST}")
         manifest = read_manifest(path)
         check_sizes(path, manifest)
         if verify:

@@ -27,6 +27,8 @@ from megaphi.errors import RunFailed
 from megaphi.log import logger
 from megaphi.parallel.channel import CalledOff
 
+SECONDS_TO_CALL_OFF = 5.0
+
 
 class Saver:
     """The checkpoints of one run; leaving it waits for what is on its way. Construction and `save` are collective.
@@ -57,10 +59,12 @@ class Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        patience_seconds = self._rules.patience_seconds
         if error is not None and not isinstance(error, RunFailed):
             self._called_off.set()  # a rank may be gone, and then nobody answers any more
+            patience_seconds = SECONDS_TO_CALL_OFF
         if self._pending is not None:
-            self._pending.join()
+            self._pending.join(patience_seconds)
             self.poll()
 
     def save(self, state: Mapping[str, Any], *, wait: bool = False) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,3 +124,17 @@ def weights_digest(model: object) -> str:
             for _, parameter in sorted(module.named_parameters()):
                 digest.update(parameter.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def contents(folder: Path | str) -> dict[str, str]:
+    """SHA-256 of every whole tensor of a checkpoint but the random states."""
+    import torch
+
+    from megaphi.engine.checkpoint_files import CheckpointReader
+
+    reader = CheckpointReader(folder)
+    return {
+        key: hashlib.sha256(reader.whole(key).view(torch.uint8).numpy().tobytes()).hexdigest()
+        for key in reader.tensors
+        if not key.startswith("random/")
+    }

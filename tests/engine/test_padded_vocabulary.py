@@ -6,18 +6,17 @@ checkpoint on its way through layouts of three, one, two and again three ranks, 
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.run_config import NumericPrecision
 from megaphi.parallel.layout import ParallelLayout
+from tests.engine.layout_runs import contents
 from tests.engine.padding_runs import TEN, Case, case, logits, trained
 from tests.gloo_world import run_in_world
 
@@ -82,14 +81,6 @@ def test_ranks_may_hold_padding_only(alone: dict[int, dict[str, Any]], tmp_path:
     assert held.shape("model/output_layer.weight") == held.shape("optimizer/exp_avg/output_layer.weight") == (362, 40)
     holders = {piece["file"] for piece in held.tensors["model/output_layer.weight"]["pieces"]}
     assert holders == {f"rank_{rank:05d}.safetensors" for rank in range(3)}
-
-
-def contents(folder: str) -> dict[str, str]:
-    """SHA-256 of every whole tensor of a checkpoint."""
-    reader = CheckpointReader(folder)
-    return {
-        key: hashlib.sha256(reader.whole(key).view(torch.uint8).numpy().tobytes()).hexdigest() for key in reader.tensors
-    }
 
 
 @pytest.mark.parametrize("fields", [{}, BF16], ids=["fp32", "bf16"])

@@ -11,6 +11,7 @@ from megaphi.engine.run_config import RunConfig
 
 def pretrain_here(run: RunConfig) -> dict[str, Any]:
     """Train on this rank; returns the metrics, the newest checkpoint's state, log lines, and an error's message."""
+    from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.metrics import read_metrics
     from megaphi.engine.run_config import check
     from megaphi.errors import InputError, ReportedElsewhere
@@ -28,7 +29,7 @@ def pretrain_here(run: RunConfig) -> dict[str, Any]:
     logger.addFilter(keep)
     message = None
     try:
-        pretrain(check(run, world_size=detect().world_size))
+        pretrain(check(run, world_size=detect().world_size), open_weights=open_weights)
     except (InputError, ReportedElsewhere) as error:
         message = str(error)
     finally:

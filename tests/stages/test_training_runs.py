@@ -153,15 +153,52 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
 
 
-def test_a_full_disk_is_one_message_and_no_half_checkpoint(train: Any, tmp_path: Path) -> None:
+def test_a_full_disk_costs_the_checkpoints_and_says_so(train: Any, tmp_path: Path) -> None:
+    """Training goes on to its end without a checkpoint, with what it knows in its metrics; then it fails."""
+
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    code, errors = finish(train(preexec_fn=small_files))
-    assert code == 2
-    assert "larger than this process may write" in message(errors)
-    assert not (tmp_path / "run/checkpoints/latest").exists()
-    assert not list((tmp_path / "run/checkpoints").glob("step_*"))
+    code, errors = finish(train("saving.attempts=2", "saving.retry_seconds=0.1", preexec_fn=small_files))
+    assert code == 1
+    text = message(errors)
+    assert "step 40 was not saved" in text
+    assert "larger than this process may write" in text
+    assert "there is no checkpoint" in text
+    assert len([line for line in errors.splitlines() if "Training goes on" in line]) == 3
+    assert not list((tmp_path / "run/checkpoints").iterdir())
+    last = records(tmp_path)[-1]
+    assert (last["step"], last["steps_since_checkpoint"], last["checkpoint_failures"]) == (40, 40, 3)
+
+
+def test_checkpoints_go_to_the_fallback_and_the_run_continues_from_there(train: Any, tmp_path: Path) -> None:
+    fallback = tmp_path / "fallback"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoints").write_text("a file is in the way")
+    storage = ("saving.attempts=1", f"saving.fallback_folder={fallback}")
+    code, errors = finish(train("run.stop_after=15", *storage))
+    assert code == 0, errors
+    assert _steps(fallback) == [10, 15]
+    assert records(tmp_path)[-1]["checkpoint_failures"] == 0
+    (tmp_path / "run/checkpoints").unlink()
+    code, errors = finish(train("run.stop_after=25", *storage))
+    assert code == 0, errors
+    assert "from step 15" in errors
+    assert _steps(tmp_path / "run/checkpoints") == [20, 25]
+    assert not list(fallback.iterdir())
+
+
+def test_a_damaged_checkpoint_is_skipped_and_named(train: Any, tmp_path: Path) -> None:
+    assert finish(train("run.stop_after=20"))[0] == 0
+    newest = tmp_path / "run/checkpoints/step_00000020/rank_00000.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 4
+    newest.write_bytes(content)
+    code, errors = finish(train("run.stop_after=22"))
+    assert code == 0, errors
+    assert "step_00000020: rank_00000.safetensors is damaged" in errors
+    assert "from step 10" in errors
+    assert [record["step"] for record in records(tmp_path)] == list(range(1, 23))
 
 
 def test_a_run_that_diverges_ends_without_saving(train: Any, tmp_path: Path) -> None:
