@@ -19,7 +19,7 @@ def show_checkpoint(path: Path, *, tensors: bool, files: bool) -> int:
     reader = CheckpointReader(path)
     print(f"checkpoint   {reader.folder}")
     for name, value in reader.state.items():
-        if name not in ("ledger", "layout"):
+        if name != "ledger":
             print(f"{name:<12} {_short(value)}")
     print(f"layout       {_layout(reader)}")
     _show_ledger(reader.state, str(reader.folder))
@@ -42,7 +42,7 @@ def _layout(reader: CheckpointReader) -> str:
     from megaphi.config import from_plain
     from megaphi.parallel.layout import ParallelLayout
 
-    plain = reader.state.get("layout", reader.config.get("layout"))
+    plain = reader.config.get("layout")
     return str(from_plain(ParallelLayout, plain, where="layout")) if plain else "none (converted)"
 
 

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from megaphi.engine.loss_plot import plot_losses
 from megaphi.engine.metrics import MetricsLog, read_metrics
 from megaphi.errors import InputError
+from megaphi.log import logger
 
 
 def write(folder, steps, *, after, loss=1.0):
@@ -54,3 +55,21 @@ def test_the_picture_shows_something(tmp_path):
     image = Image.open(tmp_path / "loss.png")
     assert image.size == (1_080, 600)
     assert len(image.convert("RGB").getcolors(1 << 20)) > 50
+
+
+def test_lines_that_a_full_disk_refuses_wait_in_memory(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logger, "propagate", True)
+    log = MetricsLog(tmp_path, after=0)
+    log.add({"step": 1, "loss": 3.0})
+    disk = log._file
+    with open("/dev/full", "ab", buffering=0) as full:
+        log._file = full
+        log.add({"step": 2, "loss": 2.0})
+        log.add({"step": 3, "loss": 1.0})
+        with pytest.raises(InputError, match="no space left on the device"):
+            log.close()
+    assert len([record for record in caplog.records if "its lines wait in memory" in record.getMessage()]) == 1
+    log._file = disk
+    log.add({"step": 4, "loss": 0.5})
+    log.close()
+    assert [record["step"] for record in read_metrics(log.path)] == [1, 2, 3, 4]
