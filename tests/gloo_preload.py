@@ -1,6 +1,7 @@
 """What the fork server imports once for all ranks of all tests."""
 
-import megaphi.engine.checkpoint
+import megaphi.conversion.open_weights
 import megaphi.engine.forward_only
 import megaphi.engine.saver
-import megaphi.engine.train_step  # noqa: F401
+import megaphi.engine.train_step
+import megaphi.stages.pretrain  # noqa: F401

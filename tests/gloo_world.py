@@ -11,6 +11,7 @@ import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from megaphi.parallel.launcher import Place, export, free_port
@@ -23,6 +24,23 @@ def run_in_world(
     function: Callable[..., Any], *arguments: Any, processes: int, timeout_seconds: float = 240.0
 ) -> list[Any]:
     """Call `function(*arguments)` on every rank; returns the results by rank, or fails with a rank's traceback."""
+    ranks, readers = start_ranks(function, *arguments, processes=processes)
+    try:
+        results = [_result(number, reader, timeout_seconds) for number, reader in enumerate(readers)]
+    except BaseException:
+        for rank in ranks:
+            rank.kill()
+        raise
+    finally:
+        for rank in ranks:
+            rank.join(20)
+    return results
+
+
+def start_ranks(
+    function: Callable[..., Any], *arguments: Any, processes: int
+) -> tuple[list[ForkServerProcess], list[Connection]]:
+    """Start `function(*arguments)` on every rank; returns the processes, and where each one's result will come."""
     port = free_port()
     pipes = [_context.Pipe(duplex=False) for _ in range(processes)]
     ranks = [
@@ -32,16 +50,7 @@ def run_in_world(
     for rank, (_, writer) in zip(ranks, pipes, strict=True):
         rank.start()
         writer.close()
-    try:
-        results = [_result(number, reader, timeout_seconds) for number, (reader, _) in enumerate(pipes)]
-    except BaseException:
-        for rank in ranks:
-            rank.kill()
-        raise
-    finally:
-        for rank in ranks:
-            rank.join(20)
-    return results
+    return ranks, [reader for reader, _ in pipes]
 
 
 def _result(rank: int, reader: Connection, timeout_seconds: float) -> Any:

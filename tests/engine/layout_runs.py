@@ -79,38 +79,52 @@ def train(
     `pause_after`: validate and save after this step, and go on.
     """
     from megaphi.engine.checkpoint import load_checkpoint
-    from megaphi.engine.learning_rate import learning_rate
-    from megaphi.engine.run_config import check
     from megaphi.engine.saver import save_checkpoint
-    from megaphi.engine.train_step import evaluate, train_step
+    from megaphi.engine.train_step import evaluate
+
+    model = build(run)
+    world = model.world
+    first = 0 if load is None else load_checkpoint(model, load).state["step"]
+
+    def after(step: int) -> None:
+        after_step(model)
+        if step == pause_after:
+            evaluate(model, step_batches(run, step=99, replica=world.replica, replicas=world.replicas))
+            save_checkpoint(model, {"step": step})
+
+    curves = advance(model, first=first, steps=steps, after_step=after)
+    folder = str(save_checkpoint(model, {"step": first + steps})) if save else None
+    return {**curves, "weights": weights_digest(model), "checkpoint": folder}
+
+
+def build(run: RunConfig) -> TrainingModel:
+    """This rank's share of a new model; may be called again in the same process, with another layout."""
+    from megaphi.engine.run_config import check
     from megaphi.engine.training_model import build_training_model
     from megaphi.parallel.launcher import detect
     from megaphi.parallel.world import start_world
 
     run = check(run, world_size=detect().world_size)
-    world = start_world(run.layout, seed=run.seed)
-    model = build_training_model(run, world)
-    first = 0 if load is None else load_checkpoint(model, load).state["step"]
-    losses, norms, tokens = [], [], []
-    for step in range(first, first + steps):
-        batches = step_batches(run, step=step, replica=world.replica, replicas=world.replicas)
-        rate = learning_rate(step + 1, run.optimizer, steps=run.run.steps)
-        result = train_step(model, batches, learning_rate=rate)
-        losses.append(result.loss)
-        norms.append(result.gradient_norm)
-        tokens.append(result.trained_tokens)
-        after_step(model)
-        if step + 1 == pause_after:
-            evaluate(model, step_batches(run, step=99, replica=world.replica, replicas=world.replicas))
-            save_checkpoint(model, {"step": step + 1})
-    folder = str(save_checkpoint(model, {"step": first + steps})) if save else None
-    return {
-        "losses": losses,
-        "norms": norms,
-        "tokens": tokens,
-        "weights": weights_digest(model),
-        "checkpoint": folder,
-    }
+    return build_training_model(run, start_world(run.layout, seed=run.seed))
+
+
+def advance(
+    model: TrainingModel, *, first: int, steps: int, after_step: Callable[[int], object] = lambda step: None
+) -> dict[str, list[float]]:
+    """Updates `first` + 1 to `first` + `steps`; `after_step` is told the number of each."""
+    from megaphi.engine.learning_rate import learning_rate
+    from megaphi.engine.train_step import train_step
+
+    run, world = model.run, model.world
+    curves: dict[str, list[float]] = {"losses": [], "norms": [], "tokens": []}
+    for step in range(first + 1, first + steps + 1):
+        batches = step_batches(run, step=step - 1, replica=world.replica, replicas=world.replicas)
+        result = train_step(model, batches, learning_rate=learning_rate(step, run.optimizer, steps=run.run.steps))
+        curves["losses"].append(result.loss)
+        curves["norms"].append(result.gradient_norm)
+        curves["tokens"].append(result.trained_tokens)
+        after_step(step)
+    return curves
 
 
 def weights_digest(model: object) -> str:

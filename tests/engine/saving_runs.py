@@ -22,18 +22,14 @@ import torch.distributed as distributed
 from megaphi.engine import checkpoint_writer
 from megaphi.engine.checkpoint import load_checkpoint
 from megaphi.engine.checkpoint_files import rank_file
-from megaphi.engine.learning_rate import learning_rate
-from megaphi.engine.run_config import NumericPrecision, Saving, check
+from megaphi.engine.run_config import NumericPrecision, Saving
 from megaphi.engine.saver import Saver, save_checkpoint
 from megaphi.engine.snapshot import HostMemory
-from megaphi.engine.train_step import train_step
-from megaphi.engine.training_model import TrainingModel, build_training_model
+from megaphi.engine.training_model import TrainingModel
 from megaphi.errors import RunFailed
 from megaphi.log import logger
-from megaphi.parallel.launcher import detect
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.parallel.world import start_world
-from tests.engine.layout_runs import contents, step_batches, tiny_run
+from tests.engine.layout_runs import advance, build, contents, tiny_run
 
 QUICK = Saving(retry_seconds=0.01, attempts=2)
 DATA_2: dict[str, Any] = {"data": 2}
@@ -48,20 +44,8 @@ def all_cases(folder: str) -> dict[str, Any]:
 
 
 def start(folder: str, saving: Saving = QUICK, layout: dict[str, Any] = DATA_2) -> TrainingModel:
-    run = tiny_run(
-        folder=folder, layout=ParallelLayout(**layout), saving=saving, precision=NumericPrecision(parameters="bfloat16")
-    )
-    run = check(run, world_size=detect().world_size)
-    return build_training_model(run, start_world(run.layout, seed=run.seed))
-
-
-def advance(model: TrainingModel, *, first: int, steps: int) -> list[float]:
-    losses = []
-    for step in range(first, first + steps):
-        batches = step_batches(model.run, step=step, replica=model.world.replica, replicas=model.world.replicas)
-        rate = learning_rate(step + 1, model.run.optimizer, steps=model.run.run.steps)
-        losses.append(train_step(model, batches, learning_rate=rate).loss)
-    return losses
+    bf16 = NumericPrecision(parameters="bfloat16")
+    return build(tiny_run(folder=folder, layout=ParallelLayout(**layout), saving=saving, precision=bf16))
 
 
 def tree(folder: str | Path) -> list[str]:
@@ -113,16 +97,16 @@ def training_goes_on(folder: str) -> dict[str, Any]:
     gate = threading.Event()
     model = start(folder)
     with changed_writing(lambda: gate.wait(30)), Saver(model) as saver:
-        before = advance(model, first=0, steps=3)
+        before = advance(model, first=0, steps=3)["losses"]
         answer = saver.save({"step": 3})
-        meanwhile = advance(model, first=3, steps=2)
+        meanwhile = advance(model, first=3, steps=2)["losses"]
         metrics = saver.metrics(5)
         was_published = Path(folder, "checkpoints", "latest").exists()
         gate.set()
     control = start(f"{folder}_control", replace(QUICK, asynchronous=False))
-    straight = advance(control, first=0, steps=3)
+    straight = advance(control, first=0, steps=3)["losses"]
     save_checkpoint(control, {"step": 3})
-    straight += advance(control, first=3, steps=2)
+    straight += advance(control, first=3, steps=2)["losses"]
     again = start(folder)
     load_checkpoint(again, folder)
     return {
@@ -131,7 +115,7 @@ def training_goes_on(folder: str) -> dict[str, Any]:
         "metrics": metrics,
         "saved_step": saver.saved_step,
         "losses": [before + meanwhile, straight],
-        "continued": [advance(again, first=3, steps=2), straight[3:]],
+        "continued": [advance(again, first=3, steps=2)["losses"], straight[3:]],
         "contents": [contents(folder), contents(f"{folder}_control")],
         "tree": tree(f"{folder}/checkpoints"),
     }
@@ -167,7 +151,7 @@ def gives_up(folder: str) -> dict[str, Any]:
     with listening() as log, Saver(model, saved_step=7) as saver:
         saver.save({"step": 8})
         ended(saver)
-        losses = advance(model, first=8, steps=1)
+        losses = advance(model, first=8, steps=1)["losses"]
         metrics, message = saver.metrics(9), None
         try:
             saver.save({"step": 9}, wait=True)

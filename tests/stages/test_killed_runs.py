@@ -1,0 +1,35 @@
+"""Killed with SIGKILL at random moments, most of them in the middle of a save, a run comes to the same end.
+
+Here a few times per layout; `benchmarks/killed_runs.py` does a hundred and keeps the figures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megaphi.parallel.layout import ParallelLayout
+from tests.stages.killed_runs import EVERY, killed_run, tell
+
+
+@pytest.mark.parametrize(
+    ("layout", "asynchronous", "bf16"),
+    [(ParallelLayout(), True, True), (ParallelLayout(tensor=2, sequence_parallel=True), False, False)],
+    ids=["one process, asynchronous, bf16", "tensor 2, synchronous, fp32"],
+)
+def test_a_run_that_is_killed_loses_one_interval_at_most(
+    layout: ParallelLayout, asynchronous: bool, bf16: bool, tmp_path: Path
+) -> None:
+    run = killed_run(tmp_path, layout=layout, asynchronous=asynchronous, bf16=bf16)
+    run = replace(run, run=replace(run.run, steps=60))
+    straight = tell(replace(run, run=replace(run.run, folder=str(tmp_path / "straight"))), kills=0, seed=0)
+    story = tell(run, kills=4, seed=1)
+    assert story.damaged == []
+    assert story.leftovers == []
+    assert story.orphans == 0
+    assert story.during_save >= 2
+    assert story.largest_loss <= (2 * EVERY if asynchronous else EVERY)
+    assert story.losses == straight.losses
+    assert story.digests == straight.digests
