@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megaphi.conversion.carried_files import CONFIG
+from megaphi.conversion.gguf_weights import GgufWeights, is_gguf
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.weight_reader import WeightReader
@@ -14,7 +15,7 @@ from megaphi.files import read_json
 
 
 def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
-    """Open a checkpoint, a run folder (its newest checkpoint), or a Hugging Face folder.
+    """Open a checkpoint, a run folder (its newest checkpoint), a Hugging Face folder, or a GGUF file.
 
     Args:
         path: what to open.
@@ -24,10 +25,16 @@ def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
         InputError: there is nothing of a known kind, it is damaged, or it takes no `fields`.
     """
     path = Path(path)
-    reader = HuggingFaceWeights(path) if _is_huggingface(path) else CheckpointReader(path)
+    reader = _open(path)
     if fields:
         raise InputError(f"{path} says itself what its architecture is: leave out {' '.join(fields)}")
     return reader
+
+
+def _open(path: Path) -> WeightReader:
+    if is_gguf(path):
+        return GgufWeights(path)
+    return HuggingFaceWeights(path) if _is_huggingface(path) else CheckpointReader(path)
 
 
 def _is_huggingface(path: Path) -> bool:

