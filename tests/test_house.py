@@ -148,6 +148,12 @@ def test_instruction_set_files_share_no_inline_function_with_others() -> None:
         assert set(included) <= {"cstdint", "cstdlib"}, name
 
 
+READS_PICKLES = (
+    ROOT / "megaphi/conversion/restricted_pickle.py",  # other projects' metadata, with nothing of it ever called
+    ROOT / "tests/conversion/test_restricted_pickle.py",  # makes the hostile ones
+)
+
+
 def test_nothing_is_unpickled_and_nothing_is_left_to_do() -> None:
     wrong = []
     for path in SOURCES:
@@ -158,7 +164,7 @@ def test_nothing_is_unpickled_and_nothing_is_left_to_do() -> None:
             if word in text
         ]
         for line, module in imports(path, at_module_level=False):
-            if module.split(".")[0] in ("pickle", "dill", "joblib", "shelve"):
+            if module.split(".")[0] in ("pickle", "dill", "joblib", "shelve") and path not in READS_PICKLES:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
         if "torch.load(" in text or "allow_pickle=True" in text:
             wrong.append(f"{path.relative_to(ROOT)}: reads pickles")

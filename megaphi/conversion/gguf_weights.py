@@ -188,7 +188,7 @@ class GgufWeights:
         kind: GGMLQuantizationType = tensor.tensor_type
         try:
             dequantize(self._stored_sample(tensor), kind)
-        except NotImplementedError:
+        except RuntimeError:
             raise InputError(
                 f"{self.folder}: {name} is quantised as {kind.name}, which cannot be undone here"
             ) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from megaphi.conversion.carried_files import CONFIG
 from megaphi.conversion.gguf_weights import GgufWeights, is_gguf
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
+from megaphi.conversion.megatron_weights import MegatronWeights, is_megatron
 from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
@@ -15,7 +16,9 @@ from megaphi.files import read_json
 
 
 def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
-    """Open a checkpoint, a run folder (its newest checkpoint), a Hugging Face folder, or a GGUF file.
+    """Open a checkpoint, a run folder (its newest checkpoint), or a model of another project.
+
+    Hugging Face folders, GGUF files, and Megatron-LM's torch_dist checkpoints are known by what lies at the path.
 
     Args:
         path: what to open.
@@ -25,6 +28,8 @@ def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
         InputError: there is nothing of a known kind, it is damaged, or it takes no `fields`.
     """
     path = Path(path)
+    if is_megatron(path):
+        return MegatronWeights(path, fields)
     reader = _open(path)
     if fields:
         raise InputError(f"{path} says itself what its architecture is: leave out {' '.join(fields)}")

@@ -200,16 +200,21 @@ class TensorFile:
 
     def read_into(self, values: Tensor, first_byte: int) -> None:
         """Fill a contiguous CPU tensor from position `first_byte` of the file."""
-        buffer = _bytes_of(values.view(-1)) if values.numel() else memoryview(b"")
-        place = first_byte
-        while buffer:
-            count = os.preadv(self._handle, [buffer], place)
-            if count == 0:
-                raise InputError(f"{self.path} ends at byte {place:,}, before all of its tensors: it was cut off")
-            buffer, place = buffer[count:], place + count
+        read_at(self._handle, values, first_byte, path=self.path)
 
     def _bytes(self, start: int, count: int) -> bytes:
         return os.pread(self._handle, count, start)
+
+
+def read_at(handle: int, values: Tensor, first_byte: int, *, path: Path) -> None:
+    """Fill a contiguous CPU tensor from a position of an open file. Raises InputError if it ends before."""
+    buffer = _bytes_of(values.view(-1)) if values.numel() else memoryview(b"")
+    place = first_byte
+    while buffer:
+        count = os.preadv(handle, [buffer], place)
+        if count == 0:
+            raise InputError(f"{path} ends at byte {place:,}, before all of its tensors: it was cut off")
+        buffer, place = buffer[count:], place + count
 
 
 def _bytes_of(flat: Tensor) -> memoryview:
