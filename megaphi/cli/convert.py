@@ -1,8 +1,9 @@
 """Convert weights: to a Hugging Face folder, or to a checkpoint, cut for any layout.
 
-SOURCE is a checkpoint, a run folder (its newest checkpoint), or a Hugging Face folder (Phi-3, Phi-4, Llama). Weights
-keep their number format unless --dtype says otherwise, and come back byte for byte. No GPU and no process group is
-needed, and 200 MB of memory beside the program's, whatever the model's size. The output appears when it is complete.
+SOURCE is a checkpoint, a run folder (its newest checkpoint), a Hugging Face folder (Phi-3, Phi-4, Llama), a GGUF file
+(Llama; needs megaphi[gguf]), or a Megatron-LM checkpoint (torch_dist). Weights keep their number format unless --dtype
+says otherwise, and come back byte for byte. No GPU and no process group is needed, and 200 MB of memory beside the
+program's, whatever the model's size. The output appears when it is complete.
 
 A checkpoint is written without optimizer state: train on from it with run.initial_checkpoint. Files that came with a
 Hugging Face model (tokenizer, chat template, configurations) are kept in the checkpoint and written back on export.
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from megaphi.conversion.streaming import PlannedFile
     from megaphi.engine.weight_reader import WeightReader
 
@@ -26,6 +29,8 @@ EXAMPLE = """examples:
   megaphi convert to-huggingface runs/phi4_14b/checkpoints/step_00424000 exported/phi4 --dtype bfloat16
   megaphi convert to-checkpoint downloads/phi-4 checkpoints/phi-4 --tensor 2 --pipeline 2
   megaphi convert to-checkpoint runs/phi4_14b checkpoints/one_file --dry-run
+  megaphi convert to-checkpoint SmolLM2-135M-Instruct.Q4_1.gguf checkpoints/smollm2 --verify
+  megaphi convert to-huggingface megatron/iter_0001000 exported/phi4 heads=40 rotary_base=250000 norm_eps=1e-5
 """
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -49,10 +54,14 @@ def _direction(directions: argparse._SubParsersAction, name: str, what: str) -> 
     parser = directions.add_parser(
         name, help=what, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SOURCE", help="checkpoint, run folder, or Hugging Face folder")
+    parser.add_argument("source", metavar="SOURCE", help="what holds the weights, see above")
     parser.add_argument("out", metavar="OUT", help="folder to write; must not exist")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="number format (default: as it is)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be written")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare all weights afterwards, and the logits of both sides on text"
+    )
+    parser.add_argument("--verify-text", metavar="FILE", help="the text (default: a paragraph of our own)")
     return parser
 
 
@@ -61,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     from megaphi.log import set_up_logging
 
     set_up_logging()
+    if arguments.verify_text is not None and not arguments.verify:
+        raise InputError("--verify-text is for --verify: add that")
     reader = open_weights(arguments.source, arguments.fields)
     if arguments.direction == "to-huggingface":
         return _to_huggingface(reader, arguments)
@@ -81,8 +92,7 @@ def _to_huggingface(reader: WeightReader, arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         shard_bytes=shard_bytes,
     )
-    print(f"wrote {written}")
-    return 0
+    return _end(reader, written, arguments)
 
 
 def _to_checkpoint(reader: WeightReader, arguments: argparse.Namespace) -> int:
@@ -95,8 +105,21 @@ def _to_checkpoint(reader: WeightReader, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         files = plan_checkpoint(reader, layout=layout, dtype=arguments.dtype)
         return _print_plan(reader, arguments.out, files, cut=f"cut {layout}")
-    print(f"wrote {to_checkpoint(reader, arguments.out, layout=layout, dtype=arguments.dtype)}")
-    return 0
+    return _end(reader, to_checkpoint(reader, arguments.out, layout=layout, dtype=arguments.dtype), arguments)
+
+
+def _end(reader: WeightReader, written: Path, arguments: argparse.Namespace) -> int:
+    """Say what was written and, if it was asked for, whether that is what was read."""
+    print(f"wrote {written}")
+    if not arguments.verify:
+        return 0
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.conversion.verify import TEXT, read_text, report
+
+    text = TEXT if arguments.verify_text is None else read_text(arguments.verify_text)
+    is_same, lines = report(reader, open_weights(written), text=text)
+    print("\n".join(lines))
+    return 0 if is_same else 1
 
 
 def _print_plan(reader: WeightReader, out: str, files: dict[str, PlannedFile], *, cut: str) -> int:

@@ -26,6 +26,7 @@ from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.model.initialize import parameter_shares
 from megaphi.model.language_model import build_model
+from megaphi.model.megatron_config import Precision
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.weights import OUTPUT
 from megaphi.parallel.agreement import agreed
@@ -45,8 +46,10 @@ class ReadingModel:
 
 
 @torch.no_grad()
-def open_model(reader: WeightReader, layout: ParallelLayout | None = None) -> ReadingModel:
-    """Load weights in their own number format (fp16 as fp32), under any layout with one replica."""
+def open_model(
+    reader: WeightReader, layout: ParallelLayout | None = None, *, parameters: Precision | None = None
+) -> ReadingModel:
+    """Load weights under any layout with one replica; in their own number format (fp16 as fp32), or in `parameters`."""
     architecture = reader.architecture
     if architecture.kernels == "transformer_engine":  # how it was trained; reading takes whole weights of any origin
         architecture = replace(architecture, kernels="fused")
@@ -58,7 +61,7 @@ def open_model(reader: WeightReader, layout: ParallelLayout | None = None) -> Re
         world.layout,
         sequence_length=context,
         seed=0,
-        parameters="bfloat16" if reader.dtype(OUTPUT) == torch.bfloat16 else "float32",
+        parameters=parameters or ("bfloat16" if reader.dtype(OUTPUT) == torch.bfloat16 else "float32"),
     )
 
     def load() -> None:

@@ -1,0 +1,170 @@
+"""Did a conversion change anything? Every weight of both sides, number by number, and their logits on real text.
+
+Weights stream in blocks of rows, so that models of any size can be compared. Logits are computed in fp32, of a Hugging
+Face folder by `transformers` where it is installed, which shares no code with the conversion, else by our engine; they
+need the model in memory, and are left out where it does not fit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from megaphi.conversion.huggingface_weights import HuggingFaceWeights
+from megaphi.conversion.streaming import row_blocks
+from megaphi.engine.forward_only import logits_of, open_model
+from megaphi.engine.weight_reader import WeightReader
+from megaphi.errors import InputError
+from megaphi.log import progress_bar
+from megaphi.model.weights import weights_of
+from megaphi.tokenizer.phi4 import load_tokenizer
+
+TOLERANCE = 1e-4
+"""Largest difference of fp32 logits, relative to the largest of them: what rounding in another order makes."""
+LONGEST_TOKENS = 512
+TEXT = """A checkpoint is a promise: whoever loads it gets the numbers that were in memory when it was written, in the
+order in which the model uses them. Between two formats that order differs. One stacks queries, keys and values; the
+other keeps every group together, so that a row of ranks can share a layer. To move 29,319,014,400 bytes from one to the
+other takes two minutes on a disk that writes 250 MB/s. def rows(start, end): return table[start:end] # 7 * 8 = 56"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightDifference:
+    """A weight that is not the same on both sides."""
+
+    name: str
+    numbers: int
+    """How many of its numbers differ."""
+    largest: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogitComparison:
+    """Both sides' logits on the same text, in fp32."""
+
+    tokens: int
+    largest_difference: float
+    largest_logit: float
+    same_choice: float
+    """Share of the places where both find the same token the likeliest."""
+    cross_entropies: tuple[float, float]
+    """Nats per token, of the source and of the target."""
+    programs: tuple[str, str]
+    """What computed each side."""
+
+    @property
+    def is_same(self) -> bool:
+        return self.largest_difference <= TOLERANCE * max(self.largest_logit, 1.0)
+
+
+def compare_weights(source: WeightReader, target: WeightReader) -> list[WeightDifference]:
+    """Every weight of `target` against that of `source`, rounded to the target's type.
+
+    Raises:
+        InputError: the two are not of one shape.
+    """
+    if source.architecture.parameters != target.architecture.parameters:
+        raise InputError(
+            f"{source.folder} has {source.architecture.parameters:,} parameters and {target.folder} "
+            f"{target.architecture.parameters:,}: they are not one model"
+        )
+    found = []
+    total = source.architecture.parameters
+    with progress_bar(total=total, unit=" weights", label="compare", visible=total > 1 << 24) as bar:
+        for weight in weights_of(source.architecture):
+            differing, largest = 0, 0.0
+            kind = target.dtype(weight.name)
+            for start, end in row_blocks(0, weight.rows, columns=weight.columns):
+                left, right = source.rows(weight.name, start, end).to(kind), target.rows(weight.name, start, end)
+                unequal = _bits(left) != _bits(right)
+                if unequal.any():
+                    differing += int(unequal.sum())
+                    largest = max(largest, float((left.float() - right.float()).abs().max()))
+                bar.update(left.numel())
+            if differing:
+                found.append(WeightDifference(name=weight.name, numbers=differing, largest=largest))
+    return found
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.contiguous().view({2: torch.int16, 4: torch.int32}[values.dtype.itemsize])
+
+
+def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT) -> LogitComparison | None:
+    """Logits of both sides on a text in Phi-4's tokens; None if a model does not fit into memory, in fp32."""
+    vocabulary = source.architecture.vocabulary
+    tokens = load_tokenizer(vocabulary).encode(text)[:LONGEST_TOKENS]
+    if len(tokens) < 2:
+        raise InputError("the text to compare logits on is too short: expected two tokens or more")
+    if 4 * source.architecture.parameters * 1.2 > psutil.virtual_memory().available:
+        return None
+    tokens_BS = np.array([tokens])
+    (left, one), (right, other) = _logits(source, tokens_BS), _logits(target, tokens_BS)
+    labels = torch.from_numpy(tokens_BS[0, 1:])
+    losses = [float(cross_entropy(logits[0, :-1].double(), labels)) for logits in (left, right)]
+    return LogitComparison(
+        tokens=len(tokens),
+        largest_difference=float((left - right).abs().max()),
+        largest_logit=float(left.abs().max()),
+        same_choice=float((left.argmax(-1) == right.argmax(-1)).double().mean()),
+        cross_entropies=(losses[0], losses[1]),
+        programs=(one, other),
+    )
+
+
+def _logits(reader: WeightReader, tokens_BS: np.ndarray) -> tuple[Tensor, str]:
+    """`[B, S, V]`, and the program that computed them."""
+    if isinstance(reader, HuggingFaceWeights) and find_spec("transformers") is not None:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(reader.folder, dtype=torch.float32, local_files_only=True)
+        with torch.no_grad():
+            return model.eval()(torch.from_numpy(tokens_BS)).logits, "transformers"
+    return logits_of(open_model(reader, parameters="float32"), tokens_BS), "megaphi"
+
+
+def report(
+    source: WeightReader, target: WeightReader, *, text: str = TEXT, logits: bool = True
+) -> tuple[bool, list[str]]:
+    """(nothing changed but what was asked for, what to print)"""
+    different = compare_weights(source, target)
+    total = source.architecture.parameters
+    count = len(weights_of(source.architecture))
+    same_types = all(source.dtype(one.name) == target.dtype(one.name) for one in weights_of(source.architecture))
+    how = "identical" if same_types else "those of the source, rounded to the target's type"
+    lines = [f"weights  {total:,} in {count} tensors: {how}"]
+    if different:
+        lines = [f"weights  {len(different)} of {count} tensors differ"]
+        lines += [f"  {one.name}: {one.numbers:,} numbers, by {one.largest:g} at most" for one in different[:10]]
+    if not logits:
+        return not different, lines
+    found = compare_logits(source, target, text)
+    if found is None:
+        return not different, [
+            *lines,
+            "logits   not compared: in fp32 the model does not fit into memory here",
+        ]
+    first, second = found.cross_entropies
+    lines += [
+        f"logits   {found.tokens} tokens, {found.programs[0]} and {found.programs[1]}: largest difference "
+        f"{found.largest_difference:.2g} of {found.largest_logit:.3g}, the same choice in {found.same_choice:.1%}",
+        f"loss     {first:.6f} and {second:.6f} nats per token"
+        + ("" if math.isfinite(first + second) else ": not finite"),
+    ]
+    return not different and (found.is_same or not same_types), lines
+
+
+def read_text(path: str | Path) -> str:
+    """A text file to compare logits on. Raises InputError."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text: {error}") from None
