@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,11 @@ from megaphi.cli import main
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
-from megaphi.conversion.verify import compare_logits, compare_weights, report
+from megaphi.conversion.verify import LogitComparison, compare_logits, compare_weights, report
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
 from tests.conversion.random_models import SHAPES, random_folder
+from tests.gloo_world import run_in_world
 
 MODEL = SHAPES["40/10 heads, as Phi-3 medium and Phi-4"]
 
@@ -25,15 +28,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "hf"
 
 
-def test_an_honest_conversion_passes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["convert", "to-checkpoint", str(folder), str(tmp_path / "checkpoint"), "--tensor", "2", "--verify"]
-    assert main(words) == 0
-    shown = capsys.readouterr().out
+def convert(words: list[str]) -> tuple[int, str]:
+    """(exit code, what it printed), on a rank, since logits start a world"""
+    with redirect_stdout(io.StringIO()) as shown:
+        code = main(["convert", *words, "--verify"])
+    return code, shown.getvalue()
+
+
+def test_an_honest_conversion_passes(folder: Path, tmp_path: Path) -> None:
+    checkpoint, out = str(tmp_path / "checkpoint"), str(tmp_path / "out")
+    ((code, shown),) = run_in_world(convert, ["to-checkpoint", str(folder), checkpoint, "--tensor", "2"], processes=1)
+    assert code == 0, shown
     assert f"weights  {MODEL.parameters:,} in 27 tensors: identical" in shown
     assert "transformers and megaphi: largest difference" in shown
-    words = ["convert", "to-huggingface", str(tmp_path / "checkpoint"), str(tmp_path / "out"), "--dtype", "bfloat16"]
-    assert main([*words, "--no-tokenizer", "--verify"]) == 0
-    assert "those of the source, rounded to the target's type" in capsys.readouterr().out
+    words = ["to-huggingface", checkpoint, out, "--dtype", "bfloat16", "--no-tokenizer"]
+    ((code, shown),) = run_in_world(convert, words, processes=1)
+    assert code == 0, shown
+    assert "those of the source, rounded to the target's type" in shown
 
 
 def test_a_flipped_weight_is_named(folder: Path, tmp_path: Path) -> None:
@@ -49,18 +60,20 @@ def test_a_flipped_weight_is_named(folder: Path, tmp_path: Path) -> None:
     assert different.name in "\n".join(lines)
 
 
+def compare_both(folder: str, checkpoint: str) -> list[LogitComparison | None]:
+    """As it is, and with another rotary base in the checkpoint's configuration."""
+    source, target = open_weights(folder), open_weights(checkpoint)
+    same = compare_logits(source, target)
+    target.config["model"]["rotary_base"] = 10_000.0
+    return [same, compare_logits(source, target)]
+
+
 def test_logits_differ_where_the_function_does(folder: Path, tmp_path: Path) -> None:
     """The same weights under another rotary base are another function: weights alone would not show it."""
     checkpoint = to_checkpoint(folder, tmp_path / "checkpoint", layout=ParallelLayout(pipeline=2))
-    source, target = open_weights(folder), open_weights(checkpoint)
-    same = compare_logits(source, target)
-    assert same is not None
+    ((same, other),) = run_in_world(compare_both, str(folder), str(checkpoint), processes=1)
     assert same.is_same
-    assert same.same_choice == 1.0
-    config = target.config
-    config["model"]["rotary_base"] = 10_000.0  # pyright: ignore
-    other = compare_logits(source, target)
-    assert other is not None
+    assert same.programs == ("transformers", "megaphi")
     assert not other.is_same
 
 
