@@ -50,9 +50,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     from megaphi.engine.forward_only import open_model
     from megaphi.generation.generate import generate
     from megaphi.generation.sampling import Sampling
-    from megaphi.log import progress_bar
+    from megaphi.log import logger, progress_bar
     from megaphi.parallel.layout import ParallelLayout
-    from megaphi.tokenizer.phi4 import load_tokenizer
+    from megaphi.tokenizer.phi4 import FULL_VOCABULARY_SIZE, load_tokenizer
 
     sampling = Sampling(
         max_tokens=arguments.max_tokens,
@@ -63,8 +63,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     )
     sampling.check()
     layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)
-    model = open_model(open_weights(arguments.checkpoint), layout)
+    reader = open_weights(arguments.checkpoint)
+    model = open_model(reader, layout)
     tokenizer = load_tokenizer(model.architecture.vocabulary)
+    if "imported_from" in reader.state and tokenizer.vocabulary_size != FULL_VOCABULARY_SIZE:
+        logger.warning("%s was imported: if its tokens are not Phi-4's, what follows has no meaning", reader.folder)
     prompts = [tokenizer.encode(prompt) for prompt in arguments.prompt]
     with progress_bar(total=sampling.max_tokens, unit="tok", label="generate", visible=model.world.is_main) as bar:
         added = generate(model, prompts, sampling, stop_tokens=tokenizer.stop_tokens, on_step=bar.update)

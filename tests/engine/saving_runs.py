@@ -5,7 +5,9 @@ All cases run one after the other in one world of two; each returns what the tes
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -38,7 +40,8 @@ DATA_2: dict[str, Any] = {"data": 2}
 def all_cases(folder: str) -> dict[str, Any]:
     """Every case in a folder of its own; all in bf16 with two replicas, where the optimizer keeps an fp32 copy."""
     cases = (
-        training_goes_on, storage_fails, gives_up, damaged_on_the_way, wrong_copy, still_writing, random_states,
+        training_goes_on, storage_fails, gives_up, read_only, damaged_on_the_way, wrong_copy, still_writing,
+        random_states,
     )  # fmt: skip
     return {case.__name__: case(f"{folder}/{case.__name__}") for case in cases}
 
@@ -158,6 +161,36 @@ def gives_up(folder: str) -> dict[str, Any]:
         except RunFailed as error:
             message = str(error)
     return {"losses": losses, "metrics": metrics, "message": message, "log": log, "tree": tree(folder)}
+
+
+def read_only(folder: str) -> dict[str, Any]:
+    """The folder loses its write permission during the run, and gets it back."""
+    model, checkpoints = start(folder, replace(QUICK, attempts=1)), Path(folder, "checkpoints")
+    save_checkpoint(model, {"step": 1})
+    with listening() as log, Saver(model, saved_step=1) as saver:
+        with without_permissions(checkpoints):
+            saver.save({"step": 2})
+            ended(saver)
+        failures = saver.failures
+        saver.save({"step": 3}, wait=True)
+    return {"failures": failures, "log": log, "tree": tree(checkpoints)}
+
+
+@contextmanager
+def without_permissions(folder: Path) -> Iterator[None]:
+    """Nobody may write to a folder: not the superuser either, who is made an ordinary user for files."""
+    libc, nobody, is_root = ctypes.CDLL(None), 65534, os.geteuid() == 0
+    folder.chmod(0o555)
+    distributed.barrier()
+    if is_root:
+        libc.setfsuid(nobody)  # of this thread and those that it starts
+    try:
+        yield
+    finally:
+        if is_root:
+            libc.setfsuid(0)
+        folder.chmod(0o755)
+        distributed.barrier()
 
 
 def damaged_on_the_way(folder: str) -> dict[str, Any]:

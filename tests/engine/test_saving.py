@@ -61,6 +61,14 @@ def test_training_outlives_its_storage_but_its_end_does_not_pass_in_silence(rank
     assert other["message"] == ""
 
 
+def test_a_folder_that_becomes_read_only_costs_the_checkpoints_until_it_is_not(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        case = rank["read_only"]
+        assert case["failures"] == 1
+        assert case["tree"] == ["latest -> step_00000003", "step_00000001", "step_00000003"]
+    assert any("step 2 was not saved" in line and "ermission denied" in line for line in ranks[0]["read_only"]["log"])
+
+
 def test_a_bit_that_the_disk_loses_is_found_and_written_again(ranks: list[dict[str, Any]]) -> None:
     case = ranks[0]["damaged_on_the_way"]
     assert any("rank_00001.safetensors was read back with other bytes" in line for line in case["log"])
