@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from megaphi.conversion.gguf_weights import GgufWeights
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
+from megaphi.conversion.megatron_weights import MegatronWeights
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
@@ -23,7 +25,19 @@ from megaphi.log import set_up_logging
 from megaphi.parallel.layout import ParallelLayout
 
 HUGGINGFACE = ("huggingface", "llama", "llama_mistral", "phi3", "phi4")
-LOADERS = (*HUGGINGFACE, "megaphi", "megatron", "mcore", "core")
+MEGATRON = ("megatron", "mcore", "core")
+KINDS = {
+    HuggingFaceWeights: "a Hugging Face folder",
+    CheckpointReader: "a checkpoint of megaphi",
+    MegatronWeights: "a checkpoint of Megatron-LM",
+    GgufWeights: "a GGUF file",
+}
+EXPECTED = {
+    **dict.fromkeys(HUGGINGFACE, KINDS[HuggingFaceWeights]),
+    **dict.fromkeys(MEGATRON, KINDS[MegatronWeights]),
+    "megaphi": KINDS[CheckpointReader],
+    "gguf": KINDS[GgufWeights],
+}
 SAVERS = ("megaphi", "huggingface")
 REFUSED = {
     "--target-expert-parallel-size": "the models here are dense",
@@ -59,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--model-type", default="GPT", help="GPT, as every decoder is called there")
-    parser.add_argument("--loader", choices=LOADERS, required=True, help="what --load-dir holds")
+    parser.add_argument("--loader", choices=list(EXPECTED), required=True, help="what --load-dir holds")
     parser.add_argument("--saver", choices=SAVERS, default="megaphi", help="what to write (default megaphi)")
     parser.add_argument("--load-dir", required=True, metavar="FOLDER")
     parser.add_argument("--save-dir", required=True, metavar="FOLDER", help="must not exist")
@@ -95,13 +109,8 @@ def _convert(arguments: argparse.Namespace) -> object:
 
 
 def _check_loader(loader: str, reader: WeightReader) -> None:
-    found = "another format"
-    if isinstance(reader, HuggingFaceWeights):
-        found = "a Hugging Face folder"
-    elif isinstance(reader, CheckpointReader):
-        found = "a checkpoint of megaphi"
-    expected = dict.fromkeys(HUGGINGFACE, "a Hugging Face folder") | {"megaphi": "a checkpoint of megaphi"}
-    if found != expected.get(loader, "another format"):
+    found = next(name for kind, name in KINDS.items() if isinstance(reader, kind))
+    if found != EXPECTED[loader]:
         raise InputError(f"--loader {loader}: {reader.folder} is {found}")
 
 
