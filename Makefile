@@ -1,7 +1,7 @@
 # make quickstart    install, then the main job end to end on this machine
 # make test          install, then lint, types and the whole test suite
 # make golden        write the golden loss curve anew (after a change that is meant to change it)
-# make bench         step time, every operator, the loader and packing against their peers, into benchmarks/results
+# make bench         step time, every operator, loader, packing and checkpoints against their peers, into benchmarks/results
 # make test-gpu      the tests that need a CUDA device (after `make quickstart` or `make test` on such a machine)
 # make test-dali     the loader through NVIDIA DALI; installs it into the virtual environment if it is missing (0.6 GB)
 
@@ -34,6 +34,7 @@ bench: $(VENV)/installed
 	$(RUN) benchmarks/kernels.py --plot
 	$(RUN) benchmarks/loader_throughput.py --write
 	$(RUN) benchmarks/packing.py --write
+	$(RUN) benchmarks/checkpoint_times.py --write
 
 test-gpu: $(VENV)/installed
 	$(RUN) -m pytest -m gpu
