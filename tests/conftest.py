@@ -1,10 +1,17 @@
-"""Tests marked `gpu` or `dali` are left out, not skipped one by one, where there is no CUDA device or no DALI."""
+"""Tests marked `gpu` or `dali` are left out, not skipped one by one, where there is no CUDA device or no DALI.
+
+Hypothesis does not time its examples: the first one may pay for an import, and machines may be busy.
+"""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

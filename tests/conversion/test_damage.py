@@ -201,7 +201,13 @@ sys.exit(main(sys.argv[1:]))
 
 def test_an_interrupted_conversion_leaves_nothing(folder: Path) -> None:
     command = [sys.executable, "-c", SLOW, "convert", "to-checkpoint", str(folder), str(folder.parent / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for jobs in the background
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     time.sleep(0.3)
