@@ -14,14 +14,11 @@ from __future__ import annotations
 import argparse
 import csv
 import filecmp
-import gzip
-import html
 import json
 import multiprocessing
 import os
 import platform
 import random
-import re
 import resource
 import statistics
 import subprocess
@@ -35,6 +32,10 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
+
+from benchmarks.debian_text import dictionary_pieces, page_text, unpack
 
 RESULTS = Path(__file__).parent / "results" / "tokenize_throughput.csv"
 PACKAGES = ("python3.11-doc", "debian-handbook", "anarchism", "dict-gcide")
@@ -165,12 +166,7 @@ def build_text(cache: Path, *, megabytes: int) -> Path:
     path = cache / f"text_{megabytes}mb.jsonl"
     if path.exists():
         return path
-    cache.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
-        if not list(cache.glob(f"{package}_*.deb")):
-            subprocess.run(["apt-get", "download", package], cwd=cache, check=True)
-        subprocess.run(["dpkg-deb", "-x", *cache.glob(f"{package}_*.deb"), str(cache / "unpacked")], check=True)
-    texts = sorted(set(documents(cache / "unpacked")))
+    texts = sorted(set(documents([unpack(package, cache) for package in PACKAGES])))
     random.Random(0).shuffle(texts)
     written = 0
     with open(path.with_suffix(".partial"), "w", encoding="utf-8") as file:
@@ -184,16 +180,13 @@ def build_text(cache: Path, *, megabytes: int) -> Path:
     return path
 
 
-def documents(folder: Path) -> Iterator[str]:
+def documents(folders: list[Path]) -> Iterator[str]:
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")):
         if "site-packages" not in path.parts:
             yield path.read_text(encoding="utf-8", errors="ignore")
-    for path in sorted(folder.rglob("*.html")):
-        page = re.sub(r"(?is)<(script|style).*?</\1>", "", path.read_text(encoding="utf-8", errors="ignore"))
-        yield html.unescape(re.sub(r"<[^>]+>", "", page))
-    for path in sorted(folder.rglob("*.dict.dz")):
-        text = gzip.decompress(path.read_bytes()).decode(errors="ignore")
-        yield from (text[start : start + 20_000] for start in range(0, len(text), 20_000))
+    for folder in folders:
+        yield from map(page_text, sorted(folder.rglob("*.html")))
+        yield from (piece for path in sorted(folder.rglob("*.dict.dz")) for piece in dictionary_pieces(path))
 
 
 def append(rows: list[dict[str, Any]]) -> None:

@@ -1,168 +1,184 @@
-"""Does the exported tokenizer give tiktoken's ids? Ten megabytes of real text, in many languages and in code.
+"""The tokenizer that an export carries, against tiktoken, file by file over real text of many languages and of code.
 
-Text comes from Debian's archive, once, into a cache folder: one book in many languages (debian-handbook), the German,
-Japanese and Polish manual pages, LibreOffice's help in Hindi, and Python's own library as code. Every file goes
-through tiktoken's cl100k_base, our encoder, and the export as `AutoTokenizer` loads it; ids are compared one by one,
-and the text that comes back from the export's decoder with the text that went in. Not timed: speeds are in
-tokenize_throughput.py.
+Four sides encode every file as ordinary text: tiktoken's own cl100k_base, which is right by definition; the exported
+files as transformers' AutoTokenizer loads them; and both encoders of `megaphi tokenize`. A file whose ids are not
+tiktoken's counts as different. Beside it stands the speed, timed over all files of a language on one thread, all sides
+in turn in every round, as the median of the rounds. One difference and the exit code is 1. Text comes from Debian's
+archive, once, into a cache folder; Python code from the interpreter that runs this.
 
-    python benchmarks/tokenizer_parity.py --cache /tmp/debian --write
+    python benchmarks/tokenizer_parity.py --cache /tmp/debian --megabytes 2 --rounds 3
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import gzip
-import html
-import re
+import itertools
+import os
+import platform
+import statistics
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+import numpy as np
 
-from megaphi.engine.versions import versions
-from megaphi.log import progress_bar
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
+
+from benchmarks.debian_text import catalogue_text, page_text, unpack
+from megaphi.data.text_encoders import find_doubtful_characters, open_encoder
 from megaphi.tokenizer.huggingface import export_tokenizer
 from megaphi.tokenizer.phi4 import load_tokenizer
+from megaphi.tokenizer.rank_file import CACHE_FILE_NAME, find_rank_file
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # for tiktoken's own encoding, built without a download
-
-RESULTS = ROOT / "benchmarks" / "results" / "tokenizer_parity.csv"
-HANDBOOK = ("ar-MA", "de-DE", "el-GR", "es-ES", "fr-FR", "id-ID", "it-IT", "ja-JP", "ko-KR", "ru-RU", "zh-CN", "fa-IR")
-"""Languages of the book to read; some of its pages are not translated."""
-PACKAGES = ("debian-handbook", "libreoffice-help-hi", "manpages-de", "manpages-ja", "manpages-pl")
-COLUMNS = "date commit tokenizers transformers tiktoken language bytes files tokens differing_files differing_decodings"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
-    """One language."""
-
-    bytes: int
-    files: int
-    tokens: int
-    differing: int
-    """Files whose ids are not tiktoken's."""
-    differing_decodings: int
+RESULTS = Path(__file__).parent / "results" / "tokenizer_parity.csv"
+HANDBOOK = ("debian-handbook", "usr/share/doc/debian-handbook/html")
+Source = tuple[str, str, str, Callable[[Path], str]]
+"""Package, folder in it, kind of file, and how such a file becomes text."""
+SOURCES: dict[str, Source] = {
+    "English": ("python3.11-doc", "usr/share/doc/python3.11/html", "*.html", page_text),
+    "German": (HANDBOOK[0], f"{HANDBOOK[1]}/de-DE", "*.html", page_text),
+    "French": (HANDBOOK[0], f"{HANDBOOK[1]}/fr-FR", "*.html", page_text),
+    "Spanish": (HANDBOOK[0], f"{HANDBOOK[1]}/es-ES", "*.html", page_text),
+    "Portuguese": (HANDBOOK[0], f"{HANDBOOK[1]}/pt-BR", "*.html", page_text),
+    "Russian": (HANDBOOK[0], f"{HANDBOOK[1]}/ru-RU", "*.html", page_text),
+    "Arabic": (HANDBOOK[0], f"{HANDBOOK[1]}/ar-MA", "*.html", page_text),
+    "Persian": (HANDBOOK[0], f"{HANDBOOK[1]}/fa-IR", "*.html", page_text),
+    "Japanese": (HANDBOOK[0], f"{HANDBOOK[1]}/ja-JP", "*.html", page_text),
+    "Chinese": (HANDBOOK[0], f"{HANDBOOK[1]}/zh-CN", "*.html", page_text),
+    "Korean": ("libreoffice-l10n-ko", "usr/lib/libreoffice", "*.mo", catalogue_text),
+    "Thai": ("libreoffice-l10n-th", "usr/lib/libreoffice", "*.mo", catalogue_text),
+    "Hindi": ("libreoffice-l10n-hi", "usr/lib/libreoffice", "*.mo", catalogue_text),
+    "Go": ("golang-1.19-src", "usr/share/go-1.19/src", "*.go", lambda path: path.read_text(errors="ignore")),
+}
+PYTHON = "Python"
+RIGHT = "tiktoken"
+Encode = Callable[[str], Any]
+Row = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for Debian's packages")
-    parser.add_argument("--megabytes", type=float, default=1.5, help="of each language (default: %(default)s)")
+    parser.add_argument("--megabytes", type=float, default=2, help="at most so much of each language")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="append to benchmarks/results/tokenizer_parity.csv")
     arguments = parser.parse_args()
-    unpacked = fetch(arguments.cache)
-    rows = {
-        language: compare(language, texts, limit=int(arguments.megabytes * 1e6))
-        for language, texts in sources(unpacked).items()
-    }
-    print(f"{'language':<12} {'MB':>6} {'files':>6} {'tokens':>10} {'files that differ':>18} {'decoded otherwise':>18}")
-    for language, row in rows.items():
-        print(
-            f"{language:<12} {row.bytes / 1e6:>6.2f} {row.files:>6} {row.tokens:>10,} {row.differing:>18} "
-            f"{row.differing_decodings:>18}"
-        )
-    print(f"{sum(row.bytes for row in rows.values()) / 1e6:.1f} MB in all")
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), "1") | {"TOKENIZERS_PARALLELISM": "false"}
+    encoders, rows = sides(), []
+    for language in (*SOURCES, PYTHON):
+        texts = list(up_to(documents(language, arguments.cache), megabytes=arguments.megabytes))
+        rows.append(measure(language, texts, encoders, rounds=arguments.rounds))
+        print_row(rows[-1], with_names=len(rows) == 1)
+    rows.append(total(rows))
+    print_row(rows[-1], with_names=False)
     if arguments.write:
         append(rows)
+    if any(rows[-1][f"{name}_differs"] for name in encoders if name != RIGHT):
+        raise SystemExit(1)
 
 
-def fetch(cache: Path) -> Path:
-    """Debian's packages, downloaded and unpacked where they are not yet."""
-    unpacked = cache / "unpacked"
-    unpacked.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
-        if next(cache.glob(f"{package}_*.deb"), None) is None:
-            subprocess.run(["apt-get", "download", package], cwd=cache, check=True, stdout=subprocess.DEVNULL)
-        archive = next(cache.glob(f"{package}_*.deb"))
-        subprocess.run(["dpkg-deb", "-x", str(archive.resolve()), str(unpacked)], check=True)
-    return unpacked
+def sides() -> dict[str, Encode]:
+    """Name -> text to ids, the right ones first; `gigatoken` with megaphi's guard for characters it takes otherwise."""
+    import tiktoken
+    from transformers import AutoTokenizer
+
+    tokenizer = load_tokenizer()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, CACHE_FILE_NAME).symlink_to(find_rank_file().resolve())
+        os.environ["TIKTOKEN_CACHE_DIR"] = folder
+        official = tiktoken.get_encoding("cl100k_base")
+        export_tokenizer(tokenizer, folder, model_max_length=1 << 30)
+        exported: Any = AutoTokenizer.from_pretrained(folder)
+    doubtful = find_doubtful_characters("gigatoken")
+    return {
+        RIGHT: official.encode_ordinary,
+        "export": lambda text: exported.encode(text, add_special_tokens=False, split_special_tokens=True),
+        "megaphi": open_encoder("tiktoken", tokenizer, doubtful=()),
+        "gigatoken": open_encoder("gigatoken", tokenizer, doubtful=doubtful),
+    }
 
 
-def sources(unpacked: Path) -> dict[str, Iterator[str]]:
-    """Language -> its texts."""
-    share = unpacked / "usr/share"
-    found = {}
-    for language in HANDBOOK:
-        found[language] = pages(share / "doc/debian-handbook/html" / language, "*.html")
-    found["hi-IN"] = pages(share / "libreoffice/help/hi", "**/*.html")
-    for language in ("de", "ja", "pl"):
-        found[f"manpages {language}"] = manuals(share / "man" / language)
-    found["python"] = plain(Path(sysconfig.get_paths()["stdlib"]), "*.py")
-    return found
+def documents(language: str, cache: Path) -> Iterator[str]:
+    if language == PYTHON:
+        paths = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
+        yield from (path.read_text(errors="ignore") for path in paths if "site-packages" not in path.parts)
+        return
+    package, folder, kind, read = SOURCES[language]
+    yield from map(read, sorted((unpack(package, cache) / folder).rglob(kind)))
 
 
-def pages(folder: Path, pattern: str) -> Iterator[str]:
-    for path in sorted(folder.glob(pattern)):
-        text = re.sub(r"<(script|style).*?</\1>", " ", path.read_text(errors="replace"), flags=re.DOTALL)
-        yield html.unescape(re.sub(r"<[^>]+>", " ", text))
+def up_to(texts: Iterator[str], *, megabytes: float) -> Iterator[str]:
+    """The first texts, until they hold so many megabytes of UTF-8."""
+    written = 0
+    for text in texts:
+        if written >= megabytes * 1e6:
+            return
+        written += len(text.encode())
+        yield text
 
 
-def manuals(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.glob("man*/*.gz")):
-        with gzip.open(path, "rt", errors="replace") as file:
-            yield file.read()
+def measure(language: str, texts: list[str], encoders: dict[str, Encode], *, rounds: int) -> Row:
+    seconds: dict[str, list[float]] = {name: [] for name in encoders}
+    different = dict.fromkeys(encoders, 0)
+    right: list[Any] = []
+    for turn, name in itertools.product(range(rounds), encoders):
+        start = time.perf_counter()
+        found = [encoders[name](text) for text in texts]
+        seconds[name].append(time.perf_counter() - start)
+        if name == RIGHT:
+            right = found
+        if turn == 0:
+            pairs = zip(found, right, strict=True)
+            different[name] = sum(not np.array_equal(ids, expected) for ids, expected in pairs)
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    row: Row = {"language": language, "files": len(texts), "megabytes": megabytes, "tokens": sum(map(len, right))}
+    row |= {f"{name}_differs": different[name] for name in encoders if name != RIGHT}
+    row["tiktoken_mb_per_s"] = megabytes / statistics.median(seconds[RIGHT])
+    for name in encoders:
+        if name != RIGHT:
+            ratios = [ours / theirs for ours, theirs in zip(seconds[RIGHT], seconds[name], strict=True)]
+            row[f"{name}_speed"] = statistics.median(ratios)
+    return row
 
 
-def plain(folder: Path, pattern: str) -> Iterator[str]:
-    for path in sorted(folder.glob(pattern)):
-        yield path.read_text(errors="replace")
+def total(rows: list[Row]) -> Row:
+    """Sums of files and differences; of speeds the median language."""
+    sums = {name: sum(row[name] for row in rows) for name in rows[0] if name != "language"}
+    speeds = {
+        name: statistics.median(row[name] for row in rows) for name in rows[0] if "_speed" in name or "_per_" in name
+    }
+    return {"language": "all", **sums, **speeds}
 
 
-def compare(language: str, texts: Iterator[str], *, limit: int) -> Compared:
-    """Up to `limit` bytes of a language's texts through all three encoders."""
-    from tests.tokenizer.official import official_cl100k
-
-    official, ours, theirs = official_cl100k(), load_tokenizer(100_352), exported()
-    size = files = tokens = differing = decodings = 0
-    with progress_bar(total=limit, unit="B", label=language) as bar:
-        for text in texts:
-            if size >= limit:
-                break
-            expected = official.encode_ordinary(text)
-            is_same = expected == ours.encode(text) == theirs.encode(text, add_special_tokens=False)
-            differing += not is_same
-            decodings += theirs.decode(expected) != text
-            size, files, tokens = size + len(text.encode()), files + 1, tokens + len(expected)
-            bar.update(len(text.encode()))
-    return Compared(bytes=size, files=files, tokens=tokens, differing=differing, differing_decodings=decodings)
+def print_row(row: Row, *, with_names: bool) -> None:
+    if with_names:
+        print(" ".join(f"{name:>{max(len(name), 10)}}" for name in row))
+    cells = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in row.items()}
+    print(" ".join(f"{value:>{max(len(name), 10)}}" for name, value in cells.items()), flush=True)
 
 
-def exported() -> Any:
-    """The export, as a user loads it."""
-    if not _LOADED:
-        with tempfile.TemporaryDirectory() as folder:
-            export_tokenizer(load_tokenizer(100_352), folder, model_max_length=1_000_000)
-            _LOADED.append(AutoTokenizer.from_pretrained(folder))
-    return _LOADED[0]
-
-
-_LOADED: list[Any] = []
-
-
-def append(rows: dict[str, Compared]) -> None:
-    stamp = [date.today().isoformat(), versions().get("commit", "")[:7]]
-    stamp += [version(package) for package in ("tokenizers", "transformers", "tiktoken")]
+def append(rows: list[Row]) -> None:
+    """One line per language: what was compared, where, with what."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout[:10]
+    stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
+    stamp |= {"commit": commit, "python": platform.python_version()}
+    stamp |= {name: version(name) for name in ("tiktoken", "gigatoken", "tokenizers", "transformers")}
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.DictWriter(file, [*stamp, *rows[0]], lineterminator="\n")
         if is_new:
-            writer.writerow(COLUMNS.split())
-        for language, row in rows.items():
-            writer.writerow(
-                [*stamp, language, row.bytes, row.files, row.tokens, row.differing, row.differing_decodings]
-            )
+            writer.writeheader()
+        for row in rows:
+            rounded = {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
+            writer.writerow({**stamp, **rounded})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 `tokenizer.json` is written directly, without the `tokenizers` package: vocabulary, merges, splitting pattern, special
 tokens. tiktoken stores no merges, only ranks, so each token's one merge is recovered by encoding the token itself with
 the ranks below its own. The surprising fact: tiktoken's splitting pattern must not be copied. Hugging Face's engine
-gives its possessive quantifiers another meaning, so the export carries the classic GPT-4 pattern, which splits alike.
+gives its possessive quantifiers another meaning, so the export carries the classic GPT-4 pattern, which gives the same
+ids. What that leaves to its user: text that spells a special token is one, unless `split_special_tokens` is asked for.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ CHAT_TEMPLATE = (
 def export_tokenizer(tokenizer: Phi4Tokenizer, folder: str | os.PathLike[str], *, model_max_length: int) -> None:
     """Write `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja`.
 
+    The template cannot protect a conversation, because it makes text before there are ids: a message that spells
+    `<|im_end|>` ends itself. Whoever passes on what strangers write encodes each content by itself, with
+    `split_special_tokens=True`, and puts the ids of the frame around it, as `render_conversation` does.
+
     Args:
         folder: made if it is not there; each file appears whole or not at all.
         model_max_length: the model's context in tokens, beyond which Hugging Face warns.
@@ -44,6 +49,7 @@ def export_tokenizer(tokenizer: Phi4Tokenizer, folder: str | os.PathLike[str], *
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special_tokens,
         "model_max_length": model_max_length,
+        "model_input_names": ["input_ids", "attention_mask"],  # else transformers 4 adds ids that Phi-3 refuses
         "clean_up_tokenization_spaces": False,
     }
     write_text(folder / "tokenizer.json", json.dumps(_tokenizer_json(tokenizer), ensure_ascii=False))

@@ -17,7 +17,7 @@ from megaphi.tokenizer import phi4
 from megaphi.tokenizer.phi4 import cut_long_whitespace, load_tokenizer
 from megaphi.tokenizer.rank_file import CACHE_FILE_NAME, find_rank_file, read_ranks
 from tests.test_house import ROOT
-from tests.tokenizer.official import official_cl100k
+from tests.tokenizer.official import official_cl100k, released_special_ids
 
 HARD_TEXTS = [
     "",
@@ -52,20 +52,8 @@ def test_ids_of_the_released_model():
     """The table of phi-4's tokenizer_config.json."""
     ids = full().special_ids
     assert full().vocabulary_size == 100_352
-    named = {
-        "<|endoftext|>": 100_257,
-        "<|fim_prefix|>": 100_258,
-        "<|fim_middle|>": 100_259,
-        "<|fim_suffix|>": 100_260,
-        "<|im_start|>": 100_264,
-        "<|im_end|>": 100_265,
-        "<|im_sep|>": 100_266,
-        "<|endofprompt|>": 100_276,
-        "<|dummy_0|>": 100_256,
-        "<|dummy_85|>": 100_349,
-        "<|dummy_87|>": 100_351,
-    }
-    assert {name: ids[name] for name in named} == named
+    assert ids == released_special_ids()
+    assert (ids["<|dummy_0|>"], ids["<|dummy_85|>"], ids["<|dummy_87|>"]) == (100_256, 100_349, 100_351)
     assert sorted(ids.values()) == list(range(100_256, 100_352))
     assert full().stop_tokens == {100_257, 100_265}
     assert full().pad == 100_349
