@@ -80,6 +80,21 @@ struct SoftmaxBackward {
   bool causal;
 };
 
+// Attention of single queries to a key-value cache in blocks: y[t, h] = sum of softmax(scale * q . key) * value over
+// the first lengths[t] positions of query t, q = query[t, h]. Position j is place j % positions of block
+// tables[t, j / positions]; head h shares the keys and values of group h / (heads / groups). Nothing beyond a query's
+// length is read, in its table or in its last block. A query's result does not depend on the other queries.
+struct PagedAttention {
+  const void* query;       // [tokens, heads, head_size], (t, h, 0) at t * query_token + h * query_head
+  const void* keys;        // [blocks, positions, groups, head_size]
+  const void* values;      // like keys
+  const int32_t* tables;   // [tokens, table_width]
+  const int32_t* lengths;  // [tokens], at least 1
+  void* y;                 // [tokens, heads, head_size]
+  int64_t tokens, heads, groups, head_size, blocks, positions, table_width, query_token, query_head;
+  double scale;
+};
+
 // y = silu(gate) * up, x = [gate | up].
 struct SwigluForward {
   const void* x;  // [rows, 2 * width]
@@ -117,6 +132,7 @@ struct CrossEntropyBackward {
   double z_weight;
 };
 
+// An entry is null where a device has no such kernel.
 struct KernelTable {
   int32_t (*rms_norm_forward)(const RmsNormForward&, Element, void* stream);
   int32_t (*rms_norm_backward)(const RmsNormBackward&, Element, void* stream);
@@ -124,6 +140,7 @@ struct KernelTable {
   int32_t (*rotary)(const Rotary&, Element, void* stream);
   int32_t (*softmax_forward)(const SoftmaxForward&, Element, void* stream);
   int32_t (*softmax_backward)(const SoftmaxBackward&, Element, void* stream);
+  int32_t (*paged_attention)(const PagedAttention&, Element, void* stream);
   int32_t (*swiglu_forward)(const SwigluForward&, Element, void* stream);
   int32_t (*swiglu_backward)(const SwigluBackward&, Element, void* stream);
   int32_t (*cross_entropy_forward)(const CrossEntropyForward&, Element, void* stream);

@@ -191,6 +191,64 @@ Tensor softmax_backward(Tensor grad_y, Tensor y, double scale, bool causal) {
   return grad_x;
 }
 
+// ---- paged_attention ----
+
+void check_cache(const Tensor& query, const Tensor& keys, const Tensor& values, const Tensor& tables,
+                 const Tensor& lengths) {
+  check(query.dim() == 3 && keys.dim() == 4 && keys.size(2) > 0 && keys.size(1) > 0 &&
+            query.size(1) % keys.size(2) == 0 && query.size(2) == keys.size(3),
+        "paged_attention: query must be [T, H, K] and keys [N, P, G, K], H a multiple of G");
+  check(keys.scalar_type() == query.scalar_type() && same_device(keys, query) && keys.is_contiguous(),
+        "paged_attention: keys must be contiguous, of query's type and device");
+  check_like(values, keys, "paged_attention: values must be like keys");
+  check(values.is_contiguous(), "paged_attention: values must be contiguous");
+  check(tables.dim() == 2 && tables.size(0) == query.size(0) && tables.scalar_type() == ScalarType::Int &&
+            same_device(tables, query),
+        "paged_attention: tables must be int32 [T, M] on query's device");
+  check(lengths.dim() == 1 && lengths.size(0) == query.size(0) && lengths.scalar_type() == ScalarType::Int &&
+            same_device(lengths, query),
+        "paged_attention: lengths must be int32 [T] on query's device");
+}
+
+// Looking at them costs nothing on the CPU, where a wrong one would be followed out of the cache.
+void check_blocks(const PagedAttention& a) {
+  for (int64_t t = 0; t < a.tokens; t++) {
+    check(1 <= a.lengths[t] && a.lengths[t] <= a.table_width * a.positions, "paged_attention: a length out of range");
+    for (int64_t m = 0; m * a.positions < a.lengths[t]; m++) {
+      const int32_t block = a.tables[t * a.table_width + m];
+      check(0 <= block && block < a.blocks, "paged_attention: a block number out of range");
+    }
+  }
+}
+
+Tensor paged_attention(Tensor query, Tensor keys, Tensor values, Tensor tables, Tensor lengths, double scale) {
+  check_cache(query, keys, values, tables, lengths);
+  if (query.stride(2) != 1) query = packed(query);
+  tables = packed(tables), lengths = packed(lengths);
+  Tensor y = new_like(query);
+  const PagedAttention arguments{data(query),
+                                 data(keys),
+                                 data(values),
+                                 static_cast<const int32_t*>(data(tables)),
+                                 static_cast<const int32_t*>(data(lengths)),
+                                 y.mutable_data_ptr(),
+                                 query.size(0),
+                                 query.size(1),
+                                 keys.size(2),
+                                 query.size(2),
+                                 keys.size(0),
+                                 keys.size(1),
+                                 tables.size(1),
+                                 query.stride(0),
+                                 query.stride(1),
+                                 scale};
+  if (query.is_cpu()) check_blocks(arguments);
+  const Launch launch(query);
+  check(launch.kernels.paged_attention != nullptr, "paged_attention: there is no kernel for this device");
+  check_status(launch.kernels.paged_attention(arguments, element_of(query, "query"), launch.stream), "paged_attention");
+  return y;
+}
+
 // ---- swiglu ----
 
 std::vector<int64_t> half_width(const Tensor& x) {
@@ -317,6 +375,7 @@ extern "C" __attribute__((visibility("default"))) void megaphi_attach(const mega
   library.impl("masked_softmax", TORCH_BOX(&megaphi::masked_softmax));                        \
   library.impl("masked_softmax_", TORCH_BOX(&megaphi::masked_softmax_));                      \
   library.impl("softmax_backward", TORCH_BOX(&megaphi::softmax_backward));                    \
+  library.impl("paged_attention", TORCH_BOX(&megaphi::paged_attention));                      \
   library.impl("swiglu", TORCH_BOX(&megaphi::swiglu));                                        \
   library.impl("swiglu_backward", TORCH_BOX(&megaphi::swiglu_backward));                      \
   library.impl("swiglu_backward_and_forward", TORCH_BOX(&megaphi::swiglu_backward_and_forward)); \

@@ -1,5 +1,6 @@
 // All CPU kernels for one instruction set. Compiled once for each: setup.py names the set and the compiler's flags.
 #include "cross_entropy.h"
+#include "paged_attention.h"
 #include "rms_norm.h"
 #include "rotary.h"
 #include "softmax.h"
@@ -24,6 +25,9 @@ const KernelTable table = {
     },
     [](const SoftmaxBackward& a, Element element, void*) {
       return by_element(element, [&](auto e) { softmax_backward<decltype(e)>(a); });
+    },
+    [](const PagedAttention& a, Element element, void*) {
+      return by_element(element, [&](auto e) { paged_attention<decltype(e)>(a); });
     },
     [](const SwigluForward& a, Element element, void*) {
       return by_element(element, [&](auto e) { swiglu_forward<decltype(e)>(a); });

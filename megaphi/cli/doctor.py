@@ -127,9 +127,9 @@ def _show_kernels() -> None:
     """Which operators of `model.kernels=fused` are compiled, and why the others are not."""
     import torch
 
-    from megaphi.kernels import cross_entropy, loading, rms_norm, rotary, softmax, swiglu
+    from megaphi.kernels import cross_entropy, loading, paged_attention, rms_norm, rotary, softmax, swiglu
 
-    del cross_entropy, rms_norm, rotary, softmax, swiglu  # imported for their operators
+    del cross_entropy, paged_attention, rms_norm, rotary, softmax, swiglu  # imported for their operators
     device = "cuda" if torch.cuda.is_available() else "cpu"
     formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
     compiled = "CUDA" if device == "cuda" else loading.instruction_set()

@@ -3,7 +3,8 @@
 Arithmetic is in fp32 (fp64 for fp64 inputs) whatever the inputs' format, and gradients are autograd's.
 
 Legend: S sequence, B batch, H heads, G key-value groups, N heads of a group (queries, key, value), K head size,
-D width, F feed-forward, V this rank's part of the vocabulary, T tokens, P positions.
+D width, F feed-forward, V this rank's part of the vocabulary, T tokens, P positions. Of a cache: N blocks, P positions
+of a block, M blocks of a query, J positions of a query, R heads that share a group.
 """
 
 from __future__ import annotations
@@ -65,6 +66,27 @@ def causal_softmax(x_BHQK: Tensor, scale: float) -> Tensor:
     queries, keys = x_BHQK.shape[-2:]
     hidden = torch.ones(queries, keys, dtype=torch.bool, device=x_BHQK.device).triu(keys - queries + 1)
     return masked_softmax(x_BHQK, hidden, scale)
+
+
+def paged_attention(
+    query_THK: Tensor,
+    keys_NPGK: Tensor,
+    values_NPGK: Tensor,
+    tables_TM: Tensor,
+    lengths_T: Tensor,
+    *,
+    scale: float,
+) -> Tensor:
+    """Query t attends to the first lengths[t] positions of its blocks, H / G heads to each group of the cache."""
+    groups, length = keys_NPGK.shape[2], lengths_T[:, None]
+    place_J = torch.arange(tables_TM.shape[1] * keys_NPGK.shape[1], device=tables_TM.device)
+    is_seen_TJ = place_J < length
+    blocks_TM = torch.where(place_J[:: keys_NPGK.shape[1]] < length, tables_TM, 0)
+    keys_TJGK, values_TJGK = (exact(cache[blocks_TM]).flatten(1, 2) for cache in (keys_NPGK, values_NPGK))
+    scores_TGRJ = torch.einsum("tgrk,tjgk->tgrj", exact(query_THK).unflatten(1, (groups, -1)), keys_TJGK)
+    weights_TGRJ = (scores_TGRJ * scale).masked_fill(~is_seen_TJ[:, None, None], -torch.inf).softmax(-1)
+    values_TJGK = values_TJGK.masked_fill(~is_seen_TJ[:, :, None, None], 0.0)  # nothing times NaN is NaN
+    return torch.einsum("tgrj,tjgk->tgrk", weights_TGRJ, values_TJGK).flatten(1, 2).to(query_THK.dtype)
 
 
 def swiglu(x: Tensor) -> Tensor:

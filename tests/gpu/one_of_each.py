@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+from megaphi.kernels.paged_attention import paged_attention
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary, rotary_table
 from megaphi.kernels.softmax import causal_softmax, masked_softmax
@@ -37,7 +38,15 @@ def every_operator(dtype: torch.dtype, device: str = "cuda") -> None:
         results(lambda x: cross_entropy(x * 1, labels, in_place=True), [row])
         output = numbers(37, width, dtype=dtype, device=device)
         results(partial(linear_cross_entropy, labels_T=labels, chunk_tokens=2), [row, output])
+        _paged_attention(numbers(5, 4, width, dtype=dtype, device=device))
         _rotary(numbers(3, 2, 2, 4, 2 * width, dtype=dtype, device=device))
+
+
+def _paged_attention(query: Tensor) -> None:
+    keys = numbers(12, 4, 2, query.shape[-1], dtype=query.dtype, device=str(query.device))
+    tables = torch.arange(10, dtype=torch.int32, device=query.device).view(5, 2)
+    lengths = torch.tensor([1, 3, 4, 5, 8], dtype=torch.int32, device=query.device)
+    paged_attention(query, keys, keys * 2, tables, lengths, scale=0.7)
 
 
 def _rotary(packed: Tensor) -> None:

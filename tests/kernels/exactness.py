@@ -8,6 +8,7 @@ last place of the largest number.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,11 +25,15 @@ def numbers(*shape: int, dtype: torch.dtype, device: str = "cpu", seed: int = 0,
     return (torch.randn(*shape, generator=generator, dtype=torch.float64) * spread).to(device=device, dtype=dtype)
 
 
-def results(function: Function, inputs: Sequence[Tensor], *, seed: int = 77) -> list[Tensor]:
+def results(
+    function: Function, inputs: Sequence[Tensor], *, seed: int = 77, with_gradients: bool = True
+) -> list[Tensor]:
     """Outputs of `function`, then the gradient of every floating point input, for fixed gradients of the outputs."""
-    leaves = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
+    leaves = [x.detach().requires_grad_(with_gradients) if x.is_floating_point() else x for x in inputs]
     outputs = function(*leaves)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    if not with_gradients:
+        return list(outputs)
     upstream = [
         numbers(*output.shape, dtype=torch.float32, device=str(output.device), seed=seed + n).to(output.dtype)
         for n, output in enumerate(outputs)
@@ -37,11 +42,13 @@ def results(function: Function, inputs: Sequence[Tensor], *, seed: int = 77) -> 
     return [*(output.detach() for output in outputs), *gradients]
 
 
-def assert_error_at_most_twice(ours: Function, pytorch: Function, exact: Function, draw: Draw) -> None:
+def assert_error_at_most_twice(
+    ours: Function, pytorch: Function, exact: Function, draw: Draw, *, with_gradients: bool = True
+) -> None:
     """`exact` is called with the same inputs in fp64; the upstream gradients are the same numbers for all three."""
     errors: list[tuple[Tensor, Tensor, float]] | None = None
     for seed in range(DRAWS):
-        found = list(_errors(ours, pytorch, exact, draw(10 * seed)))
+        found = list(_errors(ours, pytorch, exact, draw(10 * seed), with_gradients=with_gradients))
         errors = found if errors is None else [_pooled(*pair) for pair in zip(errors, found, strict=True)]
     assert errors is not None
     for number, (mine, theirs, unbeatable) in enumerate(errors):
@@ -53,13 +60,14 @@ def assert_error_at_most_twice(ours: Function, pytorch: Function, exact: Functio
 
 
 def _errors(
-    ours: Function, pytorch: Function, exact: Function, inputs: Sequence[Tensor]
+    ours: Function, pytorch: Function, exact: Function, inputs: Sequence[Tensor], *, with_gradients: bool
 ) -> Iterator[tuple[Tensor, Tensor, float]]:
     """(our errors, PyTorch's errors, what cannot be beaten) of every result."""
     wide = [x.double() if x.is_floating_point() else x for x in inputs]
     dtype = next(x.dtype for x in inputs if x.is_floating_point())
-    mine, theirs = results(_rounded(ours, dtype), inputs), results(_rounded(pytorch, dtype), inputs)
-    for a, b, true in zip(mine, theirs, results(_rounded(exact, dtype), wide), strict=True):
+    found = partial(results, with_gradients=with_gradients)
+    mine, theirs = found(_rounded(ours, dtype), inputs), found(_rounded(pytorch, dtype), inputs)
+    for a, b, true in zip(mine, theirs, found(_rounded(exact, dtype), wide), strict=True):
         assert a.shape == true.shape
         largest = true.abs().max().item() if true.numel() else 0.0
         yield (a.double() - true).flatten(), (b.double() - true).flatten(), torch.finfo(a.dtype).eps / 2 * largest

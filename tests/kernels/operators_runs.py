@@ -47,6 +47,7 @@ def outputs_without_kernels() -> list[float]:
     import torch
 
     from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+    from megaphi.kernels.paged_attention import paged_attention
     from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
     from megaphi.kernels.rotary import rotary, rotary_table
     from megaphi.kernels.softmax import causal_softmax, masked_softmax
@@ -56,6 +57,7 @@ def outputs_without_kernels() -> list[float]:
     x, weight, labels = numbers(3, 8, dtype=torch.float32), numbers(8, dtype=torch.float32), torch.tensor([1, -100, 6])
     packed, scores = numbers(2, 2, 2, 3, 6, dtype=torch.float32), numbers(1, 2, 3, 5, dtype=torch.float32)
     tables = rotary_table(4, 6, base=100.0)
+    cache, blocks = numbers(3, 2, 2, 6, dtype=torch.float32), torch.tensor([[2, 0], [1, 7]]).int()
     outputs = [
         rms_norm(x, weight, 1e-5),
         add_rms_norm(x, x, weight, 1e-5)[0],
@@ -65,6 +67,7 @@ def outputs_without_kernels() -> list[float]:
         causal_softmax(scores.clone(), 0.7, in_place=True),
         masked_softmax(scores, scores[:, :1] > 0, 0.7),
         masked_softmax(scores.clone(), scores[:, :1] > 0, 0.7, in_place=True),
+        paged_attention(packed[0, :, 0, :2], cache, cache * 2, blocks, torch.tensor([3, 2]).int(), scale=0.7),
         swiglu(x),
         swiglu_linear(x, numbers(5, 4, dtype=torch.float32)),
         cross_entropy(x, labels),

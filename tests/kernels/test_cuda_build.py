@@ -168,14 +168,16 @@ def argument_structs() -> dict[str, type[ctypes.Structure]]:
 
 
 def launchers(library: ctypes.CDLL) -> dict[str, tuple[Callable[..., int], type[ctypes.Structure]]]:
-    """Every launcher of the table with its argument struct; the workspace's size is a function of another kind."""
+    """Every launcher that there is, with its argument struct; the workspace's size is a function of another kind."""
     text, structs = (ROOT / "csrc" / "kernels.h").read_text(), argument_structs()
     entries = re.findall(r"\(\*(\w+)\)\((?:const (\w+)&, Element)?", text)
     library.megaphi_cuda_kernels.restype = ctypes.POINTER(ctypes.c_void_p)
     table = library.megaphi_cuda_kernels()
     signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)
     return {
-        name: (signature(table[i]), structs[struct]) for i, (name, struct) in enumerate(entries) if struct in structs
+        name: (signature(table[i]), structs[struct])
+        for i, (name, struct) in enumerate(entries)
+        if struct in structs and table[i]
     }
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 
+import megaphi.kernels.paged_attention  # noqa: F401 (for its operator)
 from megaphi import _C as kernels  # noqa: N811
 from megaphi.kernels import loading, reference
 from megaphi.kernels.checks import IGNORED
@@ -66,6 +67,8 @@ def test_gradients_are_those_of_finite_differences(name):
 X, W, ROWS = numbers(3, 8, dtype=torch.float32), numbers(8, dtype=torch.float32), torch.ones(3)
 PACKED, SCORES = numbers(2, 2, 2, 3, 6, dtype=torch.float32), numbers(1, 2, 3, 5, dtype=torch.float32)
 TOTALS = torch.ones(3, 2)
+QUERY, CACHE = numbers(2, 4, 6, dtype=torch.float32), numbers(3, 2, 2, 6, dtype=torch.float32)
+TABLES, LENGTHS = torch.tensor([[2, 0], [1, 7]]).int(), torch.tensor([3, 2]).int()
 CALLS = {
     "rms_norm": (X, W, 1e-5),
     "add_rms_norm": (X, X * 2, W, 1e-5),
@@ -77,6 +80,7 @@ CALLS = {
     "causal_softmax_": (SCORES.clone(), 0.7),
     "masked_softmax_": (SCORES.clone(), SCORES[:, :1] > 0, 0.7),
     "softmax_backward": (SCORES, SCORES * 2, 0.7, True),
+    "paged_attention": (QUERY, CACHE, CACHE * 2, TABLES, LENGTHS, 0.7),
     "swiglu": (X,),
     "swiglu_backward": (X[:, :4].contiguous(), X),
     "swiglu_backward_and_forward": (X[:, :4].contiguous(), X),
@@ -118,6 +122,16 @@ def test_schemas_fake_kernels_and_autograd_are_consistent(name, dtype):
         ("causal_softmax", (SCORES.transpose(2, 3), 1.0)),
         ("masked_softmax", (SCORES, SCORES[..., :2] > 0, 1.0)),
         ("softmax_backward", (SCORES[:, :1], SCORES, 1.0, True)),
+        ("paged_attention", (QUERY[:, :3], CACHE, CACHE, TABLES, LENGTHS, 0.7)),
+        ("paged_attention", (QUERY[..., :5], CACHE, CACHE, TABLES, LENGTHS, 0.7)),
+        ("paged_attention", (QUERY, CACHE.transpose(0, 1), CACHE.transpose(0, 1), TABLES, LENGTHS, 0.7)),
+        ("paged_attention", (QUERY, CACHE, CACHE[:2], TABLES, LENGTHS, 0.7)),
+        ("paged_attention", (QUERY, CACHE, CACHE, TABLES[:1], LENGTHS, 0.7)),
+        ("paged_attention", (QUERY, CACHE, CACHE, TABLES.long(), LENGTHS, 0.7)),
+        ("paged_attention", (QUERY, CACHE, CACHE, TABLES, LENGTHS[:1], 0.7)),
+        ("paged_attention", (QUERY, CACHE, CACHE, TABLES, LENGTHS - 2, 0.7)),
+        ("paged_attention", (QUERY, CACHE, CACHE, TABLES, LENGTHS + 1, 0.7)),
+        ("paged_attention", (QUERY, CACHE, CACHE, TABLES + 1, LENGTHS, 0.7)),
         ("swiglu", (X[:, :7],)),
         ("swiglu_backward", (X, X)),
         ("cross_entropy_statistics", (X, LABELS[:2], 0)),

@@ -1,0 +1,93 @@
+"""The difference of two tokens' logits at one place: all that a preference between two single tokens needs.
+
+    margin = h . (w_accepted - w_rejected)          h a hidden state, w rows of the output matrix
+
+log p(accepted) - log p(rejected) is the same number, because the softmax's normaliser cancels: of a vocabulary of
+100,352 two rows are read. Ranks that hold other rows add zeros.
+
+Legend: P pairs, D width, V this rank's part of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from megaphi.kernels.checks import check_shape
+
+
+def logit_difference(
+    hidden_PD: Tensor,
+    weight_VD: Tensor,
+    accepted_P: Tensor,
+    rejected_P: Tensor,
+    *,
+    group: distributed.ProcessGroup | None = None,
+    weight_gradient_VD: Tensor | None = None,
+) -> Tensor:
+    """Margins [P] in fp32, equal on every rank of `group`.
+
+    Args:
+        weight_VD: this rank's rows of the output matrix, equally many on each rank.
+        accepted_P: token ids, int64.
+        weight_gradient_VD: where the matrix' gradient is added; autograd then gets zeros for it.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    for name, tokens in (("accepted", accepted_P), ("rejected", rejected_P)):
+        check_shape(name, tokens, (len(hidden_PD),), what="one token a pair")
+    check_shape("hidden", hidden_PD, (len(hidden_PD), weight_VD.shape[1]), what="pairs by width")
+    return _LogitDifference.apply(  # pyright: ignore[reportReturnType]
+        hidden_PD, weight_VD, accepted_P, rejected_P, group, weight_gradient_VD
+    )
+
+
+class _LogitDifference(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_PD: Tensor,
+        weight_VD: Tensor,
+        accepted_P: Tensor,
+        rejected_P: Tensor,
+        group: distributed.ProcessGroup | None,
+        weight_gradient_VD: Tensor | None,
+    ) -> Tensor:
+        first = 0 if group is None else group.rank() * len(weight_VD)
+        sides = [_held_here(tokens_P - first, len(weight_VD)) for tokens_P in (accepted_P, rejected_P)]
+        (accepted, is_here), (rejected, is_there) = sides
+        weights_PD = weight_VD[accepted].float() * is_here - weight_VD[rejected].float() * is_there
+        margins_P = (hidden_PD.float() * weights_PD).sum(-1)
+        if group is not None and group.size() > 1:
+            distributed.all_reduce(margins_P, group=group)
+        ctx.save_for_backward(hidden_PD, weight_VD, weights_PD, accepted, is_here, rejected, is_there)
+        ctx.weight_gradient_VD = weight_gradient_VD
+        return margins_P
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        hidden_PD, weight_VD, weights_PD, accepted, is_here, rejected, is_there = ctx.saved_tensors
+        grad_P1 = gradients[0][:, None]
+        total_VD = ctx.weight_gradient_VD
+        if total_VD is None:
+            total_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        step_PD = (grad_P1 * hidden_PD.float()).to(total_VD.dtype)
+        total_VD.index_add_(0, accepted, step_PD * is_here)
+        total_VD.index_add_(0, rejected, step_PD * is_there, alpha=-1)
+        was_given = ctx.weight_gradient_VD is not None
+        grad_weight_VD = torch.zeros_like(weight_VD) if was_given else total_VD.to(weight_VD.dtype)
+        return (grad_P1 * weights_PD).to(hidden_PD.dtype), grad_weight_VD, None, None, None, None
+
+
+def _held_here(rows_P: Tensor, held: int) -> tuple[Tensor, Tensor]:
+    """(row numbers, 0 for those of other ranks; [P, 1] whether this rank has the row)."""
+    is_here_P = (rows_P >= 0) & (rows_P < held)
+    return torch.where(is_here_P, rows_P, 0), is_here_P[:, None]
