@@ -1,18 +1,19 @@
 """Attention behind Megatron's core-attention slot, on torch's `scaled_dot_product_attention` or on our softmax.
 
-Grouped-query attention without repeating keys, causal. Documents in one window are isolated by attending to each by
-itself: what Megatron passes as the attention mask is, here, a list of document boundaries, so that no [S, S] mask
-exists and no work is spent on it. Under context parallelism every rank holds two chunks of the sequence, r and 2n-1-r,
-so that all ranks do the same work: keys and values are gathered over the group, put back in order, and each local
-chunk attends to the keys before it. Megatron's own local attention refuses that.
+Grouped-query attention without repeating keys, causal. What Megatron passes as the attention mask is, here, a list of
+segments (`document_segments`), each of which attends to itself and perhaps to one other stretch, its prefix: isolated
+documents, or several answers to a prompt that is there once. No [S, S] mask exists and no work is spent on it. Or it is
+a `CachedPass` of generation, which knows where the keys and values of earlier tokens are. Under context parallelism
+every rank holds two chunks of the sequence, r and 2n-1-r, so that all ranks do the same work: keys and values are
+gathered over the group, put back in order, and each local chunk attends to the keys before it. Megatron's own local
+attention refuses that.
 
-Legend: S sequence, B batch, H query heads, G key-value groups, R = H / G, K head size, T = B S tokens.
+Legend: S sequence, B batch, H query heads, G key-value groups, R = H / G, K head size, T = B S tokens, N segments.
 """
 
 from __future__ import annotations
 
 import inspect
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from megaphi.kernels.softmax import causal_softmax, masked_softmax
+from megaphi.model.paged_cache import CachedPass
 
 # Flash attention over documents of any lengths, on a GPU; older versions of torch cannot group queries there.
 _VARLEN_GROUPS = {"enable_gqa", "window_size"} <= set(inspect.signature(varlen.varlen_attn).parameters)
@@ -48,6 +50,7 @@ class ScaledDotProductAttention(MegatronModule):
         **_: Any,
     ) -> None:
         super().__init__(config=config)
+        self.layer_number = layer_number
         self.attn_mask_type = attn_mask_type
         self.softmax_scale = softmax_scale
         group = pg_collection.cp if pg_collection is not None else parallel_state.get_context_parallel_group()
@@ -58,23 +61,26 @@ class ScaledDotProductAttention(MegatronModule):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | CachedPass | None,
         attn_mask_type: AttnMaskType | None = None,
         attention_bias: Tensor | None = None,
         packed_seq_params: Any = None,
     ) -> Tensor:
         """query `[S, B, H, K]`, key and value `[S, B, G, K]` -> context `[S, B, H * K]`.
 
-        `attention_mask` is None, or the boundaries of documents that must not see each other (`document_boundaries`).
+        `attention_mask` is None, the segments of the batch (`document_segments`), or a pass over a cache.
         """
         if attention_bias is not None or packed_seq_params is not None:
-            raise ValueError("this attention takes document boundaries, no bias and no packed sequence parameters")
+            raise ValueError("this attention takes segments, no bias and no packed sequence parameters")
+        if isinstance(attention_mask, CachedPass):
+            scale = query.shape[-1] ** -0.5 if self.softmax_scale is None else self.softmax_scale
+            return attention_mask.attend(self.layer_number, query, key, value, scale=scale, attend=self._attend)
         if self.context_group.size() > 1:
             if attention_mask is not None:
                 raise ValueError("document isolation is not available under context parallelism")
             return self._across_ranks(query, key, value)
         if attention_mask is not None:
-            return self._within_documents(query, key, value, attention_mask)
+            return self._within_segments(query, key, value, attention_mask)
         queries, keys = query.shape[0], key.shape[0]
         visible = None if queries == keys else _causal(queries, keys, device=query.device)
         return self._attend(query, key, value, visible)
@@ -93,36 +99,54 @@ class ScaledDotProductAttention(MegatronModule):
         )
         return context_BHSK.permute(2, 0, 1, 3).flatten(2)
 
-    def _within_documents(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, boundaries: Tensor) -> Tensor:
-        parts = (query_SBHK, key_SBGK, value_SBGK)
+    def _within_segments(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, segments_N4: Tensor) -> Tensor:
+        sequence, batch = query_SBHK.shape[:2]
+        query_THK, key_TGK, value_TGK = (
+            part.transpose(0, 1).flatten(0, 1) for part in (query_SBHK, key_SBGK, value_SBGK)
+        )
         if _VARLEN_GROUPS and query_SBHK.is_cuda and query_SBHK.dtype != torch.float32:
-            return self._flash_within_documents(parts, boundaries)
-        sequence, context = query_SBHK.shape[0], []
-        ends = boundaries.tolist()
-        for start, end in pairwise(ends):
-            row, first, last = start // sequence, start % sequence, (end - 1) % sequence + 1
-            query, key, value = (part[first:last, row : row + 1] for part in parts)
-            context.append(self._attend(query, key, value, None))
-        rows_TBD = torch.cat(context)  # one row after the other
-        return rows_TBD.view(query_SBHK.shape[1], sequence, -1).transpose(0, 1)
+            context_TD = self._flash(query_THK, key_TGK, value_TGK, segments_N4, longest=sequence)
+        else:
+            parts = (query_THK[:, None], key_TGK[:, None], value_TGK[:, None])
+            contexts = [self._of_segment(*parts, segment) for segment in segments_N4.tolist()]
+            context_TD = torch.cat(contexts).squeeze(1)
+        return context_TD.view(batch, sequence, -1).transpose(0, 1)
 
-    def _flash_within_documents(self, parts: tuple[Tensor, ...], boundaries: Tensor) -> Tensor:
-        sequence, batch = parts[0].shape[:2]
-        query_THK, key_TGK, value_TGK = (part.transpose(0, 1).flatten(0, 1) for part in parts)
+    def _of_segment(self, query_T1HK: Tensor, key_T1GK: Tensor, value_T1GK: Tensor, segment: list[int]) -> Tensor:
+        start, end, prefix_start, prefix_end = segment
+        query, key, value = query_T1HK[start:end], key_T1GK[start:end], value_T1GK[start:end]
+        if prefix_start == prefix_end:
+            return self._attend(query, key, value, None)
+        key = torch.cat((key_T1GK[prefix_start:prefix_end], key))
+        value = torch.cat((value_T1GK[prefix_start:prefix_end], value))
+        return self._attend(query, key, value, _causal(len(query), len(key), device=query.device))
+
+    def _flash(
+        self, query_THK: Tensor, key_TGK: Tensor, value_TGK: Tensor, segments_N4: Tensor, *, longest: int
+    ) -> Tensor:
+        """All segments in one launch; keys of a prefix are repeated for each segment that sees it."""
+        starts_N, ends_N, prefix_starts_N, prefix_ends_N = segments_N4.unbind(1)
+        query_ends = key_ends = torch.cat((starts_N, ends_N[-1:]))
+        if bool((prefix_ends_N > prefix_starts_N).any()):
+            stretches = segments_N4[:, [2, 3, 0, 1]].view(-1, 2).tolist()
+            seen = torch.cat([torch.arange(*stretch, device=key_TGK.device) for stretch in stretches])
+            key_TGK, value_TGK = key_TGK[seen], value_TGK[seen]
+            keys_N = prefix_ends_N - prefix_starts_N + ends_N - starts_N
+            key_ends = functional.pad(keys_N.cumsum(0, dtype=torch.int32), (1, 0))
         context_THK = varlen.varlen_attn(
             query_THK,
             key_TGK,
             value_TGK,
-            boundaries,
-            boundaries,
-            sequence,
-            sequence,
+            query_ends,
+            key_ends,
+            longest,
+            longest,
             scale=self.softmax_scale,
-            window_size=(-1, 0),  # causal
+            window_size=(-1, 0),  # causal, the last query of a segment sees all its keys
             enable_gqa=query_THK.shape[1] != key_TGK.shape[1],
         )
         assert isinstance(context_THK, Tensor)
-        return context_THK.view(batch, sequence, -1).transpose(0, 1)
+        return context_THK.flatten(1)
 
     def _across_ranks(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor) -> Tensor:
         """Each of the two local chunks attends to all keys up to its own end."""
@@ -189,8 +213,14 @@ class _GatherSequence(torch.autograd.Function):
         return local, None
 
 
-def document_boundaries(document_ids_BS: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Where documents start among the B S tokens, row after row, and B S at the end; every row starts one."""
+def document_segments(document_ids_BS: NDArray[np.integer]) -> NDArray[np.int32]:
+    """int32 [N, 4]: (start, end, start and end of the prefix) of every document among the B S tokens, row after row.
+
+    Segments follow each other without a gap, and every row starts one. A document sees itself only: its prefix is
+    empty.
+    """
     starts_BS = np.ones(document_ids_BS.shape, dtype=bool)
     starts_BS[:, 1:] = document_ids_BS[:, 1:] != document_ids_BS[:, :-1]
-    return np.append(np.flatnonzero(starts_BS), starts_BS.size).astype(np.int32)
+    starts_N = np.flatnonzero(starts_BS)
+    ends_N = np.append(starts_N[1:], starts_BS.size)
+    return np.stack((starts_N, ends_N, starts_N, starts_N), axis=1).astype(np.int32)

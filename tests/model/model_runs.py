@@ -87,7 +87,7 @@ def attention_outputs() -> list[tuple[np.ndarray, np.ndarray]]:
     import torch
     from megatron.core.transformer.enums import AttnMaskType
 
-    from megaphi.model.attention import ScaledDotProductAttention, SoftmaxAttention, document_boundaries
+    from megaphi.model.attention import ScaledDotProductAttention, SoftmaxAttention, document_segments
     from megaphi.model.megatron_config import transformer_config
     from megaphi.parallel.world import start_world
 
@@ -98,14 +98,14 @@ def attention_outputs() -> list[tuple[np.ndarray, np.ndarray]]:
     query = torch.randn(sequence, batch, TINY.heads, TINY.head_size)
     key, value = torch.randn(2, sequence, batch, TINY.key_value_groups, TINY.head_size)
     documents_BS = np.array([[0] * 5 + [1] * 12, [0] * 16 + [1]])
-    boundaries = document_boundaries(documents_BS)
-    assert boundaries.tolist() == [0, 5, 17, 33, 34]
+    segments = document_segments(documents_BS)
+    assert segments[:, :2].tolist() == [[0, 5], [5, 17], [17, 33], [33, 34]]
     causal = np.broadcast_to(np.tri(sequence, dtype=bool), (batch, 1, sequence, sequence))
     same = documents_BS[:, None, :, None] == documents_BS[:, None, None, :]
     results = []
     for kind in (ScaledDotProductAttention, SoftmaxAttention):
         attention = kind(config, 1, AttnMaskType.causal, "self")
-        for mask, visible in ((None, causal), (torch.from_numpy(boundaries), causal & same)):
+        for mask, visible in ((None, causal), (torch.from_numpy(segments), causal & same)):
             ours = attention(query, key, value, mask)
             results.append((ours.numpy(), _by_definition(query, key, value, visible)))
     return results
