@@ -1,16 +1,19 @@
-"""A model for reading: weights from a checkpoint, no gradients, no optimizer, logits of whole sequences.
+"""A model for reading: weights from a checkpoint, no gradients, no optimizer; logits of whole sequences, or of a pass
+over a cache.
 
-Any layout with one replica works, tensor and pipeline parallel alike; sequence parallelism is switched off, because
-sequences here have any length. Every rank gets the logits.
+Tensor and pipeline parallel layouts work alike, and replicas are models of their own; sequence parallelism is switched
+off, because sequences here have any length. Whatever kernels the model was trained with, it is read with the fused
+ones: they take whole weights of any origin.
 
-Legend: B batch, S sequence, V vocabulary.
+Legend: B batch, S sequence, V vocabulary, T tokens of a pass, W wanted rows, N blocks of P positions, G key-value
+groups, K head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,10 +31,13 @@ from megaphi.model.initialize import parameter_shares
 from megaphi.model.language_model import build_model
 from megaphi.model.megatron_config import Precision
 from megaphi.model.padded_model import PaddedModel
+from megaphi.model.paged_cache import CachedPass, PagedCache
 from megaphi.model.weights import OUTPUT
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import World, start_world
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +55,8 @@ class ReadingModel:
 def open_model(
     reader: WeightReader, layout: ParallelLayout | None = None, *, parameters: Precision | None = None
 ) -> ReadingModel:
-    """Load weights under any layout with one replica; in their own number format (fp16 as fp32), or in `parameters`."""
-    architecture = reader.architecture
-    if architecture.kernels == "transformer_engine":  # how it was trained; reading takes whole weights of any origin
-        architecture = replace(architecture, kernels="fused")
+    """Load weights under any layout, in their own number format (fp16 as fp32), or in `parameters`."""
+    architecture = replace(reader.architecture, kernels="fused")
     layout = check_reading_layout(layout or ParallelLayout(), architecture)
     world = start_world(layout, seed=0)
     context = reader.config.get("batch", {}).get("sequence_length", 4_096)
@@ -73,12 +77,10 @@ def open_model(
 
 
 def check_reading_layout(layout: ParallelLayout, architecture: Architecture) -> ParallelLayout:
-    """The layout for reading: one replica, whole sequences."""
-    if layout.context > 1 or layout.virtual_pipeline > 1 or (layout.data or 1) > 1:
-        raise InputError(
-            "reading a model takes layout.tensor and layout.pipeline only: leave the other dimensions at 1"
-        )
-    layout = replace(layout, data=1, sequence_parallel=False)
+    """The layout for reading: whole sequences, whole stages; one replica unless more are asked for."""
+    if layout.context > 1 or layout.virtual_pipeline > 1:
+        raise InputError("reading a model takes no layout.context and no layout.virtual_pipeline: leave them at 1")
+    layout = replace(layout, data=layout.data or 1, sequence_parallel=False)
     layout.check_model(
         layers=architecture.layers,
         heads=architecture.heads,
@@ -93,8 +95,50 @@ def check_reading_layout(layout: ParallelLayout, architecture: Architecture) -> 
 def logits_of(model: ReadingModel, tokens_BS: np.ndarray) -> Tensor:
     """`[B, S, V]` next-token logits, in fp32, equal on every rank. Collective."""
     device = model.world.device
+    logits_BSV = _run_stages(model, torch.from_numpy(tokens_BS).to(device), None, None)
+    if logits_BSV is None:
+        logits_BSV = torch.empty((*tokens_BS.shape, model.architecture.vocabulary), device=device)
+    return _from_last_stage(logits_BSV)
+
+
+def make_cache(model: ReadingModel, *, blocks: int, block_size: int) -> PagedCache:
+    """An empty cache for the layers of this rank."""
+    groups = model.architecture.key_value_groups // model.world.layout.tensor
+    shape = (blocks, block_size, groups, model.architecture.head_size)
+    config, device = model.module.config, model.world.device
+    return PagedCache(
+        {
+            layer.layer_number: tuple(torch.zeros(shape, dtype=config.params_dtype, device=device) for _ in range(2))
+            for layer in model.module.decoder.layers
+        }  # pyright: ignore[reportArgumentType]
+    )
+
+
+def cache_bytes_per_token(model: ReadingModel) -> int:
+    """What one token takes in this rank's cache."""
+    shape, config = model.architecture, model.module.config
+    groups = shape.key_value_groups // model.world.layout.tensor
+    return 2 * len(model.module.decoder.layers) * groups * shape.head_size * config.params_dtype.itemsize
+
+
+@torch.no_grad()
+def pass_over_cache(
+    model: ReadingModel, tokens_T: Sequence[int], positions_T: Sequence[int], cached: CachedPass
+) -> Tensor | None:
+    """`[W, V]` logits of the wanted tokens in fp32, on the ranks of the last stage; None on others. Collective."""
+    device = model.world.device
+    tokens_1T = torch.tensor([tokens_T], dtype=torch.int64, device=device)
+    positions_1T = torch.tensor([positions_T], dtype=torch.int64, device=device)
+    logits_1WV = _run_stages(model, tokens_1T, positions_1T, cached)
+    return None if logits_1WV is None else logits_1WV[0]
+
+
+def _run_stages(
+    model: ReadingModel, tokens_BS: Tensor, positions_BS: Tensor | None, cached: CachedPass | None
+) -> Tensor | None:
+    """Logits without the vocabulary's padding, on the last stage."""
     collected = get_forward_backward_func()(
-        forward_step_func=_forward_step(torch.from_numpy(tokens_BS).to(device)),
+        forward_step_func=_forward_step(tokens_BS, positions_BS, cached),
         data_iterator=iter(()),
         model=model.module,
         num_microbatches=1,
@@ -103,15 +147,12 @@ def logits_of(model: ReadingModel, tokens_BS: np.ndarray) -> Tensor:
         forward_only=True,
         collect_non_loss_data=True,
     )
-    shape = (*tokens_BS.shape, model.architecture.vocabulary)
-    logits_BSV = collected[0][..., : shape[-1]] if collected else torch.empty(shape)  # no padding leaves the engine
-    return _from_last_stage(logits_BSV.to(device).contiguous())
+    return collected[0][..., : model.architecture.vocabulary].contiguous() if collected else None
 
 
-def _forward_step(tokens_BS: Tensor) -> Callable[..., Any]:
+def _forward_step(tokens_BS: Tensor, positions_BS: Tensor | None, cached: CachedPass | None) -> Callable[..., Any]:
     def forward_step(_: Iterator[Any], module: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
-        positions_BS = torch.arange(tokens_BS.shape[1], device=tokens_BS.device).expand_as(tokens_BS)
-        return module(input_ids=tokens_BS, position_ids=positions_BS, attention_mask=None), _gathered
+        return module(input_ids=tokens_BS, position_ids=positions_BS, attention_mask=cached), _gathered
 
     return forward_step
 
@@ -119,6 +160,26 @@ def _forward_step(tokens_BS: Tensor) -> Callable[..., Any]:
 def _gathered(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:
     """The whole vocabulary, and what pads it, from this tensor rank's part."""
     return gather_from_tensor_model_parallel_region(logits_BSV).float()
+
+
+def from_last_stage(model: ReadingModel, value: Any) -> Any:
+    """An object of the last stage's first tensor rank, on every rank of this copy of the model. Collective."""
+    layout, place = model.world.layout, model.world.place
+    if layout.pipeline == 1:
+        return value  # equal on all tensor ranks, because their logits are
+    source = layout.rank_of(place._replace(pipeline=layout.pipeline - 1))
+    shared = [value]
+    group: Any = parallel_state.get_pipeline_model_parallel_group()
+    distributed.broadcast_object_list(shared, src=source, group=group)
+    return shared[0]
+
+
+def over_replicas(model: ReadingModel, value: Value) -> list[Value]:
+    """What each replica brings, in order, on every rank. Collective."""
+    shares: list[Any] = [value] * model.world.replicas
+    if len(shares) > 1:
+        distributed.all_gather_object(shares, value, group=parallel_state.get_data_parallel_group())
+    return shares
 
 
 def _from_last_stage(logits_BSV: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ step by SIGTERM or Ctrl-C (it saves and returns), or killed at any moment (the l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.data.batch import Batch
-from megaphi.data.loader import OpenMixture, batch_sample_numbers
+from megaphi.data.loader import batch_sample_numbers
 from megaphi.data.prefetch import prefetch
 from megaphi.data.stages import StageSpan
 from megaphi.engine.checkpoint_files import CheckpointReader
@@ -25,10 +25,12 @@ from megaphi.engine.learning_rate import learning_rate
 from megaphi.engine.loss_plot import plot_losses
 from megaphi.engine.meter import Meter
 from megaphi.engine.metrics import MetricsLog, read_metrics
+from megaphi.engine.objective import Objective
 from megaphi.engine.resume import OpenWeights, RunData, resume
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saver import Saver
-from megaphi.engine.train_step import evaluate, train_step
+from megaphi.engine.train_step import NEXT_TOKEN, StepResult, evaluate, train_step
+from megaphi.engine.training_data import TrainingData
 from megaphi.engine.training_model import TrainingModel
 from megaphi.log import logger, progress_bar
 from megaphi.parallel.agreement import agreed
@@ -44,7 +46,18 @@ class RunResult:
     """False if it was stopped before its last step; it continues when started again."""
 
 
-def training_loop(model: TrainingModel, data: RunData, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
+CheckStep = Callable[[int, StepResult], object]
+"""Looks at every update's number and result; raises RunFailed to end the run without saving."""
+
+
+def training_loop(
+    model: TrainingModel,
+    data: RunData,
+    *,
+    open_weights: OpenWeights = CheckpointReader,
+    objective: Objective = NEXT_TOKEN,
+    check_step: CheckStep = lambda step, result: None,
+) -> RunResult:
     """Train from the newest checkpoint (or from nothing) to `run.steps`, or `run.stop_after`."""
     run, world = model.run, model.world
     data, step = resume(model, data, open_weights)
@@ -60,12 +73,13 @@ def training_loop(model: TrainingModel, data: RunData, *, open_weights: OpenWeig
             stage = data.training.order.span_at(step)
             _announce(stage, run, step=step)
             step += 1
-            record = _update(model, batches, step=step)
+            record = _update(model, batches, objective, check_step, step=step)
             record["tokens"] = data.training.order.position_at(step).tokens
             record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
             stopping = stop.agreed(world) or step == last
             if data.validation is not None and _is_due(step, run.run.validate_every, last=run.run.steps):
-                record["validation_loss"] = validation_loss(model, data.validation)
+                means = validation_means(model, data.validation, objective)
+                record |= {f"validation_{name}": value for name, value in means.items()}
             if log is not None:
                 log.add(record | saver.metrics(step))
             bar.update()
@@ -80,12 +94,16 @@ def training_loop(model: TrainingModel, data: RunData, *, open_weights: OpenWeig
     return RunResult(step=step, finished=step >= run.run.steps)
 
 
-def _update(model: TrainingModel, batches: list[Batch], *, step: int) -> dict[str, Any]:
+def _update(
+    model: TrainingModel, batches: list[Batch], objective: Objective, check_step: CheckStep, *, step: int
+) -> dict[str, Any]:
     """Take update number `step` (from 1); returns what is known of it."""
     rate = learning_rate(step, model.run.optimizer, steps=model.run.run.steps)
-    result = train_step(model, batches, learning_rate=rate)
+    result = train_step(model, batches, learning_rate=rate, objective=objective)
     check_finite(result, step=step, world=model.world)
-    return {"step": step, "loss": result.loss, "gradient_norm": result.gradient_norm, "learning_rate": rate}
+    check_step(step, result)
+    known = {"step": step, "loss": result.loss, "gradient_norm": result.gradient_norm, "learning_rate": rate}
+    return known | result.means
 
 
 def _announce(stage: StageSpan, run: RunConfig, *, step: int) -> None:
@@ -112,18 +130,18 @@ def _postfix(record: dict[str, Any]) -> dict[str, str]:
     return shown
 
 
-def _steps_batches(mixture: OpenMixture, world: World, *, first: int, last: int) -> Iterator[list[Batch]]:
+def _steps_batches(data: TrainingData, world: World, *, first: int, last: int) -> Iterator[list[Batch]]:
     """This replica's micro-batches of the steps from `first` to `last`, counted from 0."""
     for step in range(first, last):
         if step + 1 < last:
-            mixture.prepare(_numbers_of(mixture, world, step + 1).reshape(-1))
-        yield [mixture.batch(numbers_B) for numbers_B in _numbers_of(mixture, world, step)]
+            data.prepare(_numbers_of(data, world, step + 1).reshape(-1))
+        yield [data.batch(numbers_B) for numbers_B in _numbers_of(data, world, step)]
 
 
-def _numbers_of(mixture: OpenMixture, world: World, step: int) -> NDArray[np.int64]:
+def _numbers_of(data: TrainingData, world: World, step: int) -> NDArray[np.int64]:
     """Sample numbers of this replica's share of a step: [micro-batches, micro-batch]."""
-    stage = mixture.order.span_at(step)
-    first_sample = mixture.order.position_at(step).sample
+    stage = data.order.span_at(step)
+    first_sample = data.order.position_at(step).sample
     return first_sample + share_of_replica(world, samples=stage.global_batch, micro_batch=stage.micro_batch)
 
 
@@ -134,11 +152,11 @@ def share_of_replica(world: World, *, samples: int, micro_batch: int) -> NDArray
     )
 
 
-def validation_loss(model: TrainingModel, mixture: OpenMixture) -> float:
-    """Mean cross-entropy over the same `run.validation_samples` held-out samples each time."""
+def validation_means(model: TrainingModel, data: TrainingData, objective: Objective) -> dict[str, float]:
+    """Means of the objective over the same `run.validation_samples` held-out samples each time."""
     run = model.run
     numbers_MB = share_of_replica(model.world, samples=run.run.validation_samples, micro_batch=run.batch.micro_batch)
-    return evaluate(model, [mixture.batch(numbers_B) for numbers_B in numbers_MB])
+    return evaluate(model, [data.batch(numbers_B) for numbers_B in numbers_MB], objective)
 
 
 def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any]:
@@ -157,4 +175,5 @@ def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any
 
 def _plot(run: RunConfig) -> None:
     folder = Path(run.run.folder)
-    plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png", title=run.recipe, marks={})
+    unit = "cross-entropy, nats per token" if run.preferences is None else "preference loss of a pair"
+    plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png", title=run.recipe, marks={}, unit=unit)

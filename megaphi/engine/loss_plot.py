@@ -10,7 +10,14 @@ from typing import Any
 from megaphi.files import whole_file
 
 
-def plot_losses(records: Sequence[dict[str, Any]], path: Path, *, title: str, marks: dict[str, float]) -> None:
+def plot_losses(
+    records: Sequence[dict[str, Any]],
+    path: Path,
+    *,
+    title: str,
+    marks: dict[str, float],
+    unit: str = "cross-entropy, nats per token",
+) -> None:
     """Draw metrics.jsonl's records; `marks` are horizontal lines with a name, such as a baseline's loss."""
     from matplotlib.figure import Figure  # not pyplot, which belongs to the main thread
 
@@ -30,7 +37,7 @@ def plot_losses(records: Sequence[dict[str, Any]], path: Path, *, title: str, ma
         )
     for name, value in marks.items():
         axes.axhline(value, color="#555555", linestyle="--", linewidth=1, label=f"{name} {value:.3f}")
-    axes.set(xlabel="step", ylabel="cross-entropy, nats per token", title=title)
+    axes.set(xlabel="step", ylabel=unit, title=title)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     buffer = io.BytesIO()

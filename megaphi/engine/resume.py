@@ -17,11 +17,13 @@ from megaphi.config import difference, to_plain
 from megaphi.data.continuation import Continuation, continue_run, warm_start
 from megaphi.data.ledger import Origin, read_ledger
 from megaphi.data.loader import OpenMixture
+from megaphi.data.packed_rows import PackedRows
 from megaphi.engine.checkpoint import load_checkpoint, load_weights
 from megaphi.engine.checkpoint_files import CARRIED_FOLDER, CheckpointReader
 from megaphi.engine.checkpoint_writer import checkpoint_folders
 from megaphi.engine.newest import newest_checkpoint, problem_of
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.training_data import TrainingData
 from megaphi.engine.training_model import TrainingModel
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
@@ -36,10 +38,10 @@ OpenWeights = Callable[[str], WeightReader]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunData:
-    """The mixture to train on and, where the recipe names any, the held-out one."""
+    """What to train on and, where the recipe names any, what is held out."""
 
-    training: OpenMixture
-    validation: OpenMixture | None
+    training: TrainingData
+    validation: TrainingData | None
 
 
 def resume(model: TrainingModel, data: RunData, open_weights: OpenWeights) -> tuple[RunData, int]:
@@ -82,29 +84,37 @@ def _carry(reader: WeightReader, folder: Path, world: World) -> None:
 
 
 def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: World) -> RunData:
-    folder = run.run.folder
+    folder, training = run.run.folder, data.training
+    if isinstance(training, PackedRows):  # the step says where it goes on, if the data is the same
+        if not run.run.accept_changed_data:
+            agreed(world, lambda: training.check_continued(state.get("ledger"), where=folder))
+        return data
+    assert isinstance(training, OpenMixture)
     position = Origin(step=state["step"], sample=state["samples"], tokens=state["tokens"])
 
     def compare() -> Continuation:
         ledger = read_ledger(state, where=folder)
         accept = run.run.accept_changed_data
-        return continue_run(ledger, data.training, position=position, accept_changed_data=accept, where=folder)
+        return continue_run(ledger, training, position=position, accept_changed_data=accept, where=folder)
 
-    return _at(data, agreed(world, lambda: compare() if world.is_main else None), world)
+    return _at(data, training, agreed(world, lambda: compare() if world.is_main else None), world)
 
 
 def _warm(data: RunData, state: Mapping[str, Any], checkpoint: str, world: World) -> RunData:
+    training = data.training
+    assert isinstance(training, OpenMixture)  # run_config.check
+
     def compare() -> Continuation:
         if "ledger" not in state:
             raise InputError(
                 f"run.continue_sources=true: {checkpoint} does not know what its weights have read; set it to false"
             )
-        return warm_start(read_ledger(state, where=checkpoint), data.training)
+        return warm_start(read_ledger(state, where=checkpoint), training)
 
-    return _at(data, agreed(world, lambda: compare() if world.is_main else None), world)
+    return _at(data, training, agreed(world, lambda: compare() if world.is_main else None), world)
 
 
-def _at(data: RunData, verdict: Continuation | None, world: World) -> RunData:
+def _at(data: RunData, mixture: OpenMixture, verdict: Continuation | None, world: World) -> RunData:
     """The data as the main rank's verdict says."""
     shared = [verdict]
     distributed.broadcast_object_list(shared, src=0)
@@ -112,9 +122,7 @@ def _at(data: RunData, verdict: Continuation | None, world: World) -> RunData:
     assert continuation is not None
     for note in continuation.notes:
         logger.info("  %s", note)
-    training = agreed(
-        world, lambda: data.training.at(continuation.origin, continuation.cursors, former=continuation.former)
-    )
+    training = agreed(world, lambda: mixture.at(continuation.origin, continuation.cursors, former=continuation.former))
     return replace(data, training=training)
 
 

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from megaphi.data.mixture import Mixture
+from megaphi.data.post_training import Conversations, Preferences
 from megaphi.data.stages import StageSpan, lay_out_stages
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
+
+Kind = Literal["pretrain", "finetune", "prefer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +26,10 @@ class Progress:
 
     folder: str = "runs/phi4"
     """Run folder: config.json, metrics.jsonl, checkpoints/, tensorboard/, loss.png."""
-    steps: int
-    """Optimizer steps of the whole run; a resumed run continues up to the same number."""
+    steps: int = 0
+    """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
+    epochs: float = 0.0
+    """Passes over the conversations or pairs, where run.steps is 0."""
     stop_after: int | None = None
     """Stop early after this step, with a checkpoint, as if told by a signal; the schedule still spans `steps`."""
     validate_every: int = 0
@@ -138,7 +143,12 @@ class RunConfig:
     layout: ParallelLayout = field(default_factory=ParallelLayout)
     model: Architecture
     batch: BatchShape
-    mixture: Mixture
+    mixture: Mixture = field(default_factory=lambda: Mixture(sources=()))
+    """What to pretrain on; a run has this, or conversations, or preferences."""
+    conversations: Conversations | None = None
+    """What to fine-tune on."""
+    preferences: Preferences | None = None
+    """Pairs to learn preferences from."""
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     optimizer: Optimizer = field(default_factory=Optimizer)
     precision: NumericPrecision = field(default_factory=NumericPrecision)
@@ -162,10 +172,17 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
     _check_progress(run.run)
     _check_saving(run)
-    _check_stages(run, layout)
-    _check_validation(run, layout)
-    _check_optimizer(run.optimizer, steps=run.run.steps)
+    _check_optimizer(run.optimizer)
     _check_kernels(run)
+    if check_kind(run) == "pretrain":
+        if run.run.steps < 1:
+            raise InputError(f"run.steps={run.run.steps}: must be at least 1")
+        _check_stages(run, layout)
+        _check_validation(run, layout)
+    else:
+        _check_packed(run, layout)
+    if run.run.steps:
+        check_steps(run)
     if run.mixture.reset_positions and not run.mixture.isolate_documents:
         raise InputError(
             "mixture.reset_positions=true needs mixture.isolate_documents=true: rotary positions are relative, so they"
@@ -178,6 +195,38 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
             "mixture.isolate_documents=true is not available with layout.context > 1: turn one of them off"
         )
     return replace(run, layout=layout)
+
+
+def check_kind(run: RunConfig) -> Kind:
+    """What the run does, by the data that it names. Raises InputError if that is not exactly one kind."""
+    given: list[Kind] = []
+    if run.mixture.sources:
+        given.append("pretrain")
+    if run.conversations is not None:
+        given.append("finetune")
+    if run.preferences is not None:
+        given.append("prefer")
+    if len(given) != 1:
+        raise InputError(
+            f"a run has a mixture, conversations or preferences, exactly one of them; this one has {len(given)}"
+        )
+    return given[0]
+
+
+def _check_packed(run: RunConfig, layout: ParallelLayout) -> None:
+    """What rows of packed units need."""
+    if layout.context > 1:
+        raise InputError(f"layout.context={layout.context}: packed rows are not available under context parallelism")
+    if run.model.kernels != "fused":
+        raise InputError(f"model.kernels={run.model.kernels}: packed rows need model.kernels=fused")
+    if run.run.continue_sources:
+        raise InputError("run.continue_sources=true is for mixtures: conversations and pairs always begin anew")
+    if not run.run.steps and not run.run.epochs > 0:
+        raise InputError(f"run.steps=0 and run.epochs={run.run.epochs}: give one of them")
+    if run.run.steps and run.run.epochs:
+        raise InputError(f"run.steps={run.run.steps} and run.epochs={run.run.epochs}: set one of them to 0")
+    if run.preferences is not None:
+        run.preferences.check()
 
 
 def stages_of(run: RunConfig) -> tuple[StageSpan, ...]:
@@ -193,6 +242,8 @@ def stages_of(run: RunConfig) -> tuple[StageSpan, ...]:
 
 def batch_shapes(run: RunConfig) -> list[BatchShape]:
     """The global batch of every stage of the run."""
+    if check_kind(run) != "pretrain":
+        return [run.batch]
     return [
         BatchShape(sequence_length=span.sequence_length, global_batch=span.global_batch, micro_batch=span.micro_batch)
         for span in stages_of(run)
@@ -224,9 +275,10 @@ def _check_kernels(run: RunConfig) -> None:
 
 
 def _check_progress(progress: Progress) -> None:
-    for name in ("steps", "validation_samples"):
-        if getattr(progress, name) < 1:
-            raise InputError(f"run.{name}={getattr(progress, name)}: must be at least 1")
+    if progress.validation_samples < 1:
+        raise InputError(f"run.validation_samples={progress.validation_samples}: must be at least 1")
+    if progress.steps < 0:
+        raise InputError(f"run.steps={progress.steps}: must not be negative")
     if progress.validate_every < 0:
         raise InputError(f"run.validate_every={progress.validate_every}: must not be negative")
 
@@ -240,11 +292,17 @@ def _check_saving(run: RunConfig) -> None:
         if getattr(saving, name) < 0:
             raise InputError(f"saving.{name}={getattr(saving, name)}: must not be negative")
     validated = run.run.validate_every > 0 and saving.every % run.run.validate_every == 0
-    if saving.keep_best and not (validated and any(source.validation_paths for source in run.mixture.sources)):
+    if saving.keep_best and not (validated and has_validation(run)):
         raise InputError(
             f"saving.keep_best={saving.keep_best} needs a validation loss at every checkpoint: validation_paths of a "
             f"source, and a run.validate_every that divides saving.every={saving.every}"
         )
+
+
+def has_validation(run: RunConfig) -> bool:
+    """Does the run name held-out data?"""
+    sections = [*run.mixture.sources, run.conversations, run.preferences]
+    return any(section is not None and section.validation_paths for section in sections)
 
 
 def _check_validation(run: RunConfig, layout: ParallelLayout) -> None:
@@ -259,14 +317,18 @@ def _check_validation(run: RunConfig, layout: ParallelLayout) -> None:
         )
 
 
-def _check_optimizer(optimizer: Optimizer, *, steps: int) -> None:
+def _check_optimizer(optimizer: Optimizer) -> None:
     if not optimizer.learning_rate > 0:
         raise InputError(f"optimizer.learning_rate={optimizer.learning_rate}: must be positive")
-    if optimizer.warmup_steps >= steps:
-        raise InputError(
-            f"optimizer.warmup_steps={optimizer.warmup_steps} leaves no step after the warm-up of run.steps={steps}: "
-            f"set optimizer.warmup_steps below {steps}"
-        )
     for name in ("beta1", "beta2", "final_fraction"):
         if not 0 <= getattr(optimizer, name) <= 1:
             raise InputError(f"optimizer.{name}={getattr(optimizer, name)}: must lie between 0 and 1")
+
+
+def check_steps(run: RunConfig) -> None:
+    """What can only be said once the number of steps is known."""
+    if run.optimizer.warmup_steps >= run.run.steps:
+        raise InputError(
+            f"optimizer.warmup_steps={run.optimizer.warmup_steps} leaves no step after the warm-up of "
+            f"run.steps={run.run.steps}: set optimizer.warmup_steps below {run.run.steps}"
+        )

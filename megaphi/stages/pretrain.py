@@ -7,7 +7,7 @@ from megaphi.data.mixture import Split
 from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.loop import RunResult, training_loop
 from megaphi.engine.resume import OpenWeights, RunData
-from megaphi.engine.run_config import RunConfig, stages_of
+from megaphi.engine.run_config import RunConfig, has_validation, stages_of
 from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.model.arithmetic import explain_utilisation
@@ -24,17 +24,15 @@ def pretrain(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
     """
     world = start_world(run.layout, seed=run.seed)
     agreed(world, lambda: check_kernels(run.model))
-    data = agreed(world, lambda: open_data(run))
-    _introduce(run, world, data)
+    training, validation = agreed(world, lambda: open_data(run))
+    _introduce(run, world, training)
     model = build_training_model(run, world)
-    return training_loop(model, data, open_weights=open_weights)
+    return training_loop(model, RunData(training=training, validation=validation), open_weights=open_weights)
 
 
-def open_data(run: RunConfig) -> RunData:
+def open_data(run: RunConfig) -> tuple[OpenMixture, OpenMixture | None]:
     """Open the mixture, checked against the recipe's tokenizer, and the held-out one where there is any."""
-    training = open_split(run, "training")
-    held_out = any(source.validation_paths for source in run.mixture.sources)
-    return RunData(training=training, validation=open_split(run, "validation") if held_out else None)
+    return open_split(run, "training"), open_split(run, "validation") if has_validation(run) else None
 
 
 def open_split(run: RunConfig, split: Split) -> OpenMixture:
@@ -50,11 +48,11 @@ def open_split(run: RunConfig, split: Split) -> OpenMixture:
     )
 
 
-def _introduce(run: RunConfig, world: World, data: RunData) -> None:
+def _introduce(run: RunConfig, world: World, training: OpenMixture) -> None:
     logger.info("%s: %s parameters on %s", run.recipe, f"{run.model.parameters:,}", run.layout)
     logger.info("%d x %s. %s", world.size, world.device_name, explain_utilisation(world.device_name))
-    epochs = data.training.epochs(stages_of(run)[-1].end_sample)
-    for source in data.training.describe():
+    epochs = training.epochs(stages_of(run)[-1].end_sample)
+    for source in training.describe():
         logger.info(
             "  %-12s %15s tokens, %.2f epochs in this run", source.name, f"{source.tokens:,}", epochs[source.name]
         )

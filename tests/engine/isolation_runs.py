@@ -28,9 +28,9 @@ def losses_of_packed_and_separate_documents(layout: ParallelLayout, **computed_b
     packed = np.concatenate((first[:-1], second[:-1]))
     labels = np.concatenate((first[1:], second[1:]))
     documents = np.repeat(np.array([0, 1], dtype=np.int32), 16)
-    isolated = evaluate(model, [_batch(packed, labels, documents)])
-    crossing = evaluate(model, [_batch(packed, labels, None)])
-    separate = evaluate(model, [_alone(first), _alone(second)])
+    isolated = evaluate(model, [_batch(packed, labels, documents)])["loss"]
+    crossing = evaluate(model, [_batch(packed, labels, None)])["loss"]
+    separate = evaluate(model, [_alone(first), _alone(second)])["loss"]
     return isolated, separate, crossing
 
 

@@ -122,7 +122,7 @@ def advance(
         result = train_step(model, batches, learning_rate=learning_rate(step, run.optimizer, steps=run.run.steps))
         curves["losses"].append(result.loss)
         curves["norms"].append(result.gradient_norm)
-        curves["tokens"].append(result.trained_tokens)
+        curves["tokens"].append(result.trained)
         after_step(step)
     return curves
 

@@ -1,7 +1,8 @@
 """What the ranks of the re-shard tests run: save and continue under eight layouts, in worlds of one, two and four.
 
-`cut` loads one state under a layout and saves it at once; `continue_from_all` goes on from all of these; `resume` is a
-run that saves in the middle, and another that goes on from there. One world runs all layouts of its size.
+`cut` loads one state under a layout and saves it at once; `continue_from_all` goes on from all of these. `train_under`
+makes a state of its own under every layout, and `move` saves each under each. `resume` is a run that saves in the
+middle, and another that goes on from there. One world runs all layouts of its size.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from megaphi.engine.run_config import BatchShape, NumericPrecision, RunConfig, S
 from megaphi.engine.saver import Saver, save_checkpoint
 from megaphi.engine.training_model import TrainingModel, whole_parameters
 from megaphi.parallel.layout import ParallelLayout
-from tests.engine.layout_runs import advance, build, tiny_run, weights_digest
+from tests.engine.layout_runs import TINY, advance, build, tiny_run, weights_digest
 
 LAYOUTS = {
     "1": ParallelLayout(),
@@ -34,6 +35,10 @@ FIRST, NEXT = 3, 5
 
 def world_of(name: str) -> int:
     return LAYOUTS[name].model_ranks * (LAYOUTS[name].data or 1)
+
+
+UNEVEN = replace(TINY, vocabulary=255)
+"""Of a vocabulary that two tensor ranks do not divide."""
 
 
 def run_under(name: str, folder: str, *, bf16: bool = False, asynchronous: bool = False) -> RunConfig:
@@ -70,6 +75,27 @@ def cut(names: list[str], source: str, folder: str) -> None:
         model = build(run_under(name, f"{folder}/{name}"))
         load_checkpoint(model, source)
         save_checkpoint(model, {"step": FIRST})
+
+
+def train_under(names: list[str], folder: str) -> None:
+    """A state made under each layout, in bf16: `folder/NAME`."""
+    for name in names:
+        model = build(replace(run_under(name, f"{folder}/{name}", bf16=True), model=UNEVEN))
+        advance(model, first=0, steps=FIRST)
+        save_checkpoint(model, {"step": FIRST})
+
+
+def move(names: list[str], trained: str, folder: str) -> None:
+    """Load what each layout has trained under each of `names`, and save it in `folder/NAME/TRAINED` as it is.
+
+    All are loaded into one model: what a load leaves as it was would be saved in the next one's place.
+    """
+    for name in names:
+        model = build(replace(run_under(name, "unused", bf16=True), model=UNEVEN))
+        for source in LAYOUTS:
+            load_checkpoint(model, f"{trained}/{source}")
+            run = replace(model.run, run=replace(model.run.run, folder=f"{folder}/{name}/{source}"))
+            save_checkpoint(replace(model, run=run), {"step": FIRST})
 
 
 def continue_from_all(names: list[str], folder: str) -> dict[tuple[str, str], dict[str, Any]]:

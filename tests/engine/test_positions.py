@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from megaphi.data.batch import Batch, document_positions
-from megaphi.engine import train_step
+from megaphi.engine import objective
 
 IDS_BS = np.array([[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 3, 3, 3, 3, 3]], dtype=np.int32)
 POSITIONS_BS = np.array([[0, 1, 2, 0, 1, 0, 1, 2], [0, 0, 0, 0, 1, 2, 3, 4]])
@@ -25,6 +25,14 @@ def batch_of(positions_BS):
     )
 
 
+class Recorder(torch.nn.Module):
+    """A model that remembers what it was given."""
+
+    def forward(self, **given):
+        self.given = given
+        return torch.zeros(1)
+
+
 def test_positions_start_anew_with_every_document():
     assert (document_positions(IDS_BS) == POSITIONS_BS).all()
     assert document_positions(IDS_BS[:, :1]).tolist() == [[0], [0]]
@@ -32,13 +40,14 @@ def test_positions_start_anew_with_every_document():
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_positions_of_a_context_rank(monkeypatch, ranks):
-    monkeypatch.setattr(train_step.parallel_state, "get_context_parallel_world_size", lambda: ranks)
+    monkeypatch.setattr(objective.parallel_state, "get_context_parallel_world_size", lambda: ranks)
     for rank in range(ranks):
-        monkeypatch.setattr(train_step.parallel_state, "get_context_parallel_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(objective.parallel_state, "get_context_parallel_rank", lambda rank=rank: rank)
         places = [0, 1, 6, 7] if rank == 0 else [2, 3, 4, 5]
         chosen = places if ranks == 2 else list(range(8))
-        own = train_step._positions(batch_of(document_positions(IDS_BS)), torch.device("cpu"))
-        counted = train_step._positions(batch_of(None), torch.device("cpu"))
-        assert own.tolist() == POSITIONS_BS[:, chosen].tolist()
-        assert counted.tolist() == [chosen] * 2
-        assert own.dtype == counted.dtype == torch.int64
+        own, none = Recorder(), Recorder()
+        objective.NextToken().forward(batch_of(document_positions(IDS_BS)), own, torch.device("cpu"))
+        objective.NextToken().forward(batch_of(None), none, torch.device("cpu"))
+        assert own.given["position_ids"].tolist() == POSITIONS_BS[:, chosen].tolist()
+        assert own.given["position_ids"].dtype == torch.int64
+        assert none.given["position_ids"] is None  # the model counts by itself

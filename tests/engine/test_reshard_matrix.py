@@ -2,12 +2,14 @@
 
 One state is loaded and saved again under each of eight layouts: the contents stay the same to the bit. Then each layout
 goes on from each of the eight, and its five losses and the digest of every rank's weights and moments after them do
-not depend on who wrote the checkpoint. Against one process they differ by rounding. Resuming one's own is bit-exact
-too, in fp32, and in bf16 from a save that is written while training goes on.
+not depend on who wrote the checkpoint. Against one process they differ by rounding. What each has trained by itself, in
+bf16 with fp32 main weights, each saves again to the bit. Resuming one's own is bit-exact too, in fp32, and in bf16 from
+a save that is written while training goes on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.engine.layout_runs import contents
-from tests.engine.reshard_runs import LAYOUTS, continue_from_all, cut, resume, train_first, world_of
+from tests.engine.reshard_runs import LAYOUTS, continue_from_all, cut, move, resume, train_first, train_under, world_of
 from tests.gloo_world import run_in_world
 
 BY_WORLD = {size: [name for name in LAYOUTS if world_of(name) == size] for size in (1, 2, 4)}
@@ -54,11 +56,26 @@ def test_every_layout_saves_the_same_bits(folder: Path) -> None:
 
 
 def test_what_follows_does_not_depend_on_who_saved(pairs: Pairs) -> None:
-    rows = [
-        [("=" if pairs[source, target] == pairs[target, target] else "X") for target in LAYOUTS] for source in LAYOUTS
-    ]
+    assert_all(lambda source, target: pairs[source, target] == pairs[target, target])
+
+
+def assert_all(holds: Callable[[str, str], bool]) -> None:
+    """Every pair passes; else a picture shows which do not."""
+    rows = [[("=" if holds(source, target) else "X") for target in LAYOUTS] for source in LAYOUTS]
     picture = "\n".join(f"{name:>9} {' '.join(row)}" for name, row in zip(LAYOUTS, rows, strict=True))
     assert "X" not in picture, f"saved under (rows), loaded under (columns):\n{picture}"
+
+
+def test_every_layout_saves_again_what_any_other_has_trained(tmp_path: Path) -> None:
+    """In bf16, where main weights are saved too, and of a vocabulary that two tensor ranks do not divide."""
+    trained, moved = tmp_path / "trained", tmp_path / "moved"
+    for size, names in BY_WORLD.items():
+        run_in_world(train_under, names, str(trained), processes=size)
+    for size, names in BY_WORLD.items():
+        run_in_world(move, names, str(trained), str(moved), processes=size)
+    expected = {source: contents(trained / source) for source in LAYOUTS}
+    assert {len(digests) for digests in expected.values()} == {4 * (3 + 4 * 6)}
+    assert_all(lambda source, target: contents(moved / target / source) == expected[source])
 
 
 def test_layouts_differ_by_rounding_only(pairs: Pairs) -> None:

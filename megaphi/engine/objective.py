@@ -1,0 +1,70 @@
+"""What a training step minimises: how a micro-batch goes through the model, and the sums that come out of it.
+
+Every objective returns sums and a count (of tokens, of pairs), never means: the gradient of a step is divided once by
+the count over all micro-batches and replicas.
+
+Legend: B batch, S sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from megaphi.data.batch import Batch
+from megaphi.model.attention import document_segments
+
+LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
+"""From what the last stage gives to (sum of the losses, count, {"sums": fp64 [2 + further]})."""
+
+
+class Objective(Protocol):
+    """One way to train."""
+
+    names: tuple[str, ...]
+    """Of the sums that are reported after the loss and the count."""
+
+    def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
+        """Run one micro-batch through this rank's stage."""
+        ...
+
+
+class NextToken:
+    """Cross-entropy of the next token over all that the loss mask keeps: pretraining and supervised fine-tuning."""
+
+    names: tuple[str, ...] = ()
+
+    def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
+        segments_N4 = None
+        if batch.document_ids_BS is not None:
+            segments_N4 = torch.from_numpy(document_segments(batch.document_ids_BS)).to(device, non_blocking=True)
+        output = chunk(
+            input_ids=local(batch.tokens_BS, device),
+            position_ids=None if batch.positions_BS is None else local(batch.positions_BS, device),
+            attention_mask=segments_N4,
+            labels=local(batch.labels_BS, device),
+        )
+        return output, partial(_summed_loss, local(batch.loss_mask_BS, device))
+
+
+def _summed_loss(loss_mask_BS: Tensor, loss_BS: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    loss_sum = (loss_BS * loss_mask_BS).sum()
+    tokens = loss_mask_BS.sum()
+    report = torch.stack((loss_sum.detach().double(), tokens.double()))
+    return loss_sum, tokens.to(torch.int), {"sums": report}
+
+
+def local(values_BS: np.ndarray, device: torch.device) -> Tensor:
+    """On the device, and under context parallelism only the chunks r and 2n-1-r of 2n along the sequence."""
+    ranks = parallel_state.get_context_parallel_world_size()
+    if ranks > 1:
+        rank = parallel_state.get_context_parallel_rank()
+        chunks = np.split(values_BS, 2 * ranks, axis=1)
+        values_BS = np.concatenate((chunks[rank], chunks[2 * ranks - 1 - rank]), axis=1)
+    return torch.from_numpy(np.ascontiguousarray(values_BS)).to(device, non_blocking=True)
