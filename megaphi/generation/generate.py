@@ -1,72 +1,100 @@
-"""Continue texts with a model, token by token, through the parallel engine.
+"""Many requests at once, to their ends: new tokens, or scores of given ones. Collective; equal on every rank.
 
-Texts of a batch are padded on the right: attention is causal, so padding changes nothing before it. Every step runs
-the whole sequence again (there is no key-value cache yet), which suits samples and tests, not serving.
-
-Legend: B batch, S sequence, V vocabulary.
+Replicas share the requests: each answers every n-th, and all learn all answers. Nothing depends on who answers what.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-import torch
+from megaphi.conversation import Finish, Sampling
+from megaphi.engine.forward_only import over_replicas
+from megaphi.generation.engine import Engine
+from megaphi.generation.requests import Generator, News, Request, Score
 
-from megaphi.engine.forward_only import ReadingModel, logits_of
-from megaphi.errors import InputError
-from megaphi.generation.sampling import Sampling, next_tokens
+
+@dataclass(slots=True)
+class Continuation:
+    """What came of one request."""
+
+    tokens: list[int] = field(default_factory=list)
+    """Without a stop token."""
+    log_probabilities: list[float] = field(default_factory=list)
+    """Under the model itself: temperature 1, no token left out."""
+    alternatives: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    finish: Finish = "length"
+    scores: tuple[Score, ...] = ()
+
+    def add(self, news: News) -> None:
+        if news.token is not None:
+            self.tokens.append(news.token)
+            self.log_probabilities.append(news.log_probability)
+            self.alternatives.append(news.alternatives)
+        if news.finish is not None:
+            self.finish, self.scores = news.finish, news.scores
 
 
 def generate(
-    model: ReadingModel,
+    engine: Engine,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
+    samples: int = 1,
     stop_tokens: frozenset[int] = frozenset(),
-    on_step: Callable[[], object] = lambda: None,
-) -> list[list[int]]:
-    """The tokens added to each prompt, a stop token not included. Collective; equal on every rank.
+    on_end: Callable[[], object] = lambda: None,
+) -> list[list[Continuation]]:
+    """`samples` continuations of every prompt.
 
     Args:
-        prompts: token ids, at least one each.
-        on_step: called after each token, for a progress bar.
+        on_end: called after each continuation that this replica makes, for a progress bar.
     """
-    sampling.check()
-    _check_prompts(prompts, sampling, context=model.context)
-    generator = torch.Generator(device=model.world.device).manual_seed(sampling.seed)
-    texts = [list(prompt) for prompt in prompts]
-    running = set(range(len(texts)))
-    for _ in range(sampling.max_tokens):
-        for row, token in enumerate(_step(model, texts, sampling, generator)):
-            if row in running and token in stop_tokens:
-                running.discard(row)
-            elif row in running:
-                texts[row].append(token)
-        on_step()
-        if not running:
-            break
-    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+    requests = [
+        Request(
+            name=f"{number}/{sample}",
+            prompt=tuple(prompt),
+            sampling=sampling,
+            sample=sample,
+            stop_tokens=stop_tokens,
+        )
+        for number, prompt in enumerate(prompts)
+        for sample in range(samples)
+    ]
+    found = complete_everywhere(engine, requests, on_end=on_end)
+    return [[found[f"{number}/{sample}"] for sample in range(samples)] for number in range(len(prompts))]
 
 
-def _check_prompts(prompts: Sequence[Sequence[int]], sampling: Sampling, *, context: int) -> None:
-    for number, prompt in enumerate(prompts, start=1):
-        if not prompt:
-            raise InputError(f"prompt {number} is empty: give it at least one token")
-        if len(prompt) + sampling.max_tokens > context:
-            raise InputError(
-                f"prompt {number} has {len(prompt)} tokens; with --max-tokens {sampling.max_tokens} it would exceed "
-                f"the model's context of {context}: shorten one of them"
-            )
+def score_continuations(
+    engine: Engine, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> list[tuple[Score, ...]]:
+    """Scores of the tokens of every (prompt, continuation); beginnings that texts share are computed once."""
+    requests = [
+        Request(name=str(number), prompt=(*prompt, *continuation), scored=len(continuation))
+        for number, (prompt, continuation) in enumerate(texts)
+    ]
+    found = complete_everywhere(engine, requests)
+    return [found[str(number)].scores for number in range(len(texts))]
 
 
-def _step(model: ReadingModel, texts: list[list[int]], sampling: Sampling, generator: torch.Generator) -> list[int]:
-    """The next token of every text."""
-    lengths = [len(text) for text in texts]
-    tokens_BS = np.zeros((len(texts), max(lengths)), dtype=np.int64)
-    for row, text in enumerate(texts):
-        tokens_BS[row, : len(text)] = text
-    logits_BSV = logits_of(model, tokens_BS)
-    rows = torch.arange(len(texts), device=logits_BSV.device)
-    last_BV = logits_BSV[rows, torch.tensor(lengths, device=logits_BSV.device) - 1]
-    return next_tokens(last_BV, sampling, generator).tolist()
+def complete_everywhere(
+    engine: Engine, requests: Sequence[Request], *, on_end: Callable[[], object] = lambda: None
+) -> dict[str, Continuation]:
+    """`complete` by all replicas together, each for its share of the requests."""
+    world = engine.model.world
+    found = complete(engine, requests[world.replica :: world.replicas], on_end=on_end)
+    return {name: answer for share in over_replicas(engine.model, found) for name, answer in share.items()}
+
+
+def complete(
+    generator: Generator, requests: Sequence[Request], *, on_end: Callable[[], object] = lambda: None
+) -> dict[str, Continuation]:
+    """Step until every request has ended; returns what came of each by name."""
+    found: Mapping[str, Continuation] = {request.name: Continuation() for request in requests}
+    for request in requests:
+        generator.add(request)
+    while not generator.is_idle:
+        for news in generator.step():
+            found[news.name].add(news)
+            if news.finish is not None:
+                on_end()
+    return dict(found)

@@ -1,61 +1,160 @@
-"""Which token comes next: greedy, or a draw from the distribution after temperature, top-k and top-p.
+"""Which token comes next: greedy, or a draw from the distribution after penalties, temperature, top-k, top-p and min-p.
 
-The order is that of Hugging Face: scale by temperature, keep the k likeliest, then the smallest set whose probability
-reaches p (Holtzman et al. 2020). Every rank holds the same logits and the same generator, so all draw the same token.
+The order and the meaning of the rules are Hugging Face's. Every text of a batch has rules of its own. A draw uses one
+number that is a function of (seed, number of the sample, place in the answer): what a text becomes depends neither on
+its neighbours in the batch nor on the layout, and every rank draws the same. Most of the work is bounded by looking at
+the likeliest few hundred tokens first; all of the vocabulary is sorted only where those do not reach top-p.
 
-Legend: B batch, V vocabulary.
+Legend: W rows, V vocabulary, C candidates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from megaphi.errors import InputError
+from megaphi.conversation import Sampling
+
+CANDIDATES = 256
+"""How many of the likeliest tokens are looked at first."""
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The state of one text as its next token is chosen."""
+
+    sampling: Sampling
+    sample: int
+    prompt: Sequence[int]
+    answer: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How to continue a text."""
+class Choice:
+    """The next token of each row, with what the model itself thinks of it: temperature 1, nothing left out."""
 
-    max_tokens: int = 128
-    """Tokens to add at most; a stop token ends a text earlier."""
-    temperature: float = 0.0
-    """0 takes the likeliest token each time."""
-    top_k: int = 0
-    """Draw from the k likeliest tokens only; 0 means all."""
-    top_p: float = 1.0
-    """Draw from the smallest set of tokens with this much probability."""
-    seed: int = 0
-
-    def check(self) -> None:
-        if self.max_tokens < 1:
-            raise InputError(f"--max-tokens {self.max_tokens}: must be at least 1")
-        if self.temperature < 0:
-            raise InputError(f"--temperature {self.temperature}: must not be negative")
-        if self.top_k < 0:
-            raise InputError(f"--top-k {self.top_k}: must not be negative")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"--top-p {self.top_p}: must be above 0 and at most 1")
+    tokens: list[int]
+    log_probabilities: list[float]
+    alternatives: list[tuple[tuple[int, float], ...]]
 
 
-def next_tokens(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """One token id per row."""
-    if sampling.temperature == 0:
-        return logits_BV.argmax(-1)
-    kept_BV = keep_likely(logits_BV.double() / sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
-    return torch.multinomial(kept_BV.softmax(-1), 1, generator=generator).squeeze(-1)
+def choose(logits_WV: Tensor, rows: Sequence[Row]) -> Choice:
+    """The next token of every row; `logits_WV` (fp32) may be changed."""
+    normaliser_W = logits_WV.logsumexp(-1)
+    raw_WV = logits_WV.clone() if any(_has_penalty(row.sampling) for row in rows) else logits_WV
+    most = max((row.sampling.alternatives for row in rows), default=0)
+    best = (raw_WV - normaliser_W[:, None]).topk(most) if most else None
+    for place, row in enumerate(rows):
+        if _has_penalty(row.sampling):
+            _penalise(logits_WV[place], row)
+    tokens_W = logits_WV.argmax(-1)
+    drawn = [place for place, row in enumerate(rows) if row.sampling.temperature > 0]
+    if drawn:
+        chosen = logits_WV if len(drawn) == len(rows) else logits_WV[drawn]
+        tokens_W[drawn] = draw(chosen, [rows[place] for place in drawn])
+    log_probability_W = raw_WV.gather(1, tokens_W[:, None]).squeeze(1) - normaliser_W
+    alternatives: list[tuple[tuple[int, float], ...]] = [()] * len(rows)
+    if best is not None:
+        listed = zip(best.indices.tolist(), best.values.tolist(), rows, strict=True)
+        alternatives = [
+            tuple(zip(tokens, values, strict=True))[: row.sampling.alternatives] for tokens, values, row in listed
+        ]
+    return Choice(tokens=tokens_W.tolist(), log_probabilities=log_probability_W.tolist(), alternatives=alternatives)
 
 
-def keep_likely(logits_BV: Tensor, *, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """The logits with everything outside top-k and top-p at minus infinity; the likeliest token always stays."""
-    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
-    if top_k:
-        sorted_BV[..., top_k:] = -torch.inf
-    if top_p < 1:
-        probability_BV = sorted_BV.softmax(-1)
-        before_BV = probability_BV.cumsum(-1) - probability_BV
-        sorted_BV = sorted_BV.masked_fill(before_BV >= top_p, -torch.inf)
-    return torch.empty_like(logits_BV).scatter(-1, order_BV, sorted_BV)
+def _has_penalty(sampling: Sampling) -> bool:
+    return (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
+
+
+def _penalise(logits_V: Tensor, row: Row) -> None:
+    """In place; repetition counts the prompt too (CTRL, Keskar et al. 2019), the other two the answer (OpenAI)."""
+    sampling, device = row.sampling, logits_V.device
+    if sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*row.prompt, *row.answer}), device=device)
+        values = logits_V[seen]
+        scaled = torch.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
+        logits_V[seen] = scaled
+    if row.answer and (sampling.presence_penalty or sampling.frequency_penalty):
+        seen, counts = torch.tensor(row.answer, device=device).unique(return_counts=True)
+        logits_V[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+
+
+def draw(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:
+    """One token id per row from what the rules leave; every temperature must be above 0."""
+    device = logits_WV.device
+    temperature_W1 = torch.tensor([[row.sampling.temperature] for row in rows], device=device)
+    numbers = [uniform(row.sampling.seed, row.sample, len(row.answer)) for row in rows]
+    number_W1 = torch.tensor(numbers, dtype=torch.float64, device=device)[:, None]
+    scaled_WV = logits_WV / temperature_W1
+    if all(_keeps_all(row.sampling) for row in rows):
+        return _at(scaled_WV.double().softmax(-1), number_W1)
+    kept_WC, order_WC = likeliest(scaled_WV, [row.sampling for row in rows])
+    place_W = _at(kept_WC, number_W1)
+    return order_WC.gather(1, place_W[:, None]).squeeze(1)
+
+
+def _keeps_all(sampling: Sampling) -> bool:
+    return sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0
+
+
+def likeliest(scaled_WV: Tensor, rules: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
+    """(probabilities [W, C] of what is kept, falling, with sum 1; the token ids [W, C] that they belong to)."""
+    vocabulary = scaled_WV.shape[1]
+    wanted = max(CANDIDATES, *(rule.top_k for rule in rules))
+    needs_all = any(_keeps_all(rule) for rule in rules)
+    while True:
+        count = vocabulary if needs_all else min(wanted, vocabulary)
+        sorted_WC, order_WC = scaled_WV.topk(count)
+        kept_WC, is_sure = _keep(sorted_WC.double(), scaled_WV, rules)
+        if is_sure or count == vocabulary:
+            return kept_WC, order_WC
+        needs_all = True
+
+
+def _keep(sorted_WC: Tensor, scaled_WV: Tensor, rules: Sequence[Sampling]) -> tuple[Tensor, bool]:
+    """(probabilities, whether no token beyond the candidates would have been kept)"""
+    device, candidates = sorted_WC.device, sorted_WC.shape[1]
+    top_k_W1 = torch.tensor([[rule.top_k or candidates] for rule in rules], device=device)
+    top_p_W1 = torch.tensor([[rule.top_p] for rule in rules], dtype=torch.float64, device=device)
+    min_p_W1 = torch.tensor([[rule.min_p] for rule in rules], dtype=torch.float64, device=device)
+    is_kept_WC = torch.arange(candidates, device=device) < top_k_W1
+    sorted_WC = sorted_WC.masked_fill(~is_kept_WC, -torch.inf)
+    # Without top-k the probabilities are those of the whole vocabulary, of which the candidates are a part.
+    normaliser_W1 = sorted_WC.logsumexp(-1, keepdim=True)
+    unbounded = torch.tensor([rule.top_k == 0 for rule in rules], device=device)
+    if candidates < scaled_WV.shape[1] and bool(unbounded.any()):
+        normaliser_W1 = torch.where(unbounded[:, None], scaled_WV.double().logsumexp(-1, keepdim=True), normaliser_W1)
+    probability_WC = (sorted_WC - normaliser_W1).exp()
+    before_WC = probability_WC.cumsum(-1) - probability_WC
+    is_kept_WC = (before_WC < top_p_W1) & (probability_WC >= min_p_W1 * probability_WC[:, :1]) & is_kept_WC
+    is_kept_WC[:, 0] = True
+    reached = bool((~is_kept_WC[:, -1] | ~unbounded).all())
+    kept_WC = torch.where(is_kept_WC, probability_WC, 0.0)
+    return kept_WC / kept_WC.sum(-1, keepdim=True), reached
+
+
+def _at(probability_WC: Tensor, number_W1: Tensor) -> Tensor:
+    """The first place at which the cumulated probability exceeds the number."""
+    cumulated_WC = probability_WC.cumsum(-1)
+    place_W1 = torch.searchsorted(cumulated_WC, number_W1 * cumulated_WC[:, -1:], right=True)
+    last_W1 = (probability_WC > 0).to(torch.uint8).flip(-1).argmax(-1, keepdim=True)
+    return torch.minimum(place_W1, probability_WC.shape[1] - 1 - last_W1).squeeze(1)
+
+
+def uniform(seed: int, sample: int, place: int) -> float:
+    """A number in [0, 1) for one draw: splitmix64's finaliser over the three (Steele et al. 2014)."""
+    state = 0
+    for part in (seed, sample, place):
+        state = _mixed(state + 0x9E3779B97F4A7C15 + (part & _MASK) * 0xD1342543DE82EF95)
+    return (state >> 11) * 2.0**-53
+
+
+def _mixed(value: int) -> int:
+    value &= _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)

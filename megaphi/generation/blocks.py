@@ -1,0 +1,84 @@
+"""Which blocks of the cache belong to which text, and which prefixes are in the cache already.
+
+A block that is full carries a key: a hash over all tokens of its text up to its end. A text whose first tokens have
+keys that are known takes those blocks over instead of computing them: many samples of one prompt, many prompts with one
+beginning, the next turn of a conversation. A block lives as long as somebody holds it; after that it keeps its content,
+and its key, until it is needed for something else, the one that has been free for longest first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+Key = bytes
+
+
+class BlockPool:
+    """`count` blocks of `size` positions each, all free at first."""
+
+    def __init__(self, count: int, *, size: int) -> None:
+        self.count, self.size = count, size
+        self._holders = [0] * count
+        self._keys: list[Key | None] = [None] * count
+        self._by_key: dict[Key, int] = {}
+        self._free: OrderedDict[int, None] = OrderedDict((block, None) for block in range(count))
+
+    @property
+    def free(self) -> int:
+        """Blocks that nobody holds."""
+        return len(self._free)
+
+    def needed(self, tokens: int) -> int:
+        """Blocks that hold so many tokens."""
+        return -(-tokens // self.size)
+
+    def find(self, keys: Iterable[Key]) -> list[int]:
+        """The blocks of the longest known prefix; nobody holds them for the caller yet."""
+        found = []
+        for key in keys:
+            block = self._by_key.get(key)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def hold(self, blocks: Sequence[int]) -> None:
+        """Share blocks that `find` gave."""
+        for block in blocks:
+            self._holders[block] += 1
+            self._free.pop(block, None)
+
+    def take(self) -> int:
+        """A block for new content; what it held is forgotten. The caller has made sure that one is free."""
+        block, _ = self._free.popitem(last=False)
+        key = self._keys[block]
+        if key is not None:
+            del self._by_key[key]
+            self._keys[block] = None
+        self._holders[block] = 1
+        return block
+
+    def give_back(self, blocks: Sequence[int]) -> None:
+        """The later blocks of a text become free first, so that beginnings are kept for longest."""
+        for block in reversed(blocks):
+            self._holders[block] -= 1
+            if not self._holders[block]:
+                self._free[block] = None
+
+    def publish(self, block: int, key: Key) -> None:
+        """The block is full, and will be computed before anything that reads it. The first of equals is the known."""
+        if key not in self._by_key and self._keys[block] is None:
+            self._by_key[key] = block
+            self._keys[block] = key
+
+
+def block_keys(tokens: Sequence[int], *, size: int, after: Key = b"", start: int = 0) -> Iterator[Key]:
+    """Keys of the full blocks of a text from token `start` (a multiple of `size`) on; `after` is the key before it."""
+    for first in range(start, len(tokens) - size + 1, size):
+        content = np.array(tokens[first : first + size], dtype=np.int64).tobytes()
+        after = blake2b(content, key=after, digest_size=16).digest()
+        yield after

@@ -1,0 +1,205 @@
+"""The engine of generation: one loop over Megatron's model with a cache of keys and values.
+
+Each step is a pass over parts of many texts (schedule.py), then a choice of each one's next token (sampling.py) on the
+last pipeline stage, which tells the others. All ranks of one copy of the model call `step` together and know the same.
+
+Legend: T tokens of a pass, W wanted rows, V vocabulary, M blocks of a text.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megaphi.engine.forward_only import (
+    ReadingModel,
+    cache_bytes_per_token,
+    from_last_stage,
+    make_cache,
+    pass_over_cache,
+)
+from megaphi.errors import InputError
+from megaphi.generation.blocks import BlockPool
+from megaphi.generation.requests import News, Request, Score
+from megaphi.generation.sampling import Choice, Row, choose
+from megaphi.generation.schedule import Part, Schedule, Text
+from megaphi.model.paged_cache import CachedPass, Piece
+
+BLOCK_SIZE = 16
+CACHE_BYTES = 2 << 30
+"""Default size of the cache on each rank."""
+
+
+class Engine:
+    """Continues and scores many texts at once; fulfils `Generator`.
+
+    Args:
+        rows: texts that run at once; others wait.
+        cache_bytes: memory for keys and values on this rank; never more than `rows` whole contexts.
+        pass_tokens: prompt tokens computed in one pass, so that a long prompt does not stop the others for long.
+        scored_rows: tokens scored in one pass: each costs the logits of a whole vocabulary.
+    """
+
+    def __init__(
+        self,
+        model: ReadingModel,
+        *,
+        rows: int = 32,
+        cache_bytes: int = CACHE_BYTES,
+        pass_tokens: int = 2_048,
+        scored_rows: int = 256,
+    ) -> None:
+        if rows < 1:
+            raise InputError(f"a batch of {rows} texts: must be at least 1")
+        self.model = model
+        self.context, self.vocabulary = model.context, model.architecture.vocabulary
+        whole = rows * -(-self.context // BLOCK_SIZE)
+        blocks = min(whole, cache_bytes // (BLOCK_SIZE * cache_bytes_per_token(model)))
+        if blocks < 2:
+            raise InputError(f"a cache of {cache_bytes:,} bytes does not hold {2 * BLOCK_SIZE} tokens: give it more")
+        self.schedule = Schedule(
+            BlockPool(blocks, size=BLOCK_SIZE), rows=rows, pass_tokens=pass_tokens, scored_rows=scored_rows
+        )
+        self.cache = make_cache(model, blocks=blocks, block_size=BLOCK_SIZE)
+        self.computed_tokens = 0
+        self._cancelled: list[News] = []
+        self._names: set[str] = set()
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.schedule.running or self.schedule.waiting or self._cancelled)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises InputError for one that can never run."""
+        self._check(request)
+        self._names.add(request.name)
+        self.schedule.add(request)
+
+    def cancel(self, name: str) -> None:
+        """Drop a request; unknown names are passed over."""
+        if self.schedule.remove(name) is not None:
+            self._cancelled.append(News(name, finish="cancelled"))
+
+    def step(self) -> list[News]:
+        """Advance every running request by at most one token. Collective over this copy of the model."""
+        news, self._cancelled = self._cancelled, []
+        parts = self.schedule.next_pass()
+        if parts:
+            wanted = [part for part in parts if part.wanted]
+            choice, scores = from_last_stage(self.model, self._compute(parts, wanted))
+            news += self._take_over(wanted, choice, scores)
+            self.computed_tokens += sum(part.end - part.start for part in parts)
+        self._names -= {item.name for item in news if item.finish is not None}
+        return news
+
+    def _check(self, request: Request) -> None:
+        prompt = request.prompt
+        if request.name in self._names:
+            raise InputError(f"a request with the name {request.name!r} is running already")
+        if not prompt:
+            raise InputError("the prompt is empty: give it at least one token")
+        if min(prompt) < 0 or max(prompt) >= self.vocabulary:
+            raise InputError(f"the prompt has token ids outside the model's vocabulary of {self.vocabulary}")
+        request.sampling.check()
+        added = 0 if request.scored else request.sampling.max_tokens
+        if not 0 <= request.scored < len(prompt):
+            raise InputError(
+                f"{request.scored} of {len(prompt)} tokens cannot be scored: the first has nothing before it"
+            )
+        if len(prompt) + added > self.context:
+            raise InputError(
+                f"{len(prompt)} tokens of prompt and {added} to add exceed the model's context of {self.context}: "
+                "shorten one of them"
+            )
+        pool = self.schedule.pool
+        if pool.needed(len(prompt) + added) > pool.count:
+            raise InputError(
+                f"{len(prompt)} tokens of prompt and {added} to add do not fit into a cache of "
+                f"{pool.count * pool.size} tokens: shorten one of them, or give the cache more memory"
+            )
+
+    def _compute(self, parts: list[Part], wanted: list[Part]) -> tuple[Choice, list[Score]] | None:
+        """What the last stage finds out: a token for each text that is to go on, a score for each scored token."""
+        tokens_T = [token for part in parts for token in part.text.tokens[part.start : part.end]]
+        positions_T = [place for part in parts for place in range(part.start, part.end)]
+        logits_WV = pass_over_cache(self.model, tokens_T, positions_T, self._layout_of(parts))
+        if logits_WV is None:
+            return None
+        rows = [row for part in wanted for row in _rows_of(part)]
+        continued = [place for place, row in enumerate(rows) if isinstance(row, Row)]
+        scored = [place for place, row in enumerate(rows) if isinstance(row, int)]
+        scores = score(logits_WV[scored], [rows[place] for place in scored]) if scored else []  # pyright: ignore
+        chosen_WV = logits_WV if not scored else logits_WV[continued]
+        return choose(chosen_WV, [row for row in rows if isinstance(row, Row)]), scores
+
+    def _layout_of(self, parts: list[Part]) -> CachedPass:
+        """Where the tokens of a pass are, and what they see."""
+        device, size = self.model.world.device, self.schedule.pool.size
+        singles = [part for part in parts if part.end - part.start == 1]
+        tables = np.zeros((len(singles), max((len(part.text.blocks) for part in singles), default=0)), dtype=np.int32)
+        for row, part in zip(tables, singles, strict=True):
+            row[: len(part.text.blocks)] = part.text.blocks
+        slots, wanted, pieces, at = [], [], [], 0
+        for part in parts:
+            blocks, places = part.text.blocks, range(part.start, part.end)
+            slots += [blocks[place // size] * size + place % size for place in places]
+            wanted += [at + place - part.start for place in part.wanted]
+            if len(places) > 1:
+                before = torch.tensor(blocks[: self.schedule.pool.needed(part.start)], dtype=torch.int64, device=device)
+                pieces.append(Piece(start=at, end=at + len(places), before=part.start, blocks=before))
+            at += len(places)
+        return CachedPass(
+            cache=self.cache,
+            slots_T=torch.tensor(slots, device=device),
+            singles=len(singles),
+            tables=torch.from_numpy(tables).to(device),
+            lengths=torch.tensor([part.end for part in singles], dtype=torch.int32, device=device),
+            pieces=pieces,
+            wanted_W=torch.tensor(wanted, dtype=torch.int64, device=device),
+        )
+
+    def _take_over(self, wanted: list[Part], choice: Choice, scores: list[Score]) -> list[News]:
+        news = []
+        chosen = iter(zip(choice.tokens, choice.log_probabilities, choice.alternatives, strict=True))
+        ready = iter(scores)
+        for part in wanted:
+            text = part.text
+            if not text.request.scored:
+                news.append(self._continue(text, *next(chosen)))
+                continue
+            text.scores += [next(ready) for _ in part.wanted]
+            if len(text.scores) == text.request.scored:
+                self.schedule.finish(text)
+                news.append(News(text.request.name, finish="length", scores=tuple(text.scores)))
+        return news
+
+    def _continue(
+        self, text: Text, token: int, log_probability: float, alternatives: tuple[tuple[int, float], ...]
+    ) -> News:
+        request = text.request
+        if token in request.stop_tokens:
+            self.schedule.finish(text)
+            return News(request.name, finish="stop")
+        self.schedule.append(text, token)
+        is_last = len(text.tokens) - len(request.prompt) == request.sampling.max_tokens
+        if is_last:
+            self.schedule.finish(text)
+        return News(request.name, token, log_probability, alternatives, finish="length" if is_last else None)
+
+
+def _rows_of(part: Part) -> list[Row | int]:
+    """For each wanted place: how to choose the next token, or the token that is to be scored."""
+    text = part.text
+    if text.request.scored:
+        return [text.tokens[place + 1] for place in part.wanted]
+    return [Row(text.request.sampling, text.request.sample, text.request.prompt, text.answer)]
+
+
+def score(logits_WV: Tensor, tokens: list[int]) -> list[Score]:
+    """What the model thinks of each given token."""
+    log_probability_WV = logits_WV.log_softmax(-1)
+    given_W1 = torch.tensor(tokens, device=logits_WV.device)[:, None]
+    entropy_W = -(log_probability_WV.exp() * log_probability_WV).nansum(-1)
+    columns = (log_probability_WV.gather(1, given_W1).squeeze(1), log_probability_WV.argmax(-1), entropy_W)
+    return [Score(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]

@@ -1,0 +1,282 @@
+"""What a client of OpenAI's protocol asks for: a request body checked field by field, as prompts and sampling rules.
+
+Nothing is passed over in silence. A field that we do not know is an error with the nearest name that we do know; one
+that we know and do not implement is refused by its name, unless its value asks for nothing (`echo: false`). `null`
+counts as not given, as clients send it. Beside OpenAI's fields there are those of vLLM that other servers share:
+`top_k`, `min_p`, `repetition_penalty`, `return_token_ids`, `return_tokens_as_token_ids`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from megaphi.conversation import Prompt, Sampling, from_plain
+from megaphi.errors import InputError, did_you_mean
+
+Kind = Literal["completion", "chat"]
+LARGEST_SEED = 2**63 - 1
+MOST_SAMPLES, MOST_ALTERNATIVES, MOST_STOPS, LONGEST_STOP = 128, 20, 16, 1000
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's default for completions; a chat answer may fill the context."""
+
+SHARED_FIELDS = (
+    "model n max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty seed stop "
+    "stream stream_options logprobs user return_token_ids return_tokens_as_token_ids"
+).split()
+FIELDS: dict[Kind, frozenset[str]] = {
+    "completion": frozenset([*SHARED_FIELDS, "prompt"]),
+    "chat": frozenset([*SHARED_FIELDS, "messages", "max_completion_tokens", "top_logprobs"]),
+}
+ASKS_FOR_NOTHING: dict[Kind, dict[str, tuple[Any, ...]]] = {
+    "completion": {"echo": (False,), "suffix": ("",), "best_of": (1,), "logit_bias": ({},)},
+    "chat": {
+        "logit_bias": ({},),
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+        "audio": (),
+        "reasoning_effort": (),
+        "store": (False,),
+        "service_tier": ("auto", "default"),
+    },
+}
+"""Fields of the protocol that are not implemented, and the values under which that makes no difference."""
+
+
+class ApiError(Exception):
+    """An answer that is an error: HTTP status, OpenAI's type and code, and the field that it is about."""
+
+    def __init__(self, status: int, message: str, *, field: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.field = field
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """A request body that makes sense."""
+
+    kind: Kind
+    model: str | None
+    prompts: tuple[Prompt, ...]
+    samples: int
+    sampling: Sampling
+    stream: bool
+    include_usage: bool
+    log_probabilities: bool
+    token_ids: bool
+    """Add `token_ids` and `prompt_token_ids` to the answer."""
+    tokens_as_ids: bool
+    """Name tokens in log-probabilities `token_id:7`, because two tokens may have the same text."""
+
+
+def read_order(body: bytes, kind: Kind, *, context: int) -> Order:
+    """Parse and check a body. Raises ApiError (400) that names the field."""
+    fields = _Fields(_parse(body))
+    _refuse_unknown(fields.plain, kind)
+    streams = fields.boolean("stream")
+    counts, alternatives = _log_probabilities(fields, kind)
+    return Order(
+        kind=kind,
+        model=fields.text("model"),
+        prompts=_prompts(fields) if kind == "completion" else (_conversation(fields),),
+        samples=fields.integer("n", 1, smallest=1, largest=MOST_SAMPLES),
+        sampling=_sampling(fields, kind, context=context, alternatives=alternatives),
+        stream=streams,
+        include_usage=_include_usage(fields, streams=streams),
+        log_probabilities=counts,
+        token_ids=fields.boolean("return_token_ids"),
+        tokens_as_ids=fields.boolean("return_tokens_as_token_ids"),
+    )
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        plain = json.loads(body, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ApiError(400, "the body is not usable JSON: it is nested too deeply") from None
+    except ValueError as error:  # of json, of UTF-8, of numbers with thousands of digits
+        raise ApiError(400, f"the body is not valid JSON: {error}") from None
+    if not isinstance(plain, dict):
+        raise ApiError(400, f"the body must be a JSON object, not {_kind_of(plain)}")
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _refuse_unknown(plain: Mapping[str, Any], kind: Kind) -> None:
+    for name, value in plain.items():
+        neutral = ASKS_FOR_NOTHING[kind].get(name)
+        if neutral is not None and not any(value == one and type(value) is type(one) for one in neutral):
+            raise ApiError(400, f"{name} is not supported: leave it out", field=name, code="unsupported_parameter")
+        if neutral is None and name not in FIELDS[kind]:
+            hint = did_you_mean(name, FIELDS[kind])
+            raise ApiError(400, f"unknown field {name!r}.{hint}", field=name, code="unknown_parameter")
+
+
+class _Fields:
+    """Typed access to a body; every complaint names its field."""
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        self.plain = plain
+
+    def boolean(self, name: str) -> bool:
+        value = self.plain.get(name, False)
+        if not isinstance(value, bool):
+            raise _wrong(name, value, "true or false")
+        return value
+
+    def text(self, name: str) -> str | None:
+        value = self.plain.get(name)
+        if value is not None and not isinstance(value, str):
+            raise _wrong(name, value, "a text")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        value = self.plain.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _wrong(name, value, "a number")
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(name, value, "a number that a float can hold") from None
+
+    def integer(self, name: str, default: int, *, smallest: int, largest: int) -> int:
+        value = self.plain.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong(name, value, "an integer")
+        if not smallest <= value <= largest:
+            rule = f"at least {smallest}" if value < smallest else f"at most {largest}"
+            raise ApiError(400, f"{name} must be {rule}", field=name)
+        return value
+
+
+def _wrong(name: str, value: Any, expected: str) -> ApiError:
+    return ApiError(400, f"{name} must be {expected}, not {_kind_of(value)}", field=name)
+
+
+def _kind_of(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", int: "an integer", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def _sampling(fields: _Fields, kind: Kind, *, context: int, alternatives: int) -> Sampling:
+    sampling = Sampling(
+        max_tokens=_max_tokens(fields, kind, context=context),
+        temperature=fields.number("temperature", 1.0),
+        top_k=max(0, fields.integer("top_k", 0, smallest=-1, largest=2**31 - 1)),  # vLLM's -1 is all, too
+        top_p=fields.number("top_p", 1.0),
+        min_p=fields.number("min_p", 0.0),
+        repetition_penalty=fields.number("repetition_penalty", 1.0),
+        presence_penalty=fields.number("presence_penalty", 0.0),
+        frequency_penalty=fields.number("frequency_penalty", 0.0),
+        stop=_stop(fields),
+        seed=fields.integer("seed", secrets.randbelow(2**31), smallest=0, largest=LARGEST_SEED),
+        alternatives=alternatives,
+    )
+    try:
+        sampling.check()
+    except InputError as error:
+        raise ApiError(400, str(error), field=str(error).partition("=")[0]) from None
+    return sampling
+
+
+def _max_tokens(fields: _Fields, kind: Kind, *, context: int) -> int:
+    """The newer of chat's two names wins; a value beyond the context is cut to it, as an answer would be."""
+    names = ("max_completion_tokens", "max_tokens") if kind == "chat" else ("max_tokens",)
+    default = context if kind == "chat" else DEFAULT_COMPLETION_TOKENS
+    given = [fields.integer(name, 1, smallest=1, largest=2**31 - 1) for name in names if name in fields.plain]
+    return min([*given, default][0], context)
+
+
+def _stop(fields: _Fields) -> tuple[str, ...]:
+    stop = fields.plain.get("stop", [])
+    texts = [stop] if isinstance(stop, str) else stop
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise _wrong("stop", stop, "a text or a list of texts")
+    if len(texts) > MOST_STOPS or not all(0 < len(text) <= LONGEST_STOP for text in texts):
+        message = f"stop takes at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
+        raise ApiError(400, message, field="stop")
+    return tuple(texts)
+
+
+def _log_probabilities(fields: _Fields, kind: Kind) -> tuple[bool, int]:
+    """(wanted, alternatives): a number in completions, a switch and a number in chat."""
+    if kind == "completion":
+        wanted = "logprobs" in fields.plain
+        return wanted, fields.integer("logprobs", 0, smallest=0, largest=MOST_ALTERNATIVES)
+    wanted = fields.boolean("logprobs")
+    alternatives = fields.integer("top_logprobs", 0, smallest=0, largest=MOST_ALTERNATIVES)
+    if alternatives and not wanted:
+        raise ApiError(400, "top_logprobs needs logprobs: true", field="top_logprobs")
+    return wanted, alternatives
+
+
+def _include_usage(fields: _Fields, *, streams: bool) -> bool:
+    options = fields.plain.get("stream_options", {})
+    if not isinstance(options, dict):
+        raise _wrong("stream_options", options, "an object")
+    if options and not streams:
+        raise ApiError(400, "stream_options needs stream: true", field="stream_options")
+    known = ("include_usage", "include_obfuscation")
+    for name, value in options.items():
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ApiError(400, f"unknown field 'stream_options.{name}'.{hint}", field=f"stream_options.{name}")
+        if not isinstance(value, bool):
+            raise _wrong(f"stream_options.{name}", value, "true or false")
+    return options.get("include_usage", False)
+
+
+def _prompts(fields: _Fields) -> tuple[Prompt, ...]:
+    """`prompt`: a text, token ids, or a list of either."""
+    prompt = fields.plain.get("prompt")
+    if isinstance(prompt, str):
+        return (prompt,)
+    if isinstance(prompt, list) and prompt:
+        if _are_ids(prompt):
+            return (tuple(prompt),)
+        if all(isinstance(one, str) for one in prompt):
+            return tuple(prompt)
+        if all(isinstance(one, list) and _are_ids(one) for one in prompt):
+            return tuple(tuple(one) for one in prompt)
+    message = "prompt must be a text, a list of token ids, or a list of texts or of lists of token ids, and not empty"
+    raise ApiError(400, message, field="prompt")
+
+
+def _are_ids(values: list[Any]) -> bool:
+    return all(type(value) is int for value in values)
+
+
+def _conversation(fields: _Fields) -> Prompt:
+    if "messages" not in fields.plain:
+        raise ApiError(400, "messages is missing: a list of objects with role and content", field="messages")
+    messages = fields.plain["messages"]
+    try:
+        plain = [_with_plain_content(message) for message in messages] if isinstance(messages, list) else messages
+        return from_plain(plain)
+    except InputError as error:
+        raise ApiError(400, f"messages: {error}", field="messages") from None
+
+
+def _with_plain_content(message: Any) -> Any:
+    """A content may be a list of `{"type": "text", "text": …}`, which stands for the joined text."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    texts = []
+    for part in message["content"]:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise InputError('of a content in parts only {"type": "text", "text": …} is understood')
+        texts.append(part["text"])
+    return {**message, "content": "".join(texts)}

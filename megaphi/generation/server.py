@@ -1,0 +1,307 @@
+"""A server that speaks OpenAI's protocol: completions, chats, models, health, and a page to chat in.
+
+`create_app` makes an application around a `GenerationService`. A request is read up to a limit, checked and turned into
+tokens on another thread, queued, and answered whole or as server-sent events. When a client goes away, whatever was
+generated for it is called off. Bodies must say that they are JSON: a page of a foreign site, which cannot say so
+without asking the browser first, thereby cannot make a server on this machine work for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from megaphi.errors import InputError, RunFailed, did_you_mean
+from megaphi.generation.answer_pieces import Piece, answer_pieces, join_pieces
+from megaphi.generation.chat_page import chat_page
+from megaphi.generation.openai_requests import ApiError, Kind, Order, read_order
+from megaphi.generation.openai_responses import Writer, error_object, json_bytes
+from megaphi.generation.requests import Request as GenerationRequest
+from megaphi.generation.service import GenerationService, Submission, TooManyWaiting
+from megaphi.generation.text import render_prompt
+from megaphi.tokenizer.phi4 import Phi4Tokenizer
+
+PATHS = ("/", "/health", "/v1/models", "/v1/completions", "/v1/chat/completions")
+RETRY_SECONDS = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """What the handlers of one application share."""
+
+    service: GenerationService
+    tokenizer: Phi4Tokenizer
+    model: str
+    """The name that requests may give; another one is a 404."""
+    api_key: str | None = None
+    """What `Authorization: Bearer …` must say; None lets everybody in."""
+    largest_body_bytes: int = 8 * 2**20
+    created: int = 0
+    """When the model was opened, in seconds since 1970."""
+
+
+def create_app(serving: Serving) -> FastAPI:
+    """The application. Its start and end start and close the service."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        serving.service.start()
+        yield
+        await asyncio.to_thread(serving.service.close)
+
+    app = FastAPI(title="megaphi", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    page, page_headers = chat_page()
+
+    @app.get("/")
+    async def chat() -> Response:
+        return Response(page, media_type="text/html; charset=utf-8", headers=page_headers)
+
+    @app.get("/health")
+    async def health() -> Response:
+        return _health(serving)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        _check_key(request, serving.api_key)
+        return _json({"object": "list", "data": [_model(serving)]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(request: Request, name: str) -> Response:
+        _check_key(request, serving.api_key)
+        _check_model(name, serving.model)
+        return _json(_model(serving))
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await _answer(request, "completion", serving)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await _answer(request, "chat", serving)
+
+    for kind in (ApiError, InputError, RunFailed, HTTPException, Exception):
+        app.add_exception_handler(kind, _on_error)
+    return app
+
+
+def _health(serving: Serving) -> Response:
+    service = serving.service
+    if service.failure is not None:
+        return _json({"status": "failed", "error": service.failure}, status=503)
+    load = service.load()
+    return _json({"status": "ok", "model": serving.model, "running": load.running, "waiting": load.waiting})
+
+
+def _model(serving: Serving) -> dict[str, Any]:
+    return {
+        "id": serving.model,
+        "object": "model",
+        "created": serving.created,
+        "owned_by": "megaphi",
+        "max_model_len": serving.service.context,
+    }
+
+
+async def _answer(request: Request, kind: Kind, serving: Serving) -> Response:
+    """Handle a request for completions or a chat."""
+    _check_key(request, serving.api_key)
+    body = await read_body(request, largest_bytes=serving.largest_body_bytes)
+    identity = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+    order, requests = await asyncio.to_thread(_prepare, body, kind, serving, identity)
+    submission = serving.service.submit(requests)
+    writer = Writer(
+        order=order,
+        requests=submission.requests,
+        tokenizer=serving.tokenizer,
+        model=serving.model,
+        identity=identity,
+        created=int(time.time()),
+    )
+    if order.stream:
+        return EventStream(_events(submission, writer), submission.cancel)
+    try:
+        return _json(writer.whole(await _unless_gone(request, _whole_answers(submission, serving.tokenizer))))
+    finally:
+        submission.cancel()
+
+
+def _prepare(body: bytes, kind: Kind, serving: Serving, identity: str) -> tuple[Order, list[GenerationRequest]]:
+    """Check a body and make the engine's requests of it: every prompt with every number of a sample."""
+    context = serving.service.context
+    order = read_order(body, kind, context=context)
+    if order.model is not None:
+        _check_model(order.model, serving.model)
+    field = "messages" if kind == "chat" else "prompt"
+    count = len(order.prompts) * order.samples
+    if count > serving.service.max_waiting:
+        limit = serving.service.max_waiting
+        raise ApiError(400, f"{count} answers at once are more than this server's limit of {limit}", field=field)
+    requests = []
+    for number, prompt in enumerate(order.prompts, start=1):
+        ids = render_prompt(prompt, serving.tokenizer)
+        _check_prompt(ids, number, field, serving)
+        sampling = replace(order.sampling, max_tokens=min(order.sampling.max_tokens, context - len(ids)))
+        one = GenerationRequest(name=identity, prompt=ids, sampling=sampling, stop_tokens=serving.tokenizer.stop_tokens)
+        requests += [replace(one, sample=sample) for sample in range(order.samples)]
+    return order, requests
+
+
+def _check_prompt(ids: tuple[int, ...], number: int, field: str, serving: Serving) -> None:
+    context, vocabulary = serving.service.context, serving.service.vocabulary
+    which = f"{field}: prompt {number}" if field == "prompt" else "messages: the conversation"
+    if not ids:
+        raise ApiError(400, f"{which} is empty: give it at least one token", field=field)
+    if len(ids) >= context:
+        message = f"{which} has {len(ids)} tokens, and the model's context of {context} must hold an answer too"
+        raise ApiError(400, message, field=field, code="context_length_exceeded")
+    wrong = next((token for token in ids if not 0 <= token < vocabulary), None)
+    if wrong is not None:
+        raise ApiError(400, f"{which} holds token id {wrong}: ids are 0 to {vocabulary - 1}", field=field)
+
+
+async def _whole_answers(submission: Submission, tokenizer: Phi4Tokenizer) -> list[Piece]:
+    pieces: list[list[Piece]] = [[] for _ in submission.requests]
+    async for piece in answer_pieces(submission, tokenizer):
+        pieces[piece.place].append(piece)
+    return [join_pieces(place, parts) for place, parts in enumerate(pieces)]
+
+
+async def _events(submission: Submission, writer: Writer) -> AsyncIterator[bytes]:
+    """The chunks of a stream; an error ends it with an error object in place of `[DONE]`."""
+    answer_tokens = [0] * len(submission.requests)
+    begun: set[int] = set()
+    try:
+        for opening in writer.opening():
+            yield _event(json_bytes(opening))
+        async for piece in answer_pieces(submission, writer.tokenizer):
+            answer_tokens[piece.place] += len(piece.tokens)
+            chunk = writer.piece(piece, is_first=piece.place not in begun)
+            if chunk is not None:
+                begun.add(piece.place)
+                yield _event(json_bytes(chunk))
+        if writer.order.include_usage:
+            yield _event(json_bytes(writer.closing_usage(answer_tokens)))
+        yield _event(b"[DONE]")
+    except (InputError, RunFailed) as error:
+        yield _event(json_bytes(error_object(as_api_error(error))))
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; `on_end` is called when the last is sent or the client has gone, whichever comes first."""
+
+    def __init__(self, events: AsyncIterator[bytes], on_end: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._on_end = on_end
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+
+
+async def read_body(request: Request, *, largest_bytes: int) -> bytes:
+    """The body of a request, refused as soon as it is known to be too large: from its header, or while it comes."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "the body must be JSON: send the header Content-Type: application/json")
+    too_large = ApiError(413, f"the body is larger than {largest_bytes} bytes")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > largest_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > largest_bytes:
+                raise too_large
+    except ClientDisconnect:
+        raise _client_gone() from None
+    return bytes(body)
+
+
+def _client_gone() -> ApiError:
+    """Nobody is there to read it; the status is nginx's, for the log."""
+    return ApiError(499, "the client has gone")
+
+
+async def _unless_gone(request: Request, answer: Any) -> Any:
+    """The result of `answer`, which is cancelled if the client goes away before."""
+    working = asyncio.ensure_future(answer)
+    watching = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise _client_gone()
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _check_key(request: Request, api_key: str | None) -> None:
+    if api_key is None:
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
+        raise ApiError(401, "this server needs its key: send Authorization: Bearer KEY", code="invalid_api_key")
+
+
+def _check_model(name: str, served: str) -> None:
+    if name != served:
+        message = f"there is no model {name!r} here: this server has {served!r}"
+        raise ApiError(404, message, field="model", code="model_not_found")
+
+
+def as_api_error(error: Exception, *, path: str = "") -> ApiError:
+    """Every exception as what a client is told of it."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, TooManyWaiting):
+        return ApiError(429, str(error), code="too_many_requests")
+    if isinstance(error, InputError):
+        return ApiError(400, str(error))
+    if isinstance(error, RunFailed):
+        return ApiError(503, str(error))
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return ApiError(404, f"there is nothing at {path!r}.{did_you_mean(path, PATHS)}")
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail))
+    return ApiError(500, "an error inside the server: its log has the details")
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    told = as_api_error(error, path=request.url.path)
+    headers = {}
+    if told.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif told.status == 413:
+        headers["Connection"] = "close"
+    elif told.status in (429, 503):
+        headers["Retry-After"] = str(RETRY_SECONDS)
+    return _json(error_object(told), status=told.status, headers=headers)
+
+
+def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json_bytes(value), status_code=status, media_type="application/json", headers=headers)

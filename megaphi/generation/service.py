@@ -1,0 +1,208 @@
+"""The thread that owns a generator, between handlers that wait and an engine that steps.
+
+Handlers on an event loop submit requests and read news; the thread adds what was submitted, steps while there is work,
+and hands every step's news to the loops in one call each. Nothing but that thread ever touches the generator. An
+exception in it is final: every open answer fails with it, new ones are refused, and `failure` says why.
+
+Memory is bounded: at most `max_waiting` requests wait for their first token, and a reader who does not read is owed no
+more news than the tokens of his answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from megaphi.errors import InputError, RunFailed
+from megaphi.generation.requests import Generator, News, Request
+from megaphi.log import logger
+
+
+class TooManyWaiting(InputError):
+    """The queue is full: the same request can succeed later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much there is to do."""
+
+    waiting: int
+    """Requests without a first token."""
+    running: int
+    """Requests that have one."""
+
+
+class Submission:
+    """Requests of one caller and the news about them, as an asynchronous iterator that ends with the last of them."""
+
+    def __init__(self, service: GenerationService, requests: Sequence[Request]) -> None:
+        self.requests = tuple(requests)
+        self._open = {request.name for request in requests}
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[News | Exception] = asyncio.Queue()
+
+    def __aiter__(self) -> Submission:
+        return self
+
+    async def __anext__(self) -> News:
+        """The next news. Raises what the engine refused a request with (InputError), or RunFailed if it failed."""
+        while self._open:
+            item = await self._queue.get()
+            if isinstance(item, Exception):
+                self.cancel()
+                raise item
+            if item.name in self._open:
+                if item.finish is not None:
+                    self._open.discard(item.name)
+                return item
+        raise StopAsyncIteration
+
+    def cancel(self, name: str | None = None) -> None:
+        """Call off one request, or all that are open: there will be no more news of it. Never waits."""
+        names = self._open & {name} if name is not None else set(self._open)
+        self._open -= names
+        if names:
+            self._service.cancel(names)
+
+    def deliver(self, items: Sequence[News | Exception]) -> None:
+        """From the service's thread: wake the reader, unless his loop is gone."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._put, items)
+
+    def _put(self, items: Sequence[News | Exception]) -> None:
+        for item in items:
+            self._queue.put_nowait(item)
+
+
+class GenerationService:
+    """Runs one generator for many callers. `start` it once, `close` it at the end."""
+
+    def __init__(self, generator: Generator, *, max_waiting: int = 256) -> None:
+        """`max_waiting`: requests that may be without a first token at a time."""
+        self.context = generator.context
+        self.vocabulary = generator.vocabulary
+        self.max_waiting = max_waiting
+        self.failure: str | None = None
+        """Why the engine is no more, in one sentence; None while it works."""
+        self._generator = generator
+        self._wake = threading.Condition()
+        self._owner: dict[str, Submission] = {}
+        self._waiting: set[str] = set()
+        self._added: list[Request] = []
+        self._cancelled: list[str] = []
+        self._is_closing = False
+        self._numbers = itertools.count()
+        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, *, timeout_seconds: float = 30.0) -> None:
+        """Call off everything, and wait for the step that is under way."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
+
+    def load(self) -> Load:
+        with self._wake:
+            return Load(waiting=len(self._waiting), running=len(self._owner) - len(self._waiting))
+
+    def submit(self, requests: Sequence[Request]) -> Submission:
+        """Queue requests; their names become unique by a number behind them. Call it on the event loop that reads.
+
+        Raises:
+            TooManyWaiting: there is no room for them now.
+            RunFailed: the engine has failed, or is being closed.
+        """
+        requests = [replace(request, name=f"{request.name}/{next(self._numbers)}") for request in requests]
+        submission = Submission(self, requests)
+        names = [request.name for request in requests]
+        with self._wake:
+            if self.failure or self._is_closing:
+                raise RunFailed(self.failure or "the server is shutting down")
+            if len(self._waiting) + len(names) > self.max_waiting:
+                raise TooManyWaiting(
+                    f"{len(self._waiting)} requests are waiting and {len(names)} more would exceed the limit of "
+                    f"{self.max_waiting}: try again later"
+                )
+            self._owner.update(dict.fromkeys(names, submission))
+            self._waiting.update(names)
+            self._added += requests
+            self._wake.notify()
+        return submission
+
+    def cancel(self, names: Iterable[str]) -> None:
+        """Forget requests; the engine drops them before its next step."""
+        with self._wake:
+            for name in names:
+                if self._owner.pop(name, None) is not None:
+                    self._waiting.discard(name)
+                    self._cancelled.append(name)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        try:
+            while self._take_orders():
+                self._distribute(self._generator.step())
+            self._fail("the server is shutting down")
+        except Exception as error:
+            logger.exception("the generation engine failed")
+            self._fail(f"the engine failed: {type(error).__name__}: {error}")
+
+    def _take_orders(self) -> bool:
+        """Wait for work and pass what was ordered to the generator; False when the service closes."""
+        with self._wake:
+            self._wake.wait_for(
+                lambda: self._is_closing or self._added or self._cancelled or not self._generator.is_idle
+            )
+            added, cancelled = self._added, self._cancelled
+            self._added, self._cancelled = [], []
+            if self._is_closing:
+                cancelled = list(self._owner)
+                added = []
+        gone = set(cancelled)
+        for request in added:
+            if request.name not in gone:
+                self._add(request)
+        for name in cancelled:
+            self._generator.cancel(name)
+        return not self._is_closing
+
+    def _add(self, request: Request) -> None:
+        try:
+            self._generator.add(request)
+        except InputError as error:
+            with self._wake:
+                owner = self._owner.pop(request.name, None)
+                self._waiting.discard(request.name)
+            if owner is not None:
+                owner.deliver([error])
+
+    def _distribute(self, news: Sequence[News]) -> None:
+        """Hand a step's news to who asked; those about requests called off meanwhile have no owner."""
+        of_owner: dict[Submission, list[News]] = defaultdict(list)
+        with self._wake:
+            for item in news:
+                self._waiting.discard(item.name)
+                owner = self._owner.pop(item.name, None) if item.finish else self._owner.get(item.name)
+                if owner is not None:
+                    of_owner[owner].append(item)
+        for owner, items in of_owner.items():
+            owner.deliver(items)
+
+    def _fail(self, reason: str) -> None:
+        with self._wake:
+            self.failure = reason
+            owners = set(self._owner.values())
+            self._owner.clear()
+            self._waiting.clear()
+        for owner in owners:
+            owner.deliver([RunFailed(reason)])

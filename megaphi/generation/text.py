@@ -1,0 +1,79 @@
+"""Text while it is being generated: what is certain of it after each token, and where a stop text ends it.
+
+A token may end in the middle of a UTF-8 character, and a text in what may become a stop text; both are held back until
+the next tokens decide, so that nothing is ever taken back from a reader. An answer ends before the stop text that is
+complete first, the longest of them if several are, which depends on the text alone and not on how tokens cut it.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from megaphi.conversation import Conversation, Prompt
+from megaphi.tokenizer.chat_format import render_conversation
+from megaphi.tokenizer.phi4 import Phi4Tokenizer
+
+
+class TextStream:
+    """Turns the tokens of one answer into pieces of text that join to its whole text."""
+
+    def __init__(self, tokenizer: Phi4Tokenizer, stop: Sequence[str] = ()) -> None:
+        """`stop`: texts that end the answer, none of them empty."""
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self.characters = 0
+        """Decoded so far, held ones and those of a stop text included: where the next token's text begins."""
+        self.is_stopped = False
+        """Has a stop text appeared? From then on there is no more text."""
+
+    def add(self, token: int) -> str:
+        """The text that has become certain with this token, often none."""
+        return self._advance(self._decoder.decode(self._tokenizer.decode_bytes([token])))
+
+    def end(self) -> str:
+        """What is left when no token follows; half a character becomes U+FFFD."""
+        text = self._advance(self._decoder.decode(b"", final=True)) + self._held
+        self._held = ""
+        return text
+
+    def _advance(self, text: str) -> str:
+        self.characters += len(text)
+        if self.is_stopped:
+            return ""
+        open_text = self._held + text
+        end = stop_start(open_text, self._stop)
+        self.is_stopped = end is not None
+        if end is None:
+            end = len(open_text) - _unfinished(open_text, self._stop)
+        self._held = "" if self.is_stopped else open_text[end:]
+        return open_text[:end]
+
+
+def stop_start(text: str, stop: Sequence[str]) -> int | None:
+    """Where the stop text begins that is complete first in `text`; the longest of several that end at one place."""
+    found = [(place + len(one), -len(one)) for one in stop if (place := text.find(one)) >= 0]
+    if not found:
+        return None
+    end, negative_length = min(found)
+    return end + negative_length
+
+
+def _unfinished(text: str, stop: Sequence[str]) -> int:
+    """Characters at the end of `text` that may be the beginning of a stop text."""
+    longest = min(len(text), max(map(len, stop), default=1) - 1)
+    return next(
+        (length for length in range(longest, 0, -1) if any(one.startswith(text[-length:]) for one in stop)),
+        0,
+    )
+
+
+def render_prompt(prompt: Prompt, tokenizer: Phi4Tokenizer) -> tuple[int, ...]:
+    """Token ids of a prompt: a conversation up to where the assistant begins, a text as it stands, ids as they are."""
+    if isinstance(prompt, Conversation):
+        return tuple(render_conversation(prompt, tokenizer, add_generation_prompt=True).ids)
+    if isinstance(prompt, str):
+        return tuple(tokenizer.encode(prompt))
+    return tuple(prompt)

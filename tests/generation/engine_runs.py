@@ -1,0 +1,100 @@
+"""What the ranks of the engine's tests run: many cases in one set of processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from megaphi.conversation import Sampling
+from megaphi.generation.generate import Continuation
+from megaphi.parallel.layout import ParallelLayout
+
+SAMPLED = Sampling(max_tokens=12, temperature=1.5, top_p=0.95, seed=7, alternatives=3)
+PENALISED = Sampling(max_tokens=12, repetition_penalty=1.7, presence_penalty=0.3, frequency_penalty=0.2)
+GREEDY = Sampling(max_tokens=20)
+
+
+def prompts_of(vocabulary: int) -> list[list[int]]:
+    """Ragged, some with a beginning in common, some the same."""
+    generator = np.random.default_rng(3)
+    beginning = generator.integers(vocabulary, size=35).tolist()
+    ragged = [generator.integers(vocabulary, size=length).tolist() for length in (1, 2, 15, 16, 17, 40, 44, 3)]
+    shared = [[*beginning[:length], number] for number, length in enumerate((35, 35, 20, 32, 33))]
+    return [*ragged, *shared, ragged[5]]
+
+
+def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
+    """Every way to ask, as plain values."""
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.forward_only import open_model
+    from megaphi.generation.engine import Engine
+    from megaphi.generation.generate import generate, score_continuations
+
+    model = open_model(open_weights(checkpoint), layout)
+    prompts = prompts_of(model.architecture.vocabulary)
+    found: dict[str, Any] = {}
+    for name, rules in (("greedy", GREEDY), ("sampled", SAMPLED), ("penalised", PENALISED)):
+        engine = Engine(model, rows=4, pass_tokens=24)
+        found[name] = [plain(item) for (item,) in generate(engine, prompts, rules)]
+    small = Engine(model, rows=6, cache_bytes=7 * 16 * bytes_per_token(model))  # fewer blocks than six texts need
+    found["sampled, small cache"] = [plain(item) for (item,) in generate(small, prompts, SAMPLED)]
+    engine = Engine(model, rows=16)
+    several = generate(engine, prompts[5:7], SAMPLED, samples=8)
+    found["samples"] = [[plain(item) for item in items] for items in several]
+    found["reused"] = engine.schedule.reused_tokens
+    stop = frozenset({found["greedy"][0]["tokens"][5]})
+    found["stopped"] = plain(generate(Engine(model), prompts[:1], GREEDY, stop_tokens=stop)[0][0])
+    texts = [(prompt, prompts[0] + prompts[2] + prompts[3]) for prompt in prompts[:4]]
+    scores = score_continuations(Engine(model, rows=3, pass_tokens=20, scored_rows=5), texts)
+    found["scores"] = [[tuple(score) for score in item] for item in scores]
+    return found
+
+
+def bytes_per_token(model: Any) -> int:
+    from megaphi.engine.forward_only import cache_bytes_per_token
+
+    return cache_bytes_per_token(model)
+
+
+def plain(item: Continuation) -> dict[str, Any]:
+    return {
+        "tokens": item.tokens,
+        "log_probabilities": item.log_probabilities,
+        "alternatives": item.alternatives,
+        "finish": item.finish,
+    }
+
+
+def without_cache(checkpoint: str) -> dict[str, Any]:
+    """The same requests one by one, each step a forward pass over the whole text."""
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.forward_only import logits_of, open_model
+    from megaphi.generation.engine import score
+    from megaphi.generation.sampling import Row, choose
+
+    model = open_model(open_weights(checkpoint))
+    prompts = prompts_of(model.architecture.vocabulary)
+
+    def alone(prompt: list[int], rules: Sampling, sample: int = 0) -> dict[str, Any]:
+        answer: dict[str, Any] = {"tokens": [], "log_probabilities": [], "alternatives": [], "finish": "length"}
+        for _ in range(rules.max_tokens):
+            logits_1V = logits_of(model, np.array([prompt + answer["tokens"]]))[:, -1]
+            choice = choose(logits_1V, [Row(rules, sample, prompt, answer["tokens"])])
+            answer["log_probabilities"] += choice.log_probabilities
+            answer["alternatives"] += choice.alternatives
+            answer["tokens"] = answer["tokens"] + choice.tokens
+        return answer
+
+    found: dict[str, Any] = {
+        name: [alone(prompt, rules) for prompt in prompts]
+        for name, rules in (("greedy", GREEDY), ("sampled", SAMPLED), ("penalised", PENALISED))
+    }
+    found["samples"] = [[alone(prompt, SAMPLED, sample) for sample in range(8)] for prompt in prompts[5:7]]
+    found["scores"] = []
+    for prompt in prompts[:4]:
+        continuation = prompts[0] + prompts[2] + prompts[3]
+        logits_SV = logits_of(model, np.array([prompt + continuation]))[0]
+        scores = score(logits_SV[len(prompt) - 1 : -1], continuation)
+        found["scores"].append([tuple(item) for item in scores])
+    return found

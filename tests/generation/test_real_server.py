@@ -1,0 +1,104 @@
+"""`megaphi serve` and `megaphi chat` on a real model, as a user starts them: two tensor ranks, a client, and the end.
+
+The model is random, so what it says means nothing; that the server says what the engine says is checked token by token.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conversion.random_models import SHAPES, random_folder
+from tests.generation.engine_runs import prompts_of
+from tests.gloo_world import run_in_world
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "model"
+    random_folder(folder, SHAPES["3 heads per group"], scale=0.4)
+    return folder
+
+
+@contextmanager
+def serving(checkpoint: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The command in a process of its own; gives the address that it tells."""
+    command = [sys.executable, "-m", "megaphi", "serve", str(checkpoint), "--port", "0", *options]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert server.stderr is not None
+    try:
+        for line in server.stderr:
+            if found := re.search(r"serving at (http://\S+)", line):
+                yield found[1], server
+                break
+        else:
+            pytest.fail(f"the server ended with {server.wait(10)}")
+    finally:
+        server.kill()
+        server.wait(10)
+
+
+def greedy(checkpoint: str, prompts: list[list[int]]) -> list[list[int]]:
+    from megaphi.conversation import Sampling
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.forward_only import open_model
+    from megaphi.generation.engine import Engine
+    from megaphi.generation.generate import generate
+
+    engine = Engine(open_model(open_weights(checkpoint)))
+    return [found.tokens for (found,) in generate(engine, prompts, Sampling(max_tokens=8))]
+
+
+def test_two_ranks_serve_what_the_engine_says_and_end_when_told(checkpoint: Path) -> None:
+    from openai import OpenAI
+
+    prompts = prompts_of(352)[:6]
+    (expected,) = run_in_world(greedy, str(checkpoint), prompts, processes=1)
+    with serving(checkpoint, "--tensor", "2", "--batch", "3") as (url, server):
+        client = OpenAI(base_url=f"{url}/v1", api_key="none")
+        (model,) = client.models.list().data
+        for prompt, tokens in zip(prompts, expected, strict=True):
+            body = {"return_token_ids": True}
+            answer = client.completions.create(
+                model=model.id, prompt=prompt, max_tokens=8, temperature=0, extra_body=body
+            )
+            found = answer.choices[0].token_ids  # pyright: ignore[reportAttributeAccessIssue]
+            assert found == tokens[: len(found)]
+            assert len(found) == 8 or answer.choices[0].finish_reason == "stop"
+        talk = client.chat.completions.create(
+            model=model.id, messages=[{"role": "user", "content": "a"}], max_tokens=5, stream=True
+        )
+        assert [chunk.choices[0].finish_reason for chunk in talk if chunk.choices][-1] in ("length", "stop")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+
+
+def test_chat_reads_lines_and_ends_with_them(checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "megaphi", "chat", str(checkpoint), "--max-tokens", "4", "--pipeline", "2"]
+    began = time.monotonic()
+    talk = subprocess.run(
+        command, input="a\n/reset\nb\n", capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False
+    )
+    assert talk.returncode == 0, talk.stderr
+    assert "forgotten" in talk.stderr
+    assert talk.stdout.count("\n") >= 2
+    assert time.monotonic() - began < 110
+
+
+def test_layouts_that_do_not_fit_are_one_message(checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "megaphi", "serve", str(checkpoint), "--tensor", "3", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "layout.tensor=3 does not divide model.key_value_groups=2" in done.stderr
+    assert "Traceback" not in done.stderr
