@@ -3,7 +3,8 @@
 `find_files` turns what a user names (files, folders, patterns) into an ordered list of files; `plan_pieces` cuts large
 files where they can be entered in the middle (JSON lines at byte offsets, parquet at row groups); `read_piece` streams
 the texts of one piece. A record belongs to the piece in which its line begins, so pieces of any size give the same
-documents in the same order. Whatever is wrong with a record is an `InputError` that names its file and line.
+documents in the same order. `read_records` gives whole records instead of texts, each with its place. Whatever is wrong
+with a record is an `InputError` that names its file and line.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ FORMAT_OF_ENDING: dict[str, Format] = {
     ".md": "text",
 }
 """A plain text file is one document; the others hold one document per record."""
+RECORD_ENDINGS = tuple(ending for ending, kind in FORMAT_OF_ENDING.items() if kind != "text")
 
 NEW_LINE = b"\n"
 NOT_UTF8 = "not UTF-8 text, convert it first"
@@ -57,37 +59,44 @@ def format_of(path: Path) -> Format | None:
     return next((kind for ending, kind in FORMAT_OF_ENDING.items() if name.endswith(ending)), None)
 
 
-def find_files(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def find_files(
+    inputs: Sequence[str | os.PathLike[str]], *, endings: Sequence[str] = tuple(FORMAT_OF_ENDING)
+) -> list[Path]:
     """The files that `inputs` name, each once: a folder stands for all files in it with a known ending, sorted.
+
+    Args:
+        endings: of the files that can be used.
 
     Raises:
         InputError: an input does not exist, matches nothing, or is a file of an unknown format.
     """
     found: dict[Path, Path] = {}
     for given in inputs:
-        for path in _files_of(Path(given)):
+        for path in _files_of(Path(given), endings):
             found.setdefault(path.resolve(), path)
     if not found:
         raise InputError("no input files: name at least one file, folder or pattern")
     return list(found.values())
 
 
-def _files_of(given: Path) -> list[Path]:
-    known = ", ".join(FORMAT_OF_ENDING)
+def _files_of(given: Path, endings: Sequence[str]) -> list[Path]:
+    known = ", ".join(endings)
     if given.is_dir():
-        files = sorted(path for path in given.rglob("*") if path.is_file() and format_of(path))
+        files = sorted(
+            path for path in given.rglob("*") if path.is_file() and path.name.lower().endswith(tuple(endings))
+        )
         if not files:
             raise InputError(f"no documents in the folder {given}: looked for files ending in {known}")
         return files
     if given.exists():
-        if format_of(given) is None:
+        if not given.name.lower().endswith(tuple(endings)):
             raise InputError(f"do not know how to read {given}: its name should end in one of {known}")
         return [given]
     matches = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
     files = [path for path in map(Path, matches) if path.is_file()]
     if not files:
         raise InputError(f"input not found: {given} is neither a file, a folder nor a pattern that matches one")
-    return [path for file in files for path in _files_of(file)]
+    return [path for file in files for path in _files_of(file, endings)]
 
 
 def plan_pieces(path: Path, *, piece_bytes: int) -> list[Piece]:
@@ -113,6 +122,25 @@ def read_documents(path: str | os.PathLike[str], *, text_key: str = "text") -> I
     """All texts of one file, in order."""
     for piece in plan_pieces(Path(path), piece_bytes=1 << 62):
         yield from read_piece(piece, text_key=text_key)
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of every JSON object or parquet row of a whole file; the place is what an error should name.
+
+    Raises:
+        InputError: the file cannot be read or unpacked, or a line is no JSON object (file and line named).
+    """
+    path = Path(path)
+    if format_of(path) == "parquet":
+        yield from _read_rows(path)
+        return
+    blocks = {"jsonl.gz": _gzip_blocks, "jsonl.zst": _zstandard_blocks}.get(format_of(path) or "", _plain_blocks)
+    for number, line in enumerate(_lines(blocks(path)), start=1):
+        where = partial("{}:{}".format, path, number)
+        for record in _values_of_line(line, where=where):
+            if not isinstance(record, dict):
+                raise InputError(f"{where()}: expected a JSON object, found {kind_of(record)}")
+            yield where(), record
 
 
 def read_piece(piece: Piece, *, text_key: str = "text") -> Iterator[str]:
@@ -154,32 +182,35 @@ def _place_of_byte(path: Path, position: int) -> str:
         return f"{path}:{1 + sum(block.count(NEW_LINE) for block in blocks)}"
 
 
-def _texts_of_line(line: bytes, *, text_key: str, where: Callable[[], str]) -> Iterator[str]:
-    """The text of one JSON record; nothing for a blank line."""
+def _values_of_line(line: bytes, *, where: Callable[[], str]) -> Iterator[Any]:
+    """The JSON value of a line; nothing for a blank one."""
     try:
         text = line.decode("utf-8-sig")
-        if text.isspace() or not text:
-            return
-        record = json.loads(text)
+        if text and not text.isspace():
+            yield json.loads(text)
     except UnicodeDecodeError as error:
         raise InputError(f"{where()}: {NOT_UTF8} (byte {error.start} of the line)") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{where()}: not a JSON record: {error}") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{where()}: expected a JSON object with a {text_key!r} field, found {_kind(record)}")
-    if text_key not in record:
-        keys = ", ".join(map(repr, record)) or "none"
-        raise InputError(f"{where()}: no {text_key!r} field; its fields are {keys} (--text-key chooses another)")
-    yield _text_or_error(record[text_key], text_key=text_key, where=where)
+
+
+def _texts_of_line(line: bytes, *, text_key: str, where: Callable[[], str]) -> Iterator[str]:
+    for record in _values_of_line(line, where=where):
+        if not isinstance(record, dict):
+            raise InputError(f"{where()}: expected a JSON object with a {text_key!r} field, found {kind_of(record)}")
+        if text_key not in record:
+            keys = ", ".join(map(repr, record)) or "none"
+            raise InputError(f"{where()}: no {text_key!r} field; its fields are {keys} (--text-key chooses another)")
+        yield _text_or_error(record[text_key], text_key=text_key, where=where)
 
 
 def _text_or_error(value: Any, *, text_key: str, where: Callable[[], str]) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{where()}: {text_key!r} is {_kind(value)}, not text")
+        raise InputError(f"{where()}: {text_key!r} is {kind_of(value)}, not text")
     return value
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """A JSON value's type in JSON's words."""
     names = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "text"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
@@ -205,6 +236,12 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
             yield from rest[:-1]
             unfinished = [rest[-1]]
     yield b"".join(unfinished)
+
+
+def _plain_blocks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while block := file.read(READ_BYTES):
+            yield block
 
 
 def _gzip_blocks(path: Path) -> Iterator[bytes]:
@@ -258,3 +295,11 @@ def _read_parquet(piece: Piece, *, text_key: str) -> Iterator[str]:
         for value in batch.column(0).to_pylist():
             row += 1
             yield _text_or_error(value, text_key=text_key, where=partial("{}: row {}".format, piece.path, row))
+
+
+def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    row = 0
+    for batch in _open_parquet(path).iter_batches(PARQUET_BATCH_ROWS):
+        for record in batch.to_pylist():
+            row += 1
+            yield f"{path}: row {row}", record

@@ -165,18 +165,20 @@ def lay_out(samples: Sequence[RenderedConversation], *, capacity: int, padding_t
     Raises:
         ValueError: the samples do not fit (those of one row of a `Packing` do), or have other numbers of ids and flags.
     """
-    ids = [token for sample in samples for token in sample.ids]
-    trained = [flag for sample in samples for flag in sample.trained]
-    if len(ids) != len(trained) or len(ids) > capacity:
-        raise ValueError(f"{len(ids)} token ids and {len(trained)} flags for a row of {capacity} positions")
-    padding = capacity - len(ids)
-    sizes = np.array([*(len(sample.ids) for sample in samples), padding])
+    tokens = sum(len(sample.ids) for sample in samples)
+    flags = sum(len(sample.trained) for sample in samples)
+    if tokens != flags or tokens > capacity:
+        raise ValueError(f"{tokens} token ids and {flags} flags for a row of {capacity} positions")
+    sizes = np.array([*(len(sample.ids) for sample in samples), capacity - tokens])
     ends = np.cumsum(sizes)
+    tokens_S = np.full(capacity, padding_token, dtype=np.int64)
+    trained_S = np.zeros(capacity, dtype=np.float32)
+    for sample, size, end in zip(samples, sizes.tolist(), ends.tolist(), strict=False):
+        tokens_S[end - size : end] = sample.ids
+        trained_S[end - size : end] = sample.trained
     last_of_samples = ends[:-1] - 1
-    tokens_S = np.array(ids + [padding_token] * padding, dtype=np.int64)
-    labels_S = np.roll(tokens_S, -1)
+    labels_S, loss_mask_S = np.roll(tokens_S, -1), np.roll(trained_S, -1)
     labels_S[last_of_samples] = labels_S[-1] = padding_token
-    loss_mask_S = np.roll(np.array(trained + [False] * padding, dtype=np.float32), -1)
     loss_mask_S[last_of_samples] = loss_mask_S[-1] = 0
     return PackedRow(
         tokens_S=tokens_S,

@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from megaphi.conversation import Conversation
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
@@ -22,11 +25,11 @@ class RenderedConversation:
     """Token ids of a conversation and, for each, whether it is a target of training.
 
     `trained[i]` belongs to `ids[i]` itself, the token to be predicted (from position i - 1), not to the position that
-    predicts it.
+    predicts it. Lists as `render_conversation` makes them; arrays where many are kept (`data/conversations.py`).
     """
 
-    ids: list[int]
-    trained: list[bool]
+    ids: list[int] | NDArray[np.int32]
+    trained: list[bool] | NDArray[np.bool_]
 
 
 def render_conversation(

@@ -1,0 +1,131 @@
+"""Training data of later stages as the engine wants it: rows of packed units, numbered through all epochs of a run.
+
+A unit is what must not be cut: a conversation, or both sides of a preference pair. `PackedEpochs` says which units make
+a row; what a row looks like is the business of the function that makes batches of units. Held-out data is gone through
+once: rows after its last are empty, so that any number of replicas can share it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from megaphi.data.batch import Batch
+from megaphi.data.ledger import Origin
+from megaphi.data.packed_epochs import PackedEpochs
+from megaphi.data.packing import lay_out
+from megaphi.data.stages import StageSpan
+from megaphi.errors import InputError
+from megaphi.tokenizer.chat_format import RenderedConversation
+
+MakeBatch = Callable[[list[list[int]], NDArray[np.int64]], Batch]
+"""From the units of each row, and the rows' numbers, to the arrays of one micro-batch: a flat row of B S tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowOrder:
+    """Where a run is at a step; every step takes `global_batch` rows."""
+
+    span: StageSpan
+
+    def span_at(self, step: int) -> StageSpan:
+        return self.span
+
+    def position_at(self, step: int) -> Origin:
+        """Rows, and the tokens that they have room for, before step `step`."""
+        rows = step * self.span.global_batch
+        return Origin(step=step, sample=rows, tokens=rows * self.span.sequence_length)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowsLedger:
+    """The place in the data, as a checkpoint keeps it."""
+
+    data: str
+    """SHA-256 of the units and of all that decides which row holds which."""
+    rows_per_epoch: int
+    epochs: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "packed rows", "data": self.data, "rows_per_epoch": self.rows_per_epoch, "epochs": self.epochs}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedRows:
+    """Fulfils the engine's `TrainingData`."""
+
+    name: str
+    """What metrics and checkpoints call this data."""
+    epochs: PackedEpochs
+    order: RowOrder
+    make_batch: MakeBatch
+    content: str
+    """SHA-256 of the units themselves."""
+    repeats: bool = True
+    """False for held-out data."""
+
+    def prepare(self, sample_numbers: ArrayLike) -> None:
+        """Everything is in memory already."""
+
+    def batch(self, sample_numbers: ArrayLike) -> Batch:
+        """The rows of these numbers, one after the other in one flat row: a pure function of them."""
+        numbers_B = np.asarray(sample_numbers, dtype=np.int64)
+        rows = [
+            self.epochs.row(number) if self.repeats or number < self.epochs.rows_per_epoch else []
+            for number in numbers_B.tolist()
+        ]
+        return self.make_batch(rows, numbers_B)
+
+    def tokens_by_source(self, samples: int) -> dict[str, int]:
+        return {self.name: samples * self.order.span.sequence_length}
+
+    def ledger(self, step: int) -> RowsLedger:
+        rows = self.order.position_at(step).sample
+        return RowsLedger(
+            data=f"{self.content}/{self.epochs.fingerprint}",
+            rows_per_epoch=self.epochs.rows_per_epoch,
+            epochs=round(rows / self.epochs.rows_per_epoch, 6),
+        )
+
+    def check_continued(self, found: Any, *, where: str) -> None:
+        """Raises InputError if the ledger in a checkpoint's state is not of this data."""
+        expected = self.ledger(0).to_json()
+        known = found if isinstance(found, dict) else {}
+        if known.get("kind") != expected["kind"] or known.get("data") != expected["data"]:
+            raise InputError(
+                f"{where} was trained on other {self.name}, or packed otherwise (files, seed, batch.sequence_length): "
+                "use another run.folder, with run.initial_checkpoint to train its weights on; or "
+                "run.accept_changed_data=true to go on at the same row number of the new data"
+            )
+
+
+def steps_of_epochs(epochs: float, *, rows_per_epoch: int, global_batch: int) -> int:
+    """Optimizer steps that see every row `epochs` times; the last one is filled up from the next epoch."""
+    return max(1, math.ceil(epochs * rows_per_epoch / global_batch - 1e-9))
+
+
+def conversation_batch(samples: Sequence[RenderedConversation], *, capacity: int, padding_token: int) -> MakeBatch:
+    """How conversations become micro-batches: attention and labels stay within each, positions start at 0 in each."""
+
+    def make(rows: list[list[int]], numbers_B: NDArray[np.int64]) -> Batch:
+        laid = [
+            lay_out([samples[unit] for unit in units], capacity=capacity, padding_token=padding_token) for units in rows
+        ]
+        ids = [row.document_ids_S for row in laid]
+        firsts = np.cumsum([0, *(int(row_ids[-1]) + 1 for row_ids in ids[:-1])])
+        flat_ids = np.concatenate([row_ids + first for row_ids, first in zip(ids, firsts, strict=True)])
+        return Batch(
+            tokens_BS=np.concatenate([row.tokens_S for row in laid])[None],
+            labels_BS=np.concatenate([row.labels_S for row in laid])[None],
+            loss_mask_BS=np.concatenate([row.loss_mask_S for row in laid])[None],
+            document_ids_BS=flat_ids.astype(np.int32)[None],
+            sample_numbers_B=numbers_B,
+            positions_BS=np.concatenate([row.positions_S for row in laid])[None],
+        )
+
+    return make

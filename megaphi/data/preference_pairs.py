@@ -1,0 +1,240 @@
+"""Preference pairs: a prompt and two ways to go on, one accepted and one rejected, as token ids.
+
+A record is `prompt`, `accepted` and `rejected` as token ids (and, if it likes, `append_eos`), or a conversation as
+`messages` with the two answers as texts, or the hub's `prompt`, `chosen` and `rejected`, texts or lists of messages. An
+answer to a conversation ends with `<|im_end|>`, as it does in the chat format; token ids stand as they are unless an
+end is asked for. Pivotal pairs, whose two sides are one token each, are many to a text: `group_single_tokens` finds
+those whose prompts begin one another, so that one pass over the longest prompt decides all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megaphi.conversation import Conversation, Message, from_plain
+from megaphi.data.conversations import as_messages, as_text, check_turns
+from megaphi.data.documents import kind_of
+from megaphi.data.records import SkipReport, TooLong, matching_form, read_each, reason_if_too_long, token_ids
+from megaphi.errors import InputError
+from megaphi.tokenizer.chat_format import render_conversation
+from megaphi.tokenizer.phi4 import Phi4Tokenizer
+
+TOKENS = ("prompt", "accepted", "rejected")
+TOKENS_WITH_END = (*TOKENS, "append_eos")
+MESSAGES = ("messages", "accepted", "rejected")
+HUB = ("prompt", "chosen", "rejected")
+FORMS = (TOKENS, TOKENS_WITH_END, MESSAGES, HUB)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PreferencePair:
+    """Token ids, int32; none of the three is empty, and the two sides differ."""
+
+    prompt: NDArray[np.int32]
+    accepted: NDArray[np.int32]
+    rejected: NDArray[np.int32]
+
+    @property
+    def content_hash(self) -> str:
+        """Hex SHA-256 of the three lists of ids: the same for the same pair, wherever it was read."""
+        hashed = hashlib.sha256(f"{len(self.prompt)} {len(self.accepted)} {len(self.rejected)} ".encode())
+        for ids in (self.prompt, self.accepted, self.rejected):
+            hashed.update(ids.astype("<i4").tobytes())
+        return hashed.hexdigest()
+
+    @property
+    def tokens(self) -> int:
+        """Places of a row that the pair takes: the prompt once, and both sides."""
+        return len(self.prompt) + len(self.accepted) + len(self.rejected)
+
+
+def read_pairs(
+    paths: Sequence[str],
+    tokenizer: Phi4Tokenizer,
+    *,
+    sequence_length: int,
+    append_eos: bool,
+    max_completion_tokens: int | None,
+    too_long: TooLong,
+    vocabulary: int | None = None,
+) -> tuple[list[PreferencePair], SkipReport]:
+    """All pairs of `paths` that fit into `sequence_length` tokens (prompt and both sides), and what was left out.
+
+    Args:
+        append_eos: end both sides of pairs of token ids with `<|im_end|>`, where a record does not say it itself.
+        max_completion_tokens: cut both sides to so many tokens, their end included; pairs that are then equal are left
+            out.
+        vocabulary: tokens of the model, where records hold ids of another tokenizer than `tokenizer`.
+
+    Raises:
+        InputError: a record is not one of the forms above, a side is empty, or both are equal (file and line named), a
+            file is empty, or nothing is left.
+    """
+    report = SkipReport()
+    pairs = stream_pairs(
+        paths,
+        tokenizer,
+        sequence_length=sequence_length,
+        append_eos=append_eos,
+        max_completion_tokens=max_completion_tokens,
+        too_long=too_long,
+        vocabulary=vocabulary,
+        report=report,
+    )
+    return [pair for _, pair in pairs], report
+
+
+def stream_pairs(
+    paths: Sequence[str],
+    tokenizer: Phi4Tokenizer,
+    *,
+    sequence_length: int,
+    append_eos: bool,
+    max_completion_tokens: int | None,
+    too_long: TooLong,
+    report: SkipReport,
+    vocabulary: int | None = None,
+) -> Iterator[tuple[str, PreferencePair]]:
+    """Like `read_pairs`, one at a time, each behind its place; `report` is complete at the end."""
+    if max_completion_tokens is not None and max_completion_tokens < 1:
+        raise InputError(f"max_completion_tokens={max_completion_tokens}: must be at least 1")
+
+    def make(record: dict[str, Any]) -> PreferencePair | str:
+        form = matching_form(record, FORMS)
+        if form in (TOKENS, TOKENS_WITH_END):
+            sides = [token_ids(record[key], key, vocabulary=vocabulary or tokenizer.vocabulary_size) for key in TOKENS]
+            with_end = _true_or_false(record.get("append_eos", append_eos))
+        else:
+            sides = _encoded(*(_from_messages(record) if form == MESSAGES else _from_hub(record)), tokenizer)
+            with_end = True
+        end = [tokenizer.message_end] if with_end else []
+        pair = _finished(*sides, end=end, at_most=max_completion_tokens)
+        if pair is None:
+            return f"both sides begin with the same max_completion_tokens={max_completion_tokens}"
+        return reason_if_too_long(pair.tokens, sequence_length=sequence_length, too_long=too_long) or pair
+
+    yield from read_each(paths, make, report)
+
+
+def shared_prefix(pair: PreferencePair) -> int:
+    """Tokens with which both sides begin: they tell the sides apart no more than the prompt does, and can move there.
+
+    It is the whole of a side that the other one goes on from.
+    """
+    shorter = min(len(pair.accepted), len(pair.rejected))
+    different = pair.accepted[:shorter] != pair.rejected[:shorter]
+    return int(np.argmax(different)) if different.any() else shorter
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PivotalGroup:
+    """Pairs that are each decided by one token of one text; the four arrays hold one entry for every pair."""
+
+    tokens: NDArray[np.int32]
+    """The longest prompt; every other prompt is a beginning of it."""
+    places: NDArray[np.int64]
+    """Index in `tokens` of the last token of the pair's prompt: decided is what follows it. Ascending."""
+    accepted: NDArray[np.int32]
+    rejected: NDArray[np.int32]
+    members: NDArray[np.int64]
+    """Index of the pair."""
+
+
+def group_single_tokens(pairs: Sequence[PreferencePair]) -> list[PivotalGroup]:
+    """The pairs whose sides are one token each, in the fewest groups; groups in the order of their first members.
+
+    Sorted, a text stands right before those that it begins. So going backwards, a prompt belongs to the group of the
+    one after it, if it begins that group's longest prompt, and else to no group that there is yet.
+    """
+    keys = {
+        number: pair.prompt.astype(">u4").tobytes()  # bytes that sort, and begin one another, as the lists of ids do
+        for number, pair in enumerate(pairs)
+        if len(pair.accepted) == len(pair.rejected) == 1
+    }
+    groups: list[list[int]] = []
+    for number in sorted(keys, key=lambda number: (keys[number], number), reverse=True):
+        if groups and keys[groups[-1][0]].startswith(keys[number]):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return [_pivotal_group(pairs, members) for members in sorted(groups, key=min)]
+
+
+def _pivotal_group(pairs: Sequence[PreferencePair], members: list[int]) -> PivotalGroup:
+    """`members` from the longest prompt to the shortest."""
+    chosen = [pairs[member] for member in reversed(members)]
+    return PivotalGroup(
+        tokens=chosen[-1].prompt,
+        places=np.array([len(pair.prompt) - 1 for pair in chosen], dtype=np.int64),
+        accepted=np.concatenate([pair.accepted for pair in chosen]),
+        rejected=np.concatenate([pair.rejected for pair in chosen]),
+        members=np.array(members[::-1], dtype=np.int64),
+    )
+
+
+Sides = tuple[tuple[Message, ...], str, str]
+"""The messages before the answers, the accepted answer, the rejected one."""
+
+
+def _from_messages(record: dict[str, Any]) -> Sides:
+    accepted, rejected = (as_text(record[key], key) for key in ("accepted", "rejected"))
+    return from_plain(record["messages"]).messages, accepted, rejected
+
+
+def _from_hub(record: dict[str, Any]) -> Sides:
+    """`chosen` and `rejected` may each be a text, one answer, or the whole conversation with the prompt repeated."""
+    prompt = as_messages(record["prompt"], "prompt", speaker="user")
+    before: list[tuple[Message, ...]] = []
+    answers: list[str] = []
+    for key in ("chosen", "rejected"):
+        messages = as_messages(record[key], key, speaker="assistant")
+        added = messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
+        if not added or added[-1].role != "assistant":
+            raise InputError(f"{key!r} must end with a message of the assistant that answers the prompt")
+        before.append(added[:-1])
+        answers.append(added[-1].content)
+    if before[0] != before[1]:
+        raise InputError("'chosen' and 'rejected' must differ in their last message only")
+    return (*prompt, *before[0]), answers[0], answers[1]
+
+
+def _encoded(
+    prompt: tuple[Message, ...], accepted: str, rejected: str, tokenizer: Phi4Tokenizer
+) -> list[NDArray[np.int32]]:
+    """Ids of the prompt, up to where the assistant begins, and of both answers without their end."""
+    for name, answer in (("accepted", accepted), ("rejected", rejected)):
+        if not answer.strip():
+            raise InputError(f"the {name} answer is empty")
+    check_turns((*prompt, Message("assistant", accepted)))
+    prompt_ids = render_conversation(Conversation(prompt), tokenizer, add_generation_prompt=True).ids
+    return [np.array(ids, dtype=np.int32) for ids in (prompt_ids, *map(tokenizer.encode, (accepted, rejected)))]
+
+
+def _finished(
+    prompt: NDArray[np.int32],
+    accepted: NDArray[np.int32],
+    rejected: NDArray[np.int32],
+    *,
+    end: list[int],
+    at_most: int | None,
+) -> PreferencePair | None:
+    """The pair with its ends, cut; None if nothing that differs is left."""
+    if np.array_equal(accepted, rejected):
+        raise InputError("the accepted and the rejected side are the same: there is nothing to prefer")
+    ends = np.array(end, dtype=np.int32)
+    accepted, rejected = (np.concatenate((side, ends))[:at_most] for side in (accepted, rejected))
+    if np.array_equal(accepted, rejected):
+        return None
+    return PreferencePair(prompt=prompt, accepted=accepted, rejected=rejected)
+
+
+def _true_or_false(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"'append_eos' must be true or false, not {kind_of(value)}")
+    return value
