@@ -1,7 +1,8 @@
 # make quickstart    install, then the main job end to end on this machine
+# make story         the whole recipe at toy scale: pretraining, fine-tuning, preferences, a chat
 # make test          install, then lint, types and the whole test suite
 # make golden        write the golden loss curve anew (after a change that is meant to change it)
-# make bench         step time, every operator, loader, packing and checkpoints against their peers, into benchmarks/results
+# make bench         step time, operators, loader, packing, checkpoints, generation against their peers, into benchmarks/results
 # make test-gpu      the tests that need a CUDA device (after `make quickstart` or `make test` on such a machine)
 # make test-dali     the loader through NVIDIA DALI; installs it into the virtual environment if it is missing (0.6 GB)
 
@@ -12,10 +13,13 @@ RUN = $(VENV)/bin/python
 TORCH_INDEX ?=
 TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: quickstart test check golden bench test-gpu test-dali clean
+.PHONY: quickstart story test check golden bench test-gpu test-dali clean
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
+
+story: $(VENV)/installed
+	$(RUN) examples/story.py
 
 test: check
 	OMP_NUM_THREADS=1 $(RUN) -m pytest
@@ -32,9 +36,11 @@ bench: $(VENV)/installed
 	$(RUN) benchmarks/step_time.py --write
 	$(RUN) benchmarks/kernels.py --write
 	$(RUN) benchmarks/kernels.py --plot
+	$(RUN) benchmarks/paged_attention.py --write
 	$(RUN) benchmarks/loader_throughput.py --write
 	$(RUN) benchmarks/packing.py --write
 	$(RUN) benchmarks/checkpoint_times.py --write
+	$(RUN) benchmarks/generation.py --write
 
 test-gpu: $(VENV)/installed
 	$(RUN) -m pytest -m gpu

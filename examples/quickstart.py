@@ -37,23 +37,20 @@ PROMPTS = ("Problem: What is 12 + 30?", "Question: What does scipy.stats", "def 
 class Report:
     """Figures as they come, in order."""
 
+    title: str = "Quickstart report"
+    pictures: dict[str, str] = field(default_factory=lambda: {"training and validation loss": "run/loss.png"})
+    """What a picture shows -> its path from the report."""
     seconds: dict[str, float] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
     sample: str = ""
 
     @property
     def text(self) -> str:
-        lines = ["# Quickstart report", "", "| what | figure |", "|---|---|"]
+        lines = [f"# {self.title}", "", "| what | figure |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in self.figures.items()]
-        lines += [
-            "",
-            "![training and validation loss](run/loss.png)",
-            "",
-            "## Time",
-            "",
-            "| step | seconds |",
-            "|---|---|",
-        ]
+        for shown, path in self.pictures.items():
+            lines += ["", f"![{shown}]({path})"]
+        lines += ["", "## Time", "", "| step | seconds |", "|---|---|"]
         lines += [f"| {name} | {seconds:.1f} |" for name, seconds in self.seconds.items()]
         lines += [f"| all | {sum(self.seconds.values()):.1f} |", "", "## Sample", "", "```", self.sample.strip(), "```"]
         return "\n".join(lines) + "\n"
@@ -71,13 +68,16 @@ def main() -> None:
     print(f"\n{report.text}\nThis report: {HOME / 'report.md'}, the picture: {run.run.folder}/loss.png")
 
 
-def command(name: str, arguments: Sequence[str], report: Report, *, capture: bool = False) -> str:
-    """Run one megaphi command as its user would, and count its time under `name`."""
+def command(
+    name: str, arguments: Sequence[str], report: Report, *, capture: bool = False, typed: str | None = None
+) -> str:
+    """Run one megaphi command as its user would, who perhaps types something, and count its time under `name`."""
     print(f"\n$ megaphi {shlex.join(arguments)}", flush=True)
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "megaphi", *arguments],
         stdout=subprocess.PIPE if capture else None,
+        input=typed,
         text=True,
         check=False,
     )
@@ -133,13 +133,13 @@ def compare_with_unigram(run: RunConfig, report: Report) -> None:
     from megaphi.stages.pretrain import open_data
 
     began = time.monotonic()
-    data = open_data(run)
-    assert data.validation is not None
-    counts_V = weighted_token_counts(data.training, vocabulary_size=run.model.vocabulary)
-    labels = data.validation.batch(np.arange(run.run.validation_samples)).labels_BS
+    training, validation = open_data(run)
+    assert validation is not None
+    counts_V = weighted_token_counts(training, vocabulary_size=run.model.vocabulary)
+    labels = validation.batch(np.arange(run.run.validation_samples)).labels_BS
     unigram = unigram_cross_entropy(counts_V, labels)
     report.figures["best unigram model, same tokens"] = f"{unigram:.4f} nats per token"
-    taken = data.training.tokens_by_source(data.training.order.end_sample)
+    taken = training.tokens_by_source(training.order.end_sample)
     report.figures["tokens by source"] = ", ".join(f"{name} {count:,}" for name, count in taken.items())
     folder = Path(run.run.folder)
     records = read_metrics(folder / "metrics.jsonl")
@@ -171,9 +171,9 @@ def logit_difference(run: RunConfig, exported: Path) -> tuple[float, float]:
     from megaphi.engine.forward_only import logits_of, open_model
     from megaphi.stages.pretrain import open_data
 
-    data = open_data(run)
-    assert data.validation is not None
-    tokens_BS = data.validation.batch(np.arange(4)).tokens_BS
+    _, validation = open_data(run)
+    assert validation is not None
+    tokens_BS = validation.batch(np.arange(4)).tokens_BS
     ours: Any = logits_of(open_model(open_weights(run.run.folder)), tokens_BS)
     theirs = Phi3ForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()
     with torch.no_grad():

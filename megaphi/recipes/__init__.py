@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from megaphi.errors import InputError, did_you_mean
 
 RECIPES = {
     "phi4_14b_pretrain": "megaphi.recipes.phi4_14b",
+    "phi4_14b_sft": "megaphi.recipes.phi4_14b_post_training",
+    "phi4_14b_dpo_pivotal": "megaphi.recipes.phi4_14b_post_training",
+    "phi4_14b_dpo_judged": "megaphi.recipes.phi4_14b_post_training",
     "quickstart_pretrain": "megaphi.recipes.quickstart",
+    "quickstart_sft": "megaphi.recipes.quickstart",
+    "quickstart_dpo": "megaphi.recipes.quickstart",
 }
 """Name -> module that holds the function of that name."""
 
@@ -37,10 +43,11 @@ def _from_file(name: str) -> Callable[[], object]:
         raise InputError(f"recipe {name!r}: name a function too, as in {name}:my_recipe")
     if not Path(path).is_file():
         raise InputError(f"recipe {name!r}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    spec = importlib.util.spec_from_file_location(f"recipe_{Path(path).stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     if not callable(getattr(module, function, None)):
         known = [key for key, value in vars(module).items() if callable(value)]

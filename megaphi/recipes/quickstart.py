@@ -1,7 +1,8 @@
 """A Phi-4 small enough for two CPU cores: the same blocks, the same mixture, the same engine, minutes instead of weeks.
 
 Grouped-query attention, SwiGLU, RMSNorm, rotary positions and untied embeddings as in the 14B model; a vocabulary of
-4,096 cut from cl100k's first ranks. Tensor parallel 2 with sequence parallelism, in fp32.
+4,096 cut from cl100k's first ranks. Tensor parallel 2 with sequence parallelism, in fp32. Fine-tuning and preference
+optimisation go on from it, under other layouts: `make story`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from megaphi.data.mixture import Mixture
+from megaphi.data.post_training import Conversations, Preferences
 from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig, Saving
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
@@ -37,5 +39,48 @@ def quickstart_pretrain() -> RunConfig:
         batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=16),
         mixture=Mixture(sources=sources),
         optimizer=Optimizer(learning_rate=2e-3, warmup_steps=24),
+        precision=NumericPrecision(parameters="float32"),
+    )
+
+
+def quickstart_sft() -> RunConfig:
+    """A third of an epoch of questions and answers about the corpus, on two pipeline stages."""
+    return dataclasses.replace(
+        _after("quickstart_sft", "runs/quickstart/run", epochs=0.3),
+        layout=ParallelLayout(pipeline=2),
+        conversations=Conversations(
+            paths=("runs/story/conversations.jsonl",), validation_paths=("runs/story/conversations_held_out.jsonl",)
+        ),
+        optimizer=Optimizer(learning_rate=1e-3, warmup_steps=10),
+    )
+
+
+def quickstart_dpo() -> RunConfig:
+    """One epoch of solutions that are right over the model's own that are not, on two replicas."""
+    return dataclasses.replace(
+        _after("quickstart_dpo", "runs/story/sft", epochs=1.0),
+        layout=ParallelLayout(data=2),
+        preferences=Preferences(
+            paths=("runs/story/pairs.jsonl",),
+            validation_paths=("runs/story/pairs_held_out.jsonl",),
+            sft_weight=0.2,  # so small a model soon says nothing sensible if only differences count
+        ),
+        optimizer=Optimizer(learning_rate=5e-5, warmup_steps=5, weight_decay=0.0),
+    )
+
+
+def _after(name: str, start: str, *, epochs: float) -> RunConfig:
+    """What both have in common."""
+    return RunConfig(
+        recipe=name,
+        run=Progress(
+            folder=f"runs/story/{name.removeprefix('quickstart_')}",
+            epochs=epochs,
+            validate_every=50,
+            initial_checkpoint=start,
+        ),
+        saving=Saving(every=100),
+        model=QUICKSTART_MODEL,
+        batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=4),
         precision=NumericPrecision(parameters="float32"),
     )

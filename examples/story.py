@@ -1,0 +1,163 @@
+"""The whole recipe at toy scale, from raw text to a model that answers: `make story`.
+
+What `make quickstart` does (corpus, tokens, pretraining) comes first and is used again where it exists. Then the corpus
+is turned into conversations, on which the model is fine-tuned (two pipeline stages); the tuned model tries exercises,
+and where its answer is wrong the right solution is preferred to it (two replicas); at the end one chats with it. Every
+step is a command that you can run yourself, and is printed as such. The figures end up in runs/story/report.md. Later
+stages of the recipe will join in.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from quickstart import CORPUS, Report, command, tokenise, train
+
+from megaphi.conversation import Conversation, Message, Sampling
+from megaphi.engine.metrics import read_metrics
+from megaphi.files import write_text
+from megaphi.recipes.quickstart import quickstart_dpo, quickstart_pretrain, quickstart_sft
+
+HOME = Path("runs/story")
+ASKED = 400
+"""Exercises that the tuned model tries, to learn from what it gets wrong."""
+PICTURES = {
+    "pretraining": "../quickstart/run/loss.png",
+    "fine-tuning": "sft/loss.png",
+    "preferences": "dpo/loss.png",
+}
+QUESTIONS = ("Find the greatest common divisor of 84 and 36.", "What is 816 in the number system with base 2?")
+
+
+def main() -> None:
+    run, report = quickstart_pretrain(), Report(title="The story, at toy scale", pictures=PICTURES)
+    if not (Path(run.run.folder) / "checkpoints" / "latest").is_file():
+        tokenise(run, report)
+    train(run, report)
+    write_conversations()
+    post_train("quickstart_sft", report)
+    write_pairs()
+    post_train("quickstart_dpo", report)
+    chat(report)
+    write_text(HOME / "report.md", report.text)
+    print(f"\nThis report: {HOME / 'report.md'}")
+
+
+def texts(source: str, split: str) -> Iterator[str]:
+    with zstandard.open(CORPUS / source / f"{split}.jsonl.zst", "rb") as file:
+        for line in io.TextIOWrapper(file, encoding="utf-8"):
+            yield json.loads(line)["text"]
+
+
+def exercises(split: str) -> Iterator[tuple[str, str]]:
+    """(exercise, solution); a document of the synthetic source is a few of them, three line breaks apart."""
+    for text in texts("synthetic", split):
+        for block in text.split("\n\n\n"):
+            question, _, solution = block.strip().partition("\n\n")
+            if solution:
+                yield re.sub(r"^(Question|Task|Problem|Exercise): ", "", question), solution
+
+
+def questions_about_the_corpus(split: str) -> Iterator[tuple[str, str]]:
+    """(question, answer), written about pages of the web source."""
+    for text in texts("rewrites", split):
+        yield from re.findall(r"^Question: (.+)\nAnswer: (.+)$", text, flags=re.MULTILINE)
+
+
+def write_conversations() -> None:
+    """Both kinds, as messages; what is held out comes from documents that the model has never read."""
+    for name, split in (("conversations", "train"), ("conversations_held_out", "validation")):
+        asked = [*questions_about_the_corpus(split), *exercises(split)]
+        write_lines(
+            HOME / f"{name}.jsonl",
+            (
+                {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+                for question, answer in asked
+            ),
+        )
+
+
+def write_pairs() -> None:
+    """The solution over what the tuned model says, wherever the two end in different answers."""
+    for name, split, count in (("pairs", "train", ASKED), ("pairs_held_out", "validation", ASKED // 4)):
+        if (HOME / f"{name}.jsonl").is_file():
+            continue
+        chosen = list(exercises(split))[:count]
+        # A process of its own: this one starts other jobs afterwards, and must not be part of one.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            tried = pool.submit(answers, [question for question, _ in chosen]).result()
+        pairs = [
+            {"prompt": question, "chosen": solution, "rejected": attempt}
+            for (question, solution), attempt in zip(chosen, tried, strict=True)
+            if attempt.strip() and final_answer(attempt) != final_answer(solution)
+        ]
+        print(f"{name}: {len(chosen) - len(pairs)} of {len(chosen)} answers were right or empty, {len(pairs)} pairs")
+        write_lines(HOME / f"{name}.jsonl", pairs)
+
+
+def final_answer(solution: str) -> str:
+    """The last line, where every solution of the corpus has its answer."""
+    return solution.strip().splitlines()[-1].strip()
+
+
+def answers(questions: Sequence[str]) -> list[str]:
+    """The tuned model's own attempts, through the same engine."""
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.forward_only import open_model
+    from megaphi.generation.engine import Engine
+    from megaphi.generation.local import LocalSampler
+    from megaphi.log import progress_bar
+    from megaphi.tokenizer.phi4 import load_tokenizer
+
+    run = quickstart_sft()
+    model = open_model(open_weights(run.run.folder))
+    rules = Sampling(max_tokens=96, temperature=0.7, seed=1)
+    prompts = [Conversation((Message("user", question),)) for question in questions]
+    with progress_bar(total=len(prompts), unit="answer", label="attempts", visible=True) as bar:
+        sampler = LocalSampler(
+            Engine(model, rows=64),
+            load_tokenizer(model.architecture.vocabulary),
+            name=run.recipe,
+            on_end=bar.update,
+        )
+        return [answer.text for (answer,) in sampler.sample(prompts, rules)]
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def post_train(recipe: str, report: Report) -> None:
+    """Train a recipe to its end, and note what its metrics say."""
+    run = {"quickstart_sft": quickstart_sft, "quickstart_dpo": quickstart_dpo}[recipe]()
+    ranks = run.layout.model_ranks * (run.layout.data or 1)
+    command(recipe, ["train", recipe, "--processes", str(ranks)], report)
+    records = read_metrics(Path(run.run.folder) / "metrics.jsonl")
+    held_out = [record for record in records if "validation_loss" in record]
+    report.figures[f"{recipe}: first and last loss"] = f"{records[0]['loss']:.4f}, {records[-1]['loss']:.4f}"
+    report.figures[f"{recipe}: held-out loss"] = ", ".join(f"{record['validation_loss']:.4f}" for record in held_out)
+    if "validation_accuracy" in held_out[-1]:
+        report.figures[f"{recipe}: held-out accuracy"] = f"{held_out[-1]['validation_accuracy']:.3f}"
+
+
+def chat(report: Report) -> None:
+    """Two talks with the model at the end of the recipe."""
+    folder = quickstart_dpo().run.folder
+    options = ["--max-tokens", "80", "--temperature", "0"]
+    typed = "\n/reset\n".join(QUESTIONS) + "\n"
+    answers = command("chat", ["chat", folder, *options], report, capture=True, typed=typed)
+    report.sample = "\n".join((*QUESTIONS, "", answers))
+    print(answers)
+
+
+if __name__ == "__main__":
+    main()

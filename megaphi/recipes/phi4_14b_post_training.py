@@ -1,0 +1,61 @@
+"""Phi-4's post-training: fine-tuning, then two rounds of preference optimisation (paper, section 4).
+
+Each run starts from the last checkpoint of the one before. Where the paper is silent the value is ours and its field
+says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from megaphi.data.post_training import Conversations, Preferences
+from megaphi.engine.run_config import BatchShape, Optimizer, Progress, RunConfig, Saving
+from megaphi.model.architecture import PHI4_14B
+from megaphi.parallel.layout import ParallelLayout
+
+MODEL = dataclasses.replace(PHI4_14B, rotary_base=250_000.0, loss_chunk_tokens=2_048)
+"""Since mid-training (paper); logits of a whole row of 16,384 tokens never exist."""
+LAYOUT = ParallelLayout(tensor=2, pipeline=4, sequence_parallel=True)
+
+
+def phi4_14b_sft() -> RunConfig:
+    """About 8B tokens of conversations at a learning rate of 1e-6 (paper); the batch is a default."""
+    return RunConfig(
+        recipe="phi4_14b_sft",
+        run=Progress(
+            folder="runs/phi4_14b_sft", epochs=1.0, validate_every=200, initial_checkpoint="runs/phi4_14b_midtrain"
+        ),
+        saving=Saving(every=500),
+        layout=LAYOUT,
+        model=MODEL,
+        batch=BatchShape(sequence_length=16_384, global_batch=64, micro_batch=1),
+        conversations=Conversations(paths=("data/sft",), validation_paths=("data/sft_validation",)),
+        optimizer=Optimizer(learning_rate=1e-6, warmup_steps=50, weight_decay=0.1),
+    )
+
+
+def phi4_14b_dpo_pivotal() -> RunConfig:
+    """Round 1: 250,297 pairs of pivotal tokens, hallucination and safety (paper); beta, rate and epochs are defaults.
+
+    Single tokens are compared by two logits. Pairs of hallucination data bring their sides cut to five tokens.
+    """
+    return _dpo("pivotal", after="runs/phi4_14b_sft")
+
+
+def phi4_14b_dpo_judged() -> RunConfig:
+    """Round 2: 841,842 pairs of whole answers, preferred by a judge (paper); beta, rate and epochs are defaults."""
+    return _dpo("judged", after="runs/phi4_14b_dpo_pivotal")
+
+
+def _dpo(kind: str, *, after: str) -> RunConfig:
+    name = f"phi4_14b_dpo_{kind}"
+    return RunConfig(
+        recipe=name,
+        run=Progress(folder=f"runs/{name}", epochs=1.0, validate_every=100, initial_checkpoint=after),
+        saving=Saving(every=250),
+        layout=LAYOUT,
+        model=MODEL,
+        batch=BatchShape(sequence_length=8_192, global_batch=64, micro_batch=1),
+        preferences=Preferences(paths=(f"data/dpo_{kind}",), validation_paths=(f"data/dpo_{kind}_validation",)),
+        optimizer=Optimizer(learning_rate=5e-7, warmup_steps=20, weight_decay=0.0),
+    )

@@ -1,0 +1,147 @@
+"""Supervised fine-tuning: imitate the assistant of given conversations (paper, section 4.2).
+
+The same engine, loop and checkpoints as pretraining; only the data is another: conversations packed into rows, in which
+nothing is seen of a neighbour and only what the assistant says is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from megaphi.data.conversations import read_conversations
+from megaphi.data.packed_epochs import PackedEpochs
+from megaphi.data.packed_rows import MakeBatch, PackedRows, RowOrder, conversation_batch, steps_of_epochs
+from megaphi.data.stages import StageSpan
+from megaphi.engine.checkpoint_files import CheckpointReader
+from megaphi.engine.loop import RunResult, training_loop
+from megaphi.engine.resume import OpenWeights, RunData
+from megaphi.engine.run_config import RunConfig, check_steps
+from megaphi.engine.training_model import build_training_model
+from megaphi.log import logger
+from megaphi.model.layer_spec import check_kernels
+from megaphi.parallel.agreement import agreed
+from megaphi.parallel.world import World, start_world
+from megaphi.tokenizer.chat_format import RenderedConversation
+from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
+
+
+def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
+    """Train on `run.conversations`. Every rank of the job calls this."""
+    assert run.conversations is not None
+    world = start_world(run.layout, seed=run.seed)
+    agreed(world, lambda: check_kernels(run.model))
+    tokenizer = agreed(world, lambda: load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file))
+    training, validation = agreed(world, lambda: _read(run, tokenizer))
+    capacity = run.batch.sequence_length
+    run, data = agreed(
+        world,
+        lambda: open_rows(
+            run,
+            world,
+            name="conversations",
+            lengths=[len(sample.ids) for sample in training],
+            make_batch=conversation_batch(training, capacity=capacity, padding_token=tokenizer.pad),
+            content=content_of(training),
+            held_out_lengths=[len(sample.ids) for sample in validation],
+            make_held_out=conversation_batch(validation, capacity=capacity, padding_token=tokenizer.pad),
+        ),
+    )
+    model = build_training_model(run, world)
+    return training_loop(model, data, open_weights=open_weights)
+
+
+def _read(run: RunConfig, tokenizer: Phi4Tokenizer) -> tuple[list[RenderedConversation], list[RenderedConversation]]:
+    """The conversations to train on, and those held out."""
+    rules = run.conversations
+    assert rules is not None
+    found = []
+    for split, paths in (("training", rules.paths), ("validation", rules.validation_paths)):
+        if not paths:
+            found.append([])
+            continue
+        samples, report = read_conversations(
+            paths,
+            tokenizer,
+            train_on=rules.train_on,
+            sequence_length=run.batch.sequence_length,
+            too_long=rules.too_long,
+            vocabulary=run.model.vocabulary,
+        )
+        for line in report.lines():
+            logger.info("%s: %s", split, line)
+        found.append(samples)
+    return found[0], found[1]
+
+
+def content_of(samples: Sequence[RenderedConversation]) -> str:
+    """SHA-256 over all ids and flags, in order."""
+    hashed = hashlib.sha256()
+    for sample in samples:
+        hashed.update(len(sample.ids).to_bytes(8, "little"))
+        hashed.update(bytes(memoryview(sample.ids)) + bytes(memoryview(sample.trained)))  # pyright: ignore
+    return hashed.hexdigest()
+
+
+def open_rows(
+    run: RunConfig,
+    world: World,
+    *,
+    name: str,
+    lengths: Sequence[int],
+    make_batch: MakeBatch,
+    content: str,
+    held_out_lengths: Sequence[int],
+    make_held_out: MakeBatch,
+) -> tuple[RunConfig, RunData]:
+    """Pack training and held-out units, and put into the run what follows from how many rows there are.
+
+    Raises:
+        InputError: the warm-up does not end before the run does.
+    """
+    batch = run.batch
+    packed = PackedEpochs(lengths, capacity=batch.sequence_length, seed=run.seed)
+    steps = run.run.steps or steps_of_epochs(
+        run.run.epochs, rows_per_epoch=packed.rows_per_epoch, global_batch=batch.global_batch
+    )
+    logger.info(
+        "%s: %d units in %d rows of %d tokens, %.1f %% padding; %d steps are %.2f epochs",
+        name,
+        len(lengths),
+        packed.rows_per_epoch,
+        batch.sequence_length,
+        100 * (1 - sum(lengths) / (packed.rows_per_epoch * batch.sequence_length)),
+        steps,
+        steps * batch.global_batch / packed.rows_per_epoch,
+    )
+    training = PackedRows(
+        name=name, epochs=packed, order=_order(run, name, steps=steps), make_batch=make_batch, content=content
+    )
+    validation, validation_rows = None, run.run.validation_samples
+    if held_out_lengths:
+        held_out = PackedEpochs(held_out_lengths, capacity=batch.sequence_length, seed=0)
+        multiple = (
+            batch.micro_batch * world.replicas * (world.layout.pipeline if world.layout.virtual_pipeline > 1 else 1)
+        )
+        validation_rows = -(-held_out.rows_per_epoch // multiple) * multiple
+        validation = replace(training, epochs=held_out, make_batch=make_held_out, repeats=False)
+    run = replace(run, run=replace(run.run, steps=steps, validation_samples=validation_rows))
+    check_steps(run)
+    return run, RunData(training=training, validation=validation)
+
+
+def _order(run: RunConfig, name: str, *, steps: int) -> RowOrder:
+    return RowOrder(
+        span=StageSpan(
+            name=name,
+            sources=(name,),
+            weights=(1.0,),
+            sequence_length=run.batch.sequence_length,
+            global_batch=run.batch.global_batch,
+            micro_batch=run.batch.micro_batch,
+            first_step=0,
+            end_step=steps,
+            first_sample=0,
+        )
+    )

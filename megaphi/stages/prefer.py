@@ -1,0 +1,124 @@
+"""Direct preference optimisation: raise what is preferred above what is not (paper, section 4.3; Rafailov et al. 2023).
+
+In this order: read the pairs and pack them, take the starting weights, compute the reference's log-probabilities where
+they are not known yet, train. The first step must cost ln 2 a pair, because nothing has been learnt yet: a run whose
+reference is not its own start says so and stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from megaphi.data.pair_rows import content_of, length_of, pair_batch, units_of
+from megaphi.data.post_training import Preferences
+from megaphi.data.preference_pairs import PreferencePair, read_pairs
+from megaphi.engine.checkpoint import load_weights
+from megaphi.engine.checkpoint_files import CheckpointReader
+from megaphi.engine.loop import RunResult, training_loop
+from megaphi.engine.resume import OpenWeights
+from megaphi.engine.run_config import RunConfig
+from megaphi.engine.train_step import StepResult
+from megaphi.engine.training_model import build_training_model
+from megaphi.errors import RunFailed
+from megaphi.log import logger
+from megaphi.model.layer_spec import check_kernels
+from megaphi.parallel.agreement import agreed
+from megaphi.parallel.world import World, start_world
+from megaphi.stages.finetune import open_rows
+from megaphi.stages.losses import loss_before_the_first_update
+from megaphi.stages.preference import PreferenceObjective
+from megaphi.stages.reference import fill_reference, reference_key
+from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
+"""How far the first loss may be from what it must be: rounding, because neighbours in a row are others."""
+
+
+def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
+    """Train on `run.preferences`. Every rank of the job calls this."""
+    rules = run.preferences
+    assert rules is not None
+    world = start_world(run.layout, seed=run.seed)
+    agreed(world, lambda: check_kernels(run.model))
+    tokenizer = agreed(world, lambda: load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file))
+    training, validation = agreed(world, lambda: _read(run, rules, tokenizer))
+    pairs = [*training, *validation]
+    reference_N2 = np.zeros((len(pairs), 2))
+    # With a cross-entropy in the loss the softmax is needed anyway; two logits are not enough then.
+    split_units = partial(units_of, single_tokens=rules.sft_weight == 0)
+    units, held_out = split_units(training), split_units(validation)
+    make = partial(pair_batch, capacity=run.batch.sequence_length, padding_token=tokenizer.pad)
+    run, data = agreed(
+        world,
+        lambda: open_rows(
+            run,
+            world,
+            name="pairs",
+            lengths=[length_of(unit) for unit in units],
+            make_batch=make(units, reference_N2[: len(training)]),
+            content=content_of(training),
+            held_out_lengths=[length_of(unit) for unit in held_out],
+            make_held_out=make(held_out, reference_N2[len(training) :]),
+        ),
+    )
+    model = build_training_model(run, world)
+    if run.run.initial_checkpoint is not None:
+        path = run.run.initial_checkpoint
+        load_weights(model, agreed(world, lambda: open_weights(path)))
+    key = reference_key(model, tokenizer_fingerprint=tokenizer.fingerprint)
+    folder = Path(rules.reference_folder or f"{run.run.folder}/reference") / key[:32]
+    computed = fill_reference(
+        model, pairs, split_units(pairs), reference_N2, folder=folder, padding_token=tokenizer.pad
+    )
+    logger.info("reference log-probabilities: %d pairs computed, %d looked up", computed, len(pairs) - computed)
+    return training_loop(
+        model,
+        data,
+        open_weights=open_weights,
+        objective=PreferenceObjective(rules),
+        check_step=partial(check_first_loss, rules, run.precision.parameters, world),
+    )
+
+
+def _read(
+    run: RunConfig, rules: Preferences, tokenizer: Phi4Tokenizer
+) -> tuple[Sequence[PreferencePair], Sequence[PreferencePair]]:
+    """The pairs to train on, and those held out."""
+    found: list[Sequence[PreferencePair]] = []
+    for split, paths in (("training", rules.paths), ("validation", rules.validation_paths)):
+        if not paths:
+            found.append([])
+            continue
+        pairs, report = read_pairs(
+            paths,
+            tokenizer,
+            sequence_length=run.batch.sequence_length,
+            append_eos=rules.append_eos,
+            max_completion_tokens=rules.max_completion_tokens,
+            too_long=rules.too_long,
+            vocabulary=run.model.vocabulary,
+        )
+        for line in report.lines():
+            logger.info("%s: %s", split, line)
+        found.append(pairs)
+    return found[0], found[1]
+
+
+def check_first_loss(rules: Preferences, precision: str, world: World, step: int, result: StepResult) -> None:
+    """Raises RunFailed if the first step of the run does not cost what it must."""
+    if step != 1:
+        return
+    expected = loss_before_the_first_update(rules.loss, beta=rules.beta)
+    found, allowed = result.means["preference_loss"], TOLERANCE[precision] * max(1.0, expected)
+    if abs(found - expected) <= allowed:
+        return
+    raise RunFailed(
+        f"the first preference loss is {found:.6f} and not {expected:.6f} (within {allowed:g}): the reference "
+        "log-probabilities are not those of the weights that training began with"
+        if world.is_main
+        else ""
+    )

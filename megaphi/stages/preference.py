@@ -1,0 +1,126 @@
+"""Preference optimisation as an objective of the engine: pairs through the model once, and what is counted of them.
+
+The model gives cross-entropies of graded tokens and margins of single tokens; sums per side, differences to the
+reference and the loss are a few lines of it. `ReferencePass` runs the same micro-batches for the log-probabilities
+alone: before training the model is its own reference.
+
+Legend: R graded tokens, P pairs of single tokens, Q pairs of the micro-batch.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megaphi.data.batch import Batch
+from megaphi.data.pair_rows import PairBatch
+from megaphi.data.post_training import Preferences
+from megaphi.engine.objective import LossFunction
+from megaphi.model.fused_model import Comparison
+from megaphi.stages.losses import ipo_loss, sigmoid_loss
+
+
+class PreferenceObjective:
+    """Mean over pairs; fulfils the engine's `Objective`."""
+
+    names: tuple[str, ...] = (
+        "preference_loss",
+        "margin",
+        "accuracy",
+        "accepted_log_probability",
+        "rejected_log_probability",
+        "accepted_tokens",
+        "rejected_tokens",
+    )
+
+    def __init__(self, preferences: Preferences) -> None:
+        self.preferences = preferences
+
+    def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
+        assert isinstance(batch, PairBatch)
+        return compared(batch, chunk, device), partial(self._summed_loss, batch, device)
+
+    def _summed_loss(
+        self, batch: PairBatch, device: torch.device, output: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The sum of the pairs' losses; all that is reported beside it is a sum over pairs too."""
+        rules = self.preferences
+        policy_Q2 = log_probabilities(batch, output)
+        reference_Q2 = torch.from_numpy(batch.reference_Q2).to(device, policy_Q2.dtype)
+        lengths_Q2 = torch.from_numpy(batch.lengths_Q2).to(device, policy_Q2.dtype)
+        ratios_Q2 = policy_Q2 - reference_Q2
+        if rules.loss == "ipo":
+            ratios_Q2 = ratios_Q2 / lengths_Q2
+        difference_Q = ratios_Q2[:, 0] - ratios_Q2[:, 1]
+        if rules.loss == "ipo":
+            preferred_Q = ipo_loss(difference_Q, beta=rules.beta)
+        else:
+            preferred_Q = sigmoid_loss(difference_Q, beta=rules.beta, label_smoothing=rules.label_smoothing)
+        loss_Q = preferred_Q
+        if rules.sft_weight:
+            loss_Q = loss_Q - rules.sft_weight * policy_Q2[:, 0] / lengths_Q2[:, 0]
+        measured = (
+            preferred_Q,
+            rules.beta * difference_Q,
+            _won(difference_Q),
+            policy_Q2[:, 0],
+            policy_Q2[:, 1],
+            lengths_Q2[:, 0],
+            lengths_Q2[:, 1],
+        )
+        loss_sum, pairs = loss_Q.sum(), torch.tensor(len(loss_Q), device=device, dtype=torch.int)
+        sums = torch.stack([loss_sum.detach(), pairs, *(values_Q.detach().sum() for values_Q in measured)])
+        return loss_sum, pairs, {"sums": sums.double()}
+
+
+def _won(difference_Q: Tensor) -> Tensor:
+    """1 where the accepted side has gained on the rejected one, a half where nothing has changed."""
+    return (difference_Q > 0).to(difference_Q.dtype) + 0.5 * (difference_Q == 0).to(difference_Q.dtype)
+
+
+class ReferencePass:
+    """No loss: reports [Q, 2] log-probabilities beside the numbers of the pairs."""
+
+    names: tuple[str, ...] = ()
+
+    def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
+        assert isinstance(batch, PairBatch)
+        return compared(batch, chunk, device), partial(self._kept, batch)
+
+    def _kept(self, batch: PairBatch, output: Tensor) -> Any:
+        values_Q2 = log_probabilities(batch, output).detach()
+        zero = output.detach().sum() * 0
+        return zero, zero.to(torch.int), {"numbers_Q": torch.from_numpy(batch.numbers_Q), "values_Q2": values_Q2}
+
+
+def compared(batch: PairBatch, chunk: torch.nn.Module, device: torch.device) -> Tensor:
+    """On the last stage [R + P] losses and margins, on others hidden states."""
+
+    def on_device(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(device, non_blocking=True)
+
+    return chunk(
+        input_ids=on_device(batch.tokens_BS),
+        position_ids=on_device(batch.positions_BS) if batch.positions_BS is not None else None,
+        attention_mask=on_device(batch.segments_N4),
+        comparison=Comparison(
+            rows_R=on_device(batch.rows_R),
+            targets_R=on_device(batch.targets_R),
+            places_P=on_device(batch.places_P),
+            accepted_P=on_device(batch.accepted_P),
+            rejected_P=on_device(batch.rejected_P),
+        ),
+    )
+
+
+def log_probabilities(batch: PairBatch, output: Tensor) -> Tensor:
+    """[Q, 2] sums over each side; for a pair of single tokens (their difference, 0)."""
+    losses_R, margins_P = output.split((len(batch.rows_R), len(batch.places_P)))
+    sides = torch.from_numpy(np.concatenate((batch.sides_R, 2 * batch.pairs_P))).to(output.device)
+    values = torch.cat((-losses_R, margins_P))
+    flat = torch.zeros(2 * len(batch.numbers_Q), dtype=output.dtype, device=output.device)
+    return flat.index_add(0, sides, values).view(-1, 2)

@@ -1,0 +1,149 @@
+"""Log-probabilities of the reference model: computed once by the engine that trains, then looked up.
+
+Before its first update the model is its own reference, so no second model is ever loaded: a pass over all pairs comes
+before the training. What is found is kept in parts of JSON, each written whole, in a folder named by everything that
+decides the numbers: weights, architecture, precision, tokenizer, chat format. A pass that was interrupted goes on after
+its last part; a later run with the same reference and pairs computes nothing; a weight that differs in one bit is
+another folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as distributed
+from numpy.typing import NDArray
+
+from megaphi.config import to_plain
+from megaphi.data.packed_epochs import PackedEpochs
+from megaphi.data.pair_rows import Unit, length_of, pair_batch
+from megaphi.data.preference_pairs import PivotalGroup, PreferencePair
+from megaphi.engine.train_step import reading, run_schedule
+from megaphi.engine.training_model import TrainingModel
+from megaphi.engine.weights_fingerprint import weights_fingerprint
+from megaphi.errors import InputError
+from megaphi.files import read_json, write_json
+from megaphi.log import logger, progress_bar
+from megaphi.parallel.agreement import agreed
+from megaphi.stages.preference import ReferencePass
+
+ROWS_PER_PART = 64
+"""Rows that each replica computes between two parts."""
+CHAT_FORMAT = 1
+"""Of `tokenizer.chat_format`; higher when it renders the same conversation otherwise."""
+
+Known = dict[str, tuple[float, float]]
+"""From a pair's content hash to the log-probability of each side."""
+
+
+def reference_key(model: TrainingModel, *, tokenizer_fingerprint: str) -> str:
+    """Hex SHA-256 of all that decides the reference's numbers. Collective."""
+    architecture = to_plain(model.run.model)
+    for how in ("kernels", "attention", "loss_chunk_tokens", "initial_std"):
+        del architecture[how]
+    meaning = {
+        "weights": weights_fingerprint(model),
+        "architecture": architecture,
+        "precision": to_plain(model.run.precision),
+        "tokenizer": tokenizer_fingerprint,
+        "chat_format": CHAT_FORMAT,
+    }
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def fill_reference(
+    model: TrainingModel,
+    pairs: Sequence[PreferencePair],
+    units: Sequence[Unit],
+    reference_N2: NDArray[np.float64],
+    *,
+    folder: Path,
+    padding_token: int,
+) -> int:
+    """Fill in `reference_N2` for every pair; returns how many had to be computed. Collective.
+
+    `units` hold every pair once; `folder` is of this reference alone.
+    """
+    world = model.world
+    hashes = [pair.content_hash for pair in pairs]
+    known = agreed(world, lambda: read_known(folder))
+    missing = [unit for unit in units if any(hashes[number] not in known for number in _numbers_of(unit))]
+    if missing:
+        logger.info("reference log-probabilities: %d of %d units to compute, into %s", len(missing), len(units), folder)
+        for part in _computed(model, missing, reference_N2, padding_token=padding_token):
+            new = {hashes[number]: values for number, values in part.items()}
+            known |= new
+            agreed(world, lambda new=new: _write_part(folder, new) if world.is_main else None)
+    for number, name in enumerate(hashes):
+        reference_N2[number] = known[name]
+    return sum(len(_numbers_of(unit)) for unit in missing)
+
+
+def _numbers_of(unit: Unit) -> Sequence[int]:
+    return unit.members.tolist() if isinstance(unit, PivotalGroup) else (unit.number,)
+
+
+def _computed(
+    model: TrainingModel, units: Sequence[Unit], reference_N2: NDArray[np.float64], *, padding_token: int
+) -> Iterator[dict[int, tuple[float, float]]]:
+    """Log-probabilities by the pair's number, part after part, equal on every rank."""
+    run, world = model.run, model.world
+    rows = PackedEpochs([length_of(unit) for unit in units], capacity=run.batch.sequence_length, seed=0)
+    make = pair_batch(units, reference_N2, capacity=run.batch.sequence_length, padding_token=padding_token)
+    together = run.batch.micro_batch * world.layout.pipeline  # interleaved schedules need groups of that
+    most = -(-ROWS_PER_PART // together) * together
+    bar = progress_bar(total=rows.rows_per_epoch, unit="row", label="reference", visible=world.is_main)
+    first = 0
+    with bar, reading(model):
+        while first < rows.rows_per_epoch:
+            left = rows.rows_per_epoch - first
+            each = min(most, -(-left // (world.replicas * together)) * together)
+            numbers = first + np.arange(world.replicas * each).reshape(world.replicas, -1)[world.replica]
+            batches = [
+                make([rows.row(n) if n < rows.rows_per_epoch else [] for n in part.tolist()], part)
+                for part in numbers.reshape(-1, run.batch.micro_batch)
+            ]
+            reports = run_schedule(model, batches, ReferencePass(), forward_only=True)
+            found = [(report["numbers_Q"].tolist(), report["values_Q2"].tolist()) for report in reports]
+            yield _shared(found, world.size)
+            first += world.replicas * each
+            bar.update(min(world.replicas * each, left))
+
+
+def _shared(found: list[tuple[list[int], list[list[float]]]], ranks: int) -> dict[int, tuple[float, float]]:
+    """What any rank has found, on all of them."""
+    everywhere: list[list[tuple[list[int], list[list[float]]]]] = [[] for _ in range(ranks)]
+    distributed.all_gather_object(everywhere, found)
+    return {
+        number: (accepted, rejected)
+        for rank in everywhere
+        for numbers, values in rank
+        for number, (accepted, rejected) in zip(numbers, values, strict=True)
+    }
+
+
+def read_known(folder: Path) -> Known:
+    """All parts of a folder, which need not exist."""
+    known: Known = {}
+    for path in sorted(folder.glob("part_*.json")):
+        content = read_json(path, what="reference log-probabilities")
+        if not isinstance(content, dict):
+            raise InputError(
+                f"{path} does not hold reference log-probabilities: delete it, and they are computed again"
+            )
+        for name, values in content.items():
+            if not (
+                isinstance(values, list) and len(values) == 2 and all(isinstance(value, float) for value in values)
+            ):
+                raise InputError(f"{path}: {name} has no two log-probabilities: delete the file")
+            known[name] = (values[0], values[1])
+    return known
+
+
+def _write_part(folder: Path, known: Mapping[str, tuple[float, float]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"part_{len(list(folder.glob('part_*.json'))):05d}.json", dict(known))

@@ -1,0 +1,110 @@
+"""Fine-tuning as a user runs it: files in, epochs, held-out loss, a stop in the middle of an epoch, other data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megaphi.engine.run_config import RunConfig, check
+from megaphi.errors import InputError
+from tests.engine.layout_runs import contents
+from tests.gloo_world import run_in_world
+from tests.stages.stage_runs import dpo_run, in_layout, sft_run, stage_here, write_conversations
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("conversations")
+    write_conversations(folder / "train.jsonl", 60, seed=1)
+    write_conversations(folder / "held_out.jsonl", 11, seed=2)
+    return folder
+
+
+def go(run: RunConfig, processes: int = 1) -> dict[str, Any]:
+    return run_in_world(stage_here, run, processes=processes)[0]
+
+
+def test_epochs_become_steps_and_the_loss_falls(data: Path, tmp_path: Path) -> None:
+    found = go(sft_run(tmp_path / "run", data, epochs=2.5, validate_every=8))
+    assert found["message"] is None
+    (rows,) = [line for line in found["log"] if line.startswith("conversations: 60 units in ")]
+    per_epoch = int(rows.split(" in ")[1].split(" rows")[0])
+    records = found["records"]
+    assert len(records) == math.ceil(2.5 * per_epoch / 4)
+    held_out = [record["validation_loss"] for record in records if "validation_loss" in record]
+    assert held_out[-1] < held_out[0] < math.log(363) + 0.5
+    assert records[-1]["tokens"] == len(records) * 4 * 48
+
+
+def test_a_run_that_is_stopped_within_an_epoch_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    whole = sft_run(tmp_path / "whole", data, steps=9)
+    halves = sft_run(tmp_path / "halves", data, steps=9)
+    assert go(whole)["message"] is None
+    for stop in (4, None):
+        assert go(replace(halves, run=replace(halves.run, stop_after=stop)))["message"] is None
+    folders = [Path(run.run.folder) / "checkpoints" / "step_00000009" for run in (whole, halves)]
+    assert contents(folders[0]) == contents(folders[1])
+
+
+def test_every_layout_has_the_same_losses(data: Path, tmp_path: Path) -> None:
+    """Held-out data that does not fill the micro-batches of two replicas, too."""
+    one = go(sft_run(tmp_path / "one", data, steps=6, validate_every=3))["records"]
+    cut = in_layout(
+        sft_run(tmp_path / "cut", data, steps=6, validate_every=3), tensor=2, sequence_parallel=True, data=2
+    )
+    other = go(cut, processes=4)["records"]
+    for left, right in zip(one, other, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=2e-6)
+        assert left.get("validation_loss", 0.0) == pytest.approx(right.get("validation_loss", 0.0), rel=2e-6)
+
+
+def test_other_conversations_do_not_continue_a_run(data: Path, tmp_path: Path) -> None:
+    run = sft_run(tmp_path / "run", data, steps=6)
+    assert go(replace(run, run=replace(run.run, stop_after=2)))["message"] is None
+    write_conversations(tmp_path / "train.jsonl", 60, seed=5)
+    write_conversations(tmp_path / "held_out.jsonl", 5, seed=5)
+    other = sft_run(tmp_path / "run", tmp_path, steps=6)
+    assert "was trained on other conversations" in go(other)["message"]
+    assert go(replace(other, run=replace(other.run, accept_changed_data=True)))["message"] is None
+
+
+def test_conversations_that_do_not_fit_are_counted_or_refused(data: Path, tmp_path: Path) -> None:
+    lines = (data / "train.jsonl").read_text() + '{"prompt": "sun", "response": "' + "the sea " * 60 + '"}\n'
+    (tmp_path / "train.jsonl").write_text(lines)
+    write_conversations(tmp_path / "held_out.jsonl", 5, seed=5)
+    run = sft_run(tmp_path / "run", tmp_path, steps=4)
+    found = go(run)
+    assert any("1 left out: longer than the sequence length of 48 tokens" in line for line in found["log"])
+    assert run.conversations is not None
+    strict = replace(run, conversations=replace(run.conversations, too_long="error"))
+    assert "train.jsonl:61: " in go(strict)["message"]
+    (tmp_path / "train.jsonl").write_text(lines + '{"prompt": "sun", "response": ""}\n')
+    assert "train.jsonl:62: " in go(run)["message"]
+
+
+def test_fields_that_do_not_go_together(data: Path, tmp_path: Path) -> None:
+    run = sft_run(tmp_path / "run", data, steps=4)
+    pairs = dpo_run(tmp_path / "run", data, tmp_path, steps=4)
+    assert pairs.preferences is not None
+    wrong = {
+        "exactly one of them; this one has 2": replace(run, preferences=pairs.preferences),
+        "exactly one of them; this one has 0": replace(run, conversations=None),
+        "give one of them": replace(run, run=replace(run.run, steps=0)),
+        "set one of them to 0": replace(run, run=replace(run.run, epochs=1.0)),
+        "packed rows are not available under context": in_layout(run, context=2),
+        "packed rows need model.kernels=fused": replace(run, model=replace(run.model, kernels="reference")),
+        "for mixtures: conversations and pairs": replace(
+            run, run=replace(run.run, continue_sources=True, initial_checkpoint="x")
+        ),
+        "preferences.beta=0.0: must be positive": replace(pairs, preferences=replace(pairs.preferences, beta=0.0)),
+        "needs preferences.loss=sigmoid": replace(
+            pairs, preferences=replace(pairs.preferences, loss="ipo", label_smoothing=0.1)
+        ),
+    }
+    for message, changed in wrong.items():
+        with pytest.raises(InputError, match=message):
+            check(changed, world_size=changed.layout.model_ranks)
