@@ -139,8 +139,8 @@ def test_a_configuration_file_with_a_field_too_many_or_too_few():
     plain["optimizer"]["lr"] = 1
     with pytest.raises(InputError, match=r"unknown field 'optimizer\.lr'"):
         from_plain(RunConfig, plain)
-    del plain["optimizer"]["lr"], plain["run"]["steps"]
-    with pytest.raises(InputError, match=r"run: .*steps"):
+    del plain["optimizer"]["lr"], plain["batch"]["global_batch"]
+    with pytest.raises(InputError, match=r"batch: .*global_batch"):
         from_plain(RunConfig, plain)
     with pytest.raises(InputError, match="model: expected an object with fields, got 7"):
         from_plain(RunConfig, {**to_plain(RUN), "model": 7})

@@ -18,7 +18,7 @@ ALL_SOURCES = sorted(
     path for folder in ("megaphi", "tools", "benchmarks", "examples", "tests") for path in (ROOT / folder).rglob("*.py")
 )
 NATIVE_SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
-KERNELS = ("cross_entropy.h", "rms_norm.h", "rotary.h", "softmax.h", "swiglu.h")
+KERNELS = ("cross_entropy.h", "paged_attention.h", "rms_norm.h", "rotary.h", "softmax.h", "swiglu.h")
 ROWS = [
     {"errors", "files", "config", "conversation", "log"},
     {"kernels", "tokenizer", "parallel", "grading"},

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from megaphi import __version__
 from megaphi.errors import InputError, ReportedElsewhere, RunFailed
 
-VERBS = ("train", "mixture", "tokenize", "generate", "convert", "inspect", "verify", "doctor")
+VERBS = ("train", "mixture", "tokenize", "generate", "chat", "serve", "convert", "inspect", "verify", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

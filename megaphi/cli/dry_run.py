@@ -8,7 +8,7 @@ from __future__ import annotations
 from megaphi.cli.mixture import print_sources, print_stages, report_run
 from megaphi.config import leaves
 from megaphi.data.mixture_report import MixtureReport
-from megaphi.engine.run_config import RunConfig, check
+from megaphi.engine.run_config import RunConfig, check, check_kind
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
 
@@ -21,6 +21,9 @@ def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
     for path, value in leaves(run):
         print(f"  {path:<36} {_show(value)}")
     _print_model(run)
+    if check_kind(run) != "pretrain":
+        _print_steps(run)
+        return 0
     report = report_run(run)
     _print_schedule(run, report)
     if run.mixture.stages:
@@ -70,10 +73,14 @@ def gigabytes(size: float) -> str:
 
 
 def _print_schedule(run: RunConfig, report: MixtureReport) -> None:
+    _print_steps(run)
+    print(f"  tokens                {report.tokens:,}")
+
+
+def _print_steps(run: RunConfig) -> None:
     replicas = run.layout.world_size // run.layout.model_ranks
     micro_batches = run.batch.global_batch // (run.batch.micro_batch * replicas)
     print("\nSchedule")
     print(f"  tokens per step       {run.batch.tokens_per_step:,}")
     print(f"  micro-batches         {micro_batches} of {run.batch.micro_batch} on each of {replicas} replicas")
-    print(f"  steps                 {run.run.steps:,}")
-    print(f"  tokens                {report.tokens:,}")
+    print(f"  steps                 {f'{run.run.steps:,}' if run.run.steps else f'those of {run.run.epochs:g} epochs'}")

@@ -1,14 +1,17 @@
 """Continue a text with a trained model, greedily or by sampling.
 
 The model is loaded through the same parallel engine that trained it; --tensor and --pipeline cut it over that many
-processes on this machine, whatever layout the checkpoint was written under. A Hugging Face folder is read as it is. The
-tokenizer is always Phi-4's, cut to the model's vocabulary.
+processes on this machine, whatever layout the checkpoint was written under, and --data makes copies of it. A Hugging
+Face folder is read as it is. The tokenizer is always Phi-4's, cut to the model's vocabulary.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+
+from megaphi.conversation import Sampling
+from megaphi.errors import InputError
 
 HELP = "continue a text with a checkpoint"
 EXAMPLE = """examples:
@@ -27,15 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from this much probability")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="at least this share of the likeliest")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 avoids repetition")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="continuations of every prompt (default 1)")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="texts that run at once (default 32)")
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")
+    parser.add_argument("--data", type=int, default=1, metavar="N", help="copies of the model that share the prompts")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.parallel import launcher
 
-    processes = arguments.tensor * arguments.pipeline
+    processes = arguments.tensor * arguments.pipeline * arguments.data
     if processes > 1 and launcher.detect().launcher == "single":
         from megaphi.conversion.open_weights import open_weights
 
@@ -48,30 +56,48 @@ def run(arguments: argparse.Namespace) -> int:
 def _generate(arguments: argparse.Namespace) -> int:
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.forward_only import open_model
+    from megaphi.generation.engine import Engine
     from megaphi.generation.generate import generate
-    from megaphi.generation.sampling import Sampling
     from megaphi.log import logger, progress_bar
     from megaphi.parallel.layout import ParallelLayout
     from megaphi.tokenizer.phi4 import FULL_VOCABULARY_SIZE, load_tokenizer
 
-    sampling = Sampling(
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-    )
-    sampling.check()
-    layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)
+    sampling = _sampling(arguments)
+    layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline, data=arguments.data)
     reader = open_weights(arguments.checkpoint)
     model = open_model(reader, layout)
     tokenizer = load_tokenizer(model.architecture.vocabulary)
     if "imported_from" in reader.state and tokenizer.vocabulary_size != FULL_VOCABULARY_SIZE:
         logger.warning("%s was imported: if its tokens are not Phi-4's, what follows has no meaning", reader.folder)
     prompts = [tokenizer.encode(prompt) for prompt in arguments.prompt]
-    with progress_bar(total=sampling.max_tokens, unit="tok", label="generate", visible=model.world.is_main) as bar:
-        added = generate(model, prompts, sampling, stop_tokens=tokenizer.stop_tokens, on_step=bar.update)
+    total = len(prompts) * arguments.samples
+    with progress_bar(total=total, unit="text", label="generate", visible=model.world.is_main) as bar:
+        found = generate(
+            Engine(model, rows=arguments.batch),
+            prompts,
+            sampling,
+            samples=arguments.samples,
+            stop_tokens=tokenizer.stop_tokens,
+            on_end=lambda: bar.update(model.world.replicas),
+        )
     if model.world.is_main:
-        for prompt, tokens in zip(arguments.prompt, added, strict=True):
-            print(prompt + tokenizer.decode(tokens))
+        for prompt, continuations in zip(arguments.prompt, found, strict=True):
+            for continuation in continuations:
+                print(prompt + tokenizer.decode(continuation.tokens))
     return 0
+
+
+def _sampling(arguments: argparse.Namespace) -> Sampling:
+    if arguments.samples < 1:
+        raise InputError(f"--samples {arguments.samples}: must be at least 1")
+    sampling = Sampling(
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        seed=arguments.seed,
+    )
+    sampling.check()
+    return sampling

@@ -1,6 +1,6 @@
-"""Show what a checkpoint or a token dataset holds, or how two runs differ.
+"""Show what a checkpoint, a token dataset or a file of conversations holds, or how two runs differ.
 
-Reads headers and indices only (but for `diff --weights`): any size, any layout, no GPU, no process group.
+Reads headers and indices only (but for conversations and `diff --weights`): any size, any layout, no GPU.
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megaphi.cli.inspect_conversations import add_conversation_arguments, show_conversations
+
 if TYPE_CHECKING:
     from megaphi.data.indexed_dataset import IndexedDataset
 
-HELP = "what a checkpoint or dataset holds; how two runs differ"
+HELP = "what a checkpoint, dataset or conversation holds; how two runs differ"
 EXAMPLE = """examples:
   megaphi inspect checkpoint runs/quickstart/run                 newest checkpoint of a run
   megaphi inspect checkpoint runs/quickstart/run/checkpoints/step_00000150 --tensors --files
   megaphi inspect dataset data/web                               a dataset (prefix of .bin/.idx)
   megaphi inspect dataset data/web --document 3                  one document as text
+  megaphi inspect conversations chats.jsonl                      which tokens are trained
+  megaphi inspect conversations pairs.parquet --pairs            preference pairs
   megaphi inspect diff runs/first runs/second                    fields, places in the data, tensors that differ
   megaphi inspect diff runs/first runs/second --weights          and by how much the numbers do
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="kind", metavar="checkpoint | dataset | diff", required=True)
+    kinds = parser.add_subparsers(dest="kind", metavar="checkpoint | dataset | conversations | diff", required=True)
     checkpoint = kinds.add_parser("checkpoint", help="step, layout, place in the data, size by part")
     checkpoint.add_argument("path", metavar="PATH", help="a checkpoint, or a run folder (its newest one)")
     checkpoint.add_argument("--tensors", action="store_true", help="list every tensor")
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dataset.add_argument("path", metavar="PREFIX", help="path of the .bin/.idx pair, with or without its ending")
     dataset.add_argument("--document", type=int, metavar="N", help="print document N as text")
     dataset.add_argument("--vocabulary", type=int, metavar="V", help="if the dataset does not say so itself")
+    add_conversation_arguments(kinds.add_parser("conversations", help="which tokens are trained; preference pairs"))
     diff = kinds.add_parser("diff", help="what differs between two runs or checkpoints")
     diff.add_argument("left", metavar="A", help="a run folder, a checkpoint, or a config.json")
     diff.add_argument("right", metavar="B", help="another one")
@@ -44,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         from megaphi.cli.inspect_checkpoint import show_checkpoint
 
         return show_checkpoint(Path(arguments.path), tensors=arguments.tensors, files=arguments.files)
+    if arguments.kind == "conversations":
+        return show_conversations(arguments)
     if arguments.kind == "diff":
         from megaphi.cli.inspect_diff import show_difference
 

@@ -11,8 +11,13 @@ import argparse
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from megaphi.errors import InputError, RunFailed
+
+if TYPE_CHECKING:
+    from megaphi.engine.run_config import RunConfig
 
 HELP = "train a recipe"
 EXAMPLE = """examples:
@@ -63,12 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
     return _train(checked, alone=processes == 1)
 
 
-def _train(configuration: object, *, alone: bool) -> int:
+def _train(configuration: RunConfig, *, alone: bool) -> int:
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.stages.pretrain import pretrain
 
     try:
-        pretrain(configuration, open_weights=open_weights)  # pyright: ignore[reportArgumentType]
+        _stage(configuration)(configuration, open_weights=open_weights)
     except (InputError, RunFailed, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -80,6 +84,16 @@ def _train(configuration: object, *, alone: bool) -> int:
         sys.stderr.flush()
         os._exit(1)
     return 0
+
+
+def _stage(configuration: RunConfig) -> Callable[..., object]:
+    """What to do with the run: its data says it."""
+    from megaphi.engine.run_config import check_kind
+    from megaphi.stages.finetune import finetune
+    from megaphi.stages.prefer import prefer
+    from megaphi.stages.pretrain import pretrain
+
+    return {"pretrain": pretrain, "finetune": finetune, "prefer": prefer}[check_kind(configuration)]
 
 
 def _lost_contact(error: Exception) -> bool:

@@ -116,7 +116,7 @@ def test_generate_and_convert(refused, tmp_path):
         ["convert", "to-checkpoint", "nowhere", "out"],
     ):
         assert "checkpoint nowhere: no such file or folder" in refused(*words)
-    assert "--temperature -1.0: must not be negative" in refused(
+    assert "temperature=-1.0: must lie between 0 and 100" in refused(
         "generate", "x", "--prompt", "x", "--temperature", "-1"
     )
     (tmp_path / "hf").mkdir()

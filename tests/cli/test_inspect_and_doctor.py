@@ -204,7 +204,15 @@ def test_doctor_tells_what_fits():
     assert re.search(r"tokenizer +100,352 tokens, rank file verified", small.stdout)
     for operation in ("attention", "linear layers", "optimizer", "collectives"):
         assert re.search(rf"^{operation} +\S", small.stdout, re.MULTILINE)
-    for operator in ("rms_norm", "add_rms_norm", "rotary", "causal_softmax", "swiglu", "cross_entropy"):
+    for operator in (
+        "rms_norm",
+        "add_rms_norm",
+        "rotary",
+        "causal_softmax",
+        "swiglu",
+        "cross_entropy",
+        "paged_attention",
+    ):
         assert re.search(rf"^{operator} +fp32 and bf16 compiled \(\w+\)$", small.stdout, re.MULTILINE), operator
     huge = run_megaphi("doctor", "phi4_14b_pretrain", "model.layers=4000", "layout.pipeline=1", "layout.tensor=1")
     assert huge.returncode == 1

@@ -1,0 +1,62 @@
+"""What the verbs that generate through the engine share: its options, its ranks, and the engine itself.
+
+With more than one process the verb starts itself anew once per rank; only the first rank talks to anybody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from megaphi.errors import InputError
+
+if TYPE_CHECKING:
+    from megaphi.generation.requests import Generator
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None:
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run folder (its newest one), or a Hugging Face folder"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=batch, metavar="N", help=f"answers generated at a time (default {batch})"
+    )
+    parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
+    parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")
+
+
+def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namespace], int]) -> int:
+    """Do `work` here, or in as many processes as the layout takes; returns the exit code."""
+    from megaphi.parallel import launcher
+
+    for name in ("batch", "tensor", "pipeline"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name} {getattr(arguments, name)}: must be at least 1")
+    processes = arguments.tensor * arguments.pipeline
+    if processes > 1 and launcher.detect().launcher == "single":
+        from megaphi.conversion.open_weights import open_weights
+
+        open_weights(arguments.checkpoint)  # a wrong path should not cost a start of ranks
+        command = [sys.executable, "-m", "megaphi", *arguments.words]
+        return launcher.start_processes(command, processes=processes)
+    return work(arguments)
+
+
+def open_engine(arguments: argparse.Namespace) -> Generator:
+    """The model, ready to generate. Comes back on the first rank; the others follow it in here until it ends.
+
+    Only the first rank acts on Ctrl-C and SIGTERM: the others must stay for its last step.
+    """
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.generation.leader import open_generator
+    from megaphi.parallel import launcher
+    from megaphi.parallel.layout import ParallelLayout
+
+    if launcher.detect().rank > 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)
+    return open_generator(open_weights(arguments.checkpoint), layout=layout, rows=arguments.batch)

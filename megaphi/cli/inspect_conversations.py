@@ -1,0 +1,130 @@
+r"""What `megaphi inspect conversations` prints: the first conversations or pairs token for token, then counts of all.
+
+In colour, what is trained is green (a rejected side red), what is context is dim, and special tokens are underlined.
+Without colour, trained spans stand in ⟦ ⟧. Every message has a line of its own; a line break within one is shown as ↵
+and a break, a `<|` that belongs to no special token as `<\|`, and control characters are escaped, because a terminal
+would obey them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megaphi.tokenizer.phi4 import Phi4Tokenizer
+
+GREEN, RED, DIM, UNDERLINED, PLAIN = ("\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[4m", "\x1b[0m")
+INK_OF_SIDE = {"prompt": None, "accepted": GREEN, "rejected": RED}
+NO_LIMIT = 1 << 62
+
+
+def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="FILE", help=".jsonl, .jsonl.gz, .jsonl.zst or .parquet; or a folder of them")
+    parser.add_argument("--pairs", action="store_true", help="the file holds preference pairs")
+    parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to print (default 3)")
+    parser.add_argument("--vocabulary", type=int, metavar="V", help="of the tokenizer (default: the whole of Phi-4's)")
+    parser.add_argument("--train-on", choices=("assistant", "last"), default="assistant", help="which answers to train")
+    parser.add_argument("--sequence-length", type=int, default=NO_LIMIT, metavar="S", help="leave longer ones out")
+    parser.add_argument(
+        "--colour", action=argparse.BooleanOptionalAction, default=None, help="default: on a terminal only"
+    )
+
+
+def show_conversations(arguments: argparse.Namespace) -> int:
+    from megaphi.tokenizer.phi4 import FULL_VOCABULARY_SIZE, load_tokenizer
+
+    tokenizer = load_tokenizer(arguments.vocabulary or FULL_VOCABULARY_SIZE)
+    colour = sys.stdout.isatty() if arguments.colour is None else arguments.colour
+    show = _show_pairs if arguments.pairs else _show_conversations
+    for line in show(arguments, tokenizer, colour=colour):
+        print(line)
+    return 0
+
+
+def _show_conversations(arguments: argparse.Namespace, tokenizer: Phi4Tokenizer, *, colour: bool) -> Iterator[str]:
+    from megaphi.data.conversations import stream_conversations
+    from megaphi.data.records import SkipReport
+
+    report = SkipReport()
+    samples = stream_conversations(
+        [arguments.path],
+        tokenizer,
+        train_on=arguments.train_on,
+        sequence_length=arguments.sequence_length,
+        too_long="skip",
+        report=report,
+    )
+    tokens = trained = 0
+    for number, sample in enumerate(samples):
+        ids, flags = (list(values) for values in (sample.rendered.ids, sample.rendered.trained))
+        tokens, trained = tokens + len(ids), trained + sum(flags)
+        if number < arguments.number:
+            yield f"{sample.where}: {len(ids):,} tokens, {sum(flags):,} trained"
+            yield from _messages(ids, [GREEN if flag else None for flag in flags], tokenizer, colour=colour)
+            yield ""
+    yield from report.lines()
+    yield f"{tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.1%})"
+
+
+def _show_pairs(arguments: argparse.Namespace, tokenizer: Phi4Tokenizer, *, colour: bool) -> Iterator[str]:
+    from megaphi.data.preference_pairs import stream_pairs
+    from megaphi.data.records import SkipReport
+
+    report = SkipReport()
+    pairs = stream_pairs(
+        [arguments.path],
+        tokenizer,
+        sequence_length=arguments.sequence_length,
+        append_eos=False,
+        max_completion_tokens=None,
+        too_long="skip",
+        report=report,
+    )
+    tokens = dict.fromkeys(INK_OF_SIDE, 0)
+    for number, (where, pair) in enumerate(pairs):
+        for side, ink in INK_OF_SIDE.items():
+            ids = getattr(pair, side).tolist()
+            tokens[side] += len(ids)
+            if number < arguments.number:
+                yield f"{where}: {side}, {len(ids):,} tokens"
+                yield from _messages(ids, [ink] * len(ids), tokenizer, colour=colour)
+        if number < arguments.number:
+            yield ""
+    yield from report.lines()
+    yield ", ".join(f"{count:,} tokens {side}" for side, count in tokens.items())
+
+
+def _messages(
+    ids: Sequence[int], inks: Sequence[str | None], tokenizer: Phi4Tokenizer, *, colour: bool
+) -> Iterator[str]:
+    """The tokens as text, a line for every message; `inks` holds a colour for what is trained, None for context."""
+    ends = (place + 1 for place, token in enumerate(ids) if token == tokenizer.message_end)
+    for start, end in pairwise(dict.fromkeys([0, *ends, len(ids)])):
+        yield "".join(
+            _span([token for token, _ in span], ink, tokenizer, colour=colour)
+            for ink, span in groupby(zip(ids[start:end], inks[start:end], strict=True), key=itemgetter(1))
+        )
+
+
+def _span(ids: Sequence[int], ink: str | None, tokenizer: Phi4Tokenizer, *, colour: bool) -> str:
+    text = ""
+    specials = frozenset(tokenizer.special_ids.values())
+    for is_special, run in groupby(ids, key=specials.__contains__):
+        shown = tokenizer.decode(run)
+        shown = shown if is_special else _visible(shown)
+        text += f"{ink or DIM}{UNDERLINED if is_special else ''}{shown}{PLAIN}" if colour else shown
+    return f"⟦{text}⟧" if ink and not colour else text
+
+
+def _visible(text: str) -> str:
+    """Ordinary text with nothing in it that a terminal obeys, or that could be taken for a special token."""
+    characters = (
+        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+    return "".join(characters).replace("\n", "↵\n").replace("<|", "<\\|")

@@ -1,0 +1,143 @@
+"""Serve a model to clients of OpenAI's protocol, and to people through a chat page.
+
+Completions, chats, streaming, log-probabilities; /health says whether the engine works. The page is at the server's
+address itself. Only this machine can reach the server unless --host says otherwise; then give it a key. Ctrl-C or
+SIGTERM ends it; answers that are under way get five seconds. Needs megaphi[serve].
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, open_engine
+from megaphi.errors import InputError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+HELP = "a server that speaks OpenAI's protocol, with a chat page"
+EXAMPLE = """examples:
+  megaphi serve runs/quickstart/run                              then open http://127.0.0.1:8000
+  megaphi serve downloads/phi-4 --tensor 2 --batch 32 --port 9000
+  megaphi serve runs/phi4_14b --host 0.0.0.0 --api-key-file secrets/key
+  curl -H 'Content-Type: application/json' http://127.0.0.1:8000/v1/completions -d '{"prompt": "The answer is"}'
+"""
+GRACE_SECONDS = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_engine_arguments(parser, batch=16)
+    parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address to listen at (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0 takes a free one")
+    parser.add_argument("--model-name", metavar="NAME", help="what clients call it (default: the checkpoint's folder)")
+    parser.add_argument(
+        "--api-key-file", metavar="FILE", help="a file whose one line is the key that clients must send"
+    )
+    parser.add_argument(
+        "--max-waiting", type=int, default=256, metavar="N", help="answers that may wait before 429 (default 256)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    require_serving_packages()
+    if arguments.max_waiting < 1:
+        raise InputError(f"--max-waiting {arguments.max_waiting}: must be at least 1")
+    if not 0 <= arguments.port <= 65535:
+        raise InputError(f"--port {arguments.port}: must lie between 0 and 65535")
+    read_key(arguments.api_key_file)
+    return on_every_rank(arguments, _serve)
+
+
+def require_serving_packages() -> None:
+    """Raises InputError that says what to install."""
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"serving needs {error.name}: pip install 'megaphi[serve]'") from None
+
+
+def read_key(path: str | None) -> str | None:
+    """The one line of a key file; None without one."""
+    if path is None:
+        return None
+    try:
+        key = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--api-key-file {path}: cannot be read as a line of ASCII: {error}") from None
+    if not key or len(key.split()) != 1:
+        raise InputError(f"--api-key-file {path}: must hold one key without blanks")
+    return key
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket with the address that was asked for, before a model is opened for it. Raises InputError."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise InputError(f"cannot listen at {host} port {port}: {error.strerror}: choose another") from None
+    return bound
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from megaphi.log import logger, set_up_logging
+
+    set_up_logging()
+    key = read_key(arguments.api_key_file)
+    with bind(arguments.host, arguments.port) as bound:
+        address, port = bound.getsockname()[:2]
+        if key is None and not ipaddress.ip_address(address).is_loopback:
+            logger.warning("WARNING: everybody who reaches %s port %d can use this server: no key", address, port)
+            logger.warning("WARNING: give it one with --api-key-file, or leave --host out")
+        app = make_app(arguments, key)
+        logger.info("serving at http://%s:%d", f"[{address}]" if ":" in address else address, port)
+        return _run_until_signal(app, bound, max_waiting=arguments.max_waiting)
+
+
+def make_app(arguments: argparse.Namespace, key: str | None) -> FastAPI:
+    """Open the model, and build the application around it."""
+    import time
+
+    from megaphi.generation.server import Serving, create_app
+    from megaphi.generation.service import GenerationService
+    from megaphi.tokenizer.phi4 import load_tokenizer
+
+    generator = open_engine(arguments)
+    serving = Serving(
+        service=GenerationService(generator, max_waiting=arguments.max_waiting),
+        tokenizer=load_tokenizer(generator.vocabulary),
+        model=arguments.model_name or Path(arguments.checkpoint).resolve().name,
+        api_key=key,
+        created=int(time.time()),
+    )
+    return create_app(serving)
+
+
+def _run_until_signal(app: FastAPI, bound: socket.socket, *, max_waiting: int) -> int:
+    """Serve until Ctrl-C or SIGTERM, both of which are a good end."""
+    import signal
+    from contextlib import suppress
+
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        limit_concurrency=4 * max_waiting + 64,  # connections, so that idle ones cannot eat memory without bound
+    )
+
+    def carry_on(*_: Any) -> None:
+        """uvicorn raises the signal that ended it once more, for us."""
+
+    signal.signal(signal.SIGTERM, carry_on)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[bound])
+    return 0
