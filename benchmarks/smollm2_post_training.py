@@ -41,6 +41,8 @@ HELD_OUT_OF = 5
 HELD_OUT_CONVERSATIONS = 200
 TRAINING_PAIRS = 800
 LETTERS = "ABCD"
+SMOOTHED_STEPS = 20
+ROWS_OF_PAIRS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def main() -> None:
     train("sft", sft, [f"run.steps={arguments.steps}"])
     train("dpo", dpo, [f"run.steps={arguments.steps}", f"run.initial_checkpoint={sft}"])
     rows = [loss_row(arguments.folder / "before", sft, arguments.folder), accuracy_row(dpo, arguments.folder)]
-    plot(sft, dpo)
+    plot(sft, dpo, loss_before=last_validation(arguments.folder / "before", "validation_loss"))
     if arguments.write:
         append(rows)
 
@@ -187,7 +189,9 @@ def dpo() -> RunConfig:
     folder = os.environ["SMOLLM2_FOLDER"]
     files = Preferences(paths=(f"{folder}/pairs_train.jsonl",), validation_paths=(f"{folder}/pairs_held_out.jsonl",))
     run = base_run("smollm2_dpo")
-    return replace(run, preferences=files, optimizer=replace(run.optimizer, learning_rate=1e-5))
+    # Two pairs fit into a row: of one row alone the gradient would be mostly noise.
+    batch = replace(run.batch, global_batch=ROWS_OF_PAIRS)
+    return replace(run, preferences=files, batch=batch, optimizer=replace(run.optimizer, learning_rate=1e-5))
 
 
 def train(recipe: str, folder: Path, fields: Sequence[str]) -> None:
@@ -230,23 +234,29 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def plot(sft_run: Path, dpo_run: Path) -> None:
+def plot(sft_run: Path, dpo_run: Path, *, loss_before: float) -> None:
     """Both curves beside each other, into benchmarks/results/smollm2_post_training.png."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     tuned, preferred = (read_metrics(run / "metrics.jsonl") for run in (sft_run, dpo_run))
-    draw(left, tuned, "loss", "validation_loss", title="fine-tuning: cross-entropy of answers, nats per token")
-    draw(right, preferred, "accuracy", "validation_accuracy", title="preferences: share of pairs won")
+    draw(left, tuned, "loss", before=loss_before, title="fine-tuning: cross-entropy of answers, nats per token")
+    draw(right, preferred, "accuracy", before=0.5, title="preferences: share of pairs won")
     right.axhline(0.5, color="#555555", linestyle="--", linewidth=1)
     figure.savefig(RESULTS / "smollm2_post_training.png")
 
 
-def draw(axes: Any, records: list[dict[str, Any]], trained: str, held_out: str, *, title: str) -> None:
-    steps = [record["step"] for record in records]
-    axes.plot(steps, [record[trained] for record in records], color="#7aa6d6", linewidth=0.8, label="training")
-    checked = [(record["step"], record[held_out]) for record in records if held_out in record]
+def draw(axes: Any, records: list[dict[str, Any]], name: str, *, before: float, title: str) -> None:
+    """A step trains a few answers only: what is drawn of training is the mean of SMOOTHED_STEPS of them."""
+    values = [record[name] for record in records]
+    means = [
+        sum(values[max(0, end - SMOOTHED_STEPS) : end]) / min(end, SMOOTHED_STEPS) for end in range(1, len(values) + 1)
+    ]
+    label = f"training, mean of {SMOOTHED_STEPS} steps"
+    axes.plot([record["step"] for record in records], means, color="#7aa6d6", linewidth=1.2, label=label)
+    held_out = f"validation_{name}"
+    checked = [(0, before), *((record["step"], record[held_out]) for record in records if held_out in record)]
     axes.plot(*zip(*checked, strict=True), color="#c0392b", marker="o", label="held out")
     axes.set(xlabel="step", title=title)
     axes.grid(alpha=0.25)

@@ -91,6 +91,7 @@ struct PagedAttention {
   const int32_t* tables;   // [tokens, table_width]
   const int32_t* lengths;  // [tokens], at least 1
   void* y;                 // [tokens, heads, head_size]
+  void* workspace;         // float [paged_attention_workspace(arguments)], may be null where that is 0
   int64_t tokens, heads, groups, head_size, blocks, positions, table_width, query_token, query_head;
   double scale;
 };
@@ -132,7 +133,6 @@ struct CrossEntropyBackward {
   double z_weight;
 };
 
-// An entry is null where a device has no such kernel.
 struct KernelTable {
   int32_t (*rms_norm_forward)(const RmsNormForward&, Element, void* stream);
   int32_t (*rms_norm_backward)(const RmsNormBackward&, Element, void* stream);
@@ -141,6 +141,7 @@ struct KernelTable {
   int32_t (*softmax_forward)(const SoftmaxForward&, Element, void* stream);
   int32_t (*softmax_backward)(const SoftmaxBackward&, Element, void* stream);
   int32_t (*paged_attention)(const PagedAttention&, Element, void* stream);
+  int64_t (*paged_attention_workspace)(const PagedAttention&);  // looks at nothing but sizes
   int32_t (*swiglu_forward)(const SwigluForward&, Element, void* stream);
   int32_t (*swiglu_backward)(const SwigluBackward&, Element, void* stream);
   int32_t (*cross_entropy_forward)(const CrossEntropyForward&, Element, void* stream);

@@ -226,25 +226,28 @@ Tensor paged_attention(Tensor query, Tensor keys, Tensor values, Tensor tables, 
   if (query.stride(2) != 1) query = packed(query);
   tables = packed(tables), lengths = packed(lengths);
   Tensor y = new_like(query);
-  const PagedAttention arguments{data(query),
-                                 data(keys),
-                                 data(values),
-                                 static_cast<const int32_t*>(data(tables)),
-                                 static_cast<const int32_t*>(data(lengths)),
-                                 y.mutable_data_ptr(),
-                                 query.size(0),
-                                 query.size(1),
-                                 keys.size(2),
-                                 query.size(2),
-                                 keys.size(0),
-                                 keys.size(1),
-                                 tables.size(1),
-                                 query.stride(0),
-                                 query.stride(1),
-                                 scale};
+  PagedAttention arguments{data(query),
+                           data(keys),
+                           data(values),
+                           static_cast<const int32_t*>(data(tables)),
+                           static_cast<const int32_t*>(data(lengths)),
+                           y.mutable_data_ptr(),
+                           nullptr,
+                           query.size(0),
+                           query.size(1),
+                           keys.size(2),
+                           query.size(2),
+                           keys.size(0),
+                           keys.size(1),
+                           tables.size(1),
+                           query.stride(0),
+                           query.stride(1),
+                           scale};
   if (query.is_cpu()) check_blocks(arguments);
   const Launch launch(query);
-  check(launch.kernels.paged_attention != nullptr, "paged_attention: there is no kernel for this device");
+  Tensor workspace =
+      new_tensor(query, {launch.kernels.paged_attention_workspace(arguments)}, accumulator_of(query));
+  arguments.workspace = workspace.mutable_data_ptr();
   check_status(launch.kernels.paged_attention(arguments, element_of(query, "query"), launch.stream), "paged_attention");
   return y;
 }

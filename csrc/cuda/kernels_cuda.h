@@ -13,6 +13,8 @@ int64_t rms_norm_workspace(int64_t rows, int64_t width);
 int32_t rotary(const Rotary&, Element, void* stream);
 int32_t softmax_forward(const SoftmaxForward&, Element, void* stream);
 int32_t softmax_backward(const SoftmaxBackward&, Element, void* stream);
+int32_t paged_attention(const PagedAttention&, Element, void* stream);
+int64_t paged_attention_workspace(const PagedAttention&);
 int32_t swiglu_forward(const SwigluForward&, Element, void* stream);
 int32_t swiglu_backward(const SwigluBackward&, Element, void* stream);
 int32_t cross_entropy_forward(const CrossEntropyForward&, Element, void* stream);

@@ -5,10 +5,17 @@
 
 extern "C" const megaphi::KernelTable* megaphi_cuda_kernels() {
   static constexpr megaphi::KernelTable table = {
-      megaphi::cuda::rms_norm_forward,      megaphi::cuda::rms_norm_backward,      megaphi::cuda::rms_norm_workspace,
-      megaphi::cuda::rotary,                megaphi::cuda::softmax_forward,        megaphi::cuda::softmax_backward,
-      nullptr,  // paged_attention
-      megaphi::cuda::swiglu_forward,        megaphi::cuda::swiglu_backward,        megaphi::cuda::cross_entropy_forward,
+      megaphi::cuda::rms_norm_forward,
+      megaphi::cuda::rms_norm_backward,
+      megaphi::cuda::rms_norm_workspace,
+      megaphi::cuda::rotary,
+      megaphi::cuda::softmax_forward,
+      megaphi::cuda::softmax_backward,
+      megaphi::cuda::paged_attention,
+      megaphi::cuda::paged_attention_workspace,
+      megaphi::cuda::swiglu_forward,
+      megaphi::cuda::swiglu_backward,
+      megaphi::cuda::cross_entropy_forward,
       megaphi::cuda::cross_entropy_backward,
   };
   return &table;

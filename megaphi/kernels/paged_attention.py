@@ -3,8 +3,8 @@
     y[t, h] = sum over j < lengths[t] of softmax_j(scale q[t, h] . k[t, j, g]) v[t, j, g],   g = h // (H / G)
 
 Every query has a table of the blocks that hold its positions, in any order and anywhere in the cache, so sequences of
-any length share one cache and grow by a block. There is no gradient. Compiled on the CPU, where the result of a query
-is the same bits whatever else is in the call; on a GPU its definition in PyTorch is used.
+any length share one cache and grow by a block. There is no gradient. Where it is compiled the result of a query is the
+same bits whatever else is in the call; the CUDA kernel takes heads of up to 512 elements.
 
 Legend: T queries, H heads, K head size, N blocks, P positions of a block, G key-value groups, M blocks of a table.
 """

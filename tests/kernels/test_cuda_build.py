@@ -204,7 +204,7 @@ def has_gpu() -> bool:
 
 
 def test_the_table_is_whole(library: ctypes.CDLL) -> None:
-    assert len(launchers(library)) == 9
+    assert len(launchers(library)) == 10
 
 
 def test_double_precision_is_refused(library: ctypes.CDLL) -> None:
