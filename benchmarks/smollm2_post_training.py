@@ -189,7 +189,7 @@ def dpo() -> RunConfig:
     folder = os.environ["SMOLLM2_FOLDER"]
     files = Preferences(paths=(f"{folder}/pairs_train.jsonl",), validation_paths=(f"{folder}/pairs_held_out.jsonl",))
     run = base_run("smollm2_dpo")
-    # Two pairs fit into a row: of one row alone the gradient would be mostly noise.
+    # A row holds about four pairs: of one row alone the gradient is mostly noise.
     batch = replace(run.batch, global_batch=ROWS_OF_PAIRS)
     return replace(run, preferences=files, batch=batch, optimizer=replace(run.optimizer, learning_rate=1e-5))
 
