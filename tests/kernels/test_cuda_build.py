@@ -89,7 +89,9 @@ def build(nvcc: str, tmp_path_factory: pytest.TempPathFactory) -> Build:
 def library(build: Build) -> ctypes.CDLL:
     target = build.folder / "libmegaphi_cuda.so"
     objects = [str(build.folder / f"{source.stem}.o") for source in CUDA_SOURCES]
-    command = [build.nvcc, "-shared", "-cudart", "static", *objects, "-o", str(target), "-lrt", "-ldl", "-lpthread"]
+    of_a_wheel = f"-L{Path(build.nvcc).parents[1] / 'lib'}"  # toolkits have lib64, which nvcc knows
+    command = [build.nvcc, "-shared", "-cudart", "static", *objects, "-o", str(target), of_a_wheel]
+    command += ["-lrt", "-ldl", "-lpthread"]
     linked = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
     assert linked.returncode == 0, linked.stdout
     return ctypes.CDLL(str(target))
