@@ -113,7 +113,7 @@ template <class T, int N, int HEADS>
 __device__ __forceinline__ void find_scores(const PagedAttention& arguments, const Piece& piece, const int64_t* offset,
                                             const float (*query)[LARGEST_HEAD], float (*score)[PIECE]) {
   const int team = threadIdx.x / TEAM, lane = threadIdx.x % TEAM;
-  for (int round = 0; round < piece.count; round += TEAMS * KEYS) {  // the same for all threads of a warp: they shuffle
+  for (int round = 0; round < piece.count; round += TEAMS * KEYS) {  // the same for a whole warp, which shuffles
     const int first = round + team * KEYS;
     float sum[HEADS][KEYS] = {};
     add_products<T, N, HEADS>(arguments, offset, first, piece.count, query, sum);
@@ -154,7 +154,7 @@ __device__ __forceinline__ void weigh(const Partials& partials, const PagedAtten
   }
 }
 
-// TEAM * N columns of the weighted sum of values at a time: over the positions of a team, the teams of a warp, the warps.
+// TEAM * N columns of the weighted sum of values at a time: over a team's positions, a warp's teams, the warps.
 template <class T, int N, int HEADS>
 __device__ __forceinline__ void add_values(const Partials& partials, const PagedAttention& arguments,
                                            const Piece& piece, const int64_t* offset, const float (*weight)[PIECE],

@@ -37,10 +37,10 @@ __device__ __forceinline__ float sum_of_squares(const float (&value)[N]) {
   return sum;
 }
 
-// 1 / sqrt(mean of squares + eps) of the row, which is also stored.
+// 1 / sqrt(mean of squares + eps) of the row, which is also stored; in double, because all of a row shares its error.
 __device__ __forceinline__ float finish_rstd(const RmsNormForward& arguments, int64_t row, float squares, Block& team) {
-  const float mean = team.reduce(squares, Sum{}) / static_cast<float>(arguments.width);
-  const float rstd = 1.0f / sqrtf(mean + static_cast<float>(arguments.eps));
+  const double sum = team.reduce(squares, Sum{});
+  const auto rstd = static_cast<float>(1.0 / sqrt(sum / static_cast<double>(arguments.width) + arguments.eps));
   if (team.rank() == 0) static_cast<float*>(arguments.rstd)[row] = rstd;
   return rstd;
 }
