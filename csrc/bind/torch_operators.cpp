@@ -245,8 +245,7 @@ Tensor paged_attention(Tensor query, Tensor keys, Tensor values, Tensor tables, 
                            scale};
   if (query.is_cpu()) check_blocks(arguments);
   const Launch launch(query);
-  Tensor workspace =
-      new_tensor(query, {launch.kernels.paged_attention_workspace(arguments)}, accumulator_of(query));
+  Tensor workspace = new_tensor(query, {launch.kernels.paged_attention_workspace(arguments)}, accumulator_of(query));
   arguments.workspace = workspace.mutable_data_ptr();
   check_status(launch.kernels.paged_attention(arguments, element_of(query, "query"), launch.stream), "paged_attention");
   return y;

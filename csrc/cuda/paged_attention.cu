@@ -85,8 +85,7 @@ __device__ __forceinline__ void read_queries(const PagedAttention& arguments, co
 // Adds the products of the team's KEYS positions and every head, over the columns of this thread.
 template <class T, int N, int HEADS>
 __device__ __forceinline__ void add_products(const PagedAttention& arguments, const int64_t* offset, int first,
-                                             int count, const float (*query)[LARGEST_HEAD],
-                                             float (&sum)[HEADS][KEYS]) {
+                                             int count, const float (*query)[LARGEST_HEAD], float (&sum)[HEADS][KEYS]) {
   const T* keys = static_cast<const T*>(arguments.keys);
   for (int k = threadIdx.x % TEAM * N; k < arguments.head_size; k += TEAM * N) {
     Vector<T, N> key[KEYS] = {};

@@ -90,7 +90,8 @@ void run_cta() {
   for (int thread = 0; thread < threads; thread++) start(thread);
   while (!has_ended()) {
     bool goes_on = run_all_that_are_ready();
-    for (int warp = 0; warp < threads; warp += WARP) goes_on |= release(warp, std::min(warp + WARP, threads), State::in_shuffle);
+    for (int warp = 0; warp < threads; warp += WARP)
+      goes_on |= release(warp, std::min(warp + WARP, threads), State::in_shuffle);
     goes_on |= release(0, threads, State::at_barrier);
     if (!goes_on && !has_ended()) {
       fprintf(stderr, "the threads of CTA (%u, %u) wait for each other at different places\n", blockIdx.x, blockIdx.y);
