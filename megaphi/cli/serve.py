@@ -27,6 +27,7 @@ EXAMPLE = """examples:
   curl -H 'Content-Type: application/json' http://127.0.0.1:8000/v1/completions -d '{"prompt": "The answer is"}'
 """
 GRACE_SECONDS = 5
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,13 +97,13 @@ def _serve(arguments: argparse.Namespace) -> int:
         if key is None and not ipaddress.ip_address(address).is_loopback:
             logger.warning("WARNING: everybody who reaches %s port %d can use this server: no key", address, port)
             logger.warning("WARNING: give it one with --api-key-file, or leave --host out")
-        app = make_app(arguments, key)
+        app = make_app(arguments, key, hosts=LOOPBACK if ipaddress.ip_address(address).is_loopback else frozenset())
         logger.info("serving at http://%s:%d", f"[{address}]" if ":" in address else address, port)
         return _run_until_signal(app, bound, max_waiting=arguments.max_waiting)
 
 
-def make_app(arguments: argparse.Namespace, key: str | None) -> FastAPI:
-    """Open the model, and build the application around it."""
+def make_app(arguments: argparse.Namespace, key: str | None, *, hosts: frozenset[str]) -> FastAPI:
+    """Open the model, and build the application around it; `hosts` as in `Serving`."""
     import time
 
     from megaphi.generation.server import Serving, create_app
@@ -115,6 +116,7 @@ def make_app(arguments: argparse.Namespace, key: str | None) -> FastAPI:
         tokenizer=load_tokenizer(generator.vocabulary),
         model=arguments.model_name or Path(arguments.checkpoint).resolve().name,
         api_key=key,
+        hosts=hosts | {arguments.host.lower()} if hosts else hosts,
         created=int(time.time()),
     )
     return create_app(serving)

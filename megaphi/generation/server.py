@@ -3,7 +3,8 @@
 `create_app` makes an application around a `GenerationService`. A request is read up to a limit, checked and turned into
 tokens on another thread, queued, and answered whole or as server-sent events. When a client goes away, whatever was
 generated for it is called off. Bodies must say that they are JSON: a page of a foreign site, which cannot say so
-without asking the browser first, thereby cannot make a server on this machine work for it.
+without asking the browser first, thereby cannot make a server on this machine work for it. Nor can one whose own name
+was made to mean this machine (DNS rebinding), where `Serving.hosts` says which names do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -46,6 +48,8 @@ class Serving:
     """The name that requests may give; another one is a 404."""
     api_key: str | None = None
     """What `Authorization: Bearer …` must say; None lets everybody in."""
+    hosts: frozenset[str] = frozenset()
+    """Names that requests may have in their Host header; empty: any."""
     largest_body_bytes: int = 8 * 2**20
     created: int = 0
     """When the model was opened, in seconds since 1970."""
@@ -73,12 +77,12 @@ def create_app(serving: Serving) -> FastAPI:
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        _check_key(request, serving.api_key)
+        _admit(request, serving)
         return _json({"object": "list", "data": [_model(serving)]})
 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
-        _check_key(request, serving.api_key)
+        _admit(request, serving)
         _check_model(name, serving.model)
         return _json(_model(serving))
 
@@ -115,7 +119,7 @@ def _model(serving: Serving) -> dict[str, Any]:
 
 async def _answer(request: Request, kind: Kind, serving: Serving) -> Response:
     """Handle a request for completions or a chat."""
-    _check_key(request, serving.api_key)
+    _admit(request, serving)
     body = await read_body(request, largest_bytes=serving.largest_body_bytes)
     identity = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
     order, requests = await asyncio.to_thread(_prepare, body, kind, serving, identity)
@@ -260,12 +264,24 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _check_key(request: Request, api_key: str | None) -> None:
+def _admit(request: Request, serving: Serving) -> None:
+    """Raises ApiError for a client that may not come in."""
+    if serving.hosts and _host_of(request) not in serving.hosts:
+        raise ApiError(403, f"this server answers as {' or '.join(sorted(serving.hosts))} only")
+    api_key = serving.api_key
     if api_key is None:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
         raise ApiError(401, "this server needs its key: send Authorization: Bearer KEY", code="invalid_api_key")
+
+
+def _host_of(request: Request) -> str | None:
+    """The name in the Host header, without a port, in lower case."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:  # an address in brackets that is none
+        return None
 
 
 def _check_model(name: str, served: str) -> None:

@@ -141,7 +141,9 @@ def test_the_model_has_its_folders_name(monkeypatch, tmp_path):
     for given, name in ((None, tmp_path.name), ("mine", "mine")):
         made = []
         monkeypatch.setattr("megaphi.generation.server.create_app", made.append)
-        serve.make_app(argparse.Namespace(checkpoint=".", model_name=given, max_waiting=3), None)
+        serve.make_app(
+            argparse.Namespace(checkpoint=".", model_name=given, max_waiting=3, host="me"), None, hosts=frozenset()
+        )
         assert made[0].model == name
 
 

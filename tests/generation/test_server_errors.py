@@ -121,6 +121,20 @@ def test_the_key_is_asked_for():
             assert client.completions.create(model="tiny", prompt="a").choices
 
 
+def test_a_foreign_name_for_this_machine_is_not_answered():
+    with served(FakeGenerator(), hosts=frozenset({"localhost", "127.0.0.1", "::1"})) as (url, _):
+        for host, status in (
+            ("LocalHost:80", 200),
+            ("127.0.0.1", 200),
+            ("[::1]:8000", 200),
+            ("evil.example:8000", 403),
+            ("127.0.0.1.evil.example", 403),
+            ("[", 403),
+        ):
+            assert ask(f"{url}/v1/completions", {"prompt": "a"}, Host=host).status == status, host
+            assert ask(f"{url}/v1/models", Host=host).status == status, host
+
+
 def exchange(url: str, request: bytes) -> bytes:
     """Send raw bytes and read until the server closes, or breaks off because there is more that it does not want."""
     address = urlsplit(url)
