@@ -76,10 +76,15 @@ def read_key(path: str | None) -> str | None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket with the address that was asked for, before a model is opened for it. Raises InputError."""
+    """A socket with the address that was asked for, before a model is opened for it. Raises InputError.
+
+    It says that its protocol is TCP: asyncio sets TCP_NODELAY on such connections only, and without that every answer
+    over a connection that is kept waits 40 ms for the client's delayed acknowledgement.
+    """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from megaphi.cli.serve import bind
 from megaphi.generation.requests import Generator
 from megaphi.generation.server import Serving, create_app
 from megaphi.generation.service import GenerationService
@@ -33,19 +34,31 @@ def tokenizer() -> Phi4Tokenizer:
 @contextmanager
 def serve_app(app: FastAPI) -> Iterator[str]:
     """Run `app` while the block runs; gives its address."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
+    with serve_at("127.0.0.1", app) as server:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
+
+
+@contextmanager
+def serve_at(host: str, app: FastAPI) -> Iterator[uvicorn.Server]:
+    """Run `app` behind a socket of `megaphi serve`."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+    with bind(host, 0) as bound:
+        thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield server
+        finally:
+            server.should_exit = True
+            thread.join(20)
     assert not thread.is_alive()
+
+
+def app_of(generator: Generator, **settings: Any) -> FastAPI:
+    """Our own application, with a service of its own."""
+    return create_app(Serving(service=GenerationService(generator), tokenizer=tokenizer(), model="tiny", **settings))
 
 
 @contextmanager

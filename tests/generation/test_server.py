@@ -19,7 +19,7 @@ import pytest
 from megaphi.conversation import Conversation, Message, Sampling
 from megaphi.generation.text import render_prompt
 from tests.generation.fake_generator import FakeGenerator, expected_tokens, log_probability
-from tests.generation.served import HEAD, ask, served, tokenizer, wait_until
+from tests.generation.served import HEAD, app_of, ask, serve_at, served, tokenizer, wait_until
 
 RULES = Sampling(max_tokens=12, temperature=0.8, top_p=0.9, seed=11)
 FIELDS = {"max_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 11}
@@ -139,6 +139,29 @@ def test_tokens_can_be_named_by_their_ids(url):
     assert [list(top) for top in columns["top_logprobs"]] == [
         [f"token_id:{token}", f"token_id:{token + 1}"] for token in expected("p")
     ]
+
+
+def has_ipv6_loopback() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_connections_do_not_wait_for_delayed_acknowledgements(host):
+    """TCP_NODELAY on the accepted socket of every family: without it each answer takes 40 ms more."""
+    if host == "::1" and not has_ipv6_loopback():
+        pytest.skip("this machine has no IPv6 loopback")
+    with serve_at(host, app_of(FakeGenerator())) as server:
+        address = server.servers[0].sockets[0].getsockname()[:2]
+        with socket.create_connection(address) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+            (protocol,) = server.server_state.connections
+            accepted = protocol.transport.get_extra_info("socket")
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_models_and_health(client, url):
