@@ -1,7 +1,7 @@
 """What a client of OpenAI's protocol asks for: a request body checked field by field, as prompts and sampling rules.
 
 Nothing is passed over in silence. A field that we do not know is an error with the nearest name that we do know; one
-that we know and do not implement is refused by its name, unless its value asks for nothing (`echo: false`). `null`
+that we know and do not implement is refused by its name, unless its value asks for nothing (`openai_fields.py`). `null`
 counts as not given, as clients send it. Beside OpenAI's fields there are those of vLLM that other servers share:
 `top_k`, `min_p`, `repetition_penalty`, `return_token_ids`, `return_tokens_as_token_ids`.
 """
@@ -10,55 +10,17 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from megaphi.conversation import Prompt, Sampling, from_plain
 from megaphi.errors import InputError, did_you_mean
+from megaphi.generation.openai_fields import ApiError, Kind, check_fields
 
-Kind = Literal["completion", "chat"]
 LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES, MOST_ALTERNATIVES, MOST_STOPS, LONGEST_STOP = 128, 20, 16, 1000
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default for completions; a chat answer may fill the context."""
-
-SHARED_FIELDS = (
-    "model n max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty seed stop "
-    "stream stream_options logprobs user return_token_ids return_tokens_as_token_ids"
-).split()
-FIELDS: dict[Kind, frozenset[str]] = {
-    "completion": frozenset([*SHARED_FIELDS, "prompt"]),
-    "chat": frozenset([*SHARED_FIELDS, "messages", "max_completion_tokens", "top_logprobs"]),
-}
-ASKS_FOR_NOTHING: dict[Kind, dict[str, tuple[Any, ...]]] = {
-    "completion": {"echo": (False,), "suffix": ("",), "best_of": (1,), "logit_bias": ({},)},
-    "chat": {
-        "logit_bias": ({},),
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "functions": ([],),
-        "function_call": ("none", "auto"),
-        "response_format": ({"type": "text"},),
-        "modalities": (["text"],),
-        "audio": (),
-        "reasoning_effort": (),
-        "store": (False,),
-        "service_tier": ("auto", "default"),
-    },
-}
-"""Fields of the protocol that are not implemented, and the values under which that makes no difference."""
-
-
-class ApiError(Exception):
-    """An answer that is an error: HTTP status, OpenAI's type and code, and the field that it is about."""
-
-    def __init__(self, status: int, message: str, *, field: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.field = field
-        self.code = code
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,14 +44,14 @@ class Order:
 def read_order(body: bytes, kind: Kind, *, context: int) -> Order:
     """Parse and check a body. Raises ApiError (400) that names the field."""
     fields = _Fields(_parse(body))
-    _refuse_unknown(fields.plain, kind)
+    check_fields(fields.plain, kind)
     streams = fields.boolean("stream")
     counts, alternatives = _log_probabilities(fields, kind)
     return Order(
         kind=kind,
         model=fields.text("model"),
         prompts=_prompts(fields) if kind == "completion" else (_conversation(fields),),
-        samples=fields.integer("n", 1, smallest=1, largest=MOST_SAMPLES),
+        samples=_samples(fields),
         sampling=_sampling(fields, kind, context=context, alternatives=alternatives),
         stream=streams,
         include_usage=_include_usage(fields, streams=streams),
@@ -113,16 +75,6 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
-
-
-def _refuse_unknown(plain: Mapping[str, Any], kind: Kind) -> None:
-    for name, value in plain.items():
-        neutral = ASKS_FOR_NOTHING[kind].get(name)
-        if neutral is not None and not any(value == one and type(value) is type(one) for one in neutral):
-            raise ApiError(400, f"{name} is not supported: leave it out", field=name, code="unsupported_parameter")
-        if neutral is None and name not in FIELDS[kind]:
-            hint = did_you_mean(name, FIELDS[kind])
-            raise ApiError(400, f"unknown field {name!r}.{hint}", field=name, code="unknown_parameter")
 
 
 class _Fields:
@@ -192,6 +144,15 @@ def _sampling(fields: _Fields, kind: Kind, *, context: int, alternatives: int) -
     return sampling
 
 
+def _samples(fields: _Fields) -> int:
+    """`best_of` is honoured where there is nothing to choose: as many as are returned."""
+    samples = fields.integer("n", 1, smallest=1, largest=MOST_SAMPLES)
+    if fields.integer("best_of", samples, smallest=1, largest=MOST_SAMPLES) != samples:
+        message = f"best_of is not supported: leave it out, or send n={samples} as best_of"
+        raise ApiError(400, message, field="best_of", code="unsupported_parameter")
+    return samples
+
+
 def _max_tokens(fields: _Fields, kind: Kind, *, context: int) -> int:
     """The newer of chat's two names wins; a value beyond the context is cut to it, as an answer would be."""
     names = ("max_completion_tokens", "max_tokens") if kind == "chat" else ("max_tokens",)
@@ -214,6 +175,8 @@ def _stop(fields: _Fields) -> tuple[str, ...]:
 def _log_probabilities(fields: _Fields, kind: Kind) -> tuple[bool, int]:
     """(wanted, alternatives): a number in completions, a switch and a number in chat."""
     if kind == "completion":
+        if fields.plain.get("logprobs") is False:  # of a client that thinks of chat's switch
+            return False, 0
         wanted = "logprobs" in fields.plain
         return wanted, fields.integer("logprobs", 0, smallest=0, largest=MOST_ALTERNATIVES)
     wanted = fields.boolean("logprobs")
@@ -227,16 +190,18 @@ def _include_usage(fields: _Fields, *, streams: bool) -> bool:
     options = fields.plain.get("stream_options", {})
     if not isinstance(options, dict):
         raise _wrong("stream_options", options, "an object")
-    if options and not streams:
-        raise ApiError(400, "stream_options needs stream: true", field="stream_options")
-    known = ("include_usage", "include_obfuscation")
     for name, value in options.items():
-        if name not in known:
-            hint = did_you_mean(name, known)
+        if name not in ("include_usage", "include_obfuscation"):
+            hint = did_you_mean(name, ("include_usage",))
             raise ApiError(400, f"unknown field 'stream_options.{name}'.{hint}", field=f"stream_options.{name}")
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | None):
             raise _wrong(f"stream_options.{name}", value, "true or false")
-    return options.get("include_usage", False)
+        if value and not streams:
+            raise ApiError(400, f"stream_options.{name} needs stream: true", field="stream_options")
+        if value and name == "include_obfuscation":
+            message = "stream_options.include_obfuscation is not supported: leave it out, or send false"
+            raise ApiError(400, message, field="stream_options", code="unsupported_parameter")
+    return bool(options.get("include_usage"))
 
 
 def _prompts(fields: _Fields) -> tuple[Prompt, ...]:
@@ -264,19 +229,32 @@ def _conversation(fields: _Fields) -> Prompt:
         raise ApiError(400, "messages is missing: a list of objects with role and content", field="messages")
     messages = fields.plain["messages"]
     try:
-        plain = [_with_plain_content(message) for message in messages] if isinstance(messages, list) else messages
+        plain = [_plain_message(message) for message in messages] if isinstance(messages, list) else messages
         return from_plain(plain)
     except InputError as error:
         raise ApiError(400, f"messages: {error}", field="messages") from None
 
 
-def _with_plain_content(message: Any) -> Any:
-    """A content may be a list of `{"type": "text", "text": …}`, which stands for the joined text."""
-    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+def _plain_message(message: Any) -> Any:
+    """Role and content as `from_plain` takes them, and whatever else says something.
+
+    What an answer had not (`tool_calls: []`, `refusal: null`) says nothing. `developer` is OpenAI's newer word for who
+    says what the system says. A content in parts stands for their joined text.
+    """
+    if not isinstance(message, dict):
         return message
-    texts = []
-    for part in message["content"]:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise InputError('of a content in parts only {"type": "text", "text": …} is understood')
-        texts.append(part["text"])
-    return {**message, "content": "".join(texts)}
+    said = {key: value for key, value in message.items() if key in ("role", "content") or value not in (None, [])}
+    if said.get("role") == "developer":
+        said["role"] = "system"
+    if isinstance(said.get("content"), list):
+        said["content"] = "".join(map(_text_of_part, said["content"]))
+    return said
+
+
+def _text_of_part(part: Any) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise InputError('of a content in parts only {"type": "text", "text": …} is understood')
+    further = [key for key in part if key not in ("type", "text", "prompt_cache_breakpoint") and part[key] is not None]
+    if further:
+        raise InputError(f"a part of a content has an unknown key {further[0]!r}: only type and text are understood")
+    return part["text"]

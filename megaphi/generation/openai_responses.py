@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from megaphi.generation.answer_pieces import Piece, Token
-from megaphi.generation.openai_requests import ApiError, Order
+from megaphi.generation.openai_fields import ApiError
+from megaphi.generation.openai_requests import Order
 from megaphi.generation.requests import Request
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
 

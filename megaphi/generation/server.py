@@ -27,7 +27,8 @@ from starlette.requests import ClientDisconnect
 from megaphi.errors import InputError, RunFailed, did_you_mean
 from megaphi.generation.answer_pieces import Piece, answer_pieces, join_pieces
 from megaphi.generation.chat_page import chat_page
-from megaphi.generation.openai_requests import ApiError, Kind, Order, read_order
+from megaphi.generation.openai_fields import ApiError, Kind
+from megaphi.generation.openai_requests import Order, read_order
 from megaphi.generation.openai_responses import Writer, error_object, json_bytes
 from megaphi.generation.requests import Request as GenerationRequest
 from megaphi.generation.service import GenerationService, Submission, TooManyWaiting

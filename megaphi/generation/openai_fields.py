@@ -1,0 +1,144 @@
+"""Every field of OpenAI's requests, and the further ones of vLLM that its clients send: honoured, or refused by name.
+
+A field that is not implemented may be sent with a value that asks for nothing (`store: false`, `tools: []`): those
+values are listed here, and any other is an error. Fields that only describe a request, or say how it may be cached, ask
+for nothing whatever they hold. A test compares the lists with the official client's types, so that a field that OpenAI
+adds is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from megaphi.errors import did_you_mean
+
+Kind = Literal["completion", "chat"]
+
+SHARED_FIELDS = (
+    "model n max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty seed stop "
+    "stream stream_options logprobs return_token_ids return_tokens_as_token_ids"
+).split()
+HONOURED: dict[Kind, frozenset[str]] = {
+    "completion": frozenset([*SHARED_FIELDS, "prompt", "best_of"]),
+    "chat": frozenset([*SHARED_FIELDS, "messages", "max_completion_tokens", "top_logprobs"]),
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error: HTTP status, OpenAI's type and code, and the field that it is about."""
+
+    def __init__(self, status: int, message: str, *, field: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.field = field
+        self.code = code
+
+
+class Only:
+    """A check for one of few values; a number counts as itself, a boolean not as a number."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __call__(self, value: Any) -> bool:
+        return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in self.values)
+
+
+def text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def switch(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+nothing = Only()
+NEUTRAL_SHARED: dict[str, Callable[[Any], bool]] = {
+    "user": text,
+    # vLLM's
+    "min_tokens": Only(0),
+    "skip_special_tokens": Only(False),
+    "spaces_between_special_tokens": switch,
+    "include_stop_str_in_output": Only(False),
+    "use_beam_search": Only(False),
+    "length_penalty": Only(1),
+    "add_special_tokens": Only(False),
+    "truncate_prompt_tokens": nothing,
+    "prompt_logprobs": nothing,
+    "allowed_token_ids": nothing,
+    "bad_words": Only([]),
+    "logits_processors": Only([]),
+    "priority": Only(0),
+    "stop_token_ids": Only([]),
+    "ignore_eos": Only(False),
+    "structured_outputs": nothing,
+}
+NEUTRAL: dict[Kind, dict[str, Callable[[Any], bool]]] = {
+    "completion": {
+        **NEUTRAL_SHARED,
+        "suffix": Only(""),
+        "echo": Only(False),
+        "logit_bias": Only({}),
+        "response_format": Only({"type": "text"}),
+    },
+    "chat": {
+        **NEUTRAL_SHARED,
+        "audio": nothing,
+        "function_call": Only("none", "auto"),
+        "functions": Only([]),
+        "logit_bias": Only({}),
+        "metadata": table,
+        "modalities": Only(["text"]),
+        "moderation": nothing,
+        "parallel_tool_calls": switch,
+        "prediction": nothing,
+        "prompt_cache_key": text,
+        "prompt_cache_options": table,
+        "prompt_cache_retention": text,
+        "reasoning_effort": Only("none"),
+        "response_format": Only({"type": "text"}),
+        "safety_identifier": text,
+        "service_tier": Only("auto", "default"),
+        "store": Only(False),
+        "tool_choice": Only("none", "auto"),
+        "tools": Only([]),
+        "verbosity": Only("medium"),
+        "web_search_options": nothing,
+        # vLLM's
+        "add_generation_prompt": Only(True),
+        "best_of": Only(1),
+        "chat_template": nothing,
+        "chat_template_kwargs": Only({}),
+        "continue_final_message": Only(False),
+        "documents": Only([]),
+        "echo": Only(False),
+        "include_reasoning": switch,
+    },
+}
+"""Fields that are not implemented, with what tells the values under which that makes no difference."""
+
+
+def check_fields(plain: Mapping[str, Any], kind: Kind) -> None:
+    """Raises ApiError (400) for the first field that is unknown, or asks for what we do not do."""
+    for name, value in plain.items():
+        asks_for_nothing = NEUTRAL[kind].get(name)
+        if asks_for_nothing is not None and not asks_for_nothing(value):
+            raise ApiError(400, _refusal(name, asks_for_nothing), field=name, code="unsupported_parameter")
+        if asks_for_nothing is None and name not in HONOURED[kind]:
+            hint = did_you_mean(name, HONOURED[kind])
+            raise ApiError(400, f"unknown field {name!r}.{hint}", field=name, code="unknown_parameter")
+
+
+def _refusal(name: str, asks_for_nothing: Callable[[Any], bool]) -> str:
+    kinds: dict[Any, str] = {text: "must be a text", table: "must be an object", switch: "must be true or false"}
+    if asks_for_nothing in kinds:
+        return f"{name} {kinds[asks_for_nothing]}"
+    taken = asks_for_nothing.values if isinstance(asks_for_nothing, Only) else ()
+    return f"{name} is not supported: leave it out{''.join(f', or send {json.dumps(value)}' for value in taken)}"
