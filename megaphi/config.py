@@ -3,7 +3,9 @@
 A section is declared in the file that uses it; a recipe is a function that returns one nested dataclass. This module
 only knows how to walk such a tree. `override` sets `layout.tensor=4` and returns a new tree; `to_plain` and
 `from_plain` are exact inverses through JSON; an unknown key is always an error that names the closest known one.
-Values are converted by the field's annotation, so a typo in a number cannot become a string.
+Values are converted by the field's annotation, so a typo in a number cannot become a string. A numeric field declares
+the numbers it takes in its annotation too, `Annotated[float, Range(above=0)]`; whatever brings a value (a recipe, an
+override, a config.json) goes through the same check, and no float is ever infinite or NaN.
 """
 
 from __future__ import annotations
@@ -14,14 +16,65 @@ import functools
 import inspect
 import itertools
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, Union, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast
 
 from megaphi.errors import InputError, did_you_mean
 
 Config = TypeVar("Config")
+
+LARGEST_INTEGER = (1 << 63) - 1
+"""What a whole number may be where its range names no maximum: all arithmetic on it stays exact below."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """The numbers that a field takes, beside its type: `steps: Annotated[int, Range(minimum=0)]`."""
+
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.minimum is None or value >= self.minimum)
+            and (self.above is None or value > self.above)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.minimum is not None and self.maximum is not None:
+            return f"from {self.minimum} to {self.maximum}"
+        bounds = {"at least": self.minimum, "above": self.above, "at most": self.maximum, "below": self.below}
+        return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+
+
+class OutOfRange(InputError):
+    """A number of the right type that its field does not take."""
+
+
+class Described(NamedTuple):
+    """One field as `megaphi train RECIPE --fields` lists it."""
+
+    path: str
+    value: Any
+    accepts: str
+    meaning: str
+
+
+def check_values(config: Config, *, where: str = "") -> Config:
+    """The same tree, every value of it checked: a tree built in Python has met neither its types nor its ranges yet.
+
+    Raises:
+        InputError: naming the field, its value and what it takes.
+    """
+    return from_plain(type(config), to_plain(config), where=where)
 
 
 def override(config: Config, assignments: Sequence[str]) -> Config:
@@ -79,7 +132,7 @@ def field_type(section: type, name: str, *, where: str, depth: int = 0) -> Any:
 
 @functools.cache
 def _hints(section: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(section)
+    hints = typing.get_type_hints(section, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(section) if field.init}
 
 
@@ -97,7 +150,7 @@ def _parse(hint: Any, text: str, *, where: str) -> Any:
         return from_plain(hint, text, where=where)
     try:
         value = json.loads(_as_json(text))
-    except json.JSONDecodeError:
+    except ValueError:
         raise InputError(f"{where}={text}: expected {_name(hint)}") from None
     return from_plain(hint, value, where=where)
 
@@ -106,6 +159,8 @@ def _as_json(text: str) -> str:
     lowered = text.lower()
     if lowered in ("true", "false", "null", "none"):
         return lowered.replace("none", "null")
+    if lowered.lstrip("+-") in ("nan", "inf", "infinity"):
+        return _number(text)
     if text[:1].isdigit() or text[:1] in "-+.":
         return _number(text)
     return text
@@ -118,7 +173,7 @@ def _number(text: str) -> str:
     except ValueError:
         pass
     try:
-        return repr(float(text))
+        return json.dumps(float(text))
     except ValueError:
         return text
 
@@ -137,20 +192,52 @@ def from_plain(hint: Any, value: Any, *, where: str = "") -> Any:
     if dataclasses.is_dataclass(hint):
         return _section_from_plain(cast(type, hint), value, where=where)
     origin = typing.get_origin(hint)
+    if origin is Annotated:
+        return _in_range(from_plain(hint.__origin__, value, where=where), hint, where=where)
     if origin is tuple and isinstance(value, list):
         item = typing.get_args(hint)[0]
-        return tuple(from_plain(item, part, where=f"{where}.{index}") for index, part in enumerate(value))
+        return tuple(from_plain(item, part, where=_item_path(where, index, part)) for index, part in enumerate(value))
     if origin is typing.Literal and value in typing.get_args(hint):
         return value
     if origin in (Union, types.UnionType):
         return _member_from_plain(hint, value, where=where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(value, where=where)
+    if hint is int and isinstance(value, float) and _finite(value, where=where).is_integer():
         return int(value)
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool) == isinstance(value, bool):
         return value
     raise InputError(f"{where or 'value'}={value!r}: expected {_name(hint)}")
+
+
+def _finite(value: float, *, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise OutOfRange(f"{where or 'value'}={number}: must be a finite number")
+    return number
+
+
+def _in_range(value: Any, hint: Any, *, where: str) -> Any:
+    for numbers in hint.__metadata__:
+        limits = numbers
+        if isinstance(value, int) and numbers.maximum is None and value > LARGEST_INTEGER:
+            limits = Range(maximum=LARGEST_INTEGER)
+        if value not in limits:
+            raise OutOfRange(f"{where or 'value'}={_shown(value)}: must be {limits}")
+    return value
+
+
+def _shown(value: float) -> str:
+    return str(value) if abs(value) <= 1 << 64 else f"{value:.3e}"
+
+
+def _item_path(where: str, index: int, item: Any) -> str:
+    """Items that have a name are called by it, as on the command line."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return f"{where}.{name or index}"
 
 
 def _section_from_plain(section: type, value: Any, *, where: str) -> Any:
@@ -172,8 +259,12 @@ def _member_from_plain(hint: Any, value: Any, *, where: str) -> Any:
             if value is None:
                 return None
             continue
+        if dataclasses.is_dataclass(member) and isinstance(value, dict):
+            return from_plain(member, value, where=where)
         try:
             return from_plain(member, value, where=where)
+        except OutOfRange:
+            raise
         except InputError:
             continue
     raise InputError(f"{where or 'value'}={value!r}: expected {_name(hint)}")
@@ -184,6 +275,10 @@ def _union_members(hint: Any) -> tuple[Any, ...]:
 
 
 def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is Annotated:
+        return f"{_name(hint.__origin__)} {hint.__metadata__[0]}".replace("number at", "number of at")
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {_name(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if typing.get_origin(hint) in (Union, types.UnionType):
@@ -227,9 +322,9 @@ def field_help(section: type) -> dict[str, str]:
     return found
 
 
-def describe(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """`(path, value, help)` of every leaf: what `megaphi train RECIPE --help` lists."""
-    for name in _hints(type(config)):
+def describe(config: Any, prefix: str = "") -> Iterator[Described]:
+    """Every leaf with what it takes and its help: what `megaphi train RECIPE --fields` lists."""
+    for name, hint in _hints(type(config)).items():
         value, path = getattr(config, name), f"{prefix}.{name}".lstrip(".")
         nested = value if isinstance(value, tuple) else (value,)
         if nested and all(dataclasses.is_dataclass(item) for item in nested):
@@ -237,4 +332,4 @@ def describe(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
                 suffix = f".{getattr(item, 'name', index)}" if isinstance(value, tuple) else ""
                 yield from describe(item, path + suffix)
         else:
-            yield path, value, field_help(type(config)).get(name, "")
+            yield Described(path, value, _name(hint), field_help(type(config)).get(name, ""))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
+import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.config import describe, difference, from_plain, leaves, override, to_plain
+from megaphi.config import Range, describe, difference, from_plain, leaves, override, to_plain
 from megaphi.data.mixture import Mixture, Source
 from megaphi.engine.run_config import (
     BatchShape,
@@ -23,7 +27,7 @@ from megaphi.engine.run_config import (
 )
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.recipes import load_recipe
+from megaphi.recipes import RECIPES, load_recipe
 from megaphi.recipes.quickstart import QUICKSTART_MODEL
 
 RUN = load_recipe("quickstart_pretrain")
@@ -123,7 +127,7 @@ def test_the_last_override_wins():
         ("run.resume=1", r"run\.resume=1: expected true or false"),
         ("optimizer.learning_rate=fast", r"optimizer\.learning_rate=fast: expected a number"),
         ("precision.parameters=fp8", r"precision\.parameters='fp8': expected one of float32, bfloat16"),
-        ("run.stop_after=soon", r"run\.stop_after=soon: expected a whole number or none"),
+        ("run.stop_after=soon", r"run\.stop_after=soon: expected a whole number of at least 1 or none"),
         ("mixture.sources.cod.weight=1", r"no item 'cod', there are web, .*Did you mean 'code'\?"),
         ("mixture.sources.code=1", r"mixture\.sources\.code is a whole section"),
         ("seed.x=1", r"seed\.x: 'seed' is a single value and has no field 'x'"),
@@ -156,7 +160,7 @@ def test_differences_name_the_leaf():
 def test_every_field_of_a_recipe_explains_itself():
     @dataclass(frozen=True)
     class Section:
-        plain: int = 1
+        plain: Annotated[int, Range(minimum=1)] | None = 1
         """How much
         of it."""
         silent: Literal["a", "b"] = "a"
@@ -164,11 +168,11 @@ def test_every_field_of_a_recipe_explains_itself():
         """Which."""
 
     assert list(describe(Section())) == [
-        ("plain", 1, "How much of it."),
-        ("silent", "a", ""),
-        ("listed", (1, 2), "Which."),
+        ("plain", 1, "a whole number of at least 1 or none", "How much of it."),
+        ("silent", "a", "one of a, b", ""),
+        ("listed", (1, 2), "a list of a whole number", "Which."),
     ]
-    shown = {path: meaning for path, _, meaning in describe(RUN)}
+    shown = {field.path: field.meaning for field in describe(RUN)}
     assert set(shown) == {path for path, _ in leaves(RUN)}
     assert shown["layout.virtual_pipeline"].startswith("Chunks of layers per pipeline stage")
 
@@ -177,12 +181,12 @@ def test_every_field_of_a_recipe_explains_itself():
     ("assignments", "message"),
     [
         (["run.steps=0"], r"run\.steps=0: must be at least 1"),
-        (["saving.keep_last=-1"], r"saving\.keep_last=-1: must not be negative"),
+        (["saving.keep_last=-1"], r"saving\.keep_last=-1: must be at least 0"),
         (["saving.every=0"], r"saving\.every=0: must be at least 1"),
         (["saving.keep_best=1", "saving.every=50"], r"saving\.keep_best=1 needs a validation loss at every checkpoint"),
         (["optimizer.warmup_steps=240"], r"leaves no step after the warm-up of run\.steps=240"),
-        (["optimizer.learning_rate=0"], r"optimizer\.learning_rate=0\.0: must be positive"),
-        (["optimizer.beta2=1.5"], r"optimizer\.beta2=1\.5: must lie between 0 and 1"),
+        (["optimizer.learning_rate=0"], r"optimizer\.learning_rate=0\.0: must be above 0"),
+        (["optimizer.beta2=1.5"], r"optimizer\.beta2=1\.5: must be at least 0 and below 1"),
         (["run.validation_samples=24"], r"run\.validation_samples=24 does not fill .* a multiple of 16"),
         (
             ["model.heads=8", "model.key_value_groups=3"],
@@ -194,7 +198,7 @@ def test_every_field_of_a_recipe_explains_itself():
             ["layout.context=2", "layout.tensor=1", "mixture.isolate_documents=true"],
             "not available with layout.context",
         ),
-        (["model.loss_chunk_tokens=-1"], r"model\.loss_chunk_tokens=-1: must not be negative"),
+        (["model.loss_chunk_tokens=-1"], r"model\.loss_chunk_tokens=-1: must be at least 0"),
         (
             ["model.loss_chunk_tokens=8", "model.kernels=reference"],
             r"model\.loss_chunk_tokens=8 needs model\.kernels=fused, not reference",
@@ -211,3 +215,78 @@ def test_every_field_of_a_recipe_explains_itself():
 def test_fields_that_contradict_each_other(assignments, message):
     with pytest.raises(InputError, match=message):
         check(override(RUN, assignments), world_size=2)
+
+
+def numeric_fields(section: type, prefix: str = "") -> Iterator[tuple[str, list[Range]]]:
+    """Every numeric field of a configuration, whatever the recipe sets, with the ranges that it declares."""
+    for name, hint in typing.get_type_hints(section, include_extras=True).items():
+        yield from _numbers_in(hint, f"{prefix}.{name}".lstrip("."))
+
+
+def _numbers_in(hint: Any, path: str) -> Iterator[tuple[str, list[Range]]]:
+    if dataclasses.is_dataclass(hint):
+        yield from numeric_fields(cast(type, hint), path)
+    elif typing.get_origin(hint) is Annotated:
+        assert hint.__origin__ in (int, float), path
+        yield path, [part for part in hint.__metadata__ if isinstance(part, Range)]
+    elif hint in (int, float):
+        yield path, []
+    elif typing.get_origin(hint) is not Literal:
+        for part in typing.get_args(hint):
+            yield from _numbers_in(part, path)
+
+
+def test_every_number_declares_its_range_where_it_is_declared():
+    fields = dict(numeric_fields(RunConfig))
+    assert {"optimizer.eps", "mixture.sources.weight", "mixture.stages.tokens", "preferences.beta", "seed"} <= {*fields}
+    assert [path for path, ranges in fields.items() if len(ranges) != 1] == []
+
+
+def values_outside(numbers: Range, *, whole: bool) -> Iterator[Any]:
+    if numbers.minimum is not None:
+        yield numbers.minimum - 1
+    if numbers.above is not None:
+        yield from (numbers.above, numbers.above - 1)
+    if numbers.maximum is not None:
+        yield numbers.maximum + 1
+    if numbers.below is not None:
+        yield numbers.below
+    yield from (2**64, 10**30) if whole else (math.nan, math.inf, -math.inf)
+
+
+def test_no_field_of_any_recipe_takes_what_is_outside_its_range_by_any_way_in():
+    tried = 0
+    for recipe in RECIPES:
+        run = load_recipe(recipe)
+        ranges = dict(numeric_fields(RunConfig))
+        for path, value in leaves(run):
+            declared = ranges.get(re.sub(r"\.sources\.\w+", ".sources", path))
+            if not declared or value is None:
+                continue
+            for wrong in values_outside(declared[0], whole=isinstance(value, int)):
+                tried += 1
+                message = rf"{re.escape(path)}=\S+: must be (.*\d|a finite number)"
+                with pytest.raises(InputError, match=message):
+                    override(run, [f"{path}={wrong}"])
+                with pytest.raises(InputError, match=message):
+                    from_plain(RunConfig, json.loads(json.dumps(replaced(to_plain(run), path, wrong))))
+                built = built_with(run, path, wrong)
+                with pytest.raises(InputError, match=message):
+                    check(built, world_size=run.layout.model_ranks * (run.layout.data or 1))
+    assert tried > 500
+
+
+def replaced(plain: Any, path: str, value: Any) -> Any:
+    """The same JSON with another value at a dotted path."""
+    head, _, rest = path.partition(".")
+    if isinstance(plain, list):
+        return [replaced(item, rest, value) if item["name"] == head else item for item in plain]
+    return plain | {head: replaced(plain[head], rest, value) if rest else value}
+
+
+def built_with(config: Any, path: str, value: Any) -> Any:
+    """The same tree with another value at a dotted path, as a recipe's own code would build it: unchecked."""
+    head, _, rest = path.partition(".")
+    if isinstance(config, tuple):
+        return tuple(built_with(item, rest, value) if item.name == head else item for item in config)
+    return dataclasses.replace(config, **{head: built_with(getattr(config, head), rest, value) if rest else value})

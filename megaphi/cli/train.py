@@ -46,8 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     configuration = override(load_recipe(arguments.recipe), arguments.fields)
     if arguments.list_fields:
-        for path, value, meaning in describe(configuration):
-            print(f"{path}={value}" + (f"\n    {meaning}" if meaning else ""))
+        for field in describe(configuration):
+            meaning = f"{field.meaning} Takes {field.accepts}.".lstrip()
+            print(f"{field.path}={field.value}\n    {meaning}")
         return 0
     if arguments.dry_run:
         from megaphi.cli.dry_run import print_plan

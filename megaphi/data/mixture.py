@@ -6,11 +6,11 @@ samples is in `mixture_order.py`, where its stages begin and end in `stages.py`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from megaphi.config import Range, check_values
 from megaphi.data.remote import RemoteReading
 from megaphi.errors import InputError
 
@@ -23,13 +23,13 @@ class Source:
 
     name: str
     """Names the source in reports and in its shuffle key: another name is another order."""
-    weight: float
+    weight: Annotated[float, Range(above=0)]
     """Share of the training samples, in any unit: weights are divided by their sum."""
     paths: tuple[str, ...]
     """Prefixes of the .bin/.idx pairs, read as one stream in this order."""
     validation_paths: tuple[str, ...] = ()
     """Prefixes held out for validation; a source without any takes no part in it."""
-    unique_tokens: int | None = None
+    unique_tokens: Annotated[int, Range(minimum=1)] | None = None
     """Tokens that the source is expected to hold; a dry run counts epochs with it where the files are not there."""
 
 
@@ -39,7 +39,7 @@ class Share:
 
     name: str
     """A source of the mixture."""
-    weight: float
+    weight: Annotated[float, Range(above=0)]
     """Share of the stage's samples, in any unit: weights are divided by their sum."""
 
 
@@ -49,15 +49,15 @@ class Stage:
 
     name: str
     """Names the stage in reports."""
-    tokens: int | None = None
+    tokens: Annotated[int, Range(minimum=1)] | None = None
     """Length, rounded up to whole steps; none lasts to the end of the run (the last stage only)."""
     shares: tuple[Share, ...] = ()
     """Which sources, and how much of each; empty takes all with the weights of mixture.sources."""
-    sequence_length: int | None = None
+    sequence_length: Annotated[int, Range(minimum=1, below=2**32)] | None = None
     """Tokens per sample in this stage; none takes batch.sequence_length."""
-    global_batch: int | None = None
+    global_batch: Annotated[int, Range(minimum=1)] | None = None
     """Sequences per step in this stage; none takes batch.global_batch."""
-    micro_batch: int | None = None
+    micro_batch: Annotated[int, Range(minimum=1)] | None = None
     """Sequences per forward pass in this stage; none takes batch.micro_batch."""
 
 
@@ -86,11 +86,7 @@ def check_sources(sources: Sequence[Source]) -> None:
     """Refuse a mixture that cannot be meant: no source, a weight that is no positive number, a name used twice."""
     check_names([source.name for source in sources])
     for source in sources:
-        if not (math.isfinite(source.weight) and source.weight > 0):
-            raise InputError(
-                f"mixture.sources.{source.name}.weight={source.weight}: a weight must be a positive number"
-                " (take the source out of the mixture to leave it unused)"
-            )
+        check_values(source, where=f"mixture.sources.{source.name}")
 
 
 def check_names(names: Sequence[str]) -> None:

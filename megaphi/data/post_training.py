@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from megaphi.config import Range
 from megaphi.data.records import TooLong
 from megaphi.errors import InputError
 from megaphi.tokenizer.chat_format import TrainOn
@@ -34,15 +35,15 @@ class Preferences:
     """The same, held out."""
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     """sigmoid: DPO (Rafailov et al. 2023); ipo: Azar et al. 2023."""
-    beta: float = 0.1
+    beta: Annotated[float, Range(above=0)] = 0.1
     """How dear it is to leave the reference model (default; the paper is silent)."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(minimum=0, below=0.5)] = 0.0
     """Probability that a pair is the wrong way round (sigmoid only)."""
-    sft_weight: float = 0.0
+    sft_weight: Annotated[float, Range(minimum=0)] = 0.0
     """Weight of an additional cross-entropy of the accepted side, a mean over its tokens."""
     append_eos: bool = False
     """End both sides of pairs of token ids with <|im_end|>; single pivotal tokens must not be."""
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Annotated[int, Range(minimum=1)] | None = None
     """Only so many first tokens of each side count (5 for hallucination data, paper section 4.4); none: all."""
     too_long: TooLong = "skip"
     """What to do with a pair whose prompt and two sides do not fit into batch.sequence_length."""
@@ -51,11 +52,5 @@ class Preferences:
 
     def check(self) -> None:
         """Raises InputError that names the field."""
-        if not self.beta > 0:
-            raise InputError(f"preferences.beta={self.beta}: must be positive")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise InputError(f"preferences.label_smoothing={self.label_smoothing}: must be at least 0 and below 0.5")
         if self.label_smoothing and self.loss != "sigmoid":
             raise InputError(f"preferences.label_smoothing={self.label_smoothing} needs preferences.loss=sigmoid")
-        if self.sft_weight < 0:
-            raise InputError(f"preferences.sft_weight={self.sft_weight}: must not be negative")

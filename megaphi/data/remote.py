@@ -21,11 +21,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megaphi.config import Range, check_values
 from megaphi.data.block_cache import BlockCache
 from megaphi.data.token_files import DatasetFiles, MappedFile, Pieces
 from megaphi.errors import InputError
@@ -46,29 +47,25 @@ class RemoteReading:
 
     cache_folder: str = "~/.cache/megaphi/blocks"
     """Where fetched blocks are kept: a folder on a disk of this machine, shared by all its processes."""
-    cache_bytes: int = 200_000_000_000
+    cache_bytes: Annotated[int, Range(minimum=1)] = 200_000_000_000
     """How much of that disk to use; best more than all the data drawn from."""
-    block_bytes: int = 4 << 20
+    block_bytes: Annotated[int, Range(minimum=4_096)] = 4 << 20
     """Bytes per request, a multiple of 8; smaller where the cache cannot hold the data."""
-    read_ahead_blocks: int = 64
+    read_ahead_blocks: Annotated[int, Range(minimum=0)] = 64
     """Blocks to fetch ahead of time, per process; 0 fetches none."""
-    connections: int = 16
+    connections: Annotated[int, Range(minimum=1)] = 16
     """Requests at a time for a batch, and as many again for reading ahead, per process."""
-    attempts: int = 6
+    attempts: Annotated[int, Range(minimum=1)] = 6
     """How often a request is made before its failure ends the run."""
-    first_wait_seconds: float = 0.5
+    first_wait_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 0.5
     """Pause before the second attempt; it doubles with every further one."""
 
 
 def check_remote_reading(settings: RemoteReading) -> None:
     """Refuse settings that cannot work."""
-    if settings.block_bytes < 4_096 or settings.block_bytes % 8:
-        raise InputError(f"block_bytes={settings.block_bytes}: a block is a multiple of 8 bytes, at least 4,096")
-    for name in ("cache_bytes", "connections", "attempts"):
-        if getattr(settings, name) < 1:
-            raise InputError(f"{name}={getattr(settings, name)} must be at least 1")
-    if settings.read_ahead_blocks < 0 or settings.first_wait_seconds < 0:
-        raise InputError("read_ahead_blocks and first_wait_seconds must not be negative")
+    check_values(settings, where="mixture.remote")
+    if settings.block_bytes % 8:
+        raise InputError(f"mixture.remote.block_bytes={settings.block_bytes}: must be a multiple of 8")
 
 
 class RemoteStore:

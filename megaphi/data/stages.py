@@ -107,8 +107,6 @@ def _end_of(stage: Stage, first_step: int, steps: int, *, tokens_per_step: int, 
                 f"no step is left for stage {stage.name!r}: it would begin at step {first_step:,} of {steps:,}"
             )
         return steps
-    if stage.tokens < 1:
-        raise InputError(f"{where}={stage.tokens}: a stage needs at least one token")
     return first_step + -(-stage.tokens // tokens_per_step)
 
 

@@ -8,10 +8,12 @@ No torch here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from megaphi.config import Range, check_values
 from megaphi.data.mixture import Mixture
 from megaphi.data.post_training import Conversations, Preferences
+from megaphi.data.remote import check_remote_reading
 from megaphi.data.stages import StageSpan, lay_out_stages
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
@@ -26,15 +28,15 @@ class Progress:
 
     folder: str = "runs/phi4"
     """Run folder: config.json, metrics.jsonl, checkpoints/, tensorboard/, loss.png."""
-    steps: int = 0
+    steps: Annotated[int, Range(minimum=0)] = 0
     """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
-    epochs: float = 0.0
+    epochs: Annotated[float, Range(minimum=0)] = 0.0
     """Passes over the conversations or pairs, where run.steps is 0."""
-    stop_after: int | None = None
+    stop_after: Annotated[int, Range(minimum=1)] | None = None
     """Stop early after this step, with a checkpoint, as if told by a signal; the schedule still spans `steps`."""
-    validate_every: int = 0
+    validate_every: Annotated[int, Range(minimum=0)] = 0
     """Steps between validation passes; 0 means only at the end, where validation data is given."""
-    validation_samples: int = 64
+    validation_samples: Annotated[int, Range(minimum=1)] = 64
     """Sequences per validation pass, always the same ones."""
     resume: bool = True
     """Continue from the newest whole checkpoint where there is one."""
@@ -54,25 +56,25 @@ class Saving:
     `steps_since_checkpoint` in the metrics say so.
     """
 
-    every: int = 1_000
+    every: Annotated[int, Range(minimum=1)] = 1_000
     """Steps between checkpoints; the last step, and a stop, always save."""
-    keep_last: int = 3
+    keep_last: Annotated[int, Range(minimum=0)] = 3
     """Newest checkpoints to keep; older ones are deleted once a newer one is complete. 0 keeps all."""
-    keep_every: int = 0
+    keep_every: Annotated[int, Range(minimum=0)] = 0
     """Also keep the checkpoints of every step that is a multiple of this; 0: of none."""
-    keep_best: int = 0
+    keep_best: Annotated[int, Range(minimum=0)] = 0
     """Also keep this many checkpoints of the lowest validation loss."""
     asynchronous: bool = True
     """Training waits for a copy in host memory only, which it holds from then on; a thread of each rank writes it."""
     verify: bool = True
     """Read every file back, after writing it and before going on from it, and compare it with its hash."""
-    attempts: int = 3
+    attempts: Annotated[int, Range(minimum=1)] = 3
     """Writes to try in each place before giving this checkpoint up."""
-    retry_seconds: float = 2.0
+    retry_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 2.0
     """Pause before the second attempt; it doubles from one to the next."""
     fallback_folder: str | None = None
     """Where checkpoints go when run.folder cannot take them; resuming looks there too."""
-    patience_seconds: float = 600.0
+    patience_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 600.0
     """How long training waits for the save before, if that is still being written when the next is due."""
 
 
@@ -80,10 +82,10 @@ class Saving:
 class BatchShape:
     """The global batch of one step (config section `batch`)."""
 
-    sequence_length: int = 4_096
-    global_batch: int
+    sequence_length: Annotated[int, Range(minimum=1, below=2**32)] = 4_096
+    global_batch: Annotated[int, Range(minimum=1)]
     """Sequences per step over all replicas."""
-    micro_batch: int = 1
+    micro_batch: Annotated[int, Range(minimum=1)] = 1
     """Sequences per forward pass of one replica."""
 
     @property
@@ -95,21 +97,21 @@ class BatchShape:
 class Optimizer:
     """AdamW with linear warm-up and linear decay (config section `optimizer`)."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, Range(above=0)] = 3e-4
     """Peak (paper)."""
-    final_fraction: float = 0.1
+    final_fraction: Annotated[float, Range(minimum=0, maximum=1)] = 0.1
     """Learning rate at the last step, as a fraction of the peak (default; the paper is silent)."""
-    warmup_steps: int = 2_000
+    warmup_steps: Annotated[int, Range(minimum=0)] = 2_000
     """Steps of linear warm-up from zero (default)."""
-    weight_decay: float = 0.1
+    weight_decay: Annotated[float, Range(minimum=0)] = 0.1
     """Decoupled, on matrices only, never on norms (paper: 0.1)."""
-    beta1: float = 0.9
+    beta1: Annotated[float, Range(minimum=0, below=1)] = 0.9
     """Default; the paper is silent."""
-    beta2: float = 0.95
+    beta2: Annotated[float, Range(minimum=0, below=1)] = 0.95
     """Default; the paper is silent."""
-    eps: float = 1e-8
+    eps: Annotated[float, Range(above=0)] = 1e-8
     """Default; the paper is silent."""
-    clip_gradient_norm: float = 1.0
+    clip_gradient_norm: Annotated[float, Range(minimum=0)] = 1.0
     """Global norm (default); 0 turns clipping off."""
 
 
@@ -136,7 +138,7 @@ class RunConfig:
 
     recipe: str
     """Name of the recipe function that made this configuration."""
-    seed: int = 1_234
+    seed: Annotated[int, Range(minimum=0, maximum=2**64 - 1)] = 1_234
     """Of everything random: weights, data order."""
     run: Progress
     saving: Saving = field(default_factory=Saving)
@@ -160,6 +162,7 @@ class RunConfig:
 
 def check(run: RunConfig, *, world_size: int) -> RunConfig:
     """Cross-field checks; returns the run with the layout's data dimension filled in. Raises InputError."""
+    run = check_values(run)
     layout = run.layout.for_world(world_size)
     run.model.check()
     layout.check_model(
@@ -170,9 +173,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
         sequence_length=run.batch.sequence_length,
     )
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
-    _check_progress(run.run)
     _check_saving(run)
-    _check_optimizer(run.optimizer)
     _check_kernels(run)
     if check_kind(run) == "pretrain":
         if run.run.steps < 1:
@@ -183,6 +184,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
         _check_packed(run, layout)
     if run.run.steps:
         check_steps(run)
+    check_remote_reading(run.mixture.remote)
     if run.mixture.reset_positions and not run.mixture.isolate_documents:
         raise InputError(
             "mixture.reset_positions=true needs mixture.isolate_documents=true: rotary positions are relative, so they"
@@ -274,23 +276,8 @@ def _check_kernels(run: RunConfig) -> None:
         raise InputError("mixture.isolate_documents=true needs model.kernels=fused or reference")
 
 
-def _check_progress(progress: Progress) -> None:
-    if progress.validation_samples < 1:
-        raise InputError(f"run.validation_samples={progress.validation_samples}: must be at least 1")
-    if progress.steps < 0:
-        raise InputError(f"run.steps={progress.steps}: must not be negative")
-    if progress.validate_every < 0:
-        raise InputError(f"run.validate_every={progress.validate_every}: must not be negative")
-
-
 def _check_saving(run: RunConfig) -> None:
     saving = run.saving
-    for name in ("every", "attempts"):
-        if getattr(saving, name) < 1:
-            raise InputError(f"saving.{name}={getattr(saving, name)}: must be at least 1")
-    for name in ("keep_last", "keep_every", "keep_best", "retry_seconds", "patience_seconds"):
-        if getattr(saving, name) < 0:
-            raise InputError(f"saving.{name}={getattr(saving, name)}: must not be negative")
     validated = run.run.validate_every > 0 and saving.every % run.run.validate_every == 0
     if saving.keep_best and not (validated and has_validation(run)):
         raise InputError(
@@ -315,14 +302,6 @@ def _check_validation(run: RunConfig, layout: ParallelLayout) -> None:
             f"run.validation_samples={run.run.validation_samples} does not fill whole micro-batches on every replica: "
             f"use a multiple of {multiple}"
         )
-
-
-def _check_optimizer(optimizer: Optimizer) -> None:
-    if not optimizer.learning_rate > 0:
-        raise InputError(f"optimizer.learning_rate={optimizer.learning_rate}: must be positive")
-    for name in ("beta1", "beta2", "final_fraction"):
-        if not 0 <= getattr(optimizer, name) <= 1:
-            raise InputError(f"optimizer.{name}={getattr(optimizer, name)}: must lie between 0 and 1")
 
 
 def check_steps(run: RunConfig) -> None:

@@ -8,8 +8,9 @@ here: planners and the command line read this file without paying for an import.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from megaphi.config import Range, check_values
 from megaphi.errors import InputError
 
 
@@ -17,33 +18,31 @@ from megaphi.errors import InputError
 class Architecture:
     """Sizes of one model, and the code that computes it (config section `model`)."""
 
-    layers: int
-    hidden: int
-    feed_forward: int
+    layers: Annotated[int, Range(minimum=1)]
+    hidden: Annotated[int, Range(minimum=1)]
+    feed_forward: Annotated[int, Range(minimum=1)]
     """Width of each half of the SwiGLU: the gate and the up projection."""
-    heads: int
-    key_value_groups: int
+    heads: Annotated[int, Range(minimum=1)]
+    key_value_groups: Annotated[int, Range(minimum=1)]
     """Key-value heads; each serves heads / key_value_groups query heads."""
-    head_size: int
-    vocabulary: int
+    head_size: Annotated[int, Range(minimum=1)]
+    vocabulary: Annotated[int, Range(minimum=1)]
     """Rows of the embedding, special and padding ids included; the tokenizer is cut to the same number."""
-    norm_eps: float = 1e-5
-    rotary_base: float = 10_000.0
+    norm_eps: Annotated[float, Range(above=0)] = 1e-5
+    rotary_base: Annotated[float, Range(above=0)] = 10_000.0
     """10,000 in pretraining (default), 250,000 from mid-training on (paper)."""
-    initial_std: float = 0.02
+    initial_std: Annotated[float, Range(above=0)] = 0.02
     """Standard deviation of the initial weights (default; the paper is silent)."""
     kernels: Literal["fused", "reference", "transformer_engine"] = "fused"
     """fused: our kernels, PyTorch where one is missing; reference: plain PyTorch; transformer_engine: NVIDIA's."""
     attention: Literal["sdpa", "softmax"] = "sdpa"
     """sdpa: torch's fused attention, without scores; softmax: by its definition, scores through our softmax."""
-    loss_chunk_tokens: int = 0
+    loss_chunk_tokens: Annotated[int, Range(minimum=0)] = 0
     """Tokens whose logits exist at a time, the output layer being computed twice (fused only); 0: all tokens."""
 
     def check(self) -> None:
         """Refuse shapes that cannot be built, naming the field."""
-        for field in ("layers", "hidden", "feed_forward", "heads", "key_value_groups", "head_size", "vocabulary"):
-            if getattr(self, field) < 1:
-                raise InputError(f"model.{field}={getattr(self, field)}: must be at least 1")
+        check_values(self, where="model")
         if self.heads % self.key_value_groups:
             raise InputError(
                 f"model.heads={self.heads} is not a multiple of model.key_value_groups={self.key_value_groups}: "
@@ -54,8 +53,6 @@ class Architecture:
             raise InputError(f"model.head_size={self.head_size}: rotary positions need an even head size")
 
     def _check_kernels(self) -> None:
-        if self.loss_chunk_tokens < 0:
-            raise InputError(f"model.loss_chunk_tokens={self.loss_chunk_tokens}: must not be negative")
         if self.loss_chunk_tokens and self.kernels != "fused":
             raise InputError(
                 f"model.loss_chunk_tokens={self.loss_chunk_tokens} needs model.kernels=fused, not {self.kernels}"

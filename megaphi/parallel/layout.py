@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from megaphi.config import Range, check_values
 from megaphi.errors import InputError
 
 
@@ -27,15 +28,15 @@ class Coordinates(NamedTuple):
 class ParallelLayout:
     """Ways to cut the model and the batch (config section `layout`)."""
 
-    tensor: int = 1
+    tensor: Annotated[int, Range(minimum=1)] = 1
     """Ranks that share every matrix; must divide the key-value groups (1, 2, 5 or 10 for Phi-4)."""
-    pipeline: int = 1
+    pipeline: Annotated[int, Range(minimum=1)] = 1
     """Ranks that share the layers, one stage each."""
-    virtual_pipeline: int = 1
+    virtual_pipeline: Annotated[int, Range(minimum=1)] = 1
     """Chunks of layers per pipeline stage; above 1 the schedule is interleaved."""
-    context: int = 1
+    context: Annotated[int, Range(minimum=1)] = 1
     """Ranks that share every sequence."""
-    data: int | None = None
+    data: Annotated[int, Range(minimum=1)] | None = None
     """Replicas of the model; none takes what the world size leaves."""
     sequence_parallel: bool = False
     """Split norms and residuals along the sequence over the tensor ranks; no effect at tensor=1."""
@@ -53,10 +54,7 @@ class ParallelLayout:
 
     def for_world(self, world_size: int) -> ParallelLayout:
         """The same layout with `data` filled in (or confirmed)."""
-        for name in ("tensor", "pipeline", "virtual_pipeline", "context", "data"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"layout.{name}={value}: must be at least 1")
+        check_values(self, where="layout")
         if world_size % self.model_ranks:
             raise InputError(
                 f"{world_size} processes cannot hold whole copies of a model cut layout.tensor={self.tensor} x "

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from megaphi.config import check_values
 from megaphi.engine.run_config import RunConfig
 from megaphi.errors import InputError, did_you_mean
 
@@ -59,4 +60,4 @@ def _checked(recipe: Callable[[], object], name: str) -> RunConfig:
     run = recipe()
     if not isinstance(run, RunConfig):
         raise InputError(f"recipe {name!r} returned {type(run).__name__}, expected a RunConfig")
-    return run
+    return check_values(run)

@@ -331,10 +331,10 @@ def test_settings_that_cannot_work(tmp_path):
     for changes, message in [
         ({"block_bytes": 4_100}, r"block_bytes=4100"),
         ({"block_bytes": 512}, r"block_bytes=512"),
-        ({"cache_bytes": 0}, r"cache_bytes=0 must be at least 1"),
-        ({"attempts": 0}, r"attempts=0 must"),
-        ({"connections": 0}, r"connections=0 must"),
-        ({"read_ahead_blocks": -1}, r"must not be negative"),
+        ({"cache_bytes": 0}, r"cache_bytes=0: must be at least 1"),
+        ({"attempts": 0}, r"attempts=0: must"),
+        ({"connections": 0}, r"connections=0: must"),
+        ({"read_ahead_blocks": -1}, r"read_ahead_blocks=-1: must be at least 0"),
     ]:
         with pytest.raises(InputError, match=message):
             check_remote_reading(RemoteReading(**changes))

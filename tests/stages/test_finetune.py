@@ -100,7 +100,7 @@ def test_fields_that_do_not_go_together(data: Path, tmp_path: Path) -> None:
         "for mixtures: conversations and pairs": replace(
             run, run=replace(run.run, continue_sources=True, initial_checkpoint="x")
         ),
-        "preferences.beta=0.0: must be positive": replace(pairs, preferences=replace(pairs.preferences, beta=0.0)),
+        "preferences.beta=0.0: must be above 0": replace(pairs, preferences=replace(pairs.preferences, beta=0.0)),
         "needs preferences.loss=sigmoid": replace(
             pairs, preferences=replace(pairs.preferences, loss="ipo", label_smoothing=0.1)
         ),
