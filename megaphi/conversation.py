@@ -80,7 +80,10 @@ def _message_from_plain(plain: Mapping[str, Any], number: int) -> Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How to continue a text. The order of the rules is Hugging Face's: penalties, temperature, top-k, top-p, min-p."""
+    """How to continue a text. The order of the rules is Hugging Face's.
+
+    That is: biases, penalties, temperature, top-k, top-p, min-p.
+    """
 
     max_tokens: int = 128
     """Tokens to add at most; a stop token or stop text ends an answer earlier."""
@@ -98,6 +101,10 @@ class Sampling:
     """Taken once from the logits of tokens that the answer holds already."""
     frequency_penalty: float = 0.0
     """Taken from the logits of a token once for every time that the answer holds it."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, number added to its logit), before all other rules."""
+    json_schema: str | None = None
+    """A JSON schema, as JSON: no token is chosen that cannot lead to JSON of it."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer; the answer's text ends before them."""
     seed: int = 0
@@ -117,6 +124,7 @@ class Sampling:
             ("presence_penalty", self.presence_penalty, abs(self.presence_penalty) <= 100, "must be finite"),
             ("frequency_penalty", self.frequency_penalty, abs(self.frequency_penalty) <= 100, "must be finite"),
             ("alternatives", self.alternatives, 0 <= self.alternatives <= 100, "must lie between 0 and 100"),
+            ("logit_bias", "…", all(abs(bias) <= 100 for _, bias in self.logit_bias), "must lie between -100 and 100"),
             ("stop", self.stop, all(self.stop), "must not hold an empty text"),
         ):
             if not holds:

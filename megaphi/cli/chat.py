@@ -61,11 +61,10 @@ def rules_of(arguments: argparse.Namespace) -> Sampling:
 
 def _chat(arguments: argparse.Namespace) -> int:
     from megaphi.log import set_up_logging
-    from megaphi.tokenizer.phi4 import load_tokenizer
 
     set_up_logging()
-    generator = open_engine(arguments)
-    talk = Talk(generator, load_tokenizer(generator.vocabulary), rules_of(arguments), arguments.system)
+    opened = open_engine(arguments)
+    talk = Talk(opened.generator, opened.tokenizer, rules_of(arguments), arguments.system)
     for line in read_lines():
         word, _, rest = line.strip().partition(" ")
         if word == "/quit":

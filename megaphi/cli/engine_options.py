@@ -9,12 +9,22 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
+    from megaphi.generation.json_constraint import Constraints
     from megaphi.generation.requests import Generator
+    from megaphi.tokenizer.phi4 import Phi4Tokenizer
+
+
+class Opened(NamedTuple):
+    """A model with what belongs to it."""
+
+    generator: Generator
+    tokenizer: Phi4Tokenizer
+    constraints: Constraints
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None:
@@ -45,18 +55,24 @@ def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namesp
     return work(arguments)
 
 
-def open_engine(arguments: argparse.Namespace) -> Generator:
-    """The model, ready to generate. Comes back on the first rank; the others follow it in here until it ends.
+def open_engine(arguments: argparse.Namespace) -> Opened:
+    """A model, ready to generate. Comes back on the first rank; the others follow it in here until it ends.
 
     Only the first rank acts on Ctrl-C and SIGTERM: the others must stay for its last step.
     """
     from megaphi.conversion.open_weights import open_weights
+    from megaphi.generation.json_constraint import Constraints
     from megaphi.generation.leader import open_generator
     from megaphi.parallel import launcher
     from megaphi.parallel.layout import ParallelLayout
+    from megaphi.tokenizer.phi4 import load_tokenizer
 
     if launcher.detect().rank > 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)
-    return open_generator(open_weights(arguments.checkpoint), layout=layout, rows=arguments.batch)
+    reader = open_weights(arguments.checkpoint)
+    tokenizer = load_tokenizer(reader.architecture.vocabulary)
+    constraints = Constraints(tokenizer)
+    generator = open_generator(reader, layout=layout, rows=arguments.batch, constraints=constraints)
+    return Opened(generator, tokenizer, constraints)

@@ -113,12 +113,12 @@ def make_app(arguments: argparse.Namespace, key: str | None, *, hosts: frozenset
 
     from megaphi.generation.server import Serving, create_app
     from megaphi.generation.service import GenerationService
-    from megaphi.tokenizer.phi4 import load_tokenizer
 
-    generator = open_engine(arguments)
+    opened = open_engine(arguments)
     serving = Serving(
-        service=GenerationService(generator, max_waiting=arguments.max_waiting),
-        tokenizer=load_tokenizer(generator.vocabulary),
+        service=GenerationService(opened.generator, max_waiting=arguments.max_waiting),
+        tokenizer=opened.tokenizer,
+        constraints=opened.constraints,
         model=arguments.model_name or Path(arguments.checkpoint).resolve().name,
         api_key=key,
         hosts=hosts | {arguments.host.lower()} if hosts else hosts,

@@ -7,6 +7,7 @@ its text, and there are no log-probabilities where those two disagree. Only the 
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -136,6 +137,11 @@ class EndpointSampler:
         asked |= {
             name: getattr(rules, name) for name in BEYOND_OPENAI if getattr(rules, name) != getattr(NEUTRAL, name)
         }
+        if rules.logit_bias:
+            asked["logit_bias"] = {str(token): bias for token, bias in rules.logit_bias}
+        if rules.json_schema is not None:
+            named = {"name": "answer", "schema": json.loads(rules.json_schema), "strict": True}
+            asked["response_format"] = {"type": "json_schema", "json_schema": named}
         if rules.stop:
             asked["stop"] = list(rules.stop)
         if self._token_ids:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megaphi.conversation import Sampling
 from megaphi.engine.forward_only import (
     ReadingModel,
     cache_bytes_per_token,
@@ -21,8 +22,9 @@ from megaphi.engine.forward_only import (
 )
 from megaphi.errors import InputError
 from megaphi.generation.blocks import BlockPool
+from megaphi.generation.json_constraint import Constraint, Constraints
 from megaphi.generation.requests import News, Request, Score
-from megaphi.generation.sampling import Choice, Row, choose
+from megaphi.generation.sampling import NO_TOKEN, Choice, Row, choose
 from megaphi.generation.schedule import Part, Schedule, Text
 from megaphi.model.paged_cache import CachedPass, Piece
 
@@ -39,6 +41,7 @@ class Engine:
         cache_bytes: memory for keys and values on this rank; never more than `rows` whole contexts.
         pass_tokens: prompt tokens computed in one pass, so that a long prompt does not stop the others for long.
         scored_rows: tokens scored in one pass: each costs the logits of a whole vocabulary.
+        constraints: for answers that are JSON of a schema, which needs a tokenizer; None refuses them.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Engine:
         cache_bytes: int = CACHE_BYTES,
         pass_tokens: int = 2_048,
         scored_rows: int = 256,
+        constraints: Constraints | None = None,
     ) -> None:
         if rows < 1:
             raise InputError(f"a batch of {rows} texts: must be at least 1")
@@ -63,6 +67,7 @@ class Engine:
         )
         self.cache = make_cache(model, blocks=blocks, block_size=BLOCK_SIZE)
         self.computed_tokens = 0
+        self._constraints = constraints
         self._cancelled: list[News] = []
         self._names: set[str] = set()
 
@@ -101,7 +106,7 @@ class Engine:
             raise InputError("the prompt is empty: give it at least one token")
         if min(prompt) < 0 or max(prompt) >= self.vocabulary:
             raise InputError(f"the prompt has token ids outside the model's vocabulary of {self.vocabulary}")
-        request.sampling.check()
+        self._check_rules(request.sampling)
         added = 0 if request.scored else request.sampling.max_tokens
         if not 0 <= request.scored < len(prompt):
             raise InputError(
@@ -119,6 +124,19 @@ class Engine:
                 f"{pool.count * pool.size} tokens: shorten one of them, or give the cache more memory"
             )
 
+    def _check_rules(self, rules: Sampling) -> None:
+        rules.check()
+        wrong = next((token for token, _ in rules.logit_bias if not 0 <= token < self.vocabulary), None)
+        if wrong is not None:
+            raise InputError(f"logit_bias names token id {wrong}: ids are 0 to {self.vocabulary - 1}")
+        if rules.json_schema is not None:
+            self._open_constraint(rules.json_schema)
+
+    def _open_constraint(self, schema: str) -> Constraint:
+        if self._constraints is None:
+            raise InputError("json_schema needs an engine that was opened with `constraints`, for a tokenizer")
+        return self._constraints.open(schema)
+
     def _compute(self, parts: list[Part], wanted: list[Part]) -> tuple[Choice, list[Score]] | None:
         """What the last stage finds out: a token for each text that is to go on, a score for each scored token."""
         tokens_T = [token for part in parts for token in part.text.tokens[part.start : part.end]]
@@ -126,12 +144,22 @@ class Engine:
         logits_WV = pass_over_cache(self.model, tokens_T, positions_T, self._layout_of(parts))
         if logits_WV is None:
             return None
-        rows = [row for part in wanted for row in _rows_of(part)]
+        rows = [row for part in wanted for row in self._rows_of(part)]
         continued = [place for place, row in enumerate(rows) if isinstance(row, Row)]
         scored = [place for place, row in enumerate(rows) if isinstance(row, int)]
         scores = score(logits_WV[scored], [rows[place] for place in scored]) if scored else []  # pyright: ignore
         chosen_WV = logits_WV if not scored else logits_WV[continued]
         return choose(chosen_WV, [row for row in rows if isinstance(row, Row)]), scores
+
+    def _rows_of(self, part: Part) -> list[Row | int]:
+        """For each wanted place: how to choose the next token, or the token that is to be scored."""
+        text, rules = part.text, part.text.request.sampling
+        if text.request.scored:
+            return [text.tokens[place + 1] for place in part.wanted]
+        if rules.json_schema is not None and text.constraint is None:
+            text.constraint = self._open_constraint(rules.json_schema)
+        allowed = text.constraint.allowed(text.answer, vocabulary=self.vocabulary) if text.constraint else None
+        return [Row(rules, text.request.sample, text.request.prompt, text.answer, allowed)]
 
     def _layout_of(self, parts: list[Part]) -> CachedPass:
         """Where the tokens of a pass are, and what they see."""
@@ -178,6 +206,9 @@ class Engine:
         self, text: Text, token: int, log_probability: float, alternatives: tuple[tuple[int, float], ...]
     ) -> News:
         request = text.request
+        if token == NO_TOKEN:  # the answer cannot go on as it must, and is not whole either
+            self.schedule.finish(text)
+            return News(request.name, finish="length")
         if token in request.stop_tokens:
             self.schedule.finish(text)
             return News(request.name, finish="stop")
@@ -186,14 +217,6 @@ class Engine:
         if is_last:
             self.schedule.finish(text)
         return News(request.name, token, log_probability, alternatives, finish="length" if is_last else None)
-
-
-def _rows_of(part: Part) -> list[Row | int]:
-    """For each wanted place: how to choose the next token, or the token that is to be scored."""
-    text = part.text
-    if text.request.scored:
-        return [text.tokens[place + 1] for place in part.wanted]
-    return [Row(text.request.sampling, text.request.sample, text.request.prompt, text.answer)]
 
 
 def score(logits_WV: Tensor, tokens: list[int]) -> list[Score]:

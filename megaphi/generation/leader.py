@@ -16,6 +16,7 @@ import torch.distributed as distributed
 from megaphi.engine.forward_only import open_model
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.generation.engine import Engine
+from megaphi.generation.json_constraint import Constraints
 from megaphi.generation.requests import Generator, News, Request
 from megaphi.parallel.layout import ParallelLayout
 
@@ -32,13 +33,15 @@ class _Word:
     ends: bool = False
 
 
-def open_generator(reader: WeightReader, *, layout: ParallelLayout, rows: int) -> Generator:
+def open_generator(
+    reader: WeightReader, *, layout: ParallelLayout, rows: int, constraints: Constraints | None = None
+) -> Generator:
     """A model, ready to generate. Comes back on rank 0; the other ranks follow it in here, and exit.
 
     Raises:
         InputError: the model does not fit the layout.
     """
-    engine = Engine(open_model(reader, layout), rows=rows)
+    engine = Engine(open_model(reader, layout), rows=rows, constraints=constraints)
     if engine.model.world.size == 1:
         return engine
     if not engine.model.world.is_main:

@@ -17,8 +17,9 @@ from megaphi.errors import did_you_mean
 Kind = Literal["completion", "chat"]
 
 SHARED_FIELDS = (
-    "model n max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty seed stop "
-    "stream stream_options logprobs return_token_ids return_tokens_as_token_ids"
+    "model n max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty logit_bias "
+    "response_format seed stop stop_token_ids ignore_eos stream stream_options logprobs return_token_ids "
+    "return_tokens_as_token_ids"
 ).split()
 HONOURED: dict[Kind, frozenset[str]] = {
     "completion": frozenset([*SHARED_FIELDS, "prompt", "best_of"]),
@@ -76,8 +77,6 @@ NEUTRAL_SHARED: dict[str, Callable[[Any], bool]] = {
     "bad_words": Only([]),
     "logits_processors": Only([]),
     "priority": Only(0),
-    "stop_token_ids": Only([]),
-    "ignore_eos": Only(False),
     "structured_outputs": nothing,
 }
 NEUTRAL: dict[Kind, dict[str, Callable[[Any], bool]]] = {
@@ -85,15 +84,12 @@ NEUTRAL: dict[Kind, dict[str, Callable[[Any], bool]]] = {
         **NEUTRAL_SHARED,
         "suffix": Only(""),
         "echo": Only(False),
-        "logit_bias": Only({}),
-        "response_format": Only({"type": "text"}),
     },
     "chat": {
         **NEUTRAL_SHARED,
         "audio": nothing,
         "function_call": Only("none", "auto"),
         "functions": Only([]),
-        "logit_bias": Only({}),
         "metadata": table,
         "modalities": Only(["text"]),
         "moderation": nothing,
@@ -103,7 +99,6 @@ NEUTRAL: dict[Kind, dict[str, Callable[[Any], bool]]] = {
         "prompt_cache_options": table,
         "prompt_cache_retention": text,
         "reasoning_effort": Only("none"),
-        "response_format": Only({"type": "text"}),
         "safety_identifier": text,
         "service_tier": Only("auto", "default"),
         "store": Only(False),

@@ -3,18 +3,21 @@
 Nothing is passed over in silence. A field that we do not know is an error with the nearest name that we do know; one
 that we know and do not implement is refused by its name, unless its value asks for nothing (`openai_fields.py`). `null`
 counts as not given, as clients send it. Beside OpenAI's fields there are those of vLLM that other servers share:
-`top_k`, `min_p`, `repetition_penalty`, `return_token_ids`, `return_tokens_as_token_ids`.
+`top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`, `ignore_eos`, `return_token_ids` and
+`return_tokens_as_token_ids`.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from megaphi.conversation import Prompt, Sampling, from_plain
 from megaphi.errors import InputError, did_you_mean
+from megaphi.generation.json_constraint import ANY_OBJECT
 from megaphi.generation.openai_fields import ApiError, Kind, check_fields
 
 LARGEST_SEED = 2**63 - 1
@@ -32,6 +35,10 @@ class Order:
     prompts: tuple[Prompt, ...]
     samples: int
     sampling: Sampling
+    stop_tokens: frozenset[int]
+    """Further ones than the model's."""
+    ignores_end: bool
+    """The model's own stop tokens end nothing."""
     stream: bool
     include_usage: bool
     log_probabilities: bool
@@ -53,6 +60,8 @@ def read_order(body: bytes, kind: Kind, *, context: int) -> Order:
         prompts=_prompts(fields) if kind == "completion" else (_conversation(fields),),
         samples=_samples(fields),
         sampling=_sampling(fields, kind, context=context, alternatives=alternatives),
+        stop_tokens=_stop_tokens(fields),
+        ignores_end=_ignores_end(fields),
         stream=streams,
         include_usage=_include_usage(fields, streams=streams),
         log_probabilities=counts,
@@ -133,6 +142,8 @@ def _sampling(fields: _Fields, kind: Kind, *, context: int, alternatives: int) -
         repetition_penalty=fields.number("repetition_penalty", 1.0),
         presence_penalty=fields.number("presence_penalty", 0.0),
         frequency_penalty=fields.number("frequency_penalty", 0.0),
+        logit_bias=_logit_bias(fields),
+        json_schema=_json_schema(fields),
         stop=_stop(fields),
         seed=fields.integer("seed", secrets.randbelow(2**31), smallest=0, largest=LARGEST_SEED),
         alternatives=alternatives,
@@ -170,6 +181,64 @@ def _stop(fields: _Fields) -> tuple[str, ...]:
         message = f"stop takes at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
         raise ApiError(400, message, field="stop")
     return tuple(texts)
+
+
+def _stop_tokens(fields: _Fields) -> frozenset[int]:
+    ids = fields.plain.get("stop_token_ids", [])
+    if not isinstance(ids, list) or not _are_ids(ids):
+        raise _wrong("stop_token_ids", ids, "a list of token ids")
+    return frozenset(ids)
+
+
+def _ignores_end(fields: _Fields) -> bool:
+    ignores = fields.boolean("ignore_eos")
+    if ignores and _json_schema(fields) is not None:
+        message = "ignore_eos: an answer that must be JSON ends where its JSON does: leave one of the two out"
+        raise ApiError(400, message, field="ignore_eos")
+    return ignores
+
+
+def _logit_bias(fields: _Fields) -> tuple[tuple[int, float], ...]:
+    """Token ids as keys, which JSON makes texts; a number from -100 to 100 for each."""
+    plain = fields.plain.get("logit_bias", {})
+    if not isinstance(plain, dict):
+        raise _wrong("logit_bias", plain, "an object")
+    biases = []
+    for key, bias in plain.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10 and str(int(key)) == key):
+            raise ApiError(400, f"logit_bias: the key {key[:40]!r} is not a token id", field="logit_bias")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            message = f"logit_bias: the bias of token {key} must be a number from -100 to 100"
+            raise ApiError(400, message, field="logit_bias")
+        biases.append((int(key), float(bias)))
+    return tuple(biases)
+
+
+def _json_schema(fields: _Fields) -> str | None:
+    """The schema that `response_format` asks for, as JSON."""
+    plain = fields.plain.get("response_format", {"type": "text"})
+    if not isinstance(plain, dict):
+        raise _wrong("response_format", plain, "an object")
+    kind = plain.get("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        message = f"response_format.type {kind!r} is not supported: use text, json_object or json_schema"
+        raise ApiError(400, message, field="response_format", code="unsupported_parameter")
+    _refuse_further(plain, ("type", "json_schema") if kind == "json_schema" else ("type",), "response_format")
+    if kind != "json_schema":
+        return ANY_OBJECT if kind == "json_object" else None
+    named = plain.get("json_schema")
+    if not isinstance(named, dict) or not isinstance(named.get("schema"), dict):
+        message = "response_format.json_schema.schema is missing: a JSON schema, which is an object"
+        raise ApiError(400, message, field="response_format")
+    _refuse_further(named, ("name", "description", "schema", "strict"), "response_format.json_schema")
+    return json.dumps(named["schema"])
+
+
+def _refuse_further(plain: dict[str, Any], known: Sequence[str], where: str) -> None:
+    for name, value in plain.items():
+        if name not in known and value is not None:
+            hint = did_you_mean(name, known)
+            raise ApiError(400, f"unknown field '{where}.{name}'.{hint}", field=where.partition(".")[0])
 
 
 def _log_probabilities(fields: _Fields, kind: Kind) -> tuple[bool, int]:

@@ -1,4 +1,4 @@
-"""Which token comes next: greedy, or a draw from the distribution after penalties, temperature, top-k, top-p and min-p.
+"""Which token comes next: greedy, or a draw after biases, penalties, temperature, top-k, top-p and min-p.
 
 The order and the meaning of the rules are Hugging Face's. Every text of a batch has rules of its own. A draw uses one
 number that is a function of (seed, number of the sample, place in the answer): what a text becomes depends neither on
@@ -10,14 +10,19 @@ Legend: W rows, V vocabulary, C candidates.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from megaphi.conversation import Sampling
 
+NO_TOKEN = -1
+"""What is chosen where nothing is allowed."""
 CANDIDATES = 256
 """How many of the likeliest tokens are looked at first."""
 _MASK = (1 << 64) - 1
@@ -31,6 +36,8 @@ class Row:
     sample: int
     prompt: Sequence[int]
     answer: Sequence[int]
+    allowed: NDArray[np.bool_] | None = None
+    """[V] tokens that may come next; None allows all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +52,12 @@ class Choice:
 def choose(logits_WV: Tensor, rows: Sequence[Row]) -> Choice:
     """The next token of every row; `logits_WV` (fp32) may be changed."""
     normaliser_W = logits_WV.logsumexp(-1)
-    raw_WV = logits_WV.clone() if any(_has_penalty(row.sampling) for row in rows) else logits_WV
+    raw_WV = logits_WV.clone() if any(_is_adjusted(row) for row in rows) else logits_WV
     most = max((row.sampling.alternatives for row in rows), default=0)
     best = (raw_WV - normaliser_W[:, None]).topk(most) if most else None
     for place, row in enumerate(rows):
-        if _has_penalty(row.sampling):
-            _penalise(logits_WV[place], row)
+        if _is_adjusted(row):
+            _adjust(logits_WV[place], row)
     tokens_W = logits_WV.argmax(-1)
     drawn = [place for place, row in enumerate(rows) if row.sampling.temperature > 0]
     if drawn:
@@ -63,11 +70,28 @@ def choose(logits_WV: Tensor, rows: Sequence[Row]) -> Choice:
         alternatives = [
             tuple(zip(tokens, values, strict=True))[: row.sampling.alternatives] for tokens, values, row in listed
         ]
-    return Choice(tokens=tokens_W.tolist(), log_probabilities=log_probability_W.tolist(), alternatives=alternatives)
+    tokens = [
+        token if row.allowed is None or row.allowed.any() else NO_TOKEN
+        for token, row in zip(tokens_W.tolist(), rows, strict=True)
+    ]
+    return Choice(tokens=tokens, log_probabilities=log_probability_W.tolist(), alternatives=alternatives)
 
 
-def _has_penalty(sampling: Sampling) -> bool:
-    return (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
+def _is_adjusted(row: Row) -> bool:
+    rules = row.sampling
+    penalties = (rules.repetition_penalty, rules.presence_penalty, rules.frequency_penalty)
+    return row.allowed is not None or bool(rules.logit_bias) or penalties != (1.0, 0.0, 0.0)
+
+
+def _adjust(logits_V: Tensor, row: Row) -> None:
+    """In place: what is allowed, biases, penalties."""
+    if row.allowed is not None and row.allowed.any():
+        logits_V.masked_fill_(torch.from_numpy(~row.allowed).to(logits_V.device), -torch.inf)
+    if row.sampling.logit_bias:
+        tokens, biases = zip(*row.sampling.logit_bias, strict=True)
+        places, added = torch.tensor(tokens, device=logits_V.device), torch.tensor(biases, device=logits_V.device)
+        logits_V.index_add_(0, places, added.to(logits_V.dtype))
+    _penalise(logits_V, row)
 
 
 def _penalise(logits_V: Tensor, row: Row) -> None:
@@ -84,39 +108,55 @@ def _penalise(logits_V: Tensor, row: Row) -> None:
 
 
 def draw(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:
-    """One token id per row from what the rules leave; every temperature must be above 0."""
+    """One token id per row from what the rules leave; every temperature must be above 0.
+
+    In which order tokens share the numbers between 0 and 1 depends on the row alone: tokens that are looked at in order
+    of their probability are so whatever the other rows ask for.
+    """
     device = logits_WV.device
     temperature_W1 = torch.tensor([[row.sampling.temperature] for row in rows], device=device)
     numbers = [uniform(row.sampling.seed, row.sample, len(row.answer)) for row in rows]
     number_W1 = torch.tensor(numbers, dtype=torch.float64, device=device)[:, None]
     scaled_WV = logits_WV / temperature_W1
-    if all(_keeps_all(row.sampling) for row in rows):
-        return _at(scaled_WV.double().softmax(-1), number_W1)
-    kept_WC, order_WC = likeliest(scaled_WV, [row.sampling for row in rows])
-    place_W = _at(kept_WC, number_W1)
-    return order_WC.gather(1, place_W[:, None]).squeeze(1)
+    tokens_W = torch.empty(len(rows), dtype=torch.int64, device=device)
+    for candidates, places in _by_candidates([row.sampling for row in rows]).items():
+        if candidates is None:
+            tokens_W[places] = _at(scaled_WV[places].double().softmax(-1), number_W1[places])
+            continue
+        while places:
+            rules = [rows[place].sampling for place in places]
+            kept_WC, order_WC, is_sure_W = likeliest(scaled_WV[places], rules, candidates=candidates)
+            chosen_W = _at(kept_WC, number_W1[places])
+            tokens_W[places] = order_WC.gather(1, chosen_W[:, None]).squeeze(1)
+            places = [place for place, is_sure in zip(places, is_sure_W, strict=True) if not is_sure]
+            candidates = logits_WV.shape[1]
+    return tokens_W
 
 
-def _keeps_all(sampling: Sampling) -> bool:
-    return sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0
+def _by_candidates(rules: Sequence[Sampling]) -> dict[int | None, list[int]]:
+    """The rows by how many of their likeliest tokens are looked at first; None: all, in the vocabulary's order."""
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    for place, rule in enumerate(rules):
+        keeps_all = rule.top_k == 0 and rule.top_p == 1 and rule.min_p == 0
+        groups[None if keeps_all else max(CANDIDATES, rule.top_k)].append(place)
+    return groups
 
 
-def likeliest(scaled_WV: Tensor, rules: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
-    """(probabilities [W, C] of what is kept, falling, with sum 1; the token ids [W, C] that they belong to)."""
+def likeliest(scaled_WV: Tensor, rules: Sequence[Sampling], *, candidates: int) -> tuple[Tensor, Tensor, list[bool]]:
+    """What the rules keep of so many likeliest tokens.
+
+    Returns:
+        probabilities [W, C] of what is kept, falling, with sum 1; the token ids [W, C] that they belong to; for each
+        row whether no token beyond the candidates would have been kept.
+    """
     vocabulary = scaled_WV.shape[1]
-    wanted = max(CANDIDATES, *(rule.top_k for rule in rules))
-    needs_all = any(_keeps_all(rule) for rule in rules)
-    while True:
-        count = vocabulary if needs_all else min(wanted, vocabulary)
-        sorted_WC, order_WC = scaled_WV.topk(count)
-        kept_WC, is_sure = _keep(sorted_WC.double(), scaled_WV, rules)
-        if is_sure or count == vocabulary:
-            return kept_WC, order_WC
-        needs_all = True
+    sorted_WC, order_WC = scaled_WV.topk(min(candidates, vocabulary))
+    kept_WC, is_sure_W = _keep(sorted_WC.double(), scaled_WV, rules)
+    return kept_WC, order_WC, [True] * len(rules) if candidates >= vocabulary else is_sure_W.tolist()
 
 
-def _keep(sorted_WC: Tensor, scaled_WV: Tensor, rules: Sequence[Sampling]) -> tuple[Tensor, bool]:
-    """(probabilities, whether no token beyond the candidates would have been kept)"""
+def _keep(sorted_WC: Tensor, scaled_WV: Tensor, rules: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
+    """(probabilities [W, C], [W] whether no token beyond the candidates would have been kept)"""
     device, candidates = sorted_WC.device, sorted_WC.shape[1]
     top_k_W1 = torch.tensor([[rule.top_k or candidates] for rule in rules], device=device)
     top_p_W1 = torch.tensor([[rule.top_p] for rule in rules], dtype=torch.float64, device=device)
@@ -132,9 +172,9 @@ def _keep(sorted_WC: Tensor, scaled_WV: Tensor, rules: Sequence[Sampling]) -> tu
     before_WC = probability_WC.cumsum(-1) - probability_WC
     is_kept_WC = (before_WC < top_p_W1) & (probability_WC >= min_p_W1 * probability_WC[:, :1]) & is_kept_WC
     is_kept_WC[:, 0] = True
-    reached = bool((~is_kept_WC[:, -1] | ~unbounded).all())
+    reached_W = ~is_kept_WC[:, -1] | ~unbounded
     kept_WC = torch.where(is_kept_WC, probability_WC, 0.0)
-    return kept_WC / kept_WC.sum(-1, keepdim=True), reached
+    return kept_WC / kept_WC.sum(-1, keepdim=True), reached_W
 
 
 def _at(probability_WC: Tensor, number_W1: Tensor) -> Tensor:

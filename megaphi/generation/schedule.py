@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from megaphi.generation.blocks import BlockPool, Key, block_keys
+from megaphi.generation.json_constraint import Constraint
 from megaphi.generation.requests import Request, Score
 
 
@@ -31,6 +32,8 @@ class Text:
     published: int = 0
     """Full blocks that others can find."""
     scores: list[Score] = field(default_factory=list)
+    constraint: Constraint | None = None
+    """What the answer must be, once that was asked."""
 
     @property
     def answer(self) -> list[int]:
@@ -68,6 +71,8 @@ class Schedule:
         self.running: list[Text] = []
         self.reused_tokens = 0
         """Tokens of prompts that were in the cache already."""
+        self.put_back = 0
+        """How often a text gave its blocks up."""
 
     def add(self, request: Request) -> None:
         text = Text(request, list(request.prompt))
@@ -155,6 +160,7 @@ class Schedule:
     def _put_back(self, text: Text) -> None:
         self.running.remove(text)
         self._release(text)
+        self.put_back += 1
         text.scores.clear()
         self.waiting.appendleft(text)
 

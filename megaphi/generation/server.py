@@ -27,6 +27,7 @@ from starlette.requests import ClientDisconnect
 from megaphi.errors import InputError, RunFailed, did_you_mean
 from megaphi.generation.answer_pieces import Piece, answer_pieces, join_pieces
 from megaphi.generation.chat_page import chat_page
+from megaphi.generation.json_constraint import Constraints
 from megaphi.generation.openai_fields import ApiError, Kind
 from megaphi.generation.openai_requests import Order, read_order
 from megaphi.generation.openai_responses import Writer, error_object, json_bytes
@@ -45,6 +46,8 @@ class Serving:
 
     service: GenerationService
     tokenizer: Phi4Tokenizer
+    constraints: Constraints
+    """For the same tokenizer."""
     model: str
     """The name that requests may give; another one is a 404."""
     api_key: str | None = None
@@ -147,6 +150,7 @@ def _prepare(body: bytes, kind: Kind, serving: Serving, identity: str) -> tuple[
     order = read_order(body, kind, context=context)
     if order.model is not None:
         _check_model(order.model, serving.model)
+    _check_rules(order, serving)
     field = "messages" if kind == "chat" else "prompt"
     count = len(order.prompts) * order.samples
     if count > serving.service.max_waiting:
@@ -157,9 +161,25 @@ def _prepare(body: bytes, kind: Kind, serving: Serving, identity: str) -> tuple[
         ids = render_prompt(prompt, serving.tokenizer)
         _check_prompt(ids, number, field, serving)
         sampling = replace(order.sampling, max_tokens=min(order.sampling.max_tokens, context - len(ids)))
-        one = GenerationRequest(name=identity, prompt=ids, sampling=sampling, stop_tokens=serving.tokenizer.stop_tokens)
+        stops = order.stop_tokens | (frozenset() if order.ignores_end else serving.tokenizer.stop_tokens)
+        one = GenerationRequest(name=identity, prompt=ids, sampling=sampling, stop_tokens=stops)
         requests += [replace(one, sample=sample) for sample in range(order.samples)]
     return order, requests
+
+
+def _check_rules(order: Order, serving: Serving) -> None:
+    """What of the rules depends on the model's vocabulary. Raises ApiError."""
+    named = {"logit_bias": [token for token, _ in order.sampling.logit_bias], "stop_token_ids": order.stop_tokens}
+    for field, tokens in named.items():
+        wrong = next((token for token in tokens if not 0 <= token < serving.service.vocabulary), None)
+        if wrong is not None:
+            last = serving.service.vocabulary - 1
+            raise ApiError(400, f"{field} names token id {wrong}: ids are 0 to {last}", field=field)
+    if order.sampling.json_schema is not None:
+        try:
+            serving.constraints.check(order.sampling.json_schema)
+        except InputError as error:
+            raise ApiError(400, f"response_format: {error}", field="response_format") from None
 
 
 def _check_prompt(ids: tuple[int, ...], number: int, field: str, serving: Serving) -> None:

@@ -18,7 +18,7 @@ from megaphi.conversation import Conversation, Message, Sampling
 from megaphi.errors import InputError
 from megaphi.generation.text import render_prompt
 from tests.generation.fake_generator import FakeGenerator, expected_tokens
-from tests.generation.served import ask, tokenizer
+from tests.generation.served import ask, opened, tokenizer
 from tests.test_house import ROOT
 
 ALPHABET = tokenizer().encode(" one two three four five")
@@ -38,7 +38,7 @@ def talk(monkeypatch, capsys):
 
     def run(lines: str, *words: str, context: int = 512) -> tuple[str, str]:
         generator = FakeGenerator(alphabet=ALPHABET, context=context)
-        monkeypatch.setattr(chat, "open_engine", lambda arguments: generator)
+        monkeypatch.setattr(chat, "open_engine", lambda arguments: opened(generator))
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode("utf-8", "surrogateescape"))))
         assert main(["chat", "model", *WORDS, *words]) == 0
         assert generator.is_idle
@@ -136,7 +136,7 @@ def test_a_key_file_holds_one_key(tmp_path):
 
 
 def test_the_model_has_its_folders_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(serve, "open_engine", lambda arguments: FakeGenerator())
+    monkeypatch.setattr(serve, "open_engine", lambda arguments: opened(FakeGenerator()))
     monkeypatch.chdir(tmp_path)
     for given, name in ((None, tmp_path.name), ("mine", "mine")):
         made = []
@@ -150,7 +150,8 @@ def test_the_model_has_its_folders_name(monkeypatch, tmp_path):
 PROGRAM = """
 from megaphi.cli import main, serve
 from tests.generation.fake_generator import FakeGenerator
-serve.open_engine = lambda arguments: FakeGenerator(rows=arguments.batch)
+from tests.generation.served import opened
+serve.open_engine = lambda arguments: opened(FakeGenerator(rows=arguments.batch))
 raise SystemExit(main(["serve", "some/model", "--port", "0", "--host", "0.0.0.0"]))
 """
 

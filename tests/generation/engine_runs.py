@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 
 from megaphi.conversation import Sampling
 from megaphi.generation.generate import Continuation
+from megaphi.generation.json_constraint import Constraints
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.tokenizer.phi4 import load_tokenizer
 
 SAMPLED = Sampling(max_tokens=12, temperature=1.5, top_p=0.95, seed=7, alternatives=3)
 PENALISED = Sampling(max_tokens=12, repetition_penalty=1.7, presence_penalty=0.3, frequency_penalty=0.2)
 GREEDY = Sampling(max_tokens=20)
+BIASED = Sampling(max_tokens=12, temperature=1.2, top_k=40, seed=3, logit_bias=((7, 6.0), (9, -100.0), (30, 2.5)))
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": [True, None]}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+WITHOUT_BLANKS = tuple((token, -100.0) for token in load_tokenizer(352).encode(" \n\r\t"))
+JSON = Sampling(max_tokens=24, temperature=1.5, seed=5, logit_bias=WITHOUT_BLANKS, json_schema=json.dumps(SCHEMA))
+RULES = {"greedy": GREEDY, "sampled": SAMPLED, "penalised": PENALISED, "biased": BIASED}
+SHORT = 4
+"""So many prompts leave room for an answer of JSON."""
 
 
 def prompts_of(vocabulary: int) -> list[list[int]]:
@@ -34,9 +49,10 @@ def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
     model = open_model(open_weights(checkpoint), layout)
     prompts = prompts_of(model.architecture.vocabulary)
     found: dict[str, Any] = {}
-    for name, rules in (("greedy", GREEDY), ("sampled", SAMPLED), ("penalised", PENALISED)):
+    for name, rules in RULES.items():
         engine = Engine(model, rows=4, pass_tokens=24)
         found[name] = [plain(item) for (item,) in generate(engine, prompts, rules)]
+    found["json"] = json_answers(model, prompts[:SHORT])
     small = Engine(model, rows=6, cache_bytes=7 * 16 * bytes_per_token(model))  # fewer blocks than six texts need
     found["sampled, small cache"] = [plain(item) for (item,) in generate(small, prompts, SAMPLED)]
     engine = Engine(model, rows=16)
@@ -49,6 +65,28 @@ def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
     scores = score_continuations(Engine(model, rows=3, pass_tokens=20, scored_rows=5), texts)
     found["scores"] = [[tuple(score) for score in item] for item in scores]
     return found
+
+
+def json_answers(model: Any, prompts: list[list[int]]) -> list[dict[str, Any]]:
+    """Some of them beside texts that may say what they like, in a cache that is too small for all."""
+    from megaphi.generation.engine import Engine
+    from megaphi.generation.generate import complete_everywhere
+    from megaphi.generation.requests import Request
+
+    tokenizer = load_tokenizer(352)
+    engine = Engine(model, rows=6, cache_bytes=7 * 16 * bytes_per_token(model), constraints=Constraints(tokenizer))
+    asked = [
+        (f"{kind} {place}", prompt, rules)
+        for place, prompt in enumerate(prompts)
+        for kind, rules in (("json", JSON), ("free", SAMPLED))
+    ]
+    requests = [
+        Request(name=name, prompt=tuple(prompt), sampling=rules, stop_tokens=tokenizer.stop_tokens)
+        for name, prompt, rules in asked
+    ]
+    found = complete_everywhere(engine, requests)
+    assert engine.schedule.put_back or model.world.replicas > 1
+    return [plain(found[f"json {place}"]) for place in range(len(prompts))]
 
 
 def bytes_per_token(model: Any) -> int:
@@ -76,20 +114,25 @@ def without_cache(checkpoint: str) -> dict[str, Any]:
     model = open_model(open_weights(checkpoint))
     prompts = prompts_of(model.architecture.vocabulary)
 
+    tokenizer = load_tokenizer(352)
+    constraints = Constraints(tokenizer)
+
     def alone(prompt: list[int], rules: Sampling, sample: int = 0) -> dict[str, Any]:
         answer: dict[str, Any] = {"tokens": [], "log_probabilities": [], "alternatives": [], "finish": "length"}
+        constraint = constraints.open(rules.json_schema) if rules.json_schema else None
         for _ in range(rules.max_tokens):
             logits_1V = logits_of(model, np.array([prompt + answer["tokens"]]))[:, -1]
-            choice = choose(logits_1V, [Row(rules, sample, prompt, answer["tokens"])])
+            allowed = constraint.allowed(answer["tokens"], vocabulary=352) if constraint else None
+            choice = choose(logits_1V, [Row(rules, sample, prompt, answer["tokens"], allowed)])
+            if constraint and choice.tokens[0] in tokenizer.stop_tokens:
+                return {**answer, "finish": "stop"}
             answer["log_probabilities"] += choice.log_probabilities
             answer["alternatives"] += choice.alternatives
             answer["tokens"] = answer["tokens"] + choice.tokens
         return answer
 
-    found: dict[str, Any] = {
-        name: [alone(prompt, rules) for prompt in prompts]
-        for name, rules in (("greedy", GREEDY), ("sampled", SAMPLED), ("penalised", PENALISED))
-    }
+    found: dict[str, Any] = {name: [alone(prompt, rules) for prompt in prompts] for name, rules in RULES.items()}
+    found["json"] = [alone(prompt, JSON) for prompt in prompts[:SHORT]]
     found["samples"] = [[alone(prompt, SAMPLED, sample) for sample in range(8)] for prompt in prompts[5:7]]
     found["scores"] = []
     for prompt in prompts[:4]:

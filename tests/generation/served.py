@@ -16,7 +16,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from megaphi.cli.engine_options import Opened
 from megaphi.cli.serve import bind
+from megaphi.generation.json_constraint import Constraints
 from megaphi.generation.requests import Generator
 from megaphi.generation.server import Serving, create_app
 from megaphi.generation.service import GenerationService
@@ -56,16 +58,29 @@ def serve_at(host: str, app: FastAPI) -> Iterator[uvicorn.Server]:
     assert not thread.is_alive()
 
 
-def app_of(generator: Generator, **settings: Any) -> FastAPI:
-    """Our own application, with a service of its own."""
-    return create_app(Serving(service=GenerationService(generator), tokenizer=tokenizer(), model="tiny", **settings))
+@cache
+def constraints() -> Constraints:
+    return Constraints(tokenizer())
+
+
+def opened(generator: Generator) -> Opened:
+    """What the command line gets when it opens a model."""
+    return Opened(generator, tokenizer(), constraints())
+
+
+def app_of(service: GenerationService, **settings: Any) -> FastAPI:
+    """Our own application."""
+    serving = Serving(
+        service=service, tokenizer=tokenizer(), constraints=constraints(), **{"model": "tiny", **settings}
+    )
+    return create_app(serving)
 
 
 @contextmanager
 def served(generator: Generator, *, max_waiting: int = 256, **settings: Any) -> Iterator[tuple[str, GenerationService]]:
     """Our own server; gives its address and its service."""
     service = GenerationService(generator, max_waiting=max_waiting)
-    with serve_app(create_app(Serving(service=service, tokenizer=tokenizer(), model="tiny", **settings))) as url:
+    with serve_app(app_of(service, **settings)) as url:
         yield url, service
 
 

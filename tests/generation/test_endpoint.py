@@ -17,11 +17,10 @@ from megaphi.errors import InputError, RunFailed
 from megaphi.generation.endpoint import EndpointSampler
 from megaphi.generation.http_exchange import Patience, post_json
 from megaphi.generation.request_journal import RequestJournal, request_key
-from megaphi.generation.server import Serving, create_app
 from megaphi.generation.service import GenerationService
 from megaphi.generation.text import render_prompt
 from tests.generation.fake_generator import FakeGenerator, expected_tokens, log_probability
-from tests.generation.served import serve_app, served, tokenizer
+from tests.generation.served import app_of, serve_app, served, tokenizer
 
 RULES = Sampling(max_tokens=7, temperature=0.9, top_k=5, seed=21, alternatives=2)
 PROMPTS = [Conversation((Message("user", "hi"),)), "once upon", [5, 7, 9], *([number] for number in range(30))]
@@ -63,8 +62,7 @@ def cut_to_garbage(send: Any) -> Any:
 
 
 def app(generator: FakeGenerator, faults: Iterable[Any] = ()) -> Faults:
-    serving = Serving(service=GenerationService(generator), tokenizer=tokenizer(), model="tiny")
-    return Faults(create_app(serving), iter(faults))
+    return Faults(app_of(GenerationService(generator)), iter(faults))
 
 
 def sampler(url: str, **settings: Any) -> EndpointSampler:

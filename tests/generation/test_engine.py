@@ -6,6 +6,7 @@ must be the same whoever else is in the batch and however the model is cut, numb
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from megaphi.conversation import Sampling
 from megaphi.errors import InputError
 from megaphi.generation.requests import Request
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.conversion.random_models import SHAPES, random_folder
-from tests.generation.engine_runs import continuations, without_cache
+from tests.generation.engine_runs import RULES, continuations, without_cache
 from tests.gloo_world import run_in_world
 
 LAYOUTS = {
@@ -42,6 +44,18 @@ def expected(checkpoint: Path) -> dict[str, Any]:
     return found
 
 
+def test_answers_that_must_be_json_are(expected: dict[str, Any]) -> None:
+    """`expected` is what every layout says; a random model, of which nothing but the grammar makes JSON."""
+    answers = [json.loads(load_tokenizer(352).decode(answer["tokens"])) for answer in expected["json"]]
+    assert len({json.dumps(answer) for answer in answers}) > 1
+    for answer in answers:
+        assert list(answer) == ["a", "b"]
+        assert type(answer["a"]) is int
+        assert 0 <= answer["a"] <= 99
+        assert answer["b"] in (True, None)
+    assert {answer["finish"] for answer in expected["json"]} == {"stop"}
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_says_what_a_model_without_cache_says(
     checkpoint: Path, expected: dict[str, Any], name: str
@@ -49,7 +63,7 @@ def test_every_layout_says_what_a_model_without_cache_says(
     layout = LAYOUTS[name]
     processes = layout.model_ranks * (layout.data or 1)
     for found in run_in_world(continuations, str(checkpoint), layout, processes=processes):
-        for kind in ("greedy", "sampled", "penalised"):
+        for kind in (*RULES, "json"):
             for ours, theirs in zip(found[kind], expected[kind], strict=True):
                 assert_same(ours, theirs)
         for ours, theirs in zip(found["sampled, small cache"], expected["sampled"], strict=True):

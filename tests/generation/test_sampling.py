@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from scipy.stats import chisquare
 from transformers import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -19,7 +22,7 @@ from transformers import (
 from megaphi.conversation import Sampling
 from megaphi.errors import InputError
 from megaphi.generation import sampling as module
-from megaphi.generation.sampling import Row, choose, likeliest, uniform
+from megaphi.generation.sampling import NO_TOKEN, Row, choose, likeliest, uniform
 
 RULES = st.builds(
     Sampling,
@@ -52,12 +55,25 @@ def test_what_is_kept_is_what_transformers_keeps(seed, rules, first):
     """Rows with rules of their own; `first` likeliest tokens are looked at before the whole vocabulary is sorted."""
     logits_WV = torch.randn(len(rules), 40, generator=torch.Generator().manual_seed(seed)) * 3
     temperature_W1 = torch.tensor([[rule.temperature] for rule in rules])
+    for candidates in (max(first, *(rule.top_k for rule in rules)), 40):
+        kept_WC, order_WC, is_sure_W = likeliest(logits_WV / temperature_W1, rules, candidates=candidates)
+        found_WV = torch.zeros(logits_WV.shape, dtype=torch.float64).scatter(1, order_WC, kept_WC)
+        for row in (row for row, is_sure in enumerate(is_sure_W) if is_sure):
+            torch.testing.assert_close(found_WV[row], warped(logits_WV[row], rules[row]), rtol=1e-5, atol=1e-9)
+    assert all(is_sure_W)
+
+
+@given(seed=st.integers(0, 10_000), rules=st.lists(RULES, min_size=2, max_size=6), first=st.sampled_from([2, 8, 256]))
+@settings(max_examples=200)
+def test_a_draw_does_not_depend_on_the_rules_of_its_neighbours(seed, rules, first):
+    """Nor on tokens that are equally likely, of which a model in bf16 has many: the logits are halves."""
+    logits_WV = (torch.randn(len(rules), 40, generator=torch.Generator().manual_seed(seed)) * 4).round() / 2
+    rows = [Row(replace(rule, seed=seed), place, (), ()) for place, rule in enumerate(rules)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CANDIDATES", first)
-        kept_WC, order_WC = likeliest(logits_WV / temperature_W1, rules)
-    found_WV = torch.zeros(logits_WV.shape, dtype=torch.float64).scatter(1, order_WC, kept_WC)
-    for row, rule in enumerate(rules):
-        torch.testing.assert_close(found_WV[row], warped(logits_WV[row], rule), rtol=1e-5, atol=1e-9)
+        together = choose(logits_WV.clone(), rows).tokens
+        alone = [choose(logits_WV[place : place + 1].clone(), [row]).tokens[0] for place, row in enumerate(rows)]
+    assert together == alone
 
 
 @pytest.mark.parametrize(
@@ -98,6 +114,57 @@ def test_penalties_of_the_answer():
         choice = choose(logits_V[None].clone(), rows_of(rules, prompt=(0, 0, 0), answer=answer))
         assert choice.tokens == [expected], answer
         assert choice.log_probabilities == pytest.approx([logits_V.log_softmax(-1)[expected].item()])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_biases_come_first_as_in_transformers(temperature):
+    """Against transformers' processors in their order, in float64; what is told of the tokens stays the model's."""
+    logits_V = torch.randn(50, generator=torch.Generator().manual_seed(8)) * 2
+    prompt, bias = (3, 4, 5, 6), {3: 2.5, 7: -100.0, 11: 1.25, 4: -0.5, 49: 3.0}
+    rules = Sampling(temperature=temperature, logit_bias=tuple(bias.items()), repetition_penalty=1.4, seed=2)
+    ids = torch.tensor([prompt])
+    scores = SequenceBiasLogitsProcessor({(token,): value for token, value in bias.items()})(
+        ids, logits_V[None].double()
+    )
+    scores = RepetitionPenaltyLogitsProcessor(1.4)(ids, scores)[0]
+    rows = rows_of(rules, prompt=prompt, count=200)
+    choice = choose(logits_V.expand(200, -1).clone(), rows)
+    if temperature:
+        ends = (scores / temperature).softmax(-1).cumsum(-1).numpy()
+        expected = [int(np.searchsorted(ends, uniform(2, sample, 0), side="right")) for sample in range(200)]
+    else:
+        expected = [int(scores.argmax())] * 200
+    assert choice.tokens == expected
+    told = logits_V.log_softmax(-1)
+    assert choice.log_probabilities == pytest.approx([told[token].item() for token in expected], abs=1e-5)
+
+
+def test_a_bias_of_a_hundred_decides():
+    logits_WV = torch.randn(2, 30, generator=torch.Generator().manual_seed(1)) * 3
+    likeliest_W = logits_WV.argmax(-1).tolist()
+    wanted = [(token + 1) % 30 for token in likeliest_W]
+    for temperature in (0.0, 1.0):
+        for bias in (((wanted[0], 100.0),), ((wanted[0], 50.0), (wanted[0], 50.0))):  # named twice counts twice
+            row = Row(Sampling(temperature=temperature, logit_bias=bias), 0, (), ())
+            assert choose(logits_WV[:1].clone(), [row]).tokens == [wanted[0]]
+        against = Row(Sampling(temperature=temperature, logit_bias=((likeliest_W[1], -100.0),)), 0, (), ())
+        assert choose(logits_WV[1:].clone(), [against]).tokens != [likeliest_W[1]]
+
+
+@pytest.mark.parametrize(
+    "rules", [Sampling(), Sampling(temperature=2.0), Sampling(temperature=1.0, top_k=3, top_p=0.9)]
+)
+def test_what_is_not_allowed_is_never_chosen_whatever_speaks_for_it(rules):
+    logits_V = torch.randn(300, generator=torch.Generator().manual_seed(4)) * 3
+    allowed = np.zeros(300, dtype=bool)
+    allowed[logits_V.argsort()[:5].numpy()] = True  # the least likely
+    rules = replace(rules, logit_bias=((int(logits_V.argmax()), 100.0),))
+    rows = [Row(rules, sample, (), (), allowed) for sample in range(100)]
+    free = Row(Sampling(), 0, (), ())
+    choice = choose(logits_V.expand(101, -1).clone(), [*rows, free])
+    assert allowed[choice.tokens[:-1]].all()
+    assert choice.tokens[-1] == logits_V.argmax()
+    assert choose(logits_V[None].clone(), [Row(rules, 0, (), (), allowed & False)]).tokens == [NO_TOKEN]
 
 
 def test_alternatives_and_log_probabilities_are_the_models_own():
@@ -154,6 +221,8 @@ def test_numbers_for_draws_are_uniform():
         ({"repetition_penalty": 0.0}, r"repetition_penalty=0.0: must be above 0"),
         ({"frequency_penalty": float("inf")}, r"frequency_penalty=inf: must be finite"),
         ({"alternatives": 101}, r"alternatives=101: must lie between 0 and 100"),
+        ({"logit_bias": ((5, 101.0),)}, "logit_bias=…: must lie between -100 and 100"),
+        ({"logit_bias": ((5, float("nan")),)}, "logit_bias=…: must lie between -100 and 100"),
         ({"stop": ("a", "")}, r"must not hold an empty text"),
     ],
 )

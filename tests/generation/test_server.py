@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from megaphi.conversation import Conversation, Message, Sampling
+from megaphi.generation.service import GenerationService
 from megaphi.generation.text import render_prompt
 from tests.generation.fake_generator import FakeGenerator, expected_tokens, log_probability
 from tests.generation.served import HEAD, app_of, ask, serve_at, served, tokenizer, wait_until
@@ -154,7 +155,7 @@ def test_connections_do_not_wait_for_delayed_acknowledgements(host):
     """TCP_NODELAY on the accepted socket of every family: without it each answer takes 40 ms more."""
     if host == "::1" and not has_ipv6_loopback():
         pytest.skip("this machine has no IPv6 loopback")
-    with serve_at(host, app_of(FakeGenerator())) as server:
+    with serve_at(host, app_of(GenerationService(FakeGenerator()))) as server:
         address = server.servers[0].sockets[0].getsockname()[:2]
         with socket.create_connection(address) as connection:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
