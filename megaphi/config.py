@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast
 
 from megaphi.errors import InputError, did_you_mean
+from megaphi.json_text import parse_json
 
 Config = TypeVar("Config")
 
@@ -149,8 +150,8 @@ def _parse(hint: Any, text: str, *, where: str) -> Any:
     if any(choice is str or typing.get_origin(choice) is typing.Literal for choice in plain):
         return from_plain(hint, text, where=where)
     try:
-        value = json.loads(_as_json(text))
-    except ValueError:
+        value = parse_json(_as_json(text))
+    except InputError:
         raise InputError(f"{where}={text}: expected {_name(hint)}") from None
     return from_plain(hint, value, where=where)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from megaphi.errors import InputError
+from megaphi.json_text import json_bytes, parse_json
 
 
 @contextmanager
@@ -103,7 +103,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    with whole_file(path) as file:
+        file.write(json_bytes(value))
 
 
 def copy_files(files: Mapping[str, Path], folder: str | os.PathLike[str]) -> None:
@@ -120,10 +121,10 @@ def copy_files(files: Mapping[str, Path], folder: str | os.PathLike[str]) -> Non
 def read_json(path: str | os.PathLike[str], *, what: str) -> Any:
     """Parse a JSON file; `what` names its role in the error ("run config", "manifest")."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes())
     except FileNotFoundError:
         raise InputError(f"{what} not found: {os.fspath(path)}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except InputError as error:
         raise InputError(f"{what} {os.fspath(path)} is not valid JSON: {error}") from None
 
 

@@ -20,7 +20,7 @@ ALL_SOURCES = sorted(
 NATIVE_SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
 KERNELS = ("cross_entropy.h", "paged_attention.h", "rms_norm.h", "rotary.h", "softmax.h", "swiglu.h")
 ROWS = [
-    {"errors", "files", "config", "conversation", "log"},
+    {"errors", "json_text", "files", "config", "conversation", "log"},
     {"kernels", "tokenizer", "parallel", "grading"},
     {"model", "data", "curation"},
     {"engine"},
@@ -32,7 +32,19 @@ ROWS = [
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 MEGATRON_USERS = {"parallel", "model", "engine"}
-WITHOUT_TORCH = {"errors", "files", "config", "conversation", "log", "tokenizer", "data", "curation", "recipes", "cli"}
+WITHOUT_TORCH = {
+    "errors",
+    "json_text",
+    "files",
+    "config",
+    "conversation",
+    "log",
+    "tokenizer",
+    "data",
+    "curation",
+    "recipes",
+    "cli",
+}
 LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 400, 60, 12
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py", "base.py", "manager.py"}
 

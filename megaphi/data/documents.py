@@ -9,9 +9,9 @@ with a record is an `InputError` that names its file and line.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megaphi.errors import InputError
+from megaphi.json_text import NOT_UTF8, parse_json
 
 Format = Literal["jsonl", "jsonl.gz", "jsonl.zst", "parquet", "text"]
 
@@ -37,7 +38,6 @@ FORMAT_OF_ENDING: dict[str, Format] = {
 RECORD_ENDINGS = tuple(ending for ending, kind in FORMAT_OF_ENDING.items() if kind != "text")
 
 NEW_LINE = b"\n"
-NOT_UTF8 = "not UTF-8 text, convert it first"
 READ_BYTES = 1 << 20
 PARQUET_BATCH_ROWS = 1_024
 
@@ -185,12 +185,9 @@ def _place_of_byte(path: Path, position: int) -> str:
 def _values_of_line(line: bytes, *, where: Callable[[], str]) -> Iterator[Any]:
     """The JSON value of a line; nothing for a blank one."""
     try:
-        text = line.decode("utf-8-sig")
-        if text and not text.isspace():
-            yield json.loads(text)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where()}: {NOT_UTF8} (byte {error.start} of the line)") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+        if line and not line.isspace() and line != codecs.BOM_UTF8:
+            yield parse_json(line)
+    except InputError as error:
         raise InputError(f"{where()}: not a JSON record: {error}") from None
 
 

@@ -9,7 +9,6 @@ so the lengths are read twice, and for a thousand million documents no array is 
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +24,7 @@ from megaphi.data.indexed_dataset import CODE_OF_DTYPE, HEADER, LONGEST_DOCUMENT
 from megaphi.data.token_files import with_ending
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, sync_folder
+from megaphi.json_text import json_bytes
 
 CHUNK = 1 << 16
 """Numbers of the index that are held at a time."""
@@ -122,16 +122,11 @@ class IndexedDatasetWriter:
 
     def _describe(self, description: dict[str, Any]) -> IO[bytes]:
         file = self._temporary(".json")
-        file.write(description_bytes(description))
+        file.write(json_bytes(description))
         return file
 
     def _temporary(self, ending: str) -> IO[bytes]:
         return self._cleanup.enter_context(temporary_file(self.prefix, ending, folder=self._temporary_folder))
-
-
-def description_bytes(description: dict[str, Any]) -> bytes:
-    """PREFIX.json as it is written everywhere."""
-    return (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 @contextmanager

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.data.indexed_dataset import HEADER, IndexedDataset
-from megaphi.data.indexed_dataset_writer import CHUNK, description_bytes, put_in_place, temporary_file, write_index
+from megaphi.data.indexed_dataset_writer import CHUNK, put_in_place, temporary_file, write_index
 from megaphi.data.token_files import with_ending
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
+from megaphi.json_text import json_bytes
 from megaphi.log import progress_bar
 
 COPIED_BYTES = 1 << 20
@@ -95,7 +96,7 @@ def merge_datasets(
                 document_index_chunks=_document_indices(parts),
             )
             if description is not None:
-                description_file.write(description_bytes(description))
+                description_file.write(json_bytes(description))
             put_in_place(
                 output, data=data, index=index, description_file=description_file if description is not None else None
             )

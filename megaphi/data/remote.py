@@ -30,6 +30,7 @@ from megaphi.config import Range, check_values
 from megaphi.data.block_cache import BlockCache
 from megaphi.data.token_files import DatasetFiles, MappedFile, Pieces
 from megaphi.errors import InputError
+from megaphi.json_text import parse_json
 from megaphi.log import logger
 
 if TYPE_CHECKING:
@@ -119,10 +120,10 @@ class RemoteStore:
 
     def _read_description(self, url: str) -> dict[str, Any] | None:
         try:
-            return json.loads(self.read(url))
+            return parse_json(self.read(url))
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"dataset description {url} is not valid JSON: {error}") from None
 
     def persistently(self, action: Callable[[], Result], *, what: str) -> Result:

@@ -23,6 +23,7 @@ from megaphi.data.indexed_dataset import IndexedDataset
 from megaphi.data.token_files import with_ending
 from megaphi.errors import InputError
 from megaphi.files import write_json
+from megaphi.json_text import parse_json
 from megaphi.log import logger
 
 MANIFEST_ENDINGS = (".manifest.json", ".txt")
@@ -130,11 +131,9 @@ def _manifest_text(path: str, *, remote: RemoteFiles) -> str:
 
 
 def _entries_of_json(text: str, path: str) -> list[Any]:
-    import json
-
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = parse_json(text)
+    except InputError as error:
         raise InputError(f"the manifest {path} is damaged: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("datasets"), list):
         raise InputError(f'the manifest {path} must be an object with a list: {{"datasets": ["web_1", ..]}}')

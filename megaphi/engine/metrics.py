@@ -12,6 +12,7 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, write_text
+from megaphi.json_text import parse_json
 from megaphi.log import logger
 
 
@@ -24,8 +25,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            records.append(parse_json(line))
+        except InputError:
             if number < len(lines):
                 raise InputError(f"{path}, line {number}: not valid JSON; delete the file to start it anew") from None
     return records

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
+from megaphi.json_text import parse_json
 
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int64: "I64"}
 DTYPES = {code: dtype for dtype, code in CODES.items()}
@@ -173,7 +174,7 @@ class TensorFile:
         if size < 8 or length > min(size - 8, LARGEST_HEADER):
             raise InputError(f"{self.path} is damaged: {size:,} bytes cannot hold the header that it announces")
         try:
-            described = json.loads(self._bytes(8, length))
+            described = parse_json(self._bytes(8, length))
             metadata = described.pop("__metadata__", {})
             unknown = {name: entry["dtype"] for name, entry in described.items() if entry["dtype"] not in DTYPES}
             entries = {

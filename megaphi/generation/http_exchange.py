@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from megaphi.errors import InputError, RunFailed
+from megaphi.json_text import parse_json
 
 LONGEST_MESSAGE = 500
 
@@ -88,7 +89,7 @@ def _attempt(url: str, data: bytes, headers: Mapping[str, str], timeout_seconds:
     if not 200 <= response.status < 300:
         raise InputError(f"{url}: status {response.status}: {message_of(content)}")
     try:
-        return json.loads(content)
+        return parse_json(content)
     except ValueError:
         return _Unsuccessful(f"the answer is not JSON: {message_of(content)}")
 
@@ -108,7 +109,7 @@ def connect(url: str, *, timeout_seconds: float) -> http.client.HTTPConnection:
 def message_of(content: bytes) -> str:
     """What an error's body says, of OpenAI's form or any other."""
     try:
-        return str(json.loads(content)["error"]["message"])[:LONGEST_MESSAGE]
+        return str(parse_json(content)["error"]["message"])[:LONGEST_MESSAGE]
     except (ValueError, TypeError, KeyError):
         return content.decode(errors="replace").strip()[:LONGEST_MESSAGE]
 

@@ -9,7 +9,6 @@ counts as not given, as clients send it. Beside OpenAI's fields there are those 
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from megaphi.conversation import Prompt, Sampling, from_plain
 from megaphi.errors import InputError, did_you_mean
 from megaphi.generation.json_constraint import ANY_OBJECT
 from megaphi.generation.openai_fields import ApiError, Kind, check_fields
+from megaphi.json_text import parse_json
 
 LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES, MOST_ALTERNATIVES, MOST_STOPS, LONGEST_STOP = 128, 20, 16, 1000
@@ -72,18 +72,12 @@ def read_order(body: bytes, kind: Kind, *, context: int) -> Order:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        plain = json.loads(body, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ApiError(400, "the body is not usable JSON: it is nested too deeply") from None
-    except ValueError as error:  # of json, of UTF-8, of numbers with thousands of digits
+        plain = parse_json(body, constants=False)
+    except InputError as error:
         raise ApiError(400, f"the body is not valid JSON: {error}") from None
     if not isinstance(plain, dict):
         raise ApiError(400, f"the body must be a JSON object, not {_kind_of(plain)}")
     return {name: value for name, value in plain.items() if value is not None}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
 
 
 class _Fields:

@@ -15,6 +15,7 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
+from megaphi.json_text import parse_json
 
 
 class RequestJournal:
@@ -58,7 +59,7 @@ def _read(content: bytes, path: Path) -> tuple[dict[str, Any], int]:
     lines = content.split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             responses[entry["request"]] = entry["response"]
         except (ValueError, TypeError, KeyError):
             message = f"{path}: line {number} is not an answer of a server: mend it, or remove the file"

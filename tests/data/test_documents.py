@@ -131,7 +131,7 @@ GOOD = b'{"text": "fine"}\n'
         (b'{"text": 3}', "'text' is a number, not text"),
         (b'{"text": ["x"]}', "'text' is a list, not text"),
         (b'["text"]', "expected a JSON object with a 'text' field, found a list"),
-        (b'{"text": "\xff"}', r"not UTF-8 text, convert it first \(byte 10 of the line\)"),
+        (b'{"text": "\xff"}', r"not a JSON record: not UTF-8 text, convert it first \(byte 10\)"),
         (b"[" * 100_000, "not a JSON record"),
     ],
 )

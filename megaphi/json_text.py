@@ -1,0 +1,103 @@
+"""JSON that somebody else wrote, read safely: every failure is an `InputError` that says what is wrong with the text.
+
+`json.loads` fails in five ways of its own: text that is not JSON, bytes that are not UTF-8, nesting that exhausts the
+stack, an integer of more digits than Python converts, and NaN where a number must be one. Here the first three are
+refused with the place in the text, an integer that is too long is read as the float that it is nearest to (infinite,
+as in every reader that knows floats only), and `constants=False` refuses NaN and Infinity, which JSON does not have.
+Of a key that comes twice the last one counts. The message names the fault only; whoever calls names file and line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from typing import Any, NoReturn
+
+from megaphi.errors import InputError
+
+LONGEST_INTEGER = 4_300
+"""Digits: the limit that Python sets itself, because its conversion takes quadratic time."""
+NOT_UTF8 = "not UTF-8 text, convert it first"
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+
+
+def parse_json(content: bytes | str, *, constants: bool = True) -> Any:
+    """The one value that `content` holds.
+
+    Args:
+        constants: whether NaN, Infinity and -Infinity are numbers.
+
+    Raises:
+        InputError: the fault and its place within `content`.
+    """
+    text = decode_text(content) if isinstance(content, bytes) else content
+    try:
+        return _decoder(constants=constants).decode(text)
+    except json.JSONDecodeError as error:
+        raise InputError(reason_of(error)) from None
+
+
+def parse_value_at(text: str, start: int) -> tuple[Any, int]:
+    """The value that begins at `text[start]`, and where it ends. Raises JSONDecodeError, InputError (nesting)."""
+    return _decoder(constants=True).raw_decode(text, start)
+
+
+def decode_text(content: bytes) -> str:
+    """UTF-8 with or without its mark. Raises `InputError` with the place of the first byte that is something else."""
+    if content.startswith(_WIDE):
+        raise InputError("UTF-16 or UTF-32 text (Windows writes it): save it as UTF-8")
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode()  # three times as fast as the codec utf-8-sig
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        place = f"byte {error.start}" if line == 1 else f"line {line}"
+        raise InputError(f"{NOT_UTF8} ({place})") from None
+
+
+def reason_of(error: json.JSONDecodeError) -> str:
+    """What is wrong with a text and where, counted from 1."""
+    place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"character {error.pos + 1:,}"
+    hint = ""
+    if "\0" in error.doc:
+        hint = "; it holds NUL bytes: is it UTF-16 text, or a file that a crash left unwritten?"
+    elif error.msg.startswith("Unterminated") or error.pos >= len(error.doc.rstrip()):
+        hint = "; it ends too early"
+    return f"{error.msg.removesuffix(' at')} at {place}{hint}"
+
+
+def json_bytes(value: Any) -> bytes:
+    """A readable file of `value`; a lone surrogate, as in a file name that is not UTF-8, is written as its escape."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+class _Decoder(json.JSONDecoder):
+    """Decodes with numbers of any length, and says in words what else Python cannot do."""
+
+    def __init__(self, **rules: Any) -> None:
+        super().__init__(**rules)
+        self._patient = json.JSONDecoder(parse_int=_whole_number, **rules)
+
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        try:
+            return super().raw_decode(s, idx)
+        except RecursionError:
+            raise InputError("its lists and objects are nested too deeply") from None
+        except (json.JSONDecodeError, InputError):
+            raise
+        except ValueError:  # an integer of too many digits; looking for one first would cost every other text
+            return self._patient.raw_decode(s, idx)
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= LONGEST_INTEGER else float(digits)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InputError(f"{name} is not a number of JSON")
+
+
+_LENIENT, _STRICT = _Decoder(), _Decoder(parse_constant=_refuse_constant)
+
+
+def _decoder(*, constants: bool) -> json.JSONDecoder:
+    return _LENIENT if constants else _STRICT
