@@ -7,7 +7,6 @@ its text, and there are no log-probabilities where those two disagree. Only the 
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from megaphi.conversation import Answer, Conversation, Finish, Prompt, Sampling,
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.http_exchange import Patience, connect, post_json
 from megaphi.generation.request_journal import RequestJournal, request_key
+from megaphi.json_text import parse_json
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
 FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
@@ -140,7 +140,7 @@ class EndpointSampler:
         if rules.logit_bias:
             asked["logit_bias"] = {str(token): bias for token, bias in rules.logit_bias}
         if rules.json_schema is not None:
-            named = {"name": "answer", "schema": json.loads(rules.json_schema), "strict": True}
+            named = {"name": "answer", "schema": parse_json(rules.json_schema), "strict": True}
             asked["response_format"] = {"type": "json_schema", "json_schema": named}
         if rules.stop:
             asked["stop"] = list(rules.stop)

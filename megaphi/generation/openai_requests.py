@@ -9,6 +9,7 @@ counts as not given, as clients send it. Beside OpenAI's fields there are those 
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
