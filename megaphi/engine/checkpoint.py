@@ -6,7 +6,8 @@ any checkpoint; under the layout that wrote it, a run continues bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.log import logger
 from megaphi.model.initialize import ParameterShare, parameter_shares
+from megaphi.model.padded_model import PaddedModel
+from megaphi.model.weights import weights_of
 from megaphi.parallel.agreement import agreed
 
 _MAY_DIFFER = ("initial_std", "kernels", "attention", "loss_chunk_tokens")
@@ -84,6 +87,7 @@ def load_weights(model: TrainingModel, reader: WeightReader) -> None:
 
 def _load_parameters(model: TrainingModel, reader: WeightReader) -> None:
     check_same_architecture(reader, model)
+    refuse_unread_weights(reader, model.modules)
     with whole_parameters(model):
         for module in model.modules:
             for share in parameter_shares(module):
@@ -116,6 +120,28 @@ def _load_optimizer(reader: CheckpointReader, model: TrainingModel) -> None:
                 values[: end - start].copy_(reader.read(key, box, start=start, end=end))
                 values[end - start :].zero_()
     set_update_count(model.optimizer, reader.state["step"])
+
+
+def refuse_unread_weights(reader: WeightReader, modules: Sequence[PaddedModel]) -> None:
+    """Refuse a checkpoint with weights that the model has no place for: a fork's norms of queries and keys, say.
+
+    Readers of other formats look for such tensors themselves.
+    """
+    if not isinstance(reader, CheckpointReader):
+        return
+    known = {weight.name for weight in weights_of(reader.architecture)}
+    known |= {share.name for module in modules for share in parameter_shares(module)}
+    stored = {key.removeprefix("model/") for key in reader.tensors if key.startswith("model/")}
+    unread = {_in_any_layer(name) for name in stored} - {_in_any_layer(name) for name in known}
+    if unread:
+        raise InputError(
+            f"checkpoint {reader.folder} holds weights that this model does not have: {', '.join(sorted(unread))};"
+            " without them it would compute something else. Read it with the code that trained it"
+        )
+
+
+def _in_any_layer(name: str) -> str:
+    return re.sub(r"\.layers\.\d+\.", ".layers.*.", name)
 
 
 def check_same_architecture(reader: WeightReader, model: TrainingModel) -> None:

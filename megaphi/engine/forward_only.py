@@ -23,7 +23,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from torch import Tensor
 
-from megaphi.engine.checkpoint import load_weight
+from megaphi.engine.checkpoint import load_weight, refuse_unread_weights
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
@@ -69,6 +69,7 @@ def open_model(
     )
 
     def load() -> None:
+        refuse_unread_weights(reader, [module])
         for share in parameter_shares(module):
             load_weight(reader, share)
 

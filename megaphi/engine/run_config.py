@@ -158,6 +158,8 @@ class RunConfig:
     """Activations computed again in the backward pass: none, the attention core, or whole layers."""
     overlap_communication: bool = True
     """Overlap gradient reduction and parameter gathering with compute (several data-parallel replicas only)."""
+    bucket_parameters: int = 0
+    """Parameters reduced and gathered together where that overlaps; 0: 40 million, at least 1 million a replica."""
 
 
 def check(run: RunConfig, *, world_size: int) -> RunConfig:

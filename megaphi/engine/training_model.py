@@ -60,6 +60,7 @@ def build_training_model(run: RunConfig, world: World) -> TrainingModel:
         use_distributed_optimizer=True,
         overlap_grad_reduce=overlap,
         overlap_param_gather=overlap,
+        bucket_size=run.bucket_parameters or None,
     )
     chunks = [
         # Virtual stages after the first have little to overlap with, so their gradients go in one bucket.

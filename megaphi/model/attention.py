@@ -27,6 +27,7 @@ from megatron.core.transformer.module import MegatronModule
 from numpy.typing import NDArray
 from torch import Tensor
 
+from megaphi.errors import InputError
 from megaphi.kernels.softmax import causal_softmax, masked_softmax
 from megaphi.model.paged_cache import CachedPass
 
@@ -47,8 +48,14 @@ class ScaledDotProductAttention(MegatronModule):
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
         pg_collection: Any = None,
-        **_: Any,
+        **rest: Any,
     ) -> None:
+        given = {"attention_type": attention_type, "attn_mask_type": attn_mask_type, **rest}
+        given |= {"attention_dropout": attention_dropout or None, "cp_comm_type": cp_comm_type}
+        only = {"attention_type": "self", "attn_mask_type": AttnMaskType.causal}
+        wrong = [f"{name}={value}" for name, value in given.items() if value != only.get(name)]
+        if wrong:
+            raise InputError(f"{type(self).__name__} is causal self-attention and does not honour {', '.join(wrong)}")
         super().__init__(config=config)
         self.layer_number = layer_number
         self.attn_mask_type = attn_mask_type
@@ -72,6 +79,8 @@ class ScaledDotProductAttention(MegatronModule):
         """
         if attention_bias is not None or packed_seq_params is not None:
             raise ValueError("this attention takes segments, no bias and no packed sequence parameters")
+        if attn_mask_type not in (None, self.attn_mask_type):
+            raise ValueError(f"this attention was made for {self.attn_mask_type}, not for {attn_mask_type}")
         if isinstance(attention_mask, CachedPass):
             scale = query.shape[-1] ** -0.5 if self.softmax_scale is None else self.softmax_scale
             return attention_mask.attend(self.layer_number, query, key, value, scale=scale, attend=self._attend)

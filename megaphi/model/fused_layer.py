@@ -14,30 +14,51 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as functional
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import RowParallelLinear
-from megatron.core.transformer.attention import SelfAttention
-from megatron.core.transformer.transformer_layer import TransformerLayer
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
+from megaphi.errors import InputError
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary
 from megaphi.kernels.swiglu import swiglu_linear
+from megaphi.model.honoured import refuse_other_fields, refuse_other_slots
 from megaphi.model.norm import RMSNorm
 
 
 class FusedRMSNorm(RMSNorm):
-    """RMSNorm in one kernel, with the addition before it if there is one."""
+    """RMSNorm in one kernel."""
 
     def forward(self, hidden_SBD: Tensor) -> Tensor:
         return rms_norm(hidden_SBD, self.weight, self.eps)
 
-    def after_adding(self, hidden_SBD: Tensor, residual_SBD: Tensor) -> tuple[Tensor, Tensor]:
+
+class FusedAddRMSNorm(RMSNorm):
+    """The addition before a norm, and the norm, in one kernel."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, hidden_SBD: Tensor, residual_SBD: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(norm(hidden + residual), hidden + residual)."""
         return add_rms_norm(hidden_SBD, residual_SBD, self.weight, self.eps)
 
 
 class FusedSelfAttention(SelfAttention):
     """Grouped-query attention whose queries and keys are turned where the QKV matrix left them."""
+
+    def __init__(
+        self, config: TransformerConfig, submodules: SelfAttentionSubmodules, *rest: Any, **named: Any
+    ) -> None:
+        unused = (None, IdentityOp)
+        honoured = {"linear_qkv": None, "core_attention": None, "linear_proj": None}
+        refuse_other_slots(
+            submodules, {**honoured, "q_layernorm": unused, "k_layernorm": unused}, by=type(self).__name__
+        )
+        super().__init__(config, submodules, *rest, **named)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, hidden_states: Tensor, attention_mask: Tensor | None, rotary_pos_emb: Tensor, **rest: Any
@@ -77,7 +98,27 @@ class SwigluRowParallelLinear(RowParallelLinear):
 class FusedLayer(TransformerLayer):
     """A pre-norm decoder layer; the addition after attention is taken together with the norm before the MLP."""
 
-    pre_mlp_layernorm: FusedRMSNorm
+    pre_mlp_layernorm: FusedAddRMSNorm
+
+    def __init__(
+        self, config: TransformerConfig, submodules: TransformerLayerSubmodules, *rest: Any, **named: Any
+    ) -> None:
+        refuse_other_fields(config, kernels="fused")
+        honoured = {
+            "input_layernorm": None,
+            "self_attention": None,
+            "self_attn_bda": (get_bias_dropout_add,),
+            "pre_mlp_layernorm": (FusedAddRMSNorm,),
+            "mlp": None,
+            "mlp_bda": (get_bias_dropout_add,),
+        }
+        refuse_other_slots(submodules, honoured, by=type(self).__name__)
+        super().__init__(config, submodules, *rest, **named)
+        if self.hidden_dropout or not isinstance(self.self_attention, FusedSelfAttention):
+            raise InputError(
+                f"{type(self).__name__} takes no dropout and needs a FusedSelfAttention; given are"
+                f" hidden_dropout={self.hidden_dropout} and a {type(self.self_attention).__name__}"
+            )
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -89,9 +130,11 @@ class FusedLayer(TransformerLayer):
         **rest: Any,
     ) -> tuple[Tensor, Tensor | None]:
         _refuse(rest)
-        attended, _ = self.self_attention(self.input_layernorm(hidden_states), attention_mask, rotary_pos_emb)
-        normalised, hidden_states = self.pre_mlp_layernorm.after_adding(attended, hidden_states)
-        expanded, _ = self.mlp(normalised)
+        normalised = self.input_layernorm(hidden_states)
+        attended, attention_bias = self.self_attention(normalised, attention_mask, rotary_pos_emb)
+        normalised, hidden_states = self.pre_mlp_layernorm(attended, hidden_states)
+        expanded, mlp_bias = self.mlp(normalised)
+        _refuse({"the bias of its attention": attention_bias, "the bias of its MLP": mlp_bias})
         return hidden_states + expanded, context
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region, gather_from_sequence_parallel_region
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
@@ -24,6 +25,7 @@ from torch import Tensor
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
 from megaphi.kernels.logit_difference import logit_difference
 from megaphi.kernels.rotary import rotary_table
+from megaphi.model.honoured import refuse_other_arguments
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.paged_cache import CachedPass
 
@@ -40,6 +42,21 @@ class Comparison:
     """Places where the logits of two tokens are compared."""
     accepted_P: Tensor
     rejected_P: Tensor
+
+
+_HONOURED_ARGUMENTS = (
+    "config",
+    "transformer_layer_spec",
+    "vocabulary",
+    "max_sequence_length",
+    "pre_process",
+    "post_process",
+    "parallel_output",
+    "share_embeddings_and_output_weights",
+    "pg_collection",
+    "vp_stage",
+)
+"""Of Megatron's GPT model, at any value; others must be left at their defaults."""
 
 
 class RotaryTable(RotaryEmbedding):
@@ -79,13 +96,69 @@ class RotaryTable(RotaryEmbedding):
         return self.tables[length]
 
 
+class OutputWithoutLogits(torch.nn.Module):
+    """What is computed from the output layer's weight where logits of all tokens are not wanted.
+
+    A module that holds the weight too, because a weight may be used only inside the call of a module that holds it:
+    that is where Megatron's data parallelism waits until the weight has been gathered (tests/model/test_gathering.py).
+    """
+
+    def __init__(self, weight_VD: torch.nn.Parameter, *, group: Any, vocabulary: int, chunk_tokens: int) -> None:
+        super().__init__()
+        self.weight = weight_VD
+        self.group, self.vocabulary, self.chunk_tokens = group, vocabulary, chunk_tokens
+
+    def forward(self, hidden_TD: Tensor, wanted: Tensor | Comparison) -> Tensor:
+        """Losses [T] of labels [T]; or of a comparison losses [R] of graded tokens, and then margins [P]."""
+        if isinstance(wanted, Tensor):
+            return self._losses(hidden_TD, wanted)
+        margins_P = logit_difference(
+            hidden_TD[wanted.places_P],
+            self.weight,
+            wanted.accepted_P,
+            wanted.rejected_P,
+            group=self.group,
+            weight_gradient_VD=self._gradient,
+        )
+        if not len(wanted.rows_R):
+            return margins_P
+        return torch.cat((self._losses(hidden_TD[wanted.rows_R], wanted.targets_R), margins_P))
+
+    def _losses(self, hidden_TD: Tensor, labels_T: Tensor) -> Tensor:
+        """Losses through the output layer in chunks."""
+        return linear_cross_entropy(
+            hidden_TD,
+            self.weight,
+            labels_T,
+            group=self.group,
+            vocabulary=self.vocabulary,
+            chunk_tokens=self.chunk_tokens or len(labels_T),
+            weight_gradient_VD=self._gradient,
+        )
+
+    @property
+    def _gradient(self) -> Tensor | None:
+        """In training, Megatron's buffer."""
+        return getattr(self.weight, "main_grad", None)
+
+
 class FusedModel(PaddedModel):
     """A pipeline stage's part of the model, all of it on fused kernels."""
 
     def __init__(self, *, rotary_base: float, loss_chunk_tokens: int, **arguments: Any) -> None:
+        refuse_other_arguments(GPTModel.__init__, arguments, _HONOURED_ARGUMENTS, by=type(self).__name__)
         super().__init__(position_embedding_type="rope", rotary_base=rotary_base, **arguments)  # pyright: ignore
         self.loss_chunk_tokens = loss_chunk_tokens
         self.comparison: Comparison | None = None
+        if self.post_process:
+            tied = self.share_embeddings_and_output_weights
+            weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+            self.output_without_logits = OutputWithoutLogits(
+                weight,  # pyright: ignore[reportArgumentType]
+                group=self.pg_collection.tp,
+                vocabulary=self.vocabulary,
+                chunk_tokens=loss_chunk_tokens,
+            )
         self.rotary_pos_emb = RotaryTable(
             self.config, base=rotary_base, longest=self.max_sequence_length, context_group=self.pg_collection.cp
         )
@@ -121,50 +194,14 @@ class FusedModel(PaddedModel):
         if not self.post_process:
             return hidden_states
         if self.comparison is not None:
-            return self._compared(hidden_states, self.comparison)
+            return self.output_without_logits(self._whole_sequence(hidden_states).squeeze(1), self.comparison)
         if labels is not None and self.loss_chunk_tokens:
             hidden_SBD = self._whole_sequence(hidden_states)
-            losses_T = self._losses(hidden_SBD.flatten(0, 1), labels.t().reshape(-1))
+            losses_T = self.output_without_logits(hidden_SBD.flatten(0, 1), labels.t().reshape(-1))
             return losses_T.view(hidden_SBD.shape[:2]).t().contiguous()
         if isinstance(rest["attention_mask"], CachedPass):
             hidden_states = hidden_states[rest["attention_mask"].wanted_W]
         return super()._postprocess(hidden_states, *arguments, labels=labels, **rest)
-
-    def _compared(self, hidden_states: Tensor, wanted: Comparison) -> Tensor:
-        hidden_TD = self._whole_sequence(hidden_states).squeeze(1)
-        margins_P = logit_difference(
-            hidden_TD[wanted.places_P],
-            self._output_weight,
-            wanted.accepted_P,
-            wanted.rejected_P,
-            group=self.pg_collection.tp,
-            weight_gradient_VD=self._output_gradient,
-        )
-        if not len(wanted.rows_R):
-            return margins_P
-        return torch.cat((self._losses(hidden_TD[wanted.rows_R], wanted.targets_R), margins_P))
-
-    def _losses(self, hidden_TD: Tensor, labels_T: Tensor) -> Tensor:
-        """Losses through the output layer in chunks."""
-        return linear_cross_entropy(
-            hidden_TD,
-            self._output_weight,
-            labels_T,
-            group=self.pg_collection.tp,
-            vocabulary=self.vocabulary,
-            chunk_tokens=self.loss_chunk_tokens or len(labels_T),
-            weight_gradient_VD=self._output_gradient,
-        )
-
-    @property
-    def _output_gradient(self) -> Tensor | None:
-        """In training, Megatron's buffer."""
-        return getattr(self._output_weight, "main_grad", None)
-
-    @property
-    def _output_weight(self) -> Tensor:
-        assert self.output_layer.weight is not None
-        return self.output_layer.weight
 
     def _whole_sequence(self, hidden_states: Tensor) -> Tensor:
         """What every tensor rank multiplies with its part of the output matrix."""

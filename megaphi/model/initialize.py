@@ -3,7 +3,8 @@
 Every whole parameter is drawn from its own generator, seeded with (run seed, global name), and each rank keeps its
 share. So a run on one process and a run on TP 2 x PP 2 start from the same numbers, and a golden curve can hold both.
 Matrices are normal with the configured standard deviation; the two projections that write into the residual stream
-are scaled by 1 / sqrt(2 x layers) (GPT-2's rule, Megatron's default; the paper is silent). Norms start at one.
+are scaled by 1 / sqrt(2 x layers) (GPT-2's rule, Megatron's default; the paper is silent). Norms start at one,
+biases (Phi-4 has none, a fork may) at zero.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def initialize_weights(chunk: PaddedModel, architecture: Architecture, *, seed: 
     """Fill this chunk's parameters in place."""
     for share in parameter_shares(chunk):
         if share.parameter.dim() == 1:
-            share.parameter.fill_(1.0)
+            share.parameter.fill_(0.0 if share.name.endswith("bias") else 1.0)
             continue
         std = architecture.initial_std
         if share.name.endswith(_RESIDUAL_WRITERS):

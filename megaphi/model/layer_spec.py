@@ -22,12 +22,14 @@ from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.model.attention import ScaledDotProductAttention, SoftmaxAttention
 from megaphi.model.fused_layer import (
+    FusedAddRMSNorm,
     FusedLayer,
     FusedRMSNorm,
     FusedSelfAttention,
     PlainRowParallelLinear,
     SwigluRowParallelLinear,
 )
+from megaphi.model.honoured import refuse_other_fields
 from megaphi.model.norm import RMSNorm
 from megaphi.parallel.optional_packages import problem_with
 
@@ -37,18 +39,25 @@ _ATTENTION = {"sdpa": ScaledDotProductAttention, "softmax": SoftmaxAttention}
 def block_spec(
     config: TransformerConfig, architecture: Architecture, *, virtual_stage: int | None = None
 ) -> TransformerBlockSubmodules:
-    """The layers that this rank builds, and a final norm of the same kind."""
+    """The layers that this rank builds, and a final norm of the same kind.
+
+    Raises InputError for what of `config` the modules do not honour.
+    """
+    refuse_other_fields(config, kernels=architecture.kernels)
     if architecture.kernels == "transformer_engine":
         layer, norm = _transformer_engine()
     else:
         fused = architecture.kernels == "fused"
         norm = FusedRMSNorm if fused else RMSNorm
-        layer = _layer_spec(_ATTENTION[architecture.attention], norm, fused=fused)
+        head_norm = RMSNorm if config.qk_layernorm else IdentityOp
+        layer = _layer_spec(_ATTENTION[architecture.attention], norm, head_norm, fused=fused)
     layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm)  # pyright: ignore
 
 
-def _layer_spec(core_attention: type[ScaledDotProductAttention], norm: type[RMSNorm], *, fused: bool) -> ModuleSpec:
+def _layer_spec(
+    core_attention: type[ScaledDotProductAttention], norm: type[RMSNorm], head_norm: type, *, fused: bool
+) -> ModuleSpec:
     """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Fused, SwiGLU belongs to the MLP's second matrix, and the activation between the two is the identity.
@@ -60,8 +69,8 @@ def _layer_spec(core_attention: type[ScaledDotProductAttention], norm: type[RMSN
             linear_qkv=ColumnParallelLinear,
             core_attention=core_attention,
             linear_proj=PlainRowParallelLinear if fused else RowParallelLinear,
-            q_layernorm=IdentityOp,
-            k_layernorm=IdentityOp,
+            q_layernorm=head_norm,
+            k_layernorm=head_norm,
         ),
     )
     mlp = MLPSubmodules(
@@ -75,7 +84,7 @@ def _layer_spec(core_attention: type[ScaledDotProductAttention], norm: type[RMSN
             input_layernorm=norm,
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
-            pre_mlp_layernorm=norm,
+            pre_mlp_layernorm=FusedAddRMSNorm if fused else norm,
             mlp=ModuleSpec(module=MLP, submodules=mlp),
             mlp_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
         ),

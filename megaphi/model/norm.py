@@ -7,11 +7,16 @@ import torch.nn.functional as functional
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
+from megaphi.errors import InputError
+
 
 class RMSNorm(torch.nn.Module):
     """y = x / sqrt(mean(x^2) + eps) * weight, in fp32 whatever the input's type."""
 
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: object) -> None:
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **rest: object) -> None:
+        given = [f"{name}={value}" for name, value in rest.items() if value]
+        if given:
+            raise InputError(f"{type(self).__name__} does not honour {', '.join(given)}")
         super().__init__()
         self.eps = eps
         device = None if config.use_cpu_initialization else torch.cuda.current_device()

@@ -7,6 +7,7 @@ so every gradient that they get or give, an exact zero: training leaves them zer
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from megaphi.errors import InputError
 from megaphi.kernels.cross_entropy import hide_padding
 from megaphi.parallel.layout import padded_vocabulary
 
@@ -24,10 +26,20 @@ class PaddedModel(GPTModel):
     def __init__(self, *, vocabulary: int, **arguments: Any) -> None:
         ranks = parallel_state.get_tensor_model_parallel_world_size()
         super().__init__(vocab_size=padded_vocabulary(vocabulary, ranks), **arguments)
+        self._check_head_norms()
         self.vocabulary = vocabulary
         """Tokens that exist; Megatron's `vocab_size` counts the padding too."""
         if self.post_process and self.vocab_size > vocabulary:
             self.output_layer.register_forward_hook(self._hide_padding)
+
+    def _check_head_norms(self) -> None:
+        """Megatron sums these norms' gradients over the tensor ranks only where the configuration knows of them."""
+        layers: Any = self.decoder.layers
+        has_weights = any(re.search(r"\b[qk]_layernorm\.", name) for name, _ in layers.named_parameters())
+        if has_weights and not self.config.qk_layernorm:
+            raise InputError(
+                "the layer spec fills q_layernorm or k_layernorm: set qk_layernorm of the configuration too"
+            )
 
     def _hide_padding(self, _: torch.nn.Module, __: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
         hide_padding(output[0], vocabulary=self.vocabulary, group=self.pg_collection.tp)

@@ -89,6 +89,16 @@ def test_whatever_computes_the_model_follows_the_golden_curve(name: str, compute
     assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), model=dataclasses.replace(TINY, **computed_by)))
 
 
+@pytest.mark.parametrize(
+    ("name", "chunk"),
+    [("data 2", 0), ("data 2", 24), ("tensor 2 x data 2", 24), ("pipeline 2 x data 2, virtual 2", 0)],
+)
+def test_a_bucket_for_every_parameter_changes_nothing(name: str, chunk: int) -> None:
+    """Each gradient reduced and each weight gathered by itself, while the model computes."""
+    model = dataclasses.replace(TINY, loss_chunk_tokens=chunk)
+    assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), model=model, bucket_parameters=1))
+
+
 def test_the_curve_goes_down() -> None:
     losses = np.loadtxt(CURVE)[:, 0]
     assert losses[0] == pytest.approx(np.log(256), abs=0.1)  # untrained: as good as guessing among 256 tokens

@@ -1,0 +1,159 @@
+"""What our own modules honour of Megatron's configuration and of its layer specs; everything else is refused by name.
+
+Megatron hands one configuration with over two hundred fields to every module, and a module that does not know a field
+says nothing. So each of our ways to compute the model (`model.kernels`) lists the fields that it honours at any value,
+and the few that must have the value that Phi-4 has; every other field must be as Megatron has it by default, those that
+a later Megatron adds too. The same goes for the slots of a spec and for the arguments of a constructor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch.nn.functional as functional
+from megatron.core.transformer import TransformerConfig
+
+from megaphi.errors import InputError
+
+_SHAPE = {
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "kv_channels",
+    "layernorm_epsilon",
+    "softmax_scale",
+}
+_INITIAL = {
+    "init_method",
+    "init_method_std",
+    "output_layer_init_method",
+    "embedding_init_method",
+    "embedding_init_method_std",
+    "perform_initialization",
+    "use_cpu_initialization",
+}
+"""Unused in training: initialize.py draws the weights."""
+_NUMBERS = {"params_dtype", "pipeline_dtype", "bf16", "calculate_per_token_loss"}
+_LAYOUT = {
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "virtual_pipeline_model_parallel_size",
+    "context_parallel_size",
+    "sequence_parallel",
+}
+_SCHEDULE = {
+    "batch_p2p_comm",
+    "batch_p2p_sync",
+    "deallocate_pipeline_outputs",
+    "overlap_p2p_comm",
+    "finalize_model_grads_func",
+    "grad_scale_func",
+    "grad_sync_func",
+    "microbatch_group_size_per_vp_stage",
+    "no_sync_func",
+    "param_sync_func",
+    "timers",
+    "variable_seq_lengths",
+}
+"""Megatron's schedules see to these, whatever computes a layer."""
+_RECOMPUTE = {"recompute_granularity", "recompute_method", "recompute_num_layers"}
+_FUSED = _SHAPE | _INITIAL | _NUMBERS | _LAYOUT | _SCHEDULE | _RECOMPUTE
+_IN_MEGATRONS_LAYER = {
+    "activation_func",
+    "activation_func_clamp_value",
+    "add_qkv_bias",
+    "glu_linear_offset",
+    "hidden_dropout",
+    "qk_layernorm",
+    "rotary_interleaved",
+}
+"""What is outside our norm and attention, where Megatron's own layer computes the rest."""
+
+HONOURED: Mapping[str, Collection[str]] = {
+    "fused": _FUSED,
+    "reference": _FUSED | _IN_MEGATRONS_LAYER,
+    "transformer_engine": _FUSED | {"fp8", "fp8_recipe"},
+}
+"""By `model.kernels`: fields of a `TransformerConfig` that may have any value."""
+
+PHI4: Mapping[str, Any] = {
+    "normalization": "RMSNorm",
+    "add_bias_linear": False,
+    "gated_linear_unit": True,
+    "activation_func": functional.silu,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "use_te_activation_func": False,
+}
+"""Fields that differ from Megatron's defaults in every model that we compute, and the only value that they may have."""
+
+
+def refuse_other_fields(config: TransformerConfig, *, kernels: str) -> None:
+    """Raise InputError if a field is not as `kernels` honours it, naming every such field with its value."""
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    only = {**PHI4, "use_te_activation_func": kernels == "fused"}
+    expected = {**_defaults(config), **only}
+    wrong = [
+        f"{name}={_shown(value)} (must be {_shown(expected[name])})"
+        for name, value in given.items()
+        if name not in HONOURED[kernels] and not _is_same(value, expected[name])
+    ]
+    if wrong:
+        raise InputError(f"model.kernels={kernels} does not honour {', '.join(wrong)} of Megatron's configuration")
+
+
+def _defaults(config: TransformerConfig) -> dict[str, Any]:
+    """What Megatron makes of every field of this model where nothing is asked for but its shape."""
+    shape = {name: getattr(config, name) for name in _SHAPE | _NUMBERS | _LAYOUT | _SCHEDULE | _RECOMPUTE}
+    plain = TransformerConfig(**shape)
+    own = {field.name: _default(field) for field in dataclasses.fields(config)}
+    return {name: getattr(plain, name, default) for name, default in own.items()}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def refuse_other_slots(submodules: Any, honoured: Mapping[str, Collection[Any] | None], *, by: str) -> None:
+    """Raise InputError if a slot of a layer spec is filled with what would not be used.
+
+    Args:
+        submodules: one of Megatron's dataclasses of slots.
+        honoured: slot -> what may be in it; None: anything. Other slots must be as Megatron leaves them.
+        by: the class that would ignore the rest, for the message.
+    """
+    wrong = []
+    for field in dataclasses.fields(submodules):
+        allowed = honoured.get(field.name, (_default(field),))
+        value = getattr(submodules, field.name)
+        if allowed is not None and value not in allowed:
+            wrong.append(f"{field.name}={_shown(value)}")
+    if wrong:
+        raise InputError(f"{by} does not use what is in {', '.join(wrong)} of its spec")
+
+
+def refuse_other_arguments(
+    function: Callable[..., Any], arguments: Mapping[str, Any], honoured: Collection[str], *, by: str
+) -> None:
+    """Raise InputError if an argument that is not honoured is given another value than `function`'s default."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    wrong = [
+        f"{name}={_shown(value)}"
+        for name, value in arguments.items()
+        if name not in honoured and not _is_same(value, defaults.get(name))
+    ]
+    if wrong:
+        raise InputError(f"{by} does not honour {', '.join(wrong)}")
+
+
+def _is_same(value: Any, expected: Any) -> bool:
+    return value is expected or bool(value == expected)
+
+
+def _shown(value: Any) -> str:
+    return getattr(value, "__name__", None) or repr(value)

@@ -1,0 +1,354 @@
+"""What the one process of the tests of honoured fields runs: every field, slot and argument, given another value.
+
+Each function returns names: what was refused, and what was taken and made a difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as functional
+
+from megaphi.errors import InputError
+from megaphi.model.architecture import Architecture
+from megaphi.parallel.layout import ParallelLayout
+from tests.engine.layout_runs import TINY
+
+ALONE = ParallelLayout(data=1)
+LENGTH = 16
+
+
+def all_findings() -> dict[str, Any]:
+    from megaphi.parallel.world import start_world
+
+    start_world(ALONE, seed=0)
+    return {
+        function.__name__: function()
+        for function in (
+            fields_taken, fields_that_matter, layer_slots, attention_slots, model_arguments, forward_arguments,
+            attention_arguments, norm_arguments, architecture_fields, head_norms, slot_of_a_later_version,
+        )
+    }  # fmt: skip
+
+
+def config_of(kernels: str, **changes: Any) -> Any:
+    from megaphi.model.megatron_config import transformer_config
+
+    config = transformer_config(dataclasses.replace(TINY, kernels=kernels), ALONE, parameters="float32")  # pyright: ignore
+    changed = copy.copy(config)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def another(value: Any) -> Any:
+    """A value of about the same kind that is not equal."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return ["another"] if isinstance(value, list) else "another"
+
+
+def refusal(function: Callable[..., Any], *arguments: Any, **named: Any) -> str:
+    """The message of the refusal; empty if there is none."""
+    try:
+        function(*arguments, **named)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def fields_taken() -> dict[str, list[str]]:
+    """By kernels: fields of Megatron's configuration that may have any value; all others are refused by name."""
+    from megaphi.model.honoured import HONOURED, refuse_other_fields
+
+    taken: dict[str, list[str]] = {}
+    for kernels in HONOURED:
+        config = config_of(kernels)
+        refuse_other_fields(config, kernels=kernels)
+        for field in dataclasses.fields(config):
+            changed = config_of(kernels, **{field.name: another(getattr(config, field.name))})
+            if field.name in HONOURED[kernels]:
+                taken.setdefault(kernels, []).append(field.name)
+            else:
+                assert f" {field.name}=" in refusal(refuse_other_fields, changed, kernels=kernels), field.name
+        assert set(taken[kernels]) == set(HONOURED[kernels])
+    return taken
+
+
+CHANGES: dict[str, Any] = {
+    "softmax_scale": 1.0,
+    "layernorm_epsilon": 0.1,
+    "activation_func": functional.gelu,
+    "activation_func_clamp_value": 0.001,
+    "glu_linear_offset": 1.0,
+    "hidden_dropout": 0.5,
+    "qk_layernorm": True,
+    "rotary_interleaved": True,
+    "add_qkv_bias": True,
+}
+
+
+def model_of(architecture: Architecture, config: Any, **arguments: Any) -> Any:
+    from megaphi.model.initialize import initialize_weights
+    from megaphi.model.language_model import _model_class
+    from megaphi.model.layer_spec import block_spec
+
+    arguments.setdefault("transformer_layer_spec", block_spec(config, architecture))
+    model = _model_class(architecture)(
+        config=config, vocabulary=architecture.vocabulary, max_sequence_length=LENGTH, **arguments
+    )
+    initialize_weights(model, architecture, seed=1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.add_(1.0) if name.endswith("bias") else weight.mul_(5.0)
+    return model
+
+
+def outcome(architecture: Architecture, config: Any) -> list[float]:
+    tokens = torch.arange(LENGTH)[None] % 8
+    torch.manual_seed(0)
+    model = model_of(architecture, config)
+    with torch.no_grad():
+        return model(tokens, None, None, labels=tokens + 1)[0].tolist()
+
+
+def fields_that_matter() -> dict[str, list[str]]:
+    """Of what changes a layer's function: what makes a difference. The others must be refused by the whole model."""
+    found: dict[str, list[str]] = {}
+    for kernels in ("fused", "reference"):
+        architecture: Any = dataclasses.replace(TINY, kernels=kernels)  # pyright: ignore[reportArgumentType]
+        plain = outcome(architecture, config_of(kernels))
+        for name, value in CHANGES.items():
+            config = config_of(kernels, **{name: value})
+            message = refusal(outcome, architecture, config)
+            if message:
+                assert f" {name}=" in message
+            else:
+                assert outcome(architecture, config) != plain, f"{kernels} ignores {name}"
+                found.setdefault(kernels, []).append(name)
+    return found
+
+
+def build_layer(config: Any, **slots: Any) -> Any:
+    """A fused layer; `attention_*` are slots of its attention."""
+    from megatron.core.transformer.spec_utils import build_module
+
+    from megaphi.model.layer_spec import block_spec
+
+    (spec, *_) = block_spec(config, dataclasses.replace(TINY, layers=1)).layer_specs or []
+    spec = copy.deepcopy(spec)
+    for name, value in slots.items():
+        if name.startswith("attention_"):
+            setattr(spec.submodules.self_attention.submodules, name.removeprefix("attention_"), value)
+        else:
+            setattr(spec.submodules, name, value)
+    return build_module(spec, config=config)
+
+
+class _Foreign(torch.nn.Module):
+    """Stands in a slot, and says that it was called."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        raise LookupError("used")
+
+
+def _slots(kind: type, prefix: str = "") -> list[str]:
+    """Slots whose contents a fused layer calls; all others must be refused by name."""
+    used = []
+    for field in dataclasses.fields(kind):
+        if field.name == "sharded_state_dict_keys_map":
+            message = refusal(build_layer, config_of("fused"), **{field.name: {"a": "b"}})
+            assert field.name in message
+            continue
+        slot = f"{prefix}{field.name}"
+        message = refusal(build_layer, config_of("fused"), **{slot: _Foreign})
+        if message:
+            assert field.name in message or field.name == "self_attention", message
+            continue
+        layer = build_layer(config_of("fused"), **{slot: _Foreign})
+        try:
+            layer(torch.randn(4, 1, TINY.hidden), None, rotary_pos_emb=torch.ones(2, 4, TINY.head_size // 2))
+        except LookupError:
+            used.append(field.name)
+    return used
+
+
+def layer_slots() -> list[str]:
+    from megatron.core.transformer.transformer_layer import TransformerLayerSubmodules
+
+    return _slots(TransformerLayerSubmodules)
+
+
+def attention_slots() -> list[str]:
+    from megatron.core.transformer.attention import SelfAttentionSubmodules
+
+    return _slots(SelfAttentionSubmodules, "attention_")
+
+
+def slot_of_a_later_version() -> str:
+    """A slot that no version has yet is refused unless it is as its default says."""
+    from megaphi.model.honoured import refuse_other_slots
+
+    later = dataclasses.make_dataclass("Later", [("linear", Any), ("gate", Any, dataclasses.field(default=None))])
+    assert refusal(refuse_other_slots, later(_Foreign), {"linear": None}, by="x") == ""
+    return refusal(refuse_other_slots, later(_Foreign, _Foreign), {"linear": None}, by="the fused attention")
+
+
+def model_arguments() -> list[str]:
+    """Arguments of Megatron's model that the fused one refuses by name."""
+    from megatron.core.models.gpt import GPTModel
+
+    refused, config = [], config_of("fused")
+    for name, parameter in inspect.signature(GPTModel.__init__).parameters.items():
+        if parameter.default is inspect.Parameter.empty or name in ("rotary_base", "position_embedding_type"):
+            continue
+        message = refusal(model_of, TINY, config, **{name: another(parameter.default)}) if _is_plain(name) else ""
+        if message:
+            assert f" {name}=" in message
+            refused.append(name)
+    return refused
+
+
+def _is_plain(name: str) -> bool:
+    """Not what the model needs to be built at all."""
+    return name not in ("pg_collection", "vp_stage", "pre_process", "post_process", "parallel_output") and (
+        name != "share_embeddings_and_output_weights"
+    )
+
+
+def forward_arguments() -> list[str]:
+    """Arguments of Megatron's layer that the fused one refuses by name."""
+    from megatron.core.transformer.transformer_layer import TransformerLayer
+
+    layer = build_layer(config_of("fused"))
+    refused = []
+    for name in inspect.signature(TransformerLayer._forward_attention).parameters:
+        if name in ("self", "hidden_states", "attention_mask", "rotary_pos_emb", "context"):
+            continue
+        with pytest.raises(ValueError, match=f"does not take {name}:"):
+            layer(torch.randn(4, 1, TINY.hidden), None, rotary_pos_emb=torch.ones(2, 4, 4), **{name: object()})
+        refused.append(name)
+    return refused
+
+
+def attention_arguments() -> list[str]:
+    from megatron.core.transformer.enums import AttnMaskType
+
+    from megaphi.model.attention import ScaledDotProductAttention
+
+    usual: dict[str, Any] = {"attn_mask_type": AttnMaskType.causal, "attention_type": "self"}
+    changes: dict[str, Any] = {
+        "attn_mask_type": AttnMaskType.no_mask,
+        "attention_type": "cross",
+        "attention_dropout": 0.1,
+        "cp_comm_type": "a2a",
+        "one_of_a_later_version": 3,
+    }
+    assert refusal(ScaledDotProductAttention, config_of("fused"), 1, **usual) == ""
+    return [
+        name
+        for name, value in changes.items()
+        if f"{name}=" in refusal(ScaledDotProductAttention, config_of("fused"), 1, **{**usual, name: value})
+    ]
+
+
+def norm_arguments() -> str:
+    from megaphi.model.norm import RMSNorm
+
+    assert refusal(RMSNorm, config_of("fused"), 8, has_residual=False) == ""
+    return refusal(RMSNorm, config_of("fused"), 8, has_residual=True)
+
+
+def head_norms() -> dict[str, str]:
+    """A spec that asks for norms of queries and keys, without and with the field of the configuration."""
+    from megatron.core.transformer.attention import SelfAttentionSubmodules
+
+    from megaphi.model.layer_spec import block_spec
+    from megaphi.model.norm import RMSNorm
+
+    architecture: Any = dataclasses.replace(TINY, kernels="reference")
+    messages = {}
+    for name, field in (("slots only", False), ("both", True)):
+        spec = block_spec(config_of("reference"), architecture)
+        for layer in spec.layer_specs or []:
+            attention: SelfAttentionSubmodules = layer.submodules.self_attention.submodules
+            attention.q_layernorm = attention.k_layernorm = RMSNorm
+        config = config_of("reference", qk_layernorm=field)
+        messages[name] = refusal(model_of, architecture, config, transformer_layer_spec=spec)
+    return messages
+
+
+def architecture_fields() -> dict[str, list[str]]:
+    """By kernels: fields of our own `model` section that change what is computed (or are refused, with a `!`)."""
+    found: dict[str, list[str]] = {}
+    for kernels in ("fused", "reference", "transformer_engine"):
+        base: Any = dataclasses.replace(TINY, kernels=kernels)  # pyright: ignore[reportArgumentType]
+        for field in dataclasses.fields(Architecture):
+            if field.name == "kernels":
+                continue
+            value = getattr(base, field.name)
+            changed = dataclasses.replace(base, **{field.name: _another_shape(field.name, value)})
+            message = refusal(changed.check)
+            if message:
+                assert f"model.{field.name}=" in message
+                found.setdefault(kernels, []).append(f"{field.name}!")
+            elif kernels != "transformer_engine" and _computed(changed) != _computed(base):
+                found.setdefault(kernels, []).append(field.name)
+    return found
+
+
+def _another_shape(name: str, value: Any) -> Any:
+    if name == "attention":
+        return "softmax"
+    if name == "allow_slow_operators":
+        return ("swiglu",)
+    return value + 1 if name == "key_value_groups" else value * 2 if value else value + 3
+
+
+def _computed(architecture: Architecture) -> tuple[list[float], int]:
+    """Losses, rounded: other ways to compute the same differ by less; and how many weights there are."""
+    from megaphi.model.megatron_config import transformer_config
+
+    config = transformer_config(architecture, ALONE, parameters="float32")
+    return [round(loss, 3) for loss in outcome(architecture, config)], architecture.parameters
+
+
+def fork_with_head_norms(folder: str) -> dict[str, Any]:
+    """Norms of queries and keys by Megatron's own layer: trained, saved, resumed, and read by the fused one."""
+    from unittest import mock
+
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.forward_only import open_model
+    from megaphi.model import language_model
+    from tests.engine.layout_runs import tiny_run, train
+
+    original = language_model.transformer_config
+
+    def with_norms(*arguments: Any, **named: Any) -> Any:
+        return dataclasses.replace(original(*arguments, **named), qk_layernorm=True)
+
+    run = tiny_run(folder=folder, model=dataclasses.replace(TINY, kernels="reference"))
+    with mock.patch.object(language_model, "transformer_config", with_norms):
+        straight = train(run, steps=4)
+        first = train(run, steps=2, save=True)
+        second = train(run, steps=2, load=folder)
+        plain = dataclasses.replace(run, model=TINY)
+        fused = refusal(train, plain, steps=1)
+    return {
+        "losses": [straight["losses"], first["losses"] + second["losses"]],
+        "weights": [straight["weights"], second["weights"]],
+        "fused": fused,
+        "read": refusal(open_model, open_weights(folder)),
+        "without": refusal(train, dataclasses.replace(run, model=TINY), steps=1, load=folder),
+    }
