@@ -35,7 +35,7 @@ from megaphi.engine.newest import newest_checkpoint
 from megaphi.engine.run_config import BatchShape, NumericPrecision, Progress, RunConfig, Saving
 from megaphi.engine.saver import Saver
 from megaphi.engine.training_model import TrainingModel, build_training_model
-from megaphi.engine.versions import versions
+from megaphi.engine.versions import short_commit, versions
 from megaphi.log import progress_bar
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
@@ -229,7 +229,7 @@ def summary(name: str, rounds: list[dict[str, Measured]]) -> list[str]:
 
 def append(rows: dict[str, list[str]]) -> None:
     found = versions()
-    stamp = [date.today().isoformat(), f"CPU, {os.cpu_count()} cores", found.get("commit", "")[:7]]
+    stamp = [date.today().isoformat(), f"CPU, {os.cpu_count()} cores", short_commit(7)]
     stamp += [found["torch"], found["megatron-core"], str(MODEL.parameters)]
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:

@@ -190,11 +190,11 @@ def print_claims(rows: Sequence[Row]) -> None:
 
 def append(rows: Sequence[Row]) -> None:
     """One line per process: what was measured, where, with what."""
-    from megaphi.engine.versions import versions
+    from megaphi.engine.versions import short_commit, versions
 
     found = versions()
     start = {"date": date.today().isoformat(), "device": f"CPU, {os.cpu_count()} cores", "numpy": np.__version__}
-    start |= {"commit": found.get("commit", "")[:10], "megatron-core": found["megatron-core"]}
+    start |= {"commit": short_commit(), "megatron-core": found["megatron-core"]}
     columns = ["side", "fraction", "cache", "tokens", "unique_tokens", "documents", "samples", *MEASURED]
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:

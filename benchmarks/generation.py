@@ -32,7 +32,7 @@ import zstandard
 from megaphi.conversation import Sampling
 from megaphi.conversion.open_weights import open_weights
 from megaphi.engine.forward_only import ReadingModel, open_model
-from megaphi.engine.versions import versions
+from megaphi.engine.versions import short_commit
 from megaphi.generation.engine import Engine
 from megaphi.generation.generate import complete, generate
 from megaphi.generation.requests import Request
@@ -202,8 +202,7 @@ def compare(
 def append(rows: list[list[Any]]) -> None:
     from importlib.metadata import version
 
-    known = versions()
-    machine = [date.today(), known["commit"], torch.__version__, version("transformers"), instruction_set()]
+    machine = [date.today(), short_commit(40), torch.__version__, version("transformers"), instruction_set()]
     is_new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

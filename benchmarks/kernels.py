@@ -303,13 +303,13 @@ def device_name(device: str) -> str:
 
 def append(rows: list[dict[str, str]], path: Path, *, device: str, threads: int) -> None:
     """One line a pass: what was measured, where, with what."""
-    from megaphi.engine.versions import versions
+    from megaphi.engine.versions import short_commit, versions
 
     found = versions()
     start = {
         "date": date.today().isoformat(),
         "device": device,
-        "commit": found.get("commit", "")[:10],
+        "commit": short_commit(),
         "torch": found["torch"],
         "python": found["python"],
     }

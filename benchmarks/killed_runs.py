@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the tests' fork server
 
 from megaphi.engine.run_config import RunConfig  # noqa: E402
-from megaphi.engine.versions import versions  # noqa: E402
+from megaphi.engine.versions import short_commit, versions  # noqa: E402
 from megaphi.log import progress_bar  # noqa: E402
 from megaphi.parallel.layout import ParallelLayout  # noqa: E402
 from tests.stages.killed_runs import EVERY, Story, killed_run, tell  # noqa: E402
@@ -100,7 +100,7 @@ def _append(rows: list[dict[str, object]]) -> None:
     made_by = versions()
     start: dict[str, object] = {
         "date": date.today().isoformat(),
-        "commit": made_by.get("commit", "")[:7],
+        "commit": short_commit(7),
         "torch": made_by["torch"],
     }
     is_new = not RESULTS.exists()

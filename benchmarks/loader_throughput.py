@@ -34,7 +34,7 @@ from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import OpenMixture, batch_sample_numbers, open_mixture
 from megaphi.data.mixture import Mixture, Source
 from megaphi.data.prefetch import prefetch
-from megaphi.engine.versions import versions
+from megaphi.engine.versions import short_commit, versions
 
 RESULTS = Path(__file__).parent / "results" / "loader_throughput.csv"
 VOCABULARY, END = 100_352, 100_257
@@ -232,7 +232,7 @@ def append(rows: dict[str, list[str]], setting: list[int]) -> None:
     stamp = [
         date.today().isoformat(),
         "CPU",
-        found.get("commit", "")[:10],
+        short_commit(),
         found["torch"],
         found["megatron-core"],
         dali,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.data.packing import pack
-from megaphi.engine.versions import versions
+from megaphi.engine.versions import short_commit
 
 RESULTS = Path(__file__).parent / "results" / "packing.csv"
 DISTRIBUTIONS = {"short": (150, 0.7), "chat": (450, 1.0), "reasoning": (3_000, 0.9)}
@@ -113,14 +113,13 @@ PACKERS = (best_fit, first_fit)
 
 
 def append(rows: list[list[object]]) -> None:
-    found = versions()
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(COLUMNS.split())
         for row in rows:
-            writer.writerow([date.today().isoformat(), found.get("commit", "")[:10], np.__version__, *row])
+            writer.writerow([date.today().isoformat(), short_commit(), np.__version__, *row])
 
 
 if __name__ == "__main__":

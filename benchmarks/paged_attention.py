@@ -30,7 +30,7 @@ from torch.nn.functional import scaled_dot_product_attention
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
 from benchmarks.kernels import MEGABYTE, WARM_UP_CALLS, Clock
-from megaphi.engine.versions import versions
+from megaphi.engine.versions import short_commit, versions
 from megaphi.kernels.loading import instruction_set, why_not
 from megaphi.kernels.paged_attention import paged_attention
 
@@ -154,7 +154,7 @@ def check_agreement(calls: dict[str, Callable[[], Tensor]], *, allowed: float) -
 
 def append(rows: list[list[str]], *, processor: str) -> None:
     found = versions()
-    start = [date.today().isoformat(), found.get("commit", "")[:10], found["torch"], found["python"]]
+    start = [date.today().isoformat(), short_commit(), found["torch"], found["python"]]
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

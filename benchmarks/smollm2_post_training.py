@@ -32,7 +32,7 @@ from typing import Any
 from megaphi.data.post_training import Conversations, Preferences
 from megaphi.engine.metrics import read_metrics
 from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig, Saving
-from megaphi.engine.versions import versions
+from megaphi.engine.versions import short_commit, versions
 from megaphi.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -272,7 +272,7 @@ def append(rows: list[list[Any]]) -> None:
         if is_new:
             writer.writerow(COLUMNS.split())
         for row in rows:
-            writer.writerow([date.today(), known["commit"][:10], known["torch"], *row])
+            writer.writerow([date.today(), short_commit(), known["torch"], *row])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from megaphi.engine.run_config import RunConfig, check
 from megaphi.engine.saver import save_checkpoint
 from megaphi.engine.train_step import train_step
 from megaphi.engine.training_model import TrainingModel, build_training_model
-from megaphi.engine.versions import versions
+from megaphi.engine.versions import short_commit, versions
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import start_world
 from megaphi.recipes.quickstart import quickstart_pretrain
@@ -154,7 +154,7 @@ def append(rounds: list[dict[str, float]], *, device: str) -> None:
         if is_new:
             writer.writerow("date device commit torch megatron-core fused_s reference_s transformers_s".split())
         for times in rounds:
-            stamp = [date.today().isoformat(), device, found.get("commit", "")[:10], found["torch"]]
+            stamp = [date.today().isoformat(), device, short_commit(), found["torch"]]
             seconds = [f"{times[name]:.5f}" for name in ("fused", "reference", "transformers")]
             writer.writerow([*stamp, found["megatron-core"], *seconds])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -26,10 +27,29 @@ def set_up_logging(*, rank: int = 0, world_size: int = 1) -> None:
     logger.propagate = False
 
 
+class _Unminded:
+    """A stream whose reader may leave (a closed terminal, `| head`): nobody's work ends because nobody looks at it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def progress_bar(*, total: int, unit: str, initial: int = 0, label: str = "", visible: bool = True) -> tqdm[Any]:
     """A progress bar with rate and ETA; in a log file (no terminal) it prints a line at most every ten seconds."""
     on_terminal = sys.stderr.isatty()
     return tqdm(
+        file=_Unminded(sys.stderr),  # pyright: ignore[reportArgumentType]
         total=total,
         initial=initial,
         desc=label or None,

@@ -77,6 +77,7 @@ def training_loop(
             record["tokens"] = data.training.order.position_at(step).tokens
             record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
             stopping = stop.agreed(world) or step == last
+            saver.check_first()
             if data.validation is not None and _is_due(step, run.run.validate_every, last=run.run.steps):
                 means = validation_means(model, data.validation, objective)
                 record |= {f"validation_{name}": value for name, value in means.items()}

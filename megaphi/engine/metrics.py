@@ -7,6 +7,7 @@ same numbers go to TensorBoard where a writer is given.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class MetricsLog:
             for name, value in record.items():
                 if name != "step" and self._board is not None:
                     self._board.add_scalar(name, value, global_step=record["step"])
-        except OSError as error:
-            logger.error("tensorboard cannot be written (%s): it ends here, metrics.jsonl goes on", error.strerror)
+        except Exception as error:
+            logger.error("tensorboard cannot be written (%s): it ends here, metrics.jsonl goes on", error)
             self._board = None
 
     def close(self) -> None:
@@ -73,11 +74,17 @@ class MetricsLog:
             while self._waiting:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        with suppress(Exception):
+            if self._board is not None:
+                self._board.close()
 
 
 def _tensorboard(folder: Path, *, after: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
+    """A writer for TensorBoard, or None where that does not work here: the run is not worth less for it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=after + 1)
+        return SummaryWriter(str(folder), purge_step=after + 1)
+    except Exception as error:
+        logger.error("no tensorboard (%s: %s), metrics.jsonl has it all", type(error).__name__, error)
+        return None

@@ -52,8 +52,8 @@ class Progress:
 class Saving:
     """When checkpoints are written, which are kept, and what happens when the storage fails (config section `saving`).
 
-    A save that fails does not end the run, unless it is the last one: `checkpoint_failures` and
-    `steps_since_checkpoint` in the metrics say so.
+    A save that fails ends the run if it is the last one, or if none has succeeded since the start (`train_unsaved`).
+    Otherwise training goes on, and `checkpoint_failures` and `steps_since_checkpoint` in the metrics say so.
     """
 
     every: Annotated[int, Range(minimum=1)] = 1_000
@@ -72,6 +72,8 @@ class Saving:
     """Writes to try in each place before giving this checkpoint up."""
     retry_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 2.0
     """Pause before the second attempt; it doubles from one to the next."""
+    train_unsaved: bool = False
+    """Train on although the first checkpoint since the start could not be written anywhere."""
     fallback_folder: str | None = None
     """Where checkpoints go when run.folder cannot take them; resuming looks there too."""
     patience_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 600.0

@@ -1,7 +1,8 @@
 """Saving while training goes on: training waits for a copy in host memory, a thread of every rank does the rest.
 
 The main thread notes a few live numbers, copies, and starts the writer (checkpoint_writer.py). A save that fails
-everywhere is given up with a loud message and training goes on, unless it was the last: the run outlives its storage.
+everywhere is given up with a loud message and training goes on, so that the run outlives its storage, unless it was the
+last, or the first: storage that never took a checkpoint is a mistake, and all work would be lost.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as distributed
@@ -51,6 +52,9 @@ class Saver:
         self._memory = HostMemory()
         self._saves = 0
         self._pending: _Pending | None = None
+        self._is_proven = self._rules.train_unsaved
+        """Whether the storage took a checkpoint of this process set, as far as all ranks know; or need not."""
+        self._given_up = ""
         self.saved_step = saved_step
         self.failures = 0
         """Checkpoints that were given up."""
@@ -73,12 +77,14 @@ class Saver:
         `state` is JSON-ready and must hold `step`, the number of updates done.
 
         Raises:
-            RunFailed: `wait`, and the checkpoint could not be written anywhere.
+            RunFailed: the checkpoint could not be written anywhere, and it is the first of this process set, or there
+                will be no other (`wait`). On all ranks.
         """
         began = time.perf_counter()
         if not self._is_free():
             problem = "the save before it is still being written"
             return self._note(state["step"], Outcome(path=None, problem=problem), final=wait)
+        self.check_first()
         self._saves += 1
         with whole_parameters(self._model):
             pieces = [*pieces_of(self._model), *random_pieces(self._world)]
@@ -99,7 +105,20 @@ class Saver:
         """Take note of a save that has ended."""
         if self._pending is not None and not self._pending.is_alive():
             ended, self._pending = self._pending, None
-            self._note(ended.job.step, ended.outcome, final=False)
+            self._note(ended.job.step, ended.outcome, by_all=False)
+
+    def check_first(self) -> None:
+        """Collective while the first save is on its way; to be called after every step, on all ranks.
+
+        Raises:
+            RunFailed: it has ended, and failed. On all ranks at once, though each learns of it in its own time.
+        """
+        self.poll()
+        if self._is_proven or self._saves == 0 or not self._all_are_free():
+            return
+        if self._given_up:
+            self._stop_unproven()
+        self._is_proven = True
 
     def metrics(self, step: int) -> dict[str, int]:
         """What must show when storage fails."""
@@ -111,22 +130,39 @@ class Saver:
         if self._pending is not None:
             self._pending.join(self._rules.patience_seconds)
             self.poll()
+        return self._all_are_free()
+
+    def _all_are_free(self) -> bool:
         flag = torch.tensor(float(self._pending is None), device=self._world.device)
         distributed.all_reduce(flag, op=distributed.ReduceOp.MIN)
         return bool(flag.item())
 
-    def _note(self, step: int, outcome: Outcome, *, final: bool) -> Path | None:
+    def _note(self, step: int, outcome: Outcome, *, final: bool = False, by_all: bool = True) -> Path | None:
+        """Draw the consequences of how a save ended; `by_all`: every rank is doing so, and may end the run with it."""
         if outcome.path is not None:
             self.saved_step = step
+            self._is_proven = self._is_proven or by_all
             return outcome.path
         self.failures += 1
         text = f"step {step} was not saved: {outcome.problem}"
         newest = f"the newest checkpoint is of step {self.saved_step}" if self.saved_step else "there is no checkpoint"
+        self._given_up = f"{text}; {newest}"
         if final:
-            raise RunFailed(f"{text}; {newest}" if self._world.is_main else "")
-        if self._world.is_main:
+            self._fail(self._given_up)
+        if not self._is_proven:
+            if by_all:
+                self._stop_unproven()
+        elif self._world.is_main:
             logger.error("%s. Training goes on; %s", text, newest)
         return None
+
+    def _stop_unproven(self) -> NoReturn:
+        self._fail(
+            f"{self._given_up}. The run stops, rather than train into nothing; saving.train_unsaved=true goes on"
+        )
+
+    def _fail(self, message: str) -> NoReturn:
+        raise RunFailed(message if self._world.is_main else "")
 
 
 class _Pending(Thread):

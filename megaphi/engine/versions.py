@@ -1,29 +1,102 @@
-"""What made a checkpoint or a measurement: versions of the packages, of Python, and the commit of the source tree."""
+"""What made a checkpoint or a measurement: versions of the packages, of Python, and the source tree itself.
+
+All of this only describes a run, so nothing here may fail: what cannot be found out is left out, and said in the log.
+`source` is a digest of the code that runs, and needs no git; `commit` is there where git knows the files, and says so
+when they are not those of the commit.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from megaphi.log import logger
 
+PACKAGE = Path(__file__).parents[1]
+PACKAGES = ("megaphi", "torch", "megatron-core", "numpy", "safetensors")
+DIRTY = "-dirty"
+"""Follows a commit whose tree had changes that were not committed."""
+GIT_PATIENCE_SECONDS = 20.0
+
 
 @cache
 def versions() -> dict[str, str]:
-    """Package -> version, and `commit` where the source tree has one; asked once per process."""
-    packages = ("megaphi", "torch", "megatron-core", "numpy", "safetensors")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            logger.debug("%s is not installed as a package", package)
-    git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    if git.returncode == 0:
-        found["commit"] = git.stdout.strip()
+    """Package -> version, `source`, and `commit` where the source tree has one; asked once per process."""
+    found: dict[str, str] = {}
+    _describe(found, "python", platform.python_version)
+    for package in PACKAGES:
+        _describe(found, package, lambda package=package: metadata.version(package))
+    _describe(found, "source", lambda: source_digest(source_files()))
+    _describe(found, "commit", commit)
     return found
+
+
+def short_commit(characters: int = 10) -> str:
+    """The beginning of the commit, and its mark, for tables of measurements; empty where there is none."""
+    whole, mark, _ = versions().get("commit", "").partition(DIRTY)
+    return whole[:characters] + mark
+
+
+def _describe(found: dict[str, str], name: str, ask: Callable[[], str | None]) -> None:
+    """Note an answer, if there is one."""
+    try:
+        answer = ask()
+    except Exception as error:
+        logger.info("%s is not recorded: %s: %s", name, type(error).__name__, error)
+        return
+    if answer:
+        found[name] = answer
+
+
+def source_files() -> dict[str, str]:
+    """Every Python file of this package, by its path in there, with the SHA-256 of its bytes."""
+    return {
+        path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def source_digest(files: dict[str, str]) -> str:
+    """One SHA-256 of all files and their names."""
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in files.items()).encode()).hexdigest()
+
+
+def commit(folder: Path = PACKAGE) -> str | None:
+    """The commit that holds `folder`, marked `-dirty` unless it holds it as it is; None if no repository tracks it.
+
+    An installed package inside a repository of somebody else's is not of their commit.
+
+    Raises:
+        OSError, SubprocessError: git is not there, does not answer, or refuses (another owner, a damaged repository).
+    """
+    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+        return None
+    if not _git(folder, "ls-files", "--", "__init__.py"):
+        return None
+    head = _git(folder, "rev-parse", "HEAD")
+    # Anything tracked counts, wherever it is; of what git was never told, only what could be imported.
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no") or _git(
+        folder, "ls-files", "--others", "--exclude-standard", "--", "."
+    )
+    return head + DIRTY * bool(changed)
+
+
+def _git(folder: Path, *words: str) -> str:
+    asked = subprocess.run(
+        ["git", "--no-optional-locks", "-C", str(folder), *words],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=GIT_PATIENCE_SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+    if asked.returncode != 0:
+        reason = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]
+        raise OSError(f"git {words[0]}: {reason[0]}")
+    return asked.stdout.strip()

@@ -41,7 +41,7 @@ def all_cases(folder: str) -> dict[str, Any]:
     """Every case in a folder of its own; all in bf16 with two replicas, where the optimizer keeps an fp32 copy."""
     cases = (
         training_goes_on, storage_fails, gives_up, read_only, damaged_on_the_way, wrong_copy, still_writing,
-        random_states,
+        random_states, first_fails, first_fails_at_once,
     )  # fmt: skip
     return {case.__name__: case(f"{folder}/{case.__name__}") for case in cases}
 
@@ -146,7 +146,7 @@ def storage_fails(folder: str) -> dict[str, Any]:
 
 def gives_up(folder: str) -> dict[str, Any]:
     """Nothing can be written: training goes on, and only a last save ends it."""
-    model = start(folder)
+    model = start(folder, replace(QUICK, train_unsaved=True))
     if model.world.is_main:
         Path(folder).mkdir(parents=True)
         Path(folder, "checkpoints").write_text("in the way")
@@ -163,11 +163,56 @@ def gives_up(folder: str) -> dict[str, Any]:
     return {"losses": losses, "metrics": metrics, "message": message, "log": log, "tree": tree(folder)}
 
 
+def first_fails(folder: str, *, asynchronous: bool = True) -> dict[str, Any]:
+    """A run that goes on from step 7 has its first save; rank 1 learns of the failure later than rank 0."""
+    model, gate = start(folder, replace(QUICK, attempts=1, asynchronous=asynchronous)), threading.Event()
+    if model.world.is_main:
+        Path(folder).mkdir(parents=True)
+        Path(folder, "checkpoints").write_text("in the way")
+    distributed.barrier()
+    steps, message = [], None
+    try:
+        with _late_end(gate if asynchronous and model.world.rank == 1 else None), Saver(model, saved_step=7) as saver:
+            for step in range(8, 40):
+                steps.append(step)
+                if step == 10:
+                    gate.set()
+                if step == 8:
+                    saver.save({"step": 8})
+                advance(model, first=step, steps=1)
+                saver.metrics(step)
+                saver.check_first()
+    except RunFailed as error:
+        message = str(error)
+    return {"steps": steps, "message": message}
+
+
+def first_fails_at_once(folder: str) -> dict[str, Any]:
+    """As above without asynchronous saving: nobody has to wait for anybody."""
+    return first_fails(folder, asynchronous=False)
+
+
+@contextmanager
+def _late_end(gate: threading.Event | None) -> Iterator[None]:
+    """A save ends only when the gate is open."""
+    original = checkpoint_writer.CheckpointWriter.write
+
+    def write(self: Any, job: Any) -> Any:
+        outcome = original(self, job)
+        if gate is not None:
+            gate.wait(30)
+        return outcome
+
+    with mock.patch.object(checkpoint_writer.CheckpointWriter, "write", write):
+        yield
+
+
 def read_only(folder: str) -> dict[str, Any]:
     """The folder loses its write permission during the run, and gets it back."""
     model, checkpoints = start(folder, replace(QUICK, attempts=1)), Path(folder, "checkpoints")
     save_checkpoint(model, {"step": 1})
     with listening() as log, Saver(model, saved_step=1) as saver:
+        saver.save({"step": 1}, wait=True)
         with without_permissions(checkpoints):
             saver.save({"step": 2})
             ended(saver)
@@ -211,7 +256,7 @@ def damaged_on_the_way(folder: str) -> dict[str, Any]:
 
 def wrong_copy(folder: str) -> dict[str, Any]:
     """The copy in memory is not what the model holds."""
-    model = start(folder, replace(QUICK, attempts=1))
+    model = start(folder, replace(QUICK, attempts=1, train_unsaved=True))
     original = HostMemory.copy
 
     def copy(self: HostMemory, pieces: Any) -> Any:
@@ -227,7 +272,7 @@ def wrong_copy(folder: str) -> dict[str, Any]:
 
 def still_writing(folder: str) -> dict[str, Any]:
     """The storage hangs on one rank when the next save is due."""
-    model, gate = start(folder, replace(QUICK, patience_seconds=0.05)), threading.Event()
+    model, gate = start(folder, replace(QUICK, patience_seconds=0.05, train_unsaved=True)), threading.Event()
     with changed_writing(lambda: model.world.rank == 0 or gate.wait(30)), listening() as log, Saver(model) as saver:
         saver.save({"step": 1})
         saver.save({"step": 2})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 from PIL import Image
@@ -11,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from megaphi.engine.loss_plot import plot_losses
 from megaphi.engine.metrics import MetricsLog, read_metrics
 from megaphi.errors import InputError
-from megaphi.log import logger
+from megaphi.log import logger, progress_bar
 
 
 def write(folder, steps, *, after, loss=1.0):
@@ -74,3 +76,29 @@ def test_lines_that_a_full_disk_refuses_wait_in_memory(tmp_path, monkeypatch):
     log.add({"step": 4, "loss": 0.5})
     log.close()
     assert [record["step"] for record in read_metrics(log.path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("broken", ["import", "write"])
+def test_a_board_that_does_not_work_costs_the_board(tmp_path, monkeypatch, broken):
+    if broken == "import":
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = MetricsLog(tmp_path, after=0)
+    if broken == "write":
+        monkeypatch.setattr(log._board, "add_scalar", lambda *_, **__: 1 / 0)
+    log.add({"step": 1, "loss": 3.0})
+    log.add({"step": 2, "loss": 2.0})
+    log.close()
+    assert [record["step"] for record in read_metrics(log.path)] == [1, 2]
+
+
+def test_nobody_needs_to_watch_a_progress_bar(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = open(writer, "w")  # noqa: SIM115 (closing it fails, as it should)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar(total=3, unit="step", label="train") as bar:
+        for _ in range(3):
+            bar.update()
+            bar.refresh()
+    with pytest.raises(BrokenPipeError):
+        stream.close()

@@ -61,6 +61,18 @@ def test_training_outlives_its_storage_but_its_end_does_not_pass_in_silence(rank
     assert other["message"] == ""
 
 
+def test_a_first_save_that_fails_stops_all_ranks_at_one_step(ranks: list[dict[str, Any]]) -> None:
+    """Although rank 1 hears of it two steps later than rank 0."""
+    main, other = (rank["first_fails"] for rank in ranks)
+    assert main["steps"] == other["steps"]
+    assert main["steps"][-1] in range(10, 39)
+    assert "step 8 was not saved: cannot write" in main["message"]
+    assert "saving.train_unsaved=true" in main["message"]
+    assert other["message"] == ""
+    assert [rank["first_fails_at_once"]["steps"] for rank in ranks] == [[8], [8]]
+    assert "step 8 was not saved: cannot write" in ranks[0]["first_fails_at_once"]["message"]
+
+
 def test_a_folder_that_becomes_read_only_costs_the_checkpoints_until_it_is_not(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         case = rank["read_only"]

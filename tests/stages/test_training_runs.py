@@ -159,7 +159,13 @@ def test_a_full_disk_costs_the_checkpoints_and_says_so(train: Any, tmp_path: Pat
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    code, errors = finish(train("saving.attempts=2", "saving.retry_seconds=0.1", preexec_fn=small_files))
+    storage = ("saving.attempts=2", "saving.retry_seconds=0.1")
+    code, errors = finish(train(*storage, preexec_fn=small_files))
+    assert code == 1
+    assert "step 10 was not saved" in message(errors)
+    assert "saving.train_unsaved=true" in message(errors)
+    assert 10 <= len(records(tmp_path)) < 40
+    code, errors = finish(train(*storage, "saving.train_unsaved=true", preexec_fn=small_files))
     assert code == 1
     text = message(errors)
     assert "step 40 was not saved" in text
