@@ -8,6 +8,7 @@ from __future__ import annotations
 from megaphi.cli.mixture import print_sources, print_stages, report_run
 from megaphi.config import leaves
 from megaphi.data.mixture_report import MixtureReport
+from megaphi.engine.learning_rate import learning_rate, milestones
 from megaphi.engine.run_config import RunConfig, check, check_kind
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
@@ -84,3 +85,9 @@ def _print_steps(run: RunConfig) -> None:
     print(f"  tokens per step       {run.batch.tokens_per_step:,}")
     print(f"  micro-batches         {micro_batches} of {run.batch.micro_batch} on each of {replicas} replicas")
     print(f"  steps                 {f'{run.run.steps:,}' if run.run.steps else f'those of {run.run.epochs:g} epochs'}")
+    if run.run.steps:
+        rates = [
+            f"{learning_rate(step, run.optimizer, steps=run.run.steps):.3g} at step {step:,}"
+            for step in milestones(run.optimizer, steps=run.run.steps)
+        ]
+        print(f"  learning rate         {run.optimizer.schedule}: {', '.join(rates)}")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from megaphi.config import from_plain, to_plain
 from megaphi.data.batch import Batch
 from megaphi.data.ledger import Origin
 from megaphi.data.packed_epochs import PackedEpochs
@@ -29,17 +30,19 @@ MakeBatch = Callable[[list[list[int]], NDArray[np.int64]], Batch]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowOrder:
-    """Where a run is at a step; every step takes `global_batch` rows."""
+    """Where a run is at a step; from `origin` on, every step takes `global_batch` rows."""
 
     span: StageSpan
+    origin: Origin = field(default_factory=Origin)
 
     def span_at(self, step: int) -> StageSpan:
         return self.span
 
     def position_at(self, step: int) -> Origin:
         """Rows, and the tokens that they have room for, before step `step`."""
-        rows = step * self.span.global_batch
-        return Origin(step=step, sample=rows, tokens=rows * self.span.sequence_length)
+        rows = (step - self.origin.step) * self.span.global_batch
+        tokens = self.origin.tokens + rows * self.span.sequence_length
+        return Origin(step=step, sample=self.origin.sample + rows, tokens=tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +53,10 @@ class RowsLedger:
     """SHA-256 of the units and of all that decides which row holds which."""
     rows_per_epoch: int
     epochs: float
+    origin: Origin
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "packed rows", "data": self.data, "rows_per_epoch": self.rows_per_epoch, "epochs": self.epochs}
+        return {"kind": "packed rows", **to_plain(self)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +94,32 @@ class PackedRows:
             data=f"{self.content}/{self.epochs.fingerprint}",
             rows_per_epoch=self.epochs.rows_per_epoch,
             epochs=round(rows / self.epochs.rows_per_epoch, 6),
+            origin=self.order.origin,
         )
 
-    def check_continued(self, found: Any, *, where: str) -> None:
-        """Raises InputError if the ledger in a checkpoint's state is not of this data."""
-        expected = self.ledger(0).to_json()
+    def continued(self, found: Any, position: Origin, *, accept_changes: bool, where: str) -> PackedRows:
+        """These rows for a run that stands at `position`, with `found` as the ledger in its checkpoint.
+
+        Raises:
+            InputError: the ledger is of other data, or the batch is another, and that was not accepted.
+        """
         known = found if isinstance(found, dict) else {}
+        if not accept_changes:
+            self._check_same_data(known, where=where)
+        origin = from_plain(Origin, known.get("origin", {}), where=f"{where}: ledger.origin")
+        order = replace(self.order, origin=origin)
+        if order.position_at(position.step) == position:
+            return replace(self, order=order)
+        if not accept_changes:
+            raise InputError(
+                f"{where} had taken {position.sample:,} rows after {position.step:,} steps, which are not of "
+                f"batch.global_batch={self.order.span.global_batch}: put the old batch back, or set "
+                "run.accept_changed_data=true to go on at the next row (run.steps counts steps of both sizes)"
+            )
+        return replace(self, order=replace(self.order, origin=position))
+
+    def _check_same_data(self, known: dict[str, Any], *, where: str) -> None:
+        expected = self.ledger(0).to_json()
         if known.get("kind") != expected["kind"] or known.get("data") != expected["data"]:
             raise InputError(
                 f"{where} was trained on other {self.name}, or packed otherwise (files, seed, batch.sequence_length): "

@@ -21,6 +21,7 @@ from megaphi.data.packed_rows import PackedRows
 from megaphi.engine.checkpoint import load_checkpoint, load_weights
 from megaphi.engine.checkpoint_files import CARRIED_FOLDER, CheckpointReader
 from megaphi.engine.checkpoint_writer import checkpoint_folders
+from megaphi.engine.learning_rate import check_rate_continues
 from megaphi.engine.newest import newest_checkpoint, problem_of
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_data import TrainingData
@@ -52,6 +53,7 @@ def resume(model: TrainingModel, data: RunData, open_weights: OpenWeights) -> tu
     if run.run.resume:
         newest = newest_checkpoint(checkpoint_folders(run), world, verify=run.saving.verify)
     if newest is not None:
+        agreed(world, lambda: _check_rate(newest, run))
         reader = load_checkpoint(model, newest)
         step = reader.state["step"]
         data = _continued(data, reader.state, run, world)
@@ -85,12 +87,12 @@ def _carry(reader: WeightReader, folder: Path, world: World) -> None:
 
 def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: World) -> RunData:
     folder, training = run.run.folder, data.training
-    if isinstance(training, PackedRows):  # the step says where it goes on, if the data is the same
-        if not run.run.accept_changed_data:
-            agreed(world, lambda: training.check_continued(state.get("ledger"), where=folder))
-        return data
-    assert isinstance(training, OpenMixture)
     position = Origin(step=state["step"], sample=state["samples"], tokens=state["tokens"])
+    if isinstance(training, PackedRows):
+        accept, ledger = run.run.accept_changed_data, state.get("ledger")
+        rows = agreed(world, lambda: training.continued(ledger, position, accept_changes=accept, where=folder))
+        return replace(data, training=rows)
+    assert isinstance(training, OpenMixture)
 
     def compare() -> Continuation:
         ledger = read_ledger(state, where=folder)
@@ -124,6 +126,11 @@ def _at(data: RunData, mixture: OpenMixture, verdict: Continuation | None, world
         logger.info("  %s", note)
     training = agreed(world, lambda: mixture.at(continuation.origin, continuation.cursors, former=continuation.former))
     return replace(data, training=training)
+
+
+def _check_rate(newest: Path, run: RunConfig) -> None:
+    reader = CheckpointReader(newest)
+    check_rate_continues(reader.config, run, step=reader.state["step"])
 
 
 def _log_changes(reader: CheckpointReader, run: RunConfig) -> None:

@@ -46,6 +46,8 @@ class Progress:
     """With initial_checkpoint: sources of the same name and content go on where that run stopped reading them."""
     accept_changed_data: bool = False
     """Resume although data or seed are others than before; a source that changed begins an epoch of its own."""
+    accept_rate_jump: bool = False
+    """Resume although the learning rate jumps, because steps or schedule are others than before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,14 +99,18 @@ class BatchShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizer:
-    """AdamW with linear warm-up and linear decay (config section `optimizer`)."""
+    """AdamW and its learning rate (config section `optimizer`)."""
 
+    schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
+    """After a linear warm-up: linear (paper) or cosine decay; wsd: the peak until a linear decay ends the run."""
     learning_rate: Annotated[float, Range(above=0)] = 3e-4
     """Peak (paper)."""
     final_fraction: Annotated[float, Range(minimum=0, maximum=1)] = 0.1
-    """Learning rate at the last step, as a fraction of the peak (default; the paper is silent)."""
+    """Learning rate at the end of the decay, as a fraction of the peak (default; the paper is silent)."""
     warmup_steps: Annotated[int, Range(minimum=0)] = 2_000
     """Steps of linear warm-up from zero (default)."""
+    decay_steps: Annotated[int, Range(minimum=0)] = 0
+    """Length of the decay; 0: all steps after the warm-up (linear, cosine), or the last tenth of them (wsd)."""
     weight_decay: Annotated[float, Range(minimum=0)] = 0.1
     """Decoupled, on matrices only, never on norms (paper: 0.1)."""
     beta1: Annotated[float, Range(minimum=0, below=1)] = 0.9
@@ -308,10 +314,29 @@ def _check_validation(run: RunConfig, layout: ParallelLayout) -> None:
         )
 
 
+def decay_span(optimizer: Optimizer, *, steps: int) -> tuple[int, int]:
+    """(last step at the peak, first step at the floor) of a run of `steps` updates; equal where nothing decays."""
+    after_warmup = steps - optimizer.warmup_steps
+    if optimizer.schedule == "constant":
+        return steps, steps
+    if optimizer.schedule == "wsd":
+        return steps - (optimizer.decay_steps or -(-after_warmup // 10)), steps
+    return optimizer.warmup_steps, optimizer.warmup_steps + (optimizer.decay_steps or after_warmup)
+
+
 def check_steps(run: RunConfig) -> None:
     """What can only be said once the number of steps is known."""
     if run.optimizer.warmup_steps >= run.run.steps:
         raise InputError(
             f"optimizer.warmup_steps={run.optimizer.warmup_steps} leaves no step after the warm-up of "
             f"run.steps={run.run.steps}: set optimizer.warmup_steps below {run.run.steps}"
+        )
+    optimizer = run.optimizer
+    if optimizer.schedule == "constant" and optimizer.decay_steps:
+        raise InputError(f"optimizer.decay_steps={optimizer.decay_steps}: optimizer.schedule=constant has no decay")
+    most = run.run.steps - optimizer.warmup_steps
+    if optimizer.schedule == "wsd" and optimizer.decay_steps > most:
+        raise InputError(
+            f"optimizer.decay_steps={optimizer.decay_steps} and optimizer.warmup_steps={optimizer.warmup_steps} do not "
+            f"both fit into run.steps={run.run.steps}: set optimizer.decay_steps to at most {most}"
         )

@@ -72,6 +72,23 @@ def test_other_conversations_do_not_continue_a_run(data: Path, tmp_path: Path) -
     assert go(replace(other, run=replace(other.run, accept_changed_data=True)))["message"] is None
 
 
+def test_another_batch_or_more_epochs_do_not_skip_rows_or_raise_the_rate_in_silence(data: Path, tmp_path: Path) -> None:
+    run = sft_run(tmp_path / "run", data, epochs=1.5)
+    steps = len(go(run)["records"])
+    more = go(replace(run, run=replace(run.run, epochs=3.0)))["message"]
+    assert "the learning rate would jump from 0.0001 to 0.000" in more
+    assert f"run.steps from {steps} to" in more
+    halves = sft_run(tmp_path / "halves", data, steps=9)
+    assert go(replace(halves, run=replace(halves.run, stop_after=4)))["message"] is None
+    wider = replace(halves, batch=replace(halves.batch, global_batch=8))
+    assert "had taken 16 rows after 4 steps, which are not of batch.global_batch=8" in go(wider)["message"]
+    accepted = replace(wider, run=replace(wider.run, accept_changed_data=True, stop_after=6))
+    assert go(accepted)["message"] is None
+    last = go(wider)  # the second time nothing has changed any more
+    assert last["message"] is None
+    assert last["records"][-1]["tokens"] == (4 * 4 + 5 * 8) * 48
+
+
 def test_conversations_that_do_not_fit_are_counted_or_refused(data: Path, tmp_path: Path) -> None:
     lines = (data / "train.jsonl").read_text() + '{"prompt": "sun", "response": "' + "the sea " * 60 + '"}\n'
     (tmp_path / "train.jsonl").write_text(lines)

@@ -17,6 +17,7 @@ import pytest
 from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.mixture import Mixture, Share, Source, Stage
 from megaphi.engine.run_config import RunConfig, Saving
+from megaphi.files import read_json
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.engine.layout_runs import TINY, tiny_run
@@ -110,7 +111,7 @@ def test_an_edited_mixture_continues_every_source(recipe: RunConfig) -> None:
     for old, new in zip(before["ledger"]["sources"], ledger["sources"], strict=True):
         assert new["at_origin"] == old["now"]
         assert new["now"]["drawn"] > old["now"]["drawn"]
-    again = go(edited, steps=14)
+    again = go(edited, steps=14, accept_rate_jump=True)
     assert "  the mixture was edited" not in "".join(again["log"]), "the plan that was edited once is the plan now"
     assert again["state"]["ledger"]["origin"]["step"] == 5
 
@@ -173,3 +174,14 @@ def test_a_run_in_megatrons_order_resumes_and_cannot_be_edited(recipe: RunConfig
     assert "Megatron's order can only be continued unchanged" in refused["message"]
     assert "this run reads its data in the order 'megatron'" in go(recipe)["message"]
     assert losses(go(run)) == losses(straight)
+
+
+def test_more_steps_for_a_finished_run_do_not_raise_its_rate_in_silence(recipe: RunConfig) -> None:
+    finished = go(recipe)
+    refused = go(recipe, steps=24)
+    assert "the learning rate would jump from 3e-05 to 0.000186 at step 13" in refused["message"]
+    assert "optimizer.decay_steps=7, which keeps the schedule as it was" in refused["message"]
+    assert refused["records"] == finished["records"]
+    assert read_json(Path(recipe.run.folder) / "config.json", what="configuration")["run"]["steps"] == 12
+    kept = go(replace(recipe, optimizer=replace(recipe.optimizer, decay_steps=7)), steps=16)
+    assert [record["learning_rate"] for record in kept["records"][11:]] == pytest.approx([3e-5] * 5)
