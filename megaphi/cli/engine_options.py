@@ -41,12 +41,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
 def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namespace], int]) -> int:
     """Do `work` here, or in as many processes as the layout takes; returns the exit code."""
     from megaphi.parallel import launcher
+    from megaphi.parallel.place import detect
 
     for name in ("batch", "tensor", "pipeline"):
         if getattr(arguments, name) < 1:
             raise InputError(f"--{name} {getattr(arguments, name)}: must be at least 1")
     processes = arguments.tensor * arguments.pipeline
-    if processes > 1 and launcher.detect().launcher == "single":
+    if processes > 1 and detect().launcher == "single":
         from megaphi.conversion.open_weights import open_weights
 
         open_weights(arguments.checkpoint)  # a wrong path should not cost a start of ranks
@@ -63,11 +64,11 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
     from megaphi.conversion.open_weights import open_weights
     from megaphi.generation.json_constraint import Constraints
     from megaphi.generation.leader import open_generator
-    from megaphi.parallel import launcher
     from megaphi.parallel.layout import ParallelLayout
+    from megaphi.parallel.place import detect
     from megaphi.tokenizer.phi4 import load_tokenizer
 
-    if launcher.detect().rank > 0:
+    if detect().rank > 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)

@@ -42,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.parallel import launcher
+    from megaphi.parallel.place import detect
 
     processes = arguments.tensor * arguments.pipeline * arguments.data
-    if processes > 1 and launcher.detect().launcher == "single":
+    if processes > 1 and detect().launcher == "single":
         from megaphi.conversion.open_weights import open_weights
 
         open_weights(arguments.checkpoint)  # a wrong path should not cost a start of ranks

@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from megaphi.config import describe, override
     from megaphi.engine.run_config import check
     from megaphi.parallel import launcher
+    from megaphi.parallel.place import detect
     from megaphi.recipes import load_recipe
 
     configuration = override(load_recipe(arguments.recipe), arguments.fields)
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         from megaphi.cli.dry_run import print_plan
 
         return print_plan(configuration, world_size=arguments.world_size or arguments.processes)
-    place = launcher.detect()
+    place = detect()
     if arguments.world_size is not None:
         raise InputError("--world-size is for --dry-run: a real run takes its size from --processes or the launcher")
     if arguments.processes is not None and place.launcher != "single":

@@ -17,12 +17,9 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.log import logger
+from megaphi.parallel.place import Claim, chosen_claim, integer
 
-MPI_VARIABLES = (
-    # rank, world size, ranks on this machine
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
-)
+MPI_LAUNCHERS = ("Open MPI", "MVAPICH", "jsrun", "Hydra")
 POLL_SECONDS = 0.05
 
 
@@ -50,7 +47,7 @@ def detect_member(
 ) -> Member:
     """This process's place: as given, or by the variables of whoever started it.
 
-    `srun` inside an array multiplies: task p of n in array job j is member j n + p.
+    `srun` or `mpirun` inside an array multiplies: task p of n in array job j is member j n + p.
 
     Raises:
         InputError: only one of `rank` and `world` is given, or the variables make no sense.
@@ -59,48 +56,37 @@ def detect_member(
         raise InputError("--rank and --world belong together: give both or neither")
     if rank is not None and world is not None:
         return Member(rank=rank, world=world, launcher="--rank")
-    for names in MPI_VARIABLES:
-        if names[0] in environment and names[1] in environment:
-            local = _integer(environment, names[2]) if names[2] in environment else 1
-            processes = max(1, len(os.sched_getaffinity(0)) // local)
-            place = {"rank": _integer(environment, names[0]), "world": _integer(environment, names[1])}
-            return Member(**place, launcher="MPI", processes=processes)
-    return _detect_slurm(environment)
-
-
-def _detect_slurm(environment: Mapping[str, str]) -> Member:
     rank, world, launchers, processes = 0, 1, [], None
     if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
         rank, world = _array_place(environment)
         launchers.append("Slurm array")
-    # A batch script also has SLURM_NTASKS; only srun gives a step to its processes.
-    if {"SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS"} <= set(environment):
-        tasks = _integer(environment, "SLURM_NTASKS")
-        rank, world = rank * tasks + _integer(environment, "SLURM_PROCID"), world * tasks
-        processes = _integer(environment, "SLURM_CPUS_PER_TASK") if "SLURM_CPUS_PER_TASK" in environment else 1
-        launchers.append("srun")
+    claim = chosen_claim(environment)
+    if claim is not None:
+        rank, world = rank * claim.world_size + claim.rank, world * claim.world_size
+        launchers.append({"Slurm": "srun"}.get(claim.launcher, "MPI" if claim.launcher in MPI_LAUNCHERS else "RANK"))
+        processes = _processes_of(claim, environment)
     return Member(rank=rank, world=world, launcher=" and ".join(launchers) or "alone", processes=processes)
+
+
+def _processes_of(claim: Claim, environment: Mapping[str, str]) -> int:
+    """Worker processes of one member: the processors that srun gave it, or its share of this host's."""
+    if claim.launcher == "Slurm":
+        return integer(environment, "SLURM_CPUS_PER_TASK") if "SLURM_CPUS_PER_TASK" in environment else 1
+    return max(1, len(os.sched_getaffinity(0)) // (claim.local_world_size or 1))
 
 
 def _array_place(environment: Mapping[str, str]) -> tuple[int, int]:
     """(number, count) of a job in its array; indices may begin anywhere and have a step, but no gaps."""
-    count = _integer(environment, "SLURM_ARRAY_TASK_COUNT")
-    first = _integer(environment, "SLURM_ARRAY_TASK_MIN") if "SLURM_ARRAY_TASK_MIN" in environment else 0
-    step = _integer(environment, "SLURM_ARRAY_TASK_STEP") if "SLURM_ARRAY_TASK_STEP" in environment else 1
-    number, rest = divmod(_integer(environment, "SLURM_ARRAY_TASK_ID") - first, max(1, step))
+    count = integer(environment, "SLURM_ARRAY_TASK_COUNT")
+    first = integer(environment, "SLURM_ARRAY_TASK_MIN") if "SLURM_ARRAY_TASK_MIN" in environment else 0
+    step = integer(environment, "SLURM_ARRAY_TASK_STEP") if "SLURM_ARRAY_TASK_STEP" in environment else 1
+    number, rest = divmod(integer(environment, "SLURM_ARRAY_TASK_ID") - first, max(1, step))
     if rest or not 0 <= number < count:
         raise InputError(
             f"array job {environment['SLURM_ARRAY_TASK_ID']} is not among {count} jobs from {first} on: use a range"
             " without gaps (sbatch --array=0-99), or give --rank and --world"
         )
     return number, count
-
-
-def _integer(environment: Mapping[str, str], name: str) -> int:
-    try:
-        return int(environment[name])
-    except ValueError:
-        raise InputError(f"environment variable {name}={environment[name]!r} is not a whole number") from None
 
 
 class Meeting:
@@ -124,7 +110,7 @@ class Meeting:
 @contextmanager
 def meeting_of(member: Member) -> Iterator[Meeting]:
     """The meeting of all members; under MPI an error of one ends all, as the others would wait for it for ever."""
-    communicator = _mpi_communicator(member) if member.launcher == "MPI" and not member.is_alone else None
+    communicator = _mpi_communicator(member) if member.launcher.endswith("MPI") and not member.is_alone else None
     try:
         yield Meeting(communicator)
     except BaseException as error:

@@ -10,9 +10,11 @@ import atexit
 import datetime
 import gc
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.distributed as distributed
@@ -20,9 +22,13 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from megaphi.errors import InputError
 from megaphi.log import set_up_logging
-from megaphi.parallel import cpu_emulation, launcher
+from megaphi.parallel import cpu_emulation
 from megaphi.parallel.layout import Coordinates, ParallelLayout
+from megaphi.parallel.place import Place, choose_gpu, detect, export
 from megaphi.parallel.seeds import model_seed
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""Names the running kernel: hosts that share a name are told apart by it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,15 +61,18 @@ def start_world(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 6
 
     May be called again in the same process with another layout: the groups are then made anew.
     """
-    place = launcher.detect()
+    place = detect()
     layout = layout.for_world(place.world_size)
     emulated = cpu_emulation.install()
-    device = torch.device("cpu") if emulated else torch.device("cuda", place.local_rank)
-    if not emulated:
-        torch.cuda.set_device(device)
+    timeout = datetime.timedelta(seconds=timeout_seconds)
+    store: Store | None = None
     if not distributed.is_initialized():
         set_up_logging(rank=place.rank, world_size=place.world_size)
-        _join(place, device=device, timeout_seconds=timeout_seconds)
+        store = HashStore() if place.world_size == 1 else _open_store(place, timeout=timeout)
+        place = _with_local_rank(place, store)
+    device = torch.device("cpu") if emulated else _take_gpu(place)
+    if store is not None:
+        _join(place, store, device=device, timeout=timeout)
     _make_groups(layout, seed=seed)
     return World(
         rank=place.rank,
@@ -75,16 +84,31 @@ def start_world(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 6
     )
 
 
-def _join(place: launcher.Place, *, device: torch.device, timeout_seconds: float) -> None:
-    launcher.export(place)
+def _with_local_rank(place: Place, store: Store) -> Place:
+    """The place, with what no variable said: which of the ranks of its host this one is. All ranks come here."""
+    here = f"{socket.gethostname()} {BOOT_ID.read_text().strip() if BOOT_ID.exists() else ''}"
+    store.set(f"host/{place.rank}", here)
+    if place.local_rank is None or place.local_world_size is None:
+        hosts = store.multi_get([f"host/{rank}" for rank in range(place.world_size)])
+        ranks = [rank for rank, host in enumerate(hosts) if host == here.encode()]
+        place = replace(place, local_rank=ranks.index(place.rank), local_world_size=len(ranks))
+    export(place)
+    return place
+
+
+def _take_gpu(place: Place) -> torch.device:
+    device = torch.device("cuda", choose_gpu(place, visible=torch.cuda.device_count()))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _join(place: Place, store: Store, *, device: torch.device, timeout: datetime.timedelta) -> None:
     backend = "gloo" if device.type == "cpu" else "nccl"
-    timeout = datetime.timedelta(seconds=timeout_seconds)
-    store = HashStore() if place.world_size == 1 else _open_store(place, timeout=timeout)
     distributed.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
     atexit.register(stop_world)
 
 
-def _open_store(place: launcher.Place, *, timeout: datetime.timedelta) -> Store:
+def _open_store(place: Place, *, timeout: datetime.timedelta) -> Store:
     """The key-value store where ranks meet: rank 0 listens, except under torchrun's agent, which already does."""
     port = place.port or 0
     agent_listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

@@ -53,6 +53,9 @@ def files_of(folder):
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, (0, 1, "alone")),  # a batch script, not started by srun
         (STEP, (1, 2, "srun")),
         ({**ARRAY, **STEP, "SLURM_ARRAY_TASK_ID": "25"}, (7, 8, "Slurm array and srun")),
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "25", "PMI_RANK": "1", "PMI_SIZE": "2"}, (7, 8, "Slurm array and MPI")),
+        ({**STEP, "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}, (2, 3, "MPI")),  # mpirun in a step
+        ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2, "RANK")),
     ],
 )
 def test_who_started_this_process(environment, place):
@@ -77,7 +80,8 @@ def test_a_rank_gets_its_share_of_the_processors():
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "11"}, "without gaps"),
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "30"}, "without gaps"),
         ({"PMI_RANK": "x", "PMI_SIZE": "7"}, "PMI_RANK='x' is not a whole number"),
-        ({"PMI_RANK": "7", "PMI_SIZE": "7"}, "member 7 of 7"),
+        ({"PMI_RANK": "7", "PMI_SIZE": "7"}, "Hydra says rank 7 of 7"),
+        ({"RANK": "1"}, "RANK=1 is set but not WORLD_SIZE"),
     ],
 )
 def test_variables_that_make_no_sense(environment, message):

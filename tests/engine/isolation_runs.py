@@ -16,7 +16,7 @@ def losses_of_packed_and_separate_documents(layout: ParallelLayout, **computed_b
     from megaphi.engine.run_config import check
     from megaphi.engine.train_step import evaluate
     from megaphi.engine.training_model import build_training_model
-    from megaphi.parallel.launcher import detect
+    from megaphi.parallel.place import detect
     from megaphi.parallel.world import start_world
 
     # Weights of this size make attention matter: near zero it would hardly look at anything.

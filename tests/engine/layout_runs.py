@@ -101,7 +101,7 @@ def build(run: RunConfig) -> TrainingModel:
     """This rank's share of a new model; may be called again in the same process, with another layout."""
     from megaphi.engine.run_config import check
     from megaphi.engine.training_model import build_training_model
-    from megaphi.parallel.launcher import detect
+    from megaphi.parallel.place import detect
     from megaphi.parallel.world import start_world
 
     run = check(run, world_size=detect().world_size)

@@ -54,7 +54,7 @@ def measured_bytes(run: RunConfig) -> dict[str, int]:
     from megaphi.engine.run_config import check
     from megaphi.engine.train_step import train_step
     from megaphi.engine.training_model import build_training_model
-    from megaphi.parallel.launcher import detect
+    from megaphi.parallel.place import detect
     from megaphi.parallel.world import start_world
 
     run = check(run, world_size=detect().world_size)
