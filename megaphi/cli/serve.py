@@ -111,8 +111,9 @@ def make_app(arguments: argparse.Namespace, key: str | None, *, hosts: frozenset
     """Open the model, and build the application around it; `hosts` as in `Serving`."""
     import time
 
-    from megaphi.generation.server import Serving, create_app
+    from megaphi.generation.server import create_app
     from megaphi.generation.service import GenerationService
+    from megaphi.generation.serving import Serving
 
     opened = open_engine(arguments)
     serving = Serving(

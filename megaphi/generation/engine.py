@@ -8,6 +8,9 @@ Legend: T tokens of a pass, W wanted rows, V vocabulary, M blocks of a text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -146,16 +149,16 @@ class Engine:
             return None
         rows = [row for part in wanted for row in self._rows_of(part)]
         continued = [place for place, row in enumerate(rows) if isinstance(row, Row)]
-        scored = [place for place, row in enumerate(rows) if isinstance(row, int)]
-        scores = score(logits_WV[scored], [rows[place] for place in scored]) if scored else []  # pyright: ignore
+        scored = [place for place, row in enumerate(rows) if isinstance(row, Given)]
+        scores = score(logits_WV[scored], [row for row in rows if isinstance(row, Given)]) if scored else []
         chosen_WV = logits_WV if not scored else logits_WV[continued]
         return choose(chosen_WV, [row for row in rows if isinstance(row, Row)]), scores
 
-    def _rows_of(self, part: Part) -> list[Row | int]:
+    def _rows_of(self, part: Part) -> list[Row | Given]:
         """For each wanted place: how to choose the next token, or the token that is to be scored."""
         text, rules = part.text, part.text.request.sampling
         if text.request.scored:
-            return [text.tokens[place + 1] for place in part.wanted]
+            return [Given(text.tokens[place + 1], rules.alternatives) for place in part.wanted]
         if rules.json_schema is not None and text.constraint is None:
             text.constraint = self._open_constraint(rules.json_schema)
         allowed = text.constraint.allowed(text.answer, vocabulary=self.vocabulary) if text.constraint else None
@@ -211,7 +214,7 @@ class Engine:
             return News(request.name, finish="length")
         if token in request.stop_tokens:
             self.schedule.finish(text)
-            return News(request.name, finish="stop")
+            return News(request.name, None, log_probability, alternatives, finish="stop", stop_token=token)
         self.schedule.append(text, token)
         is_last = len(text.tokens) - len(request.prompt) == request.sampling.max_tokens
         if is_last:
@@ -219,10 +222,21 @@ class Engine:
         return News(request.name, token, log_probability, alternatives, finish="length" if is_last else None)
 
 
-def score(logits_WV: Tensor, tokens: list[int]) -> list[Score]:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A token that is to be scored, and how many of the likeliest are to be told beside it."""
+
+    token: int
+    alternatives: int = 0
+
+
+def score(logits_WV: Tensor, given: Sequence[Given]) -> list[Score]:
     """What the model thinks of each given token."""
     log_probability_WV = logits_WV.log_softmax(-1)
-    given_W1 = torch.tensor(tokens, device=logits_WV.device)[:, None]
+    given_W1 = torch.tensor([one.token for one in given], device=logits_WV.device)[:, None]
     entropy_W = -(log_probability_WV.exp() * log_probability_WV).nansum(-1)
     columns = (log_probability_WV.gather(1, given_W1).squeeze(1), log_probability_WV.argmax(-1), entropy_W)
-    return [Score(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+    best = log_probability_WV.topk(max(one.alternatives for one in given))
+    listed = zip(best.indices.tolist(), best.values.tolist(), given, strict=True)
+    alternatives = [tuple(zip(tokens, values, strict=True))[: one.alternatives] for tokens, values, one in listed]
+    return [Score(*values) for values in zip(*(column.tolist() for column in columns), alternatives, strict=True)]

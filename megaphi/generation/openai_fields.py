@@ -22,7 +22,7 @@ SHARED_FIELDS = (
     "return_tokens_as_token_ids"
 ).split()
 HONOURED: dict[Kind, frozenset[str]] = {
-    "completion": frozenset([*SHARED_FIELDS, "prompt", "best_of"]),
+    "completion": frozenset([*SHARED_FIELDS, "prompt", "best_of", "echo"]),
     "chat": frozenset([*SHARED_FIELDS, "messages", "max_completion_tokens", "top_logprobs"]),
 }
 
@@ -83,7 +83,6 @@ NEUTRAL: dict[Kind, dict[str, Callable[[Any], bool]]] = {
     "completion": {
         **NEUTRAL_SHARED,
         "suffix": Only(""),
-        "echo": Only(False),
     },
     "chat": {
         **NEUTRAL_SHARED,

@@ -35,6 +35,10 @@ class Order:
     model: str | None
     prompts: tuple[Prompt, ...]
     samples: int
+    echo: bool
+    """Answers begin with their prompts."""
+    continues: bool
+    """False: an echo with `max_tokens: 0`."""
     sampling: Sampling
     stop_tokens: frozenset[int]
     """Further ones than the model's."""
@@ -54,12 +58,15 @@ def read_order(body: bytes, kind: Kind, *, context: int) -> Order:
     fields = _Fields(_parse(body))
     check_fields(fields.plain, kind)
     streams = fields.boolean("stream")
+    echo = kind == "completion" and fields.boolean("echo")
     counts, alternatives = _log_probabilities(fields, kind)
     return Order(
         kind=kind,
         model=fields.text("model"),
         prompts=_prompts(fields) if kind == "completion" else (_conversation(fields),),
         samples=_samples(fields),
+        echo=echo,
+        continues=not (echo and fields.plain.get("max_tokens") == 0),
         sampling=_sampling(fields, kind, context=context, alternatives=alternatives),
         stop_tokens=_stop_tokens(fields),
         ignores_end=_ignores_end(fields),
@@ -160,11 +167,15 @@ def _samples(fields: _Fields) -> int:
 
 
 def _max_tokens(fields: _Fields, kind: Kind, *, context: int) -> int:
-    """The newer of chat's two names wins; a value beyond the context is cut to it, as an answer would be."""
+    """The newer of chat's two names wins; a value beyond the context is cut to it, as an answer would be.
+
+    An echo alone, with 0, has no use for the value (`Order.continues`).
+    """
     names = ("max_completion_tokens", "max_tokens") if kind == "chat" else ("max_tokens",)
     default = context if kind == "chat" else DEFAULT_COMPLETION_TOKENS
-    given = [fields.integer(name, 1, smallest=1, largest=2**31 - 1) for name in names if name in fields.plain]
-    return min([*given, default][0], context)
+    smallest = 0 if kind == "completion" and fields.boolean("echo") else 1
+    given = [fields.integer(name, 1, smallest=smallest, largest=2**31 - 1) for name in names if name in fields.plain]
+    return max(1, min([*given, default][0], context))
 
 
 def _stop(fields: _Fields) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megaphi.generation.answer_pieces import Piece, Token
+from megaphi.generation.answer_pieces import Piece, Plan, Token
 from megaphi.generation.openai_fields import ApiError
 from megaphi.generation.openai_requests import Order
 from megaphi.generation.requests import Request
@@ -37,13 +37,16 @@ class Writer:
     """What all parts of one response share."""
 
     order: Order
-    requests: Sequence[Request]
-    """In the order of the choices: all samples of the first prompt, then those of the second."""
+    plan: Plan
     tokenizer: Phi4Tokenizer
     model: str
     identity: str
     created: int
     """Seconds since 1970."""
+
+    @property
+    def choices(self) -> Sequence[Request]:
+        return self.plan.choices
 
     def whole(self, answers: Sequence[Piece]) -> dict[str, Any]:
         """The response of a request without `stream`."""
@@ -51,18 +54,20 @@ class Writer:
         choices = [self._chat_choice(answer) if is_chat else self._completion_choice(answer) for answer in answers]
         frame = self._frame("chat.completion" if is_chat else "text_completion", choices)
         if is_chat and self.order.token_ids:
-            frame["prompt_token_ids"] = self.requests[0].prompt
-        return {**frame, "usage": self.usage([len(answer.tokens) for answer in answers])}
+            frame["prompt_token_ids"] = self.choices[0].prompt
+        echoed = [len(choice.prompt) if self.plan.is_echo else 0 for choice in self.choices]
+        counts = [len(answer.tokens) - before for answer, before in zip(answers, echoed, strict=True)]
+        return {**frame, "usage": self.usage(counts)}
 
     def opening(self) -> list[dict[str, Any]]:
         """What a stream starts with: in chat, who speaks."""
         if self.order.kind == "completion":
             return []
-        prompt = {"prompt_token_ids": self.requests[0].prompt} if self.order.token_ids else {}
+        prompt = {"prompt_token_ids": self.choices[0].prompt} if self.order.token_ids else {}
         delta = {"role": "assistant", "content": ""}
         return [
             {**self._chunk([{"index": place, "delta": delta, "logprobs": None, "finish_reason": None}]), **prompt}
-            for place in range(len(self.requests))
+            for place in range(len(self.choices))
         ]
 
     def piece(self, piece: Piece, *, is_first: bool) -> dict[str, Any] | None:
@@ -86,7 +91,7 @@ class Writer:
 
     def usage(self, answer_tokens: Sequence[int]) -> dict[str, int]:
         """A prompt counts once, however many samples it has."""
-        prompt = sum(len(request.prompt) for request in self.requests if request.sample == 0)
+        prompt = sum(len(request.prompt) for request in self.choices if request.sample == 0)
         answers = sum(answer_tokens)
         return {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers}
 
@@ -111,7 +116,7 @@ class Writer:
             "finish_reason": piece.finish,
         }
         if self.order.token_ids:
-            choice["prompt_token_ids"] = self.requests[piece.place].prompt
+            choice["prompt_token_ids"] = self.choices[piece.place].prompt
             choice["token_ids"] = [token.id for token in piece.tokens]
         return choice
 
@@ -136,9 +141,11 @@ class Writer:
             "text_offset": [token.offset for token in tokens],
         }
 
-    def _top(self, token: Token) -> dict[str, float]:
+    def _top(self, token: Token) -> dict[str, float | None] | None:
         """Of alternatives with the same text the likeliest is kept."""
-        top: dict[str, float] = {}
+        if token.log_probability is None:
+            return None
+        top: dict[str, float | None] = {}
         for other, value in token.alternatives:
             top.setdefault(self._name(other), _finite(value))
         return top
@@ -148,7 +155,7 @@ class Writer:
         alternatives = [self._entry(other, value) for other, value in token.alternatives]
         return {**self._entry(token.id, token.log_probability), "top_logprobs": alternatives}
 
-    def _entry(self, token: int, log_probability: float) -> dict[str, Any]:
+    def _entry(self, token: int, log_probability: float | None) -> dict[str, Any]:
         spelled = list(self.tokenizer.decode_bytes([token]))
         return {"token": self._name(token), "logprob": _finite(log_probability), "bytes": spelled}
 
@@ -156,5 +163,5 @@ class Writer:
         return f"token_id:{token}" if self.order.tokens_as_ids else self.tokenizer.decode([token])
 
 
-def _finite(log_probability: float) -> float:
-    return max(log_probability, SMALLEST_LOG_PROBABILITY)
+def _finite(log_probability: float | None) -> float | None:
+    return None if log_probability is None else max(log_probability, SMALLEST_LOG_PROBABILITY)

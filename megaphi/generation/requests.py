@@ -37,6 +37,8 @@ class Score(NamedTuple):
     likeliest: int
     entropy: float
     """Of the whole distribution at this place, in nats."""
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """As many of the likeliest as `sampling.alternatives` asks for, with their log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,12 @@ class News:
     name: str
     token: int | None = None
     log_probability: float = 0.0
-    """Of `token` under the model itself (temperature 1, no token left out)."""
+    """Of `token`, or of `stop_token`, under the model itself (temperature 1, no token left out)."""
     alternatives: tuple[tuple[int, float], ...] = ()
     finish: Finish | None = None
     """Set in the last news of a request. With "stop", `token` is None: the stop token is not part of the answer."""
+    stop_token: int | None = None
+    """What ended the answer, where a token did."""
     scores: tuple[Score, ...] = ()
     """In the last news of a request that asked for them."""
 

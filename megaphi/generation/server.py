@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,36 +26,13 @@ from starlette.requests import ClientDisconnect
 from megaphi.errors import InputError, RunFailed, did_you_mean
 from megaphi.generation.answer_pieces import Piece, answer_pieces, join_pieces
 from megaphi.generation.chat_page import chat_page
-from megaphi.generation.json_constraint import Constraints
 from megaphi.generation.openai_fields import ApiError, Kind
-from megaphi.generation.openai_requests import Order, read_order
 from megaphi.generation.openai_responses import Writer, error_object, json_bytes
-from megaphi.generation.requests import Request as GenerationRequest
-from megaphi.generation.service import GenerationService, Submission, TooManyWaiting
-from megaphi.generation.text import render_prompt
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.generation.service import Submission, TooManyWaiting
+from megaphi.generation.serving import Serving, check_model, make_plan
 
 PATHS = ("/", "/health", "/v1/models", "/v1/completions", "/v1/chat/completions")
 RETRY_SECONDS = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Serving:
-    """What the handlers of one application share."""
-
-    service: GenerationService
-    tokenizer: Phi4Tokenizer
-    constraints: Constraints
-    """For the same tokenizer."""
-    model: str
-    """The name that requests may give; another one is a 404."""
-    api_key: str | None = None
-    """What `Authorization: Bearer …` must say; None lets everybody in."""
-    hosts: frozenset[str] = frozenset()
-    """Names that requests may have in their Host header; empty: any."""
-    largest_body_bytes: int = 8 * 2**20
-    created: int = 0
-    """When the model was opened, in seconds since 1970."""
 
 
 def create_app(serving: Serving) -> FastAPI:
@@ -87,7 +63,7 @@ def create_app(serving: Serving) -> FastAPI:
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
         _admit(request, serving)
-        _check_model(name, serving.model)
+        check_model(name, serving.model)
         return _json(_model(serving))
 
     @app.post("/v1/completions")
@@ -126,11 +102,11 @@ async def _answer(request: Request, kind: Kind, serving: Serving) -> Response:
     _admit(request, serving)
     body = await read_body(request, largest_bytes=serving.largest_body_bytes)
     identity = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
-    order, requests = await asyncio.to_thread(_prepare, body, kind, serving, identity)
-    submission = serving.service.submit(requests)
+    order, plan = await asyncio.to_thread(make_plan, body, kind, serving, identity)
+    submission = serving.service.submit(plan.requests)
     writer = Writer(
         order=order,
-        requests=submission.requests,
+        plan=plan,
         tokenizer=serving.tokenizer,
         model=serving.model,
         identity=identity,
@@ -139,78 +115,27 @@ async def _answer(request: Request, kind: Kind, serving: Serving) -> Response:
     if order.stream:
         return EventStream(_events(submission, writer), submission.cancel)
     try:
-        return _json(writer.whole(await _unless_gone(request, _whole_answers(submission, serving.tokenizer))))
+        return _json(writer.whole(await _unless_gone(request, _whole_answers(submission, writer))))
     finally:
         submission.cancel()
 
 
-def _prepare(body: bytes, kind: Kind, serving: Serving, identity: str) -> tuple[Order, list[GenerationRequest]]:
-    """Check a body and make the engine's requests of it: every prompt with every number of a sample."""
-    context = serving.service.context
-    order = read_order(body, kind, context=context)
-    if order.model is not None:
-        _check_model(order.model, serving.model)
-    _check_rules(order, serving)
-    field = "messages" if kind == "chat" else "prompt"
-    count = len(order.prompts) * order.samples
-    if count > serving.service.max_waiting:
-        limit = serving.service.max_waiting
-        raise ApiError(400, f"{count} answers at once are more than this server's limit of {limit}", field=field)
-    requests = []
-    for number, prompt in enumerate(order.prompts, start=1):
-        ids = render_prompt(prompt, serving.tokenizer)
-        _check_prompt(ids, number, field, serving)
-        sampling = replace(order.sampling, max_tokens=min(order.sampling.max_tokens, context - len(ids)))
-        stops = order.stop_tokens | (frozenset() if order.ignores_end else serving.tokenizer.stop_tokens)
-        one = GenerationRequest(name=identity, prompt=ids, sampling=sampling, stop_tokens=stops)
-        requests += [replace(one, sample=sample) for sample in range(order.samples)]
-    return order, requests
-
-
-def _check_rules(order: Order, serving: Serving) -> None:
-    """What of the rules depends on the model's vocabulary. Raises ApiError."""
-    named = {"logit_bias": [token for token, _ in order.sampling.logit_bias], "stop_token_ids": order.stop_tokens}
-    for field, tokens in named.items():
-        wrong = next((token for token in tokens if not 0 <= token < serving.service.vocabulary), None)
-        if wrong is not None:
-            last = serving.service.vocabulary - 1
-            raise ApiError(400, f"{field} names token id {wrong}: ids are 0 to {last}", field=field)
-    if order.sampling.json_schema is not None:
-        try:
-            serving.constraints.check(order.sampling.json_schema)
-        except InputError as error:
-            raise ApiError(400, f"response_format: {error}", field="response_format") from None
-
-
-def _check_prompt(ids: tuple[int, ...], number: int, field: str, serving: Serving) -> None:
-    context, vocabulary = serving.service.context, serving.service.vocabulary
-    which = f"{field}: prompt {number}" if field == "prompt" else "messages: the conversation"
-    if not ids:
-        raise ApiError(400, f"{which} is empty: give it at least one token", field=field)
-    if len(ids) >= context:
-        message = f"{which} has {len(ids)} tokens, and the model's context of {context} must hold an answer too"
-        raise ApiError(400, message, field=field, code="context_length_exceeded")
-    wrong = next((token for token in ids if not 0 <= token < vocabulary), None)
-    if wrong is not None:
-        raise ApiError(400, f"{which} holds token id {wrong}: ids are 0 to {vocabulary - 1}", field=field)
-
-
-async def _whole_answers(submission: Submission, tokenizer: Phi4Tokenizer) -> list[Piece]:
-    pieces: list[list[Piece]] = [[] for _ in submission.requests]
-    async for piece in answer_pieces(submission, tokenizer):
+async def _whole_answers(submission: Submission, writer: Writer) -> list[Piece]:
+    pieces: list[list[Piece]] = [[] for _ in writer.plan.choices]
+    async for piece in answer_pieces(submission, writer.plan, writer.tokenizer):
         pieces[piece.place].append(piece)
     return [join_pieces(place, parts) for place, parts in enumerate(pieces)]
 
 
 async def _events(submission: Submission, writer: Writer) -> AsyncIterator[bytes]:
     """The chunks of a stream; an error ends it with an error object in place of `[DONE]`."""
-    answer_tokens = [0] * len(submission.requests)
+    answer_tokens = [0] * len(writer.plan.choices)
     begun: set[int] = set()
     try:
         for opening in writer.opening():
             yield _event(json_bytes(opening))
-        async for piece in answer_pieces(submission, writer.tokenizer):
-            answer_tokens[piece.place] += len(piece.tokens)
+        async for piece in answer_pieces(submission, writer.plan, writer.tokenizer):
+            answer_tokens[piece.place] += 0 if piece.is_prompt else len(piece.tokens)
             chunk = writer.piece(piece, is_first=piece.place not in begun)
             if chunk is not None:
                 begun.add(piece.place)
@@ -303,12 +228,6 @@ def _host_of(request: Request) -> str | None:
         return urlsplit(f"//{request.headers.get('host', '')}").hostname
     except ValueError:  # an address in brackets that is none
         return None
-
-
-def _check_model(name: str, served: str) -> None:
-    if name != served:
-        message = f"there is no model {name!r} here: this server has {served!r}"
-        raise ApiError(404, message, field="model", code="model_not_found")
 
 
 def as_api_error(error: Exception, *, path: str = "") -> ApiError:

@@ -18,14 +18,14 @@ from megaphi.tokenizer.phi4 import Phi4Tokenizer
 class TextStream:
     """Turns the tokens of one answer into pieces of text that join to its whole text."""
 
-    def __init__(self, tokenizer: Phi4Tokenizer, stop: Sequence[str] = ()) -> None:
-        """`stop`: texts that end the answer, none of them empty."""
+    def __init__(self, tokenizer: Phi4Tokenizer, stop: Sequence[str] = (), *, before: int = 0) -> None:
+        """`stop`: texts that end the answer, none of them empty; `before`: characters that stand before it."""
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.characters = 0
-        """Decoded so far, held ones and those of a stop text included: where the next token's text begins."""
+        self.characters = before
+        """Where the next token's text begins: what is decoded, held ones and those of a stop text included."""
         self.is_stopped = False
         """Has a stop text appeared? From then on there is no more text."""
 

@@ -63,7 +63,7 @@ def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
     found["stopped"] = plain(generate(Engine(model), prompts[:1], GREEDY, stop_tokens=stop)[0][0])
     texts = [(prompt, prompts[0] + prompts[2] + prompts[3]) for prompt in prompts[:4]]
     scores = score_continuations(Engine(model, rows=3, pass_tokens=20, scored_rows=5), texts)
-    found["scores"] = [[tuple(score) for score in item] for item in scores]
+    found["scores"] = [[tuple(score)[:3] for score in item] for item in scores]
     return found
 
 
@@ -108,7 +108,7 @@ def without_cache(checkpoint: str) -> dict[str, Any]:
     """The same requests one by one, each step a forward pass over the whole text."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.forward_only import logits_of, open_model
-    from megaphi.generation.engine import score
+    from megaphi.generation.engine import Given, score
     from megaphi.generation.sampling import Row, choose
 
     model = open_model(open_weights(checkpoint))
@@ -138,6 +138,6 @@ def without_cache(checkpoint: str) -> dict[str, Any]:
     for prompt in prompts[:4]:
         continuation = prompts[0] + prompts[2] + prompts[3]
         logits_SV = logits_of(model, np.array([prompt + continuation]))[0]
-        scores = score(logits_SV[len(prompt) - 1 : -1], continuation)
-        found["scores"].append([tuple(item) for item in scores])
+        scores = score(logits_SV[len(prompt) - 1 : -1], [Given(token) for token in continuation])
+        found["scores"].append([tuple(item)[:3] for item in scores])
     return found

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from megaphi.conversation import Finish, Sampling
 from megaphi.errors import InputError
-from megaphi.generation.requests import News, Request
+from megaphi.generation.requests import News, Request, Score
 
 ORDINARY = range(256, 90_000)
 """Ids that the fake model chooses from: many hold a part of a character only."""
@@ -70,6 +70,9 @@ class FakeGenerator:
         return [self._advance(request, place) for request, place in list(self.running.values())]
 
     def _advance(self, request: Request, place: int) -> News:
+        if request.scored:
+            del self.running[request.name]
+            return News(request.name, finish="length", scores=scores_of(request))
         token = token_at(request, place, self.alphabet)
         finish: Finish | None = None
         if token is None:
@@ -80,7 +83,7 @@ class FakeGenerator:
         if finish is not None:
             del self.running[request.name]
         if token is None:
-            return News(request.name, finish=finish)
+            return News(request.name, None, -0.5, finish=finish, stop_token=min(request.stop_tokens))
         alternatives = tuple(
             (token + rank, log_probability(token) - rank) for rank in range(request.sampling.alternatives)
         )
@@ -98,6 +101,17 @@ def token_at(request: Request, place: int, alphabet: Sequence[int] = ORDINARY) -
     key = repr((request.prompt, draw, rules.temperature, rules.top_p, rules.top_k, place))
     value = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
     return None if request.stop_tokens and value % 200 == 0 else alphabet[value % len(alphabet)]
+
+
+def scores_of(request: Request) -> tuple[Score, ...]:
+    """Of each scored token; the alternatives are the tokens after it, itself first."""
+    wanted = range(request.sampling.alternatives)
+    return tuple(
+        Score(
+            log_probability(token), token, 1.0, tuple((token + rank, log_probability(token) - rank) for rank in wanted)
+        )
+        for token in request.prompt[len(request.prompt) - request.scored :]
+    )
 
 
 def log_probability(token: int) -> float:

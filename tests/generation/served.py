@@ -20,8 +20,9 @@ from megaphi.cli.engine_options import Opened
 from megaphi.cli.serve import bind
 from megaphi.generation.json_constraint import Constraints
 from megaphi.generation.requests import Generator
-from megaphi.generation.server import Serving, create_app
+from megaphi.generation.server import create_app
 from megaphi.generation.service import GenerationService
+from megaphi.generation.serving import Serving
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

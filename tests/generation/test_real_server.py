@@ -5,6 +5,7 @@ The model is random, so what it says means nothing; that the server says what th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,11 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conversion.random_models import SHAPES, random_folder
-from tests.generation.engine_runs import prompts_of
+from tests.generation.engine_runs import SCHEMA, WITHOUT_BLANKS, prompts_of
 from tests.gloo_world import run_in_world
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -60,6 +62,22 @@ def greedy(checkpoint: str, prompts: list[list[int]]) -> list[list[int]]:
     return [found.tokens for (found,) in generate(engine, prompts, Sampling(max_tokens=8))]
 
 
+def check_scores(checkpoint: Path, prompt: list[int], found: Any) -> None:
+    """Against transformers' log-softmax."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    with torch.no_grad():
+        told_SV = model(torch.tensor([prompt])).logits[0].float().log_softmax(-1)
+    assert found.token_logprobs[0] is None
+    expected = [told_SV[place, token].item() for place, token in enumerate(prompt[1:])]
+    assert found.token_logprobs[1 : len(prompt)] == pytest.approx(expected, abs=1e-4)
+    assert len(found.token_logprobs) == len(prompt) + 1
+    best = told_SV[:-1].max(-1).values.tolist()
+    assert [max(top.values()) for top in found.top_logprobs[1 : len(prompt)]] == pytest.approx(best, abs=1e-4)
+
+
 def test_two_ranks_serve_what_the_engine_says_and_end_when_told(checkpoint: Path) -> None:
     from openai import OpenAI
 
@@ -76,6 +94,18 @@ def test_two_ranks_serve_what_the_engine_says_and_end_when_told(checkpoint: Path
             found = answer.choices[0].token_ids  # pyright: ignore[reportAttributeAccessIssue]
             assert found == tokens[: len(found)]
             assert len(found) == 8 or answer.choices[0].finish_reason == "stop"
+        scored = client.completions.create(
+            model=model.id, prompt=prompts[5], max_tokens=1, echo=True, logprobs=3, temperature=0
+        )
+        check_scores(checkpoint, prompts[5], scored.choices[0].logprobs)
+        described = client.chat.completions.create(
+            model=model.id,
+            messages=[{"role": "user", "content": "a"}],
+            max_tokens=24,
+            response_format={"type": "json_schema", "json_schema": {"name": "pair", "schema": SCHEMA}},
+            logit_bias={str(token): -100 for token, _ in WITHOUT_BLANKS},
+        )
+        assert list(json.loads(described.choices[0].message.content or "")) == ["a", "b"]
         talk = client.chat.completions.create(
             model=model.id, messages=[{"role": "user", "content": "a"}], max_tokens=5, stream=True
         )

@@ -24,7 +24,6 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 WRONG_FIELDS = [
     ({"prompt": "a", "temprature": 1}, "temprature", "unknown field 'temprature'. Did you mean 'temperature'?"),
     ({"prompt": "a", "messages": []}, "messages", "unknown field 'messages'"),
-    ({"prompt": "a", "echo": True}, "echo", "echo is not supported"),
     ({**CHAT, "tools": [{}]}, "tools", "not supported"),
     ({"prompt": "a", "temperature": -1}, "temperature", "between 0 and 100"),
     ({"prompt": "a", "temperature": "hot"}, "temperature", "must be a number, not a text"),
