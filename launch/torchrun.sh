@@ -5,10 +5,19 @@
 #   NODES=8 NODE_RANK=$RANK_OF_THIS_NODE MASTER_ADDR=host0 launch/torchrun.sh phi4_14b_pretrain ...
 #
 # GPUS: processes per machine (default: the GPUs that nvidia-smi lists, else 2 CPU processes).
+#
+# SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2 to this script make the run save and end with 0. torchrun itself would
+# stop its ranks too, but then return 1, and it dies of SIGUSR1: the signal goes past it, to the ranks.
 set -eu
+. "$(dirname "$0")/stop_softly.sh"
 GPUS=${GPUS:-$(nvidia-smi --list-gpus 2>/dev/null | wc -l)}
 [ "$GPUS" -gt 0 ] || GPUS=2
-exec torchrun \
+if [ "${NODES:-1}" -gt 1 ] && [ -z "${MASTER_ADDR:-}" ]; then
+    echo "launch/torchrun.sh: NODES=$NODES needs MASTER_ADDR=<host of NODE_RANK 0>, the same on every machine" >&2
+    exit 2
+fi
+stop_ranks() { kill -TERM $(cat /proc/"$1"/task/*/children); }
+run_and_stop_softly stop_ranks torchrun \
     --nnodes "${NODES:-1}" \
     --node-rank "${NODE_RANK:-0}" \
     --nproc-per-node "$GPUS" \
