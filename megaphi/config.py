@@ -25,6 +25,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast
 
 from megaphi.errors import InputError, did_you_mean
 from megaphi.json_text import parse_json
+from megaphi.other_names import our_name
 
 Config = TypeVar("Config")
 
@@ -127,7 +128,8 @@ def field_type(section: type, name: str, *, where: str, depth: int = 0) -> Any:
     parts = where.split(".")
     prefix = ".".join(parts[: len(parts) - 1 - depth])
     known = [f"{prefix}.{field}".lstrip(".") for field in hints]
-    guess = did_you_mean(f"{prefix}.{name}".lstrip("."), known)
+    ours = our_name(parts[-1])
+    guess = f" That is {ours} here." if ours else did_you_mean(f"{prefix}.{name}".lstrip("."), known)
     raise InputError(f"unknown field {where!r}.{guess} Fields here: {', '.join(hints) or 'none'}.")
 
 

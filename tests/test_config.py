@@ -217,6 +217,19 @@ def test_fields_that_contradict_each_other(assignments, message):
         check(override(RUN, assignments), world_size=2)
 
 
+def every_field() -> set[str]:
+    """Paths of all fields that any recipe could have, sections included."""
+
+    def walk(hint: Any, path: str) -> Iterator[str]:
+        yield path
+        for part in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(part) and isinstance(part, type):
+                for name, inner in typing.get_type_hints(part, include_extras=True).items():
+                    yield from walk(inner, f"{path}.{name}".lstrip("."))
+
+    return set(walk(RunConfig, ""))
+
+
 def numeric_fields(section: type, prefix: str = "") -> Iterator[tuple[str, list[Range]]]:
     """Every numeric field of a configuration, whatever the recipe sets, with the ranges that it declares."""
     for name, hint in typing.get_type_hints(section, include_extras=True).items():

@@ -20,7 +20,7 @@ ALL_SOURCES = sorted(
 NATIVE_SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
 KERNELS = ("cross_entropy.h", "paged_attention.h", "rms_norm.h", "rotary.h", "softmax.h", "swiglu.h")
 ROWS = [
-    {"errors", "json_text", "files", "config", "conversation", "log"},
+    {"errors", "json_text", "files", "config", "conversation", "log", "other_names", "own_code"},
     {"kernels", "tokenizer", "parallel", "grading"},
     {"model", "data", "curation"},
     {"engine"},
@@ -35,6 +35,8 @@ MEGATRON_USERS = {"parallel", "model", "engine"}
 WITHOUT_TORCH = {
     "errors",
     "json_text",
+    "other_names",
+    "own_code",
     "files",
     "config",
     "conversation",

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.fields += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{_as_fields(rest) if hasattr(parsed, 'fields') else ''}")
     try:
         return parsed.command(parsed)
     except ReportedElsewhere:
@@ -48,6 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone: not an error, but Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _as_fields(options: list[str]) -> str:
+    """What options of other trainers are called here."""
+    from megaphi.other_names import our_name
+
+    known = {option: our_name(option.partition("=")[0]) for option in options}
+    said = [f"{option.partition('=')[0]} is {ours}" for option, ours in known.items() if ours]
+    return f" (fields are given as field=value: {'; '.join(said)})" if said else ""
 
 
 def _parser() -> argparse.ArgumentParser:

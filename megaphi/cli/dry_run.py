@@ -16,8 +16,11 @@ from megaphi.planning.memory import RankMemory, rank_memory
 
 def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
     """Print configuration, sizes and epochs; raises InputError where the run could not start."""
+    from megaphi.engine.own_objective import load_objective
+
     smallest = configuration.layout.model_ranks
     run = check(configuration, world_size=world_size or smallest * (configuration.layout.data or 1))
+    load_objective(run)
     print("Configuration")
     for path, value in leaves(run):
         print(f"  {path:<36} {_show(value)}")

@@ -26,11 +26,12 @@ EXAMPLE = """examples:
   megaphi train phi4_14b_pretrain --dry-run --world-size 512 layout.tensor=2 layout.pipeline=4
   torchrun --nproc-per-node 8 -m megaphi train phi4_14b_pretrain run.folder=/shared/runs/phi4
   megaphi train my_recipes.py:my_run
+  megaphi train runs/phi4/config.json run.folder=runs/phi4_again
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name, or file.py:function")
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name, file.py:function, or a run's config.json")
     parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of the recipe")
     parser.add_argument("--processes", type=int, metavar="N", help="start N ranks on this machine")
     parser.add_argument("--dry-run", action="store_true", help="print the whole configuration and what it needs")

@@ -17,6 +17,7 @@ from megaphi.data.remote import check_remote_reading
 from megaphi.data.stages import StageSpan, lay_out_stages
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
+from megaphi.own_code import digest_of, split_name
 from megaphi.parallel.layout import ParallelLayout
 
 Kind = Literal["pretrain", "finetune", "prefer"]
@@ -159,6 +160,8 @@ class RunConfig:
     """What to fine-tune on."""
     preferences: Preferences | None = None
     """Pairs to learn preferences from."""
+    objective: str | None = None
+    """Your own, file.py:Class (engine/objective.py says what it is), not for preferences; none: the next token."""
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     optimizer: Optimizer = field(default_factory=Optimizer)
     precision: NumericPrecision = field(default_factory=NumericPrecision)
@@ -166,7 +169,7 @@ class RunConfig:
     """Activations computed again in the backward pass: none, the attention core, or whole layers."""
     overlap_communication: bool = True
     """Overlap gradient reduction and parameter gathering with compute (several data-parallel replicas only)."""
-    bucket_parameters: int = 0
+    bucket_parameters: Annotated[int, Range(minimum=0)] = 0
     """Parameters reduced and gathered together where that overlaps; 0: 40 million, at least 1 million a replica."""
 
 
@@ -206,7 +209,25 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
         raise InputError(
             "mixture.isolate_documents=true is not available with layout.context > 1: turn one of them off"
         )
-    return replace(run, layout=layout)
+    return replace(run, layout=layout, objective=_pinned_objective(run))
+
+
+def _pinned_objective(run: RunConfig) -> str | None:
+    """The name of the user's objective with the digest of its file, which must be the one that the name carries."""
+    if run.objective is None:
+        return None
+    if run.preferences is not None:
+        raise InputError(f"objective={run.objective} is for a mixture or conversations: preferences.loss names theirs")
+    before_at, _, pinned = run.objective.rpartition("@")
+    name = before_at or run.objective
+    path, _ = split_name(name, what="objective")
+    digest = digest_of(path)
+    if before_at and pinned != digest:
+        raise InputError(
+            f"objective={run.objective}: {path} is not the file that this run was trained with (its digest is "
+            f"{digest}): put that back, or set objective={name} to take this one"
+        )
+    return f"{name}@{digest}"
 
 
 def check_kind(run: RunConfig) -> Kind:

@@ -1,19 +1,20 @@
 """Every published run as a function that returns its whole configuration, and how a recipe is found by name.
 
-A recipe is named as below, or as `my_file.py:my_recipe`, a function of your own without arguments.
+A recipe is named as below, or as `my_file.py:my_recipe`, a function of your own without arguments, or it is the
+config.json of a run (in its folder, and in every checkpoint), which is repeated so.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from megaphi.config import check_values
+from megaphi.config import check_values, from_plain
 from megaphi.engine.run_config import RunConfig
 from megaphi.errors import InputError, did_you_mean
+from megaphi.files import read_json
+from megaphi.own_code import is_own_code, load_own, running, split_name
 
 RECIPES = {
     "phi4_14b_pretrain": "megaphi.recipes.phi4_14b",
@@ -28,36 +29,38 @@ RECIPES = {
 
 
 def load_recipe(name: str) -> RunConfig:
-    """Call the recipe `name` or `file.py:function`."""
-    if ".py:" in name or name.endswith(".py"):
-        return _checked(_from_file(name), name)
+    """Call the recipe `name` or `file.py:function`, or read the configuration `.../config.json`.
+
+    Raises:
+        InputError: there is no such recipe, its file cannot be run, or what it gives is no RunConfig that could be.
+    """
+    if name.endswith(".json"):
+        return _from_configuration(Path(name).expanduser())
+    if is_own_code(name):
+        function = load_own(name, what="recipe")
+        path, _ = split_name(name, what="recipe")
+        return _checked(running(path, f"recipe {name!r}", function), name)
     if name not in RECIPES:
         raise InputError(
-            f"unknown recipe {name!r}.{did_you_mean(name, RECIPES)} Recipes: {', '.join(RECIPES)}, or file.py:function"
+            f"unknown recipe {name!r}.{did_you_mean(name, RECIPES)} Recipes: {', '.join(RECIPES)}, or file.py:function,"
+            " or a run's config.json"
         )
-    return _checked(getattr(importlib.import_module(RECIPES[name]), name), name)
+    return _checked(getattr(importlib.import_module(RECIPES[name]), name)(), name)
 
 
-def _from_file(name: str) -> Callable[[], object]:
-    path, _, function = name.rpartition(":")
-    if not path or not function:
-        raise InputError(f"recipe {name!r}: name a function too, as in {name}:my_recipe")
-    if not Path(path).is_file():
-        raise InputError(f"recipe {name!r}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"recipe_{Path(path).stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise InputError(f"{path} has no function {function!r}.{did_you_mean(function, known)}")
-    return getattr(module, function)
+def _from_configuration(path: Path) -> RunConfig:
+    """The run that a config.json describes, as it was when it had been checked."""
+    plain = read_json(path, what="configuration of a run")
+    try:
+        return from_plain(RunConfig, plain)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
-def _checked(recipe: Callable[[], object], name: str) -> RunConfig:
-    run = recipe()
+def _checked(run: Any, name: str) -> RunConfig:
     if not isinstance(run, RunConfig):
         raise InputError(f"recipe {name!r} returned {type(run).__name__}, expected a RunConfig")
-    return check_values(run)
+    try:
+        return check_values(run)
+    except InputError as error:
+        raise InputError(f"recipe {name!r}: {error}") from None

@@ -16,6 +16,7 @@ from megaphi.data.packed_rows import MakeBatch, PackedRows, RowOrder, conversati
 from megaphi.data.stages import StageSpan
 from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.loop import RunResult, training_loop
+from megaphi.engine.own_objective import load_objective
 from megaphi.engine.resume import OpenWeights, RunData
 from megaphi.engine.run_config import RunConfig, check_steps
 from megaphi.engine.training_model import build_training_model
@@ -48,8 +49,9 @@ def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
             make_held_out=conversation_batch(validation, capacity=capacity, padding_token=tokenizer.pad),
         ),
     )
+    objective = agreed(world, lambda: load_objective(run))
     model = build_training_model(run, world)
-    return training_loop(model, data, open_weights=open_weights)
+    return training_loop(model, data, open_weights=open_weights, objective=objective)
 
 
 def _read(run: RunConfig, tokenizer: Phi4Tokenizer) -> tuple[list[RenderedConversation], list[RenderedConversation]]:
@@ -126,7 +128,8 @@ def open_rows(
         )
         validation_rows = -(-held_out.rows_per_epoch // multiple) * multiple
         validation = replace(training, epochs=held_out, make_batch=make_held_out, repeats=False)
-    run = replace(run, run=replace(run.run, steps=steps, validation_samples=validation_rows))
+    # Without epochs: config.json is the run as it was, and can be run again.
+    run = replace(run, run=replace(run.run, steps=steps, epochs=0.0, validation_samples=validation_rows))
     check_steps(run)
     return run, RunData(training=training, validation=validation)
 

@@ -6,6 +6,7 @@ from megaphi.data.loader import OpenMixture, open_mixture
 from megaphi.data.mixture import Split
 from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.loop import RunResult, training_loop
+from megaphi.engine.own_objective import load_objective
 from megaphi.engine.resume import OpenWeights, RunData
 from megaphi.engine.run_config import RunConfig, has_validation, stages_of
 from megaphi.engine.training_model import build_training_model
@@ -26,8 +27,10 @@ def pretrain(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
     agreed(world, lambda: check_kernels(run.model))
     training, validation = agreed(world, lambda: open_data(run))
     _introduce(run, world, training)
+    objective = agreed(world, lambda: load_objective(run))
     model = build_training_model(run, world)
-    return training_loop(model, RunData(training=training, validation=validation), open_weights=open_weights)
+    data = RunData(training=training, validation=validation)
+    return training_loop(model, data, open_weights=open_weights, objective=objective)
 
 
 def open_data(run: RunConfig) -> tuple[OpenMixture, OpenMixture | None]:

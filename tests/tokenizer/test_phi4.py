@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import shutil
+import time
 
 import pytest
 import tiktoken
@@ -163,3 +164,15 @@ def test_where_the_rank_file_is_looked_for(tmp_path, monkeypatch):
     cached.unlink()
     with pytest.raises(InputError, match=r"no cl100k_base rank file found .* Three ways .*TIKTOKEN_CACHE"):
         find_rank_file()
+
+
+def test_a_long_run_of_one_letter_takes_time_in_proportion_to_it():
+    """Linear is a ratio of 8, quadratic 64; in tiktoken 0.12 the longer one took a minute."""
+    tokenizer = load_tokenizer()
+
+    def seconds(letters: int) -> float:
+        started = time.process_time()
+        assert tokenizer.encode("a" * letters) == tokenizer.encode("a" * 64) * (letters // 64)
+        return time.process_time() - started
+
+    assert seconds(400_000) < 32 * min(seconds(50_000) for _ in range(3))

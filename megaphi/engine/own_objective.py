@@ -1,0 +1,33 @@
+"""An objective of the user's own: `objective=my_file.py:MyObjective`, in place of the cross-entropy of the next token.
+
+`run_config.check` adds the file's digest to the name when a run is checked, so that config.json, checkpoints and the
+comparison of ranks say which version of the file was used: `my_file.py:MyObjective@0123456789abcdef`. A name that
+carries a digest, because it comes from a config.json, is refused where the file has become another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megaphi.engine.objective import NextToken, Objective
+from megaphi.engine.run_config import RunConfig
+from megaphi.errors import InputError
+from megaphi.own_code import load_own, running, split_name
+
+
+def load_objective(run: RunConfig) -> Objective:
+    """What the run minimises. Raises InputError if the user's class is no objective."""
+    if run.objective is None:
+        return NextToken()
+    name = run.objective.rpartition("@")[0] or run.objective
+    make = load_own(name, what="objective")
+    path, _ = split_name(name, what="objective")
+    made: Any = running(path, f"objective {name!r}", make)
+    names = getattr(made, "names", None)
+    named = isinstance(names, tuple) and all(isinstance(part, str) for part in names)
+    if not named or not callable(getattr(made, "forward", None)):
+        raise InputError(
+            f"objective {name!r} gives a {type(made).__name__}: expected an object with names, a tuple of text, and a "
+            "method forward(batch, chunk, device), as megaphi/engine/objective.py describes it"
+        )
+    return made

@@ -1,0 +1,107 @@
+"""Python of the user's own, named as `my_file.py:name`: a recipe, an objective.
+
+The file is run once per process, with its folder on the module path, so that it can import what lies beside it.
+Whatever goes wrong in it (an import, the syntax, an exception, a name that is not there) is one message with file and
+line, because the user's file is input, not the program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from megaphi.errors import InputError, did_you_mean
+
+Result = TypeVar("Result")
+_LOADED: dict[Path, ModuleType] = {}
+_KINDS = {"recipe": "function", "objective": "class"}
+
+
+def is_own_code(name: str) -> bool:
+    """Does `name` mean a Python file, rather than something of ours?"""
+    return ".py:" in name or name.endswith(".py")
+
+
+def load_own(name: str, *, what: str) -> Callable[..., Any]:
+    """The function or class that `my_file.py:name` means; `what` it is for: a recipe or an objective.
+
+    Raises:
+        InputError: there is no such file or name, or the file cannot be run.
+    """
+    path, attribute = split_name(name, what=what)
+    module = _LOADED.get(path.resolve()) or running(path, f"{what} {name!r}", lambda: _run(path))
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"{path} has no {_KINDS[what]} {attribute!r}.{did_you_mean(attribute, known)}")
+    return found
+
+
+def split_name(name: str, *, what: str) -> tuple[Path, str]:
+    """(file, name within it); raises InputError if one is missing."""
+    text, _, attribute = name.rpartition(":")
+    if not text or not attribute:
+        raise InputError(f"{what} {name!r}: name a {_KINDS[what]} too, as in {name.rstrip(':')}:my_{what}")
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise InputError(f"{what} {name!r}: there is no file {path}")
+    return path, attribute
+
+
+def digest_of(path: Path) -> str:
+    """The first 16 hex digits of the SHA-256 of a file: which version of it was used."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def running(path: Path, what: str, action: Callable[[], Result]) -> Result:
+    """Call what runs code of `path`; an exception becomes one message with file and line.
+
+    Raises:
+        InputError: it failed, or it raised one itself.
+    """
+    try:
+        return action()
+    except (InputError, KeyboardInterrupt):
+        raise
+    except SyntaxError as error:
+        where = f"{error.filename or path}, line {error.lineno}"
+        raise InputError(f"{what}: {where}: {error.msg}") from None
+    except (Exception, SystemExit) as error:
+        line = _line_in(path, error)
+        where = str(path) if line is None else f"{path}, line {line}"
+        raise InputError(f"{what}: {where}: {type(error).__name__}: {error}") from None
+
+
+def _line_in(path: Path, error: BaseException) -> int | None:
+    """The last line of the file that was being run."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if os.path.realpath(frame.filename) == os.path.realpath(path)
+    ]
+    return lines[-1] if lines else None
+
+
+def _run(path: Path) -> ModuleType:
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: nothing of the program is hidden by it
+    spec = importlib.util.spec_from_file_location(f"own_code_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    _LOADED[path.resolve()] = module
+    return module
