@@ -3,13 +3,20 @@
 A writer fills a temporary file in the target's own folder, forces it to disk, and renames it over the target: a
 reader, or a restart after a crash, sees the old file or the new one, never half of one. `sync_folder` makes the
 rename itself survive a power cut. A full disk is the user's problem to solve, so it becomes an `InputError`.
+
+A folder is filled under a name that nobody else has, and held locked: the lock ends with its process, so that a folder
+which is being written now, and one that a killed job left, can be told apart. It gets its name by a plain rename,
+which by POSIX takes the place of nothing but an empty folder: of two jobs with one target the second is refused.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +26,9 @@ from typing import IO, Any
 
 from megaphi.errors import InputError
 from megaphi.json_text import json_bytes, parse_json
+
+LOCK = ".being_written"
+"""In a folder that is being written: the file whose lock its process holds."""
 
 
 @contextmanager
@@ -67,33 +77,87 @@ def explain_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty folder to fill, which takes the name `path` only if the block ends without an error.
 
+    What killed jobs left of this target is removed first.
+
     Raises:
-        InputError: there is something at `path` already.
+        InputError: there is something at `path`, at the start or by the end, or another process is writing it now.
     """
     target = Path(path)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} exists already: choose another folder, or remove it first")
-    partial = target.with_name(f".{target.name}.partial")
     with explain_write_errors(target):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{target} exists already: choose another folder, or remove it first")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_unfinished(target)
+        partial = unused_name(target, "partial")
+        partial.mkdir()
         try:
-            yield partial
-            publish_folder(partial, target)
+            (partial / LOCK).touch()
+            with locked(partial / LOCK):
+                yield partial
+                (partial / LOCK).unlink()
+                publish_folder(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
 
 
+def unused_name(target: Path, ending: str) -> Path:
+    """A hidden name beside `target` that no other process has."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(6)}.{ending}")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock of this file or folder, and hold it; it ends with the process too."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems lock nothing
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _clear_unfinished(target: Path) -> None:
+    """Remove what killed jobs left of `target`; refuse if a living one is at it."""
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        try:
+            handle = os.open(partial / LOCK, os.O_RDONLY)
+        except OSError:  # about to be published, or not ours
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(partial, ignore_errors=True)
+        except BlockingIOError:
+            raise InputError(f"another process is writing {target} now (in {partial.name}): let it end") from None
+        except OSError:  # no locks here: whose it is cannot be known
+            continue
+        finally:
+            os.close(handle)
+
+
 def publish_folder(partial: Path, target: Path) -> None:
-    """Give a completely written folder its name; one that has this name already is replaced."""
+    """Give a completely written folder its name.
+
+    Raises:
+        InputError: something has this name already; nothing of it is changed.
+    """
     sync_folder(partial)
-    replaced = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise InputError(f"{target} appeared while it was being written: nothing of it was changed") from None
+    sync_folder(target.parent)
+
+
+def replace_folder(partial: Path, target: Path) -> None:
+    """Give a completely written folder its name; one that has this name already goes."""
+    replaced = unused_name(target, "replaced")
     if target.exists():
         target.rename(replaced)
-    partial.rename(target)
-    sync_folder(target.parent)
+    publish_folder(partial, target)
     shutil.rmtree(replaced, ignore_errors=True)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import multiprocessing
 import os
+import shutil
 
 import pytest
 
 from megaphi.errors import InputError
-from megaphi.files import publish_folder, read_json, sha256_of, whole_file, whole_folder, write_json, write_text
+from megaphi.files import read_json, replace_folder, sha256_of, whole_file, whole_folder, write_json, write_text
 
 
 def names(folder):
@@ -79,11 +81,72 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
         raise AssertionError("not reached")
 
 
-def test_publishing_takes_the_place_of_an_older_folder(tmp_path):
+@pytest.mark.parametrize("appears", ["folder", "file"])
+def test_what_appears_at_the_target_meanwhile_stays(tmp_path, appears):
+    target = tmp_path / "made"
+
+    def write() -> None:
+        with whole_folder(target) as folder:
+            (folder / "a").touch()
+            if appears == "folder":
+                target.mkdir()
+                (target / "theirs").touch()
+            else:
+                target.write_text("theirs")
+
+    with pytest.raises(InputError, match="made appeared while it was being written: nothing of it was changed"):
+        write()
+    assert names(tmp_path) == ["made"]
+    assert names(target) == ["theirs"] if appears == "folder" else target.read_text() == "theirs"
+
+
+def _hold_open(target, ready, end):
+    with whole_folder(target) as folder:
+        (folder / "theirs").touch()
+        ready.set()
+        end.wait(60)
+
+
+def test_two_processes_with_one_target(tmp_path):
+    """The second is told so at once, and what it finds of the first stays; a killed one's remains go."""
+    target, context = tmp_path / "made", multiprocessing.get_context("fork")
+    ready, end = context.Event(), context.Event()
+    other = context.Process(target=_hold_open, args=(target, ready, end))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(InputError, match=r"another process is writing .*made now"), whole_folder(target):
+        raise AssertionError("not reached")
+    end.set()
+    other.join(60)
+    assert names(target) == ["theirs"]
+    shutil.rmtree(target)
+
+    ready, end = context.Event(), context.Event()
+    other = context.Process(target=_hold_open, args=(target, ready, end))
+    other.start()
+    assert ready.wait(60)
+    other.kill()
+    other.join(60)
+    assert [name.endswith(".partial") for name in names(tmp_path)] == [True]
+    with whole_folder(target) as folder:
+        (folder / "ours").touch()
+    assert names(tmp_path) == ["made"]
+    assert names(target) == ["ours"]
+
+
+def test_a_folder_of_anybody_else_is_left_alone(tmp_path):
+    (tmp_path / ".made.of_somebody.partial").mkdir()
+    (tmp_path / ".made.of_somebody.partial" / "work").touch()
+    with whole_folder(tmp_path / "made"):
+        pass
+    assert names(tmp_path / ".made.of_somebody.partial") == ["work"]
+
+
+def test_replacing_takes_the_place_of_an_older_folder(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"from_{name}").touch()
-    publish_folder(tmp_path / "new", tmp_path / "old")
+    replace_folder(tmp_path / "new", tmp_path / "old")
     assert names(tmp_path) == ["old"]
     assert names(tmp_path / "old") == ["from_new"]
 

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from megaphi.data.indexed_dataset import CODE_OF_DTYPE, HEADER, LONGEST_DOCUMENT, MAGIC, VERSION
 from megaphi.data.token_files import with_ending
 from megaphi.errors import InputError
-from megaphi.files import explain_write_errors, sync_folder
+from megaphi.files import explain_write_errors, locked, sync_folder
 from megaphi.json_text import json_bytes
 
 CHUNK = 1 << 16
@@ -174,12 +174,18 @@ def write_index(
 
 def put_in_place(prefix: Path, *, data: IO[bytes], index: IO[bytes], description_file: IO[bytes] | None) -> None:
     """Force the temporary files to disk and give them their names; without a description an old PREFIX.json goes."""
-    final = {ending: with_ending(prefix, ending) for ending in (".bin", ".json", ".idx")}
     for file in (data, index, description_file):
         if file is not None:
             file.flush()
             os.fsync(file.fileno())
             file.close()
+    with locked(prefix.parent):
+        _rename_parts(prefix, data=data, index=index, description_file=description_file)
+
+
+def _rename_parts(prefix: Path, *, data: IO[bytes], index: IO[bytes], description_file: IO[bytes] | None) -> None:
+    """One writer at a time: three renames of two writers must not make a dataset of both."""
+    final = {ending: with_ending(prefix, ending) for ending in (".bin", ".json", ".idx")}
     if not _is_same(index.name, final[".idx"]):
         final[".idx"].unlink(missing_ok=True)  # never an old index beside new tokens
     os.replace(data.name, final[".bin"])

@@ -25,7 +25,7 @@ from megaphi.engine.snapshot import Sample, check_written
 from megaphi.engine.tensor_file import FileRecord
 from megaphi.engine.versions import versions
 from megaphi.errors import InputError
-from megaphi.files import explain_write_errors, publish_folder, write_text
+from megaphi.files import explain_write_errors, replace_folder, write_text
 from megaphi.log import logger
 from megaphi.parallel.channel import CalledOff, Channel
 from megaphi.parallel.world import World
@@ -99,7 +99,7 @@ class CheckpointWriter:
     def _attempt(self, job: Job, folder: Path, attempt: int) -> str | None:
         """Write one checkpoint together with all other ranks; returns what went wrong, the same on all."""
         channel = Channel(f"{self._save_name}/save/{job.number}/{attempt}", called_off=self._called_off)
-        partial = folder.with_name(f".{folder.name}.partial")
+        partial = folder.with_name(f".{folder.name}.{self._save_name}.partial")
         world, everyone = self._world, [f"report/{rank}" for rank in range(self._world.size)]
         if world.is_main:
             channel.post("folder", _problem(lambda: _empty_folder(partial)))
@@ -145,7 +145,7 @@ class CheckpointWriter:
             for name in manifest.files.keys() - files.keys():
                 check_content(partial, manifest, name, from_disk=True)
         with explain_write_errors(folder):
-            publish_folder(partial, folder)
+            replace_folder(partial, folder)
         write_text(folder.parent / "latest", folder.name + "\n")
 
     def _complete(self, job: Job, path: Path, *, seconds: float) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from megaphi.engine.run_config import Saving
 from megaphi.errors import InputError
-from megaphi.files import read_json
+from megaphi.files import read_json, unused_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +65,7 @@ def prune(folder: Path, rules: Saving, *, newest: int) -> None:
 
 def remove(checkpoint: Path) -> None:
     """Delete a checkpoint, which is gone at once."""
-    hidden = checkpoint.with_name(f".{checkpoint.name}.deleted")
-    if hidden.exists():
-        shutil.rmtree(hidden)
+    hidden = unused_name(checkpoint, "deleted")
     checkpoint.rename(hidden)
     shutil.rmtree(hidden)
 
