@@ -11,7 +11,8 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from megaphi.errors import InputError, RunFailed
@@ -46,7 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     from megaphi.parallel.place import detect
     from megaphi.recipes import load_recipe
 
-    configuration = override(load_recipe(arguments.recipe), arguments.fields)
+    is_real = not (arguments.list_fields or arguments.dry_run)
+    with _told_to_all_ranks() if is_real else nullcontext():
+        configuration = override(load_recipe(arguments.recipe), arguments.fields)
     if arguments.list_fields:
         for field in describe(configuration):
             meaning = f"{field.meaning} Takes {field.accepts}.".lstrip()
@@ -64,11 +67,27 @@ def run(arguments: argparse.Namespace) -> int:
     processes = place.world_size if arguments.processes is None else arguments.processes
     if processes < 1:
         raise InputError(f"--processes {processes}: must be at least 1")
-    checked = check(configuration, world_size=processes)
+    with _told_to_all_ranks():
+        checked = check(configuration, world_size=processes)
     if arguments.processes is not None and processes > 1:
         command = [sys.executable, "-m", "megaphi", "train", arguments.recipe, *arguments.fields]
         return launcher.start_processes(command, processes=processes)
     return _train(checked, alone=processes == 1)
+
+
+@contextmanager
+def _told_to_all_ranks() -> Iterator[None]:
+    """Bad input that one rank meets before it joins the job: the others must not wait for it."""
+    from megaphi.parallel.place import detect
+
+    try:
+        yield
+    except InputError as error:
+        if detect().world_size > 1:
+            from megaphi.parallel.world import decline
+
+            decline(str(error))
+        raise
 
 
 def _train(configuration: RunConfig, *, alone: bool) -> int:

@@ -24,6 +24,7 @@ from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_regi
 from torch import Tensor
 
 from megaphi.engine.checkpoint import load_weight, refuse_unread_weights
+from megaphi.engine.same_run import agree_on_weights, code_facts
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
@@ -58,7 +59,8 @@ def open_model(
     """Load weights under any layout, in their own number format (fp16 as fp32), or in `parameters`."""
     architecture = replace(reader.architecture, kernels="fused")
     layout = check_reading_layout(layout or ParallelLayout(), architecture)
-    world = start_world(layout, seed=0)
+    world = start_world(layout, seed=0, facts=code_facts)
+    agree_on_weights(world, reader)
     context = reader.config.get("batch", {}).get("sequence_length", 4_096)
     (module,) = build_model(
         architecture,

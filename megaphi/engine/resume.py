@@ -24,6 +24,7 @@ from megaphi.engine.checkpoint_writer import checkpoint_folders
 from megaphi.engine.learning_rate import check_rate_continues
 from megaphi.engine.newest import newest_checkpoint, problem_of
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.same_run import agree_on_weights
 from megaphi.engine.training_data import TrainingData
 from megaphi.engine.training_model import TrainingModel
 from megaphi.engine.weight_reader import WeightReader
@@ -70,6 +71,7 @@ def _start_from(path: str, model: TrainingModel, data: RunData, open_weights: Op
     """Take the weights of `path`, and where it is asked for the places in its sources."""
     run, world = model.run, model.world
     reader = agreed(world, lambda: open_weights(path))
+    agree_on_weights(world, reader)
     if isinstance(reader, CheckpointReader) and run.saving.verify:
         problem = problem_of(reader.folder, world, verify=True)
         if problem is not None:

@@ -41,6 +41,8 @@ class Progress:
     """Sequences per validation pass, always the same ones."""
     resume: bool = True
     """Continue from the newest whole checkpoint where there is one."""
+    take_over: bool = False
+    """Begin although run.folder is locked by a job on another host, which must be dead."""
     initial_checkpoint: str | None = None
     """Start a new run (step 0, no optimizer state) from these weights: a checkpoint, or a Hugging Face folder."""
     continue_sources: bool = False

@@ -27,12 +27,18 @@ GIT_PATIENCE_SECONDS = 20.0
 @cache
 def versions() -> dict[str, str]:
     """Package -> version, `source`, and `commit` where the source tree has one; asked once per process."""
+    found = package_versions()
+    _describe(found, "source", lambda: source_digest(source_files()))
+    _describe(found, "commit", commit)
+    return found
+
+
+def package_versions() -> dict[str, str]:
+    """Package -> version, and Python's."""
     found: dict[str, str] = {}
     _describe(found, "python", platform.python_version)
     for package in PACKAGES:
         _describe(found, package, lambda package=package: metadata.version(package))
-    _describe(found, "source", lambda: source_digest(source_files()))
-    _describe(found, "commit", commit)
     return found
 
 

@@ -1,13 +1,17 @@
-"""Bad input on one rank ends the job on all of them, with one message."""
+"""Bad input on one rank, or input that is not the same on all, ends the job on all of them, with one message."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import socket
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as distributed
 
 from megaphi.errors import InputError, ReportedElsewhere
+from megaphi.parallel.differences import Facts, differences
 from megaphi.parallel.world import World
 
 Answer = TypeVar("Answer")
@@ -27,6 +31,21 @@ def agreed(world: World, action: Callable[[], Answer]) -> Answer:
         where = f" (on rank {failed[0]} of {world.size})" if failed[0] else ""
         refuse(world, f"{messages[failed[0]]}{where}")
     return answer  # pyright: ignore[reportReturnType]
+
+
+def agree_on(world: World, facts: Facts) -> None:
+    """End the job unless these are the same on all ranks. Collective."""
+    if world.size == 1:
+        return
+    digests = [""] * world.size
+    distributed.all_gather_object(digests, hashlib.sha256(json.dumps([*facts.items()]).encode()).hexdigest())
+    if len(set(digests)) == 1:
+        return
+    found: list[Any] = [None] * world.size
+    distributed.all_gather_object(found, (socket.gethostname(), dict(facts)))
+    hosts = {rank: host for rank, (host, _) in enumerate(found)}
+    text = differences({rank: one for rank, (_, one) in enumerate(found)}, hosts) or "  in the order of their facts"
+    refuse(world, f"what the ranks of this job have read differs:\n{text}\nGive all of them the same files")
 
 
 def refuse(world: World, message: str) -> NoReturn:

@@ -1,7 +1,8 @@
 """Join the job: emulation where there is no GPU, torch.distributed, Megatron's process groups, random state.
 
-`start_world` is the only way in. A world of one process opens no port. With gloo a rank that waits for a dead
-neighbour fails at once (the connection closes); with NCCL after `timeout_seconds`.
+`start_world` is the only way in. The ranks meet and are compared (meeting.py) before anything collective. A world of
+one process opens no port. With gloo a rank that waits for a dead neighbour fails at once (the connection closes); with
+NCCL after `timeout_seconds`.
 """
 
 from __future__ import annotations
@@ -9,26 +10,28 @@ from __future__ import annotations
 import atexit
 import datetime
 import gc
+import json
 import os
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import torch.distributed as distributed
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
+from megaphi.config import leaves
 from megaphi.errors import InputError
 from megaphi.log import set_up_logging
 from megaphi.parallel import cpu_emulation
+from megaphi.parallel.differences import Facts
+from megaphi.parallel.interface import choose_interface, local_address
 from megaphi.parallel.layout import Coordinates, ParallelLayout
+from megaphi.parallel.meeting import Arrival, meet
 from megaphi.parallel.place import Place, choose_gpu, detect, export
 from megaphi.parallel.seeds import model_seed
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-"""Names the running kernel: hosts that share a name are told apart by it."""
+SECONDS_TO_DECLINE = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,10 +59,16 @@ class World:
         return self.size // self.layout.model_ranks
 
 
-def start_world(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 600.0) -> World:
+def start_world(
+    layout: ParallelLayout, *, seed: int, facts: Callable[[], Facts] = dict, timeout_seconds: float = 600.0
+) -> World:
     """Start or join torch.distributed and cut the world by `layout` (whose `data` may be open).
 
-    May be called again in the same process with another layout: the groups are then made anew.
+    `facts`, beside layout and seed, must be the same on all ranks; not asked for where there is one rank. May be called
+    again in the same process with another layout: the groups are then made anew.
+
+    Raises:
+        InputError: ranks differ, do not come, or cannot be reached; on all ranks.
     """
     place = detect()
     layout = layout.for_world(place.world_size)
@@ -69,7 +78,10 @@ def start_world(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 6
     if not distributed.is_initialized():
         set_up_logging(rank=place.rank, world_size=place.world_size)
         store = HashStore() if place.world_size == 1 else _open_store(place, timeout=timeout)
-        place = _with_local_rank(place, store)
+        known = {"world size": str(place.world_size), "seed": json.dumps(seed)}
+        known["device"] = "CPU" if emulated else "CUDA"
+        known |= {f"layout.{name}": json.dumps(value) for name, value in leaves(layout)}
+        place = _meet(place, store, lambda: {**known, **facts()}, timeout_seconds=timeout_seconds)
     device = torch.device("cpu") if emulated else _take_gpu(place)
     if store is not None:
         _join(place, store, device=device, timeout=timeout)
@@ -84,13 +96,16 @@ def start_world(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 6
     )
 
 
-def _with_local_rank(place: Place, store: Store) -> Place:
-    """The place, with what no variable said: which of the ranks of its host this one is. All ranks come here."""
-    here = f"{socket.gethostname()} {BOOT_ID.read_text().strip() if BOOT_ID.exists() else ''}"
-    store.set(f"host/{place.rank}", here)
+def _meet(place: Place, store: Store, facts: Callable[[], Facts], *, timeout_seconds: float) -> Place:
+    """Compare this rank with the others, choose the way to them, and find out what no variable said of its place."""
+    address = local_address(place.address, place.port or 0)
+    me = Arrival(rank=place.rank, facts=facts() if place.world_size > 1 else {}, address=address)
+    present = {0: me}
+    if place.world_size > 1:
+        present = meet(store, me, world_size=place.world_size, patience_seconds=timeout_seconds)
+        choose_interface(address, [one.address for one in present.values()])
     if place.local_rank is None or place.local_world_size is None:
-        hosts = store.multi_get([f"host/{rank}" for rank in range(place.world_size)])
-        ranks = [rank for rank, host in enumerate(hosts) if host == here.encode()]
+        ranks = [rank for rank, one in sorted(present.items()) if one.is_beside(me)]
         place = replace(place, local_rank=ranks.index(place.rank), local_world_size=len(ranks))
     export(place)
     return place
@@ -108,6 +123,14 @@ def _join(place: Place, store: Store, *, device: torch.device, timeout: datetime
     atexit.register(stop_world)
 
 
+def decline(problem: str) -> None:
+    """Tell the other ranks that this one cannot take part, so that they do not wait for it. Raises InputError."""
+    place = detect()
+    store = _open_store(place, timeout=datetime.timedelta(seconds=SECONDS_TO_DECLINE))
+    me = Arrival(rank=place.rank, facts={}, problem=problem)
+    meet(store, me, world_size=place.world_size, patience_seconds=SECONDS_TO_DECLINE)
+
+
 def _open_store(place: Place, *, timeout: datetime.timedelta) -> Store:
     """The key-value store where ranks meet: rank 0 listens, except under torchrun's agent, which already does."""
     port = place.port or 0
@@ -119,6 +142,7 @@ def _open_store(place: Place, *, timeout: datetime.timedelta) -> Store:
             world_size=None if agent_listens else place.world_size,
             is_master=place.rank == 0 and not agent_listens,
             timeout=timeout,
+            wait_for_workers=False,  # rank 0 does so itself, and says for whom (meeting.py)
         )
     except (distributed.DistNetworkError, RuntimeError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():

@@ -19,11 +19,13 @@ from megaphi.engine.loop import RunResult, training_loop
 from megaphi.engine.own_objective import load_objective
 from megaphi.engine.resume import OpenWeights, RunData
 from megaphi.engine.run_config import RunConfig, check_steps
+from megaphi.engine.run_folder import start_run
+from megaphi.engine.same_run import agree_on_data
 from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.model.layer_spec import check_kernels
 from megaphi.parallel.agreement import agreed
-from megaphi.parallel.world import World, start_world
+from megaphi.parallel.world import World
 from megaphi.tokenizer.chat_format import RenderedConversation
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
@@ -31,7 +33,7 @@ from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
     """Train on `run.conversations`. Every rank of the job calls this."""
     assert run.conversations is not None
-    world = start_world(run.layout, seed=run.seed)
+    world = start_run(run)
     agreed(world, lambda: check_kernels(run.model))
     tokenizer = agreed(world, lambda: load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file))
     training, validation = agreed(world, lambda: _read(run, tokenizer))
@@ -50,6 +52,7 @@ def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
         ),
     )
     objective = agreed(world, lambda: load_objective(run))
+    agree_on_data(world, data.training, data.validation)
     model = build_training_model(run, world)
     return training_loop(model, data, open_weights=open_weights, objective=objective)
 

@@ -21,13 +21,15 @@ from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.loop import RunResult, training_loop
 from megaphi.engine.resume import OpenWeights
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_folder import start_run
+from megaphi.engine.same_run import agree_on_data, agree_on_weights
 from megaphi.engine.train_step import StepResult
 from megaphi.engine.training_model import build_training_model
 from megaphi.errors import RunFailed
 from megaphi.log import logger
 from megaphi.model.layer_spec import check_kernels
 from megaphi.parallel.agreement import agreed
-from megaphi.parallel.world import World, start_world
+from megaphi.parallel.world import World
 from megaphi.stages.finetune import open_rows
 from megaphi.stages.losses import loss_before_the_first_update
 from megaphi.stages.preference import PreferenceObjective
@@ -42,7 +44,7 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
     """Train on `run.preferences`. Every rank of the job calls this."""
     rules = run.preferences
     assert rules is not None
-    world = start_world(run.layout, seed=run.seed)
+    world = start_run(run)
     agreed(world, lambda: check_kernels(run.model))
     tokenizer = agreed(world, lambda: load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file))
     training, validation = agreed(world, lambda: _read(run, rules, tokenizer))
@@ -65,10 +67,13 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
             make_held_out=make(held_out, reference_N2[len(training) :]),
         ),
     )
+    agree_on_data(world, data.training, data.validation)
     model = build_training_model(run, world)
     if run.run.initial_checkpoint is not None:
         path = run.run.initial_checkpoint
-        load_weights(model, agreed(world, lambda: open_weights(path)))
+        reader = agreed(world, lambda: open_weights(path))
+        agree_on_weights(world, reader)
+        load_weights(model, reader)
     key = reference_key(model, tokenizer_fingerprint=tokenizer.fingerprint)
     folder = Path(rules.reference_folder or f"{run.run.folder}/reference") / key[:32]
     computed = fill_reference(

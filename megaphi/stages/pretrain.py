@@ -9,12 +9,14 @@ from megaphi.engine.loop import RunResult, training_loop
 from megaphi.engine.own_objective import load_objective
 from megaphi.engine.resume import OpenWeights, RunData
 from megaphi.engine.run_config import RunConfig, has_validation, stages_of
+from megaphi.engine.run_folder import start_run
+from megaphi.engine.same_run import agree_on_data
 from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.model.arithmetic import explain_utilisation
 from megaphi.model.layer_spec import check_kernels
 from megaphi.parallel.agreement import agreed
-from megaphi.parallel.world import World, start_world
+from megaphi.parallel.world import World
 from megaphi.tokenizer.phi4 import load_tokenizer
 
 
@@ -23,9 +25,10 @@ def pretrain(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
 
     `open_weights` opens `run.initial_checkpoint`: `conversion.open_weights` knows other formats than checkpoints.
     """
-    world = start_world(run.layout, seed=run.seed)
+    world = start_run(run)
     agreed(world, lambda: check_kernels(run.model))
     training, validation = agreed(world, lambda: open_data(run))
+    agree_on_data(world, training, validation)
     _introduce(run, world, training)
     objective = agreed(world, lambda: load_objective(run))
     model = build_training_model(run, world)

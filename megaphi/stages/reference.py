@@ -28,7 +28,7 @@ from megaphi.engine.weights_fingerprint import weights_fingerprint
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_json
 from megaphi.log import logger, progress_bar
-from megaphi.parallel.agreement import agreed
+from megaphi.parallel.agreement import agree_on, agreed
 from megaphi.stages.preference import ReferencePass
 
 ROWS_PER_PART = 64
@@ -71,6 +71,9 @@ def fill_reference(
     world = model.world
     hashes = [pair.content_hash for pair in pairs]
     known = agreed(world, lambda: read_known(folder))
+    # Who does not see the parts of another would compute other pairs, and wait in other collectives.
+    digest = hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()[:16]
+    agree_on(world, {f"reference log-probabilities in {folder.name}": f"{len(known)} pairs, {digest}"})
     missing = [unit for unit in units if any(hashes[number] not in known for number in _numbers_of(unit))]
     if missing:
         logger.info("reference log-probabilities: %d of %d units to compute, into %s", len(missing), len(units), folder)

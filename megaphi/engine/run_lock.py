@@ -1,0 +1,180 @@
+"""The lock of a run folder: a file that names the one job that has it.
+
+The kernel knows whether its holder lives (flock, released by any kind of death), so what a crash leaves on a host is
+taken over there at once. Whether a job on another host lives, nobody can know: it is named and refused, unless it was
+an earlier life of the same Slurm job, or `run.take_over` says that it is dead. Where a file system has no flock, the
+process and the time at which it started decide. No torch here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megaphi.errors import InputError
+from megaphi.files import explain_write_errors
+from megaphi.log import logger
+
+LOCK = ".lock"
+_NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_held: dict[Path, Lock] = {}
+
+
+def take(folder: Path, *, take_over: bool = False) -> Lock:
+    """The lock of a run folder, until this process ends or `Lock.release`."""
+    path = folder.absolute() / LOCK
+    if path not in _held or not path.exists():  # somebody may have deleted the run folder
+        _held[path] = Lock(path, take_over=take_over)
+        atexit.register(_held[path].release)
+    return _held[path]
+
+
+class Lock:
+    """The file `.lock` of a run folder, held."""
+
+    def __init__(self, path: Path, *, take_over: bool) -> None:
+        with explain_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._path, self._handle = path, _open(path)
+        try:
+            holder = _holder(self._handle)
+            knows = _flock(self._handle)
+            if knows is False or (holder and not _is_gone(holder, flock=knows is True, take_over=take_over)):
+                raise InputError(_occupied(path, holder, provably=knows is False))
+            self.token = secrets.token_hex(8)
+            with explain_write_errors(path):
+                _write(self._handle, {**_myself(), "token": self.token})
+        except BaseException:
+            os.close(self._handle)
+            raise
+        if holder:
+            logger.info("taking over %s from %s, which has ended", path.parent, _described(holder))
+
+    def confirm(self) -> None:
+        """Two hosts that cannot see each other's flock may have taken it at once: the last to write has it.
+
+        Raises:
+            InputError: that was another job.
+        """
+        with open(self._path, "rb") as file:
+            holder = _holder(file.fileno())
+        if holder.get("token") != self.token:
+            raise InputError(_occupied(self._path, holder, provably=True))
+
+    def release(self) -> None:
+        """Give the folder free; safe to call twice, and in a process that was forked from the holder's."""
+        if _held.pop(self._path, None) is self and _holder(self._handle).get("pid") == os.getpid():
+            self._path.unlink(missing_ok=True)
+            os.close(self._handle)
+
+
+def _open(path: Path) -> int:
+    """The file as it is, or made anew; one that is being given free is not taken for either."""
+    for _ in range(100):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)
+    raise InputError(f"{path} comes and goes: other jobs are starting in this run folder")
+
+
+def _flock(handle: int) -> bool | None:
+    """Whether we hold the lock now; None if this file system cannot tell."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_FLOCK:
+            return None
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _holder(handle: int) -> Mapping[str, Any]:
+    """Who wrote the file; empty if nobody, or if the writer died while at it."""
+    try:
+        found = json.loads(os.pread(handle, 1 << 16, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(handle: int, content: Mapping[str, Any]) -> None:
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(content).encode(), 0)
+    os.fsync(handle)
+
+
+def _myself() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "boot": _read("/proc/sys/kernel/random/boot_id"),
+        "pid": os.getpid(),
+        "processes": _link("/proc/self/ns/pid"),
+        "started": _start_of(os.getpid()),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "job": os.environ.get("SLURM_JOB_ID", ""),
+        "life": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+    }
+
+
+def _is_gone(holder: Mapping[str, Any], *, flock: bool, take_over: bool) -> bool:
+    """Has the holder ended? `flock`: the kernel says that nobody on this host holds the file."""
+    me = _myself()
+    if holder.get("boot") == me["boot"] and me["boot"]:
+        if flock or (holder.get("pid") == me["pid"] and holder.get("started") == me["started"]):
+            return True
+        if holder.get("processes") == me["processes"]:
+            return _start_of(holder.get("pid")) != holder.get("started")
+    elif holder.get("host") == me["host"] and me["boot"] and holder.get("boot"):
+        return True  # this host has been started anew since
+    # Slurm starts a job again only when its earlier life has ended, wherever that was.
+    same_job = holder.get("job") == me["job"] != ""
+    return (same_job and holder.get("life", 0) < me["life"]) or take_over
+
+
+def _start_of(pid: Any) -> str:
+    """When a process started, in ticks since boot: a number that is used again belongs to another process."""
+    stat = _read(f"/proc/{pid}/stat")
+    return stat.rpartition(")")[2].split()[19] if stat else ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _link(path: str) -> str:
+    try:
+        return str(Path(path).readlink())
+    except OSError:
+        return ""
+
+
+def _described(holder: Mapping[str, Any]) -> str:
+    job = f", Slurm job {holder['job']}" if holder.get("job") else ""
+    return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}{job}, started {holder.get('since', '?')}"
+
+
+def _occupied(path: Path, holder: Mapping[str, Any], *, provably: bool) -> str:
+    if provably or holder.get("host") == socket.gethostname():
+        return f"{path.parent} is in use by {_described(holder)}: end that job first, or choose another run.folder"
+    return (
+        f"{path.parent} is in use by {_described(holder)}, or was when that host died: if it is surely dead, start "
+        "with run.take_over=true; else end it, or choose another run.folder"
+    )
