@@ -50,8 +50,9 @@ class Conversation:
 def from_plain(messages: Sequence[Mapping[str, Any]]) -> Conversation:
     """Read the hub's `[{"role": …, "content": …}, …]`; `InputError` names the first bad message, counted from 1.
 
-    Keys whose value is None are passed over (column formats fill them in); any other further key is an error, because
-    dropping, say, `tool_calls` would change what was said.
+    Further keys that say nothing (`name: null`, `tool_calls: []`, `weight: 1`) are passed over, as column formats and
+    servers fill them in; any other one is an error, because dropping, say, `tool_calls` would change what was said.
+    `developer` is OpenAI's newer word for `system`; a content in parts stands for their joined text.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise InputError(f"a conversation must be a list of messages, not {type(messages).__name__}")
@@ -69,13 +70,30 @@ def _message_from_plain(plain: Mapping[str, Any], number: int) -> Message:
     missing = [key for key in ("role", "content") if key not in plain]
     if missing:
         raise InputError(f"message {number} has no {missing[0]!r}: it has {', '.join(map(repr, plain)) or 'no keys'}")
-    unknown = [key for key, value in plain.items() if key not in ("role", "content") and value is not None]
+    unknown = [key for key, value in plain.items() if key not in ("role", "content") and not says_nothing(value, key)]
     if unknown:
         raise InputError(f"message {number} has an unknown key {unknown[0]!r}: only role and content are understood")
+    role, content = plain["role"], plain["content"]
     try:
-        return Message(plain["role"], plain["content"])
+        text = "".join(map(_text_of_part, content)) if isinstance(content, list) else content
+        return Message("system" if role == "developer" else role, text)
     except InputError as error:
         raise InputError(f"message {number}: {error}") from None
+
+
+def says_nothing(value: Any, key: str) -> bool:
+    """Whether a key with this value might as well not be there."""
+    return value is None or value in ("", [], {}) or (key == "weight" and value == 1)
+
+
+def _text_of_part(part: Any) -> str:
+    if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise InputError('of a content in parts only {"type": "text", "text": …} is understood')
+    known = ("type", "text", "prompt_cache_breakpoint")
+    further = [key for key, value in part.items() if key not in known and not says_nothing(value, key)]
+    if further:
+        raise InputError(f"a part of a content has an unknown key {further[0]!r}: only type and text are understood")
+    return part["text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

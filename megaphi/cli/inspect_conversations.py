@@ -24,11 +24,14 @@ NO_LIMIT = 1 << 62
 
 
 def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="FILE", help=".jsonl, .jsonl.gz, .jsonl.zst or .parquet; or a folder of them")
+    parser.add_argument("path", metavar="FILE", help=".jsonl, .json (plain or packed) or .parquet; or a folder of them")
     parser.add_argument("--pairs", action="store_true", help="the file holds preference pairs")
     parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to print (default 3)")
     parser.add_argument("--vocabulary", type=int, metavar="V", help="of the tokenizer (default: the whole of Phi-4's)")
     parser.add_argument("--train-on", choices=("assistant", "last"), default="assistant", help="which answers to train")
+    parser.add_argument(
+        "--bad-records", choices=("error", "skip"), default="error", help="records that cannot be used (default: error)"
+    )
     parser.add_argument("--sequence-length", type=int, default=NO_LIMIT, metavar="S", help="leave longer ones out")
     parser.add_argument(
         "--colour", action=argparse.BooleanOptionalAction, default=None, help="default: on a terminal only"
@@ -57,6 +60,7 @@ def _show_conversations(arguments: argparse.Namespace, tokenizer: Phi4Tokenizer,
         train_on=arguments.train_on,
         sequence_length=arguments.sequence_length,
         too_long="skip",
+        bad_records=arguments.bad_records,
         report=report,
     )
     tokens = trained = 0
@@ -83,6 +87,7 @@ def _show_pairs(arguments: argparse.Namespace, tokenizer: Phi4Tokenizer, *, colo
         append_eos=False,
         max_completion_tokens=None,
         too_long="skip",
+        bad_records=arguments.bad_records,
         report=report,
     )
     tokens = dict.fromkeys(INK_OF_SIDE, 0)

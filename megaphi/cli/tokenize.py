@@ -1,6 +1,7 @@
 """Turn text into the token files that training reads: PREFIX.bin, PREFIX.idx and PREFIX.json.
 
-Inputs are files, folders or patterns of jsonl, jsonl.gz, jsonl.zst, parquet or plain text. Documents are shuffled once
+Inputs are files, folders or patterns of .jsonl, .ndjson, .json, .txt and .md, plain or packed (.gz, .bz2, .xz, .zst),
+and .parquet. What is left out of a folder (hidden files, data cards, other kinds) is named. Documents are shuffled once
 with a seeded permutation and end with <|endoftext|>. The files are byte-compatible with Megatron's. A killed run
 continues where it was; an up-to-date result is kept.
 
@@ -46,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fim-spm-rate", type=float, default=0.5, metavar="SHARE", help="of those, suffix first (default 0.5)"
     )
     parser.add_argument("--fim-seed", type=int, default=0, metavar="N", help="of the choice and the cuts (default 0)")
+    parser.add_argument(
+        "--bad-records",
+        choices=("error", "skip"),
+        default="error",
+        help="records without a text: name them and stop (default), or leave them out and count them",
+    )
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per processor")
     parser.add_argument("--rank", type=int, metavar="R", help="this process among those that work together, from 0")
     parser.add_argument("--world", type=int, metavar="N", help="how many those are (default: as the launcher says)")
@@ -80,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{summary.prefix}: {summary.tokens:,} tokens in {summary.documents:,} documents "
             f"({summary.empty_documents} empty ones left out), {state}"
         )
+        for reason, (count, first) in summary.left_out.items():
+            print(f"{count:,} records left out: {reason} (first: {first})")
     return 0
 
 
@@ -95,6 +104,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "text_key": arguments.text_key,
         "shuffle_seed": None if arguments.no_shuffle else arguments.seed,
         "encoder": arguments.encoder,
+        "bad_records": arguments.bad_records,
         "fill_in_the_middle": fill if fill.rate else None,
     }
 

@@ -1,9 +1,10 @@
-"""Conversations for fine-tuning, from JSON lines or parquet, to token ids and which of them are trained.
+"""Conversations for fine-tuning, from JSON or parquet, to token ids and which of them are trained.
 
-A record is `messages` (a list of role and content), or `prompt` (a text or such a list) and `response`, or `ids` and
-`trained`, where the tokens were made elsewhere. Turns may come in any order, but a system message comes first, nobody
-speaks twice in a row, and the assistant never says nothing. Kept are four bytes for an id and one for its flag: a
-million conversations are a few gigabytes of arrays, where lists of Python integers would be twenty.
+A record is `messages` (role and content), or `conversations` (the same, or ShareGPT's from and value), or `prompt` and
+`response` or TRL's `completion` (texts or messages), or Alpaca's `instruction`, `input` and `output`, a `system` before
+any of these; or `ids` and `trained`, where the tokens were made elsewhere. Turns may come in any order, but a system
+message comes first, nobody speaks twice in a row, and the assistant never says nothing. Kept are four bytes for an id
+and one for its flag: a million conversations are a few gigabytes of arrays, where lists of integers would be twenty.
 """
 
 from __future__ import annotations
@@ -17,14 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.conversation import Conversation, Message, Role, from_plain
+from megaphi.data.bad_records import OnBadRecords
 from megaphi.data.documents import kind_of
-from megaphi.data.records import SkipReport, TooLong, matching_form, read_each, reason_if_too_long, token_ids
+from megaphi.data.records import Form, SkipReport, TooLong, read_each, reason_if_too_long, token_ids
 from megaphi.errors import InputError
 from megaphi.tokenizer.chat_format import RenderedConversation, TrainOn, render_conversation
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
-MESSAGES, PROMPT_AND_RESPONSE, TOKENS = ("messages",), ("prompt", "response"), ("ids", "trained")
-FORMS = (MESSAGES, PROMPT_AND_RESPONSE, TOKENS)
+TOKENS = Form(("ids", "trained"), answers=("ids", "trained"), is_rendered=True)
+FORMS = (
+    Form(("messages",), ("system",)),
+    Form(("prompt", "response"), ("system",), answers=("response",)),
+    Form(("prompt", "completion"), ("system",), answers=("completion",)),
+    Form(("conversations",), ("system",), answers=("conversations",)),
+    Form(("instruction", "output"), ("input", "system"), answers=("output",)),
+    TOKENS,
+)
+ROLE_OF_SHAREGPT = {"human": "user", "gpt": "assistant"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,19 +53,21 @@ def read_conversations(
     train_on: TrainOn,
     sequence_length: int,
     too_long: TooLong,
+    bad_records: OnBadRecords = "error",
     vocabulary: int | None = None,
 ) -> tuple[list[RenderedConversation], SkipReport]:
     """All conversations of `paths` that fit into `sequence_length` tokens, and what was left out.
 
     Args:
-        paths: files, folders or patterns; .jsonl, .jsonl.gz, .jsonl.zst, .parquet.
+        paths: files, folders or patterns of JSON or parquet, see `input_files.py`.
         train_on: "assistant" or "last" (of its answers); records of `ids` and `trained` say it themselves.
         too_long: "skip" counts what does not fit, "error" stops at it.
+        bad_records: "error" names all records that are none of the forms above, train nothing or say nothing; "skip"
+            counts them.
         vocabulary: tokens of the model, where records hold ids of another tokenizer than `tokenizer`.
 
     Raises:
-        InputError: a record is not one of the forms above, trains nothing or says nothing (file and line named), a file
-            is empty, or nothing is left.
+        InputError: records that cannot be used (file and line named), a file is empty, or nothing is left.
     """
     report = SkipReport()
     samples = stream_conversations(
@@ -64,6 +76,7 @@ def read_conversations(
         train_on=train_on,
         sequence_length=sequence_length,
         too_long=too_long,
+        bad_records=bad_records,
         vocabulary=vocabulary,
         report=report,
     )
@@ -78,31 +91,56 @@ def stream_conversations(
     sequence_length: int,
     too_long: TooLong,
     report: SkipReport,
+    bad_records: OnBadRecords = "error",
     vocabulary: int | None = None,
 ) -> Iterator[ConversationSample]:
     """Like `read_conversations`, one at a time, each with its place; `report` is complete at the end."""
 
-    def make(record: dict[str, Any]) -> RenderedConversation | str:
-        if matching_form(record, FORMS) == TOKENS:
+    def make(form: Form, record: dict[str, Any]) -> RenderedConversation | str:
+        if form is TOKENS:
             rendered = _from_tokens(record, vocabulary=vocabulary or tokenizer.vocabulary_size)
         else:
-            rendered = _from_messages(_messages_of(record), tokenizer, train_on=train_on)
+            rendered = _from_messages(messages_of(form, record), tokenizer, train_on=train_on)
         return reason_if_too_long(len(rendered.ids), sequence_length=sequence_length, too_long=too_long) or rendered
 
-    for where, rendered in read_each(paths, make, report):
+    for where, rendered in read_each(paths, FORMS, make, report, bad_records=bad_records):
         yield ConversationSample(rendered=rendered, where=where)
 
 
 def as_messages(value: Any, key: str, *, speaker: Role) -> tuple[Message, ...]:
-    """A text as the one message that `speaker` says, a list of role and content as what it is."""
+    """A text as the one message that `speaker` says, messages (or one alone) as what they are."""
     try:
         if isinstance(value, str):
             return (Message(speaker, value),)
-        if isinstance(value, list):
-            return from_plain(value).messages
+        if isinstance(value, list | dict):
+            return from_plain(_with_roles(value if isinstance(value, list) else [value])).messages
     except InputError as error:
         raise InputError(f"{key!r}: {error}") from None
     raise InputError(f"{key!r} must be a text or a list of messages, not {kind_of(value)}")
+
+
+def _with_roles(messages: Any) -> Any:
+    """ShareGPT's `from` and `value` under the names that everybody else gives them."""
+    if not isinstance(messages, list):
+        return messages
+    return [
+        {
+            **{key: value for key, value in message.items() if key not in ("from", "value")},
+            "role": ROLE_OF_SHAREGPT.get(message["from"], message["from"]),
+            "content": message["value"],
+        }
+        if isinstance(message, dict) and isinstance(message.get("from"), str) and "value" in message
+        else message
+        for message in messages
+    ]
+
+
+def after_system(record: dict[str, Any], messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages behind what a record's column `system` says, if it says something."""
+    system = as_text(record.get("system", ""), "system")
+    if not system or messages[:1] == (Message("system", system),):
+        return messages
+    return (Message("system", system), *messages)
 
 
 def as_text(value: Any, key: str) -> str:
@@ -124,11 +162,19 @@ def check_turns(messages: Sequence[Message]) -> None:
             raise InputError(f"message {number}, the assistant's, is empty: it would learn to say nothing")
 
 
-def _messages_of(record: dict[str, Any]) -> tuple[Message, ...]:
-    if "messages" in record:
-        return from_plain(record["messages"]).messages
-    prompt = as_messages(record["prompt"], "prompt", speaker="user")
-    return (*prompt, Message("assistant", as_text(record["response"], "response")))
+def messages_of(form: Form, record: dict[str, Any]) -> tuple[Message, ...]:
+    for key in {"messages", "conversations"} & set(form.needs):
+        return after_system(record, from_plain(_with_roles(record[key])).messages)
+    if "instruction" in form.needs:
+        asked = [as_text(record.get(key, ""), key) for key in ("instruction", "input")]
+        prompt = (Message("user", "\n\n".join(filter(None, asked))),)
+    else:
+        prompt = as_messages(record["prompt"], "prompt", speaker="user")
+    (key,) = form.answers
+    answer = as_messages(record[key], key, speaker="assistant")
+    if answer[-1].role != "assistant":
+        raise InputError(f"{key!r} must end with a message of the assistant")
+    return after_system(record, (*prompt, *answer))
 
 
 def _from_messages(

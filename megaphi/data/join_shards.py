@@ -76,7 +76,17 @@ def join_shards(plan: TokenizePlan, *, show_progress: bool) -> None:
                 bar.update(len(tokens_M))
         empty = sum(count.empty_documents for count in counts)
         found = {"documents": documents, "empty_documents": empty, "tokens": writer.token_count}
-        writer.finish({**plan.description, **found, "dtype": dtype.name})
+        left_out = _sum_of_left_out(counts)
+        writer.finish({**plan.description, **found, "left_out": left_out, "dtype": dtype.name})
+
+
+def _sum_of_left_out(counts: Sequence[ShardCounts]) -> dict[str, list[Any]]:
+    """By reason, how many records of all shards were left out, and the place of the first."""
+    total: dict[str, list[Any]] = {}
+    for shard in counts:
+        for reason, (count, first) in shard.left_out.items():
+            total.setdefault(reason, [0, first])[0] += count
+    return total
 
 
 def _allowed_open_shards() -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from megaphi.config import Range
+from megaphi.data.bad_records import OnBadRecords
 from megaphi.data.records import TooLong
 from megaphi.errors import InputError
 from megaphi.tokenizer.chat_format import TrainOn
@@ -16,13 +17,15 @@ class Conversations:
     """Conversations to imitate (config section `conversations`)."""
 
     paths: tuple[str, ...]
-    """Files, folders or patterns: JSON lines or Parquet with `messages`, `prompt` and `response`, or `ids`."""
+    """Files, folders or patterns: JSON or Parquet with `messages`, `prompt` and `response`, `ids` or other names."""
     validation_paths: tuple[str, ...] = ()
     """The same, held out."""
     train_on: TrainOn = "assistant"
     """Which answers are trained: assistant (all of them) or last."""
     too_long: TooLong = "skip"
     """What to do with a conversation longer than batch.sequence_length: skip (and count) it, or stop with an error."""
+    bad_records: OnBadRecords = "error"
+    """What to do with records that cannot be used, such as empty answers: name all and stop, or skip and count them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +33,7 @@ class Preferences:
     """Pairs of answers and how to learn from them (config section `preferences`)."""
 
     paths: tuple[str, ...]
-    """Files, folders or patterns: JSON lines or Parquet with `prompt`, `accepted`, `rejected`, or the hub's names."""
+    """Files, folders or patterns: JSON or Parquet with `prompt`, `accepted`, `rejected`, or the hub's names."""
     validation_paths: tuple[str, ...] = ()
     """The same, held out."""
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
@@ -47,6 +50,8 @@ class Preferences:
     """Only so many first tokens of each side count (5 for hallucination data, paper section 4.4); none: all."""
     too_long: TooLong = "skip"
     """What to do with a pair whose prompt and two sides do not fit into batch.sequence_length."""
+    bad_records: OnBadRecords = "error"
+    """What to do with records that cannot be used, such as equal sides: name all and stop, or skip and count them."""
     reference_folder: str | None = None
     """Where log-probabilities of the reference model are kept for this and later runs; none: in run.folder."""
 

@@ -1,7 +1,8 @@
 """Preference pairs: a prompt and two ways to go on, one accepted and one rejected, as token ids.
 
 A record is `prompt`, `accepted` and `rejected` as token ids (and, if it likes, `append_eos`), or a conversation as
-`messages` with the two answers as texts, or the hub's `prompt`, `chosen` and `rejected`, texts or lists of messages. An
+`messages` with the two answers as texts, or the hub's `chosen` and `rejected` behind a `prompt` (or ShareGPT's
+`conversations`), or these two alone as whole conversations: what both begin with is the prompt then, as in TRL. An
 answer to a conversation ends with `<|im_end|>`, as it does in the chat format; token ids stand as they are unless an
 end is asked for. Pivotal pairs, whose two sides are one token each, are many to a text: `group_single_tokens` finds
 those whose prompts begin one another, so that one pass over the longest prompt decides all of them.
@@ -18,18 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.conversation import Conversation, Message, from_plain
-from megaphi.data.conversations import as_messages, as_text, check_turns
+from megaphi.data.bad_records import OnBadRecords
+from megaphi.data.conversations import after_system, as_messages, as_text, check_turns
 from megaphi.data.documents import kind_of
-from megaphi.data.records import SkipReport, TooLong, matching_form, read_each, reason_if_too_long, token_ids
+from megaphi.data.records import Form, SkipReport, TooLong, read_each, reason_if_too_long, token_ids
 from megaphi.errors import InputError
 from megaphi.tokenizer.chat_format import render_conversation
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
-TOKENS = ("prompt", "accepted", "rejected")
-TOKENS_WITH_END = (*TOKENS, "append_eos")
-MESSAGES = ("messages", "accepted", "rejected")
-HUB = ("prompt", "chosen", "rejected")
-FORMS = (TOKENS, TOKENS_WITH_END, MESSAGES, HUB)
+IDS = ("prompt", "accepted", "rejected")
+TOKENS = Form(IDS, ("append_eos",), answers=("accepted", "append_eos"), is_rendered=True)
+MESSAGES = Form(("messages", "accepted", "rejected"), ("system",), answers=("accepted",))
+FORMS = (
+    TOKENS,
+    MESSAGES,
+    Form(("prompt", "chosen", "rejected"), ("system",), answers=("chosen",)),
+    Form(("conversations", "chosen", "rejected"), ("system",), answers=("chosen",)),
+    Form(("chosen", "rejected"), ("system",), answers=("chosen",)),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,6 +69,7 @@ def read_pairs(
     append_eos: bool,
     max_completion_tokens: int | None,
     too_long: TooLong,
+    bad_records: OnBadRecords = "error",
     vocabulary: int | None = None,
 ) -> tuple[list[PreferencePair], SkipReport]:
     """All pairs of `paths` that fit into `sequence_length` tokens (prompt and both sides), and what was left out.
@@ -73,7 +81,7 @@ def read_pairs(
         vocabulary: tokens of the model, where records hold ids of another tokenizer than `tokenizer`.
 
     Raises:
-        InputError: a record is not one of the forms above, a side is empty, or both are equal (file and line named), a
+        InputError: records are none of the forms above, a side is empty, or both are equal (file and line named), a
             file is empty, or nothing is left.
     """
     report = SkipReport()
@@ -84,6 +92,7 @@ def read_pairs(
         append_eos=append_eos,
         max_completion_tokens=max_completion_tokens,
         too_long=too_long,
+        bad_records=bad_records,
         vocabulary=vocabulary,
         report=report,
     )
@@ -99,19 +108,20 @@ def stream_pairs(
     max_completion_tokens: int | None,
     too_long: TooLong,
     report: SkipReport,
+    bad_records: OnBadRecords = "error",
     vocabulary: int | None = None,
 ) -> Iterator[tuple[str, PreferencePair]]:
     """Like `read_pairs`, one at a time, each behind its place; `report` is complete at the end."""
     if max_completion_tokens is not None and max_completion_tokens < 1:
         raise InputError(f"max_completion_tokens={max_completion_tokens}: must be at least 1")
 
-    def make(record: dict[str, Any]) -> PreferencePair | str:
-        form = matching_form(record, FORMS)
-        if form in (TOKENS, TOKENS_WITH_END):
-            sides = [token_ids(record[key], key, vocabulary=vocabulary or tokenizer.vocabulary_size) for key in TOKENS]
+    def make(form: Form, record: dict[str, Any]) -> PreferencePair | str:
+        if form is TOKENS:
+            sides = [token_ids(record[key], key, vocabulary=vocabulary or tokenizer.vocabulary_size) for key in IDS]
             with_end = _true_or_false(record.get("append_eos", append_eos))
         else:
-            sides = _encoded(*(_from_messages(record) if form == MESSAGES else _from_hub(record)), tokenizer)
+            prompt, accepted, rejected = _from_messages(record) if form is MESSAGES else _from_hub(form, record)
+            sides = _encoded(after_system(record, prompt), accepted, rejected, tokenizer)
             with_end = True
         end = [tokenizer.message_end] if with_end else []
         pair = _finished(*sides, end=end, at_most=max_completion_tokens)
@@ -119,7 +129,7 @@ def stream_pairs(
             return f"both sides begin with the same max_completion_tokens={max_completion_tokens}"
         return reason_if_too_long(pair.tokens, sequence_length=sequence_length, too_long=too_long) or pair
 
-    yield from read_each(paths, make, report)
+    yield from read_each(paths, FORMS, make, report, bad_records=bad_records)
 
 
 def shared_prefix(pair: PreferencePair) -> int:
@@ -187,21 +197,30 @@ def _from_messages(record: dict[str, Any]) -> Sides:
     return from_plain(record["messages"]).messages, accepted, rejected
 
 
-def _from_hub(record: dict[str, Any]) -> Sides:
-    """`chosen` and `rejected` may each be a text, one answer, or the whole conversation with the prompt repeated."""
-    prompt = as_messages(record["prompt"], "prompt", speaker="user")
+def _from_hub(form: Form, record: dict[str, Any]) -> Sides:
+    """`chosen` and `rejected` may each be a text, one answer, or the whole conversation with the prompt within."""
+    asked = next((key for key in ("prompt", "conversations") if key in form.needs), None)
+    prompt = as_messages(record[asked], asked, speaker="user") if asked else ()
+    if not asked and isinstance(record["chosen"], str) and isinstance(record["rejected"], str):
+        raise InputError("'chosen' and 'rejected' are texts, and there is no 'prompt': what was asked is not known")
     before: list[tuple[Message, ...]] = []
     answers: list[str] = []
     for key in ("chosen", "rejected"):
         messages = as_messages(record[key], key, speaker="assistant")
-        added = messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
-        if not added or added[-1].role != "assistant":
+        if messages == prompt or messages[-1].role != "assistant":
             raise InputError(f"{key!r} must end with a message of the assistant that answers the prompt")
-        before.append(added[:-1])
-        answers.append(added[-1].content)
+        before.append(messages[:-1] if _holds(messages[:-1], prompt) else (*prompt, *messages[:-1]))
+        answers.append(messages[-1].content)
     if before[0] != before[1]:
         raise InputError("'chosen' and 'rejected' must differ in their last message only")
-    return (*prompt, *before[0]), answers[0], answers[1]
+    if not before[0]:
+        raise InputError("no message comes before the answers: what was asked is not known")
+    return before[0], answers[0], answers[1]
+
+
+def _holds(messages: tuple[Message, ...], part: tuple[Message, ...]) -> bool:
+    """Whether `part` stands in `messages` as it is: at the beginning, or behind a system message or earlier turns."""
+    return any(messages[start : start + len(part)] == part for start in range(len(messages) - len(part) + 1))
 
 
 def _encoded(

@@ -24,7 +24,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from megaphi.data.bad_records import OnBadRecords
 from megaphi.data.fill_in_the_middle import FillInTheMiddle
 from megaphi.data.indexed_dataset import IndexedDataset
 from megaphi.data.join_shards import damaged_shards, join_shards
@@ -51,6 +53,8 @@ class TokenizeSummary:
     documents: int
     empty_documents: int
     """Left out, as there is nothing in them."""
+    left_out: dict[str, tuple[int, str]]
+    """Records left out because they hold no text: by reason, how many, and the place of the first."""
     tokens: int
     """One `<|endoftext|>` per document included. All counts are 0 until the dataset is joined."""
     seconds: float
@@ -74,6 +78,7 @@ def plan_tokenizing(
     shuffle_seed: int | None = 0,
     encoder: str = "tiktoken",
     fill_in_the_middle: FillInTheMiddle | None = None,
+    bad_records: OnBadRecords = "error",
     threads: int = 1,
 ) -> TokenizePlan:
     """What `tokenize_documents` with these arguments would do; writes nothing."""
@@ -85,6 +90,7 @@ def plan_tokenizing(
         text_key=text_key,
         encoder=encoder,
         fill_in_the_middle=fill_in_the_middle,
+        bad_records=bad_records,
     )
     tokenizer = tokenizer_of(vocabulary_size, ranks_file)
     return make_plan(inputs, output, tokenizer=tokenizer, settings=settings, shuffle_seed=shuffle_seed, threads=threads)
@@ -100,6 +106,7 @@ def tokenize_documents(
     shuffle_seed: int | None = 0,
     encoder: str = "tiktoken",
     fill_in_the_middle: FillInTheMiddle | None = None,
+    bad_records: OnBadRecords = "error",
     processes: int | None = None,
     member: Member | None = None,
     show_progress: bool = True,
@@ -115,6 +122,7 @@ def tokenize_documents(
         shuffle_seed: seed of the documents' order; None keeps the order of the inputs.
         encoder: which engine makes the ids, see `text_encoders.py`.
         fill_in_the_middle: rearrange a share of the documents, see `fill_in_the_middle.py`.
+        bad_records: stop at records that hold no text and name all of a shard (error), or count them (skip).
         processes: how many to tokenise with; None means one per processor.
         member: this process's place among several that tokenise the same inputs together; None means alone.
 
@@ -135,8 +143,12 @@ def tokenize_documents(
             shuffle_seed=shuffle_seed,
             encoder=encoder,
             fill_in_the_middle=fill_in_the_middle,
+            bad_records=bad_records,
             threads=processes,
         )
+        for line in plan.left_out.lines():
+            if member.rank == 0:
+                logger.info("%s", line)
         summary = _tokenize(plan, member, meeting, processes=processes, show_progress=show_progress, began=began)
         meeting.wait_for_all()  # the dataset is there for all when this returns
     return summary if summary.joined or not meeting.has_barrier else _summary(plan, began, joined=True)
@@ -172,12 +184,13 @@ def _summary(
     plan: TokenizePlan, began: float, *, joined: bool, reused: bool = False, resumed: int = 0, missing: int = 0
 ) -> TokenizeSummary:
     names = ("documents", "empty_documents", "tokens")
-    found = (IndexedDataset(plan.output).description or {}) if joined else dict.fromkeys(names, 0)
+    found: dict[str, Any] = (IndexedDataset(plan.output).description or {}) if joined else dict.fromkeys(names, 0)
     return TokenizeSummary(
         prefix=plan.output,
         files=len(plan.files),
         input_bytes=plan.input_bytes,
         **{name: found[name] for name in names},
+        left_out={reason: (count, first) for reason, (count, first) in found.get("left_out", {}).items()},
         seconds=time.monotonic() - began,
         reused=reused,
         resumed_shards=resumed,

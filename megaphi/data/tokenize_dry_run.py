@@ -12,7 +12,9 @@ import zlib
 from collections.abc import Sequence
 from itertools import islice
 
-from megaphi.data.documents import format_of, read_documents
+from megaphi.data.bad_records import BadRecords
+from megaphi.data.documents import plan_pieces, read_piece
+from megaphi.data.input_formats import Format, format_of
 from megaphi.data.tokenize_members import Member
 from megaphi.data.tokenize_plan import InputFile, TokenizePlan, is_up_to_date
 from megaphi.data.tokenize_shards import missing_shards, tokenizer_of
@@ -33,6 +35,7 @@ def describe_plan(plan: TokenizePlan, member: Member, *, processes: int | None) 
     lines += [f"  {file.size_bytes / 1e6:>12,.1f} MB  {file.path}" for file in plan.files[:LISTED_FILES]]
     if len(plan.files) > LISTED_FILES:
         lines.append(f"  ... and {len(plan.files) - LISTED_FILES:,} more")
+    lines += plan.left_out.lines()
     lines.append(f"about {estimate_tokens(plan):,.0f} tokens (from a sample)")
     largest = max(shard.size_bytes for shard in shards)
     lines.append(f"{len(shards):,} shards of up to {largest / 1e6:,.1f} MB, {len(shards) - len(missing):,} finished")
@@ -57,9 +60,11 @@ def estimate_tokens(plan: TokenizePlan) -> float:
     chosen = plan.files[:: max(1, len(plan.files) // SAMPLED_FILES)][:SAMPLED_FILES]
     tokens = stored = 0.0
     for file in chosen:
+        refuse = BadRecords(settings.bad_records).add
         texts = [
             text[:SAMPLED_CHARACTERS]
-            for text in islice(read_documents(file.path, text_key=settings.text_key), SAMPLED_DOCUMENTS)
+            for piece in plan_pieces(file.path, piece_bytes=file.size_bytes + 1)
+            for text in islice(read_piece(piece, text_key=settings.text_key, refuse=refuse), SAMPLED_DOCUMENTS)
         ]
         tokens += sum(len(tokenizer.encode(text)) + 1 for text in texts)
         stored += _stored_bytes(file, texts, settings.text_key)
@@ -68,8 +73,9 @@ def estimate_tokens(plan: TokenizePlan) -> float:
 
 def _stored_bytes(file: InputFile, texts: Sequence[str], text_key: str) -> int:
     """About the bytes that these texts take in such a file."""
-    if format_of(file.path) == "text":
+    form = format_of(file.path)
+    if form == Format("text"):
         return sum(len(text.encode("utf-8", "replace")) for text in texts)
     lines = "".join(json.dumps({text_key: text}, ensure_ascii=False) + "\n" for text in texts)
     packed = lines.encode("utf-8", "replace")
-    return len(packed) if format_of(file.path) == "jsonl" else len(zlib.compress(packed))
+    return len(packed) if form in (Format("lines"), Format("values")) else len(zlib.compress(packed))

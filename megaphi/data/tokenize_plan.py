@@ -12,21 +12,23 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megaphi.data.documents import Piece, find_files, plan_pieces
+from megaphi.data.bad_records import OnBadRecords
+from megaphi.data.documents import Piece, plan_pieces
 from megaphi.data.fill_in_the_middle import FillInTheMiddle
 from megaphi.data.indexed_dataset import IndexedDataset
+from megaphi.data.input_files import LeftOut, find_files
 from megaphi.data.order import ORDER_VERSION
 from megaphi.data.token_files import with_ending
 from megaphi.errors import InputError
 from megaphi.files import sha256_of
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
-SHARD_VERSION = 2
+SHARD_VERSION = 3
 SMALLEST_SHARD = 1 << 20
 USUAL_SHARDS = 1_024
 LARGE_SHARD = 256 << 20
@@ -48,6 +50,8 @@ class TokenizeSettings:
     text_key: str
     encoder: str
     fill_in_the_middle: FillInTheMiddle | None
+    bad_records: OnBadRecords = "error"
+    """What to do with records that hold no text."""
     doubtful: tuple[int, ...] = ()
     """Characters that the encoder leaves to tiktoken; found once, when there is something to tokenise."""
 
@@ -85,6 +89,8 @@ class TokenizePlan:
     shuffle_seed: int | None
     description: dict[str, Any]
     """The part of PREFIX.json that determines the result."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """Files of the inputs' folders that are not read."""
 
     @property
     def input_bytes(self) -> int:
@@ -119,7 +125,8 @@ def make_plan(
     Raises:
         InputError: an input is missing, unreadable or of an unknown format.
     """
-    files = identify(find_files(inputs), threads=threads)
+    left_out = LeftOut()
+    files = identify(find_files(inputs, left_out=left_out), threads=threads)
     fill = settings.fill_in_the_middle
     description = {
         "tokenizer": tokenizer.fingerprint,
@@ -130,11 +137,14 @@ def make_plan(
         "fill_in_the_middle": asdict(fill) if fill else None,
         "order_seed": shuffle_seed,
         "order_version": ORDER_VERSION,
+        "bad_records": "skip" if settings.bad_records == "skip" else None,
         "inputs": [
             {"name": file.path.name, "bytes": file.size_bytes, "fingerprint": file.fingerprint} for file in files
         ],
     }
-    meaning = f"{SHARD_VERSION} {tokenizer.fingerprint} {settings.encoder} {fill} {settings.text_key}"
+    meaning = (
+        f"{SHARD_VERSION} {tokenizer.fingerprint} {settings.encoder} {fill} {settings.text_key} {settings.bad_records}"
+    )
     return TokenizePlan(
         output=Path(output),
         files=files,
@@ -142,6 +152,7 @@ def make_plan(
         settings=settings,
         shuffle_seed=shuffle_seed,
         description=description,
+        left_out=left_out,
     )
 
 
@@ -191,7 +202,7 @@ def _cut(files: Sequence[InputFile], parts: Path, *, meaning: str) -> list[Shard
     for file in files:
         for piece in plan_pieces(file.path, piece_bytes=shard_bytes):
             pieces.append(piece)
-            digest.update(f" {file.path.suffix} {file.fingerprint} {piece.start} {piece.stop}".encode())
+            digest.update(f" {piece.format.kind} {file.fingerprint} {piece.start} {piece.stop}".encode())
             held += piece.size_bytes
             if held >= shard_bytes:
                 shards.append(Shard(parts / digest.hexdigest(), tuple(pieces)))

@@ -19,11 +19,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megaphi.data.bad_records import BadRecords
 from megaphi.data.documents import Piece, read_piece
 from megaphi.data.fill_in_the_middle import rearrange
 from megaphi.data.indexed_dataset import IndexedDataset, best_dtype
@@ -51,6 +52,8 @@ class ShardCounts(NamedTuple):
     documents: int
     empty_documents: int
     tokens: int
+    left_out: dict[str, list[Any]]
+    """By reason, how many records hold no text, and the place of the first."""
 
 
 def missing_shards(shards: Iterable[Shard]) -> list[Shard]:
@@ -90,8 +93,8 @@ def count_shard(shard: Shard) -> ShardCounts | None:
     dataset = open_shard(shard.prefix)
     if dataset is None:
         return None
-    empty = (dataset.description or {})["empty_documents"]
-    return ShardCounts(dataset.document_count, empty, dataset.token_count)
+    found = dataset.description or {}
+    return ShardCounts(dataset.document_count, found["empty_documents"], dataset.token_count, found.get("left_out", {}))
 
 
 def tokenize_missing(
@@ -175,10 +178,11 @@ def tokenize_shard(shard: Shard, settings: TokenizeSettings) -> ShardCounts:
     """Write one shard as a dataset of its own, documents in input order."""
     tokenizer, encode = _tools(settings)
     empty = held = 0
+    bad = BadRecords(settings.bad_records)
     batch: list[NDArray[np.uint32]] = []
     lengths: list[int] = []
     with IndexedDatasetWriter(shard.prefix, best_dtype(settings.vocabulary_size)) as writer:
-        for number, (piece, text) in enumerate(_texts(shard, settings)):
+        for number, (piece, text) in enumerate(_texts(shard, settings, bad)):
             if not text:
                 empty += 1
                 continue
@@ -194,14 +198,15 @@ def tokenize_shard(shard: Shard, settings: TokenizeSettings) -> ShardCounts:
                 batch, lengths, held = [], [], 0
         if lengths:
             writer.add_documents(np.concatenate(batch), lengths)
-        counts = ShardCounts(writer.document_count, empty, writer.token_count)
-        writer.finish({"empty_documents": empty})
+        bad.raise_if_refused()
+        counts = ShardCounts(writer.document_count, empty, writer.token_count, bad.summary())
+        writer.finish({"empty_documents": empty, "left_out": counts.left_out})
     return counts
 
 
-def _texts(shard: Shard, settings: TokenizeSettings) -> Iterator[tuple[Piece, str]]:
+def _texts(shard: Shard, settings: TokenizeSettings, bad: BadRecords) -> Iterator[tuple[Piece, str]]:
     for piece in shard.pieces:
-        for text in read_piece(piece, text_key=settings.text_key):
+        for text in read_piece(piece, text_key=settings.text_key, refuse=bad.add):
             yield piece, text
 
 

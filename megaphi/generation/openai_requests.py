@@ -304,32 +304,6 @@ def _conversation(fields: _Fields) -> Prompt:
         raise ApiError(400, "messages is missing: a list of objects with role and content", field="messages")
     messages = fields.plain["messages"]
     try:
-        plain = [_plain_message(message) for message in messages] if isinstance(messages, list) else messages
-        return from_plain(plain)
+        return from_plain(messages)
     except InputError as error:
         raise ApiError(400, f"messages: {error}", field="messages") from None
-
-
-def _plain_message(message: Any) -> Any:
-    """Role and content as `from_plain` takes them, and whatever else says something.
-
-    What an answer had not (`tool_calls: []`, `refusal: null`) says nothing. `developer` is OpenAI's newer word for who
-    says what the system says. A content in parts stands for their joined text.
-    """
-    if not isinstance(message, dict):
-        return message
-    said = {key: value for key, value in message.items() if key in ("role", "content") or value not in (None, [])}
-    if said.get("role") == "developer":
-        said["role"] = "system"
-    if isinstance(said.get("content"), list):
-        said["content"] = "".join(map(_text_of_part, said["content"]))
-    return said
-
-
-def _text_of_part(part: Any) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-        raise InputError('of a content in parts only {"type": "text", "text": …} is understood')
-    further = [key for key in part if key not in ("type", "text", "prompt_cache_breakpoint") and part[key] is not None]
-    if further:
-        raise InputError(f"a part of a content has an unknown key {further[0]!r}: only type and text are understood")
-    return part["text"]

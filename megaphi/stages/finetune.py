@@ -72,6 +72,7 @@ def _read(run: RunConfig, tokenizer: Phi4Tokenizer) -> tuple[list[RenderedConver
             train_on=rules.train_on,
             sequence_length=run.batch.sequence_length,
             too_long=rules.too_long,
+            bad_records=rules.bad_records,
             vocabulary=run.model.vocabulary,
         )
         for line in report.lines():

@@ -105,6 +105,7 @@ def _read(
             append_eos=rules.append_eos,
             max_completion_tokens=rules.max_completion_tokens,
             too_long=rules.too_long,
+            bad_records=rules.bad_records,
             vocabulary=run.model.vocabulary,
         )
         for line in report.lines():

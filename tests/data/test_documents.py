@@ -13,7 +13,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.data.documents import find_files, plan_pieces, read_documents, read_piece
+from megaphi.data.documents import plan_pieces, read_documents, read_piece
+from megaphi.data.input_files import find_files
 from megaphi.errors import InputError
 
 TEXTS = ["one", "", "zwei\nZeilen\r\n", "\u2028 drei \x85", '"quoted" \\', "語" * 40, "\ufeffbom", "last"]
@@ -93,7 +94,7 @@ def test_files_are_found_once_and_in_order(tmp_path):
     for name in ("b.jsonl", "a.txt", "deep/c.jsonl.gz", "notes.doc"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.touch()
+        path.write_text("x")
 
     def found(*inputs):
         return [path.relative_to(tmp_path).as_posix() for path in find_files([tmp_path / name for name in inputs])]

@@ -16,6 +16,7 @@ from megaphi.data import join_shards as subject
 from megaphi.data.documents import Piece
 from megaphi.data.indexed_dataset import IndexedDataset
 from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
+from megaphi.data.input_formats import Format
 from megaphi.data.tokenize_plan import Shard, TokenizePlan, TokenizeSettings
 from megaphi.errors import InputError
 from tests.data import order_reference as reference
@@ -34,7 +35,7 @@ def plan_of(output: Path, shards: list[list[list[int]]], *, seed: int | None) ->
             if documents:
                 writer.add_documents(np.concatenate(documents).astype(int), list(map(len, documents)))
             writer.finish({"empty_documents": 1})
-        made.append(Shard(prefix, (Piece(Path("x"), 0, 1, 1),)))
+        made.append(Shard(prefix, (Piece(Path("x"), 0, 1, 1, Format("lines")),)))
     return TokenizePlan(output=output, files=[], shards=made, settings=SETTINGS, shuffle_seed=seed, description={})
 
 

@@ -66,6 +66,9 @@ SAME_PAIR = [
     {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
     {"prompt": "hi", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
     {"prompt": [USER], "chosen": [USER, GOOD], "rejected": "hell no", "messages": None},
+    {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+    {"chosen": [USER, GOOD], "rejected": [USER, BAD], "prompt": "hi"},
+    {"conversations": [{"from": "human", "value": "hi"}], "chosen": {"from": "gpt", "value": "hello"}, "rejected": BAD},
 ]
 
 
@@ -78,7 +81,7 @@ def test_all_forms_of_a_pair_are_one_pair_rendered_as_a_conversation(tmp_path):
     assert tokenizer().decode(accepted) == "hello<|im_end|>"
     assert prompt + accepted == render_conversation(from_plain([USER, GOOD]), tokenizer()).ids
     assert prompt + rejected == render_conversation(from_plain([USER, BAD]), tokenizer()).ids
-    assert report.lines() == ["6 records read, 6 kept"]
+    assert report.lines() == ["9 records read, 9 kept"]
 
 
 def test_turns_that_both_sides_add_to_the_prompt_belong_to_it(tmp_path):
@@ -86,6 +89,9 @@ def test_turns_that_both_sides_add_to_the_prompt_belong_to_it(tmp_path):
         {"messages": [SYSTEM, *EARLIER, USER], "accepted": "hello", "rejected": "hell no"},
         {"prompt": [SYSTEM], "chosen": [*EARLIER, USER, GOOD], "rejected": [*EARLIER, USER, BAD]},
         {"prompt": [SYSTEM], "chosen": [SYSTEM, *EARLIER, USER, GOOD], "rejected": [*EARLIER, USER, BAD]},
+        {"prompt": "hi", "chosen": [SYSTEM, *EARLIER, USER, GOOD], "rejected": [SYSTEM, *EARLIER, USER, BAD]},
+        {"chosen": [SYSTEM, *EARLIER, USER, GOOD], "rejected": [SYSTEM, *EARLIER, USER, BAD], "score": 1},
+        {"system": "Be brief.", "chosen": [*EARLIER, USER, GOOD], "rejected": [*EARLIER, USER, BAD]},
     ]
     pairs, _ = read(write_lines(tmp_path / "a.jsonl", records))
     assert len({pair.content_hash for pair in pairs}) == 1
@@ -154,7 +160,12 @@ WRONG = [
     ("{", "not a JSON record"),
     ({"prompt": "x", "chosn": "y", "rejected": "z"}, r"unknown key 'chosn'\. Did you mean 'chosen'\?"),
     ({"prompt": "x", "chosen": "y"}, "a record with 'prompt', 'chosen' cannot be understood"),
-    ({"messages": [USER], "accepted": "y", "rejected": "z", "append_eos": True}, "cannot be understood"),
+    ({"messages": [USER], "accepted": "y", "rejected": "z", "append_eos": True}, "append_eos is ambiguous"),
+    ({"prompt": "x", "chosen": "y", "rejected": "z", "accepted": "w"}, "is ambiguous: leave one of them out"),
+    ({"chosen": "y", "rejected": "z"}, "are texts, and there is no 'prompt': what was asked is not known"),
+    ({"chosen": [GOOD], "rejected": [BAD]}, "no message comes before the answers"),
+    ({"chosen": [USER, GOOD], "rejected": [USER, BAD, USER, BAD]}, "must differ in their last message only"),
+    ({"chosen": [USER, GOOD], "rejected": [USER, BAD], "tools": [{}]}, "the column 'tools' would change what is said"),
     ({"prompt": "x", "accepted": [1], "rejected": [2]}, "'prompt' must be a list of token ids, not text"),
     ({"prompt": [], "accepted": [1], "rejected": [2]}, "'prompt' is empty"),
     ({"prompt": [1], "accepted": [], "rejected": [2]}, "'accepted' is empty"),

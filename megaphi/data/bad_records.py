@@ -1,0 +1,74 @@
+"""Records that cannot be used: all of a data set are named at once, or left out and counted, as the user chooses.
+
+Whoever reads hands over each with its place and the reason. To stop at the first would make a user find a hundred of
+them one start at a time; to go on for ever through a file of another kind would help nobody, so `MOST_NAMED` end it.
+Reasons that differ in their numbers only are one reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+from megaphi.errors import InputError
+
+OnBadRecords = Literal["error", "skip"]
+"""What to do with records that cannot be used: stop, and name all of them; or leave them out and count them."""
+Refuse = Callable[[str, str], None]
+"""Takes the place and the reason; may raise."""
+
+MOST_NAMED = 1_000
+PLACES_NAMED = 20
+REASONS_NAMED = 10
+HOW_TO_SKIP = "bad_records=skip (--bad-records skip) leaves such records out and counts them"
+
+
+def refuse_at_once(where: str, reason: str) -> NoReturn:
+    raise InputError(f"{where}: {reason}")
+
+
+@dataclass(slots=True)
+class BadRecords:
+    """What was found of them."""
+
+    rule: OnBadRecords
+    places: dict[str, list[str]] = field(default_factory=dict)
+    """By reason, the first places."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """By reason."""
+    _reason_of: dict[str, str] = field(default_factory=dict)
+
+    def add(self, where: str, reason: str) -> None:
+        """One more. Raises `InputError` where there are too many to go on."""
+        reason = self._reason_of.setdefault(re.sub(r"\d[\d,]*", "#", reason), reason)
+        places = self.places.setdefault(reason, [])
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if len(places) < PLACES_NAMED:
+            places.append(where)
+        if self.rule == "error" and sum(self.counts.values()) >= MOST_NAMED:
+            raise InputError(self._message(beginning="at least "))
+
+    def summary(self) -> dict[str, list[Any]]:
+        """By reason, how many there are and the place of the first; fit for JSON."""
+        return {reason: [count, self.places[reason][0]] for reason, count in self.counts.items()}
+
+    def raise_if_refused(self) -> None:
+        """Raises `InputError` with all of them, if there are any and they are not to be skipped."""
+        if self.counts and self.rule == "error":
+            raise InputError(self._message())
+
+    def _message(self, beginning: str = "") -> str:
+        total = sum(self.counts.values())
+        if total == 1:
+            (reason, (where, *_)), *_ = self.places.items()
+            return f"{where}: {reason}"
+        lines = [f"{beginning}{total:,} records cannot be used; {HOW_TO_SKIP}"]
+        for reason, places in list(self.places.items())[:REASONS_NAMED]:
+            count = self.counts[reason]
+            more = f", and {count - len(places):,} more" if count > len(places) else ""
+            lines.append(f"  {count:,} x {reason}: {', '.join(places)}{more}")
+        if len(self.places) > REASONS_NAMED:
+            lines.append(f"  and {len(self.places) - REASONS_NAMED:,} reasons more")
+        return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""Bytes of a file that may be packed (gzip, bzip2, xz, zstandard), block by block, in memory that does not grow.
+
+What a file is packed with, its first bytes say, not its name. One loop serves all four, because each of the libraries
+has an object that unpacks one member of a file and hands back what lies behind it. So files of many members (or frames,
+or streams) are read to their end, a file that stops within a member is called truncated, and whatever lies behind the
+last one is named; the libraries' own file readers pass over one or the other of these.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from megaphi.errors import InputError
+
+Packing = Literal["gzip", "bzip2", "xz", "zstandard"]
+PACKING_OF_ENDING: dict[str, Packing] = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstandard"}
+
+READ_BYTES = 1 << 20
+PACKED_BYTES = 1 << 17
+"""Packed bytes that are unpacked at once: text seldom grows more than tenfold."""
+LARGEST_WINDOW = 1 << 31
+"""Bytes of unpacked text that a zstandard frame may refer back to: as many as the library can be told (--long=31)."""
+_SKIPPABLE = tuple(bytes([0x50 + kind]) + b"\x2a\x4d\x18" for kind in range(16))
+_MAGIC: dict[Packing, tuple[bytes, ...]] = {
+    "gzip": (b"\x1f\x8b\x08",),
+    "bzip2": tuple(
+        b"BZh%d%s" % (size, mark) for size in range(1, 10) for mark in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
+    ),
+    "xz": (b"\xfd7zXZ\0",),
+    "zstandard": (b"\x28\xb5\x2f\xfd", *_SKIPPABLE),
+}
+
+
+def packing_of(path: Path) -> Packing | None:
+    """What the file is packed with, by its first bytes; None for a plain one.
+
+    Raises:
+        InputError: its name says that it is packed, and it is not.
+    """
+    with open(path, "rb") as file:
+        head = file.read(16)
+    found: Packing | None = next((packing for packing, magic in _MAGIC.items() if head.startswith(magic)), None)
+    named = PACKING_OF_ENDING.get(path.suffix.lower())
+    if head and named and not found:
+        raise InputError(
+            f"{path} is damaged, or not packed with {named} as its name says: it begins with {head[:6]!r}. If it was"
+            f" unpacked on its way here, take {path.suffix} off its name"
+        )
+    return found
+
+
+def unpacked_blocks(path: Path, packing: Packing | None) -> Iterator[bytes]:
+    """The content of a file in blocks.
+
+    Raises:
+        InputError: the file is damaged, truncated, or something else lies behind its end.
+    """
+    if packing is not None:
+        yield from _unpack(path, packing)
+        return
+    with open(path, "rb") as file:
+        while block := file.read(READ_BYTES):
+            yield block
+
+
+def _unpack(path: Path, packing: Packing) -> Iterator[bytes]:
+    new_member, faults = _tools(packing)
+    member, members, begun = new_member(), 0, False
+    with open(path, "rb") as file:
+        while packed := file.read(PACKED_BYTES):
+            while packed := packed if begun else packed.lstrip(b"\0"):  # tapes and xz fill up with zeros
+                try:
+                    block = member.decompress(packed)
+                except faults as error:
+                    raise InputError(_explained(path, packing, error, members=0 if begun else members)) from None
+                begun, packed = not member.eof, member.unused_data
+                if not begun:
+                    member, members = new_member(), members + 1
+                if block:
+                    yield block
+    if begun:
+        raise InputError(f"{path} is truncated: what was packed with {packing} does not end")
+
+
+def _tools(packing: Packing) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
+    """What makes an object that unpacks one member, and what it raises over damage."""
+    if packing == "gzip":
+        return lambda: zlib.decompressobj(wbits=16 + zlib.MAX_WBITS), (zlib.error,)
+    if packing == "bzip2":
+        return bz2.BZ2Decompressor, (OSError,)
+    if packing == "xz":
+        return lzma.LZMADecompressor, (lzma.LZMAError,)
+    import zstandard
+
+    return zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW).decompressobj, (zstandard.ZstdError,)
+
+
+def _explained(path: Path, packing: Packing, error: Exception, *, members: int) -> str:
+    """`members` is how many ended before the one that could not even begin; 0 if it had begun."""
+    if "too much memory" in str(error):
+        return (
+            f"{path} was packed with a window of more than {LARGEST_WINDOW >> 30} GiB, which cannot be unpacked here:"
+            " pack it again with a smaller one (zstd --long=31 at most)"
+        )
+    if members:
+        return f"{path} is damaged: behind its end ({packing}, part {members}) lies something else ({error})"
+    return f"{path} is damaged: {error}"
