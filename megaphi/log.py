@@ -1,29 +1,43 @@
 """What a run prints: one line per message, from the ranks that have something to say.
 
-The main process logs at INFO, every other rank only warnings and errors, each marked with its rank. Progress bars go
-to standard error and only where a person or a log can use them; results that a program may read go to standard out.
+The main process logs at INFO, every other rank only warnings and errors, each marked with its rank and host; a rank's
+file in the run folder takes everything, with tracebacks. Progress bars go to standard error and only where a person or
+a log can use them; results that a program may read go to standard out.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 logger = logging.getLogger("megaphi")
+rank_log: int | None = None
+"""File descriptor of this rank's log in the run folder, where there is one."""
+LONGEST_LOG_BYTES = 16 << 20
+"""A log that is longer when a run starts is set aside as `.old`, in place of the one before."""
+
+
+def host_name() -> str:
+    """This machine's name, without its domain."""
+    return socket.gethostname().split(".")[0]
 
 
 def set_up_logging(*, rank: int = 0, world_size: int = 1) -> None:
     """Send `megaphi`'s log to standard error: INFO on rank 0, WARNING elsewhere, the rank named when there are many."""
-    prefix = f"[rank {rank}] " if world_size > 1 and rank != 0 else ""
+    where = f"[rank {rank} on {host_name()}] " if world_size > 1 and rank != 0 else ""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {where}%(message)s", datefmt="%H:%M:%S"))
+    handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    files = [handler for handler in logger.handlers if isinstance(handler, _RankFile)]
+    logger.handlers[:] = [handler, *files]
+    logger.setLevel(logging.DEBUG if files else handler.level)
     logger.propagate = False
 
 
@@ -43,6 +57,53 @@ class _Unminded:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def keep_rank_log(path: Path, *, rank: int, take_native_output: bool) -> None:
+    """From now on everything that this rank logs goes to the end of `path` as well; a run goes on without it.
+
+    With `take_native_output`, what libraries write to file descriptor 2 by themselves (communication errors with
+    addresses of C++ frames, one such page per rank) goes there instead of to the terminal; Python still has the latter.
+    """
+    global rank_log
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and path.stat().st_size > LONGEST_LOG_BYTES:
+            path.replace(path.with_suffix(".log.old"))
+        handler = _RankFile(path, encoding="utf-8", errors="backslashreplace")
+        rank_log = os.open(path, os.O_WRONLY | os.O_APPEND)
+    except OSError as error:
+        logger.warning("no log is kept in %s: %s", path, error.strerror)
+        return
+    handler.setFormatter(
+        logging.Formatter(f"%(asctime)s {host_name()} rank {rank} process %(process)d %(levelname)s %(message)s")
+    )
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    if take_native_output:
+        encoding = sys.stderr.encoding
+        terminal = os.dup(2)
+        os.dup2(rank_log, 2)
+        sys.stderr = open(terminal, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115
+
+
+def terminal() -> int:
+    """The file descriptor of standard error, for who cannot wait for a lock of Python's."""
+    try:
+        return sys.stderr.fileno()
+    except (OSError, ValueError):
+        return 2
+
+
+class _RankFile(logging.FileHandler):
+    """A file that takes no more (a full disk) is said once, and never ends a run."""
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (a name of logging's)
+        if not self._has_failed:
+            self._has_failed = True
+            print(f"megaphi: {self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)
 
 
 def progress_bar(*, total: int, unit: str, initial: int = 0, label: str = "", visible: bool = True) -> tqdm[Any]:

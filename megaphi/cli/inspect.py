@@ -1,4 +1,4 @@
-"""Show what a checkpoint, a token dataset or a file of conversations holds, or how two runs differ.
+"""Show what a checkpoint, a token dataset or a file of conversations holds, who is slow in a run, or how two differ.
 
 Reads headers and indices only (but for conversations and `diff --weights`): any size, any layout, no GPU.
 """
@@ -14,7 +14,7 @@ from megaphi.cli.inspect_conversations import add_conversation_arguments, show_c
 if TYPE_CHECKING:
     from megaphi.data.indexed_dataset import IndexedDataset
 
-HELP = "what a checkpoint, dataset or conversation holds; how two runs differ"
+HELP = "what a checkpoint, dataset or conversation holds; which rank is slow; how two runs differ"
 EXAMPLE = """examples:
   megaphi inspect checkpoint runs/quickstart/run                 newest checkpoint of a run
   megaphi inspect checkpoint runs/quickstart/run/checkpoints/step_00000150 --tensors --files
@@ -22,13 +22,16 @@ EXAMPLE = """examples:
   megaphi inspect dataset data/web --document 3                  one document as text
   megaphi inspect conversations chats.jsonl                      which tokens are trained
   megaphi inspect conversations pairs.parquet --pairs            preference pairs
+  megaphi inspect ranks runs/quickstart/run                      times of every rank, the slow one named
   megaphi inspect diff runs/first runs/second                    fields, places in the data, tensors that differ
   megaphi inspect diff runs/first runs/second --weights          and by how much the numbers do
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="kind", metavar="checkpoint | dataset | conversations | diff", required=True)
+    kinds = parser.add_subparsers(
+        dest="kind", metavar="checkpoint | dataset | conversations | ranks | diff", required=True
+    )
     checkpoint = kinds.add_parser("checkpoint", help="step, layout, place in the data, size by part")
     checkpoint.add_argument("path", metavar="PATH", help="a checkpoint, or a run folder (its newest one)")
     checkpoint.add_argument("--tensors", action="store_true", help="list every tensor")
@@ -38,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dataset.add_argument("--document", type=int, metavar="N", help="print document N as text")
     dataset.add_argument("--vocabulary", type=int, metavar="V", help="if the dataset does not say so itself")
     add_conversation_arguments(kinds.add_parser("conversations", help="which tokens are trained; preference pairs"))
+    ranks = kinds.add_parser("ranks", help="what each rank spends its steps with; who is slow")
+    ranks.add_argument("path", metavar="RUN", help="a run folder")
+    ranks.add_argument("--last", type=int, default=200, metavar="N", help="steps to look at (default: %(default)s)")
     diff = kinds.add_parser("diff", help="what differs between two runs or checkpoints")
     diff.add_argument("left", metavar="A", help="a run folder, a checkpoint, or a config.json")
     diff.add_argument("right", metavar="B", help="another one")
@@ -51,6 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
         return show_checkpoint(Path(arguments.path), tensors=arguments.tensors, files=arguments.files)
     if arguments.kind == "conversations":
         return show_conversations(arguments)
+    if arguments.kind == "ranks":
+        from megaphi.cli.inspect_ranks import show_ranks
+
+        return show_ranks(Path(arguments.path), last=arguments.last)
     if arguments.kind == "diff":
         from megaphi.cli.inspect_diff import show_difference
 

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.processes is not None and processes > 1:
         command = [sys.executable, "-m", "megaphi", "train", arguments.recipe, *arguments.fields]
         return launcher.start_processes(command, processes=processes)
-    return _train(checked, alone=processes == 1)
+    return _train(checked)
 
 
 @contextmanager
@@ -90,18 +90,22 @@ def _told_to_all_ranks() -> Iterator[None]:
         raise
 
 
-def _train(configuration: RunConfig, *, alone: bool) -> int:
+def _train(configuration: RunConfig) -> int:
     from megaphi.conversion.open_weights import open_weights
+    from megaphi.log import logger
+    from megaphi.parallel.world import end_in_error
 
     try:
         _stage(configuration)(configuration, open_weights=open_weights)
-    except (InputError, RunFailed, KeyboardInterrupt):
+    except (InputError, RunFailed, KeyboardInterrupt) as error:
+        logger.debug("the run ends: %s", error, exc_info=True)
         raise
     except Exception as error:
-        if alone or not _lost_contact(error):
-            traceback.print_exc()
+        logger.debug("the run ends", exc_info=True)
+        if message := end_in_error(error):
+            print(f"megaphi: {message}", file=sys.stderr)
         else:
-            print(f"megaphi: rank {os.environ['RANK']} lost contact with another rank and ends", file=sys.stderr)
+            traceback.print_exc()
         # A rank whose neighbours are gone must not wait for them in the interpreter's clean-up.
         sys.stderr.flush()
         os._exit(1)
@@ -116,9 +120,3 @@ def _stage(configuration: RunConfig) -> Callable[..., object]:
     from megaphi.stages.pretrain import pretrain
 
     return {"pretrain": pretrain, "finetune": finetune, "prefer": prefer}[check_kind(configuration)]
-
-
-def _lost_contact(error: Exception) -> bool:
-    """Is this what communication gives on the ranks that are still alive?"""
-    signs = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "Timed out")
-    return any(sign in str(error) for sign in signs) or type(error).__name__ in ("DistBackendError", "DistNetworkError")

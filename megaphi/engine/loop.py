@@ -1,7 +1,8 @@
 """The training loop, in the open: batch, step, report; validate and save when it is time; stop when asked.
 
 A run is resumed by one number: the samples seen so far decide every batch that follows. The loop may be ended at any
-step by SIGTERM or Ctrl-C (it saves and returns), or killed at any moment (the last complete checkpoint continues).
+step by a signal or its time limit (it saves and returns), or killed at any moment (the last complete checkpoint
+continues).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from megaphi.engine.objective import Objective
 from megaphi.engine.resume import OpenWeights, RunData, resume
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saver import Saver
+from megaphi.engine.step_times import StepTimes
+from megaphi.engine.time_limit import TimeLimit
 from megaphi.engine.train_step import NEXT_TOKEN, StepResult, evaluate, train_step
 from megaphi.engine.training_data import TrainingData
 from megaphi.engine.training_model import TrainingModel
@@ -67,8 +70,10 @@ def training_loop(
         return RunResult(step=step, finished=step >= run.run.steps)
     log = agreed(world, lambda: MetricsLog(Path(run.run.folder), after=step) if world.is_main else None)
     bar = progress_bar(total=run.run.steps, initial=step, unit="step", label="train", visible=world.is_main)
-    with StopRequest() as stop, bar, Saver(model, saved_step=step, after_save=partial(_plot, run)) as saver:
+    stop, times, activity = StopRequest(TimeLimit(run.run.time_limit)), _step_times(run, world), world.activity
+    with stop, bar, times, Saver(model, saved_step=step, after_save=partial(_plot, run)) as saver:
         meter = Meter(run, world)
+        activity.begin(step + 1)
         for batches in prefetch(_steps_batches(data.training, world, first=step, last=last)):
             stage = data.training.order.span_at(step)
             _announce(stage, run, step=step)
@@ -76,23 +81,33 @@ def training_loop(
             record = _update(model, batches, objective, check_step, step=step)
             record["tokens"] = data.training.order.position_at(step).tokens
             record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
-            stopping = stop.agreed(world) or step == last
+            stopping = stop.agreed(world, save_seconds=saver.longest_seconds) or step == last
             saver.check_first()
             if data.validation is not None and _is_due(step, run.run.validate_every, last=run.run.steps):
+                activity.enter("validation")
                 means = validation_means(model, data.validation, objective)
                 record |= {f"validation_{name}": value for name, value in means.items()}
+            activity.enter("metrics")
             if log is not None:
                 log.add(record | saver.metrics(step))
             bar.update()
             bar.set_postfix(_postfix(record), refresh=False)
             if stopping or step % run.saving.every == 0:
+                activity.enter("save")
                 saver.save(_state(data, record, world), wait=stopping)
+            times.add(step, activity.take_seconds())
             if stopping:
                 break
+            activity.begin(step + 1)
             meter.restart()
     if log is not None:
         log.close()
     return RunResult(step=step, finished=step >= run.run.steps)
+
+
+def _step_times(run: RunConfig, world: World) -> StepTimes:
+    names = " ".join(f"{name} {number}" for name, number in world.place._asdict().items())
+    return StepTimes(Path(run.run.folder), rank=world.rank, place=names)
 
 
 def _update(

@@ -15,9 +15,11 @@ from megaphi.data.mixture import Mixture
 from megaphi.data.post_training import Conversations, Preferences
 from megaphi.data.remote import check_remote_reading
 from megaphi.data.stages import StageSpan, lay_out_stages
+from megaphi.engine.time_limit import limit_seconds
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.own_code import digest_of, split_name
+from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import ParallelLayout
 
 Kind = Literal["pretrain", "finetune", "prefer"]
@@ -28,13 +30,15 @@ class Progress:
     """How long the run goes on and what it leaves behind (config section `run`)."""
 
     folder: str = "runs/phi4"
-    """Run folder: config.json, metrics.jsonl, checkpoints/, tensorboard/, loss.png."""
+    """Run folder: config.json, metrics.jsonl, checkpoints/, tensorboard/, loss.png, logs/ and steps/ of every rank."""
     steps: Annotated[int, Range(minimum=0)] = 0
     """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
     epochs: Annotated[float, Range(minimum=0)] = 0.0
     """Passes over the conversations or pairs, where run.steps is 0."""
     stop_after: Annotated[int, Range(minimum=1)] | None = None
     """Stop early after this step, with a checkpoint, as if told by a signal; the schedule still spans `steps`."""
+    time_limit: str | None = None
+    """Save and end, with exit code 0, before so much time has passed since the start: 23:50:00, or 1-12:00:00."""
     validate_every: Annotated[int, Range(minimum=0)] = 0
     """Steps between validation passes; 0 means only at the end, where validation data is given."""
     validation_samples: Annotated[int, Range(minimum=1)] = 64
@@ -173,6 +177,7 @@ class RunConfig:
     """Overlap gradient reduction and parameter gathering with compute (several data-parallel replicas only)."""
     bucket_parameters: Annotated[int, Range(minimum=0)] = 0
     """Parameters reduced and gathered together where that overlaps; 0: 40 million, at least 1 million a replica."""
+    patience: Patience = field(default_factory=Patience)
 
 
 def check(run: RunConfig, *, world_size: int) -> RunConfig:
@@ -200,6 +205,8 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     if run.run.steps:
         check_steps(run)
     check_remote_reading(run.mixture.remote)
+    if run.run.time_limit is not None:
+        limit_seconds(run.run.time_limit)
     if run.mixture.reset_positions and not run.mixture.isolate_documents:
         raise InputError(
             "mixture.reset_positions=true needs mixture.isolate_documents=true: rotary positions are relative, so they"

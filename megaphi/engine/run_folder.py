@@ -22,7 +22,8 @@ from megaphi.engine.same_run import run_facts
 from megaphi.engine.versions import versions
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
-from megaphi.log import logger
+from megaphi.log import keep_rank_log, logger
+from megaphi.model.layer_spec import check_kernels
 from megaphi.parallel.agreement import agreed, refuse
 from megaphi.parallel.differences import named
 from megaphi.parallel.world import World, start_world
@@ -35,9 +36,11 @@ def start_run(run: RunConfig) -> World:
     """Join the job, compare its ranks, and take the run folder. Every rank calls this.
 
     Raises:
-        InputError: ranks differ, another job has the folder, or a rank cannot write to it or does not see it.
+        InputError: ranks differ, kernels are not here, another job has the folder, or a rank cannot write to it or
+            does not see it.
     """
-    world = start_world(run.layout, seed=run.seed, facts=lambda: run_facts(run))
+    world = start_world(run.layout, seed=run.seed, facts=lambda: run_facts(run), patience=run.patience)
+    agreed(world, lambda: check_kernels(run.model))
     folder = Path(run.run.folder)
     token = agreed(world, lambda: take(folder, take_over=run.run.take_over).token if world.is_main else "")
     if world.is_main:
@@ -46,6 +49,7 @@ def start_run(run: RunConfig) -> World:
     distributed.broadcast_object_list(shared, src=0)
     _check_places(run, world, shared[0])
     agreed(world, lambda: take(folder).confirm() if world.is_main else None)
+    keep_rank_log(folder / "logs" / f"rank_{world.rank:05d}.log", rank=world.rank, take_native_output=world.size > 1)
     return world
 
 

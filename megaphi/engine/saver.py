@@ -58,6 +58,8 @@ class Saver:
         self.saved_step = saved_step
         self.failures = 0
         """Checkpoints that were given up."""
+        self.longest_seconds = 0.0
+        """Of a save, from its beginning until the checkpoint was there."""
 
     def __enter__(self) -> Saver:
         return self
@@ -95,7 +97,9 @@ class Saver:
                 samples=sample_live(pieces, step=state["step"]) if self._rules.verify else [],
             )
             if wait or not self._rules.asynchronous:
-                return self._note(job.step, self._writer.write(job), final=wait)
+                outcome = self._writer.write(job)
+                self.longest_seconds = max(self.longest_seconds, time.perf_counter() - began)
+                return self._note(job.step, outcome, final=wait)
             job = replace(job, pieces=self._memory.copy(pieces), waited_seconds=time.perf_counter() - began)
         self._pending = _Pending(self._writer, job)
         self._pending.start()
@@ -105,6 +109,7 @@ class Saver:
         """Take note of a save that has ended."""
         if self._pending is not None and not self._pending.is_alive():
             ended, self._pending = self._pending, None
+            self.longest_seconds = max(self.longest_seconds, ended.seconds)
             self._note(ended.job.step, ended.outcome, by_all=False)
 
     def check_first(self) -> None:
@@ -172,10 +177,13 @@ class _Pending(Thread):
         super().__init__(name=f"save step {job.step}", daemon=True)
         self.job, self._writer = job, writer
         self.outcome = Outcome(path=None, problem="it was called off")
+        self.seconds = 0.0
 
     def run(self) -> None:
+        began = time.perf_counter()
         try:
             self.outcome = self._writer.write(self.job)
+            self.seconds = time.perf_counter() - began
         except CalledOff:
             pass
         except Exception as error:  # the store is gone, and the job with it

@@ -44,13 +44,17 @@ def train_step(
     model: TrainingModel, batches: Sequence[Batch], *, learning_rate: float, objective: Objective = NEXT_TOKEN
 ) -> StepResult:
     """Forward, backward, clip, update on this replica's micro-batches of the step."""
+    activity = model.world.activity
+    activity.enter("forward_backward")
     for chunk in model.chunks:
         chunk.zero_grad_buffer()
     model.optimizer.zero_grad()
     reports = run_schedule(model, batches, objective, forward_only=False)
+    activity.enter("optimizer")
     set_rates(model.optimizer, learning_rate=learning_rate, weight_decay=model.run.optimizer.weight_decay)
     _, gradient_norm, _ = model.optimizer.step()
     assert gradient_norm is not None  # measured in every step, see optimizer.py
+    activity.enter("exchange")
     loss, counted, means = _over_all_ranks(reports, objective, device=model.world.device)
     return StepResult(loss=loss, gradient_norm=float(gradient_norm), trained=counted, means=means)
 

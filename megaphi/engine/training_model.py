@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
@@ -67,13 +67,17 @@ def build_training_model(run: RunConfig, world: World) -> TrainingModel:
         DistributedDataParallel(config, settings, module, disable_bucketing=number > 0)
         for number, module in enumerate(modules)
     ]
-    _let_schedules_synchronise(config, chunks, overlap=overlap)
+    _let_schedules_synchronise(config, chunks, world, overlap=overlap)
     optimizer = build_optimizer(run.optimizer, chunks, parameters=run.precision.parameters, overlap=overlap)
     return TrainingModel(run=run, world=world, config=config, chunks=chunks, optimizer=optimizer)
 
 
-def _let_schedules_synchronise(config: TransformerConfig, chunks: list[Chunk], *, overlap: bool) -> None:
-    config.finalize_model_grads_func = finalize_model_grads
+def _let_schedules_synchronise(config: TransformerConfig, chunks: list[Chunk], world: World, *, overlap: bool) -> None:
+    def finalize(*arguments: Any, **keywords: Any) -> None:
+        world.activity.enter("gradients")  # here replicas wait for each other
+        finalize_model_grads(*arguments, **keywords)
+
+    config.finalize_model_grads_func = finalize
     if overlap:
         no_sync = [chunk.no_sync for chunk in chunks]
         config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]  # pyright: ignore[reportAttributeAccessIssue]

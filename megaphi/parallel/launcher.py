@@ -19,6 +19,8 @@ from megaphi.parallel.place import Place, export, without_launchers
 
 GRACE_SECONDS = 20.0
 """How long the other ranks may take to end by themselves once one has failed, before they are killed."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""With these, people, launchers, queues and closed terminals ask a run to save and end."""
 
 
 def free_port() -> int:
@@ -31,8 +33,8 @@ def free_port() -> int:
 def start_processes(command: Sequence[str], *, processes: int, grace_seconds: float = GRACE_SECONDS) -> int:
     """Run `processes` copies of a command as the ranks of one job on this machine; returns the job's exit code.
 
-    SIGINT and SIGTERM go to every rank once, which then saves and ends. The first rank that fails decides the exit
-    code; the others get SIGTERM, and SIGKILL `grace_seconds` later. If this process is killed, Linux ends the ranks.
+    STOP_SIGNALS go to every rank once, which then saves and ends. The first rank that fails decides the exit code; the
+    others get SIGTERM, and SIGKILL `grace_seconds` later. If this process is killed, Linux ends the ranks.
     """
     place = {"address": "127.0.0.1", "port": free_port(), "world_size": processes, "local_world_size": processes}
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
@@ -56,15 +58,16 @@ def _die_with_parent() -> None:
 
 
 class _signals_passed_on:  # noqa: N801 (used as a with statement, like its neighbours in contextlib)
-    """While active, SIGINT and SIGTERM are forwarded to the ranks instead of ending this process."""
+    """While active, the signals that ask for a stop are forwarded to the ranks instead of ending this process."""
 
     def __init__(self, ranks: list[subprocess.Popen[bytes]]) -> None:
         self._ranks = ranks
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._forward)
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGINT:  # nohup ignores SIGHUP
+                self._before[number] = signal.signal(number, self._forward)
 
     def _forward(self, number: int, frame: object) -> None:
         _signal_all(self._ranks, number)

@@ -104,7 +104,8 @@ class _Host:
                 ends = min(ends, time.monotonic() + STRAGGLERS_SECONDS)
             if time.monotonic() - said > SAY_EVERY_SECONDS:
                 said = time.monotonic()
-                logger.warning("%s, for %.0f s", self._missing(), said - began)
+                self._store.set("missing", self._missing())
+                logger.warning("%s: %.0f s of %.0f", self._missing(), said - began, patience_seconds)
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
         return Verdict(problem=self._problem(patience_seconds), present=self._present)
@@ -136,7 +137,8 @@ class _Host:
 
     def _missing(self) -> str:
         missing = [rank for rank in range(self._world_size) if rank not in self._present]
-        return f"rank 0 waits for {named(missing, {})} of {self._world_size}"
+        here = named(sorted(self._present), self._hosts())
+        return f"rank 0 waits for {named(missing, {})} of {self._world_size} (here: {here})"
 
     def _declined(self) -> str | None:
         """What ranks said that cannot take part, each reason once."""
@@ -173,11 +175,16 @@ def _who(one: Arrival) -> str:
 
 
 def _read_verdict(store: Store, me: Arrival, *, patience_seconds: float) -> Verdict:
-    ends, pause = time.monotonic() + patience_seconds + FAREWELL_SECONDS, 0.005
+    said = time.monotonic()
+    ends, pause = said + patience_seconds + FAREWELL_SECONDS, 0.005
     try:
         while not store.check(["verdict"]):
             if time.monotonic() > ends:
                 raise InputError(f"{_who(me)} reached the job's store, but rank 0 did not come to it")
+            if time.monotonic() - said > SAY_EVERY_SECONDS:
+                said = time.monotonic()
+                missing = store.get("missing").decode() if store.check(["missing"]) else "rank 0 is not here yet"
+                logger.warning("%s waits: %s", _who(me), missing)
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
         plain: Mapping[str, Any] = json.loads(store.get("verdict"))

@@ -1,8 +1,8 @@
 """Join the job: emulation where there is no GPU, torch.distributed, Megatron's process groups, random state.
 
-`start_world` is the only way in. The ranks meet and are compared (meeting.py) before anything collective. A world of
-one process opens no port. With gloo a rank that waits for a dead neighbour fails at once (the connection closes); with
-NCCL after `timeout_seconds`.
+`start_world` is the only way in. A world of one process opens no port. In a larger one the ranks meet in the job's
+store and are compared (meeting.py) before anything collective; from then on until `stop_world` a heartbeat ends the job
+when one of them falls silent.
 """
 
 from __future__ import annotations
@@ -12,26 +12,31 @@ import datetime
 import gc
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as distributed
-from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import HashStore, Store
 
 from megaphi.config import leaves
-from megaphi.errors import InputError
-from megaphi.log import set_up_logging
+from megaphi.log import host_name, set_up_logging
 from megaphi.parallel import cpu_emulation
+from megaphi.parallel.activity import Activity
 from megaphi.parallel.differences import Facts
+from megaphi.parallel.heartbeat import FIRST_BEAT, Heartbeat, Patience, Person
 from megaphi.parallel.interface import choose_interface, local_address
+from megaphi.parallel.job_store import Connections, open_store
 from megaphi.parallel.layout import Coordinates, ParallelLayout
 from megaphi.parallel.meeting import Arrival, meet
 from megaphi.parallel.place import Place, choose_gpu, detect, export
 from megaphi.parallel.seeds import model_seed
 
 SECONDS_TO_DECLINE = 60.0
+USUAL_PATIENCE = Patience()
+_activity = Activity()
+_heartbeat: Heartbeat | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +49,8 @@ class World:
     place: Coordinates
     device: torch.device
     device_name: str
+    activity: Activity = field(default_factory=Activity, compare=False)
+    """What this rank is doing, as the others are told."""
 
     @property
     def is_main(self) -> bool:
@@ -60,7 +67,7 @@ class World:
 
 
 def start_world(
-    layout: ParallelLayout, *, seed: int, facts: Callable[[], Facts] = dict, timeout_seconds: float = 600.0
+    layout: ParallelLayout, *, seed: int, facts: Callable[[], Facts] = dict, patience: Patience = USUAL_PATIENCE
 ) -> World:
     """Start or join torch.distributed and cut the world by `layout` (whose `data` may be open).
 
@@ -73,19 +80,17 @@ def start_world(
     place = detect()
     layout = layout.for_world(place.world_size)
     emulated = cpu_emulation.install()
-    timeout = datetime.timedelta(seconds=timeout_seconds)
     store: Store | None = None
     if not distributed.is_initialized():
         set_up_logging(rank=place.rank, world_size=place.world_size)
-        store = HashStore() if place.world_size == 1 else _open_store(place, timeout=timeout)
         known = {"world size": str(place.world_size), "seed": json.dumps(seed)}
         known["device"] = "CPU" if emulated else "CUDA"
         known |= {f"layout.{name}": json.dumps(value) for name, value in leaves(layout)}
-        place = _meet(place, store, lambda: {**known, **facts()}, timeout_seconds=timeout_seconds)
+        place, store = _meet(place, lambda: {**known, **facts()}, patience)
     device = torch.device("cpu") if emulated else _take_gpu(place)
     if store is not None:
-        _join(place, store, device=device, timeout=timeout)
-    _make_groups(layout, seed=seed)
+        _join(place, store, device=device, timeout_seconds=patience.collective_seconds)
+    _make_groups(layout, seed=seed, timeout_seconds=patience.collective_seconds)
     return World(
         rank=place.rank,
         size=place.world_size,
@@ -93,22 +98,43 @@ def start_world(
         place=layout.coordinates(place.rank),
         device=device,
         device_name="CPU" if emulated else torch.cuda.get_device_name(device),
+        activity=_activity,
     )
 
 
-def _meet(place: Place, store: Store, facts: Callable[[], Facts], *, timeout_seconds: float) -> Place:
+def _meet(place: Place, facts: Callable[[], Facts], patience: Patience) -> tuple[Place, Store]:
     """Compare this rank with the others, choose the way to them, and find out what no variable said of its place."""
+    if place.world_size == 1:
+        export(place)
+        return place, HashStore()
+    stores = _connections(place, patience)
     address = local_address(place.address, place.port or 0)
-    me = Arrival(rank=place.rank, facts=facts() if place.world_size > 1 else {}, address=address)
-    present = {0: me}
-    if place.world_size > 1:
-        present = meet(store, me, world_size=place.world_size, patience_seconds=timeout_seconds)
-        choose_interface(address, [one.address for one in present.values()])
+    me = Arrival(rank=place.rank, facts=facts(), address=address)
+    stores[0].set(f"beat/{place.rank}", FIRST_BEAT)  # before anybody looks for it
+    present = meet(stores[0], me, world_size=place.world_size, patience_seconds=patience.start_seconds)
+    choose_interface(address, [one.address for one in present.values()])
     if place.local_rank is None or place.local_world_size is None:
         ranks = [rank for rank, one in sorted(present.items()) if one.is_beside(me)]
         place = replace(place, local_rank=ranks.index(place.rank), local_world_size=len(ranks))
     export(place)
-    return place
+    _start_heartbeat(stores[1], [present[rank] for rank in range(place.world_size)], patience, rank=place.rank)
+    return place, stores[0]
+
+
+def _connections(place: Place, patience: Patience) -> Connections:
+    return open_store(
+        place, start_seconds=patience.start_seconds, operation_seconds=max(patience.collective_seconds, 60.0)
+    )
+
+
+def _start_heartbeat(store: Store, present: Sequence[Arrival], patience: Patience, *, rank: int) -> None:
+    global _heartbeat
+    if patience.heartbeat_seconds:
+        people = [Person(host=one.host, pid=one.pid) for one in present]
+        _heartbeat = Heartbeat(
+            store, rank=rank, people=people, doing=_activity, timeout_seconds=patience.heartbeat_seconds
+        )
+        _heartbeat.start()
 
 
 def _take_gpu(place: Place) -> torch.device:
@@ -117,51 +143,57 @@ def _take_gpu(place: Place) -> torch.device:
     return device
 
 
-def _join(place: Place, store: Store, *, device: torch.device, timeout: datetime.timedelta) -> None:
+def _join(place: Place, store: Store, *, device: torch.device, timeout_seconds: float) -> None:
     backend = "gloo" if device.type == "cpu" else "nccl"
-    distributed.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
+    distributed.init_process_group(
+        backend,
+        store=store,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=datetime.timedelta(seconds=timeout_seconds),
+    )
     atexit.register(stop_world)
 
 
 def decline(problem: str) -> None:
     """Tell the other ranks that this one cannot take part, so that they do not wait for it. Raises InputError."""
     place = detect()
-    store = _open_store(place, timeout=datetime.timedelta(seconds=SECONDS_TO_DECLINE))
+    store, _ = _connections(place, Patience(start_seconds=SECONDS_TO_DECLINE))
     me = Arrival(rank=place.rank, facts={}, problem=problem)
     meet(store, me, world_size=place.world_size, patience_seconds=SECONDS_TO_DECLINE)
 
 
-def _open_store(place: Place, *, timeout: datetime.timedelta) -> Store:
-    """The key-value store where ranks meet: rank 0 listens, except under torchrun's agent, which already does."""
-    port = place.port or 0
-    agent_listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    try:
-        store = TCPStore(
-            place.address,
-            port,
-            world_size=None if agent_listens else place.world_size,
-            is_master=place.rank == 0 and not agent_listens,
-            timeout=timeout,
-            wait_for_workers=False,  # rank 0 does so itself, and says for whom (meeting.py)
-        )
-    except (distributed.DistNetworkError, RuntimeError) as error:
-        if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
-            raise InputError(
-                f"port {port} on {place.address} is in use by another program: set MASTER_PORT to a free port"
-            ) from None
-        raise InputError(
-            f"rank {place.rank} cannot reach rank 0 at {place.address}:{port} ({_first_line(error)}): "
-            "check MASTER_ADDR and MASTER_PORT, and that rank 0 is running"
-        ) from None
-    # A restarted job must not find the keys of the one before.
-    return PrefixStore(f"megaphi/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+def has_lost_contact(error: BaseException) -> bool:
+    """Is this what communication gives on the ranks that are still alive?"""
+    signs = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, distributed.DistError):
+            return True
+        if isinstance(cause, RuntimeError) and any(sign in str(cause) for sign in signs):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def end_in_error(error: BaseException) -> str:
+    """Let the other ranks know before this one ends; returns what to say of an error that is no fault of this rank's.
+
+    Where contact was lost this waits until it is known with whom, and then the process ends in here.
+    """
+    place = f"rank {os.environ.get('RANK', '0')} on {host_name()}"
+    message = f"{place} lost contact with another rank in step {_activity.step}, {_activity.phase}, and ends"
+    is_alone = not distributed.is_initialized() or distributed.get_world_size() == 1
+    if _heartbeat is None:
+        return message if has_lost_contact(error) and not is_alone else ""
+    if not has_lost_contact(error):
+        _heartbeat.fail(f"{type(error).__name__}: {error}")
+        return ""
+    _heartbeat.explain(message, problem=str(error).splitlines()[0] if str(error) else type(error).__name__)
+    return message
 
 
-def _make_groups(layout: ParallelLayout, *, seed: int) -> None:
+def _make_groups(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 600.0) -> None:
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import random as megatron_random
 
@@ -173,6 +205,7 @@ def _make_groups(layout: ParallelLayout, *, seed: int) -> None:
         virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
         context_parallel_size=layout.context,
         create_gloo_process_groups=False,
+        distributed_timeout_minutes=timeout_seconds / 60,  # pyright: ignore[reportArgumentType] (goes into a timedelta)
     )
     pipeline_rank = parallel_state.get_pipeline_model_parallel_rank()
     megatron_random.model_parallel_cuda_manual_seed(model_seed(seed, pipeline_rank=pipeline_rank), force_reset_rng=True)
@@ -196,6 +229,7 @@ def pretended_world(layout: ParallelLayout, *, rank: int) -> Iterator[None]:
 
 def stop_world() -> None:
     """Leave the job; safe to call twice."""
+    global _heartbeat
     if not distributed.is_initialized():
         return
     from megatron.core import parallel_state
@@ -203,3 +237,6 @@ def stop_world() -> None:
     parallel_state.destroy_model_parallel()
     gc.collect()
     distributed.destroy_process_group()
+    if _heartbeat is not None:
+        _heartbeat.stop()
+        _heartbeat = None

@@ -23,7 +23,6 @@ from megaphi.engine.run_folder import start_run
 from megaphi.engine.same_run import agree_on_data
 from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
-from megaphi.model.layer_spec import check_kernels
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
 from megaphi.tokenizer.chat_format import RenderedConversation
@@ -34,7 +33,6 @@ def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
     """Train on `run.conversations`. Every rank of the job calls this."""
     assert run.conversations is not None
     world = start_run(run)
-    agreed(world, lambda: check_kernels(run.model))
     tokenizer = agreed(world, lambda: load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file))
     training, validation = agreed(world, lambda: _read(run, tokenizer))
     capacity = run.batch.sequence_length

@@ -27,7 +27,6 @@ from megaphi.engine.train_step import StepResult
 from megaphi.engine.training_model import build_training_model
 from megaphi.errors import RunFailed
 from megaphi.log import logger
-from megaphi.model.layer_spec import check_kernels
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
 from megaphi.stages.finetune import open_rows
@@ -45,7 +44,6 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
     rules = run.preferences
     assert rules is not None
     world = start_run(run)
-    agreed(world, lambda: check_kernels(run.model))
     tokenizer = agreed(world, lambda: load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file))
     training, validation = agreed(world, lambda: _read(run, rules, tokenizer))
     pairs = [*training, *validation]

@@ -14,7 +14,6 @@ from megaphi.engine.same_run import agree_on_data
 from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.model.arithmetic import explain_utilisation
-from megaphi.model.layer_spec import check_kernels
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
 from megaphi.tokenizer.phi4 import load_tokenizer
@@ -26,7 +25,6 @@ def pretrain(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
     `open_weights` opens `run.initial_checkpoint`: `conversion.open_weights` knows other formats than checkpoints.
     """
     world = start_run(run)
-    agreed(world, lambda: check_kernels(run.model))
     training, validation = agreed(world, lambda: open_data(run))
     agree_on_data(world, training, validation)
     _introduce(run, world, training)

@@ -33,7 +33,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_a_start_leaves_its_lock_and_nothing_else(ranks: list[dict[str, Any]]) -> None:
-    assert [rank["tree"] for rank in ranks] == [[".lock", "checkpoints"]] * 2
+    assert [rank["tree"] for rank in ranks] == [[".lock", "checkpoints", "logs"]] * 2
 
 
 def test_a_run_folder_that_is_not_shared_is_refused_at_the_start(ranks: list[dict[str, Any]]) -> None:

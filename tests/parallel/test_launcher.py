@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megaphi.parallel.launcher import free_port, start_processes
+from megaphi.parallel.launcher import STOP_SIGNALS, free_port, start_processes
 from tests.processes import is_running
 from tests.test_house import ROOT
 
@@ -69,10 +69,10 @@ def test_a_rank_killed_by_a_signal_is_named(tmp_path, capfd):
     assert "rank 2 of 3 was killed by SIGKILL (out of memory?)" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "code"), [*((number, 0) for number in STOP_SIGNALS), (signal.SIGKILL, -9)])
 def test_signals_reach_every_rank_and_a_killed_launcher_leaves_none(tmp_path, number, code):
     body = "def end(*_): (folder / f'ended_{rank}').touch(); sys.exit(0)\n"
-    body += "signal.signal(signal.SIGTERM, end); signal.signal(signal.SIGINT, end)\n"
+    body += f"[signal.signal(number, end) for number in {list(map(int, STOP_SIGNALS))}]\n"
     body += "(folder / f'ready_{rank}').touch()\ntime.sleep(100)"
     program = "import sys; from megaphi.parallel.launcher import start_processes; "
     program += "sys.exit(start_processes(sys.argv[1:], processes=2))"

@@ -101,7 +101,7 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(train: Any, tmp_path
     assert code == 0, errors
     assert f"continuing {tmp_path / 'run'} from step {reached}" in errors
     assert _trained(tmp_path) == _trained(tmp_path / "straight")
-    names = {"config.json", "metrics.jsonl", "checkpoints", "loss.png", "tensorboard"}
+    names = {"config.json", "metrics.jsonl", "checkpoints", "loss.png", "tensorboard", "logs", "steps"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
     assert [path.name for path in sorted((tmp_path / "run/checkpoints").glob("step_*"))][-1] == "step_00000040"
 

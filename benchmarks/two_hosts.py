@@ -1,0 +1,278 @@
+"""Two hosts in network namespaces: when something happens to a rank or to the link, how soon has every rank ended?
+
+Two namespaces with host names of their own, joined by a veth pair, two ranks in each, started without any launcher, so
+that nobody but the ranks themselves can end a rank. A rank that was stopped is continued once the others have ended,
+and must then end too. For every case: seconds from the event until the last rank that could run had ended, all exit
+codes, and what the ranks said. Needs root and iproute2; leaves no namespace behind.
+
+    python benchmarks/two_hosts.py --write
+    python benchmarks/two_hosts.py --cases "stopped rank 0" "link down"
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "two_hosts.csv"
+COLUMNS = ("date", "commit", "torch", "case", "seconds", "seconds_after_continuing", "exit_codes", "said")
+NAMES, ADDRESSES, LINKS = ("mega-a", "mega-b"), ("10.77.0.1", "10.77.0.2"), ("mega-va", "mega-vb")
+PORT = 29_431
+WORLD, PER_HOST = 4, 2
+START_SECONDS = 20
+LONGEST_SECONDS = 200.0
+
+
+@dataclass(kw_only=True, slots=True)
+class Ranks:
+    """The processes of one case."""
+
+    folder: Path
+    processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)
+
+    def start(self, rank: int, *words: str, **variables: str) -> None:
+        host = rank // PER_HOST
+        place = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(WORLD),
+            "LOCAL_RANK": str(rank % PER_HOST),
+            "LOCAL_WORLD_SIZE": str(PER_HOST),
+            "MASTER_ADDR": ADDRESSES[0],
+            "MASTER_PORT": str(PORT),
+            "GLOO_SOCKET_IFNAME": LINKS[host],
+            "TINY_DATA": str(self.folder.parent / "tokens"),
+            "OMP_NUM_THREADS": "1",
+        }
+        inside = f'hostname host-{"ab"[host]} && exec "$@"'
+        enter = ["ip", "netns", "exec", NAMES[host], "unshare", "--uts", "sh", "-c", inside, "sh"]
+        recipe = f"{ROOT / 'tests/stages/tiny_recipe.py'}:tiny"
+        train = [sys.executable, "-m", "megaphi", "train", recipe, f"run.folder={self.folder / 'run'}"]
+        with open(self._said(rank), "wb") as said:
+            self.processes[rank] = subprocess.Popen(
+                [*enter, *train, "layout.tensor=2", "run.validate_every=0", *words],
+                env={**os.environ, **place, **variables},
+                stdout=said,
+                stderr=said,
+            )
+
+    def _said(self, rank: int) -> Path:
+        return self.folder / f"rank_{rank}.txt"
+
+    def send(self, rank: int, number: int) -> None:
+        self.processes[rank].send_signal(number)
+        if number == signal.SIGSTOP:
+            self.stopped.add(rank)
+
+    def wait_for_step(self, step: int) -> None:
+        deadline = time.monotonic() + LONGEST_SECONDS
+        metrics = self.folder / "run" / "metrics.jsonl"
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < step:
+            if time.monotonic() > deadline or all(rank.poll() is not None for rank in self.processes.values()):
+                raise RuntimeError(f"step {step} was not reached: {self.said()}")
+            time.sleep(0.1)
+
+    def seconds_until_ended(self, ranks: Sequence[int]) -> float:
+        began = time.monotonic()
+        while any(self.processes[rank].poll() is None for rank in ranks):
+            if time.monotonic() - began > LONGEST_SECONDS:
+                return float("inf")
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def said(self) -> dict[int, list[str]]:
+        """Messages by rank, and of tracebacks their first line; without what a run that goes well says too."""
+        told = {}
+        for rank in sorted(self.processes):
+            lines = re.split(r"[\r\n]+", self._said(rank).read_text(errors="replace"))
+            told[rank] = [line for line in lines if re.match(r"megaphi: |Traceback|.*\b(waits for|SIG\w+: sav)", line)]
+        return told
+
+
+def train_and_save(ranks: Ranks) -> None:
+    start_all(ranks, "run.steps=40")
+
+
+def stop_and_save(ranks: Ranks) -> None:
+    start_all(ranks)
+    ranks.wait_for_step(10)
+    ranks.send(3, signal.SIGUSR1)
+
+
+def kill(ranks: Ranks) -> None:
+    start_all(ranks)
+    ranks.wait_for_step(10)
+    ranks.send(3, signal.SIGKILL)
+
+
+def kill_rank_0(ranks: Ranks) -> None:
+    start_all(ranks)
+    ranks.wait_for_step(10)
+    ranks.send(0, signal.SIGKILL)
+
+
+def stop_rank_2(ranks: Ranks) -> None:
+    start_all(ranks)
+    ranks.wait_for_step(10)
+    ranks.send(2, signal.SIGSTOP)
+
+
+def stop_rank_0(ranks: Ranks) -> None:
+    start_all(ranks)
+    ranks.wait_for_step(10)
+    ranks.send(0, signal.SIGSTOP)
+
+
+def cut_the_link(ranks: Ranks) -> None:
+    start_all(ranks)
+    ranks.wait_for_step(10)
+    ip("-n", NAMES[1], "link", "set", LINKS[1], "down")
+
+
+def wrong_address(ranks: Ranks) -> None:
+    start_all(ranks, f"patience.start_seconds={START_SECONDS}", on_second_host={"MASTER_ADDR": "10.77.0.99"})
+
+
+def wrong_name(ranks: Ranks) -> None:
+    start_all(ranks, f"patience.start_seconds={START_SECONDS}", on_second_host={"MASTER_ADDR": "no-such-host.invalid"})
+
+
+def wrong_port(ranks: Ranks) -> None:
+    start_all(ranks, f"patience.start_seconds={START_SECONDS}", on_second_host={"MASTER_PORT": str(PORT + 1)})
+
+
+def missing_rank(ranks: Ranks) -> None:
+    for rank in range(WORLD - 1):
+        ranks.start(rank, f"patience.start_seconds={START_SECONDS}")
+
+
+def same_rank_twice(ranks: Ranks) -> None:
+    start_all(ranks, f"patience.start_seconds={START_SECONDS}", third_is="1")
+
+
+def another_size(ranks: Ranks) -> None:
+    start_all(ranks, f"patience.start_seconds={START_SECONDS}", on_second_host={"WORLD_SIZE": "8"})
+
+
+def start_all(
+    ranks: Ranks, *words: str, on_second_host: dict[str, str] | None = None, third_is: str | None = None
+) -> None:
+    for rank in range(WORLD):
+        variables = dict(on_second_host or {}) if rank >= PER_HOST else {}
+        if third_is is not None and rank == WORLD - 1:
+            variables["RANK"] = third_is
+        ranks.start(rank, *(words or ("run.steps=1000000", "saving.every=50")), **variables)
+
+
+CASES: dict[str, Callable[[Ranks], None]] = {
+    "train, save, end": train_and_save,
+    "SIGUSR1 to rank 3": stop_and_save,
+    "kill -9 of rank 3": kill,
+    "kill -9 of rank 0": kill_rank_0,
+    "stopped rank 2": stop_rank_2,
+    "stopped rank 0": stop_rank_0,
+    "link down": cut_the_link,
+    "wrong address": wrong_address,
+    "wrong name": wrong_name,
+    "wrong port": wrong_port,
+    "missing rank": missing_rank,
+    "same rank twice": same_rank_twice,
+    "another world size": another_size,
+}
+
+
+def ip(*words: str, check: bool = True) -> None:
+    subprocess.run(["ip", *words], check=check, capture_output=True)
+
+
+def make_network() -> None:
+    """Two hosts and a wire."""
+    for name in NAMES:
+        ip("netns", "delete", name, check=False)
+        ip("netns", "add", name)
+        ip("-n", name, "link", "set", "lo", "up")
+    ip("link", "add", LINKS[0], "netns", NAMES[0], "type", "veth", "peer", "name", LINKS[1], "netns", NAMES[1])
+    for name, link, address in zip(NAMES, LINKS, ADDRESSES, strict=True):
+        ip("-n", name, "address", "add", f"{address}/24", "dev", link)
+        ip("-n", name, "link", "set", link, "up")
+
+
+def remove_network() -> None:
+    for name in NAMES:
+        ip("netns", "delete", name, check=False)
+
+
+def judged(name: str, folder: Path) -> dict[str, object]:
+    """Let one case happen in a network of its own."""
+    folder.mkdir()
+    ranks = Ranks(folder=folder)
+    make_network()
+    try:
+        CASES[name](ranks)
+        seconds = ranks.seconds_until_ended([rank for rank in ranks.processes if rank not in ranks.stopped])
+        for rank in ranks.stopped:
+            ranks.send(rank, signal.SIGCONT)
+        after = ranks.seconds_until_ended(sorted(ranks.stopped)) if ranks.stopped else None
+        said = ranks.said()
+        return {
+            "case": name,
+            "seconds": f"{seconds:.0f}",
+            "seconds_after_continuing": "" if after is None else f"{after:.0f}",
+            "exit_codes": " ".join(str(process.poll()) for _, process in sorted(ranks.processes.items())),
+            "said": "\n".join(f"{rank}| {line}" for rank, lines in said.items() for line in lines),
+        }
+    finally:
+        for process in ranks.processes.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        remove_network()
+
+
+def make_tokens(folder: Path) -> None:
+    from megaphi.data.tokenize_documents import tokenize_documents
+
+    for name in ("web", "code"):
+        text = ROOT / "examples" / "corpus" / name / "validation.jsonl.zst"
+        tokenize_documents([text], folder / name, vocabulary_size=512, processes=1, show_progress=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/two_hosts.csv anew")
+    arguments = parser.parse_args()
+    if os.geteuid() or shutil.which("ip") is None:
+        sys.exit("two_hosts.py makes network namespaces: it needs root and `ip` of iproute2")
+    from megaphi.engine.versions import versions
+
+    about = {"date": date.today().isoformat(), "commit": versions().get("commit", "")[:7], "torch": versions()["torch"]}
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        make_tokens(Path(temporary) / "tokens")
+        for number, name in enumerate(arguments.cases):
+            rows.append({**about, **judged(name, Path(temporary) / str(number))})
+            print(json.dumps(rows[-1], indent=1).replace("\\n", "\n    "), flush=True)
+    if arguments.write:
+        with open(RESULTS, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

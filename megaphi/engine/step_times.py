@@ -1,0 +1,120 @@
+"""steps/rank_00003.jsonl: how long the phases of every step took on one rank, so that a slow one can be named.
+
+All ranks of a job end a step together, whoever was slow, so a step's seconds say nothing; what a rank spends in its
+own work does. Lines wait in memory for up to ten seconds and go to the end of the file; a file that is full is set
+aside, in place of the one before. Nothing here ends a run. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from megaphi.log import host_name, logger
+
+FOLDER = "steps"
+OWN_WORK = ("data", "forward_backward", "optimizer", "save")
+"""Phases that a rank spends on its own work; but in the second of them tensor and pipeline neighbours wait for each
+other, and all for a rank that is late with its share of gathered parameters: there a slow rank stands out less."""
+WAITING = ("gradients", "exchange")
+"""Phases in which ranks meet: a fast one waits there for the slow ones."""
+FLUSH_SECONDS = 10.0
+LONGEST_FILE_BYTES = 4 << 20
+
+
+class StepTimes:
+    """Writes one rank's file."""
+
+    def __init__(self, folder: Path, *, rank: int, place: str) -> None:
+        self._path = folder / FOLDER / f"rank_{rank:05d}.jsonl"
+        self._about = json.dumps({"host": host_name(), "place": place})
+        self._lines = [self._about]
+        self._flushed = time.monotonic()
+        self._has_failed = False
+
+    def __enter__(self) -> StepTimes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    def add(self, step: int, seconds: Mapping[str, float]) -> None:
+        """What `Activity.take_seconds` gave for a step."""
+        phases = ", ".join(f'"{phase}": {value:.6f}' for phase, value in seconds.items())
+        self._lines.append(f'{{"step": {step}, {phases}}}')
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        text = "".join(f"{line}\n" for line in self._lines)
+        self._lines, self._flushed = [], time.monotonic()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.is_file() and self._path.stat().st_size > LONGEST_FILE_BYTES:
+                self._path.replace(_old(self._path))
+                text = f"{self._about}\n{text}"
+            with open(self._path, "a") as file:
+                file.write(text)
+        except OSError as error:
+            if not self._has_failed:
+                logger.error("%s cannot be written (%s): times of steps are lost", self._path, error.strerror)
+            self._has_failed = True
+
+
+def _old(path: Path) -> Path:
+    return path.with_suffix(".old.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankTimes:
+    """Of one rank, over some steps."""
+
+    host: str
+    place: str
+    """In the layout."""
+    steps: int
+    seconds: Mapping[str, float]
+    """Of each phase: the median, or the mean of one that is not part of most steps."""
+
+    @property
+    def own_work(self) -> float:
+        return sum(self.seconds.get(phase, 0.0) for phase in OWN_WORK)
+
+
+def read_step_times(folder: Path, *, last: int) -> dict[int, RankTimes]:
+    """By rank, what was usual in the last `last` steps that the rank wrote, each step as it was taken last."""
+    found = {}
+    for path in sorted((folder / FOLDER).glob("rank_*.jsonl")):
+        name = path.stem.removeprefix("rank_")
+        if not name.isdigit():
+            continue
+        about, steps = {"host": "?", "place": "?"}, {}
+        for line in (*_lines(_old(path)), *_lines(path)):
+            if "step" in line:
+                steps[line["step"]] = {phase: value for phase, value in line.items() if phase != "step"}
+            else:
+                about = line
+        chosen = [steps[step] for step in sorted(steps)[-last:]]
+        if chosen:
+            seconds = {phase: _usual([step.get(phase, 0.0) for step in chosen]) for step in chosen for phase in step}
+            found[int(name)] = RankTimes(host=about["host"], place=about["place"], steps=len(chosen), seconds=seconds)
+    return found
+
+
+def _usual(seconds: list[float]) -> float:
+    is_rare = sum(value > 0 for value in seconds) < len(seconds) / 2
+    return statistics.fmean(seconds) if is_rare else statistics.median(seconds)
+
+
+def _lines(path: Path) -> Iterator[dict]:
+    """What a crash cut off is left out."""
+    if path.is_file():
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue

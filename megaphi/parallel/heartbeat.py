@@ -1,0 +1,319 @@
+"""Every rank says again and again that it is alive; who falls silent is named by all others, and they end.
+
+A thread of each rank writes its beat (a number, step, phase) under a key of the job's store, over a connection of its
+own. Rank 0 reads all beats and posts a verdict; the others read the verdict and rank 0's beat. A second thread watches
+that the store answers at all, because a request to a stopped or unreachable host never returns. Neither needs the main
+thread, which may hang in a collective for as long as that likes. Silence is counted in time that the watcher itself was
+awake for: when a whole job is frozen (a suspended laptop, a paused container), nobody was silent.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from megaphi import log
+from megaphi.config import Range
+from megaphi.log import logger
+from megaphi.parallel.differences import named
+
+INTERVAL_SECONDS = 2.0
+HURRIED_BEATS = 4
+"""How many beats a rank may miss once another has lost contact, or after its store has closed the connection."""
+STANDSTILL_SECONDS = 120.0
+"""After so long without a new phase on any rank, rank 0 says who is where; after twice that again."""
+EXIT_CODE = 1
+LINGER_SECONDS = 5.0
+"""How long rank 0, which often holds the store, stays for the others to read its last word or to leave."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long ranks wait for each other (config section `patience`)."""
+
+    start_seconds: Annotated[float, Range(above=0, maximum=86_400)] = 600.0
+    """For all ranks of the job to be there; every 15 s it is said who is missing."""
+    heartbeat_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 40.0
+    """A rank that is silent for longer is named, and the others end. 0: never (for debuggers that stop a process)."""
+    collective_seconds: Annotated[float, Range(above=0, maximum=86_400)] = 600.0
+    """For one communication between ranks, the slowest part of a step or of reading data."""
+
+
+class Person(NamedTuple):
+    """Who a rank is."""
+
+    host: str
+    pid: int
+
+
+class Beat(NamedTuple):
+    """What a rank says of itself."""
+
+    number: int
+    """Of this beat among its rank's."""
+    step: int
+    phase: str
+    state: str
+    """`here`, `left` (it is done), `cut off: ` and how its communication failed, or `failed: ` and with what."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.state.startswith("cut off")
+
+
+FIRST_BEAT = json.dumps(Beat(number=0, step=0, phase="start", state="here"))
+
+
+class Doing(Protocol):
+    """What `Activity` has."""
+
+    step: int
+    phase: str
+
+
+class Roll:
+    """Who has not been heard for how long. `note` is called at every look at the beats."""
+
+    def __init__(self, ranks: int, *, interval_seconds: float, now: float) -> None:
+        self.beats = [Beat(*json.loads(FIRST_BEAT))] * ranks
+        self.silent_seconds = [0.0] * ranks
+        self.standing_seconds = 0.0
+        """Since any rank was last seen to enter a phase."""
+        self.cut_off_seconds = 0.0
+        """Since a rank first said that its communication has failed."""
+        self._longest_tick, self._at = 3 * interval_seconds, now
+
+    def note(self, beats: Sequence[Beat], *, now: float) -> None:
+        """Between two looks no more time counts than lies between two looks of a process that runs."""
+        passed, self._at = min(now - self._at, self._longest_tick), now
+        self.standing_seconds += passed
+        self.cut_off_seconds += passed if any(beat.is_cut_off for beat in self.beats) else 0.0
+        for rank, (before, beat) in enumerate(zip(self.beats, beats, strict=True)):
+            is_silent = beat.number == before.number and beat.state != "left"
+            self.silent_seconds[rank] = self.silent_seconds[rank] + passed if is_silent else 0.0
+            if (beat.step, beat.phase) != (before.step, before.phase):
+                self.standing_seconds = 0.0
+        self.beats = list(beats)
+
+    def silent(self, *, longer_than: float) -> list[int]:
+        return [rank for rank, seconds in enumerate(self.silent_seconds) if seconds > longer_than]
+
+
+def whereabouts(ranks: Sequence[int], people: Sequence[Person], beats: Sequence[Beat]) -> str:
+    """Who they are and where they were last seen, those of one host and place together."""
+    groups: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+    for rank in ranks:
+        groups[people[rank].host, beats[rank].step, beats[rank].phase].append(rank)
+    return "; ".join(
+        f"{named(group, {})} on {host}{f' (process {people[group[0]].pid})' * (len(group) == 1)}, "
+        f"last heard in step {step}, {phase}"
+        for (host, step, phase), group in groups.items()
+    )
+
+
+class Heartbeat:
+    """The two threads of one rank, from `start` to `stop`.
+
+    Args:
+        store: a client of the job's store that nobody else uses.
+        people: who each rank is.
+    """
+
+    def __init__(
+        self, store: Any, *, rank: int, people: Sequence[Person], doing: Doing, timeout_seconds: float
+    ) -> None:
+        self._store, self._rank, self._people, self._doing = store, rank, people, doing
+        self._timeout = timeout_seconds
+        self._interval = min(INTERVAL_SECONDS, timeout_seconds / 10)
+        self._state, self._number = "here", 0
+        self._seen = range(len(people)) if rank == 0 else range(1)
+        now = time.monotonic()
+        self._roll = Roll(len(self._seen), interval_seconds=self._interval, now=now)
+        self._answers = 0
+        self._broken = False
+        self._standstill_at = STANDSTILL_SECONDS
+        self._stopping, self._hurry, self._wake, self._ending = Event(), Event(), Event(), Lock()
+        self._threads = [
+            Thread(target=self._beat, name="heartbeat", daemon=True),
+            Thread(target=self._watch, name="heartbeat's watch", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Leave in peace; rank 0 stays a little until the others have left too."""
+        self._stopping.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join(self._interval)
+        if self._threads[0].is_alive() or self._broken:
+            return  # the store is gone, and nobody there to tell
+        try:
+            self._state = "left"
+            self._say_beat()
+            deadline = time.monotonic() + LINGER_SECONDS
+            while self._rank == 0 and time.monotonic() < deadline:
+                if all(beat.state != "here" for beat in self._read(range(1, len(self._people)))):
+                    break
+                time.sleep(0.02)
+        except RuntimeError:
+            logger.debug("the store closed before this rank had left", exc_info=True)
+
+    def fail(self, problem: str) -> None:
+        """Tell the others that this rank ends with an error of its own."""
+        self._tell(f"failed: {problem[:200]}")
+        time.sleep(min(1.0, self._interval))
+
+    def explain(self, message: str, *, problem: str) -> None:
+        """Communication has failed: wait for the verdict, which ends this process; return if none comes in time.
+
+        A launcher that ends the job meanwhile knows more than we do: then `message` is all that is said. To be called
+        from the main thread.
+        """
+        self._tell(f"cut off: {problem[:200]}")
+
+        def give_up(number: int, frame: object) -> None:
+            with self._ending:
+                _last_words(f"megaphi: {message}")
+                os._exit(EXIT_CODE)
+
+        signal.signal(signal.SIGTERM, give_up)
+        time.sleep(self._timeout)
+
+    def _tell(self, state: str) -> None:
+        """Let the others know at once, and look more often from now on."""
+        self._state = state
+        self._hurry.set()
+        self._wake.set()
+
+    def _beat(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(self._interval)
+            if self._hurry.is_set():
+                self._stopping.wait(min(0.5, self._interval))
+            try:
+                self._say_beat()
+                self._look()
+            except RuntimeError as error:
+                logger.debug("heartbeat: the store is gone: %s", error)
+                self._broken = True
+                return
+            self._answers += 1
+
+    def _say_beat(self) -> None:
+        self._number += 1
+        beat = Beat(self._number, self._doing.step, self._doing.phase, self._state)
+        self._store.set(f"beat/{self._rank}", json.dumps(beat))
+
+    def _read(self, ranks: Sequence[int]) -> list[Beat]:
+        return [Beat(*json.loads(text)) for text in self._store.multi_get([f"beat/{rank}" for rank in ranks])]
+
+    def _look(self) -> None:
+        if self._stopping.is_set():
+            return
+        if self._rank != 0 and self._store.check(["heartbeat/verdict"]):
+            verdict = json.loads(self._store.get("heartbeat/verdict"))
+            accused = self._rank in verdict["ranks"]
+            self._end("the others took this rank for lost and have ended: " * accused + verdict["text"])
+        self._roll.note(self._read(self._seen), now=time.monotonic())
+        if any(beat.state not in ("here", "left") for beat in self._roll.beats):
+            self._hurry.set()
+            self._wake.set()
+        verdict = self._judge()
+        if verdict is not None:
+            ranks, text = verdict
+            if self._rank == 0:
+                self._store.set("heartbeat/verdict", json.dumps({"ranks": ranks, "text": text}))
+            self._end(text)
+        if self._rank == 0:
+            self._report_standstill()
+
+    def _judge(self) -> tuple[list[int], str] | None:
+        """(who is lost, what to say of it), if the job must end."""
+        roll, states = self._roll, [beat.state for beat in self._roll.beats]
+        failed = [rank for rank, state in enumerate(states) if state.startswith("failed")]
+        if failed and failed != [self._rank]:
+            others = [rank for rank in failed if rank != self._rank]
+            return others, f"{whereabouts(others, self._people, roll.beats)}: it {states[others[0]]}"
+        cut_off = [beat for beat in roll.beats if beat.is_cut_off]
+        is_hurried = cut_off or self._state.startswith("cut off")
+        patience = min(self._timeout, HURRIED_BEATS * self._interval) if is_hurried else self._timeout
+        silent = roll.silent(longer_than=patience)
+        if silent:
+            seconds = max(roll.silent_seconds[rank] for rank in silent)
+            return silent, f"not heard for {seconds:.0f} s: {whereabouts(silent, self._people, roll.beats)}"
+        if cut_off and self._rank == 0 and roll.cut_off_seconds > 2 * patience:
+            everybody = range(len(states))
+            where = whereabouts(everybody, self._people, roll.beats)
+            return [], f"communication failed ({cut_off[0].state}), but all are heard: {where}"
+        return None
+
+    def _report_standstill(self) -> None:
+        """Alive is not enough: a rank that hangs in its own code keeps all others waiting in a collective."""
+        if self._roll.standing_seconds == 0.0:
+            self._standstill_at = STANDSTILL_SECONDS
+        is_training = any(beat.step for beat in self._roll.beats)
+        if self._roll.standing_seconds < self._standstill_at or not is_training:
+            return
+        self._standstill_at *= 2
+        everybody = range(len(self._people))
+        logger.warning(
+            "no rank has moved for %d s: %s",
+            self._roll.standing_seconds,
+            whereabouts(everybody, self._people, self._roll.beats),
+        )
+
+    def _watch(self) -> None:
+        """End this rank if the store has not answered for too long, in time that this process ran."""
+        answers, silent, at = self._answers, 0.0, time.monotonic()
+        while not self._stopping.wait(self._interval / 2):
+            now = time.monotonic()
+            silent, at = silent + min(now - at, self._interval), now
+            if self._broken and self._roll.beats[0].state == "left":
+                return  # the job is over, and this rank the last to leave
+            if self._answers != answers:
+                answers, silent = self._answers, 0.0
+            hurried = self._broken or self._state.startswith("cut off")
+            if silent > (min(self._timeout, HURRIED_BEATS * self._interval) if hurried else self._timeout):
+                self._end(self._about_the_store(silent))
+
+    def _about_the_store(self, silent: float) -> str:
+        what = (
+            "its store has closed the connection" if self._broken else f"its store does not answer for {silent:.0f} s"
+        )
+        return (
+            f"rank 0 is lost ({what}: stopped, killed, or the link to it is down): "
+            f"{whereabouts([0], self._people, self._roll.beats)}"
+        )
+
+    def _end(self, text: str) -> None:
+        """Say it, keep where every thread of this process stands, and end the process, whatever it is doing."""
+        with self._ending:
+            here = f"rank {self._rank} on {self._people[self._rank].host} ends in step {self._doing.step}, "
+            message = f"megaphi: {here}{self._doing.phase}: {text}"
+            speaker = Thread(target=_last_words, args=(message,), daemon=True)
+            speaker.start()
+            speaker.join(2.0)  # a terminal or a disk that takes nothing must not keep us
+            if self._rank == 0:
+                time.sleep(min(LINGER_SECONDS, 2.5 * self._interval))
+            os._exit(EXIT_CODE)
+
+
+def _last_words(message: str) -> None:
+    line = f"{message}\n".encode(errors="backslashreplace")
+    os.write(log.terminal(), line)
+    if log.rank_log is not None:
+        os.write(log.rank_log, line)
+        faulthandler.dump_traceback(log.rank_log, all_threads=True)
+    sys.stdout.flush()

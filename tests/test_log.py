@@ -1,0 +1,65 @@
+"""What goes to the terminal and what to a rank's file: in small processes, since it is about file descriptors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_house import ROOT
+
+
+def printed(program: str, *words: str) -> str:
+    """Standard error of a program that has `megaphi.log` imported."""
+    begin = "import os, sys; from pathlib import Path; from megaphi.log import *; path = Path(sys.argv[1])\n"
+    command = [sys.executable, "-c", begin + program, *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stderr
+
+
+def test_a_line_says_when_and_where(tmp_path: Path) -> None:
+    first = printed("set_up_logging(rank=0, world_size=4); logger.info('hello'); logger.debug('hidden')", str(tmp_path))
+    assert re.fullmatch(r"\d\d:\d\d:\d\d hello\n", first)
+    other = printed("set_up_logging(rank=3, world_size=4); logger.warning('oh'); logger.info('hidden')", str(tmp_path))
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[rank 3 on [^\].]+\] oh\n", other)
+
+
+def test_a_rank_keeps_everything_over_restarts(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "logs" / "rank_00003.log"
+    program = "keep_rank_log(path, rank=3, take_native_output=True); set_up_logging(rank=3, world_size=4)\n"
+    program += "logger.debug('a detail'); logger.info('a fact'); os.write(2, b'frame #0: c10d\\n')\n"
+    program += "print('Traceback', file=sys.stderr)\n"
+    program += "try: 1 / 0\nexcept ZeroDivisionError: logger.debug('a failure', exc_info=True)"
+    for _ in range(2):
+        assert printed(program, str(path)) == "Traceback\n"
+    text = path.read_text()
+    assert text.count("frame #0: c10d\n") == 2
+    assert text.count("ZeroDivisionError: division by zero") == 2
+    dated = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \S+ rank 3 process \d+ "
+    assert len(re.findall(dated + "(DEBUG a detail|INFO a fact|DEBUG a failure)\n", text)) == 6
+
+
+def test_a_long_log_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "rank_00000.log"
+    path.write_bytes(b"x" * ((16 << 20) + 1))
+    printed("keep_rank_log(path, rank=0, take_native_output=False); logger.info('new')", str(path))
+    assert path.read_text().endswith("new\n")
+    assert path.stat().st_size < 1_000
+    assert (tmp_path / "rank_00000.log.old").stat().st_size == (16 << 20) + 1
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["a full disk", "no folder"])
+def test_what_the_disk_does_not_take_ends_nothing(tmp_path: Path, full: bool) -> None:
+    path = tmp_path / "file" / "rank_00000.log"
+    if full:
+        path.parent.mkdir()
+        path.symlink_to("/dev/full")
+    else:
+        path.parent.write_text("a file is in the way")
+    program = "set_up_logging(); keep_rank_log(path, rank=0, take_native_output=False)\n"
+    errors = printed(program + "logger.info('one'); logger.info('two'); print('went on', file=sys.stderr)", str(path))
+    assert len(re.findall(r"cannot be written|no log is kept in", errors)) == 1
+    assert "Traceback" not in errors
+    assert re.search(r"one\n(.*\n)*.*two\nwent on\n$", errors)
