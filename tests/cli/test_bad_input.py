@@ -128,6 +128,6 @@ def test_generate_and_convert(refused, tmp_path):
 
 
 def test_a_rank_that_was_started_by_a_launcher_takes_no_processes(refused, monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node0", "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
     assert "a rank that torchrun had started already" in refused("train", "quickstart_pretrain", "--processes", "2")

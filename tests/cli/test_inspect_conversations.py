@@ -100,7 +100,11 @@ def test_pairs(shown):
     ("content", "words", "message"),
     [
         ('{"messages": []}\n', [], "chats.jsonl:1: a conversation needs at least one message"),
-        ('{"prompt": "x", "response": "y"}\n', ["--pairs"], "chats.jsonl:1: unknown key 'response'"),
+        (
+            '{"prompt": "x", "response": "y"}\n',
+            ["--pairs"],
+            "chats.jsonl:1: a record with 'prompt', 'response' cannot be",
+        ),
         ("", [], "chats.jsonl is empty"),
         ("{}\n", ["--vocabulary", "9"], "vocabulary_size 9 is out of range"),
     ],

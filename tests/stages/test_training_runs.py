@@ -125,7 +125,7 @@ def test_a_rank_that_dies_ends_the_job(train: Any, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint(train: Any, tmp_path: Path) -> None:
-    job = train("run.steps=60")
+    job = train("run.steps=60", "saving.asynchronous=false")
     wait_for_step(tmp_path, 25)
     job.kill()
     job.wait()
