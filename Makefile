@@ -1,9 +1,11 @@
 # make quickstart    install, then the main job end to end on this machine
 # make story         the whole recipe at toy scale: pretraining, fine-tuning, preferences, a chat
-# make test          install, then lint, types and the whole test suite
+# make test          install, then lint, types and the whole test suite, on the CPU of any machine
 # make golden        write the golden loss curve anew (after a change that is meant to change it)
 # make bench         step time, operators, loader, packing, checkpoints, generation against their peers, into benchmarks/results
-# make test-gpu      the tests that need a CUDA device (after `make quickstart` or `make test` on such a machine)
+# make test-gpu      the tests that need a CUDA device
+# make first-gpu     what to run first on a machine with a GPU: test-gpu, bench, quickstart (not yet run on a GPU)
+# CUDA_VISIBLE_DEVICES= make quickstart    on the CPU, also where there is a GPU; the same goes for every other command
 # make test-dali     the loader through NVIDIA DALI; installs it into the virtual environment if it is missing (0.6 GB)
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ RUN = $(VENV)/bin/python
 TORCH_INDEX ?=
 TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: quickstart story test check golden bench test-gpu test-dali clean
+.PHONY: quickstart story test check golden bench test-gpu first-gpu test-dali clean
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
@@ -44,6 +46,8 @@ bench: $(VENV)/installed
 
 test-gpu: $(VENV)/installed
 	$(RUN) -m pytest -m gpu
+
+first-gpu: test-gpu bench quickstart
 
 test-dali: $(VENV)/installed
 	@$(RUN) -c 'import nvidia.dali' 2>/dev/null || echo 'installing megaphi[dali]: about 0.2 GB to download, 0.6 GB on disk'

@@ -36,7 +36,9 @@ if IS_X86:
     INSTRUCTION_SETS["avx512"].append("-mprefer-vector-width=512")
 # No -ffast-math: linked into a library it changes the floating point mode of the whole process, and NaN must stay NaN.
 FAST = "-O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast".split()
-GPU_ARCHITECTURES = ["80", "90a"]
+# Machine code for Ampere and for Hopper's own instructions; PTX of Hopper's common ones, which the driver compiles for
+# whatever comes later: sm_90a's code runs on Hopper alone.
+GPU_TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90"]
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's compiler brings none: there torch's pool does it
 
 
@@ -113,7 +115,7 @@ class BuildKernels(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         # Objects of another torch, another CUDA or other flags must not be taken for ours.
-        key = sha256(repr((TORCH, CUDA, FAST, INSTRUCTION_SETS, GPU_ARCHITECTURES)).encode()).hexdigest()[:12]
+        key = sha256(repr((TORCH, CUDA, FAST, INSTRUCTION_SETS, GPU_TARGETS)).encode()).hexdigest()[:12]
         self.build_temp = str(Path(self.build_temp) / key)
         self.force = True
 
@@ -148,7 +150,7 @@ class BuildKernels(build_ext):
         return [*self.compiler.compiler_so_cxx[:1], *FAST, *flags, *names, "-c", "csrc/cpu/table.cpp", "-o", out]
 
     def cuda_command(self, cuda: Path, source: Path) -> list[str]:
-        targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in GPU_ARCHITECTURES]
+        targets = [f"-gencode={target}" for target in GPU_TARGETS]
         warnings_as_errors = ["-Xptxas", "-warn-spills,-warn-lmem-usage,-Werror"]
         out = str(Path(self.build_temp) / f"{source.name}.o")
         flags = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden", *warnings_as_errors]

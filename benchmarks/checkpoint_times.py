@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine, settled
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
@@ -203,8 +204,10 @@ def plain(state: State, folder: Path) -> Measured:
 
 
 def seconds(action: Callable[[], object]) -> float:
+    settled()
     began = time.perf_counter()
     action()
+    settled()
     return time.perf_counter() - began
 
 
@@ -229,7 +232,7 @@ def summary(name: str, rounds: list[dict[str, Measured]]) -> list[str]:
 
 def append(rows: dict[str, list[str]]) -> None:
     found = versions()
-    stamp = [date.today().isoformat(), f"CPU, {os.cpu_count()} cores", short_commit(7)]
+    stamp = [date.today().isoformat(), machine(), short_commit(7)]
     stamp += [found["torch"], found["megatron-core"], str(MODEL.parameters)]
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:

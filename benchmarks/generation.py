@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import zstandard
+from machine import machine
 
 from megaphi.conversation import Sampling
 from megaphi.conversion.open_weights import open_weights
@@ -81,6 +82,7 @@ def load_transformers(gguf: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # pyright: ignore[reportArgumentType]
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
     return model, tokenizer
 
@@ -129,7 +131,7 @@ def measure_many(
             numbers = order[first : first + arguments.batch]
             batch = tokenizer.pad({"input_ids": [prompts[number] for number in numbers]}, return_tensors="pt")
             longest = max(most[number] for number in numbers)
-            added = theirs.generate(**batch, max_new_tokens=longest, do_sample=False)
+            added = theirs.generate(**batch.to(theirs.device), max_new_tokens=longest, do_sample=False)
             for number, tokens in zip(numbers, added[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
                 answers[number] = until(tokens, stop)[: most[number]]
         return answers
@@ -149,7 +151,7 @@ def measure_samples(
 
     def run_theirs() -> list[list[int]]:
         added = theirs.generate(
-            torch.tensor([prompt]),
+            torch.tensor([prompt], device=theirs.device),
             max_new_tokens=rules.max_tokens,
             do_sample=True,
             top_k=0,
@@ -202,14 +204,15 @@ def compare(
 def append(rows: list[list[Any]]) -> None:
     from importlib.metadata import version
 
-    machine = [date.today(), short_commit(40), torch.__version__, version("transformers"), instruction_set()]
+    computed_by = machine() if torch.cuda.is_available() else instruction_set()
+    machine_columns = [date.today(), short_commit(40), torch.__version__, version("transformers"), computed_by]
     is_new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(COLUMNS.split())
         for row in rows:
-            writer.writerow([*machine, torch.get_num_threads(), *row])
+            writer.writerow([*machine_columns, torch.get_num_threads(), *row])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import argparse
 import csv
 import http.client
 import json
-import os
 import platform
 import random
 import statistics
@@ -30,6 +29,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
+from machine import machine
 
 RESULTS = Path(__file__).parent / "results" / "serving.csv"
 SUBJECTS = "rivers numbers birds engines islands poems bread glaciers maps violins".split()
@@ -226,7 +226,7 @@ def model_name(url: str) -> str:
 def append(row: dict[str, Any], *, model: str) -> None:
     """One line per run: what was measured, where, with what."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout[:10]
-    stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
+    stamp = {"date": date.today().isoformat(), "device": machine()}
     stamp |= {"commit": commit, "python": platform.python_version(), "model": model}
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:

@@ -23,6 +23,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from machine import settled
 
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import Batch
@@ -89,7 +90,8 @@ def transformers_step(ours: TrainingModel) -> Step:
         save_checkpoint(dataclasses.replace(ours, run=run), {"step": 0})
         to_huggingface(folder, Path(folder) / "huggingface", tokenizer=False)
         model = Phi3ForCausalLM.from_pretrained(Path(folder) / "huggingface", dtype=torch.float32)
-    model.train()
+    device = ours.world.device
+    model.to(device).train()  # pyright: ignore[reportArgumentType]
     matrices = [weight for weight in model.parameters() if weight.dim() > 1]
     norms = [weight for weight in model.parameters() if weight.dim() == 1]
     settings = ours.run.optimizer
@@ -100,8 +102,8 @@ def transformers_step(ours: TrainingModel) -> Step:
         adam.zero_grad()
         total = 0.0
         for batch in batches:
-            labels = torch.from_numpy(batch.labels_BS)
-            logits = model(torch.from_numpy(batch.tokens_BS), use_cache=False).logits
+            labels = torch.from_numpy(batch.labels_BS).to(device)
+            logits = model(torch.from_numpy(batch.tokens_BS).to(device), use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()) / len(batches)
             loss.backward()
             total += loss.item()
@@ -120,8 +122,10 @@ def alternate(run: RunConfig, sides: dict[str, Step], *, steps: int, seed: int) 
         batches = random_batches(run, generator)
         losses = {}
         for name, step in sides.items():
+            settled()
             began = time.perf_counter()
             losses[name] = step(batches)
+            settled()
             if number >= 2:  # the first steps allocate
                 times[name].append(time.perf_counter() - began)
         if max(losses.values()) - min(losses.values()) > 1e-3:

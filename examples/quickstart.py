@@ -1,13 +1,15 @@
-"""The main job of megaphi, end to end, on one machine without a GPU: `make quickstart`.
+"""The main job of megaphi, end to end, on one machine with or without GPUs: `make quickstart`.
 
 Five sources of real text are tokenised and mixed 15/15/40/20/10; a small Phi-4 is pretrained on two processes with
-tensor and sequence parallelism, stopped half way and resumed; it writes a sample; it is exported to Hugging Face's
-format, where transformers must compute the same logits. Every step is a command that you can run yourself, and is
-printed as such. What exists already is used again. The figures end up in runs/quickstart/report.md.
+tensor and sequence parallelism (on one where there is one GPU), stopped half way and resumed; it writes a sample; it is
+exported to Hugging Face's format, where transformers must compute the same logits. Every step is a command that you can
+run yourself, and is printed as such. What exists already is used again. The figures end up in
+runs/quickstart/report.md.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import shutil
 import statistics
@@ -26,6 +28,7 @@ from megaphi.engine.loss_plot import plot_losses
 from megaphi.engine.metrics import read_metrics
 from megaphi.engine.run_config import RunConfig
 from megaphi.files import read_json, write_text
+from megaphi.parallel.devices import as_fields, fitting, gpus
 from megaphi.recipes.quickstart import quickstart_pretrain
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -57,7 +60,7 @@ class Report:
 
 
 def main() -> None:
-    run = quickstart_pretrain()
+    run = on_this_machine(quickstart_pretrain())
     report = Report()
     tokenise(run, report)
     train(run, report)
@@ -66,6 +69,18 @@ def main() -> None:
     export_and_compare(run, report)
     write_text(HOME / "report.md", report.text)
     print(f"\n{report.text}\nThis report: {HOME / 'report.md'}, the picture: {run.run.folder}/loss.png")
+
+
+def on_this_machine(run: RunConfig) -> RunConfig:
+    """The recipe with its layout cut down to the GPUs that are here; as it is on a CPU."""
+    return dataclasses.replace(run, layout=fitting(run.layout, gpus=gpus()))
+
+
+def start_words(run: RunConfig, recipe: RunConfig) -> list[str]:
+    """The command that trains `run`, which is `recipe` but for its layout."""
+    ranks = run.layout.model_ranks * (run.layout.data or 1)
+    fields = as_fields(run.layout, instead_of=recipe.layout)
+    return ["train", run.recipe, "--processes", str(ranks), *fields]
 
 
 def command(
@@ -99,7 +114,7 @@ def tokenise(run: RunConfig, report: Report) -> None:
 def train(run: RunConfig, report: Report) -> None:
     """Half of the run, stop, and the other half from the checkpoint."""
     half = run.run.steps // 2
-    start = ["train", run.recipe, "--processes", str(run.layout.model_ranks)]
+    start = start_words(run, quickstart_pretrain())
     if steps_done(run) < half:
         command("train, first half", [*start, f"run.stop_after={half}"], report)
     resumed_at = steps_done(run)

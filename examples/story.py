@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
-from quickstart import CORPUS, Report, command, tokenise, train
+from quickstart import CORPUS, Report, command, on_this_machine, start_words, tokenise, train
 
 from megaphi.conversation import Conversation, Message, Sampling
 from megaphi.engine.metrics import read_metrics
@@ -38,7 +38,7 @@ QUESTIONS = ("Find the greatest common divisor of 84 and 36.", "What is 816 in t
 
 
 def main() -> None:
-    run, report = quickstart_pretrain(), Report(title="The story, at toy scale", pictures=PICTURES)
+    run, report = on_this_machine(quickstart_pretrain()), Report(title="The story, at toy scale", pictures=PICTURES)
     if not (Path(run.run.folder) / "checkpoints" / "latest").is_file():
         tokenise(run, report)
     train(run, report)
@@ -139,8 +139,7 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 def post_train(recipe: str, report: Report) -> None:
     """Train a recipe to its end, and note what its metrics say."""
     run = {"quickstart_sft": quickstart_sft, "quickstart_dpo": quickstart_dpo}[recipe]()
-    ranks = run.layout.model_ranks * (run.layout.data or 1)
-    command(recipe, ["train", recipe, "--processes", str(ranks)], report)
+    command(recipe, start_words(on_this_machine(run), run), report)
     records = read_metrics(Path(run.run.folder) / "metrics.jsonl")
     held_out = [record for record in records if "validation_loss" in record]
     report.figures[f"{recipe}: first and last loss"] = f"{records[0]['loss']:.4f}, {records[-1]['loss']:.4f}"

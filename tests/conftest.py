@@ -1,10 +1,14 @@
-"""Tests marked `gpu` or `dali` are left out, not skipped one by one, where there is no CUDA device or no DALI.
+"""Tests run on the CPU of any machine; those marked `gpu` are for `pytest -m gpu` (make test-gpu), which sees the GPU.
+
+Tests marked `gpu` or `dali` are left out, not skipped one by one, where there is no CUDA device or no DALI.
 
 Hypothesis does not time its examples: the first one may pay for an import, and machines may be busy.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -12,6 +16,17 @@ from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide every GPU from this process and from all that it starts, before torch could ask for one."""
+    if not asks_for_gpu(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def asks_for_gpu(marks: str) -> bool:
+    """Does the expression of `-m` name the mark `gpu`, and not to leave it out?"""
+    return re.search(r"(?<!not )\bgpu\b", marks) is not None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

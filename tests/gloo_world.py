@@ -38,6 +38,20 @@ def run_in_world(
     return results
 
 
+def run_on_gpu(function: Callable[..., Any], *arguments: Any, timeout_seconds: float = 600.0) -> Any:
+    """Call `function(*arguments)` as a job of one rank on the GPU, in a new interpreter: CUDA outlives no fork."""
+    spawned = multiprocessing.get_context("spawn")
+    reader, writer = spawned.Pipe(duplex=False)
+    rank = spawned.Process(target=_rank, args=(0, 1, free_port(), function, arguments, writer), daemon=True)
+    rank.start()
+    writer.close()
+    try:
+        return _result(0, reader, timeout_seconds)
+    finally:
+        rank.join(20)
+        rank.kill()
+
+
 def start_ranks(
     function: Callable[..., Any], *arguments: Any, processes: int
 ) -> tuple[list[ForkServerProcess], list[Connection]]:

@@ -36,6 +36,21 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
     )
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")
+    parser.add_argument(
+        "--allow-slow-operators",
+        type=_operators,
+        default=(),
+        metavar="NAMES",
+        help="kernels, separated by commas, that PyTorch may stand in for on a GPU where they are not compiled",
+    )
+
+
+def _operators(text: str) -> tuple[str, ...]:
+    from megaphi.model.architecture import check_operators
+
+    names = tuple(text.split(","))
+    check_operators(names, field="--allow-slow-operators ")
+    return names
 
 
 def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namespace], int]) -> int:
@@ -64,6 +79,7 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
     from megaphi.conversion.open_weights import open_weights
     from megaphi.generation.json_constraint import Constraints
     from megaphi.generation.leader import open_generator
+    from megaphi.kernels.loading import allow_slow
     from megaphi.parallel.layout import ParallelLayout
     from megaphi.parallel.place import detect
     from megaphi.tokenizer.phi4 import load_tokenizer
@@ -71,6 +87,7 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
     if detect().rank > 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    allow_slow(arguments.allow_slow_operators)
     layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)
     reader = open_weights(arguments.checkpoint)
     tokenizer = load_tokenizer(reader.architecture.vocabulary)

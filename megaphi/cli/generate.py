@@ -59,6 +59,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     from megaphi.engine.forward_only import open_model
     from megaphi.generation.engine import Engine
     from megaphi.generation.generate import generate
+    from megaphi.kernels.loading import allow_slow
     from megaphi.log import logger, progress_bar
     from megaphi.parallel.layout import ParallelLayout
     from megaphi.tokenizer.phi4 import FULL_VOCABULARY_SIZE, load_tokenizer
@@ -66,6 +67,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     sampling = _sampling(arguments)
     layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline, data=arguments.data)
     reader = open_weights(arguments.checkpoint)
+    allow_slow(arguments.allow_slow_operators)
     model = open_model(reader, layout)
     tokenizer = load_tokenizer(model.architecture.vocabulary)
     if "imported_from" in reader.state and tokenizer.vocabulary_size != FULL_VOCABULARY_SIZE:

@@ -15,7 +15,7 @@ from typing import Any
 from megaphi.conversion.weight_names import Naming
 from megaphi.errors import InputError
 from megaphi.log import logger
-from megaphi.model.architecture import Architecture
+from megaphi.model.architecture import HOW_IT_IS_COMPUTED, Architecture
 from megaphi.tokenizer.special_tokens import (
     END_OF_TEXT,
     MESSAGE_END,
@@ -117,7 +117,8 @@ def config_for(
         return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **tokens}
     kept = {name: value for name, value in original.items() if name not in _CODE_FIELDS}
     found = architecture_from(original, where=where)
-    same = replace(model, kernels=found.kernels, attention=found.attention, loss_chunk_tokens=found.loss_chunk_tokens)
+    how = {name: getattr(found, name) for name in HOW_IT_IS_COMPUTED if name != "initial_std"}
+    same = replace(model, **how)
     is_same_context = context_from(original, where=where) == context
     if found != same or not is_same_context or original.get("tie_word_embeddings"):
         kept = {name: value for name, value in kept.items() if name not in ("rope_parameters", "dtype")}

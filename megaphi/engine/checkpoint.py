@@ -22,13 +22,11 @@ from megaphi.engine.training_model import TrainingModel, whole_parameters
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.log import logger
+from megaphi.model.architecture import HOW_IT_IS_COMPUTED
 from megaphi.model.initialize import ParameterShare, parameter_shares
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.weights import weights_of
 from megaphi.parallel.agreement import agreed
-
-_MAY_DIFFER = ("initial_std", "kernels", "attention", "loss_chunk_tokens")
-"""Fields of the architecture that decide how it is computed or begins, not what the weights are."""
 
 
 def pieces_of(model: TrainingModel) -> Iterator[Piece]:
@@ -147,7 +145,7 @@ def _in_any_layer(name: str) -> str:
 def check_same_architecture(reader: WeightReader, model: TrainingModel) -> None:
     """Refuse a checkpoint of another shape, naming the fields that differ."""
     stored, wanted = reader.config["model"], to_plain(model.run.model)
-    differing = [name for name in wanted if stored.get(name) != wanted[name] and name not in _MAY_DIFFER]
+    differing = [name for name in wanted if stored.get(name) != wanted[name] and name not in HOW_IT_IS_COMPUTED]
     if differing:
         listed = ", ".join(f"model.{name} is {stored.get(name)}, the run has {wanted[name]}" for name in differing)
         raise InputError(f"checkpoint {reader.folder} is of another architecture: {listed}")

@@ -30,6 +30,7 @@ from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.model.initialize import parameter_shares
 from megaphi.model.language_model import build_model
+from megaphi.model.layer_spec import check_kernels
 from megaphi.model.megatron_config import Precision
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.paged_cache import CachedPass, PagedCache
@@ -62,12 +63,15 @@ def open_model(
     world = start_world(layout, seed=0, facts=code_facts)
     agree_on_weights(world, reader)
     context = reader.config.get("batch", {}).get("sequence_length", 4_096)
+    own: Precision = "bfloat16" if reader.dtype(OUTPUT) == torch.bfloat16 else "float32"
+    numbers = parameters or own
+    agreed(world, lambda: check_kernels(architecture, device=world.device, parameters=numbers, reads=True))
     (module,) = build_model(
         architecture,
         world.layout,
         sequence_length=context,
         seed=0,
-        parameters=parameters or ("bfloat16" if reader.dtype(OUTPUT) == torch.bfloat16 else "float32"),
+        parameters=numbers,
     )
 
     def load() -> None:
@@ -96,12 +100,12 @@ def check_reading_layout(layout: ParallelLayout, architecture: Architecture) -> 
 
 @torch.no_grad()
 def logits_of(model: ReadingModel, tokens_BS: np.ndarray) -> Tensor:
-    """`[B, S, V]` next-token logits, in fp32, equal on every rank. Collective."""
+    """`[B, S, V]` next-token logits on the CPU, in fp32, equal on every rank. Collective."""
     device = model.world.device
     logits_BSV = _run_stages(model, torch.from_numpy(tokens_BS).to(device), None, None)
     if logits_BSV is None:
         logits_BSV = torch.empty((*tokens_BS.shape, model.architecture.vocabulary), device=device)
-    return _from_last_stage(logits_BSV)
+    return _from_last_stage(logits_BSV).cpu()
 
 
 def make_cache(model: ReadingModel, *, blocks: int, block_size: int) -> PagedCache:

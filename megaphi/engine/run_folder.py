@@ -19,11 +19,11 @@ from megaphi.engine.checkpoint_writer import checkpoint_folders
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_lock import take
 from megaphi.engine.same_run import run_facts
+from megaphi.engine.training_model import check_machine
 from megaphi.engine.versions import versions
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
 from megaphi.log import keep_rank_log, logger
-from megaphi.model.layer_spec import check_kernels
 from megaphi.parallel.agreement import agreed, refuse
 from megaphi.parallel.differences import named
 from megaphi.parallel.world import World, start_world
@@ -40,7 +40,7 @@ def start_run(run: RunConfig) -> World:
             does not see it.
     """
     world = start_world(run.layout, seed=run.seed, facts=lambda: run_facts(run), patience=run.patience)
-    agreed(world, lambda: check_kernels(run.model))
+    check_machine(run, world)
     folder = Path(run.run.folder)
     token = agreed(world, lambda: take(folder, take_over=run.run.take_over).token if world.is_main else "")
     if world.is_main:

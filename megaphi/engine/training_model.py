@@ -19,7 +19,9 @@ from megatron.core.transformer import TransformerConfig
 from megaphi.engine.optimizer import build_optimizer
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.language_model import build_model
+from megaphi.model.layer_spec import check_kernels
 from megaphi.model.padded_model import PaddedModel
+from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
 
 Chunk = DistributedDataParallel
@@ -40,6 +42,12 @@ class TrainingModel:
     def modules(self) -> list[PaddedModel]:
         """The chunks without their wrapper."""
         return [cast(PaddedModel, chunk.module) for chunk in self.chunks]
+
+
+def check_machine(run: RunConfig, world: World) -> None:
+    """Refuse a model that this machine cannot compute as `run.model` says. Collective. Raises InputError."""
+    device, parameters = world.device, run.precision.parameters
+    agreed(world, lambda: check_kernels(run.model, device=device, parameters=parameters, reads=False))
 
 
 def build_training_model(run: RunConfig, world: World) -> TrainingModel:

@@ -2,8 +2,9 @@
 
 `megaphi._C` holds the kernels, `megaphi._T` binds them to torch. Before the first use of an operator on a kind of
 device and in a number format it is compared with its definition in PyTorch (`reference.py`) on a few numbers. What is
-not compiled, does not load or computes something else is not used: the definition takes its place and one warning
-names the operator and the reason. So a model never depends on how megaphi was installed.
+not compiled, does not load or computes something else is not used. On a CPU the definition takes its place, and one
+warning names the operator and the reason: a model runs however megaphi was installed. On a GPU, where it would cost
+days in silence, it is refused unless it was allowed by name (`model.allow_slow_operators`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ctypes
 import importlib
 import re
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from megaphi.errors import InputError
 from megaphi.log import logger
 
 library = torch.library.Library("megaphi", "DEF")
@@ -28,6 +30,7 @@ library = torch.library.Library("megaphi", "DEF")
 SelfTest = Callable[[torch.device, torch.dtype], None]
 _self_tests: dict[str, SelfTest] = {}
 _verdicts: dict[tuple[str, str, torch.dtype], str | None] = {}
+_allowed: set[str] = set()
 
 _REINSTALL = "pip install --force-reinstall --no-deps --no-build-isolation megaphi"
 
@@ -54,7 +57,26 @@ def is_compiled(operator: str, tensor: Tensor) -> bool:
 
 @torch.compiler.assume_constant_result
 def _is_usable(operator: str, device_type: str, dtype: torch.dtype) -> bool:
-    return why_not(operator, device_type, dtype) is None
+    reason = why_not(operator, device_type, dtype)
+    if reason is not None and device_type == "cuda" and operator not in _allowed:
+        raise InputError(
+            f"kernel {operator} ({device_type}, {dtype}) cannot be used: {reason}. On a GPU PyTorch's slower"
+            f" operators do not take its place unasked: mend it, allow it by model.allow_slow_operators={operator}"
+            f" (generate, chat, serve: --allow-slow-operators {operator}), or run on the CPU:"
+            " CUDA_VISIBLE_DEVICES= megaphi ..."
+        )
+    return reason is None
+
+
+def allow_slow(names: Iterable[str]) -> None:
+    """From now on the definitions of these operators too may take their place on a GPU, in this process."""
+    _allowed.update(names)
+
+
+def require(names: Iterable[str], device: torch.device, dtype: torch.dtype) -> None:
+    """Try operators before they are needed. Raises InputError for one that could not be used."""
+    for name in names:
+        _is_usable(name, device.type, dtype)
 
 
 def why_not(operator: str, device_type: str, dtype: torch.dtype) -> str | None:

@@ -7,11 +7,28 @@ here: planners and the command line read this file without paying for an import.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from megaphi.config import Range, check_values
-from megaphi.errors import InputError
+from megaphi.errors import InputError, did_you_mean
+
+OPERATORS = (
+    *("rms_norm", "add_rms_norm", "rotary", "swiglu", "cross_entropy"),
+    *("causal_softmax", "masked_softmax", "paged_attention"),
+)
+"""Kernels of `model.kernels=fused`."""
+HOW_IT_IS_COMPUTED = ("initial_std", "kernels", "attention", "loss_chunk_tokens", "allow_slow_operators")
+"""Fields of an architecture that decide how a model begins and is computed, not what its weights mean."""
+
+
+def check_operators(names: Iterable[str], *, field: str) -> None:
+    """Refuse a name that no operator has."""
+    for name in names:
+        if name not in OPERATORS:
+            known = f"{did_you_mean(name, OPERATORS)} There are {', '.join(OPERATORS)}"
+            raise InputError(f"{field}{name}: there is no operator of this name.{known}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +51,9 @@ class Architecture:
     initial_std: Annotated[float, Range(above=0)] = 0.02
     """Standard deviation of the initial weights (default; the paper is silent)."""
     kernels: Literal["fused", "reference", "transformer_engine"] = "fused"
-    """fused: our kernels, PyTorch where one is missing; reference: plain PyTorch; transformer_engine: NVIDIA's."""
+    """fused: our kernels (on a CPU PyTorch where one is missing); reference: PyTorch; transformer_engine: NVIDIA's."""
+    allow_slow_operators: tuple[str, ...] = ()
+    """Fused kernels that PyTorch may stand in for on a GPU where they are not compiled; the others are refused."""
     attention: Literal["sdpa", "softmax"] = "sdpa"
     """sdpa: torch's fused attention, without scores; softmax: by its definition, scores through our softmax."""
     loss_chunk_tokens: Annotated[int, Range(minimum=0)] = 0
@@ -56,6 +75,12 @@ class Architecture:
         if self.loss_chunk_tokens and self.kernels != "fused":
             raise InputError(
                 f"model.loss_chunk_tokens={self.loss_chunk_tokens} needs model.kernels=fused, not {self.kernels}"
+            )
+        check_operators(self.allow_slow_operators, field="model.allow_slow_operators=")
+        if self.allow_slow_operators and self.kernels != "fused":
+            raise InputError(
+                f"model.allow_slow_operators={','.join(self.allow_slow_operators)} needs model.kernels=fused, "
+                f"not {self.kernels}"
             )
         if self.attention != "sdpa" and self.kernels == "transformer_engine":
             raise InputError("model.attention=softmax needs model.kernels=fused or reference")

@@ -8,6 +8,7 @@ block because a spec of one layer would let Megatron choose the final norm itsel
 
 from __future__ import annotations
 
+import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig
@@ -19,6 +20,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from megaphi.errors import InputError
+from megaphi.kernels.loading import allow_slow, require
 from megaphi.model.architecture import Architecture
 from megaphi.model.attention import ScaledDotProductAttention, SoftmaxAttention
 from megaphi.model.fused_layer import (
@@ -30,6 +32,7 @@ from megaphi.model.fused_layer import (
     SwigluRowParallelLinear,
 )
 from megaphi.model.honoured import refuse_other_fields
+from megaphi.model.megatron_config import Precision, torch_dtype
 from megaphi.model.norm import RMSNorm
 from megaphi.parallel.optional_packages import problem_with
 
@@ -91,8 +94,17 @@ def _layer_spec(
     )
 
 
-def check_kernels(architecture: Architecture) -> None:
-    """Refuse what is not installed here, before anything is built. Raises InputError."""
+def check_kernels(architecture: Architecture, *, device: torch.device, parameters: Precision, reads: bool) -> None:
+    """Refuse what is not installed here, before anything is built. Raises InputError.
+
+    `reads`: the model generates, instead of being trained.
+    """
+    if architecture.kernels == "fused":
+        allow_slow(architecture.allow_slow_operators)
+        softmax = ("causal_softmax", "masked_softmax") if architecture.attention == "softmax" else ()
+        end = "paged_attention" if reads else "cross_entropy"
+        names = ("rms_norm", "add_rms_norm", "rotary", "swiglu", *softmax, end)
+        require(names, device, torch_dtype(parameters))
     problem = problem_with("transformer_engine") if architecture.kernels == "transformer_engine" else None
     if problem is not None:
         raise InputError(

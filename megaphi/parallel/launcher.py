@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 
+from megaphi.parallel.devices import check_processes
 from megaphi.parallel.place import Place, export, without_launchers
 
 GRACE_SECONDS = 20.0
@@ -35,7 +36,11 @@ def start_processes(command: Sequence[str], *, processes: int, grace_seconds: fl
 
     STOP_SIGNALS go to every rank once, which then saves and ends. The first rank that fails decides the exit code; the
     others get SIGTERM, and SIGKILL `grace_seconds` later. If this process is killed, Linux ends the ranks.
+
+    Raises:
+        InputError: there are GPUs here, but fewer than ranks.
     """
+    check_processes(processes)
     place = {"address": "127.0.0.1", "port": free_port(), "world_size": processes, "local_world_size": processes}
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     ranks = []

@@ -28,6 +28,7 @@ from megaphi.engine.weights_fingerprint import weights_fingerprint
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_json
 from megaphi.log import logger, progress_bar
+from megaphi.model.architecture import HOW_IT_IS_COMPUTED
 from megaphi.parallel.agreement import agree_on, agreed
 from megaphi.stages.preference import ReferencePass
 
@@ -43,7 +44,7 @@ Known = dict[str, tuple[float, float]]
 def reference_key(model: TrainingModel, *, tokenizer_fingerprint: str) -> str:
     """Hex SHA-256 of all that decides the reference's numbers. Collective."""
     architecture = to_plain(model.run.model)
-    for how in ("kernels", "attention", "loss_chunk_tokens", "initial_std"):
+    for how in HOW_IT_IS_COMPUTED:
         del architecture[how]
     meaning = {
         "weights": weights_fingerprint(model),

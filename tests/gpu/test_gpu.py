@@ -18,7 +18,7 @@ from megaphi.kernels import loading
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import TINY, tiny_run, train
 from tests.engine.test_golden_curve import CURVE, STEPS
-from tests.gloo_world import run_in_world
+from tests.gloo_world import run_on_gpu
 from tests.gpu.one_of_each import FORMATS, every_operator
 from tests.test_house import ROOT
 
@@ -52,6 +52,6 @@ def test_the_golden_curve_on_a_gpu(kernels: str) -> None:
     import dataclasses
 
     run = tiny_run(layout=ParallelLayout(), model=dataclasses.replace(TINY, kernels=kernels))
-    (found,) = run_in_world(partial(train, run, steps=STEPS), processes=1)
+    found = run_on_gpu(partial(train, run, steps=STEPS))
     curve = np.stack((found["losses"], found["norms"]), axis=1)
     np.testing.assert_allclose(curve, np.loadtxt(CURVE), rtol=0, atol=1e-4)

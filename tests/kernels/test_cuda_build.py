@@ -1,13 +1,15 @@
 """The CUDA kernels are built for two GPUs and called without one.
 
-Every csrc/cuda/*.cu is compiled for Ampere (sm_80) and Hopper (sm_90a) with spills and local memory as errors, and what
-ptxas says of each kernel's registers is held against csrc/cuda/registers.txt. The objects are linked and loaded, and
-every launcher of the table is called: where there is no GPU it must say so by a status, and must not crash. What the
-kernels compute is not checked here. Skipped where there is no nvcc; the argument structs are read from csrc/kernels.h.
+Every csrc/cuda/*.cu is compiled for Ampere (sm_80), Hopper (sm_90a) and, as PTX, for what comes later, as setup.py
+says, with spills and local memory as errors, and what ptxas says of each kernel's registers is held against
+csrc/cuda/registers.txt. The objects are linked and loaded, and every launcher of the table is called: where there is no
+GPU it must say so by a status, and must not crash. What the kernels compute is not checked here. Skipped where there is
+no nvcc; the argument structs are read from csrc/kernels.h.
 """
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import os
 import re
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from struct import pack, unpack_from
 
 import pytest
 
@@ -26,9 +29,16 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 ARCHITECTURES = ("sm_80", "sm_90a")
+TARGETS = ast.literal_eval(
+    next(
+        node.value
+        for node in ast.parse((ROOT / "setup.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "GPU_TARGETS"
+    )
+)
 FLAGS = [
     *("-O3", "-std=c++17", "-Xcompiler", "-fPIC"),
-    *(f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in ARCHITECTURES),
+    *(f"-gencode={target}" for target in TARGETS),
     *("-Xptxas", "-v,-warn-spills,-warn-lmem-usage,-Werror"),
 ]
 UNSUPPORTED = 801  # cudaErrorNotSupported
@@ -134,6 +144,25 @@ def read_ceilings() -> dict[tuple[str, str], int]:
 @pytest.mark.parametrize("source", [path.name for path in CUDA_SOURCES])
 def test_kernels_compile_without_spills(source: str, build: Build) -> None:
     assert build.results[source].returncode == 0, build.results[source].stdout
+
+
+def test_machine_code_for_known_gpus_and_ptx_for_later_ones(build: Build) -> None:
+    """sm_90a's code runs on Hopper alone; PTX of compute_90 is compiled by the driver of any later GPU."""
+    assert [target.rpartition("code=")[2] for target in TARGETS] == [*ARCHITECTURES, "compute_90"]
+    for source in CUDA_SOURCES:
+        held = set(gpu_code((build.folder / f"{source.stem}.o").read_bytes()))
+        assert held == {("code", 80), ("code", 90), ("PTX", 90)}, source.name
+
+
+def gpu_code(built: bytes) -> Iterator[tuple[str, int]]:
+    """(kind, architecture) of everything in an object's fat binary: a header, then entries with their lengths."""
+    start = built.index(pack("<I", 0xBA55ED50))
+    _, _, header, length = unpack_from("<IHHQ", built, start)
+    place, end = start + header, start + header + length
+    while place < end:
+        kind, _, header, length, _, _, _, _, architecture = unpack_from("<HHIQIIHHI", built, place)
+        yield {1: "PTX", 2: "code"}[kind], architecture
+        place += header + length
 
 
 def test_registers_stay_below_their_ceilings(build: Build) -> None:

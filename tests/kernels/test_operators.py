@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 
 import megaphi.kernels.paged_attention  # noqa: F401 (for its operator)
 from megaphi import _C as kernels  # noqa: N811
+from megaphi.errors import InputError
 from megaphi.kernels import loading, reference
 from megaphi.kernels.checks import IGNORED
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
@@ -18,6 +20,8 @@ from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary, rotary_table
 from megaphi.kernels.softmax import causal_softmax, masked_softmax
 from megaphi.kernels.swiglu import swiglu, swiglu_linear
+from megaphi.model.architecture import OPERATORS
+from tests.engine.layout_runs import TINY
 from tests.gloo_world import run_in_world
 from tests.kernels.exactness import numbers
 from tests.kernels.operators_runs import compiled_and_eager_layer, outputs_without_kernels
@@ -220,3 +224,64 @@ def test_without_compiled_modules_everything_runs_on_the_definitions(missing):
     assert "pip install --force-reinstall" in done.stderr
     found = [float(number) for number in done.stdout.split()]
     assert found == pytest.approx(outputs_without_kernels(), rel=1e-5)
+
+
+class OnGpu:
+    """A tensor on a GPU, as far as the choice of a kernel looks at it."""
+
+    device = torch.device("cuda")
+    dtype = torch.bfloat16
+
+
+@pytest.fixture
+def gpu_without(monkeypatch):
+    """A GPU for which some operators were not compiled."""
+
+    def leave_out(*missing):
+        monkeypatch.setattr(loading, "_allowed", set())
+        reason = "megaphi was built without CUDA"
+        monkeypatch.setattr(loading, "why_not", lambda name, device, dtype: reason if name in missing else None)
+
+    return leave_out
+
+
+def test_on_a_gpu_an_operator_that_is_not_compiled_is_refused_unless_allowed_by_name(gpu_without):
+    gpu_without("swiglu", "rotary")
+    assert loading.is_compiled("rms_norm", OnGpu())
+    loading.allow_slow(["rotary"])
+    assert not loading.is_compiled("rotary", OnGpu())
+    with pytest.raises(InputError, match=r"kernel swiglu \(cuda, torch.bfloat16\) cannot be used: .* without CUDA"):
+        loading.is_compiled("swiglu", OnGpu())
+    assert not loading.is_compiled("swiglu", numbers(2, 2, dtype=torch.float32))  # on a CPU there is one warning
+
+
+@pytest.mark.parametrize("missing", OPERATORS)
+def test_a_model_on_a_gpu_is_refused_before_it_is_built(missing, gpu_without):
+    """Whatever kernel it will use, as its fields say; what it will not use may be missing."""
+    from megaphi.model.layer_spec import check_kernels
+
+    gpu_without(missing)
+    used = {
+        "train": {"rms_norm", "add_rms_norm", "rotary", "swiglu", "cross_entropy"},
+        "train, softmax": {"rms_norm", "add_rms_norm", "rotary", "swiglu", "cross_entropy", *OPERATORS[5:7]},
+        "read": {"rms_norm", "add_rms_norm", "rotary", "swiglu", "paged_attention"},
+    }
+    for name, operators_used in used.items():
+        architecture = dataclasses.replace(TINY, attention="softmax" if "softmax" in name else "sdpa")
+        check = partial(check_kernels, device=torch.device("cuda"), parameters="bfloat16", reads=name == "read")
+        if missing in operators_used:
+            with pytest.raises(InputError, match=f"model.allow_slow_operators={missing}"):
+                check(architecture)
+        else:
+            check(architecture)
+        check(dataclasses.replace(TINY, kernels="reference"))
+    check(dataclasses.replace(TINY, attention="softmax", allow_slow_operators=(missing,)))
+
+
+def test_every_operator_can_be_allowed_and_no_other_name():
+    assert set(OPERATORS) == set(loading.operators())
+    dataclasses.replace(TINY, allow_slow_operators=OPERATORS).check()
+    with pytest.raises(InputError, match=r"model.allow_slow_operators=swigl: .* Did you mean 'swiglu'\?"):
+        dataclasses.replace(TINY, allow_slow_operators=("swigl",)).check()
+    with pytest.raises(InputError, match="allow_slow_operators=swiglu needs model"):
+        dataclasses.replace(TINY, kernels="reference", allow_slow_operators=("swiglu",)).check()

@@ -73,8 +73,8 @@ def test_a_field_of_the_model_section_changes_the_model_or_is_refused(found: dic
     numbers = ["norm_eps", "rotary_base", "initial_std"]
     assert found["architecture_fields"] == {
         "fused": [*shape, *numbers],
-        "reference": [*shape, *numbers, "loss_chunk_tokens!"],
-        "transformer_engine": ["attention!", "loss_chunk_tokens!"],
+        "reference": [*shape, *numbers, "allow_slow_operators!", "loss_chunk_tokens!"],
+        "transformer_engine": ["allow_slow_operators!", "attention!", "loss_chunk_tokens!"],
     }
 
 

@@ -1,0 +1,65 @@
+"""Which devices this machine has for the ranks of a job, and the layout that fits them.
+
+A rank computes on a GPU of its own where torch sees any, else all ranks share the CPU. What torch sees is CUDA's own
+word: with `CUDA_VISIBLE_DEVICES=` (empty) in front of a command everything runs on the CPU, on any machine. That is the
+one way to force it, and it reaches every process that the command starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from megaphi.errors import InputError
+from megaphi.parallel.layout import ParallelLayout
+
+ON_THE_CPU = "CUDA_VISIBLE_DEVICES="
+"""In front of a command: no GPU is seen."""
+_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""Of Linux, and of Linux inside Windows: without one there is no GPU, and torch need not be asked."""
+
+
+def gpus() -> int:
+    """GPUs that ranks on this machine can use; 0: they share the CPU."""
+    if not any(driver.exists() for driver in _DRIVERS):
+        return 0
+    import torch
+
+    # Under emulation device_count says 1; is_available is never emulated.
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def check_processes(processes: int) -> None:
+    """Refuse to start more ranks here than there are GPUs: two ranks on one GPU hang or fail in NCCL."""
+    found = gpus()
+    if 0 < found < processes:
+        raise InputError(
+            f"{processes} processes, but this machine has {found} GPU{'s' if found > 1 else ''}: start at most {found}"
+            f" with a layout that fits (layout.tensor=1 layout.pipeline=1, say), or run on the CPU: "
+            f"{ON_THE_CPU} megaphi ..."
+        )
+
+
+def fitting(layout: ParallelLayout, *, gpus: int) -> ParallelLayout:
+    """The layout where it fits `gpus` devices, or no GPU is there; else the dimensions of it that fit, tensor first."""
+    ranks = layout.model_ranks * (layout.data or 1)
+    if not 0 < gpus < ranks:
+        return layout
+    fits, taken = {}, 1
+    for name in ("tensor", "pipeline", "context", "data"):
+        ways = getattr(layout, name) or 1
+        fits[name] = ways if taken * ways <= gpus else 1
+        taken *= fits[name]
+    if fits["pipeline"] == 1:
+        fits["virtual_pipeline"] = 1
+    return dataclasses.replace(layout, **fits)
+
+
+def as_fields(layout: ParallelLayout, *, instead_of: ParallelLayout) -> list[str]:
+    """What makes a recipe's layout into another, as words of the command line."""
+    names = [field.name for field in dataclasses.fields(ParallelLayout)]
+    return [
+        f"layout.{name}={str(getattr(layout, name)).lower()}"
+        for name in names
+        if getattr(layout, name) != getattr(instead_of, name)
+    ]
