@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megaphi.conversion.huggingface_config import config_for
+from megaphi.conversion.huggingface_config import config_for, token_fields
 from megaphi.conversion.streaming import PlannedFile, row_blocks, write_files
 from megaphi.conversion.weight_names import our_table, their_shapes
 from megaphi.engine.tensor_file import TensorFile
@@ -102,7 +102,7 @@ def measure(model: Architecture, folder: Path) -> tuple[list[Measured], int]:
 def make_model(model: Architecture, folder: Path) -> dict[str, str]:
     """Write a Hugging Face folder of random finite bf16 numbers; returns every tensor's SHA-256."""
     folder.mkdir()
-    write_json(folder / "config.json", config_for(model, dtype="bfloat16", context=16_384))
+    write_json(folder / "config.json", config_for(model, dtype="bfloat16", context=16_384, tokens=token_fields(None)))
     shards: list[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = [{}]
     for name, shape in their_shapes(model, our_table(model, "phi3")).items():
         if PlannedFile(tensors={**shards[-1], name: (torch.bfloat16, shape)}).bytes > SHARD_BYTES:

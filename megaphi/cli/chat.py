@@ -23,7 +23,7 @@ from megaphi.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from megaphi.generation.requests import Generator
-    from megaphi.tokenizer.phi4 import Phi4Tokenizer
+    from megaphi.tokenizer.interface import Tokenizer
 
 HELP = "talk to a model in the terminal"
 EXAMPLE = """examples:
@@ -96,7 +96,7 @@ class Talk:
     """A conversation that goes on."""
 
     generator: Generator
-    tokenizer: Phi4Tokenizer
+    tokenizer: Tokenizer
     rules: Sampling
     system: str = ""
     said: list[Message] = field(default_factory=list)

@@ -16,14 +16,14 @@ from megaphi.errors import InputError
 if TYPE_CHECKING:
     from megaphi.generation.json_constraint import Constraints
     from megaphi.generation.requests import Generator
-    from megaphi.tokenizer.phi4 import Phi4Tokenizer
+    from megaphi.tokenizer.interface import Tokenizer
 
 
 class Opened(NamedTuple):
     """A model with what belongs to it."""
 
     generator: Generator
-    tokenizer: Phi4Tokenizer
+    tokenizer: Tokenizer
     constraints: Constraints
 
 
@@ -34,6 +34,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
     parser.add_argument(
         "--batch", type=int, default=batch, metavar="N", help=f"answers generated at a time (default {batch})"
     )
+    add_tokenizer_argument(parser)
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")
     parser.add_argument(
@@ -51,6 +52,12 @@ def _operators(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     check_operators(names, field="--allow-slow-operators ")
     return names
+
+
+def add_tokenizer_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokenizer", metavar="PATH", help="of a model that came without one: folder with tokenizer.json, or phi4"
+    )
 
 
 def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namespace], int]) -> int:
@@ -77,12 +84,12 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
     Only the first rank acts on Ctrl-C and SIGTERM: the others must stay for its last step.
     """
     from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.model_tokenizer import text_tokenizer_of
     from megaphi.generation.json_constraint import Constraints
     from megaphi.generation.leader import open_generator
     from megaphi.kernels.loading import allow_slow
     from megaphi.parallel.layout import ParallelLayout
     from megaphi.parallel.place import detect
-    from megaphi.tokenizer.phi4 import load_tokenizer
 
     if detect().rank > 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -90,7 +97,7 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
     allow_slow(arguments.allow_slow_operators)
     layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)
     reader = open_weights(arguments.checkpoint)
-    tokenizer = load_tokenizer(reader.architecture.vocabulary)
+    tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
     constraints = Constraints(tokenizer)
     generator = open_generator(reader, layout=layout, rows=arguments.batch, constraints=constraints)
     return Opened(generator, tokenizer, constraints)

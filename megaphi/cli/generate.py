@@ -2,7 +2,7 @@
 
 The model is loaded through the same parallel engine that trained it; --tensor and --pipeline cut it over that many
 processes on this machine, whatever layout the checkpoint was written under, and --data makes copies of it. A Hugging
-Face folder is read as it is. The tokenizer is always Phi-4's, cut to the model's vocabulary.
+Face folder is read as it is. The tokenizer is the model's own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from megaphi.cli.engine_options import add_tokenizer_argument
 from megaphi.conversation import Sampling
 from megaphi.errors import InputError
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run folder (its newest one), or a Hugging Face folder"
     )
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
+    add_tokenizer_argument(parser)
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="tokens to add (default 128)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens")
@@ -57,22 +59,21 @@ def run(arguments: argparse.Namespace) -> int:
 def _generate(arguments: argparse.Namespace) -> int:
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.forward_only import open_model
+    from megaphi.engine.model_tokenizer import text_tokenizer_of
     from megaphi.generation.engine import Engine
     from megaphi.generation.generate import generate
+    from megaphi.generation.text import render_prompt
     from megaphi.kernels.loading import allow_slow
-    from megaphi.log import logger, progress_bar
+    from megaphi.log import progress_bar
     from megaphi.parallel.layout import ParallelLayout
-    from megaphi.tokenizer.phi4 import FULL_VOCABULARY_SIZE, load_tokenizer
 
     sampling = _sampling(arguments)
     layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline, data=arguments.data)
     reader = open_weights(arguments.checkpoint)
     allow_slow(arguments.allow_slow_operators)
+    tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
     model = open_model(reader, layout)
-    tokenizer = load_tokenizer(model.architecture.vocabulary)
-    if "imported_from" in reader.state and tokenizer.vocabulary_size != FULL_VOCABULARY_SIZE:
-        logger.warning("%s was imported: if its tokens are not Phi-4's, what follows has no meaning", reader.folder)
-    prompts = [tokenizer.encode(prompt) for prompt in arguments.prompt]
+    prompts = [render_prompt(prompt, tokenizer) for prompt in arguments.prompt]
     total = len(prompts) * arguments.samples
     with progress_bar(total=total, unit="text", label="generate", visible=model.world.is_main) as bar:
         found = generate(

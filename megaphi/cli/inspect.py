@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dataset = kinds.add_parser("dataset", help="tokens, documents, lengths, tokenizer")
     dataset.add_argument("path", metavar="PREFIX", help="path of the .bin/.idx pair, with or without its ending")
     dataset.add_argument("--document", type=int, metavar="N", help="print document N as text")
+    dataset.add_argument(
+        "--tokenizer", default="phi4", metavar="PATH", help="folder with tokenizer.json (default phi4: Phi-4's)"
+    )
     dataset.add_argument("--vocabulary", type=int, metavar="V", help="if the dataset does not say so itself")
     add_conversation_arguments(kinds.add_parser("conversations", help="which tokens are trained; preference pairs"))
     ranks = kinds.add_parser("ranks", help="what each rank spends its steps with; who is slow")
@@ -70,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.path)
     dataset = IndexedDataset(path.with_suffix("") if path.suffix in (".idx", ".bin") else path)
     if arguments.document is not None:
-        return _show_document(dataset, arguments.document, vocabulary=arguments.vocabulary)
+        return _show_document(dataset, arguments.document, arguments)
     return _show_dataset(dataset)
 
 
@@ -89,14 +92,18 @@ def _show_dataset(dataset: IndexedDataset) -> int:
     return 0
 
 
-def _show_document(dataset: IndexedDataset, number: int, *, vocabulary: int | None) -> int:
+def _show_document(dataset: IndexedDataset, number: int, arguments: argparse.Namespace) -> int:
     from megaphi.errors import InputError
-    from megaphi.tokenizer.phi4 import load_tokenizer
+    from megaphi.tokenizer.open_tokenizer import PHI4, open_path
 
     if not 0 <= number < dataset.document_count:
         raise InputError(f"--document {number}: {dataset.prefix} has documents 0 to {dataset.document_count - 1}")
-    size = vocabulary or (dataset.description or {}).get("vocabulary_size")
-    if size is None:
+    described = dataset.description or {}
+    size = arguments.vocabulary or described.get("vocabulary_size")
+    if size is None and arguments.tokenizer == PHI4:
         raise InputError(f"{dataset.prefix} does not say which vocabulary it was made with: give --vocabulary")
-    print(load_tokenizer(size).decode(dataset.document(number).tolist()))
+    tokenizer = open_path(arguments.tokenizer, vocabulary=size if arguments.tokenizer == PHI4 else None)
+    if described.get("tokenizer") not in (None, tokenizer.fingerprint):
+        raise InputError(f"{dataset.prefix} was made with another tokenizer than {arguments.tokenizer}: --tokenizer")
+    print(tokenizer.decode(dataset.document(number).tolist()))
     return 0

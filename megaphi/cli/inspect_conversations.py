@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from megaphi.tokenizer.phi4 import Phi4Tokenizer
+    from megaphi.tokenizer.interface import Tokenizer
 
 GREEN, RED, DIM, UNDERLINED, PLAIN = ("\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[4m", "\x1b[0m")
 INK_OF_SIDE = {"prompt": None, "accepted": GREEN, "rejected": RED}
@@ -28,6 +28,9 @@ def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", action="store_true", help="the file holds preference pairs")
     parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to print (default 3)")
     parser.add_argument("--vocabulary", type=int, metavar="V", help="of the tokenizer (default: the whole of Phi-4's)")
+    parser.add_argument(
+        "--tokenizer", default="phi4", metavar="PATH", help="folder with tokenizer.json (default phi4: Phi-4's)"
+    )
     parser.add_argument("--train-on", choices=("assistant", "last"), default="assistant", help="which answers to train")
     parser.add_argument(
         "--bad-records", choices=("error", "skip"), default="error", help="records that cannot be used (default: error)"
@@ -39,9 +42,9 @@ def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def show_conversations(arguments: argparse.Namespace) -> int:
-    from megaphi.tokenizer.phi4 import FULL_VOCABULARY_SIZE, load_tokenizer
+    from megaphi.tokenizer.open_tokenizer import open_path
 
-    tokenizer = load_tokenizer(arguments.vocabulary or FULL_VOCABULARY_SIZE)
+    tokenizer = open_path(arguments.tokenizer, vocabulary=arguments.vocabulary)
     colour = sys.stdout.isatty() if arguments.colour is None else arguments.colour
     show = _show_pairs if arguments.pairs else _show_conversations
     for line in show(arguments, tokenizer, colour=colour):
@@ -49,7 +52,7 @@ def show_conversations(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show_conversations(arguments: argparse.Namespace, tokenizer: Phi4Tokenizer, *, colour: bool) -> Iterator[str]:
+def _show_conversations(arguments: argparse.Namespace, tokenizer: Tokenizer, *, colour: bool) -> Iterator[str]:
     from megaphi.data.conversations import stream_conversations
     from megaphi.data.records import SkipReport
 
@@ -75,7 +78,7 @@ def _show_conversations(arguments: argparse.Namespace, tokenizer: Phi4Tokenizer,
     yield f"{tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.1%})"
 
 
-def _show_pairs(arguments: argparse.Namespace, tokenizer: Phi4Tokenizer, *, colour: bool) -> Iterator[str]:
+def _show_pairs(arguments: argparse.Namespace, tokenizer: Tokenizer, *, colour: bool) -> Iterator[str]:
     from megaphi.data.preference_pairs import stream_pairs
     from megaphi.data.records import SkipReport
 
@@ -104,9 +107,7 @@ def _show_pairs(arguments: argparse.Namespace, tokenizer: Phi4Tokenizer, *, colo
     yield ", ".join(f"{count:,} tokens {side}" for side, count in tokens.items())
 
 
-def _messages(
-    ids: Sequence[int], inks: Sequence[str | None], tokenizer: Phi4Tokenizer, *, colour: bool
-) -> Iterator[str]:
+def _messages(ids: Sequence[int], inks: Sequence[str | None], tokenizer: Tokenizer, *, colour: bool) -> Iterator[str]:
     """The tokens as text, a line for every message; `inks` holds a colour for what is trained, None for context."""
     ends = (place + 1 for place, token in enumerate(ids) if token == tokenizer.message_end)
     for start, end in pairwise(dict.fromkeys([0, *ends, len(ids)])):
@@ -116,7 +117,7 @@ def _messages(
         )
 
 
-def _span(ids: Sequence[int], ink: str | None, tokenizer: Phi4Tokenizer, *, colour: bool) -> str:
+def _span(ids: Sequence[int], ink: str | None, tokenizer: Tokenizer, *, colour: bool) -> str:
     text = ""
     specials = frozenset(tokenizer.special_ids.values())
     for is_special, run in groupby(ids, key=specials.__contains__):

@@ -2,7 +2,7 @@
 
 Inputs are files, folders or patterns of .jsonl, .ndjson, .json, .txt and .md, plain or packed (.gz, .bz2, .xz, .zst),
 and .parquet. What is left out of a folder (hidden files, data cards, other kinds) is named. Documents are shuffled once
-with a seeded permutation and end with <|endoftext|>. The files are byte-compatible with Megatron's. A killed run
+with a seeded permutation and end with the end of text. The files are byte-compatible with Megatron's. A killed run
 continues where it was; an up-to-date result is kept.
 
 Several processes on any machines that share the folder of PREFIX may do it together, started by mpirun, by an array of
@@ -20,6 +20,7 @@ EXAMPLE = """examples:
   megaphi tokenize pages/*.jsonl.zst --output data/web --processes 16
   megaphi tokenize books/ --output data/acquired --text-key content --dry-run
   megaphi tokenize corpus.parquet --output data/tiny --vocabulary 4096
+  megaphi tokenize corpus.parquet --output data/own --tokenizer my_tokenizer/
   megaphi tokenize code/*.jsonl --output data/code --fim-rate 0.5 --encoder gigatoken
   mpirun -n 64 --hostfile hosts --bind-to none python -m megaphi tokenize pages/ --output /shared/data/web
   sbatch --array=0-99 launch/slurm/tokenize.sbatch /shared/pages --output /shared/data/web
@@ -29,16 +30,18 @@ EXAMPLE = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="a file, a folder, or a pattern")
     parser.add_argument("--output", required=True, metavar="PREFIX", help="writes PREFIX.bin, PREFIX.idx, PREFIX.json")
-    parser.add_argument("--vocabulary", type=int, default=100_352, metavar="V", help="tokens (default 100352: Phi-4's)")
+    parser.add_argument(
+        "--tokenizer", default="phi4", metavar="PATH", help="a folder with tokenizer.json (default phi4: Phi-4's)"
+    )
+    parser.add_argument("--vocabulary", type=int, metavar="V", help="tokens of Phi-4's (default: all 100352)")
     parser.add_argument("--ranks-file", metavar="FILE", help="cl100k_base.tiktoken, if it is not installed")
     parser.add_argument("--text-key", default="text", metavar="KEY", help="field that holds the text (default text)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the document shuffle (default 0)")
     parser.add_argument("--no-shuffle", action="store_true", help="keep the documents in the order of the inputs")
     parser.add_argument(
         "--encoder",
-        default="tiktoken",
         metavar="NAME",
-        help="tiktoken (default), or gigatoken: the same ids sooner, spot-checked (megaphi[fast-tokenizer])",
+        help="of Phi-4's: tiktoken (default), or gigatoken: the same ids sooner, checked (megaphi[fast-tokenizer])",
     )
     parser.add_argument(
         "--fim-rate", type=float, default=0.0, metavar="SHARE", help="fill in the middle: documents to rearrange"
@@ -99,6 +102,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     rates = {"rate": arguments.fim_rate, "spm_rate": arguments.fim_spm_rate, "seed": arguments.fim_seed}
     fill = FillInTheMiddle(**rates)
     return {
+        "tokenizer": arguments.tokenizer,
         "vocabulary_size": arguments.vocabulary,
         "ranks_file": arguments.ranks_file,
         "text_key": arguments.text_key,

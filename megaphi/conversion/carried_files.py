@@ -10,12 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from megaphi.errors import InputError
+from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
-TOKENIZER_FILES = (
-    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json merges.txt"
-    " tokenizer.model chat_template.jinja chat_template.json"
-).split()
 CARRIED = (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, "LICENSE")
 LARGEST_BYTES = 1 << 26
 

@@ -16,21 +16,15 @@ from megaphi.conversion.weight_names import Naming
 from megaphi.errors import InputError
 from megaphi.log import logger
 from megaphi.model.architecture import HOW_IT_IS_COMPUTED, Architecture
-from megaphi.tokenizer.special_tokens import (
-    END_OF_TEXT,
-    MESSAGE_END,
-    PAD,
-    SMALLEST_VOCABULARY_SIZE,
-    special_token_ids,
-)
+from megaphi.tokenizer.interface import Tokenizer
+from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
-DEFAULT_CONTEXT = 4_096
 _DEFAULTS: Mapping[Naming, Mapping[str, Any]] = {
     "phi3": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4_096},
     "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2_048},
 }
 """What transformers takes for a field that is not there, where the two kinds differ."""
-_TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _CODE_FIELDS = ("auto_map",)
 """Name Python files, which do not travel with the weights."""
 
@@ -99,7 +93,13 @@ def context_from(config: Mapping[str, Any], *, where: str) -> int:
 
 
 def config_for(
-    model: Architecture, *, dtype: str, context: int, original: Mapping[str, Any] | None = None, where: str = ""
+    model: Architecture,
+    *,
+    dtype: str,
+    context: int,
+    tokens: Mapping[str, int | None],
+    original: Mapping[str, Any] | None = None,
+    where: str = "",
 ) -> dict[str, Any]:
     """config.json of a `Phi3ForCausalLM`.
 
@@ -107,13 +107,14 @@ def config_for(
         model: the shape.
         dtype: "float32" or "bfloat16".
         context: longest sequence, in tokens.
+        tokens: as `token_fields` gives them, for a model that came without a config.json.
         original: the config.json that the model came with; what does not describe the shape is kept.
         where: its name, for messages.
     """
     if original is None:
-        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **token_fields(model)}
+        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **tokens}
     if original["model_type"] != "phi3":
-        tokens = {name: original.get(name) for name in _TOKEN_FIELDS}
+        tokens = {name: original.get(name) for name in TOKEN_FIELDS}
         return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **tokens}
     kept = {name: value for name, value in original.items() if name not in _CODE_FIELDS}
     found = architecture_from(original, where=where)
@@ -162,21 +163,20 @@ def _fixed_fields() -> dict[str, Any]:
     }
 
 
-def token_fields(model: Architecture) -> dict[str, Any]:
-    """The released Phi-4's: 100257, 100265, 100349; none where the vocabulary is too small for its tokenizer."""
-    if model.vocabulary < SMALLEST_VOCABULARY_SIZE:
-        return dict.fromkeys(_TOKEN_FIELDS)
-    special = special_token_ids(model.vocabulary)
-    return {
-        "bos_token_id": special[END_OF_TEXT],
-        "eos_token_id": special[MESSAGE_END],
-        "pad_token_id": special[PAD],
-    }
+def token_fields(tokenizer: Tokenizer | None) -> dict[str, int | None]:
+    """Of Phi-4's the released model's: 100257, 100265, 100349; none where there is no tokenizer."""
+    if tokenizer is None:
+        return dict.fromkeys(TOKEN_FIELDS)
+    if isinstance(tokenizer, Phi4Tokenizer):
+        first, end = tokenizer.end_of_text, tokenizer.message_end
+    else:
+        first, end = (tokenizer.text_start[0] if tokenizer.text_start else None), tokenizer.end_of_text
+    return {"bos_token_id": first, "eos_token_id": end, "pad_token_id": tokenizer.pad}
 
 
-def generation_config_for(model: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
-    """generation_config.json that goes with a config.json; of Phi-4's tokens, either end ends a text."""
-    tokens, own = {name: config.get(name) for name in _TOKEN_FIELDS}, token_fields(model)
-    if tokens == own and own["bos_token_id"] is not None:
-        tokens["eos_token_id"] = [own["bos_token_id"], own["eos_token_id"]]
+def generation_config_for(tokenizer: Tokenizer | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json that goes with a config.json; every token that ends a text of ours does in it."""
+    tokens = {name: config.get(name) for name in TOKEN_FIELDS}
+    if tokenizer is not None and tokens == token_fields(tokenizer) and len(tokenizer.stop_tokens) > 1:
+        tokens["eos_token_id"] = sorted(tokenizer.stop_tokens)
     return tokens

@@ -1,8 +1,8 @@
 """Weights of any origin as a Hugging Face folder, which `Phi3ForCausalLM` and every server of Phi-3 and Phi-4 loads.
 
 The weights stream from the source in blocks of rows, whatever layout wrote it, into safetensors files of about 5 GB.
-The folder further holds config.json, generation_config.json and the tokenizer: those that the model came with, where
-it came from Hugging Face, else Phi-4's.
+The folder further holds config.json, generation_config.json and the tokenizer: the files that the model came with,
+or Phi-4's where it was trained with that. A model without a tokenizer is exported without one.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import Any
 from torch import Tensor
 
 from megaphi.conversion.carried_files import CARRIED, CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
-from megaphi.conversion.huggingface_config import DEFAULT_CONTEXT, config_for, generation_config_for
+from megaphi.conversion.huggingface_config import config_for, generation_config_for, token_fields
 from megaphi.conversion.huggingface_weights import INDEX, ONE_FILE
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
 from megaphi.conversion.weight_names import Table, our_table, their_shapes, their_table
+from megaphi.engine.model_tokenizer import context_of, tokenizer_of
 from megaphi.engine.weight_reader import WeightReader
-from megaphi.errors import InputError
 from megaphi.files import copy_files, read_json, whole_folder, write_json
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import OUTPUT, weights_of
 from megaphi.tokenizer.huggingface import export_tokenizer
-from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
-from megaphi.tokenizer.special_tokens import FULL_VOCABULARY_SIZE
+from megaphi.tokenizer.interface import Tokenizer
+from megaphi.tokenizer.open_tokenizer import VOCABULARIES
+from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
 SHARD_BYTES = 5_000_000_000
 
@@ -57,18 +58,21 @@ def to_huggingface(
     reader, out = source if not isinstance(source, str | Path) else open_weights(source), Path(out)
     files = plan_huggingface(reader, dtype=dtype, shard_bytes=shard_bytes)
     carried = _fitting(reader.carried, reader.architecture)
+    own = _own_tokenizer(reader, carried)
     if not tokenizer:
         carried = {name: path for name, path in carried.items() if name not in TOKENIZER_FILES}
-    exported = _phi4_tokenizer(reader) if tokenizer and not carried.keys() & set(TOKENIZER_FILES) else None
+    has_files = bool(carried.keys() & set(VOCABULARIES))
+    if tokenizer and own is None and not has_files:
+        logger.info("%s came without a tokenizer: it is exported without one", reader.folder)
     with whole_folder(out) as folder:
         check_space(out, files)
         write_files(folder, files, _blocks(reader, files, dtype), label="convert")
         if len(files) > 1:
             write_json(folder / INDEX, _index(files))
-        _write_configuration(reader, folder, carried, dtype=dtype)
+        _write_configuration(reader, own, folder, carried, dtype=dtype)
         copy_files({name: path for name, path in carried.items() if not (folder / name).exists()}, folder)
-        if exported is not None:
-            export_tokenizer(exported, folder, model_max_length=_context(reader))
+        if tokenizer and not has_files and isinstance(own, Phi4Tokenizer):
+            export_tokenizer(own, folder, model_max_length=context_of(reader))
     return out
 
 
@@ -124,32 +128,29 @@ def _fitting(carried: Mapping[str, Path], model: Architecture) -> dict[str, Path
     return carried if vocabulary == model.vocabulary else {}
 
 
-def _write_configuration(reader: WeightReader, folder: Path, carried: dict[str, Path], *, dtype: str | None) -> None:
+def _write_configuration(
+    reader: WeightReader, own: Tokenizer | None, folder: Path, carried: dict[str, Path], *, dtype: str | None
+) -> None:
     """config.json and generation_config.json, as they came where nothing has changed."""
     model, where = reader.architecture, str(carried.get(CONFIG, ""))
     original = read_json(where, what="Hugging Face configuration") if where else None
     stored = dtype or str(reader.dtype(OUTPUT)).removeprefix("torch.")
-    config = config_for(model, dtype=stored, context=_context(reader), original=original, where=where)
+    config = config_for(
+        model,
+        dtype=stored,
+        context=context_of(reader),
+        tokens=token_fields(own),
+        original=original,
+        where=where,
+    )
     if config != original:
         write_json(folder / CONFIG, config)
     if GENERATION_CONFIG not in carried:
-        write_json(folder / GENERATION_CONFIG, generation_config_for(model, config))
+        write_json(folder / GENERATION_CONFIG, generation_config_for(own, config))
 
 
-def _context(reader: WeightReader) -> int:
-    return reader.config.get("batch", {}).get("sequence_length", DEFAULT_CONTEXT)
-
-
-def _phi4_tokenizer(reader: WeightReader) -> Phi4Tokenizer:
-    """Phi-4's tokenizer, cut to the model's vocabulary; an imported model of another size may have had its own."""
-    vocabulary = reader.architecture.vocabulary
-    if "imported_from" in reader.state and vocabulary != FULL_VOCABULARY_SIZE:
-        logger.warning(
-            "%s was imported from %r, without a tokenizer: writing Phi-4's cut to %d tokens; if the model was trained"
-            " with another one, leave it out (--no-tokenizer) and copy the original's files",
-            *(reader.folder, reader.state["imported_from"], vocabulary),
-        )
-    try:
-        return load_tokenizer(vocabulary)
-    except InputError as error:
-        raise InputError(f"{error} (--no-tokenizer exports the weights alone)") from None
+def _own_tokenizer(reader: WeightReader, carried: Mapping[str, Path]) -> Tokenizer | None:
+    """The model's tokenizer where files have to be written or ids to be named for it; None where it has none."""
+    if CONFIG in carried and carried.keys() & set(VOCABULARIES):
+        return None  # they say all of it, and are copied
+    return tokenizer_of(reader)

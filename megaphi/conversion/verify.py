@@ -21,11 +21,11 @@ from torch.nn.functional import cross_entropy
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.conversion.streaming import row_blocks
 from megaphi.engine.forward_only import logits_of, open_model
+from megaphi.engine.model_tokenizer import tokenizer_of
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.log import progress_bar
 from megaphi.model.weights import weights_of
-from megaphi.tokenizer.phi4 import load_tokenizer
 
 TOLERANCE = 1e-4
 """Largest difference of fp32 logits, relative to the largest of them: what rounding in another order makes."""
@@ -99,9 +99,11 @@ def _bits(values: Tensor) -> Tensor:
 
 
 def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT) -> LogitComparison | None:
-    """Logits of both sides on a text in Phi-4's tokens; None if a model does not fit into memory, in fp32."""
+    """Logits of both sides on a text in the model's tokens, or bytes; None if fp32 does not fit into memory."""
     vocabulary = source.architecture.vocabulary
-    tokens = load_tokenizer(vocabulary).encode(text)[:LONGEST_TOKENS]
+    own = tokenizer_of(source)
+    ids = own.encode(text) if own is not None else [byte % vocabulary for byte in text.encode()]
+    tokens = ids[:LONGEST_TOKENS]
     if len(tokens) < 2:
         raise InputError("the text to compare logits on is too short: expected two tokens or more")
     if 4 * source.architecture.parameters * 1.2 > psutil.virtual_memory().available:

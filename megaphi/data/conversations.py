@@ -22,8 +22,7 @@ from megaphi.data.bad_records import OnBadRecords
 from megaphi.data.documents import kind_of
 from megaphi.data.records import Form, SkipReport, TooLong, read_each, reason_if_too_long, token_ids
 from megaphi.errors import InputError
-from megaphi.tokenizer.chat_format import RenderedConversation, TrainOn, render_conversation
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import RenderedConversation, Tokenizer, TrainOn
 
 TOKENS = Form(("ids", "trained"), answers=("ids", "trained"), is_rendered=True)
 FORMS = (
@@ -48,7 +47,7 @@ class ConversationSample:
 
 def read_conversations(
     paths: Sequence[str],
-    tokenizer: Phi4Tokenizer,
+    tokenizer: Tokenizer | None,
     *,
     train_on: TrainOn,
     sequence_length: int,
@@ -64,7 +63,8 @@ def read_conversations(
         too_long: "skip" counts what does not fit, "error" stops at it.
         bad_records: "error" names all records that are none of the forms above, train nothing or say nothing; "skip"
             counts them.
-        vocabulary: tokens of the model, where records hold ids of another tokenizer than `tokenizer`.
+        tokenizer: the model's; None where it has none, and every record must hold ids.
+        vocabulary: rows of the model's embedding, which records of ids must fit into.
 
     Raises:
         InputError: records that cannot be used (file and line named), a file is empty, or nothing is left.
@@ -85,7 +85,7 @@ def read_conversations(
 
 def stream_conversations(
     paths: Sequence[str],
-    tokenizer: Phi4Tokenizer,
+    tokenizer: Tokenizer | None,
     *,
     train_on: TrainOn,
     sequence_length: int,
@@ -98,13 +98,27 @@ def stream_conversations(
 
     def make(form: Form, record: dict[str, Any]) -> RenderedConversation | str:
         if form is TOKENS:
-            rendered = _from_tokens(record, vocabulary=vocabulary or tokenizer.vocabulary_size)
+            rendered = _from_tokens(record, vocabulary=vocabulary_of(tokenizer, vocabulary))
         else:
             rendered = _from_messages(messages_of(form, record), tokenizer, train_on=train_on)
         return reason_if_too_long(len(rendered.ids), sequence_length=sequence_length, too_long=too_long) or rendered
 
     for where, rendered in read_each(paths, FORMS, make, report, bad_records=bad_records):
         yield ConversationSample(rendered=rendered, where=where)
+
+
+def needed(tokenizer: Tokenizer | None) -> Tokenizer:
+    """The tokenizer that text needs. Raises InputError if the model has none."""
+    if tokenizer is None:
+        raise InputError(
+            "a text, and the model came without a tokenizer: name it in tokenizer.path, or give records of token ids"
+        )
+    return tokenizer
+
+
+def vocabulary_of(tokenizer: Tokenizer | None, vocabulary: int | None) -> int:
+    """What ids must be below."""
+    return vocabulary or needed(tokenizer).vocabulary_size
 
 
 def as_messages(value: Any, key: str, *, speaker: Role) -> tuple[Message, ...]:
@@ -178,12 +192,12 @@ def messages_of(form: Form, record: dict[str, Any]) -> tuple[Message, ...]:
 
 
 def _from_messages(
-    messages: tuple[Message, ...], tokenizer: Phi4Tokenizer, *, train_on: TrainOn
+    messages: tuple[Message, ...], tokenizer: Tokenizer | None, *, train_on: TrainOn
 ) -> RenderedConversation:
     check_turns(messages)
     if all(message.role != "assistant" for message in messages):
         raise InputError("no message is the assistant's: there is no token to train on")
-    rendered = render_conversation(Conversation(messages), tokenizer, train_on=train_on)
+    rendered = needed(tokenizer).render(Conversation(messages), train_on=train_on)
     return RenderedConversation(np.array(rendered.ids, dtype=np.int32), np.array(rendered.trained, dtype=np.bool_))
 
 

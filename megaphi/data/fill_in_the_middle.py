@@ -17,6 +17,7 @@ import struct
 from dataclasses import dataclass
 
 from megaphi.errors import InputError
+from megaphi.tokenizer.interface import Tokenizer
 
 PREFIX, MIDDLE, SUFFIX = "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"
 
@@ -37,6 +38,13 @@ class FillInTheMiddle:
                 raise InputError(f"fill in the middle: {name} {getattr(self, name)} is not a share between 0 and 1")
         if not 0 <= self.seed < 1 << 64:
             raise InputError(f"fill in the middle: seed {self.seed} is outside 0 .. 2^64 - 1")
+
+
+def check_sentinels(tokenizer: Tokenizer, *, where: str) -> None:
+    """Raises InputError for a tokenizer without the three tokens."""
+    missing = [name for name in (PREFIX, MIDDLE, SUFFIX) if name not in tokenizer.special_ids]
+    if missing:
+        raise InputError(f"fill in the middle: the tokenizer {where} has no special token {missing[0]}: leave it out")
 
 
 @dataclass(frozen=True, slots=True)

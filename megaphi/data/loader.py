@@ -166,7 +166,7 @@ def open_mixture(
     *,
     sequence_length: int,
     seed: int,
-    tokenizer_fingerprint: str,
+    tokenizer_fingerprint: str | None,
     vocabulary_size: int,
     split: Split = "training",
     total_samples: int | None = None,
@@ -175,7 +175,7 @@ def open_mixture(
     """Open the datasets of a mixture's training or validation split.
 
     Args:
-        tokenizer_fingerprint: `Phi4Tokenizer.fingerprint` of the model's vocabulary.
+        tokenizer_fingerprint: `Tokenizer.fingerprint` of the model's; None where it has no tokenizer.
         total_samples: length of the run, which weights without a small common denominator need to come out exactly.
         stages: of a run that has several (`lay_out_stages`); default: one, of `sequence_length` and `total_samples`.
 

@@ -75,7 +75,9 @@ Unit = PairUnit | PivotalGroup
 def units_of(pairs: Sequence[PreferencePair], *, single_tokens: bool) -> list[Unit]:
     """Units in which every pair is once; with `single_tokens`, pairs of single tokens are decided by two logits."""
     groups: list[PivotalGroup] = []
-    is_single = np.array([single_tokens and len(pair.accepted) == len(pair.rejected) == 1 for pair in pairs])
+    is_single = np.array(
+        [single_tokens and len(pair.accepted) == len(pair.rejected) == 1 for pair in pairs], dtype=np.bool_
+    )
     if is_single.any():
         numbers = np.flatnonzero(is_single)
         groups = [

@@ -3,7 +3,7 @@
 A record is `prompt`, `accepted` and `rejected` as token ids (and, if it likes, `append_eos`), or a conversation as
 `messages` with the two answers as texts, or the hub's `chosen` and `rejected` behind a `prompt` (or ShareGPT's
 `conversations`), or these two alone as whole conversations: what both begin with is the prompt then, as in TRL. An
-answer to a conversation ends with `<|im_end|>`, as it does in the chat format; token ids stand as they are unless an
+answer to a conversation ends as in the chat format (Phi-4's with `<|im_end|>`); token ids stand as they are unless an
 end is asked for. Pivotal pairs, whose two sides are one token each, are many to a text: `group_single_tokens` finds
 those whose prompts begin one another, so that one pass over the longest prompt decides all of them.
 """
@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from megaphi.conversation import Conversation, Message, from_plain
 from megaphi.data.bad_records import OnBadRecords
-from megaphi.data.conversations import after_system, as_messages, as_text, check_turns
+from megaphi.data.conversations import after_system, as_messages, as_text, check_turns, needed, vocabulary_of
 from megaphi.data.documents import kind_of
 from megaphi.data.records import Form, SkipReport, TooLong, read_each, reason_if_too_long, token_ids
 from megaphi.errors import InputError
-from megaphi.tokenizer.chat_format import render_conversation
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 IDS = ("prompt", "accepted", "rejected")
 TOKENS = Form(IDS, ("append_eos",), answers=("accepted", "append_eos"), is_rendered=True)
@@ -63,7 +62,7 @@ class PreferencePair:
 
 def read_pairs(
     paths: Sequence[str],
-    tokenizer: Phi4Tokenizer,
+    tokenizer: Tokenizer | None,
     *,
     sequence_length: int,
     append_eos: bool,
@@ -78,7 +77,8 @@ def read_pairs(
         append_eos: end both sides of pairs of token ids with `<|im_end|>`, where a record does not say it itself.
         max_completion_tokens: cut both sides to so many tokens, their end included; pairs that are then equal are left
             out.
-        vocabulary: tokens of the model, where records hold ids of another tokenizer than `tokenizer`.
+        tokenizer: the model's; None where it has none, and every record must hold ids.
+        vocabulary: rows of the model's embedding, which records of ids must fit into.
 
     Raises:
         InputError: records are none of the forms above, a side is empty, or both are equal (file and line named), a
@@ -101,7 +101,7 @@ def read_pairs(
 
 def stream_pairs(
     paths: Sequence[str],
-    tokenizer: Phi4Tokenizer,
+    tokenizer: Tokenizer | None,
     *,
     sequence_length: int,
     append_eos: bool,
@@ -117,14 +117,14 @@ def stream_pairs(
 
     def make(form: Form, record: dict[str, Any]) -> PreferencePair | str:
         if form is TOKENS:
-            sides = [token_ids(record[key], key, vocabulary=vocabulary or tokenizer.vocabulary_size) for key in IDS]
-            with_end = _true_or_false(record.get("append_eos", append_eos))
+            sides = [token_ids(record[key], key, vocabulary=vocabulary_of(tokenizer, vocabulary)) for key in IDS]
+            if _true_or_false(record.get("append_eos", append_eos)):
+                end = np.array([needed(tokenizer).message_end], dtype=np.int32)
+                sides[1:] = [np.concatenate((side, end)) for side in sides[1:]]
         else:
-            prompt, accepted, rejected = _from_messages(record) if form is MESSAGES else _from_hub(form, record)
-            sides = _encoded(after_system(record, prompt), accepted, rejected, tokenizer)
-            with_end = True
-        end = [tokenizer.message_end] if with_end else []
-        pair = _finished(*sides, end=end, at_most=max_completion_tokens)
+            prompt, *answers = _from_messages(record) if form is MESSAGES else _from_hub(form, record)
+            sides = _encoded(after_system(record, prompt), answers, needed(tokenizer))
+        pair = _finished(*sides, at_most=max_completion_tokens)
         if pair is None:
             return f"both sides begin with the same max_completion_tokens={max_completion_tokens}"
         return reason_if_too_long(pair.tokens, sequence_length=sequence_length, too_long=too_long) or pair
@@ -223,16 +223,26 @@ def _holds(messages: tuple[Message, ...], part: tuple[Message, ...]) -> bool:
     return any(messages[start : start + len(part)] == part for start in range(len(messages) - len(part) + 1))
 
 
-def _encoded(
-    prompt: tuple[Message, ...], accepted: str, rejected: str, tokenizer: Phi4Tokenizer
-) -> list[NDArray[np.int32]]:
-    """Ids of the prompt, up to where the assistant begins, and of both answers without their end."""
-    for name, answer in (("accepted", accepted), ("rejected", rejected)):
+def _encoded(prompt: tuple[Message, ...], answers: Sequence[str], tokenizer: Tokenizer) -> list[NDArray[np.int32]]:
+    """Ids of the prompt, up to where the assistant begins, and of both answers with their end.
+
+    Rendered is the whole conversation with either answer, as fine-tuning renders it; the prompt is what stands before
+    what is trained. A token that a tokenizer makes across that border belongs to the answers.
+    """
+    for name, answer in zip(("accepted", "rejected"), answers, strict=True):
         if not answer.strip():
             raise InputError(f"the {name} answer is empty")
-    check_turns((*prompt, Message("assistant", accepted)))
-    prompt_ids = render_conversation(Conversation(prompt), tokenizer, add_generation_prompt=True).ids
-    return [np.array(ids, dtype=np.int32) for ids in (prompt_ids, *map(tokenizer.encode, (accepted, rejected)))]
+    check_turns((*prompt, Message("assistant", answers[0])))
+    whole = []
+    for answer in answers:
+        rendered = tokenizer.render(Conversation((*prompt, Message("assistant", answer))), train_on="last")
+        trained_T = np.flatnonzero(rendered.trained)
+        whole.append((np.array(rendered.ids, dtype=np.int32), int(trained_T[0]), int(trained_T[-1]) + 1))
+    (left_T, left_start, left_end), (right_T, right_start, right_end) = whole
+    shorter = min(left_start, right_start)
+    different_T = left_T[:shorter] != right_T[:shorter]
+    start = int(np.argmax(different_T)) if different_T.any() else shorter
+    return [left_T[:start], left_T[start:left_end], right_T[start:right_end]]
 
 
 def _finished(
@@ -240,14 +250,12 @@ def _finished(
     accepted: NDArray[np.int32],
     rejected: NDArray[np.int32],
     *,
-    end: list[int],
     at_most: int | None,
 ) -> PreferencePair | None:
-    """The pair with its ends, cut; None if nothing that differs is left."""
+    """The pair, cut; None if nothing that differs is left."""
     if np.array_equal(accepted, rejected):
         raise InputError("the accepted and the rejected side are the same: there is nothing to prefer")
-    ends = np.array(end, dtype=np.int32)
-    accepted, rejected = (np.concatenate((side, ends))[:at_most] for side in (accepted, rejected))
+    accepted, rejected = accepted[:at_most], rejected[:at_most]
     if np.array_equal(accepted, rejected):
         return None
     return PreferencePair(prompt=prompt, accepted=accepted, rejected=rejected)

@@ -54,14 +54,14 @@ class TokenStream:
 def open_streams(
     paths: Mapping[str, Sequence[str]],
     *,
-    tokenizer_fingerprint: str,
+    tokenizer_fingerprint: str | None,
     vocabulary_size: int,
     remote: RemoteReading | None = None,
 ) -> list[TokenStream]:
     """Open the datasets of all sources: name -> prefixes, globs, manifests or URLs (see `source_paths.py`), in order.
 
     Args:
-        tokenizer_fingerprint: `Phi4Tokenizer.fingerprint` of the model's vocabulary.
+        tokenizer_fingerprint: `Tokenizer.fingerprint` of the model's; None where it has no tokenizer.
         remote: how datasets in object storage are read.
 
     Raises:
@@ -124,7 +124,7 @@ def _check_one_tokenizer(stream: TokenStream) -> None:
             )
 
 
-def check_vocabulary(stream: TokenStream, *, tokenizer_fingerprint: str, vocabulary_size: int) -> None:
+def check_vocabulary(stream: TokenStream, *, tokenizer_fingerprint: str | None, vocabulary_size: int) -> None:
     """Refuse ids that mean something else to the model, or nothing.
 
     A dataset that another program wrote does not say what its ids mean; then only the range of a sample can be checked.
@@ -132,11 +132,17 @@ def check_vocabulary(stream: TokenStream, *, tokenizer_fingerprint: str, vocabul
     silent = [dataset for dataset in stream.datasets if _tokenizer_of(dataset) is None]
     for dataset in stream.datasets:
         description = dataset.description or {}
-        if (tokenizer := _tokenizer_of(dataset)) not in (None, tokenizer_fingerprint):
+        tokenizer = _tokenizer_of(dataset)
+        if tokenizer is not None and tokenizer_fingerprint is None:
+            raise InputError(
+                f"{dataset.prefix} was made with a tokenizer (fingerprint {str(tokenizer)[:12]}), and the model came"
+                " without one: name the model's in tokenizer.path (a folder with tokenizer.json, or phi4)"
+            )
+        if tokenizer not in (None, tokenizer_fingerprint):
             raise InputError(
                 f"{dataset.prefix} was tokenised with another vocabulary (of {description.get('vocabulary_size')}"
                 f" tokens, fingerprint {str(tokenizer)[:12]}) than the model's ({vocabulary_size}"
-                f" tokens, {tokenizer_fingerprint[:12]}): tokenise it again, or choose the model's vocabulary to match"
+                f" tokens, {str(tokenizer_fingerprint)[:12]}): tokenise it again, or choose the model's to match"
             )
     for dataset in silent:
         largest = max((int(tokens.max()) for tokens in _sample(dataset)), default=0)

@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megaphi.errors import InputError
+from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
-ENCODERS = ("tiktoken", "gigatoken")
+TIKTOKEN, GIGATOKEN, TOKENIZERS = "tiktoken", "gigatoken", "tokenizers"
+ENCODERS = (TIKTOKEN, GIGATOKEN)
+"""Of Phi-4's tokenizer; every tokenizer.json has one engine, the library `tokenizers`."""
 SPOT_CHECK_EVERY = 256
 """One document in so many, and the first of every shard, is encoded by tiktoken too."""
 
@@ -32,7 +35,15 @@ _PROBED = (range(0xD800), range(0xE000, 0x40000), range(0xE0000, 0xF0000))
 _PROBE_BLOCK = 256
 
 
-def open_encoder(name: str, tokenizer: Phi4Tokenizer, *, doubtful: Sequence[int]) -> Encode:
+def chosen_encoder(name: str | None, tokenizer: Tokenizer) -> str:
+    """The encoder to use. Raises InputError for one that the tokenizer does not have."""
+    known = ENCODERS if isinstance(tokenizer, Phi4Tokenizer) else (TOKENIZERS,)
+    if name is not None and name not in known:
+        raise InputError(f"no encoder {name!r}: choose one of {', '.join(known)}")
+    return name or known[0]
+
+
+def open_encoder(name: str, tokenizer: Tokenizer, *, doubtful: Sequence[int]) -> Encode:
     """The encoder called `name` for the tokenizer's vocabulary.
 
     Args:
@@ -41,8 +52,9 @@ def open_encoder(name: str, tokenizer: Phi4Tokenizer, *, doubtful: Sequence[int]
     Raises:
         InputError: the encoder is not installed.
     """
-    if name == "tiktoken":
+    if name != GIGATOKEN:
         return tokenizer.encode_to_array
+    assert isinstance(tokenizer, Phi4Tokenizer)  # `chosen_encoder`
     return exact_encoder(_open_gigatoken(tokenizer), tokenizer, doubtful)
 
 
@@ -52,7 +64,7 @@ def find_doubtful_characters(name: str, *, ranks_file: str | None = None) -> tup
     Both are asked with the whole vocabulary, whatever is to be used: a small one lacks the tokens that tell the kinds
     of character apart, and how text is split does not depend on it.
     """
-    if name == "tiktoken":
+    if name != GIGATOKEN:
         return ()
     tokenizer = load_tokenizer(ranks_file=ranks_file)
     return doubtful_characters(_open_gigatoken(tokenizer), tokenizer)
@@ -99,7 +111,7 @@ def _differ(text: str, fast: Encode, tokenizer: Phi4Tokenizer) -> bool:
     return not np.array_equal(fast(text), tokenizer.encode_to_array(text))
 
 
-def spot_check(text: str, ids: ArrayLike, tokenizer: Phi4Tokenizer, *, encoder: str, where: str) -> None:
+def spot_check(text: str, ids: ArrayLike, tokenizer: Tokenizer, *, encoder: str, where: str) -> None:
     """Raise `InputError` where `ids` are not tiktoken's; `where` names the document."""
     ids_N, expected_N = np.asarray(ids), tokenizer.encode_to_array(text)
     if np.array_equal(ids_N, expected_N):

@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.data.bad_records import OnBadRecords
-from megaphi.data.fill_in_the_middle import FillInTheMiddle
+from megaphi.data.fill_in_the_middle import FillInTheMiddle, check_sentinels
 from megaphi.data.indexed_dataset import IndexedDataset
 from megaphi.data.join_shards import damaged_shards, join_shards
-from megaphi.data.text_encoders import ENCODERS
+from megaphi.data.text_encoders import chosen_encoder
 from megaphi.data.tokenize_members import Meeting, Member, meeting_of
 from megaphi.data.tokenize_plan import TokenizePlan, TokenizeSettings, is_up_to_date, make_plan, parts_folder_of
-from megaphi.data.tokenize_shards import missing_shards, tokenize_missing, tokenizer_of
+from megaphi.data.tokenize_shards import missing_shards, tokenize_missing, tokenizer_at
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
 from megaphi.log import logger
-from megaphi.tokenizer.special_tokens import FULL_VOCABULARY_SIZE
+from megaphi.tokenizer.open_tokenizer import PHI4
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system without locks answers."""
@@ -72,39 +72,44 @@ def plan_tokenizing(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    vocabulary_size: int = FULL_VOCABULARY_SIZE,
+    tokenizer: str = PHI4,
+    vocabulary_size: int | None = None,
     ranks_file: str | None = None,
     text_key: str = "text",
     shuffle_seed: int | None = 0,
-    encoder: str = "tiktoken",
+    encoder: str | None = None,
     fill_in_the_middle: FillInTheMiddle | None = None,
     bad_records: OnBadRecords = "error",
     threads: int = 1,
 ) -> TokenizePlan:
     """What `tokenize_documents` with these arguments would do; writes nothing."""
-    if encoder not in ENCODERS:
-        raise InputError(f"no encoder {encoder!r}: choose one of {', '.join(ENCODERS)}")
+    if vocabulary_size is not None and tokenizer != PHI4:
+        raise InputError(f"a vocabulary of {vocabulary_size} is for Phi-4's tokenizer: {tokenizer} has its own size")
+    opened = tokenizer_at(tokenizer, vocabulary_size, ranks_file)
+    if fill_in_the_middle is not None:
+        check_sentinels(opened, where=tokenizer)
     settings = TokenizeSettings(
-        vocabulary_size=vocabulary_size,
+        vocabulary_size=opened.vocabulary_size,
+        tokenizer=tokenizer,
         ranks_file=ranks_file,
         text_key=text_key,
-        encoder=encoder,
+        encoder=chosen_encoder(encoder, opened),
         fill_in_the_middle=fill_in_the_middle,
         bad_records=bad_records,
     )
-    tokenizer = tokenizer_of(vocabulary_size, ranks_file)
-    return make_plan(inputs, output, tokenizer=tokenizer, settings=settings, shuffle_seed=shuffle_seed, threads=threads)
+    return make_plan(inputs, output, tokenizer=opened, settings=settings, shuffle_seed=shuffle_seed, threads=threads)
 
 
 def tokenize_documents(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    vocabulary_size: int = FULL_VOCABULARY_SIZE,
+    tokenizer: str = PHI4,
+    vocabulary_size: int | None = None,
     ranks_file: str | None = None,
     text_key: str = "text",
     shuffle_seed: int | None = 0,
-    encoder: str = "tiktoken",
+    encoder: str | None = None,
     fill_in_the_middle: FillInTheMiddle | None = None,
     bad_records: OnBadRecords = "error",
     processes: int | None = None,
@@ -113,11 +118,12 @@ def tokenize_documents(
 ) -> TokenizeSummary:
     """Tokenise the documents of `inputs` (files, folders, patterns) into `output`.bin/.idx/.json.
 
-    Every document ends with `<|endoftext|>`; empty ones are left out. A dataset that was made from the same files with
+    Every document ends with the end of text; empty ones are left out. A dataset that was made from the same files with
     the same settings is kept. Needs twice the dataset's size on disk for a moment.
 
     Args:
-        vocabulary_size, ranks_file: which tokenizer, see `load_tokenizer`.
+        tokenizer: `phi4`, or a folder with tokenizer.json.
+        vocabulary_size, ranks_file: of Phi-4's, see `load_tokenizer`.
         text_key: the field or column that holds the text of a record.
         shuffle_seed: seed of the documents' order; None keeps the order of the inputs.
         encoder: which engine makes the ids, see `text_encoders.py`.
@@ -137,6 +143,7 @@ def tokenize_documents(
         plan = plan_tokenizing(
             inputs,
             output,
+            tokenizer=tokenizer,
             vocabulary_size=vocabulary_size,
             ranks_file=ranks_file,
             text_key=text_key,

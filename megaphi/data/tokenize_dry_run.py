@@ -56,7 +56,7 @@ def describe_plan(plan: TokenizePlan, member: Member, *, processes: int | None) 
 def estimate_tokens(plan: TokenizePlan) -> float:
     """Tokens of all inputs, from the first documents of files spread over the list."""
     settings = plan.settings
-    tokenizer = tokenizer_of(settings.vocabulary_size, settings.ranks_file)
+    tokenizer = tokenizer_of(settings)
     chosen = plan.files[:: max(1, len(plan.files) // SAMPLED_FILES)][:SAMPLED_FILES]
     tokens = stored = 0.0
     for file in chosen:

@@ -26,7 +26,7 @@ from megaphi.data.order import ORDER_VERSION
 from megaphi.data.token_files import with_ending
 from megaphi.errors import InputError
 from megaphi.files import sha256_of
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 SHARD_VERSION = 3
 SMALLEST_SHARD = 1 << 20
@@ -46,6 +46,9 @@ class TokenizeSettings:
     """What a worker process needs to know besides the pieces."""
 
     vocabulary_size: int
+    """Tokens of the tokenizer; Phi-4's is cut to them."""
+    tokenizer: str
+    """Where it is: `phi4`, or a path, as `open_path` takes them."""
     ranks_file: str | None
     text_key: str
     encoder: str
@@ -115,7 +118,7 @@ def make_plan(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    tokenizer: Phi4Tokenizer,
+    tokenizer: Tokenizer,
     settings: TokenizeSettings,
     shuffle_seed: int | None,
     threads: int,

@@ -30,6 +30,7 @@ from megaphi.data.fill_in_the_middle import rearrange
 from megaphi.data.indexed_dataset import IndexedDataset, best_dtype
 from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.text_encoders import (
+    GIGATOKEN,
     SPOT_CHECK_EVERY,
     Encode,
     find_doubtful_characters,
@@ -40,7 +41,8 @@ from megaphi.data.token_files import with_ending
 from megaphi.data.tokenize_plan import Shard, TokenizeSettings
 from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar
-from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
+from megaphi.tokenizer.interface import Tokenizer
+from megaphi.tokenizer.open_tokenizer import PHI4, open_path
 
 BATCH_TOKENS = 1 << 18
 """Tokens that are gathered for one write."""
@@ -163,14 +165,18 @@ def _start_worker() -> None:
 
 
 @functools.cache
-def tokenizer_of(vocabulary_size: int, ranks_file: str | None) -> Phi4Tokenizer:
-    """`load_tokenizer`, once in a process."""
-    return load_tokenizer(vocabulary_size, ranks_file=ranks_file)
+def tokenizer_at(path: str, vocabulary_size: int | None, ranks_file: str | None) -> Tokenizer:
+    """`open_path`, once in a process; only Phi-4's is cut to `vocabulary_size`."""
+    return open_path(path, vocabulary=vocabulary_size if path == PHI4 else None, ranks_file=ranks_file)
+
+
+def tokenizer_of(settings: TokenizeSettings) -> Tokenizer:
+    return tokenizer_at(settings.tokenizer, settings.vocabulary_size, settings.ranks_file)
 
 
 @functools.cache
-def _tools(settings: TokenizeSettings) -> tuple[Phi4Tokenizer, Encode]:
-    tokenizer = tokenizer_of(settings.vocabulary_size, settings.ranks_file)
+def _tools(settings: TokenizeSettings) -> tuple[Tokenizer, Encode]:
+    tokenizer = tokenizer_of(settings)
     return tokenizer, open_encoder(settings.encoder, tokenizer, doubtful=settings.doubtful)
 
 
@@ -186,7 +192,7 @@ def tokenize_shard(shard: Shard, settings: TokenizeSettings) -> ShardCounts:
             if not text:
                 empty += 1
                 continue
-            if settings.encoder != "tiktoken" and number % SPOT_CHECK_EVERY == 0:
+            if settings.encoder == GIGATOKEN and number % SPOT_CHECK_EVERY == 0:
                 where = f"document {number:,} of the shard that begins with {shard.pieces[0].path}, in {piece.path}"
                 spot_check(text, encode(text), tokenizer, encoder=settings.encoder, where=where)
             parts = _encode_document(text, tokenizer, encode, settings)
@@ -211,13 +217,12 @@ def _texts(shard: Shard, settings: TokenizeSettings, bad: BadRecords) -> Iterato
 
 
 def _encode_document(
-    text: str, tokenizer: Phi4Tokenizer, encode: Encode, settings: TokenizeSettings
+    text: str, tokenizer: Tokenizer, encode: Encode, settings: TokenizeSettings
 ) -> list[NDArray[np.uint32]]:
-    """Ids of a document, with its end: a list of arrays."""
-    end = _one_token(tokenizer.end_of_text)
+    """Ids of a document, with its start and its end: a list of arrays."""
+    ids, end = [_one_token(token) for token in tokenizer.text_start], _one_token(tokenizer.end_of_text)
     if settings.fill_in_the_middle is None:
-        return [encode(text), end]
-    ids: list[NDArray[np.uint32]] = []
+        return [*ids, encode(text), end]
     for part in rearrange(text, settings.fill_in_the_middle):
         if part.sentinel is not None:
             ids.append(_one_token(tokenizer.special_ids[part.sentinel]))

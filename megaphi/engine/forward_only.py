@@ -24,6 +24,7 @@ from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_regi
 from torch import Tensor
 
 from megaphi.engine.checkpoint import load_weight, refuse_unread_weights
+from megaphi.engine.model_tokenizer import context_of
 from megaphi.engine.same_run import agree_on_weights, code_facts
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
@@ -50,7 +51,7 @@ class ReadingModel:
     world: World
     module: PaddedModel
     context: int
-    """Sequence length that the model was trained with."""
+    """Longest text that the model is made for, in tokens."""
 
 
 @torch.no_grad()
@@ -62,7 +63,7 @@ def open_model(
     layout = check_reading_layout(layout or ParallelLayout(), architecture)
     world = start_world(layout, seed=0, facts=code_facts)
     agree_on_weights(world, reader)
-    context = reader.config.get("batch", {}).get("sequence_length", 4_096)
+    context = context_of(reader)
     own: Precision = "bfloat16" if reader.dtype(OUTPUT) == torch.bfloat16 else "float32"
     numbers = parameters or own
     agreed(world, lambda: check_kernels(architecture, device=world.device, parameters=numbers, reads=True))

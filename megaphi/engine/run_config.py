@@ -21,6 +21,8 @@ from megaphi.model.architecture import Architecture
 from megaphi.own_code import digest_of, split_name
 from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.tokenizer.open_tokenizer import PHI4, open_path
+from megaphi.tokenizer.phi4 import check_vocabulary_size
 
 Kind = Literal["pretrain", "finetune", "prefer"]
 
@@ -141,7 +143,12 @@ class NumericPrecision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokenizer:
-    """Which ids the data holds (config section `tokenizer`); its size is `model.vocabulary`."""
+    """Which ids the data holds (config section `tokenizer`); they fit into `model.vocabulary`."""
+
+    path: str | None = None
+    """Folder with tokenizer.json, or `phi4`; none: that of the initial checkpoint, else Phi-4's, cut to the model."""
+    fingerprint: str = ""
+    """Filled in when the run starts; one that is given must be the tokenizer's. `none`: the model has no tokenizer."""
 
     ranks_file: str | None = None
     """Path of cl100k_base.tiktoken; none looks in TIKTOKEN_CACHE_DIR and in the installed packages."""
@@ -204,6 +211,8 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
         _check_packed(run, layout)
     if run.run.steps:
         check_steps(run)
+    _check_context(run)
+    _check_vocabulary(run)
     check_remote_reading(run.mixture.remote)
     if run.run.time_limit is not None:
         limit_seconds(run.run.time_limit)
@@ -237,6 +246,26 @@ def _pinned_objective(run: RunConfig) -> str | None:
             f"{digest}): put that back, or set objective={name} to take this one"
         )
     return f"{name}@{digest}"
+
+
+def _check_context(run: RunConfig) -> None:
+    longest = max(shape.sequence_length for shape in batch_shapes(run))
+    if run.model.context and longest > run.model.context:
+        raise InputError(
+            f"model.context={run.model.context}: the run has sequences of {longest} tokens; raise it to {longest}, or"
+            " leave it out, and the model's context becomes the longest sequence"
+        )
+
+
+def _check_vocabulary(run: RunConfig) -> None:
+    """A new model without a tokenizer of its own has Phi-4's; another one must have as many tokens at most."""
+    if run.tokenizer.path not in (None, PHI4):
+        open_path(run.tokenizer.path, vocabulary=run.model.vocabulary)
+    elif run.tokenizer.path == PHI4 or run.run.initial_checkpoint is None:
+        try:
+            check_vocabulary_size(run.model.vocabulary)
+        except InputError as error:
+            raise InputError(f"model.vocabulary: {error}; or name another tokenizer in tokenizer.path") from None
 
 
 def check_kind(run: RunConfig) -> Kind:

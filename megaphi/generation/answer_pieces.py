@@ -15,7 +15,7 @@ from megaphi.conversation import Finish
 from megaphi.generation.requests import News, Request, Score
 from megaphi.generation.service import Submission
 from megaphi.generation.text import TextStream
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class Piece:
     """The echo of the prompt."""
 
 
-async def answer_pieces(submission: Submission, plan: Plan, tokenizer: Phi4Tokenizer) -> AsyncIterator[Piece]:
+async def answer_pieces(submission: Submission, plan: Plan, tokenizer: Tokenizer) -> AsyncIterator[Piece]:
     """Pieces of all answers, as they come. Raises what the submission raises. `submission` is of `plan.requests`."""
     names = [request.name for request in submission.requests]
     scored = {name: request.prompt for name, request in zip(names, plan.scored, strict=False)}
@@ -95,13 +95,13 @@ async def answer_pieces(submission: Submission, plan: Plan, tokenizer: Phi4Token
             yield piece
 
 
-def _stream(choice: Request, plan: Plan, tokenizer: Phi4Tokenizer) -> TextStream:
+def _stream(choice: Request, plan: Plan, tokenizer: Tokenizer) -> TextStream:
     """The text of an answer, behind that of its prompt if it is told."""
     before = len(tokenizer.decode(choice.prompt)) if plan.is_echo else 0
     return TextStream(tokenizer, choice.sampling.stop, before=before)
 
 
-def prompt_piece(plan: Plan, place: int, scores: Sequence[Score], tokenizer: Phi4Tokenizer) -> Piece:
+def prompt_piece(plan: Plan, place: int, scores: Sequence[Score], tokenizer: Tokenizer) -> Piece:
     """A prompt as the beginning of an answer. Nothing is known of its first token: nothing is before it."""
     prompt = plan.choices[place].prompt
     stream, text, tokens = TextStream(tokenizer), "", []

@@ -21,7 +21,7 @@ from megaphi.errors import InputError, RunFailed
 from megaphi.generation.http_exchange import Patience, connect, post_json
 from megaphi.generation.request_journal import RequestJournal, request_key
 from megaphi.json_text import parse_json
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
 NEUTRAL = Sampling()
@@ -37,7 +37,7 @@ class EndpointSampler:
         url: str,
         model: str,
         *,
-        tokenizer: Phi4Tokenizer,
+        tokenizer: Tokenizer,
         api_key: str | None = None,
         concurrency: int = 16,
         patience: Patience = Patience(),  # noqa: B008 (frozen)

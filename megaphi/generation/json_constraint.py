@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.errors import InputError
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -32,7 +32,7 @@ COMPILER: dict[str, Any] = {"lenient": False, "coerce_one_of": False, "whitespac
 class Constraints:
     """Opens constraints for the vocabulary of one tokenizer, which takes a second before the first; thread-safe."""
 
-    def __init__(self, tokenizer: Phi4Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._prepared: LLTokenizer | None = None
         self._preparing = threading.Lock()
@@ -77,7 +77,7 @@ class _Spelled:
 
     bos_token_id = None
 
-    def __init__(self, tokenizer: Phi4Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.eos_token_id = min(tokenizer.stop_tokens)
         self.tokens = [tokenizer.decode_bytes([token]) for token in range(tokenizer.vocabulary_size)]
         self.special_token_ids = sorted(tokenizer.special_ids.values())

@@ -11,7 +11,7 @@ from megaphi.generation.engine import Engine
 from megaphi.generation.generate import Continuation
 from megaphi.generation.requests import Request
 from megaphi.generation.text import TextStream, render_prompt
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class LocalSampler:
     def __init__(
         self,
         engine: Engine,
-        tokenizer: Phi4Tokenizer,
+        tokenizer: Tokenizer,
         *,
         name: str,
         on_end: Callable[[], object] = lambda: None,

@@ -15,7 +15,7 @@ from megaphi.generation.answer_pieces import Piece, Plan, Token
 from megaphi.generation.openai_fields import ApiError
 from megaphi.generation.openai_requests import Order
 from megaphi.generation.requests import Request
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 SMALLEST_LOG_PROBABILITY = -9999.0  # vLLM's stand-in for minus infinity, which JSON cannot hold
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -38,7 +38,7 @@ class Writer:
 
     order: Order
     plan: Plan
-    tokenizer: Phi4Tokenizer
+    tokenizer: Tokenizer
     model: str
     identity: str
     created: int

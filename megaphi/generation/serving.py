@@ -16,7 +16,7 @@ from megaphi.generation.openai_requests import Order, read_order
 from megaphi.generation.requests import Request
 from megaphi.generation.service import GenerationService
 from megaphi.generation.text import render_prompt
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Serving:
     """What the handlers of one application share."""
 
     service: GenerationService
-    tokenizer: Phi4Tokenizer
+    tokenizer: Tokenizer
     constraints: Constraints
     """For the same tokenizer."""
     model: str

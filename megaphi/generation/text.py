@@ -7,22 +7,19 @@ complete first, the longest of them if several are, which depends on the text al
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 
 from megaphi.conversation import Conversation, Prompt
-from megaphi.tokenizer.chat_format import render_conversation
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 
 class TextStream:
     """Turns the tokens of one answer into pieces of text that join to its whole text."""
 
-    def __init__(self, tokenizer: Phi4Tokenizer, stop: Sequence[str] = (), *, before: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, before: int = 0) -> None:
         """`stop`: texts that end the answer, none of them empty; `before`: characters that stand before it."""
-        self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = tokenizer.open_decoder()
         self._held = ""
         self.characters = before
         """Where the next token's text begins: what is decoded, held ones and those of a stop text included."""
@@ -31,11 +28,11 @@ class TextStream:
 
     def add(self, token: int) -> str:
         """The text that has become certain with this token, often none."""
-        return self._advance(self._decoder.decode(self._tokenizer.decode_bytes([token])))
+        return self._advance(self._decoder.add(token))
 
     def end(self) -> str:
         """What is left when no token follows; half a character becomes U+FFFD."""
-        text = self._advance(self._decoder.decode(b"", final=True)) + self._held
+        text = self._advance(self._decoder.end()) + self._held
         self._held = ""
         return text
 
@@ -70,10 +67,10 @@ def _unfinished(text: str, stop: Sequence[str]) -> int:
     )
 
 
-def render_prompt(prompt: Prompt, tokenizer: Phi4Tokenizer) -> tuple[int, ...]:
-    """Token ids of a prompt: a conversation up to where the assistant begins, a text as it stands, ids as they are."""
+def render_prompt(prompt: Prompt, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Token ids: a conversation up to where the assistant begins, a text behind what begins texts, ids as they are."""
     if isinstance(prompt, Conversation):
-        return tuple(render_conversation(prompt, tokenizer, add_generation_prompt=True).ids)
+        return tuple(tokenizer.render(prompt, add_generation_prompt=True).ids)
     if isinstance(prompt, str):
-        return tuple(tokenizer.encode(prompt))
+        return (*tokenizer.text_start, *tokenizer.encode(prompt))
     return tuple(prompt)

@@ -19,7 +19,7 @@ OPERATORS = (
     *("causal_softmax", "masked_softmax", "paged_attention"),
 )
 """Kernels of `model.kernels=fused`."""
-HOW_IT_IS_COMPUTED = ("initial_std", "kernels", "attention", "loss_chunk_tokens", "allow_slow_operators")
+HOW_IT_IS_COMPUTED = ("initial_std", "kernels", "attention", "loss_chunk_tokens", "allow_slow_operators", "context")
 """Fields of an architecture that decide how a model begins and is computed, not what its weights mean."""
 
 
@@ -44,7 +44,9 @@ class Architecture:
     """Key-value heads; each serves heads / key_value_groups query heads."""
     head_size: Annotated[int, Range(minimum=1)]
     vocabulary: Annotated[int, Range(minimum=1)]
-    """Rows of the embedding, special and padding ids included; the tokenizer is cut to the same number."""
+    """Rows of the embedding, special and padding ids included; Phi-4's tokenizer is cut to the same number."""
+    context: Annotated[int, Range(minimum=0)] = 0
+    """Longest text the model is made for; 0: the initial checkpoint's or, if longer, the run's longest sequence."""
     norm_eps: Annotated[float, Range(above=0)] = 1e-5
     rotary_base: Annotated[float, Range(above=0)] = 10_000.0
     """10,000 in pretraining (default), 250,000 from mid-training on (paper)."""

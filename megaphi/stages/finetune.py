@@ -25,16 +25,17 @@ from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
-from megaphi.tokenizer.chat_format import RenderedConversation
-from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
+from megaphi.stages.inheritance import inherit
+from megaphi.tokenizer.interface import RenderedConversation, Tokenizer
 
 
 def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
     """Train on `run.conversations`. Every rank of the job calls this."""
     assert run.conversations is not None
     world = start_run(run)
-    tokenizer = agreed(world, lambda: load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file))
-    training, validation = agreed(world, lambda: _read(run, tokenizer))
+    inherited = inherit(run, world, open_weights)
+    run, padding_token = inherited.run, inherited.padding_token
+    training, validation = agreed(world, lambda: _read(run, inherited.tokenizer))
     capacity = run.batch.sequence_length
     run, data = agreed(
         world,
@@ -43,10 +44,10 @@ def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
             world,
             name="conversations",
             lengths=[len(sample.ids) for sample in training],
-            make_batch=conversation_batch(training, capacity=capacity, padding_token=tokenizer.pad),
+            make_batch=conversation_batch(training, capacity=capacity, padding_token=padding_token),
             content=content_of(training),
             held_out_lengths=[len(sample.ids) for sample in validation],
-            make_held_out=conversation_batch(validation, capacity=capacity, padding_token=tokenizer.pad),
+            make_held_out=conversation_batch(validation, capacity=capacity, padding_token=padding_token),
         ),
     )
     objective = agreed(world, lambda: load_objective(run))
@@ -55,7 +56,7 @@ def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
     return training_loop(model, data, open_weights=open_weights, objective=objective)
 
 
-def _read(run: RunConfig, tokenizer: Phi4Tokenizer) -> tuple[list[RenderedConversation], list[RenderedConversation]]:
+def _read(run: RunConfig, tokenizer: Tokenizer | None) -> tuple[list[RenderedConversation], list[RenderedConversation]]:
     """The conversations to train on, and those held out."""
     rules = run.conversations
     assert rules is not None

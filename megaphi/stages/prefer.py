@@ -30,10 +30,11 @@ from megaphi.log import logger
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
 from megaphi.stages.finetune import open_rows
+from megaphi.stages.inheritance import inherit
 from megaphi.stages.losses import loss_before_the_first_update
 from megaphi.stages.preference import PreferenceObjective
 from megaphi.stages.reference import fill_reference, reference_key
-from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
+from megaphi.tokenizer.interface import Tokenizer
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """How far the first loss may be from what it must be: rounding, because neighbours in a row are others."""
@@ -44,14 +45,15 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
     rules = run.preferences
     assert rules is not None
     world = start_run(run)
-    tokenizer = agreed(world, lambda: load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file))
-    training, validation = agreed(world, lambda: _read(run, rules, tokenizer))
+    inherited = inherit(run, world, open_weights)
+    run, padding_token = inherited.run, inherited.padding_token
+    training, validation = agreed(world, lambda: _read(run, rules, inherited.tokenizer))
     pairs = [*training, *validation]
     reference_N2 = np.zeros((len(pairs), 2))
     # With a cross-entropy in the loss the softmax is needed anyway; two logits are not enough then.
     split_units = partial(units_of, single_tokens=rules.sft_weight == 0)
     units, held_out = split_units(training), split_units(validation)
-    make = partial(pair_batch, capacity=run.batch.sequence_length, padding_token=tokenizer.pad)
+    make = partial(pair_batch, capacity=run.batch.sequence_length, padding_token=padding_token)
     run, data = agreed(
         world,
         lambda: open_rows(
@@ -72,10 +74,10 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
         reader = agreed(world, lambda: open_weights(path))
         agree_on_weights(world, reader)
         load_weights(model, reader)
-    key = reference_key(model, tokenizer_fingerprint=tokenizer.fingerprint)
+    key = reference_key(model, tokenizer_fingerprint=run.tokenizer.fingerprint)
     folder = Path(rules.reference_folder or f"{run.run.folder}/reference") / key[:32]
     computed = fill_reference(
-        model, pairs, split_units(pairs), reference_N2, folder=folder, padding_token=tokenizer.pad
+        model, pairs, split_units(pairs), reference_N2, folder=folder, padding_token=padding_token
     )
     logger.info("reference log-probabilities: %d pairs computed, %d looked up", computed, len(pairs) - computed)
     return training_loop(
@@ -88,7 +90,7 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
 
 
 def _read(
-    run: RunConfig, rules: Preferences, tokenizer: Phi4Tokenizer
+    run: RunConfig, rules: Preferences, tokenizer: Tokenizer | None
 ) -> tuple[Sequence[PreferencePair], Sequence[PreferencePair]]:
     """The pairs to train on, and those held out."""
     found: list[Sequence[PreferencePair]] = []

@@ -1,4 +1,4 @@
-"""Pretraining: next-token prediction on a mixture of documents, from random weights (paper, section 3)."""
+"""Pretraining: next-token prediction on a mixture of documents, from random weights or others (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megaphi.log import logger
 from megaphi.model.arithmetic import explain_utilisation
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
-from megaphi.tokenizer.phi4 import load_tokenizer
+from megaphi.stages.inheritance import Inheritance, inherit, inheritance_of
 
 
 def pretrain(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
@@ -25,7 +25,9 @@ def pretrain(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
     `open_weights` opens `run.initial_checkpoint`: `conversion.open_weights` knows other formats than checkpoints.
     """
     world = start_run(run)
-    training, validation = agreed(world, lambda: open_data(run))
+    inherited = inherit(run, world, open_weights)
+    run = inherited.run
+    training, validation = agreed(world, lambda: _open_data(inherited))
     agree_on_data(world, training, validation)
     _introduce(run, world, training)
     objective = agreed(world, lambda: load_objective(run))
@@ -34,18 +36,26 @@ def pretrain(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
     return training_loop(model, data, open_weights=open_weights, objective=objective)
 
 
-def open_data(run: RunConfig) -> tuple[OpenMixture, OpenMixture | None]:
-    """Open the mixture, checked against the recipe's tokenizer, and the held-out one where there is any."""
-    return open_split(run, "training"), open_split(run, "validation") if has_validation(run) else None
+def open_data(
+    run: RunConfig, *, open_weights: OpenWeights = CheckpointReader
+) -> tuple[OpenMixture, OpenMixture | None]:
+    """Open the mixture, checked against the model's tokenizer, and the held-out one where there is any."""
+    return _open_data(inheritance_of(run, open_weights))
 
 
-def open_split(run: RunConfig, split: Split) -> OpenMixture:
-    tokenizer = load_tokenizer(run.model.vocabulary, ranks_file=run.tokenizer.ranks_file)
+def _open_data(inherited: Inheritance) -> tuple[OpenMixture, OpenMixture | None]:
+    run = inherited.run
+    return open_split(inherited, "training"), open_split(inherited, "validation") if has_validation(run) else None
+
+
+def open_split(inherited: Inheritance, split: Split) -> OpenMixture:
+    """One side of the data."""
+    run, tokenizer = inherited.run, inherited.tokenizer
     return open_mixture(
         run.mixture,
         sequence_length=run.batch.sequence_length,
         seed=run.seed,
-        tokenizer_fingerprint=tokenizer.fingerprint,
+        tokenizer_fingerprint=None if tokenizer is None else tokenizer.fingerprint,
         vocabulary_size=run.model.vocabulary,
         split=split,
         stages=stages_of(run) if split == "training" else None,

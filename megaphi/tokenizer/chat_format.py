@@ -8,28 +8,13 @@ others say is context. Contents are encoded as ordinary text, so no message can 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from megaphi.conversation import Conversation
-from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.interface import RenderedConversation, TrainOn
 
-TrainOn = Literal["assistant", "last"]
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedConversation:
-    """Token ids of a conversation and, for each, whether it is a target of training.
-
-    `trained[i]` belongs to `ids[i]` itself, the token to be predicted (from position i - 1), not to the position that
-    predicts it. Lists as `render_conversation` makes them; arrays where many are kept (`data/conversations.py`).
-    """
-
-    ids: list[int] | NDArray[np.int32]
-    trained: list[bool] | NDArray[np.bool_]
+if TYPE_CHECKING:
+    from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
 
 def render_conversation(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.files import write_json, write_text
+from megaphi.tokenizer.byte_letters import byte_letters
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
 from megaphi.tokenizer.special_tokens import END_OF_TEXT, MESSAGE_END, PAD
 
@@ -66,13 +67,6 @@ def merge_of(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
         best = pair_ranks.index(min(pair_ranks))
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return parts[0], parts[1]
-
-
-def byte_letters() -> dict[int, str]:
-    """GPT-2's printable letter for every byte: printable Latin-1 stands for itself, the rest move up to U+0100."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    moved = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(moved)}
 
 
 def _tokenizer_json(tokenizer: Phi4Tokenizer) -> dict[str, Any]:

@@ -13,14 +13,18 @@ import json
 import operator
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megaphi.conversation import Conversation
 from megaphi.errors import InputError
+from megaphi.tokenizer.chat_format import render_conversation
+from megaphi.tokenizer.interface import RenderedConversation, TextDecoder, TrainOn, Utf8Decoder
 from megaphi.tokenizer.rank_file import RANKS_SHA256, read_ranks
 from megaphi.tokenizer.special_tokens import (
     END_OF_TEXT,
@@ -48,7 +52,7 @@ _LONG_WHITESPACE_RUN = re.compile(f"(?<!{_WHITESPACE}){_WHITESPACE}{{{LONG_WHITE
 
 
 class Phi4Tokenizer:
-    """Text to token ids and back. Immutable; safe to share between threads. Use `load_tokenizer` to make one."""
+    """Fulfils `Tokenizer`. Use `load_tokenizer` to make one."""
 
     def __init__(self, ranks: dict[bytes, int]) -> None:
         """`ranks`: the first ranks of cl100k_base, each token's bytes to its id; the special tokens follow them."""
@@ -62,6 +66,8 @@ class Phi4Tokenizer:
         self.role_end = self.special_ids[ROLE_END]
         self.message_end = self.special_ids[MESSAGE_END]
         self.pad = self.special_ids[PAD]
+        self.text_start: tuple[int, ...] = ()
+        self.files: Mapping[str, Path] = {}
         self.stop_tokens = frozenset(self.special_ids[name] for name in STOP_TOKENS)
         self._encoding = Encoding(
             f"phi4_{self.vocabulary_size}",
@@ -121,6 +127,15 @@ class Phi4Tokenizer:
         """Like `decode_bytes`, as text; bytes that are not UTF-8 (say, half a character) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
+    def open_decoder(self) -> TextDecoder:
+        return Utf8Decoder(self.decode_bytes)
+
+    def render(
+        self, conversation: Conversation, *, train_on: TrainOn = "assistant", add_generation_prompt: bool = False
+    ) -> RenderedConversation:
+        """See `chat_format.py`."""
+        return render_conversation(conversation, self, train_on=train_on, add_generation_prompt=add_generation_prompt)
+
 
 def load_tokenizer(
     vocabulary_size: int = FULL_VOCABULARY_SIZE, *, ranks_file: str | os.PathLike[str] | None = None
@@ -134,12 +149,17 @@ def load_tokenizer(
     Raises:
         InputError: `vocabulary_size` is out of range, or there is no right rank file.
     """
+    check_vocabulary_size(vocabulary_size)
+    return Phi4Tokenizer(read_ranks(ranks_file, count=vocabulary_size - SPECIAL_COUNT))
+
+
+def check_vocabulary_size(vocabulary_size: int) -> None:
+    """Raises InputError for a number of tokens that Phi-4's tokenizer cannot have."""
     if not SMALLEST_VOCABULARY_SIZE <= vocabulary_size <= FULL_VOCABULARY_SIZE:
         raise InputError(
             f"vocabulary_size {vocabulary_size} is out of range: choose {SMALLEST_VOCABULARY_SIZE} (256 bytes and "
             f"{SPECIAL_COUNT} special tokens) to {FULL_VOCABULARY_SIZE} (all of cl100k_base)"
         )
-    return Phi4Tokenizer(read_ranks(ranks_file, count=vocabulary_size - SPECIAL_COUNT))
 
 
 def cut_long_whitespace(text: str) -> Sequence[str]:

@@ -18,7 +18,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megaphi.conversion.huggingface_config import config_for
+from megaphi.conversion.huggingface_config import config_for, token_fields
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
@@ -73,12 +73,12 @@ def test_changes_show_in_the_configuration_and_nowhere_else(folder: Path, tmp_pa
     written = json.loads((to_huggingface(checkpoint, tmp_path / "a") / "config.json").read_text())
     assert written == original | {"torch_dtype": "float32"}
     longer = dataclasses.replace(MODEL, rotary_base=250_000.0)
-    changed = config_for(longer, dtype="bfloat16", context=128, original=original)
+    changed = config_for(longer, dtype="bfloat16", context=128, tokens={}, original=original)
     assert changed["rope_theta"] == 250_000.0
     assert changed["max_position_embeddings"] == 128
     assert changed["unknown_field"] == {"kept": True}
     with_code = original | {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}}
-    assert config_for(MODEL, dtype="bfloat16", context=64, original=with_code) == original
+    assert config_for(MODEL, dtype="bfloat16", context=64, tokens={}, original=with_code) == original
 
 
 def test_a_damaged_copy_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_huge_file_of_a_small_name_is_refused(folder: Path, tmp_path: Path) ->
 
 
 def test_the_14b_has_the_released_ids() -> None:
-    config = config_for(PHI4_14B, dtype="bfloat16", context=16_384)
+    config = config_for(PHI4_14B, dtype="bfloat16", context=16_384, tokens=token_fields(load_tokenizer()))
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (100_257, 100_265, 100_349)
 
 
@@ -132,7 +132,9 @@ def test_transformers_loads_it_without_a_warning(
     random_folder(source, model, dtype=torch.float32)
     checkpoint = to_checkpoint(source, tmp_path / "checkpoint", dtype=dtype)
     without_copies(checkpoint)
-    out = to_huggingface(checkpoint, tmp_path / "out")
+    reader = CheckpointReader(checkpoint)
+    del reader.state["imported_from"]  # as if trained here, with Phi-4's tokenizer
+    out = to_huggingface(reader, tmp_path / "out")
     with no_warning(caplog, monkeypatch):
         tokenizer, loaded = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
         prompt = tokenizer("Hello", return_tensors="pt")
@@ -237,9 +239,9 @@ def test_a_carried_tokenizer_needs_no_warning(
     assert caplog.text == ""
 
 
-def test_small_vocabularies_have_no_phi4_ids() -> None:
+def test_without_a_tokenizer_there_are_no_ids() -> None:
     tiny = Architecture(layers=1, hidden=8, feed_forward=8, heads=2, key_value_groups=1, head_size=4, vocabulary=90)
-    config = config_for(tiny, dtype="float32", context=8)
+    config = config_for(tiny, dtype="float32", context=8, tokens=token_fields(None))
     assert config["bos_token_id"] is config["eos_token_id"] is config["pad_token_id"] is None
 
 

@@ -22,7 +22,12 @@ from megaphi.errors import InputError
 from tests.data import order_reference as reference
 
 SETTINGS = TokenizeSettings(
-    vocabulary_size=1_024, ranks_file=None, text_key="text", encoder="tiktoken", fill_in_the_middle=None
+    tokenizer="phi4",
+    vocabulary_size=1_024,
+    ranks_file=None,
+    text_key="text",
+    encoder="tiktoken",
+    fill_in_the_middle=None,
 )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from megaphi.data.packing import lay_out, pack
 from megaphi.errors import InputError
-from megaphi.tokenizer.chat_format import RenderedConversation
+from megaphi.tokenizer.interface import RenderedConversation
 
 LENGTHS = st.integers(1, 40).flatmap(
     lambda capacity: st.tuples(st.just(capacity), st.lists(st.integers(1, capacity + 3), max_size=60))

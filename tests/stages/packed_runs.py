@@ -17,7 +17,7 @@ from megaphi.data.preference_pairs import PreferencePair
 from megaphi.engine.run_config import BatchShape, Optimizer, RunConfig, Saving
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.tokenizer.chat_format import RenderedConversation
+from megaphi.tokenizer.interface import RenderedConversation
 from tests.engine.layout_runs import tiny_run
 
 SHAPE = Architecture(

@@ -17,11 +17,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.mixture import Mixture, Source
-from megaphi.engine.run_config import RunConfig, Saving
+from megaphi.engine.run_config import RunConfig, Saving, Tokenizer
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.stages.pretrain import open_split
+from megaphi.stages.pretrain import open_data
+from megaphi.tokenizer.open_tokenizer import open_path
+from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.conversion.random_models import random_folder
 from tests.engine.layout_runs import TINY, tiny_run
 from tests.gloo_world import run_in_world
@@ -49,6 +52,7 @@ def run(tmp_path: Path, folder: Path) -> RunConfig:
         model=replace(SHAPE, kernels="reference"),
         layout=ParallelLayout(tensor=2, sequence_parallel=True),
         saving=Saving(every=2),
+        tokenizer=Tokenizer(path="phi4"),  # which the data is made with, and the folder does not say
     )
     return replace(run, run=replace(run.run, steps=8, stop_after=2, initial_checkpoint=str(folder)))
 
@@ -57,7 +61,8 @@ def their_loss(run: RunConfig, folder: Path) -> float:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    batch = open_split(run, "training").batch(np.arange(run.batch.global_batch))
+    training, _ = open_data(run, open_weights=open_weights)
+    batch = training.batch(np.arange(run.batch.global_batch))
     with torch.no_grad():
         logits_BSV = model(torch.from_numpy(batch.tokens_BS)).logits
     mask_BS = torch.from_numpy(batch.loss_mask_BS)
@@ -79,7 +84,7 @@ def test_a_run_starts_from_a_hugging_face_folder_and_its_checkpoint_is_enough(
     resumed = go(run, stop_after=4)
     assert resumed["message"] is None
     exported = to_huggingface(tmp_path / "run", tmp_path / "out")
-    assert (exported / "tokenizer_config.json").read_text() == '{"of": "this model"}'
+    assert open_path(str(exported)).fingerprint == load_tokenizer(SHAPE.vocabulary).fingerprint
     before, after = (json.loads((at / "config.json").read_text()) for at in (tmp_path / "gone", exported))
     assert {name: before[name] for name in ("eos_token_id", "pad_token_id", "rope_theta")} == {
         name: after.get(name, after.get("rope_parameters", {}).get(name))
@@ -91,6 +96,10 @@ def test_a_run_starts_from_a_hugging_face_folder_and_its_checkpoint_is_enough(
 
 
 def test_what_is_not_in_the_folder_is_said(run: RunConfig, folder: Path) -> None:
+    assert (
+        "the model came without one: name the model's in tokenizer.path"
+        in go(replace(run, tokenizer=Tokenizer()))["message"]
+    )
     message = go(run, continue_sources=True)["message"]
     assert "does not know what its weights have read; set it to false" in message
     config = json.loads((folder / "config.json").read_text())

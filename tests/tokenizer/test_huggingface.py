@@ -22,8 +22,9 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from megaphi.conversation import ROLES, Conversation, Message, to_plain
+from megaphi.tokenizer.byte_letters import byte_letters
 from megaphi.tokenizer.chat_format import render_conversation
-from megaphi.tokenizer.huggingface import byte_letters, export_tokenizer, merge_of
+from megaphi.tokenizer.huggingface import export_tokenizer, merge_of
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 from tests.tokenizer.hard_text import hard_text, vocabulary
 from tests.tokenizer.official import RELEASED_IDS, official_phi4, released_special_ids

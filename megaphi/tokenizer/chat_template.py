@@ -1,0 +1,156 @@
+"""A chat template (Jinja, as Hugging Face's files carry it), and where in its text the contents of the messages are.
+
+The environment is the one that transformers renders templates in: sandboxed, with the same options, filters and
+functions, so that the text is the same. Where a content went is found by rendering a second time with marks around
+every content: without the marks that text must be the first one, else the template makes something else of contents
+than it should, and is refused. A template may trim contents (marks then stand within the white space), and may leave
+a message out; a message that is to be trained must be there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from megaphi.conversation import Conversation, to_plain
+from megaphi.errors import InputError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+_NONCE = secrets.token_hex(8)
+"""No text that anybody writes holds it."""
+_MARK = re.compile(rf"<{_NONCE}:(begin|end):(\d+)>")
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedText:
+    """A conversation as text."""
+
+    text: str
+    spans: tuple[Span | None, ...]
+    """Where each message's content is; None where it is not, or is empty."""
+
+
+class ChatTemplate:
+    """A template and the special tokens that it may name."""
+
+    def __init__(self, source: str, special_tokens: Mapping[str, Any], *, where: str) -> None:
+        """`special_tokens` as in bos_token -> "<s>"; `where` names the template in messages."""
+        self.source, self.where = source, where
+        self._special_tokens = dict(special_tokens)
+
+    def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False) -> str:
+        """The text. Raises InputError with what the template says against the conversation."""
+        from jinja2 import TemplateError
+
+        try:
+            return self._template.render(
+                messages=[dict(message) for message in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
+            )
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            raise InputError(f"{self.where} does not take this conversation: {error}") from None
+
+    def locate(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> LocatedText:
+        """The text, and where each content is in it. Raises InputError if that cannot be told."""
+        messages = to_plain(conversation)
+        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        for trimmed in (False, True):
+            marked = [_marked(message, number, trimmed=trimmed) for number, message in enumerate(messages)]
+            try:
+                with_marks = self.render(marked, add_generation_prompt=add_generation_prompt)
+            except InputError:
+                continue
+            spans = _spans(with_marks, text, len(messages))
+            if spans is not None:
+                return LocatedText(text, spans)
+        raise InputError(
+            f"{self.where} makes something else of the contents of this conversation than to put a frame around them,"
+            " so what is to be trained, and what may be a special token, cannot be told"
+        )
+
+    @cached_property
+    def _template(self) -> Template:
+        from jinja2 import TemplateError
+
+        try:
+            return _environment().from_string(self.source)
+        except TemplateError as error:
+            raise InputError(f"{self.where} is no template: {error}") from None
+
+
+def _marked(message: Mapping[str, str], number: int, *, trimmed: bool) -> dict[str, str]:
+    content = message["content"]
+    core = content.strip()
+    if not core:
+        return dict(message)
+    before, after = content.split(core, 1) if trimmed else ("", "")
+    marked = f"{before}<{_NONCE}:begin:{number}>{core if trimmed else content}<{_NONCE}:end:{number}>{after}"
+    return {**message, "content": marked}
+
+
+def _spans(with_marks: str, text: str, messages: int) -> tuple[Span | None, ...] | None:
+    """Where the marks are in `text`; None if it is not `with_marks` without them, or they are not in pairs."""
+    begins: dict[int, int] = {}
+    spans: dict[int, Span] = {}
+    parts, copied, removed = [], 0, 0
+    for mark in _MARK.finditer(with_marks):
+        kind, number, place = mark[1], int(mark[2]), mark.start() - removed
+        parts.append(with_marks[copied : mark.start()])
+        copied, removed = mark.end(), removed + len(mark[0])
+        if kind == "begin":
+            if number in begins:
+                return None
+            begins[number] = place
+        elif number in begins and number not in spans:
+            spans[number] = (begins[number], place)
+        else:
+            return None
+    parts.append(with_marks[copied:])
+    if begins.keys() != spans.keys() or "".join(parts) != text:
+        return None
+    return tuple(spans.get(number) for number in range(messages))
+
+
+def _environment() -> Any:
+    """Jinja as transformers sets it up."""
+    import jinja2
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what the assistant says; what is trained is told without it."""
+
+        tags = {"generation"}  # noqa: RUF012 (jinja2's own form)
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def to_json(value: Any, **options: Any) -> str:
+        return json.dumps(value, **{"ensure_ascii": False, **options})
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment

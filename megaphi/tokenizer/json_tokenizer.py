@@ -1,0 +1,352 @@
+"""Any tokenizer.json (Hugging Face's `tokenizers`), with the tokens and the chat template that its folder names.
+
+Text is ordinary text: it has none of the tokens that the file, or tokenizer_config.json, calls special. A conversation
+must give the ids that transformers gives, merges across the border of frame and content included, and yet no content
+may forge a frame. So everything is encoded by a second copy of the tokenizer in which every special token is spelled in
+a way that nobody can write; only the frame of a conversation is spelled so, and offsets say which tokens are of a
+content. An added token that is not called special (say, `<think>`) is one wherever it stands, as in transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megaphi.conversation import Conversation, Message
+from megaphi.errors import InputError
+from megaphi.files import read_json
+from megaphi.log import logger
+from megaphi.tokenizer.byte_letters import byte_letters
+from megaphi.tokenizer.chat_template import ChatTemplate, Span
+from megaphi.tokenizer.interface import RenderedConversation, TextDecoder, TrainOn, Utf8Decoder, WindowDecoder
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Engine
+
+TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+NAMED_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+LISTED_TOKENS = ("additional_special_tokens", "extra_special_tokens")
+_NONCE = secrets.token_hex(8)
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class JsonTokenizer:
+    """Fulfils `Tokenizer`."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        """`files`: name -> where it lies, at least tokenizer.json; a model's generation_config.json
+                and config.json are read too.
+
+        Raises:
+            InputError: tokenizer.json cannot be read, or no end token is named.
+        """
+        self.where = files[TOKENIZER_JSON]
+        self.files = dict(files)
+        self._named = named_tokens(files)
+        self._data = _prepared(read_json(self.where, what="tokenizer"), self._named, where=self.where)
+        self._engine = _open(self._data, where=self.where)
+        self.vocabulary_size = 1 + max(self._engine.get_vocab(with_added_tokens=True).values())
+        self.special_ids = {token["content"]: token["id"] for token in self._data["added_tokens"] if token["special"]}
+        self.text_start = _text_start(self._engine)
+        self.end_of_text = self._end_of_text()
+        pad = self._named.get("pad_token")
+        self.pad = self.special_ids.get(str(pad), self.end_of_text)
+        source = chat_template_source(files)
+        where = f"the chat template of {self.where.parent}"
+        self.template = None if source is None else ChatTemplate(source, self._named, where=where)
+
+    def __repr__(self) -> str:
+        return f"JsonTokenizer({str(self.where)!r}, vocabulary_size={self.vocabulary_size})"
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        return self._stop_tokens
+
+    @property
+    def message_end(self) -> int:
+        """The special token behind an answer in the chat format; that of a text where it has none."""
+        return self.end_of_text if self._answer_end is None else self._answer_end
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        model = {name: value for name, value in self._data["model"].items() if value not in (None, False, "")}
+        if "merges" in model:  # older files have them as texts
+            pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+            model["merges"] = pairs
+        parts = [self._data.get(name) for name in ("normalizer", "pre_tokenizer")]
+        added = sorted(self._data["added_tokens"], key=lambda token: token["id"])
+        meaning = [model, added, *parts, list(self.text_start), self.end_of_text]
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _stop_tokens(self) -> frozenset[int]:
+        stops = {self.end_of_text, self.message_end}
+        for name in ("generation_config.json", "config.json"):
+            if name in self.files:
+                found = read_json(self.files[name], what="configuration").get("eos_token_id")
+                stops |= set(found if isinstance(found, list) else [] if found is None else [found])
+        return frozenset(stop for stop in stops if isinstance(stop, int))
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_to_array(text).tolist()
+
+    def encode_to_array(self, text: str) -> NDArray[np.uint32]:
+        ids = self._framed.encode(_without_surrogates(text), add_special_tokens=False).ids
+        return self._meaning[np.array(ids, dtype=np.int64)].astype(np.uint32)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that each token stands for within a text, joined. An id without a token has none."""
+        return b"".join(self._token_bytes(int(token)) for token in ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        if self._is_byte_level:
+            return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        return self._engine.decode([int(token) for token in ids], skip_special_tokens=False)
+
+    def open_decoder(self) -> TextDecoder:
+        return Utf8Decoder(self.decode_bytes) if self._is_byte_level else WindowDecoder(self.decode)
+
+    def render(
+        self, conversation: Conversation, *, train_on: TrainOn = "assistant", add_generation_prompt: bool = False
+    ) -> RenderedConversation:
+        """As transformers' `apply_chat_template`; trained are answers and the special token behind each.
+
+        Raises:
+            InputError: there is no chat template, it refuses the conversation, or it leaves an answer out.
+        """
+        if self.template is None:
+            raise InputError(f"{self.where.parent} has a tokenizer and no chat template: conversations have no form")
+        answers = [place for place, message in enumerate(conversation.messages) if message.role == "assistant"]
+        targets = answers[-1:] if train_on == "last" else answers
+        located = self.template.locate(conversation, add_generation_prompt=add_generation_prompt)
+        for place in targets:
+            if located.spans[place] is None and not add_generation_prompt:
+                raise InputError(f"{self.template.where} leaves out message {place + 1}, an answer: it has no target")
+        text, spans = self._spelled(located.text, located.spans)
+        encoding = self._framed.encode(text, add_special_tokens=False)
+        ids_T = self._meaning[np.array(encoding.ids, dtype=np.int64)]
+        offsets_T2 = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        trained_T = np.zeros(len(ids_T), dtype=np.bool_)
+        for place in targets:
+            if (span := spans[place]) is not None:
+                trained_T |= (offsets_T2[:, 1] > span[0]) & (offsets_T2[:, 0] < self._with_end(text, span))
+        trained_T[:1] = False  # nothing comes before it that could predict it
+        return RenderedConversation(ids_T.tolist(), trained_T.tolist())
+
+    def _spelled(self, text: str, spans: Sequence[Span | None]) -> tuple[str, list[Span | None]]:
+        """The text with the special tokens of its frame spelled in secret, and where the contents are in that."""
+        parts: list[str] = []
+        moved: list[Span | None] = [None] * len(spans)
+        done = length = 0
+        in_order = sorted((span, number) for number, span in enumerate(spans) if span is not None)
+        for (start, end), number in in_order:
+            frame = self._secret(text[done:start])
+            content = _without_surrogates(text[start:end])
+            parts += [frame, content]
+            moved[number] = (length + len(frame), length + len(frame) + len(content))
+            length += len(frame) + len(content)
+            done = end
+        parts.append(self._secret(text[done:]))
+        return "".join(parts), moved
+
+    def _secret(self, frame: str) -> str:
+        if self._special_pattern is None:
+            return frame
+        return self._special_pattern.sub(lambda found: _secret_spelling(self.special_ids[found[0]]), frame)
+
+    def _with_end(self, text: str, span: Span) -> int:
+        """Where a trained span ends: behind the special token that follows, if only white space stands between."""
+        following = re.compile(rf"\s*<{_NONCE}-\d+>").match(text, span[1])
+        return span[1] if following is None else following.end()
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str] | None:
+        spellings = sorted(self.special_ids, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spellings))) if spellings else None
+
+    @cached_property
+    def _framed(self) -> Engine:
+        """The tokenizer that encodes: special tokens have their secret spelling only, among the model's tokens too.
+
+        (Merges can make a special token out of its letters, where it stands in the vocabulary.)
+        """
+        added = [
+            {**token, "content": _secret_spelling(token["id"])} if token["special"] else token
+            for token in self._data["added_tokens"]
+        ]
+        secret = {text: _secret_spelling(token) for text, token in self.special_ids.items()}
+        model = _respelled(self._data["model"], {text: secret[text] for text in secret if not _BYTE_TOKEN.match(text)})
+        data = {**self._data, "model": model, "added_tokens": added, "post_processor": None}
+        return _open(data, where=self.where)
+
+    @cached_property
+    def _meaning(self) -> NDArray[np.int64]:
+        """Id in `_framed` -> id. Added tokens get new ids there, as their spelling is not in the model's vocabulary."""
+        meaning = np.arange(1 + max(self._framed.get_vocab(with_added_tokens=True).values()))
+        for token in self._data["added_tokens"]:
+            spelling = _secret_spelling(token["id"]) if token["special"] else token["content"]
+            meaning[self._framed.token_to_id(spelling)] = token["id"]
+        return meaning
+
+    @cached_property
+    def _answer_end(self) -> int | None:
+        if self.template is None:
+            return None
+        try:
+            talk = Conversation((Message("user", "a"), Message("assistant", "b")))
+            rendered = self.render(talk)
+        except InputError:
+            return None
+        last = [token for token, flag in zip(rendered.ids, rendered.trained, strict=True) if flag][-1:]
+        if last and last[0] in self.special_ids.values():
+            return int(last[0])
+        logger.warning("%s ends no answer with a special token: a model does not learn to stop", self.template.where)
+        return None
+
+    def _end_of_text(self) -> int:
+        name = self._named.get("eos_token")
+        if not isinstance(name, str) or name not in self.special_ids:
+            said = "names no eos_token" if name is None else f"names the eos_token {name!r}, which is no token of it"
+            raise InputError(
+                f"{self.where.parent}: {TOKENIZER_CONFIG} {said}: which token ends a text must be known; add it"
+            )
+        return self.special_ids[name]
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return (self._data.get("decoder") or {}).get("type") == "ByteLevel"
+
+    @cached_property
+    def _known_bytes(self) -> dict[int, bytes]:
+        return {}
+
+    def _token_bytes(self, token: int) -> bytes:
+        if token not in self._known_bytes:
+            self._known_bytes[token] = self._find_bytes(token)
+        return self._known_bytes[token]
+
+    def _find_bytes(self, token: int) -> bytes:
+        spelled = self._engine.id_to_token(token) if token >= 0 else None
+        if spelled is None:
+            return b""
+        if self._is_byte_level:
+            letters = [self._byte_of.get(letter) for letter in spelled]
+            return spelled.encode() if None in letters else bytes(letters)  # pyright: ignore[reportArgumentType]
+        if byte := _BYTE_TOKEN.fullmatch(spelled):
+            return bytes([int(byte[1], 16)])
+        if spelled in self.special_ids:
+            return spelled.encode()
+        before = self._engine.encode("a", add_special_tokens=False).ids
+        alone = self._engine.decode(before, skip_special_tokens=False)
+        both = self._engine.decode([*before, token], skip_special_tokens=False)
+        return both[len(alone) :].encode()
+
+    @cached_property
+    def _byte_of(self) -> dict[str, int]:
+        return {letter: byte for byte, letter in byte_letters().items()}
+
+
+def named_tokens(files: Mapping[str, Path]) -> dict[str, Any]:
+    """bos_token, eos_token ... -> text, and the lists of further special tokens, from the files that name them."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
+        if name not in files:
+            continue
+        content = read_json(files[name], what="tokenizer configuration")
+        if not isinstance(content, dict):
+            raise InputError(f"{files[name]} is no object")
+        for key in NAMED_TOKENS:
+            if content.get(key) is not None:
+                found[key] = _text_of(content[key])
+        for key in LISTED_TOKENS:
+            listed = content.get(key)
+            if listed:
+                found[key] = [_text_of(one) for one in (listed.values() if isinstance(listed, dict) else listed)]
+    return found
+
+
+def chat_template_source(files: Mapping[str, Path]) -> str | None:
+    """The chat template where transformers looks for it: of several the one called default."""
+    if "chat_template.jinja" in files:
+        try:
+            return files["chat_template.jinja"].read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{files['chat_template.jinja']} cannot be read: {error}") from None
+    for name in ("chat_template.json", TOKENIZER_CONFIG):
+        found = read_json(files[name], what="chat template").get("chat_template") if name in files else None
+        if isinstance(found, list):
+            found = next((one.get("template") for one in found if one.get("name") == "default"), None)
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _text_of(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else str(token)
+
+
+def _prepared(data: Any, named: Mapping[str, Any], *, where: Path) -> dict[str, Any]:
+    """The file's content with every named token among its special ones, and without truncation and padding."""
+    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
+        raise InputError(f"{where} is no tokenizer.json: it has no model")
+    vocabulary = data["model"].get("vocab")
+    names = {text for value in named.values() for text in (value if isinstance(value, list) else [value])}
+    added = [{**token, "special": token.get("special") or token["content"] in names} for token in data["added_tokens"]]
+    known = {token["content"] for token in added}
+    for name in sorted(names - known):
+        if isinstance(vocabulary, dict) and name in vocabulary:
+            plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            added.append({"id": vocabulary[name], "content": name, **plain, "special": True})
+    return {**data, "added_tokens": added, "truncation": None, "padding": None}
+
+
+def _respelled(model: Mapping[str, Any], spelling: Mapping[str, str]) -> dict[str, Any]:
+    """A model in which some tokens have another spelling, and no merge makes them."""
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, list):  # pieces and their scores
+        return {**model, "vocab": [[spelling.get(piece, piece), score] for piece, score in vocabulary]}
+    respelled = {**model, "vocab": {spelling.get(text, text): token for text, token in (vocabulary or {}).items()}}
+    if "merges" in model:
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+        respelled["merges"] = [pair for pair in pairs if not {"".join(pair), *pair} & spelling.keys()]
+    if model.get("unk_token") in spelling:
+        respelled["unk_token"] = spelling[model["unk_token"]]
+    return respelled
+
+
+def _open(data: Mapping[str, Any], *, where: Path) -> Engine:
+    from tokenizers import Tokenizer as Engine
+
+    try:
+        return Engine.from_str(json.dumps(data))
+    except Exception as error:  # the library raises nothing more precise
+        raise InputError(f"{where} is not a tokenizer.json that can be read: {error}") from None
+
+
+def _text_start(engine: Engine) -> tuple[int, ...]:
+    """What the file's post-processor puts before a text; what it puts behind is for models of another kind."""
+    encoding = engine.encode("a", add_special_tokens=True)
+    first = encoding.special_tokens_mask.index(0) if 0 in encoding.special_tokens_mask else 0
+    return tuple(encoding.ids[:first])
+
+
+def _secret_spelling(token: int) -> str:
+    return f"<{_NONCE}-{token}>"
+
+
+def _without_surrogates(text: str) -> str:
+    """A lone surrogate, which UTF-8 cannot hold, as U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,121 @@
+"""The tokenizer that some files describe: Phi-4's own where they are an export of it, else the tokenizer.json itself.
+
+Phi-4's tokenizer.json gives the ids that Phi-4's tokenizer here gives, several times as fast, and datasets carry its
+fingerprint; so a folder that holds it (the released model, every export of ours) is recognised by its vocabulary, its
+special tokens and its chat format. `phi4` names it where a path is expected.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from megaphi.conversation import Conversation, Message, to_plain
+from megaphi.errors import InputError
+from megaphi.files import read_json
+from megaphi.tokenizer.byte_letters import byte_letters
+from megaphi.tokenizer.chat_template import ChatTemplate
+from megaphi.tokenizer.interface import Tokenizer
+from megaphi.tokenizer.json_tokenizer import TOKENIZER_JSON, JsonTokenizer, chat_template_source, named_tokens
+from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
+from megaphi.tokenizer.special_tokens import (
+    END_OF_TEXT,
+    FULL_VOCABULARY_SIZE,
+    SMALLEST_VOCABULARY_SIZE,
+    SPECIAL_COUNT,
+    special_token_ids,
+)
+
+PHI4 = "phi4"
+TOKENIZER_FILES = (
+    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json merges.txt"
+    " tokenizer.model chat_template.jinja chat_template.json"
+).split()
+"""What a tokenizer may consist of; only tokenizer.json and those that describe it are read."""
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Without one of them there is no tokenizer, whatever else describes it."""
+READ_BESIDE = ("generation_config.json", "config.json")
+"""Of a model's files; they may name further tokens that end a text."""
+
+
+def open_path(
+    path: str, *, vocabulary: int | None = None, ranks_file: str | os.PathLike[str] | None = None
+) -> Tokenizer:
+    """The tokenizer at `path`: a folder with tokenizer.json, that file itself, or `phi4`.
+
+    Args:
+        vocabulary: rows of the model's embedding, which the ids must fit into; Phi-4's tokenizer is cut to them.
+
+    Raises:
+        InputError: there is none, it cannot be read, or it has more tokens than the model.
+    """
+    if path == PHI4:
+        return load_tokenizer(vocabulary or FULL_VOCABULARY_SIZE, ranks_file=ranks_file)
+    place = Path(path).expanduser()
+    folder = place if place.is_dir() else place.parent
+    if place.is_file() and place.name != TOKENIZER_JSON:
+        raise InputError(f"tokenizer {path}: expected a folder with {TOKENIZER_JSON}, that file itself, or {PHI4}")
+    files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+    if not place.exists() or not files.keys() & set(VOCABULARIES):
+        raise InputError(
+            f"tokenizer {path}: there is no {TOKENIZER_JSON} (or is {PHI4} meant, which is part of megaphi?)"
+        )
+    return open_files(files, vocabulary=vocabulary, ranks_file=ranks_file, where=str(path))
+
+
+def open_files(
+    files: Mapping[str, Path],
+    *,
+    vocabulary: int | None = None,
+    ranks_file: str | os.PathLike[str] | None = None,
+    where: str,
+) -> Tokenizer:
+    """The tokenizer that `files` (name -> where it lies) make; as `open_path`."""
+    if TOKENIZER_JSON not in files:
+        raise InputError(
+            f"{where} has its tokenizer in {', '.join(sorted(files.keys() & set(VOCABULARIES)))} and no"
+            f" {TOKENIZER_JSON}: make that with transformers, AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    tokenizer = _phi4_described_by(files, ranks_file=ranks_file) or JsonTokenizer(files)
+    if vocabulary is not None and tokenizer.vocabulary_size > vocabulary:
+        raise InputError(
+            f"the tokenizer of {where} has {tokenizer.vocabulary_size:,} tokens, the model a vocabulary of"
+            f" {vocabulary:,} (model.vocabulary): the ids must fit"
+        )
+    return tokenizer
+
+
+def _phi4_described_by(files: Mapping[str, Path], *, ranks_file: str | os.PathLike[str] | None) -> Phi4Tokenizer | None:
+    """Phi-4's tokenizer of some size, if that is what the files describe."""
+    data = read_json(files[TOKENIZER_JSON], what="tokenizer")
+    model = data.get("model") if isinstance(data, dict) else None
+    if not isinstance(model, dict) or model.get("type") != "BPE" or data.get("normalizer") is not None:
+        return None
+    added = {token["content"]: token["id"] for token in data.get("added_tokens", [])}
+    size = added.get(END_OF_TEXT, -1) + SPECIAL_COUNT - 1
+    if not SMALLEST_VOCABULARY_SIZE <= size <= FULL_VOCABULARY_SIZE or added != special_token_ids(size):
+        return None
+    if len(model["vocab"]) < size - SPECIAL_COUNT or not _has_our_format(files):
+        return None
+    tokenizer = load_tokenizer(size, ranks_file=ranks_file)
+    letters = byte_letters()
+    is_ours = all(
+        model["vocab"].get("".join(letters[byte] for byte in token)) == rank for token, rank in tokenizer.ranks.items()
+    )
+    return tokenizer if is_ours else None
+
+
+def _has_our_format(files: Mapping[str, Path]) -> bool:
+    """Does the chat template, where there is one, write what we write?"""
+    source = chat_template_source(files)
+    if source is None:
+        return True
+    talk = [Message("system", "s"), Message("user", " u\n"), Message("assistant", "a"), Message("user", "v")]
+    expected = "".join(f"<|im_start|>{one.role}<|im_sep|>{one.content}<|im_end|>" for one in talk)
+    template = ChatTemplate(source, named_tokens(files), where="the chat template")
+    try:
+        text = template.render(to_plain(Conversation(tuple(talk))), add_generation_prompt=True)
+    except InputError:
+        return False
+    return text == f"{expected}<|im_start|>assistant<|im_sep|>"

@@ -1,0 +1,43 @@
+"""What the one rank of the tests of a model with a tokenizer of its own runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megaphi.conversation import Conversation, Message, Sampling
+from megaphi.engine.run_config import RunConfig, check, check_kind
+from megaphi.errors import InputError
+
+
+def train_all(runs: list[RunConfig]) -> list[str | None]:
+    """Train one after the other; what each was refused with."""
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.stages.finetune import finetune
+    from megaphi.stages.prefer import prefer
+    from megaphi.stages.pretrain import pretrain
+
+    stages: dict[str, Any] = {"pretrain": pretrain, "finetune": finetune, "prefer": prefer}
+    messages: list[str | None] = []
+    for run in runs:
+        try:
+            checked = check(run, world_size=1)
+            stages[check_kind(checked)](checked, open_weights=open_weights)
+            messages.append(None)
+        except InputError as error:
+            messages.append(str(error))
+    return messages
+
+
+def answers(folder: str, questions: list[str], tokens: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Greedy answers to one question each."""
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.forward_only import open_model
+    from megaphi.engine.model_tokenizer import text_tokenizer_of
+    from megaphi.generation.engine import Engine
+    from megaphi.generation.local import LocalSampler
+
+    reader = open_weights(folder)
+    sampler = LocalSampler(Engine(open_model(reader), rows=4), text_tokenizer_of(reader), name="own")
+    prompts = [Conversation((Message("user", question),)) for question in questions]
+    found = sampler.sample(prompts, Sampling(max_tokens=tokens))
+    return [(answer.text, answer.tokens) for (answer,) in found]
