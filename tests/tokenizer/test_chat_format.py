@@ -68,7 +68,7 @@ def test_plain_messages_there_and_back():
         ([{"role": "user", "content": "x"}, {"role": "user"}], "message 2 has no 'content': it has 'role'"),
         ([{"role": "assistent", "content": "x"}], r"message 1: unknown role 'assistent'.*[Dd]id you mean 'assistant'"),
         ([{"role": "user", "content": None}], "message 1: the content of a message must be text, not NoneType"),
-        ([{"role": "user", "content": "x", "tool_calls": []}], "message 1 has an unknown key 'tool_calls'"),
+        ([{"role": "user", "content": "x", "tool_calls": [{"id": "1"}]}], "message 1 has an unknown key 'tool_calls'"),
     ],
 )
 def test_messages_that_are_none(messages, error):
