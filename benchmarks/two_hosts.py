@@ -54,7 +54,6 @@ class Ranks:
             "LOCAL_WORLD_SIZE": str(PER_HOST),
             "MASTER_ADDR": ADDRESSES[0],
             "MASTER_PORT": str(PORT),
-            "GLOO_SOCKET_IFNAME": LINKS[host],
             "TINY_DATA": str(self.folder.parent / "tokens"),
             "OMP_NUM_THREADS": "1",
         }

@@ -173,7 +173,10 @@ class Heartbeat:
     def fail(self, problem: str) -> None:
         """Tell the others that this rank ends with an error of its own."""
         self._tell(f"failed: {problem[:200]}")
-        time.sleep(min(1.0, self._interval))
+        told = self._number + 1  # the beat that is being written may still be of the state before
+        deadline = time.monotonic() + LINGER_SECONDS
+        while self._number <= told and not self._broken and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def explain(self, message: str, *, problem: str) -> None:
         """Communication has failed: wait for the verdict, which ends this process; return if none comes in time.
