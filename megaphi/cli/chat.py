@@ -64,7 +64,7 @@ def _chat(arguments: argparse.Namespace) -> int:
 
     set_up_logging()
     opened = open_engine(arguments)
-    talk = Talk(opened.generator, opened.tokenizer, rules_of(arguments), arguments.system)
+    talk = Talk(opened.generators[0], opened.tokenizer, rules_of(arguments), arguments.system)
     for line in read_lines():
         word, _, rest = line.strip().partition(" ")
         if word == "/quit":

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Opened(NamedTuple):
     """A model with what belongs to it."""
 
-    generator: Generator
+    generators: list[Generator]
+    """One for each replica."""
     tokenizer: Tokenizer
     constraints: Constraints
 
@@ -44,6 +45,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
         metavar="NAMES",
         help="kernels, separated by commas, that PyTorch may stand in for on a GPU where they are not compiled",
     )
+    parser.set_defaults(replicas=1)
 
 
 def _operators(text: str) -> tuple[str, ...]:
@@ -65,10 +67,10 @@ def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namesp
     from megaphi.parallel import launcher
     from megaphi.parallel.place import detect
 
-    for name in ("batch", "tensor", "pipeline"):
+    for name in ("batch", "tensor", "pipeline", "replicas"):
         if getattr(arguments, name) < 1:
             raise InputError(f"--{name} {getattr(arguments, name)}: must be at least 1")
-    processes = arguments.tensor * arguments.pipeline
+    processes = arguments.tensor * arguments.pipeline * arguments.replicas
     if processes > 1 and detect().launcher == "single":
         from megaphi.conversion.open_weights import open_weights
 
@@ -86,7 +88,7 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.model_tokenizer import text_tokenizer_of
     from megaphi.generation.json_constraint import Constraints
-    from megaphi.generation.leader import open_generator
+    from megaphi.generation.leader import open_generators
     from megaphi.kernels.loading import allow_slow
     from megaphi.parallel.layout import ParallelLayout
     from megaphi.parallel.place import detect
@@ -95,9 +97,9 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     allow_slow(arguments.allow_slow_operators)
-    layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)
+    layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline, data=arguments.replicas)
     reader = open_weights(arguments.checkpoint)
     tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
     constraints = Constraints(tokenizer)
-    generator = open_generator(reader, layout=layout, rows=arguments.batch, constraints=constraints)
-    return Opened(generator, tokenizer, constraints)
+    generators = open_generators(reader, layout=layout, rows=arguments.batch, constraints=constraints)
+    return Opened(generators, tokenizer, constraints)

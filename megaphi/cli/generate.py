@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="texts that run at once (default 32)")
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")
-    parser.add_argument("--data", type=int, default=1, metavar="N", help="copies of the model that share the prompts")
+    parser.add_argument(
+        "--data", "--replicas", type=int, default=1, metavar="N", help="copies of the model that share the prompts"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,10 @@
 """Serve a model to clients of OpenAI's protocol, and to people through a chat page.
 
-Completions, chats, streaming, log-probabilities; /health says whether the engine works. The page is at the server's
-address itself. Only this machine can reach the server unless --host says otherwise; then give it a key. Ctrl-C or
-SIGTERM ends it; answers that are under way get five seconds. Needs megaphi[serve].
+Completions, chats, streaming, log-probabilities, JSON of a schema; /health says whether the engine works, and /metrics
+tells Prometheus what it does, both without a key. The page is at the server's address itself. Only this machine can
+reach the server unless --host says otherwise; then give it a key. --replicas puts copies of the model behind the one
+address; one that dies ends them all. Ctrl-C or SIGTERM ends it; answers that are under way get five seconds. Needs
+megaphi[serve].
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ HELP = "a server that speaks OpenAI's protocol, with a chat page"
 EXAMPLE = """examples:
   megaphi serve runs/quickstart/run                              then open http://127.0.0.1:8000
   megaphi serve downloads/phi-4 --tensor 2 --batch 32 --port 9000
+  megaphi serve downloads/phi-4 --tensor 2 --replicas 4
   megaphi serve runs/phi4_14b --host 0.0.0.0 --api-key-file secrets/key
   curl -H 'Content-Type: application/json' http://127.0.0.1:8000/v1/completions -d '{"prompt": "The answer is"}'
 """
@@ -32,6 +35,14 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser, batch=16)
+    parser.add_argument(
+        "--replicas",
+        "--data",
+        type=int,
+        default=1,
+        metavar="N",
+        help="copies of the model behind the one address (default 1); each takes --tensor x --pipeline processes",
+    )
     parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address to listen at (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0 takes a free one")
     parser.add_argument("--model-name", metavar="NAME", help="what clients call it (default: the checkpoint's folder)")
@@ -57,6 +68,7 @@ def require_serving_packages() -> None:
     """Raises InputError that says what to install."""
     try:
         import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise InputError(f"serving needs {error.name}: pip install 'megaphi[serve]'") from None
@@ -117,7 +129,7 @@ def make_app(arguments: argparse.Namespace, key: str | None, *, hosts: frozenset
 
     opened = open_engine(arguments)
     serving = Serving(
-        service=GenerationService(opened.generator, max_waiting=arguments.max_waiting),
+        service=GenerationService(*opened.generators, max_waiting=arguments.max_waiting),
         tokenizer=opened.tokenizer,
         constraints=opened.constraints,
         model=arguments.model_name or Path(arguments.checkpoint).resolve().name,

@@ -2,7 +2,7 @@
 
 Inputs are files, folders or patterns of .jsonl, .ndjson, .json, .txt and .md, plain or packed (.gz, .bz2, .xz, .zst),
 and .parquet. What is left out of a folder (hidden files, data cards, other kinds) is named. Documents are shuffled once
-with a seeded permutation and end with the end of text. The files are byte-compatible with Megatron's. A killed run
+with a seeded permutation; each ends with the end of text. The files are byte-compatible with Megatron's. A killed run
 continues where it was; an up-to-date result is kept.
 
 Several processes on any machines that share the folder of PREFIX may do it together, started by mpirun, by an array of

@@ -182,6 +182,15 @@ def from_last_stage(model: ReadingModel, value: Any) -> Any:
     return shared[0]
 
 
+def from_first_rank(model: ReadingModel, value: Any) -> Any:
+    """An object of the first rank of this copy of the model, on every rank of the copy. Collective."""
+    first = model.world.place._replace(tensor=0, pipeline=0)
+    shared = [value]
+    group: Any = parallel_state.get_model_parallel_group()
+    distributed.broadcast_object_list(shared, src=model.world.layout.rank_of(first), group=group)
+    return shared[0]
+
+
 def over_replicas(model: ReadingModel, value: Value) -> list[Value]:
     """What each replica brings, in order, on every rank. Collective."""
     shares: list[Any] = [value] * model.world.replicas

@@ -26,7 +26,7 @@ from megaphi.engine.forward_only import (
 from megaphi.errors import InputError
 from megaphi.generation.blocks import BlockPool
 from megaphi.generation.json_constraint import Constraint, Constraints
-from megaphi.generation.requests import News, Request, Score
+from megaphi.generation.requests import News, Request, Score, Usage
 from megaphi.generation.sampling import NO_TOKEN, Choice, Row, choose
 from megaphi.generation.schedule import Part, Schedule, Text
 from megaphi.model.paged_cache import CachedPass, Piece
@@ -78,9 +78,21 @@ class Engine:
     def is_idle(self) -> bool:
         return not (self.schedule.running or self.schedule.waiting or self._cancelled)
 
+    @property
+    def usage(self) -> Usage:
+        pool = self.schedule.pool
+        return Usage(
+            cache_blocks=pool.count,
+            cache_blocks_used=pool.count - pool.free,
+            reused_tokens=self.schedule.reused_tokens,
+            preemptions=self.schedule.put_back,
+        )
+
     def add(self, request: Request) -> None:
         """Queue a request. Raises InputError for one that can never run."""
-        self._check(request)
+        if request.name in self._names:
+            raise InputError(f"a request with the name {request.name!r} is running already")
+        self.check(request)
         self._names.add(request.name)
         self.schedule.add(request)
 
@@ -101,10 +113,9 @@ class Engine:
         self._names -= {item.name for item in news if item.finish is not None}
         return news
 
-    def _check(self, request: Request) -> None:
+    def check(self, request: Request) -> None:
+        """Raises InputError for a request that can never run."""
         prompt = request.prompt
-        if request.name in self._names:
-            raise InputError(f"a request with the name {request.name!r} is running already")
         if not prompt:
             raise InputError("the prompt is empty: give it at least one token")
         if min(prompt) < 0 or max(prompt) >= self.vocabulary:

@@ -58,6 +58,18 @@ class News:
     """In the last news of a request that asked for them."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What a generator has to do with, and has done."""
+
+    cache_blocks: int = 0
+    cache_blocks_used: int = 0
+    reused_tokens: int = 0
+    """Tokens of prompts that were in the cache already."""
+    preemptions: int = 0
+    """How often a text gave its blocks to an older one."""
+
+
 class Generator(Protocol):
     """The engine as the server and the local sampler see it: add, step until nothing is left, cancel at any time."""
 
@@ -75,6 +87,11 @@ class Generator(Protocol):
 
     def step(self) -> Sequence[News]:
         """Advance every running request by at most one token."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """As of the last step; may be asked by any thread."""
         ...
 
     @property

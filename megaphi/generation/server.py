@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's protocol: completions, chats, models, health, and a page to chat in.
+"""A server that speaks OpenAI's protocol: completions, chats, models; health, metrics, and a page to chat in.
 
 `create_app` makes an application around a `GenerationService`. A request is read up to a limit, checked and turned into
 tokens on another thread, queued, and answered whole or as server-sent events. When a client goes away, whatever was
@@ -28,10 +28,11 @@ from megaphi.generation.answer_pieces import Piece, answer_pieces, join_pieces
 from megaphi.generation.chat_page import chat_page
 from megaphi.generation.openai_fields import ApiError, Kind
 from megaphi.generation.openai_responses import Writer, error_object, json_bytes
-from megaphi.generation.service import Submission, TooManyWaiting
+from megaphi.generation.service import TooManyWaiting
 from megaphi.generation.serving import Serving, check_model, make_plan
+from megaphi.generation.serving_metrics import CONTENT_TYPE, CountResponses, ServingMetrics
 
-PATHS = ("/", "/health", "/v1/models", "/v1/completions", "/v1/chat/completions")
+PATHS = ("/", "/health", "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions")
 RETRY_SECONDS = 1
 
 
@@ -45,6 +46,8 @@ def create_app(serving: Serving) -> FastAPI:
         await asyncio.to_thread(serving.service.close)
 
     app = FastAPI(title="megaphi", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    metrics = ServingMetrics(serving.service)
+    app.add_middleware(CountResponses, metrics=metrics, paths=PATHS)
     page, page_headers = chat_page()
 
     @app.get("/")
@@ -54,6 +57,11 @@ def create_app(serving: Serving) -> FastAPI:
     @app.get("/health")
     async def health() -> Response:
         return _health(serving)
+
+    @app.get("/metrics")
+    async def prometheus(request: Request) -> Response:
+        _check_host(request, serving)
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
@@ -68,11 +76,11 @@ def create_app(serving: Serving) -> FastAPI:
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await _answer(request, "completion", serving)
+        return await _answer(request, "completion", serving, metrics)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return await _answer(request, "chat", serving)
+        return await _answer(request, "chat", serving, metrics)
 
     for kind in (ApiError, InputError, RunFailed, HTTPException, Exception):
         app.add_exception_handler(kind, _on_error)
@@ -80,7 +88,10 @@ def create_app(serving: Serving) -> FastAPI:
 
 
 def _health(serving: Serving) -> Response:
+    """Ready for requests or not, for whoever balances load; like /metrics it asks for no key, as vLLM's."""
     service = serving.service
+    if service.is_closing:
+        return _json({"status": "stopping"}, status=503)
     if service.failure is not None:
         return _json({"status": "failed", "error": service.failure}, status=503)
     load = service.load()
@@ -97,8 +108,9 @@ def _model(serving: Serving) -> dict[str, Any]:
     }
 
 
-async def _answer(request: Request, kind: Kind, serving: Serving) -> Response:
+async def _answer(request: Request, kind: Kind, serving: Serving, metrics: ServingMetrics) -> Response:
     """Handle a request for completions or a chat."""
+    began = time.perf_counter()
     _admit(request, serving)
     body = await read_body(request, largest_bytes=serving.largest_body_bytes)
     identity = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
@@ -112,29 +124,30 @@ async def _answer(request: Request, kind: Kind, serving: Serving) -> Response:
         identity=identity,
         created=int(time.time()),
     )
+    pieces = metrics.watch(answer_pieces(submission, plan, serving.tokenizer), plan, began=began)
     if order.stream:
-        return EventStream(_events(submission, writer), submission.cancel)
+        return EventStream(_events(pieces, writer), submission.cancel)
     try:
-        return _json(writer.whole(await _unless_gone(request, _whole_answers(submission, writer))))
+        return _json(writer.whole(await _unless_gone(request, _whole_answers(pieces, writer))))
     finally:
         submission.cancel()
 
 
-async def _whole_answers(submission: Submission, writer: Writer) -> list[Piece]:
-    pieces: list[list[Piece]] = [[] for _ in writer.plan.choices]
-    async for piece in answer_pieces(submission, writer.plan, writer.tokenizer):
-        pieces[piece.place].append(piece)
-    return [join_pieces(place, parts) for place, parts in enumerate(pieces)]
+async def _whole_answers(pieces: AsyncIterator[Piece], writer: Writer) -> list[Piece]:
+    answers: list[list[Piece]] = [[] for _ in writer.plan.choices]
+    async for piece in pieces:
+        answers[piece.place].append(piece)
+    return [join_pieces(place, parts) for place, parts in enumerate(answers)]
 
 
-async def _events(submission: Submission, writer: Writer) -> AsyncIterator[bytes]:
+async def _events(pieces: AsyncIterator[Piece], writer: Writer) -> AsyncIterator[bytes]:
     """The chunks of a stream; an error ends it with an error object in place of `[DONE]`."""
     answer_tokens = [0] * len(writer.plan.choices)
     begun: set[int] = set()
     try:
         for opening in writer.opening():
             yield _event(json_bytes(opening))
-        async for piece in answer_pieces(submission, writer.plan, writer.tokenizer):
+        async for piece in pieces:
             answer_tokens[piece.place] += 0 if piece.is_prompt else len(piece.tokens)
             chunk = writer.piece(piece, is_first=piece.place not in begun)
             if chunk is not None:
@@ -212,14 +225,18 @@ async def _disconnected(request: Request) -> None:
 
 def _admit(request: Request, serving: Serving) -> None:
     """Raises ApiError for a client that may not come in."""
-    if serving.hosts and _host_of(request) not in serving.hosts:
-        raise ApiError(403, f"this server answers as {' or '.join(sorted(serving.hosts))} only")
+    _check_host(request, serving)
     api_key = serving.api_key
     if api_key is None:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
         raise ApiError(401, "this server needs its key: send Authorization: Bearer KEY", code="invalid_api_key")
+
+
+def _check_host(request: Request, serving: Serving) -> None:
+    if serving.hosts and _host_of(request) not in serving.hosts:
+        raise ApiError(403, f"this server answers as {' or '.join(sorted(serving.hosts))} only")
 
 
 def _host_of(request: Request) -> str | None:

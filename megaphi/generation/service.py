@@ -1,8 +1,9 @@
-"""The thread that owns a generator, between handlers that wait and an engine that steps.
+"""The threads that own generators, one for each replica, between handlers that wait and engines that step.
 
-Handlers on an event loop submit requests and read news; the thread adds what was submitted, steps while there is work,
-and hands every step's news to the loops in one call each. Nothing but that thread ever touches the generator. An
-exception in it is final: every open answer fails with it, new ones are refused, and `failure` says why.
+Handlers on an event loop submit requests and read news; a thread adds what was submitted for its generator, steps while
+there is work, and hands every step's news to the loops in one call each. Nothing but that thread ever touches the
+generator. An exception in one is final for all: every open answer fails with it, new ones are refused, and `failure`
+says why; a job that has lost ranks has to be started anew.
 
 Memory is bounded: at most `max_waiting` requests wait for their first token, and a reader who does not read is owed no
 more news than the tokens of his answers.
@@ -19,7 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from megaphi.errors import InputError, RunFailed
-from megaphi.generation.requests import Generator, News, Request
+from megaphi.generation.dispatch import Dispatch
+from megaphi.generation.requests import Generator, News, Request, Usage
 from megaphi.log import logger
 
 
@@ -80,36 +82,56 @@ class Submission:
             self._queue.put_nowait(item)
 
 
-class GenerationService:
-    """Runs one generator for many callers. `start` it once, `close` it at the end."""
+class _Replica:
+    """A generator, with what its thread is to tell it."""
 
-    def __init__(self, generator: Generator, *, max_waiting: int = 256) -> None:
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+        self.added: list[Request] = []
+        self.cancelled: list[str] = []
+        self.open: set[str] = set()
+        """Requests that were given to it and have not ended."""
+
+
+class GenerationService:
+    """Runs equal generators for many callers. `start` it once, `close` it at the end."""
+
+    def __init__(self, *generators: Generator, max_waiting: int = 256) -> None:
         """`max_waiting`: requests that may be without a first token at a time."""
-        self.context = generator.context
-        self.vocabulary = generator.vocabulary
+        self.context = generators[0].context
+        self.vocabulary = generators[0].vocabulary
         self.max_waiting = max_waiting
         self.failure: str | None = None
         """Why the engine is no more, in one sentence; None while it works."""
-        self._generator = generator
+        self.is_closing = False
+        self._replicas = [_Replica(generator) for generator in generators]
+        self._replica_of: dict[str, _Replica] = {}
+        self._dispatch = Dispatch()
         self._wake = threading.Condition()
         self._owner: dict[str, Submission] = {}
         self._waiting: set[str] = set()
-        self._added: list[Request] = []
-        self._cancelled: list[str] = []
-        self._is_closing = False
         self._numbers = itertools.count()
-        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(replica,), name="generation", daemon=True)
+            for replica in self._replicas
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self, *, timeout_seconds: float = 30.0) -> None:
         """Call off everything, and wait for the step that is under way."""
         with self._wake:
-            self._is_closing = True
-            self._wake.notify()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_seconds)
+            self.is_closing = True
+            self._wake.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(timeout_seconds)
+
+    def usage(self) -> list[Usage]:
+        """Of every replica."""
+        return [replica.generator.usage for replica in self._replicas]
 
     def load(self) -> Load:
         with self._wake:
@@ -126,7 +148,7 @@ class GenerationService:
         submission = Submission(self, requests)
         names = [request.name for request in requests]
         with self._wake:
-            if self.failure or self._is_closing:
+            if self.failure or self.is_closing:
                 raise RunFailed(self.failure or "the server is shutting down")
             if len(self._waiting) + len(names) > self.max_waiting:
                 raise TooManyWaiting(
@@ -135,54 +157,67 @@ class GenerationService:
                 )
             self._owner.update(dict.fromkeys(names, submission))
             self._waiting.update(names)
-            self._added += requests
-            self._wake.notify()
+            for request in requests:
+                busy = [len(replica.open) for replica in self._replicas]
+                replica = self._replicas[self._dispatch.choose(request.prompt, busy)]
+                self._replica_of[request.name] = replica
+                replica.open.add(request.name)
+                replica.added.append(request)
+            self._wake.notify_all()
         return submission
 
     def cancel(self, names: Iterable[str]) -> None:
         """Forget requests; the engine drops them before its next step."""
         with self._wake:
             for name in names:
-                if self._owner.pop(name, None) is not None:
-                    self._waiting.discard(name)
-                    self._cancelled.append(name)
-            self._wake.notify()
+                if (replica := self._replica_of.get(name)) is not None:
+                    replica.cancelled.append(name)
+                    self._forget(name)
+            self._wake.notify_all()
 
-    def _run(self) -> None:
+    def _forget(self, name: str) -> Submission | None:
+        """Who had asked for the request that has ended. The caller holds the lock."""
+        self._waiting.discard(name)
+        replica = self._replica_of.pop(name, None)
+        if replica is not None:
+            replica.open.discard(name)
+        return self._owner.pop(name, None)
+
+    def _run(self, replica: _Replica) -> None:
         try:
-            while self._take_orders():
-                self._distribute(self._generator.step())
-            self._fail("the server is shutting down")
+            while self._take_orders(replica):
+                self._distribute(replica.generator.step())
+            self._fail(self.failure or "the server is shutting down")
         except Exception as error:
             logger.exception("the generation engine failed")
             self._fail(f"the engine failed: {type(error).__name__}: {error}")
 
-    def _take_orders(self) -> bool:
-        """Wait for work and pass what was ordered to the generator; False when the service closes."""
+    def _take_orders(self, replica: _Replica) -> bool:
+        """Wait for work and pass what was ordered to the generator; False when the service closes, or has failed."""
+        generator = replica.generator
         with self._wake:
             self._wake.wait_for(
-                lambda: self._is_closing or self._added or self._cancelled or not self._generator.is_idle
+                lambda: self.is_closing or self.failure or replica.added or replica.cancelled or not generator.is_idle
             )
-            added, cancelled = self._added, self._cancelled
-            self._added, self._cancelled = [], []
-            if self._is_closing:
-                cancelled = list(self._owner)
-                added = []
+            added, cancelled = replica.added, replica.cancelled
+            replica.added, replica.cancelled = [], []
+            ends = self.is_closing or self.failure is not None
+            if ends:
+                added, cancelled = [], [*cancelled, *replica.open]
         gone = set(cancelled)
         for request in added:
             if request.name not in gone:
-                self._add(request)
+                self._add(generator, request)
         for name in cancelled:
-            self._generator.cancel(name)
-        return not self._is_closing
+            generator.cancel(name)
+        return not ends
 
-    def _add(self, request: Request) -> None:
+    def _add(self, generator: Generator, request: Request) -> None:
         try:
-            self._generator.add(request)
+            generator.add(request)
         except InputError as error:
             with self._wake:
-                owner = self._owner.pop(request.name, None)
-                self._waiting.discard(request.name)
+                owner = self._forget(request.name)
             if owner is not None:
                 owner.deliver([error])
 
@@ -192,7 +227,7 @@ class GenerationService:
         with self._wake:
             for item in news:
                 self._waiting.discard(item.name)
-                owner = self._owner.pop(item.name, None) if item.finish else self._owner.get(item.name)
+                owner = self._forget(item.name) if item.finish else self._owner.get(item.name)
                 if owner is not None:
                     of_owner[owner].append(item)
         for owner, items in of_owner.items():
@@ -200,9 +235,10 @@ class GenerationService:
 
     def _fail(self, reason: str) -> None:
         with self._wake:
-            self.failure = reason
+            self.failure = self.failure or reason
             owners = set(self._owner.values())
             self._owner.clear()
             self._waiting.clear()
+            self._wake.notify_all()
         for owner in owners:
             owner.deliver([RunFailed(reason)])

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from megaphi.conversation import Finish, Sampling
 from megaphi.errors import InputError
-from megaphi.generation.requests import News, Request, Score
+from megaphi.generation.requests import News, Request, Score, Usage
 
 ORDINARY = range(256, 90_000)
 """Ids that the fake model chooses from: many hold a part of a character only."""
@@ -88,6 +88,10 @@ class FakeGenerator:
             (token + rank, log_probability(token) - rank) for rank in range(request.sampling.alternatives)
         )
         return News(request.name, token, log_probability(token), alternatives, finish)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(cache_blocks=64, cache_blocks_used=len(self.running), reused_tokens=5, preemptions=2)
 
     @property
     def is_idle(self) -> bool:

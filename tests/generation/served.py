@@ -66,7 +66,7 @@ def constraints() -> Constraints:
 
 def opened(generator: Generator) -> Opened:
     """What the command line gets when it opens a model."""
-    return Opened(generator, tokenizer(), constraints())
+    return Opened([generator], tokenizer(), constraints())
 
 
 def app_of(service: GenerationService, **settings: Any) -> FastAPI:

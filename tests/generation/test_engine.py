@@ -20,6 +20,7 @@ from megaphi.parallel.layout import ParallelLayout
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.conversion.random_models import SHAPES, random_folder
 from tests.generation.engine_runs import RULES, continuations, without_cache
+from tests.generation.leader_runs import through_replicas
 from tests.gloo_world import run_in_world
 
 LAYOUTS = {
@@ -85,6 +86,18 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     np.testing.assert_allclose(ours["log_probabilities"], theirs["log_probabilities"], rtol=1e-4, atol=1e-4)
     for one, other in zip(ours["alternatives"], theirs["alternatives"], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [ParallelLayout(data=2), ParallelLayout(tensor=2, data=2)], ids=str)
+def test_replicas_behind_one_service_say_the_same(
+    checkpoint: Path, expected: dict[str, Any], layout: ParallelLayout
+) -> None:
+    found, *others = run_in_world(through_replicas, str(checkpoint), layout, processes=layout.world_size)
+    assert others == [None] * (layout.world_size - 1)
+    for kind in ("greedy", "sampled"):
+        assert found[kind] == [answer["tokens"] for answer in expected[kind]]
+    assert len(set(found["cache_blocks"])) == 1
+    assert found["cache_blocks"][0] > 0
 
 
 def refusals(checkpoint: str) -> list[str]:

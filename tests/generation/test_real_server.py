@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,25 @@ def test_two_ranks_serve_what_the_engine_says_and_end_when_told(checkpoint: Path
         assert [chunk.choices[0].finish_reason for chunk in talk if chunk.choices][-1] in ("length", "stop")
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
+
+
+def test_two_replicas_answer_alike_behind_one_address_and_end_together(checkpoint: Path) -> None:
+    import psutil
+    from openai import OpenAI
+
+    with serving(checkpoint, "--replicas", "2", "--batch", "2") as (url, server):
+        client = OpenAI(base_url=f"{url}/v1", api_key="none")
+        fields = {"model": "model", "prompt": [5, 6, 7], "max_tokens": 12, "seed": 3, "n": 12}
+        answer = client.completions.create(**fields, temperature=0)
+        assert len({choice.text for choice in answer.choices}) == 1
+        metrics = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
+        for replica in (0, 1):  # what a replica uses is told with the news of its steps
+            assert float(re.search(rf'cache_blocks{{replica="{replica}"}} (\S+)', metrics)[1]) > 0  # pyright: ignore
+        (other,) = [child for child in psutil.Process(server.pid).children() if child.environ().get("RANK") == "1"]
+        other.kill()
+        assert server.wait(60) == 1
+        assert server.stderr is not None
+        assert "rank 1 of 2 was killed by SIGKILL" in server.stderr.read()
 
 
 def test_chat_reads_lines_and_ends_with_them(checkpoint: Path) -> None:

@@ -191,7 +191,7 @@ def test_a_model_without_a_tokenizer_has_none_made_up(tmp_path: Path, home: Path
         texts, run=replace(texts.run, folder=str(tmp_path / "of_ids")), conversations=Conversations(paths=(ids,))
     )
     messages = run_in_world(train_all, [texts, of_ids], processes=1)[0]
-    assert "chats.jsonl:1: a text, and the model came without a tokenizer" in str(messages[0])
+    assert "4 x a text, and the model came without a tokenizer: name it in tokenizer.path" in str(messages[0])
     assert messages[1] is None
     assert tokenizer_of(open_weights(tmp_path / "of_ids")) is None  # and so has what was trained on ids
     assert not list(to_huggingface(tmp_path / "of_ids", tmp_path / "out").glob("*token*"))
