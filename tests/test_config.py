@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from megaphi.engine.run_config import (
     Progress,
     RunConfig,
     check,
+    rounding,
 )
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
@@ -187,7 +189,6 @@ def test_every_field_of_a_recipe_explains_itself():
         (["optimizer.warmup_steps=240"], r"leaves no step after the warm-up of run\.steps=240"),
         (["optimizer.learning_rate=0"], r"optimizer\.learning_rate=0\.0: must be above 0"),
         (["optimizer.beta2=1.5"], r"optimizer\.beta2=1\.5: must be at least 0 and below 1"),
-        (["run.validation_samples=24"], r"run\.validation_samples=24 does not fill .* a multiple of 16"),
         (
             ["model.heads=8", "model.key_value_groups=3"],
             r"model\.heads=8 is not a multiple of model\.key_value_groups=3",
@@ -215,6 +216,54 @@ def test_every_field_of_a_recipe_explains_itself():
 def test_fields_that_contradict_each_other(assignments, message):
     with pytest.raises(InputError, match=message):
         check(override(RUN, assignments), world_size=2)
+
+
+REMEDIES = (
+    (r"batch\.global_batch=\d+ is not a multiple .*: use a multiple of (\d+)$", "batch.global_batch={}"),
+    (r"splits \d+ positions over layout\.tensor=\d+.* or (layout\.sequence_parallel=false)$", "{}"),
+)
+
+
+def checked_with_remedies(run: RunConfig, *, world_size: int) -> RunConfig | str:
+    """The run, with what the messages propose until it passes; or the message that proposes no other field."""
+    for _ in range(4):
+        try:
+            return check(run, world_size=world_size)
+        except InputError as error:
+            message = str(error)
+        for pattern, remedy in REMEDIES:
+            if found := re.search(pattern, message):
+                run = override(run, [remedy.format(found[1])])
+    return message
+
+
+def test_no_default_of_a_recipe_forbids_a_layout():
+    """Only a cut that does not divide the model is refused for good; a batch and sequence parallelism have a remedy."""
+    passed = 0
+    for recipe in RECIPES:
+        for tensor, pipeline, replicas in itertools.product((1, 2, 5, 10), (1, 2, 3, 8, 40), (1, 2, 3, 30, 480)):
+            ways = [f"layout.tensor={tensor}", f"layout.pipeline={pipeline}", "layout.data=none"]
+            found = checked_with_remedies(override(load_recipe(recipe), ways), world_size=tensor * pipeline * replicas)
+            if isinstance(found, str):
+                assert re.search(r"layout\.\w+=\d+ does not divide model\.\w+=\d+: choose one of", found), found
+                continue
+            passed += 1
+            if found.mixture.sources:
+                assert found.run.validation_samples % (found.batch.micro_batch * replicas) == 0
+    assert passed > 300
+
+
+def test_validation_samples_are_rounded_up_and_it_is_said():
+    words = ["layout.tensor=1", "layout.pipeline=1"]
+    run = override(load_recipe("phi4_14b_pretrain"), words)
+    assert check(run, world_size=480).run.validation_samples == 480
+    assert rounding(run, check(run, world_size=480)) == (
+        "run.validation_samples=64 is rounded up to 480: whole micro-batches on every replica"
+    )
+    assert rounding(RUN, check(RUN, world_size=2)) is None
+    interleaved = override(RUN, ["layout.tensor=1", "layout.pipeline=2", "layout.virtual_pipeline=2"])
+    interleaved = override(interleaved, ["batch.micro_batch=1", "run.validation_samples=63"])
+    assert check(interleaved, world_size=2).run.validation_samples == 64
 
 
 def every_field() -> set[str]:
