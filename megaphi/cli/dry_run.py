@@ -9,7 +9,7 @@ from megaphi.cli.mixture import print_sources, print_stages, report_run
 from megaphi.config import leaves
 from megaphi.data.mixture_report import MixtureReport
 from megaphi.engine.learning_rate import learning_rate, milestones
-from megaphi.engine.run_config import RunConfig, check, check_kind, rounding
+from megaphi.engine.run_config import RunConfig, check, check_kind, check_tokenizer, rounding
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
 
@@ -20,6 +20,7 @@ def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
 
     smallest = configuration.layout.model_ranks
     run = check(configuration, world_size=world_size or smallest * (configuration.layout.data or 1))
+    check_tokenizer(run)
     load_objective(run)
     print("Configuration")
     for path, value in leaves(run):

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.config import describe, override
-    from megaphi.engine.run_config import check, rounding
+    from megaphi.engine.run_config import check, check_tokenizer, rounding
     from megaphi.parallel import launcher
     from megaphi.parallel.place import detect
     from megaphi.recipes import load_recipe
@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--processes {processes}: must be at least 1")
     with _told_to_all_ranks():
         checked = check(configuration, world_size=processes)
+        check_tokenizer(checked)
     if arguments.processes is not None and processes > 1:
         command = [sys.executable, "-m", "megaphi", "train", arguments.recipe, *arguments.fields]
         return launcher.start_processes(command, processes=processes)

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.conversion.streaming import row_blocks
 from megaphi.engine.forward_only import logits_of, open_model
-from megaphi.engine.model_tokenizer import tokenizer_of
+from megaphi.engine.model_tokenizer import context_of, tokenizer_of
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.log import progress_bar
@@ -98,12 +98,19 @@ def _bits(values: Tensor) -> Tensor:
     return values.contiguous().view({2: torch.int16, 4: torch.int32}[values.dtype.itemsize])
 
 
+def _any_ids(vocabulary: int) -> list[int]:
+    return torch.randint(vocabulary, (LONGEST_TOKENS,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
 def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT) -> LogitComparison | None:
-    """Logits of both sides on a text in the model's tokens, or bytes; None if fp32 does not fit into memory."""
+    """Logits of both sides on a text in the model's tokens; None if fp32 does not fit into memory.
+
+    A model without a tokenizer gets tokens drawn from its whole vocabulary.
+    """
     vocabulary = source.architecture.vocabulary
     own = tokenizer_of(source)
-    ids = own.encode(text) if own is not None else [byte % vocabulary for byte in text.encode()]
-    tokens = ids[:LONGEST_TOKENS]
+    ids = _any_ids(vocabulary) if own is None else own.encode(text)
+    tokens = ids[: min(LONGEST_TOKENS, context_of(source))]
     if len(tokens) < 2:
         raise InputError("the text to compare logits on is too short: expected two tokens or more")
     if 4 * source.architecture.parameters * 1.2 > psutil.virtual_memory().available:

@@ -212,7 +212,6 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     if run.run.steps:
         check_steps(run)
     _check_context(run)
-    _check_vocabulary(run)
     check_remote_reading(run.mixture.remote)
     if run.run.time_limit is not None:
         limit_seconds(run.run.time_limit)
@@ -257,8 +256,11 @@ def _check_context(run: RunConfig) -> None:
         )
 
 
-def _check_vocabulary(run: RunConfig) -> None:
-    """A new model without a tokenizer of its own has Phi-4's; another one must have as many tokens at most."""
+def check_tokenizer(run: RunConfig) -> None:
+    """A new model without a tokenizer of its own has Phi-4's; another one must have as many tokens at most.
+
+    Apart from `check`, since the engine itself trains on any ids.
+    """
     if run.tokenizer.path not in (None, PHI4):
         open_path(run.tokenizer.path, vocabulary=run.model.vocabulary)
     elif run.tokenizer.path == PHI4 or run.run.initial_checkpoint is None:

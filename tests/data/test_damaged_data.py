@@ -231,7 +231,7 @@ def test_manifests(web, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"is damaged: Expecting property name .* line 1 column 2"),
+        ("{", r"is damaged: Expecting property name .* at character 2"),
         ("[]", r"must be an object with a list"),
         ('{"datasets": "web"}', r"must be an object with a list"),
         ('{"datasets": []}', r"lists no datasets"),

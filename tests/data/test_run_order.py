@@ -189,7 +189,6 @@ def test_lengths_without_a_small_common_multiple_are_refused():
         ),
         ([Stage(name="a"), Stage(name="b")], "mixture.stages.a.tokens is open"),
         ([Stage(name="a", tokens=160), Stage(name="b")], "no step is left for stage 'b'"),
-        ([Stage(name="a", tokens=0)], "mixture.stages.a.tokens=0"),
         ([Stage(name="a", shares=(Share(name="wep", weight=1.0),))], "names 'wep', which is no source.*web"),
         ([Stage(name="a", shares=(Share(name="web", weight=1.0),) * 2)], "names a source twice"),
     ],

@@ -37,7 +37,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def serving(checkpoint: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The command in a process of its own; gives the address that it tells."""
-    command = [sys.executable, "-m", "megaphi", "serve", str(checkpoint), "--port", "0", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "megaphi",
+        "serve",
+        str(checkpoint),
+        "--tokenizer",
+        "phi4",
+        "--port",
+        "0",
+        *options,
+    ]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert server.stderr is not None
     try:
@@ -135,7 +146,19 @@ def test_two_replicas_answer_alike_behind_one_address_and_end_together(checkpoin
 
 
 def test_chat_reads_lines_and_ends_with_them(checkpoint: Path) -> None:
-    command = [sys.executable, "-m", "megaphi", "chat", str(checkpoint), "--max-tokens", "4", "--pipeline", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "megaphi",
+        "chat",
+        str(checkpoint),
+        "--tokenizer",
+        "phi4",
+        "--max-tokens",
+        "4",
+        "--pipeline",
+        "2",
+    ]
     began = time.monotonic()
     talk = subprocess.run(
         command, input="a\n/reset\nb\n", capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False
@@ -147,7 +170,19 @@ def test_chat_reads_lines_and_ends_with_them(checkpoint: Path) -> None:
 
 
 def test_layouts_that_do_not_fit_are_one_message(checkpoint: Path) -> None:
-    command = [sys.executable, "-m", "megaphi", "serve", str(checkpoint), "--tensor", "3", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "megaphi",
+        "serve",
+        str(checkpoint),
+        "--tokenizer",
+        "phi4",
+        "--tensor",
+        "3",
+        "--port",
+        "0",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False)
     assert done.returncode == 2
     assert "layout.tensor=3 does not divide model.key_value_groups=2" in done.stderr

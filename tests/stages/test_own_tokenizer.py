@@ -18,7 +18,7 @@ from megaphi.data.mixture import Mixture, Source
 from megaphi.data.post_training import Conversations, Preferences
 from megaphi.data.tokenize_documents import tokenize_documents
 from megaphi.engine.model_tokenizer import context_of, text_tokenizer_of, tokenizer_of
-from megaphi.engine.run_config import BatchShape, Optimizer, Progress, RunConfig, Tokenizer, check
+from megaphi.engine.run_config import BatchShape, Optimizer, Progress, RunConfig, Tokenizer, check, check_tokenizer
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.stages.inheritance import inheritance_of
@@ -197,7 +197,7 @@ def test_a_model_without_a_tokenizer_has_none_made_up(tmp_path: Path, home: Path
     assert not list(to_huggingface(tmp_path / "of_ids", tmp_path / "out").glob("*token*"))
     given = replace(texts, tokenizer=Tokenizer(path=str(home / "tokenizer")))
     with pytest.raises(InputError, match=r"has 1,000 tokens, the model a vocabulary of 512"):
-        check(given, world_size=1)
+        check_tokenizer(given)
 
 
 def test_vocabularies_beyond_phi4s_need_a_tokenizer(tmp_path: Path) -> None:
@@ -207,6 +207,6 @@ def test_vocabularies_beyond_phi4s_need_a_tokenizer(tmp_path: Path) -> None:
         mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=("unused",)),)),
     )  # fmt: skip
     with pytest.raises(InputError, match=r"model.vocabulary: .*128256 is out of range.*tokenizer.path"):
-        check(large, world_size=1)
+        check_tokenizer(large)
     write_tokenizer(tmp_path / "tokenizer", vocabulary=300)
-    assert check(replace(large, tokenizer=Tokenizer(path=str(tmp_path / "tokenizer"))), world_size=1)
+    check_tokenizer(replace(large, tokenizer=Tokenizer(path=str(tmp_path / "tokenizer"))))
