@@ -85,6 +85,9 @@ def keep_rank_log(path: Path, *, rank: int, take_native_output: bool) -> None:
         terminal = os.dup(2)
         os.dup2(rank_log, 2)
         sys.stderr = open(terminal, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115
+        for shown in logger.handlers:
+            if type(shown) is logging.StreamHandler:
+                shown.setStream(sys.stderr)  # it wrote to what is the log now
 
 
 def terminal() -> int:

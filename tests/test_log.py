@@ -63,3 +63,13 @@ def test_what_the_disk_does_not_take_ends_nothing(tmp_path: Path, full: bool) ->
     assert len(re.findall(r"cannot be written|no log is kept in", errors)) == 1
     assert "Traceback" not in errors
     assert re.search(r"one\n(.*\n)*.*two\nwent on\n$", errors)
+
+
+def test_the_terminal_still_gets_the_messages_once_there_is_a_log(tmp_path: Path) -> None:
+    """The order of a real run: lines are printed while ranks meet, and the log is there once the run folder is."""
+    path = tmp_path / "rank_00000.log"
+    program = "set_up_logging(rank=0, world_size=2); logger.info('before')\n"
+    program += "keep_rank_log(path, rank=0, take_native_output=True); logger.info('after'); logger.debug('detail')"
+    shown = printed(program, str(path))
+    assert re.fullmatch(r"\S+ before\n\S+ after\n", shown)
+    assert [line.split()[-1] for line in path.read_text().splitlines()] == ["after", "detail"]
