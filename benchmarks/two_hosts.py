@@ -98,7 +98,10 @@ class Ranks:
         told = {}
         for rank in sorted(self.processes):
             lines = re.split(r"[\r\n]+", self._said(rank).read_text(errors="replace"))
-            told[rank] = [line for line in lines if re.match(r"megaphi: |Traceback|.*\b(waits for|SIG\w+: sav)", line)]
+            found = (
+                re.search(r"megaphi: .*|Traceback.*|[^\]|]*(waits for|waits:|SIG\w+: sav).*", line) for line in lines
+            )
+            told[rank] = [match[0].strip() for match in found if match]
         return told
 
 
