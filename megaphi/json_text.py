@@ -47,7 +47,7 @@ def decode_text(content: bytes) -> str:
     if content.startswith(_WIDE):
         raise InputError("UTF-16 or UTF-32 text (Windows writes it): save it as UTF-8")
     try:
-        return content.removeprefix(codecs.BOM_UTF8).decode()  # three times as fast as the codec utf-8-sig
+        return content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         place = f"byte {error.start}" if line == 1 else f"line {line}"

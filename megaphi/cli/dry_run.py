@@ -9,7 +9,8 @@ from megaphi.cli.mixture import print_sources, print_stages, report_run
 from megaphi.config import leaves
 from megaphi.data.mixture_report import MixtureReport
 from megaphi.engine.learning_rate import learning_rate, milestones
-from megaphi.engine.run_config import RunConfig, check, check_kind, check_tokenizer, rounding
+from megaphi.engine.run_config import RunConfig, check, check_kind, rounding
+from megaphi.engine.run_tokenizer import check_tokenizer
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
 

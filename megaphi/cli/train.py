@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.config import describe, override
-    from megaphi.engine.run_config import check, check_tokenizer, rounding
+    from megaphi.engine.run_config import check, rounding
+    from megaphi.engine.run_tokenizer import check_tokenizer
     from megaphi.parallel import launcher
     from megaphi.parallel.place import detect
     from megaphi.recipes import load_recipe

@@ -21,8 +21,6 @@ from megaphi.model.architecture import Architecture
 from megaphi.own_code import digest_of, split_name
 from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.tokenizer.open_tokenizer import PHI4, open_path
-from megaphi.tokenizer.phi4 import check_vocabulary_size
 
 Kind = Literal["pretrain", "finetune", "prefer"]
 
@@ -254,20 +252,6 @@ def _check_context(run: RunConfig) -> None:
             f"model.context={run.model.context}: the run has sequences of {longest} tokens; raise it to {longest}, or"
             " leave it out, and the model's context becomes the longest sequence"
         )
-
-
-def check_tokenizer(run: RunConfig) -> None:
-    """A new model without a tokenizer of its own has Phi-4's; another one must have as many tokens at most.
-
-    Apart from `check`, since the engine itself trains on any ids.
-    """
-    if run.tokenizer.path not in (None, PHI4):
-        open_path(run.tokenizer.path, vocabulary=run.model.vocabulary)
-    elif run.tokenizer.path == PHI4 or run.run.initial_checkpoint is None:
-        try:
-            check_vocabulary_size(run.model.vocabulary)
-        except InputError as error:
-            raise InputError(f"model.vocabulary: {error}; or name another tokenizer in tokenizer.path") from None
 
 
 def check_kind(run: RunConfig) -> Kind:

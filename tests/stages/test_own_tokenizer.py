@@ -18,7 +18,8 @@ from megaphi.data.mixture import Mixture, Source
 from megaphi.data.post_training import Conversations, Preferences
 from megaphi.data.tokenize_documents import tokenize_documents
 from megaphi.engine.model_tokenizer import context_of, text_tokenizer_of, tokenizer_of
-from megaphi.engine.run_config import BatchShape, Optimizer, Progress, RunConfig, Tokenizer, check, check_tokenizer
+from megaphi.engine.run_config import BatchShape, Optimizer, Progress, RunConfig, Tokenizer, check
+from megaphi.engine.run_tokenizer import check_tokenizer
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.stages.inheritance import inheritance_of

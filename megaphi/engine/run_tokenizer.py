@@ -1,0 +1,26 @@
+"""Whether a run's tokenizer fits its model: looked at before a run starts, and by its dry run.
+
+Apart from `run_config.check`, since the engine itself trains on any ids. No torch here.
+"""
+
+from __future__ import annotations
+
+from megaphi.engine.run_config import RunConfig
+from megaphi.errors import InputError
+from megaphi.tokenizer.open_tokenizer import PHI4, open_path
+from megaphi.tokenizer.phi4 import check_vocabulary_size
+
+
+def check_tokenizer(run: RunConfig) -> None:
+    """A new model without a tokenizer of its own has Phi-4's; another one must have as many tokens at most.
+
+    Raises:
+        InputError: the tokenizer cannot be read, or has more tokens than the model.
+    """
+    if run.tokenizer.path not in (None, PHI4):
+        open_path(run.tokenizer.path, vocabulary=run.model.vocabulary)
+    elif run.tokenizer.path == PHI4 or run.run.initial_checkpoint is None:
+        try:
+            check_vocabulary_size(run.model.vocabulary)
+        except InputError as error:
+            raise InputError(f"model.vocabulary: {error}; or name another tokenizer in tokenizer.path") from None
