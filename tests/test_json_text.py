@@ -25,7 +25,7 @@ from megaphi.json_text import parse_json
 from megaphi.parallel.layout import ParallelLayout
 
 LONG = "9" * 5_000
-OUR_OWN = {"json_text.py", "channel.py", "random_states.py", "checkpoint_files.py"}
+OUR_OWN = {"json_text.py", "channel.py", "meeting.py", "heartbeat.py", "random_states.py", "checkpoint_files.py"}
 """The reader itself, and three that read nothing but what this program wrote in this run or under a checksum."""
 
 VALUES = st.recursive(

@@ -22,6 +22,7 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
+from megaphi.json_text import parse_json
 from megaphi.log import logger
 
 LOCK = ".lock"
@@ -106,8 +107,8 @@ def _flock(handle: int) -> bool | None:
 def _holder(handle: int) -> Mapping[str, Any]:
     """Who wrote the file; empty if nobody, or if the writer died while at it."""
     try:
-        found = json.loads(os.pread(handle, 1 << 16, 0))
-    except ValueError:
+        found = parse_json(os.pread(handle, 1 << 16, 0))
+    except InputError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from megaphi.errors import InputError
+from megaphi.json_text import parse_json
 from megaphi.log import host_name, logger
 
 FOLDER = "steps"
@@ -115,6 +117,6 @@ def _lines(path: Path) -> Iterator[dict]:
     if path.is_file():
         for line in path.read_text(errors="replace").splitlines():
             try:
-                yield json.loads(line)
-            except ValueError:
+                yield parse_json(line)
+            except InputError:
                 continue
