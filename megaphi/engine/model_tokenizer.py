@@ -15,7 +15,7 @@ from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import READ_BESIDE, TOKENIZER_FILES, VOCABULARIES, open_files
-from megaphi.tokenizer.phi4 import load_tokenizer
+from megaphi.tokenizer.phi4 import can_have, load_tokenizer
 
 NO_TOKENIZER = "none"
 """The fingerprint of a run whose model has no tokenizer."""
@@ -35,8 +35,8 @@ def tokenizer_of(reader: WeightReader, *, ranks_file: str | os.PathLike[str] | N
     if carried.keys() & set(VOCABULARIES):
         files = {name: path for name, path in carried.items() if name in (*TOKENIZER_FILES, *READ_BESIDE)}
         tokenizer = open_files(files, vocabulary=vocabulary, ranks_file=ranks_file, where=str(reader.folder))
-    elif "imported_from" in reader.state and not recorded:
-        return None
+    elif not recorded and ("imported_from" in reader.state or not can_have(vocabulary)):
+        return None  # imported without one, or trained on ids that can be nobody's text
     else:
         tokenizer = load_tokenizer(vocabulary, ranks_file=ranks_file)
     if recorded not in ("", tokenizer.fingerprint):

@@ -153,9 +153,14 @@ def load_tokenizer(
     return Phi4Tokenizer(read_ranks(ranks_file, count=vocabulary_size - SPECIAL_COUNT))
 
 
+def can_have(vocabulary_size: int) -> bool:
+    """Whether Phi-4's tokenizer can be cut to so many tokens."""
+    return SMALLEST_VOCABULARY_SIZE <= vocabulary_size <= FULL_VOCABULARY_SIZE
+
+
 def check_vocabulary_size(vocabulary_size: int) -> None:
     """Raises InputError for a number of tokens that Phi-4's tokenizer cannot have."""
-    if not SMALLEST_VOCABULARY_SIZE <= vocabulary_size <= FULL_VOCABULARY_SIZE:
+    if not can_have(vocabulary_size):
         raise InputError(
             f"vocabulary_size {vocabulary_size} is out of range: choose {SMALLEST_VOCABULARY_SIZE} (256 bytes and "
             f"{SPECIAL_COUNT} special tokens) to {FULL_VOCABULARY_SIZE} (all of cl100k_base)"
