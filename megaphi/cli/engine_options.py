@@ -38,6 +38,11 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
     add_tokenizer_argument(parser)
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")
+    add_operators_argument(parser)
+    parser.set_defaults(replicas=1)
+
+
+def add_operators_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-slow-operators",
         type=_operators,
@@ -45,7 +50,6 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
         metavar="NAMES",
         help="kernels, separated by commas, that PyTorch may stand in for on a GPU where they are not compiled",
     )
-    parser.set_defaults(replicas=1)
 
 
 def _operators(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from megaphi.cli.engine_options import add_tokenizer_argument
+from megaphi.cli.engine_options import add_operators_argument, add_tokenizer_argument
 from megaphi.conversation import Sampling
 from megaphi.errors import InputError
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
     add_tokenizer_argument(parser)
+    add_operators_argument(parser)
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="tokens to add (default 128)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens")
