@@ -256,7 +256,7 @@ def make_tokens(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/two_hosts.csv anew")
+    parser.add_argument("--write", action="store_true", help="replace benchmarks/results/two_hosts.csv")
     arguments = parser.parse_args()
     if os.geteuid() or shutil.which("ip") is None:
         sys.exit("two_hosts.py makes network namespaces: it needs root and `ip` of iproute2")

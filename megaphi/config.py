@@ -5,7 +5,7 @@ only knows how to walk such a tree. `override` sets `layout.tensor=4` and return
 `from_plain` are exact inverses through JSON; an unknown key is always an error that names the closest known one.
 Values are converted by the field's annotation, so a typo in a number cannot become a string. A numeric field declares
 the numbers it takes in its annotation too, `Annotated[float, Range(above=0)]`; whatever brings a value (a recipe, an
-override, a config.json) goes through the same check, and no float is ever infinite or NaN.
+override, a config.json) goes through the same check, and no float is ever infinite or NaN. A path is a `FilePath`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import inspect
 import itertools
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,14 @@ class Range:
             return f"from {self.minimum} to {self.maximum}"
         bounds = {"at least": self.minimum, "above": self.above, "at most": self.maximum, "below": self.below}
         return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class HomeExpanded:
+    """Beside its type: the field is a path, and a `~` at its beginning is the user's home folder."""
+
+
+FilePath = Annotated[str, HomeExpanded()]
 
 
 class OutOfRange(InputError):
@@ -144,12 +153,12 @@ def _parse(hint: Any, text: str, *, where: str) -> Any:
     choices = _union_members(hint)
     if type(None) in choices and text.lower() in ("none", "null"):
         return None
-    if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] is str and not text.startswith("["):
-        return tuple(part for part in text.split(",") if part)
+    if typing.get_origin(hint) is tuple and _is_text(typing.get_args(hint)[0]) and not text.startswith("["):
+        return from_plain(hint, [part for part in text.split(",") if part], where=where)
     if typing.get_origin(hint) is tuple and not text:
         return ()
     plain = [choice for choice in choices if choice is not type(None)]
-    if any(choice is str or typing.get_origin(choice) is typing.Literal for choice in plain):
+    if any(_is_text(choice) or typing.get_origin(choice) is typing.Literal for choice in plain):
         return from_plain(hint, text, where=where)
     try:
         value = parse_json(_as_json(text))
@@ -196,7 +205,10 @@ def from_plain(hint: Any, value: Any, *, where: str = "") -> Any:
         return _section_from_plain(cast(type, hint), value, where=where)
     origin = typing.get_origin(hint)
     if origin is Annotated:
-        return _in_range(from_plain(hint.__origin__, value, where=where), hint, where=where)
+        found = from_plain(hint.__origin__, value, where=where)
+        if hint == FilePath:
+            return os.path.expanduser(found)  # noqa: PTH111 (a Path would make s3:/ of s3://)
+        return _in_range(found, hint, where=where)
     if origin is tuple and isinstance(value, list):
         item = typing.get_args(hint)[0]
         return tuple(from_plain(item, part, where=_item_path(where, index, part)) for index, part in enumerate(value))
@@ -273,11 +285,17 @@ def _member_from_plain(hint: Any, value: Any, *, where: str) -> Any:
     raise InputError(f"{where or 'value'}={value!r}: expected {_name(hint)}")
 
 
+def _is_text(hint: Any) -> bool:
+    return hint is str or hint == FilePath
+
+
 def _union_members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _name(hint: Any) -> str:
+    if hint == FilePath:
+        return "a path"
     if typing.get_origin(hint) is Annotated:
         return f"{_name(hint.__origin__)} {hint.__metadata__[0]}".replace("number at", "number of at")
     if typing.get_origin(hint) is tuple:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.config import Range, describe, difference, from_plain, leaves, override, to_plain
+from megaphi.config import FilePath, Range, describe, difference, from_plain, leaves, override, to_plain
 from megaphi.data.mixture import Mixture, Source
 from megaphi.engine.run_config import (
     BatchShape,
@@ -288,12 +288,12 @@ def numeric_fields(section: type, prefix: str = "") -> Iterator[tuple[str, list[
 def _numbers_in(hint: Any, path: str) -> Iterator[tuple[str, list[Range]]]:
     if dataclasses.is_dataclass(hint):
         yield from numeric_fields(cast(type, hint), path)
-    elif typing.get_origin(hint) is Annotated:
+    elif typing.get_origin(hint) is Annotated and hint != FilePath:
         assert hint.__origin__ in (int, float), path
         yield path, [part for part in hint.__metadata__ if isinstance(part, Range)]
     elif hint in (int, float):
         yield path, []
-    elif typing.get_origin(hint) is not Literal:
+    elif typing.get_origin(hint) is not Literal and hint != FilePath:
         for part in typing.get_args(hint):
             yield from _numbers_in(part, path)
 
@@ -302,6 +302,33 @@ def test_every_number_declares_its_range_where_it_is_declared():
     fields = dict(numeric_fields(RunConfig))
     assert {"optimizer.eps", "mixture.sources.weight", "mixture.stages.tokens", "preferences.beta", "seed"} <= {*fields}
     assert [path for path, ranges in fields.items() if len(ranges) != 1] == []
+
+
+PLACES = re.compile(r"(^|[._])(folder|paths?|file|checkpoint)$")
+
+
+def text_fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of a text, or of texts, with its annotation."""
+    for name, hint in typing.get_type_hints(section, include_extras=True).items():
+        path = f"{prefix}.{name}".lstrip(".")
+        for part in (hint,) if hint == FilePath else (hint, *typing.get_args(hint)):
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
+                yield from text_fields(part, path)
+            elif part is str or part == FilePath:
+                yield path, part
+
+
+def test_every_field_that_is_a_path_says_so_and_begins_at_home_if_asked(monkeypatch):
+    fields = dict(text_fields(RunConfig))
+    assert {"run.folder", "mixture.sources.paths", "saving.fallback_folder", "tokenizer.path"} <= {*fields}
+    assert [path for path, hint in fields.items() if PLACES.search(path) and hint != FilePath] == []
+    monkeypatch.setenv("HOME", "/home/ada")
+    words = ["run.folder=~/runs/x", "mixture.sources.web.paths=~/a,s3://bucket/~b,/c", "saving.fallback_folder=~"]
+    run = override(load_recipe("quickstart_pretrain"), words)
+    assert (run.run.folder, run.saving.fallback_folder) == ("/home/ada/runs/x", "/home/ada")
+    assert run.mixture.sources[0].paths == ("/home/ada/a", "s3://bucket/~b", "/c")
+    made = dataclasses.replace(run, run=dataclasses.replace(run.run, initial_checkpoint="~/phi-4"))
+    assert check(made, world_size=2).run.initial_checkpoint == "/home/ada/phi-4"
 
 
 def values_outside(numbers: Range, *, whole: bool) -> Iterator[Any]:

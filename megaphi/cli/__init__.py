@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ VERBS = ("train", "mixture", "tokenize", "generate", "chat", "serve", "convert",
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    _print_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     parsed, rest = parser.parse_known_args(words)
@@ -48,6 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone: not an error, but Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _print_anything() -> None:
+    """What a terminal's encoding cannot say is shown by its number: no text of a user's ends a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _as_fields(options: list[str]) -> str:

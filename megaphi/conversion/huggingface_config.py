@@ -164,7 +164,7 @@ def _fixed_fields() -> dict[str, Any]:
 
 
 def token_fields(tokenizer: Tokenizer | None) -> dict[str, int | None]:
-    """Of Phi-4's the released model's: 100257, 100265, 100349; none where there is no tokenizer."""
+    """The ids that config.json names: Phi-4's 100257, 100265, 100349, or the own tokenizer's; none without one."""
     if tokenizer is None:
         return dict.fromkeys(TOKEN_FIELDS)
     if isinstance(tokenizer, Phi4Tokenizer):

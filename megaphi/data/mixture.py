@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from megaphi.config import Range, check_values
+from megaphi.config import FilePath, Range, check_values
 from megaphi.data.remote import RemoteReading
 from megaphi.errors import InputError
 
@@ -25,9 +25,9 @@ class Source:
     """Names the source in reports and in its shuffle key: another name is another order."""
     weight: Annotated[float, Range(above=0)]
     """Share of the training samples, in any unit: weights are divided by their sum."""
-    paths: tuple[str, ...]
+    paths: tuple[FilePath, ...]
     """Prefixes of the .bin/.idx pairs, read as one stream in this order."""
-    validation_paths: tuple[str, ...] = ()
+    validation_paths: tuple[FilePath, ...] = ()
     """Prefixes held out for validation; a source without any takes no part in it."""
     unique_tokens: Annotated[int, Range(minimum=1)] | None = None
     """Tokens that the source is expected to hold; a dry run counts epochs with it where the files are not there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from megaphi.config import Range
+from megaphi.config import FilePath, Range
 from megaphi.data.bad_records import OnBadRecords
 from megaphi.data.records import TooLong
 from megaphi.errors import InputError
@@ -16,9 +16,9 @@ from megaphi.tokenizer.chat_format import TrainOn
 class Conversations:
     """Conversations to imitate (config section `conversations`)."""
 
-    paths: tuple[str, ...]
+    paths: tuple[FilePath, ...]
     """Files, folders or patterns: JSON or Parquet with `messages`, `prompt` and `response`, `ids` or other names."""
-    validation_paths: tuple[str, ...] = ()
+    validation_paths: tuple[FilePath, ...] = ()
     """The same, held out."""
     train_on: TrainOn = "assistant"
     """Which answers are trained: assistant (all of them) or last."""
@@ -32,9 +32,9 @@ class Conversations:
 class Preferences:
     """Pairs of answers and how to learn from them (config section `preferences`)."""
 
-    paths: tuple[str, ...]
+    paths: tuple[FilePath, ...]
     """Files, folders or patterns: JSON or Parquet with `prompt`, `accepted`, `rejected`, or the hub's names."""
-    validation_paths: tuple[str, ...] = ()
+    validation_paths: tuple[FilePath, ...] = ()
     """The same, held out."""
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     """sigmoid: DPO (Rafailov et al. 2023); ipo: Azar et al. 2023."""
@@ -52,7 +52,7 @@ class Preferences:
     """What to do with a pair whose prompt and two sides do not fit into batch.sequence_length."""
     bad_records: OnBadRecords = "error"
     """What to do with records that cannot be used, such as equal sides: name all and stop, or skip and count them."""
-    reference_folder: str | None = None
+    reference_folder: FilePath | None = None
     """Where log-probabilities of the reference model are kept for this and later runs; none: in run.folder."""
 
     def check(self) -> None:

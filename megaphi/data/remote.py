@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.config import Range, check_values
+from megaphi.config import FilePath, Range, check_values
 from megaphi.data.block_cache import BlockCache
 from megaphi.data.token_files import DatasetFiles, MappedFile, Pieces
 from megaphi.errors import InputError
@@ -46,7 +46,7 @@ LONGEST_WAIT_SECONDS = 30.0
 class RemoteReading:
     """How datasets in object storage are read (paths like s3://bucket/web_*)."""
 
-    cache_folder: str = "~/.cache/megaphi/blocks"
+    cache_folder: FilePath = str(Path.home() / ".cache/megaphi/blocks")
     """Where fetched blocks are kept: a folder on a disk of this machine, shared by all its processes."""
     cache_bytes: Annotated[int, Range(minimum=1)] = 200_000_000_000
     """How much of that disk to use; best more than all the data drawn from."""
@@ -80,7 +80,7 @@ class RemoteStore:
 
     @functools.cached_property
     def cache(self) -> BlockCache:
-        return BlockCache(Path(self.settings.cache_folder).expanduser(), limit_bytes=self.settings.cache_bytes)
+        return BlockCache(Path(self.settings.cache_folder), limit_bytes=self.settings.cache_bytes)
 
     @functools.cached_property
     def pool(self) -> ThreadPoolExecutor:

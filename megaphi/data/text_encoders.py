@@ -23,7 +23,7 @@ from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
 TIKTOKEN, GIGATOKEN, TOKENIZERS = "tiktoken", "gigatoken", "tokenizers"
 ENCODERS = (TIKTOKEN, GIGATOKEN)
-"""Of Phi-4's tokenizer; every tokenizer.json has one engine, the library `tokenizers`."""
+"""Engines of Phi-4's tokenizer; every tokenizer.json has one engine, the library `tokenizers`."""
 SPOT_CHECK_EVERY = 256
 """One document in so many, and the first of every shard, is encoded by tiktoken too."""
 

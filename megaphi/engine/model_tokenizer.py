@@ -81,7 +81,7 @@ def context_of(reader: WeightReader) -> int:
 
 
 def longest_sequence(config: Mapping[str, Any]) -> int:
-    """Of a run's plain configuration: its batch and the stages of its mixture; 0 where it says nothing."""
+    """The longest sequence in a run's plain configuration (batch, stages of the mixture); 0 where it says nothing."""
     stages = (config.get("mixture") or {}).get("stages") or ()
     lengths = [(config.get("batch") or {}).get("sequence_length"), *(stage.get("sequence_length") for stage in stages)]
     return max((length for length in lengths if length), default=0)

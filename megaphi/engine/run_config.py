@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from megaphi.config import Range, check_values
+from megaphi.config import FilePath, Range, check_values
 from megaphi.data.mixture import Mixture
 from megaphi.data.post_training import Conversations, Preferences
 from megaphi.data.remote import check_remote_reading
@@ -29,7 +29,7 @@ Kind = Literal["pretrain", "finetune", "prefer"]
 class Progress:
     """How long the run goes on and what it leaves behind (config section `run`)."""
 
-    folder: str = "runs/phi4"
+    folder: FilePath = "runs/phi4"
     """Run folder: config.json, metrics.jsonl, checkpoints/, tensorboard/, loss.png, logs/ and steps/ of every rank."""
     steps: Annotated[int, Range(minimum=0)] = 0
     """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
@@ -47,7 +47,7 @@ class Progress:
     """Continue from the newest whole checkpoint where there is one."""
     take_over: bool = False
     """Begin although run.folder is locked by a job on another host, which must be dead."""
-    initial_checkpoint: str | None = None
+    initial_checkpoint: FilePath | None = None
     """Start a new run (step 0, no optimizer state) from these weights: a checkpoint, or a Hugging Face folder."""
     continue_sources: bool = False
     """With initial_checkpoint: sources of the same name and content go on where that run stopped reading them."""
@@ -83,7 +83,7 @@ class Saving:
     """Pause before the second attempt; it doubles from one to the next."""
     train_unsaved: bool = False
     """Train on although the first checkpoint since the start could not be written anywhere."""
-    fallback_folder: str | None = None
+    fallback_folder: FilePath | None = None
     """Where checkpoints go when run.folder cannot take them; resuming looks there too."""
     patience_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 600.0
     """How long training waits for the save before, if that is still being written when the next is due."""
@@ -143,12 +143,12 @@ class NumericPrecision:
 class Tokenizer:
     """Which ids the data holds (config section `tokenizer`); they fit into `model.vocabulary`."""
 
-    path: str | None = None
+    path: FilePath | None = None
     """Folder with tokenizer.json, or `phi4`; none: that of the initial checkpoint, else Phi-4's, cut to the model."""
     fingerprint: str = ""
     """Filled in when the run starts; one that is given must be the tokenizer's. `none`: the model has no tokenizer."""
 
-    ranks_file: str | None = None
+    ranks_file: FilePath | None = None
     """Path of cl100k_base.tiktoken; none looks in TIKTOKEN_CACHE_DIR and in the installed packages."""
 
 

@@ -79,7 +79,7 @@ class Lock:
 
 
 def _open(path: Path) -> int:
-    """The file as it is, or made anew; one that is being given free is not taken for either."""
+    """The lock's file, created if it is not there; one that is just being released counts as neither."""
     for _ in range(100):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -141,7 +141,7 @@ def _is_gone(holder: Mapping[str, Any], *, flock: bool, take_over: bool) -> bool
         if holder.get("processes") == me["processes"]:
             return _start_of(holder.get("pid")) != holder.get("started")
     elif holder.get("host") == me["host"] and me["boot"] and holder.get("boot"):
-        return True  # this host has been started anew since
+        return True  # this host has been rebooted since
     # Slurm starts a job again only when its earlier life has ended, wherever that was.
     same_job = holder.get("job") == me["job"] != ""
     return (same_job and holder.get("life", 0) < me["life"]) or take_over

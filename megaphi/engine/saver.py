@@ -59,7 +59,7 @@ class Saver:
         self.failures = 0
         """Checkpoints that were given up."""
         self.longest_seconds = 0.0
-        """Of a save, from its beginning until the checkpoint was there."""
+        """Duration of the longest save, from its beginning until the checkpoint was there."""
 
     def __enter__(self) -> Saver:
         return self

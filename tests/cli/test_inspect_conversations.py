@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -116,3 +117,18 @@ def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, content, words, me
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("megaphi: ")
     assert message in line
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_cannot_say_a_character_shows_its_number(encoding, tmp_path, monkeypatch):
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
+    shown, said = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", shown)
+        patched.setattr(sys, "stderr", said)
+        assert main(["inspect", "conversations", str(tmp_path / "chats.jsonl")]) == 0
+        assert main(["inspect", "conversations", str(tmp_path / "語.jsonl")]) == 2
+        for stream in (shown, said):
+            stream.flush()
+    assert r"\u2603 \u8a9e" in shown.buffer.getvalue().decode(encoding)
+    assert r"\u8a9e.jsonl" in said.buffer.getvalue().decode(encoding)
