@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from megaphi.config import to_plain
+from megaphi.conversion.gguf_header import check_header
 from megaphi.conversion.weight_names import our_table, segments_within, their_shapes
 from megaphi.engine.checkpoint_files import Box
 from megaphi.engine.weight_reader import box_from_rows
@@ -57,7 +58,7 @@ class GgufWeights:
         self.folder = Path(path)
         reader = _open(self.folder)
         self._metadata: dict[str, Any] = {  # without the tokenizer, which takes seconds to read
-            name: field.contents() for name, field in reader.fields.items() if name.startswith(("general.", "llama."))
+            name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.")
         }
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._handle = os.open(self.folder, os.O_RDONLY)
@@ -128,9 +129,9 @@ class GgufWeights:
         kind = self._metadata.get("general.architecture")
         if kind != "llama":
             raise InputError(f"{self.folder} holds a model of the architecture {kind!r}; only 'llama' can be built")
-        scaling = self._metadata.get("llama.rope.scaling.type", "none")
-        if scaling != "none" or "rope_freqs.weight" in self._tensors:
-            raise InputError(f"{self.folder}: llama.rope.scaling.type={scaling!r}: rotary positions are scaled")
+        check_header(self._metadata, path=self.folder)
+        if "rope_freqs.weight" in self._tensors:
+            raise InputError(f"{self.folder}: rope_freqs.weight: rotary positions are scaled, which is not available")
         heads = self._number("attention.head_count", int)
         hidden = self._number("embedding_length", int)
         model = Architecture(
@@ -215,11 +216,14 @@ def _open(path: Path) -> Any:
     except ImportError:
         raise InputError(f"{path}: reading GGUF files needs the package gguf: pip install 'megaphi[gguf]'") from None
     try:
-        return GGUFReader(path)
+        reader = GGUFReader(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged or truncated: it is no whole GGUF file ({error})") from None
+    if reader.byte_order != "I":
+        raise InputError(f"{path} has its bytes in the order of another machine (big-endian): not available here")
+    return reader
 
 
 def _their_name(name: str) -> str:

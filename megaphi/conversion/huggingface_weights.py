@@ -27,6 +27,7 @@ from megaphi.log import logger
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import OUTPUT
 
+HEAD = "lm_head.weight"
 INDEX, ONE_FILE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -50,7 +51,8 @@ class HuggingFaceWeights:
         self._file_of = _open_files(self.folder)
         self._check_tensors(tied=tied)
         if tied:
-            logger.info("%s: the output layer is tied to the embedding: it becomes a copy", self.folder)
+            unused = ", and the lm_head.weight that is stored is not used" if HEAD in self._file_of else ""
+            logger.info("%s: the output layer is tied to the embedding: it becomes a copy%s", self.folder, unused)
         self.config: dict[str, Any] = {
             "recipe": "from_huggingface",
             "model": to_plain(self.architecture),
@@ -86,7 +88,7 @@ class HuggingFaceWeights:
 
     def _check_tensors(self, *, tied: bool) -> None:
         shapes = their_shapes(self.architecture, self._table)
-        ignored = (*KNOWN_AND_DROPPED, "lm_head.weight") if tied else KNOWN_AND_DROPPED
+        ignored = (*KNOWN_AND_DROPPED, HEAD) if tied else KNOWN_AND_DROPPED
         found = {name for name in self._file_of if not name.endswith(ignored)}
         missing, unknown = shapes.keys() - found, found - shapes.keys()
         if missing or unknown:
@@ -106,9 +108,10 @@ class HuggingFaceWeights:
 
 
 def _open_files(folder: Path) -> dict[str, TensorFile]:
-    """Every tensor's file, from the index where there is one."""
+    """Every tensor's file, from the index where there is one; files of weights that neither names are refused."""
     if not (folder / INDEX).is_file():
         _check_there(folder / ONE_FILE)
+        _refuse_others(folder, {ONE_FILE})
         file = TensorFile(folder / ONE_FILE)
         return dict.fromkeys(file.entries, file)
     listed = read_json(folder / INDEX, what="weight index")
@@ -120,15 +123,30 @@ def _open_files(folder: Path) -> dict[str, TensorFile]:
         if Path(name).name != name:
             raise InputError(f"{folder / INDEX} names the file {name!r}, which is not in the same folder")
         files[name] = TensorFile(folder / name)
+    _refuse_others(folder, set(files))
     for tensor, name in weight_map.items():
         if tensor not in files[name].entries:
             raise InputError(f"{folder / INDEX} says that {name} holds {tensor}, and it does not: download both again")
     return {tensor: files[name] for tensor, name in weight_map.items()}
 
 
+def _refuse_others(folder: Path, named: set[str]) -> None:
+    """An adapter beside the model, a head of its own, a shard that the index forgot; Meta's own form is a copy."""
+    others = {path.name for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated")} - named
+    if others:
+        raise InputError(
+            f"{folder}: {', '.join(sorted(others))}: weights that {INDEX} does not name; merge or remove them"
+        )
+
+
 def _check_there(path: Path) -> None:
     if path.is_file():
         return
+    shards = sorted(path.parent.glob("model-*-of-*.safetensors"))
+    if shards:
+        raise InputError(
+            f"{path.parent / INDEX} is missing: it says which of the {len(shards)} files holds which weight"
+        )
     pickled = next(path.parent.glob("*.bin"), None)
     remedy = f" ({pickled.name} is a pickle, and not read: save_pretrained() writes safetensors)" if pickled else ""
     raise InputError(f"{path} is missing: expected the weights of a Hugging Face model in safetensors files{remedy}")

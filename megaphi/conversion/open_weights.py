@@ -14,6 +14,8 @@ from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.files import read_json
 
+ADAPTER = "adapter_config.json"
+
 
 def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
     """Open a checkpoint, a run folder (its newest checkpoint), or a model of another project.
@@ -39,6 +41,8 @@ def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
 def _open(path: Path) -> WeightReader:
     if is_gguf(path):
         return GgufWeights(path)
+    if (path / ADAPTER).is_file() and not (path / CONFIG).is_file():
+        raise InputError(f"{path} is an adapter, not a model ({ADAPTER}): merge it into its model first")
     return HuggingFaceWeights(path) if _is_huggingface(path) else CheckpointReader(path)
 
 

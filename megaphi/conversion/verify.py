@@ -1,8 +1,8 @@
 """Did a conversion change anything? Every weight of both sides, number by number, and their logits on real text.
 
 Weights stream in blocks of rows, so that models of any size can be compared. Logits are computed in fp32, of a Hugging
-Face folder by `transformers` where it is installed, which shares no code with the conversion, else by our engine; they
-need the model in memory, and are left out where it does not fit.
+Face folder or a GGUF file by `transformers` where it is installed, which shares no code with the conversion, else by
+our engine; they need the model in memory, and are left out where it does not fit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,13 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from megaphi.conversion.gguf_weights import GgufWeights
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.conversion.streaming import row_blocks
 from megaphi.engine.forward_only import logits_of, open_model
 from megaphi.engine.model_tokenizer import context_of, tokenizer_of
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
-from megaphi.log import progress_bar
+from megaphi.log import logger, progress_bar
 from megaphi.model.weights import weights_of
 
 TOLERANCE = 1e-4
@@ -60,9 +62,12 @@ class LogitComparison:
     programs: tuple[str, str]
     """What computed each side."""
 
+    says_something: bool
+    """Whether both sides' logits are finite, and not all the same: two broken models may be equal."""
+
     @property
     def is_same(self) -> bool:
-        return self.largest_difference <= TOLERANCE * max(self.largest_logit, 1.0)
+        return self.says_something and self.largest_difference <= TOLERANCE * max(self.largest_logit, 1.0)
 
 
 def compare_weights(source: WeightReader, target: WeightReader) -> list[WeightDifference]:
@@ -126,18 +131,34 @@ def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT)
         same_choice=float((left.argmax(-1) == right.argmax(-1)).double().mean()),
         cross_entropies=(losses[0], losses[1]),
         programs=(one, other),
+        says_something=all(bool(logits.isfinite().all()) and float(logits.std()) > 0 for logits in (left, right)),
     )
 
 
 def _logits(reader: WeightReader, tokens_BS: np.ndarray) -> tuple[Tensor, str]:
     """`[B, S, V]`, and the program that computed them."""
-    if isinstance(reader, HuggingFaceWeights) and find_spec("transformers") is not None:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(reader.folder, dtype=torch.float32, local_files_only=True)
-        with torch.no_grad():
-            return model.eval()(torch.from_numpy(tokens_BS)).logits, "transformers"
+    if isinstance(reader, HuggingFaceWeights | GgufWeights) and find_spec("transformers") is not None:
+        independent = _in_transformers(reader)
+        if independent is not None:
+            with torch.no_grad():
+                return independent(torch.from_numpy(tokens_BS)).logits, "transformers"
     return logits_of(open_model(reader, parameters="float32"), tokens_BS), "megaphi"
+
+
+def _in_transformers(reader: HuggingFaceWeights | GgufWeights) -> Any:
+    """The model as transformers reads it; None, with a warning, for a GGUF file that it cannot read."""
+    from transformers import AutoModelForCausalLM
+
+    if isinstance(reader, HuggingFaceWeights):
+        return AutoModelForCausalLM.from_pretrained(reader.folder, dtype=torch.float32, local_files_only=True).eval()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            reader.folder.parent, gguf_file=reader.folder.name, dtype=torch.float32, local_files_only=True
+        ).eval()
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        logger.warning("transformers cannot read %s (%s): compared with our own reading", reader.folder, reason)
+        return None
 
 
 def report(
@@ -168,7 +189,9 @@ def report(
         f"loss     {first:.6f} and {second:.6f} nats per token"
         + ("" if math.isfinite(first + second) else ": not finite"),
     ]
-    return not different and (found.is_same or not same_types), lines
+    if not found.says_something:
+        lines.append("the logits are not numbers, or all the same: this is no model")
+    return not different and found.says_something and (found.is_same or not same_types), lines
 
 
 def read_text(path: str | Path) -> str:

@@ -140,7 +140,7 @@ def replaced(old: bytes, new: bytes) -> Any:
         (lambda content: content[:100_000], "damaged or truncated"),
         (lambda content: content[:30], "damaged or truncated"),
         (replaced(b"blk.3.attn_q.weight", b"blk.3.attn_x.weight"), r"missing \['blk\.3\.attn_q.*unknown \['blk\.3"),
-        (replaced(b"llama.embedding_length", b"llama.embedding_lxngth"), r"llama\.embedding_length is None"),
+        (replaced(b"llama.embedding_length", b"llama.embedding_lxngth"), r"llama\.embedding_lxngth=576: not available"),
     ],
     ids=["last bytes", "tensors", "metadata", "header", "a tensor's name", "a field's name"],
 )  # fmt: skip
