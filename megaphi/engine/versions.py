@@ -53,7 +53,7 @@ def _describe(found: dict[str, str], name: str, ask: Callable[[], str | None]) -
     try:
         answer = ask()
     except Exception as error:
-        logger.info("%s is not recorded: %s: %s", name, type(error).__name__, error)
+        logger.info("%s is not recorded: %r", name, error)  # a text of its own some errors do not have
         return
     if answer:
         found[name] = answer

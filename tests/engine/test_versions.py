@@ -53,7 +53,10 @@ def test_a_git_that_fails_hangs_or_stammers_is_left_out(versions, monkeypatch, t
     assert "commit" not in versions()
 
 
-def test_metadata_of_any_kind_of_brokenness_is_left_out(versions, monkeypatch):
+def test_metadata_of_any_kind_of_brokenness_is_left_out(versions, monkeypatch, caplog):
+    """Also where everything is logged, and an error cannot even say what it is."""
+    caplog.set_level("DEBUG", logger="megaphi")
+
     def broken(name):
         raise {"torch": KeyError("Version"), "numpy": PermissionError(13, "no")}.get(
             name, metadata.PackageNotFoundError
