@@ -77,6 +77,7 @@ class BlockCache:
                 raise
         status = os.fstat(descriptor)
         self._verified.add((status.st_ino, status.st_mtime_ns, status.st_size))
+        _write_last_use(descriptor, time.time())  # the kernel's own note is of a slower clock: it may lie before others
         self._account(size)
         return descriptor
 
@@ -101,12 +102,11 @@ class BlockCache:
         return True
 
     def _note_use(self, name: str, descriptor: int) -> None:
-        """The time of reading, kept in the file's access time; its modification time stays."""
+        """Keep the time of reading, at most once in `SECONDS_BETWEEN_NOTES`."""
         now = time.time()
         if now - self._noted.get(name, 0.0) > SECONDS_BETWEEN_NOTES:
             self._noted[name] = now
-            with suppress(OSError):  # a file of another user
-                os.utime(descriptor, ns=(int(now * 1e9), os.fstat(descriptor).st_mtime_ns))
+            _write_last_use(descriptor, now)
 
     def _account(self, size: int) -> None:
         """Count a file that was just stored."""
@@ -145,6 +145,12 @@ class BlockCache:
             used -= size
             self._noted.pop(f"{path.parent.name}/{path.name}", None)
         return used
+
+
+def _write_last_use(descriptor: int, seconds: float) -> None:
+    """Keep the time of reading (Unix seconds) as the file's access time; its modification time stays."""
+    with suppress(OSError):  # a file of another user
+        os.utime(descriptor, ns=(int(seconds * 1e9), os.fstat(descriptor).st_mtime_ns))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ cuts answers short, or has its objects replaced. memory:// and file:// URLs are 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -291,6 +292,20 @@ def test_least_recently_read_goes_first(tmp_path, monkeypatch):
     assert cache.open("d/9", size=999) is None  # another size is another file
     with pytest.raises(InputError, match=r"cannot read the cached file .*locks"):
         BlockCache(tmp_path, limit_bytes=9).open("bytes/locks", size=1)
+
+
+def test_what_was_just_stored_outlives_what_was_read_before(tmp_path, monkeypatch):
+    """Times of reading are of one clock: the file system's may lag behind it, and the newest file would go first."""
+    monkeypatch.setattr(block_cache, "SECONDS_BETWEEN_NOTES", 0.0)
+    moments = itertools.count(time.time() + 60)
+    monkeypatch.setattr(block_cache.time, "time", lambda: next(moments))
+    cache = BlockCache(tmp_path, limit_bytes=10 * 1_016)
+    for name in map(str, range(10)):
+        os.close(cache.store(f"d/{name}", [b"x" * 1_000]))
+    for name in map(str, range(1, 10)):
+        os.close(cache.open(f"d/{name}", size=1_000))
+    os.close(cache.store("d/10", [b"z" * 1_000]))
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {*map(str, range(2, 11))}
 
 
 IN_ANOTHER_PROCESS = """
