@@ -30,10 +30,13 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from megaphi.data.batch import BatchShape
 from megaphi.data.mixture import Mixture, Source
 from megaphi.engine.checkpoint import load_checkpoint, pieces_of
 from megaphi.engine.newest import newest_checkpoint
-from megaphi.engine.run_config import BatchShape, NumericPrecision, Progress, RunConfig, Saving
+from megaphi.engine.progress import Progress
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.saver import Saver
 from megaphi.engine.training_model import TrainingModel, build_training_model
 from megaphi.engine.versions import short_commit, versions

@@ -29,9 +29,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from megaphi.data.batch import BatchShape
 from megaphi.data.post_training import Conversations, Preferences
+from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.metrics import read_metrics
-from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig, Saving
+from megaphi.engine.progress import Progress
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.versions import short_commit, versions
 from megaphi.files import write_text
 

@@ -17,16 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megaphi.config import FilePath, Range, describe, difference, from_plain, leaves, override, to_plain
+from megaphi.data.batch import BatchShape
 from megaphi.data.mixture import Mixture, Source
-from megaphi.engine.run_config import (
-    BatchShape,
-    NumericPrecision,
-    Optimizer,
-    Progress,
-    RunConfig,
-    check,
-    rounding,
-)
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.progress import Progress
+from megaphi.engine.run_config import NumericPrecision, RunConfig, check, rounding
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes import RECIPES, load_recipe

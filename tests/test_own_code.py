@@ -34,7 +34,7 @@ BROKEN = {
     "no function": ("run = 3\n", "has no function 'run'"),
     "binary": ("\0", "null bytes"),
     "a field too many": (
-        "from megaphi.engine.run_config import Optimizer\ndef run():\n    return Optimizer(lr=1)\n",
+        "from megaphi.engine.learning_rate import Optimizer\ndef run():\n    return Optimizer(lr=1)\n",
         "line 3: TypeError: .*unexpected keyword argument 'lr'",
     ),
     "a wrong type": (

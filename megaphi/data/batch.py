@@ -7,9 +7,27 @@ itself does not hold.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+
+from megaphi.config import Range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchShape:
+    """The global batch of one step (config section `batch`)."""
+
+    sequence_length: Annotated[int, Range(minimum=1, below=2**32)] = 4_096
+    global_batch: Annotated[int, Range(minimum=1)]
+    """Sequences per step over all replicas."""
+    micro_batch: Annotated[int, Range(minimum=1)] = 1
+    """Sequences per forward pass of one replica."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.global_batch * self.sequence_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,14 +10,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from megaphi.config import difference, from_plain, to_plain
-from megaphi.engine.run_config import Optimizer, RunConfig, decay_span
+from megaphi.config import Range, difference, from_plain, to_plain
 from megaphi.errors import InputError
+
+if TYPE_CHECKING:
+    from megaphi.engine.run_config import RunConfig
 
 SMALLEST_JUMP = 0.01
 """A resumed run's rate may be off by this part of what it would have been before it is called a jump."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizer:
+    """AdamW and its learning rate (config section `optimizer`)."""
+
+    schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
+    """After a linear warm-up: linear (paper) or cosine decay; wsd: the peak until a linear decay ends the run."""
+    learning_rate: Annotated[float, Range(above=0)] = 3e-4
+    """Peak (paper)."""
+    final_fraction: Annotated[float, Range(minimum=0, maximum=1)] = 0.1
+    """Learning rate at the end of the decay, as a fraction of the peak (default; the paper is silent)."""
+    warmup_steps: Annotated[int, Range(minimum=0)] = 2_000
+    """Steps of linear warm-up from zero (default)."""
+    decay_steps: Annotated[int, Range(minimum=0)] = 0
+    """Length of the decay; 0: all steps after the warm-up (linear, cosine), or the last tenth of them (wsd)."""
+    weight_decay: Annotated[float, Range(minimum=0)] = 0.1
+    """Decoupled, on matrices only, never on norms (paper: 0.1)."""
+    beta1: Annotated[float, Range(minimum=0, below=1)] = 0.9
+    """Default; the paper is silent."""
+    beta2: Annotated[float, Range(minimum=0, below=1)] = 0.95
+    """Default; the paper is silent."""
+    eps: Annotated[float, Range(above=0)] = 1e-8
+    """Default; the paper is silent."""
+    clip_gradient_norm: Annotated[float, Range(minimum=0)] = 1.0
+    """Global norm (default); 0 turns clipping off."""
 
 
 def learning_rate(step: int, optimizer: Optimizer, *, steps: int) -> float:
@@ -28,6 +57,33 @@ def learning_rate(step: int, optimizer: Optimizer, *, steps: int) -> float:
     done = min(max((step - begin) / (end - begin), 0.0), 1.0) if end > begin else 0.0
     fallen = (1 - math.cos(math.pi * done)) / 2 if optimizer.schedule == "cosine" else done
     return optimizer.learning_rate * (1 - (1 - optimizer.final_fraction) * fallen)
+
+
+def decay_span(optimizer: Optimizer, *, steps: int) -> tuple[int, int]:
+    """(last step at the peak, first step at the floor) of a run of `steps` updates; equal where nothing decays."""
+    after_warmup = steps - optimizer.warmup_steps
+    if optimizer.schedule == "constant":
+        return steps, steps
+    if optimizer.schedule == "wsd":
+        return steps - (optimizer.decay_steps or -(-after_warmup // 10)), steps
+    return optimizer.warmup_steps, optimizer.warmup_steps + (optimizer.decay_steps or after_warmup)
+
+
+def check_schedule(optimizer: Optimizer, *, steps: int) -> None:
+    """What can only be said once the number of steps is known."""
+    if optimizer.warmup_steps >= steps:
+        raise InputError(
+            f"optimizer.warmup_steps={optimizer.warmup_steps} leaves no step after the warm-up of "
+            f"run.steps={steps}: set optimizer.warmup_steps below {steps}"
+        )
+    if optimizer.schedule == "constant" and optimizer.decay_steps:
+        raise InputError(f"optimizer.decay_steps={optimizer.decay_steps}: optimizer.schedule=constant has no decay")
+    most = steps - optimizer.warmup_steps
+    if optimizer.schedule == "wsd" and optimizer.decay_steps > most:
+        raise InputError(
+            f"optimizer.decay_steps={optimizer.decay_steps} and optimizer.warmup_steps={optimizer.warmup_steps} do not "
+            f"both fit into run.steps={steps}: set optimizer.decay_steps to at most {most}"
+        )
 
 
 def milestones(optimizer: Optimizer, *, steps: int) -> list[int]:

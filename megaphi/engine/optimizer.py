@@ -19,7 +19,7 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
-from megaphi.engine.run_config import Optimizer
+from megaphi.engine.learning_rate import Optimizer
 from megaphi.model.megatron_config import Precision
 
 

@@ -11,10 +11,43 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from megaphi.engine.run_config import Saving
+from megaphi.config import FilePath, Range
 from megaphi.errors import InputError
 from megaphi.files import read_json, unused_name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """When checkpoints are written, which are kept, and what happens when the storage fails (config section `saving`).
+
+    A save that fails ends the run if it is the last one, or if none has succeeded since the start (`train_unsaved`).
+    Otherwise training goes on, and `checkpoint_failures` and `steps_since_checkpoint` in the metrics say so.
+    """
+
+    every: Annotated[int, Range(minimum=1)] = 1_000
+    """Steps between checkpoints; the last step, and a stop, always save."""
+    keep_last: Annotated[int, Range(minimum=0)] = 3
+    """Newest checkpoints to keep; older ones are deleted once a newer one is complete. 0 keeps all."""
+    keep_every: Annotated[int, Range(minimum=0)] = 0
+    """Also keep the checkpoints of every step that is a multiple of this; 0: of none."""
+    keep_best: Annotated[int, Range(minimum=0)] = 0
+    """Also keep this many checkpoints of the lowest validation loss."""
+    asynchronous: bool = True
+    """Training waits for a copy in host memory only, which it holds from then on; a thread of each rank writes it."""
+    verify: bool = True
+    """Read every file back, after writing it and before going on from it, and compare it with its hash."""
+    attempts: Annotated[int, Range(minimum=1)] = 3
+    """Writes to try in each place before giving this checkpoint up."""
+    retry_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 2.0
+    """Pause before the second attempt; it doubles from one to the next."""
+    train_unsaved: bool = False
+    """Train on although the first checkpoint since the start could not be written anywhere."""
+    fallback_folder: FilePath | None = None
+    """Where checkpoints go when run.folder cannot take them; resuming looks there too."""
+    patience_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 600.0
+    """How long training waits for the save before, if that is still being written when the next is due."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,11 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from megaphi.config import FilePath, Range, check_values
+from megaphi.config import Range, check_values
+from megaphi.data.batch import BatchShape
 from megaphi.data.mixture import Mixture
 from megaphi.data.post_training import Conversations, Preferences
 from megaphi.data.remote import check_remote_reading
 from megaphi.data.stages import StageSpan, lay_out_stages
+from megaphi.engine.learning_rate import Optimizer, check_schedule
+from megaphi.engine.progress import Progress
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_tokenizer import Tokenizer
 from megaphi.engine.time_limit import limit_seconds
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
@@ -26,130 +31,12 @@ Kind = Literal["pretrain", "finetune", "prefer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How long the run goes on and what it leaves behind (config section `run`)."""
-
-    folder: FilePath = "runs/phi4"
-    """Run folder: config.json, metrics.jsonl, checkpoints/, tensorboard/, loss.png, logs/ and steps/ of every rank."""
-    steps: Annotated[int, Range(minimum=0)] = 0
-    """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
-    epochs: Annotated[float, Range(minimum=0)] = 0.0
-    """Passes over the conversations or pairs, where run.steps is 0."""
-    stop_after: Annotated[int, Range(minimum=1)] | None = None
-    """Stop early after this step, with a checkpoint, as if told by a signal; the schedule still spans `steps`."""
-    time_limit: str | None = None
-    """Save and end, with exit code 0, before so much time has passed since the start: 23:50:00, or 1-12:00:00."""
-    validate_every: Annotated[int, Range(minimum=0)] = 0
-    """Steps between validation passes; 0 means only at the end, where validation data is given."""
-    validation_samples: Annotated[int, Range(minimum=1)] = 64
-    """Sequences per validation pass, always the same ones."""
-    resume: bool = True
-    """Continue from the newest whole checkpoint where there is one."""
-    take_over: bool = False
-    """Begin although run.folder is locked by a job on another host, which must be dead."""
-    initial_checkpoint: FilePath | None = None
-    """Start a new run (step 0, no optimizer state) from these weights: a checkpoint, or a Hugging Face folder."""
-    continue_sources: bool = False
-    """With initial_checkpoint: sources of the same name and content go on where that run stopped reading them."""
-    accept_changed_data: bool = False
-    """Resume although data or seed are others than before; a source that changed begins an epoch of its own."""
-    accept_rate_jump: bool = False
-    """Resume although the learning rate jumps, because steps or schedule are others than before."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Saving:
-    """When checkpoints are written, which are kept, and what happens when the storage fails (config section `saving`).
-
-    A save that fails ends the run if it is the last one, or if none has succeeded since the start (`train_unsaved`).
-    Otherwise training goes on, and `checkpoint_failures` and `steps_since_checkpoint` in the metrics say so.
-    """
-
-    every: Annotated[int, Range(minimum=1)] = 1_000
-    """Steps between checkpoints; the last step, and a stop, always save."""
-    keep_last: Annotated[int, Range(minimum=0)] = 3
-    """Newest checkpoints to keep; older ones are deleted once a newer one is complete. 0 keeps all."""
-    keep_every: Annotated[int, Range(minimum=0)] = 0
-    """Also keep the checkpoints of every step that is a multiple of this; 0: of none."""
-    keep_best: Annotated[int, Range(minimum=0)] = 0
-    """Also keep this many checkpoints of the lowest validation loss."""
-    asynchronous: bool = True
-    """Training waits for a copy in host memory only, which it holds from then on; a thread of each rank writes it."""
-    verify: bool = True
-    """Read every file back, after writing it and before going on from it, and compare it with its hash."""
-    attempts: Annotated[int, Range(minimum=1)] = 3
-    """Writes to try in each place before giving this checkpoint up."""
-    retry_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 2.0
-    """Pause before the second attempt; it doubles from one to the next."""
-    train_unsaved: bool = False
-    """Train on although the first checkpoint since the start could not be written anywhere."""
-    fallback_folder: FilePath | None = None
-    """Where checkpoints go when run.folder cannot take them; resuming looks there too."""
-    patience_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 600.0
-    """How long training waits for the save before, if that is still being written when the next is due."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchShape:
-    """The global batch of one step (config section `batch`)."""
-
-    sequence_length: Annotated[int, Range(minimum=1, below=2**32)] = 4_096
-    global_batch: Annotated[int, Range(minimum=1)]
-    """Sequences per step over all replicas."""
-    micro_batch: Annotated[int, Range(minimum=1)] = 1
-    """Sequences per forward pass of one replica."""
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.global_batch * self.sequence_length
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Optimizer:
-    """AdamW and its learning rate (config section `optimizer`)."""
-
-    schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
-    """After a linear warm-up: linear (paper) or cosine decay; wsd: the peak until a linear decay ends the run."""
-    learning_rate: Annotated[float, Range(above=0)] = 3e-4
-    """Peak (paper)."""
-    final_fraction: Annotated[float, Range(minimum=0, maximum=1)] = 0.1
-    """Learning rate at the end of the decay, as a fraction of the peak (default; the paper is silent)."""
-    warmup_steps: Annotated[int, Range(minimum=0)] = 2_000
-    """Steps of linear warm-up from zero (default)."""
-    decay_steps: Annotated[int, Range(minimum=0)] = 0
-    """Length of the decay; 0: all steps after the warm-up (linear, cosine), or the last tenth of them (wsd)."""
-    weight_decay: Annotated[float, Range(minimum=0)] = 0.1
-    """Decoupled, on matrices only, never on norms (paper: 0.1)."""
-    beta1: Annotated[float, Range(minimum=0, below=1)] = 0.9
-    """Default; the paper is silent."""
-    beta2: Annotated[float, Range(minimum=0, below=1)] = 0.95
-    """Default; the paper is silent."""
-    eps: Annotated[float, Range(above=0)] = 1e-8
-    """Default; the paper is silent."""
-    clip_gradient_norm: Annotated[float, Range(minimum=0)] = 1.0
-    """Global norm (default); 0 turns clipping off."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class NumericPrecision:
     """Number formats (config section `precision`); gradients and optimizer state are always fp32."""
 
     parameters: Literal["float32", "bfloat16"] = "bfloat16"
     fp8: Literal["none", "delayed", "tensorwise", "blockwise", "mxfp8"] = "none"
     """How inputs of linear layers are scaled to 8 bits (needs model.kernels=transformer_engine, Hopper or newer)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tokenizer:
-    """Which ids the data holds (config section `tokenizer`); they fit into `model.vocabulary`."""
-
-    path: FilePath | None = None
-    """Folder with tokenizer.json, or `phi4`; none: that of the initial checkpoint, else Phi-4's, cut to the model."""
-    fingerprint: str = ""
-    """Filled in when the run starts; one that is given must be the tokenizer's. `none`: the model has no tokenizer."""
-
-    ranks_file: FilePath | None = None
-    """Path of cl100k_base.tiktoken; none looks in TIKTOKEN_CACHE_DIR and in the installed packages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,7 +95,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     else:
         _check_packed(run, layout)
     if run.run.steps:
-        check_steps(run)
+        check_schedule(run.optimizer, steps=run.run.steps)
     _check_context(run)
     check_remote_reading(run.mixture.remote)
     if run.run.time_limit is not None:
@@ -361,31 +248,3 @@ def rounding(before: RunConfig, checked: RunConfig) -> str | None:
     if asked == taken:
         return None
     return f"run.validation_samples={asked} is rounded up to {taken}: whole micro-batches on every replica"
-
-
-def decay_span(optimizer: Optimizer, *, steps: int) -> tuple[int, int]:
-    """(last step at the peak, first step at the floor) of a run of `steps` updates; equal where nothing decays."""
-    after_warmup = steps - optimizer.warmup_steps
-    if optimizer.schedule == "constant":
-        return steps, steps
-    if optimizer.schedule == "wsd":
-        return steps - (optimizer.decay_steps or -(-after_warmup // 10)), steps
-    return optimizer.warmup_steps, optimizer.warmup_steps + (optimizer.decay_steps or after_warmup)
-
-
-def check_steps(run: RunConfig) -> None:
-    """What can only be said once the number of steps is known."""
-    if run.optimizer.warmup_steps >= run.run.steps:
-        raise InputError(
-            f"optimizer.warmup_steps={run.optimizer.warmup_steps} leaves no step after the warm-up of "
-            f"run.steps={run.run.steps}: set optimizer.warmup_steps below {run.run.steps}"
-        )
-    optimizer = run.optimizer
-    if optimizer.schedule == "constant" and optimizer.decay_steps:
-        raise InputError(f"optimizer.decay_steps={optimizer.decay_steps}: optimizer.schedule=constant has no decay")
-    most = run.run.steps - optimizer.warmup_steps
-    if optimizer.schedule == "wsd" and optimizer.decay_steps > most:
-        raise InputError(
-            f"optimizer.decay_steps={optimizer.decay_steps} and optimizer.warmup_steps={optimizer.warmup_steps} do not "
-            f"both fit into run.steps={run.run.steps}: set optimizer.decay_steps to at most {most}"
-        )

@@ -5,10 +5,29 @@ Apart from `run_config.check`, since the engine itself trains on any ids. No tor
 
 from __future__ import annotations
 
-from megaphi.engine.run_config import RunConfig
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from megaphi.config import FilePath
 from megaphi.errors import InputError
 from megaphi.tokenizer.open_tokenizer import PHI4, open_path
 from megaphi.tokenizer.phi4 import check_vocabulary_size
+
+if TYPE_CHECKING:
+    from megaphi.engine.run_config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokenizer:
+    """Which ids the data holds (config section `tokenizer`); they fit into `model.vocabulary`."""
+
+    path: FilePath | None = None
+    """Folder with tokenizer.json, or `phi4`; none: that of the initial checkpoint, else Phi-4's, cut to the model."""
+    fingerprint: str = ""
+    """Filled in when the run starts; one that is given must be the tokenizer's. `none`: the model has no tokenizer."""
+
+    ranks_file: FilePath | None = None
+    """Path of cl100k_base.tiktoken; none looks in TIKTOKEN_CACHE_DIR and in the installed packages."""
 
 
 def check_tokenizer(run: RunConfig) -> None:

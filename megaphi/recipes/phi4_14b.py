@@ -7,8 +7,11 @@ planned to fit 80 GB devices without recomputation (`--dry-run`), and tensor mus
 
 from __future__ import annotations
 
+from megaphi.data.batch import BatchShape
 from megaphi.data.mixture import Mixture, Source
-from megaphi.engine.run_config import BatchShape, Optimizer, Progress, RunConfig
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.progress import Progress
+from megaphi.engine.run_config import RunConfig
 from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from megaphi.data.batch import BatchShape
 from megaphi.data.post_training import Conversations, Preferences
-from megaphi.engine.run_config import BatchShape, Optimizer, Progress, RunConfig, Saving
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.progress import Progress
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import RunConfig
 from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
 

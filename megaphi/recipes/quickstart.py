@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 
+from megaphi.data.batch import BatchShape
 from megaphi.data.mixture import Mixture
 from megaphi.data.post_training import Conversations, Preferences
-from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig, Saving
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.progress import Progress
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes.phi4_14b import phi4_sources

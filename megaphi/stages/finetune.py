@@ -15,10 +15,11 @@ from megaphi.data.packed_epochs import PackedEpochs
 from megaphi.data.packed_rows import MakeBatch, PackedRows, RowOrder, conversation_batch, steps_of_epochs
 from megaphi.data.stages import StageSpan
 from megaphi.engine.checkpoint_files import CheckpointReader
+from megaphi.engine.learning_rate import check_schedule
 from megaphi.engine.loop import RunResult, training_loop
 from megaphi.engine.own_objective import load_objective
 from megaphi.engine.resume import OpenWeights, RunData
-from megaphi.engine.run_config import RunConfig, check_steps
+from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_folder import start_run
 from megaphi.engine.same_run import agree_on_data
 from megaphi.engine.training_model import build_training_model
@@ -133,7 +134,7 @@ def open_rows(
         validation = replace(training, epochs=held_out, make_batch=make_held_out, repeats=False)
     # Without epochs: config.json is the run as it was, and can be run again.
     run = replace(run, run=replace(run.run, steps=steps, epochs=0.0, validation_samples=validation_rows))
-    check_steps(run)
+    check_schedule(run.optimizer, steps=steps)
     return run, RunData(training=training, validation=validation)
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from megaphi.data.batch import BatchShape
 from megaphi.data.packed_epochs import PackedEpochs
 from megaphi.data.packed_rows import conversation_batch
-from megaphi.engine.run_config import BatchShape, RunConfig, Saving
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_model import TrainingModel, build_training_model
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import World

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from megaphi.data.batch import Batch
+from megaphi.data.batch import Batch, BatchShape
 from megaphi.data.mixture import Mixture, Source
-from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.progress import Progress
+from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 

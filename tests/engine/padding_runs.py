@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megaphi.conversion.open_weights import open_weights
-from megaphi.engine.run_config import BatchShape, RunConfig
+from megaphi.data.batch import BatchShape
+from megaphi.engine.run_config import RunConfig
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import tiny_run, train

@@ -11,9 +11,11 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
+from megaphi.data.batch import BatchShape
 from megaphi.engine.checkpoint import load_checkpoint
 from megaphi.engine.optimizer import state_pieces
-from megaphi.engine.run_config import BatchShape, NumericPrecision, RunConfig, Saving
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.saver import Saver, save_checkpoint
 from megaphi.engine.training_model import TrainingModel, whole_parameters
 from megaphi.parallel.layout import ParallelLayout

@@ -13,7 +13,7 @@ import torch
 from megaphi.data.packed_epochs import PackedEpochs
 from megaphi.data.packed_rows import PackedRows
 from megaphi.engine import run_folder
-from megaphi.engine.run_config import Saving
+from megaphi.engine.retention import Saving
 from megaphi.engine.run_folder import start_run
 from megaphi.engine.same_run import agree_on_data, agree_on_weights
 from megaphi.errors import InputError

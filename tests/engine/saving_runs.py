@@ -24,7 +24,8 @@ import torch.distributed as distributed
 from megaphi.engine import checkpoint_writer
 from megaphi.engine.checkpoint import load_checkpoint
 from megaphi.engine.checkpoint_files import rank_file
-from megaphi.engine.run_config import NumericPrecision, Saving
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import NumericPrecision
 from megaphi.engine.saver import Saver, save_checkpoint
 from megaphi.engine.snapshot import HostMemory
 from megaphi.engine.training_model import TrainingModel

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup, get_wsd_schedule
 
 from megaphi.config import override, to_plain
-from megaphi.engine.learning_rate import check_rate_continues, learning_rate, milestones
-from megaphi.engine.run_config import Optimizer, check
+from megaphi.engine.learning_rate import Optimizer, check_rate_continues, learning_rate, milestones
+from megaphi.engine.run_config import check
 from megaphi.errors import InputError
 from megaphi.recipes import load_recipe
 

@@ -16,7 +16,8 @@ from torch.nn import functional
 from transformers import Phi3ForCausalLM
 
 from megaphi.conversion.to_huggingface import to_huggingface
-from megaphi.engine.run_config import NumericPrecision, Optimizer, RunConfig
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import step_batches, tiny_run, train
 from tests.engine.test_golden_curve import CURVE, STEPS, curve_of

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megaphi.engine.retention import Stored, outdated, prune
-from megaphi.engine.run_config import Saving
+from megaphi.engine.retention import Saving, Stored, outdated, prune
 from megaphi.files import write_json
 from tests.engine.saving_runs import all_cases
 from tests.gloo_world import run_in_world

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from megaphi.engine.run_config import BatchShape, NumericPrecision
+from megaphi.data.batch import BatchShape
+from megaphi.engine.run_config import NumericPrecision
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.planning.memory import RankMemory, rank_memory

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from megaphi.data.batch import BatchShape
 from megaphi.data.packed_epochs import PackedEpochs
 from megaphi.data.packed_rows import conversation_batch
 from megaphi.data.pair_rows import PairBatch, length_of, pair_batch, units_of
 from megaphi.data.post_training import Preferences
 from megaphi.data.preference_pairs import PreferencePair
-from megaphi.engine.run_config import BatchShape, Optimizer, RunConfig, Saving
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import RunConfig
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.tokenizer.interface import RenderedConversation

@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from megaphi.data.batch import BatchShape
 from megaphi.data.post_training import Conversations, Preferences
-from megaphi.engine.run_config import BatchShape, Optimizer, Progress, RunConfig, Saving
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.progress import Progress
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import RunConfig
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import tiny_run
 from tests.stages.packed_runs import SHAPE

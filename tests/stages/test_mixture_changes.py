@@ -16,7 +16,8 @@ import pytest
 
 from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.mixture import Mixture, Share, Source, Stage
-from megaphi.engine.run_config import RunConfig, Saving
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import RunConfig
 from megaphi.files import read_json
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.tokenizer.phi4 import load_tokenizer

@@ -20,7 +20,9 @@ from torch.nn.functional import cross_entropy
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.mixture import Mixture, Source
-from megaphi.engine.run_config import RunConfig, Saving, Tokenizer
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_tokenizer import Tokenizer
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.stages.pretrain import open_data
 from megaphi.tokenizer.open_tokenizer import open_path

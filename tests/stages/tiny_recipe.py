@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 
+from megaphi.data.batch import BatchShape
 from megaphi.data.mixture import Mixture, Source
-from megaphi.engine.run_config import BatchShape, NumericPrecision, Optimizer, Progress, RunConfig, Saving
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.progress import Progress
+from megaphi.engine.retention import Saving
+from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.model.architecture import Architecture
 
 

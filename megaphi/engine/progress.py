@@ -1,0 +1,44 @@
+"""How long a run goes on, where it begins, what it may take for granted: the configuration section `run`.
+
+The loop, resuming and validation look at it. What its fields mean together with others is checked in `run_config.py`.
+No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from megaphi.config import FilePath, Range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How long the run goes on and what it leaves behind (config section `run`)."""
+
+    folder: FilePath = "runs/phi4"
+    """Run folder: config.json, metrics.jsonl, checkpoints/, tensorboard/, loss.png, logs/ and steps/ of every rank."""
+    steps: Annotated[int, Range(minimum=0)] = 0
+    """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
+    epochs: Annotated[float, Range(minimum=0)] = 0.0
+    """Passes over the conversations or pairs, where run.steps is 0."""
+    stop_after: Annotated[int, Range(minimum=1)] | None = None
+    """Stop early after this step, with a checkpoint, as if told by a signal; the schedule still spans `steps`."""
+    time_limit: str | None = None
+    """Save and end, with exit code 0, before so much time has passed since the start: 23:50:00, or 1-12:00:00."""
+    validate_every: Annotated[int, Range(minimum=0)] = 0
+    """Steps between validation passes; 0 means only at the end, where validation data is given."""
+    validation_samples: Annotated[int, Range(minimum=1)] = 64
+    """Sequences per validation pass, always the same ones."""
+    resume: bool = True
+    """Continue from the newest whole checkpoint where there is one."""
+    take_over: bool = False
+    """Begin although run.folder is locked by a job on another host, which must be dead."""
+    initial_checkpoint: FilePath | None = None
+    """Start a new run (step 0, no optimizer state) from these weights: a checkpoint, or a Hugging Face folder."""
+    continue_sources: bool = False
+    """With initial_checkpoint: sources of the same name and content go on where that run stopped reading them."""
+    accept_changed_data: bool = False
+    """Resume although data or seed are others than before; a source that changed begins an epoch of its own."""
+    accept_rate_jump: bool = False
+    """Resume although the learning rate jumps, because steps or schedule are others than before."""
