@@ -8,6 +8,7 @@ a log can use them; results that a program may read go to standard out.
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import os
 import socket
 import sys
@@ -21,7 +22,8 @@ logger = logging.getLogger("megaphi")
 rank_log: int | None = None
 """File descriptor of this rank's log in the run folder, where there is one."""
 LONGEST_LOG_BYTES = 16 << 20
-"""A log that is longer when a run starts is set aside as `.old`, in place of the one before."""
+"""A log that would become longer is set aside as `.log.old`, in place of the one before, whenever that is."""
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
 
 def host_name() -> str:
@@ -68,10 +70,8 @@ def keep_rank_log(path: Path, *, rank: int, take_native_output: bool) -> None:
     global rank_log
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and path.stat().st_size > LONGEST_LOG_BYTES:
-            path.replace(path.with_suffix(".log.old"))
-        handler = _RankFile(path, encoding="utf-8", errors="backslashreplace")
-        rank_log = os.open(path, os.O_WRONLY | os.O_APPEND)
+        rank_log = os.open(path, _APPEND, 0o666)
+        handler = _RankFile(path, [rank_log, 2] if take_native_output else [rank_log])
     except OSError as error:
         logger.warning("no log is kept in %s: %s", path, error.strerror)
         return
@@ -98,10 +98,26 @@ def terminal() -> int:
         return 2
 
 
-class _RankFile(logging.FileHandler):
-    """A file that takes no more (a full disk) is said once, and never ends a run."""
+class _RankFile(logging.handlers.RotatingFileHandler):
+    """A file that takes no more (a full disk) is said once, and never ends a run.
+
+    Args:
+        shared: other file descriptors that write to the same file, and follow when it is set aside.
+    """
 
     _has_failed = False
+
+    def __init__(self, path: Path, shared: list[int]) -> None:
+        super().__init__(path, maxBytes=LONGEST_LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace")
+        self.namer = lambda _: f"{self.baseFilename}.old"
+        self._shared = shared
+
+    def doRollover(self) -> None:  # noqa: N802 (a name of logging's)
+        super().doRollover()
+        new = os.open(self.baseFilename, _APPEND, 0o666)
+        for descriptor in self._shared:
+            os.dup2(new, descriptor, inheritable=descriptor == 2)
+        os.close(new)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (a name of logging's)
         if not self._has_failed:

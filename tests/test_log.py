@@ -50,6 +50,26 @@ def test_a_long_log_is_set_aside(tmp_path: Path) -> None:
     assert (tmp_path / "rank_00000.log.old").stat().st_size == (16 << 20) + 1
 
 
+def test_a_log_has_its_bound_while_the_run_goes_on(tmp_path: Path) -> None:
+    """And what libraries write to file descriptor 2, and a crash's last words, follow into the new file."""
+    program = "import megaphi.log; megaphi.log.LONGEST_LOG_BYTES = 20_000\n"
+    program += "keep_rank_log(path, rank=0, take_native_output=True); before = megaphi.log.rank_log\n"
+    program += "for number in range(2_000):\n    logger.debug('step %d', number)\n"
+    program += "    os.write(2, b'native %d\\n' % number)\n"
+    program += "assert megaphi.log.rank_log == before; os.write(before, b'last words\\n'); logger.info('the end')\n"
+    program += "print('shown', file=sys.stderr)"
+    assert printed(program, str(tmp_path / "logs" / "rank_00000.log")) == "shown\n"
+    new, old = tmp_path / "logs" / "rank_00000.log", tmp_path / "logs" / "rank_00000.log.old"
+    assert {path.name for path in new.parent.iterdir()} == {new.name, old.name}
+    assert max(path.stat().st_size for path in (new, old)) < 20_100
+    kept = old.read_text() + new.read_text()
+    assert kept.endswith("the end\n")
+    assert kept.splitlines()[-2] == "last words"
+    numbers = [int(line.split()[-1]) for line in kept.splitlines() if "native" in line]
+    assert numbers == list(range(numbers[0], 2_000))
+    assert len(numbers) > 200
+
+
 @pytest.mark.parametrize("full", [True, False], ids=["a full disk", "no folder"])
 def test_what_the_disk_does_not_take_ends_nothing(tmp_path: Path, full: bool) -> None:
     path = tmp_path / "file" / "rank_00000.log"
