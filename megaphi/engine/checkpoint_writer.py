@@ -18,8 +18,9 @@ from typing import Any
 
 from megaphi.config import to_plain
 from megaphi.engine.checkpoint_files import CARRIED_FOLDER, Piece, finish_checkpoint, rank_file, write_rank_file
+from megaphi.engine.fallback import clear_fallback, fallback_folders, mark_fallback, usual_folder
 from megaphi.engine.manifest import check_content
-from megaphi.engine.retention import checkpoint_name, clear, prune
+from megaphi.engine.retention import checkpoint_name, prune
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.snapshot import Sample, check_written
 from megaphi.engine.tensor_file import FileRecord
@@ -59,8 +60,7 @@ class Outcome:
 
 def checkpoint_folders(run: RunConfig) -> list[Path]:
     """Where checkpoints of a run may be, the usual place first."""
-    fallback = run.saving.fallback_folder
-    return [Path(run.run.folder) / "checkpoints", *([Path(fallback)] if fallback is not None else [])]
+    return [usual_folder(run), *fallback_folders(run)]
 
 
 class CheckpointWriter:
@@ -102,7 +102,7 @@ class CheckpointWriter:
         partial = folder.with_name(f".{folder.name}.{self._save_name}.partial")
         world, everyone = self._world, [f"report/{rank}" for rank in range(self._world.size)]
         if world.is_main:
-            channel.post("folder", _problem(lambda: _empty_folder(partial)))
+            channel.post("folder", _problem(lambda: self._prepare(partial)))
         (problem,) = channel.wait(["folder"])
         if problem is not None:
             return problem
@@ -113,6 +113,12 @@ class CheckpointWriter:
             channel.forget(everyone)
         (verdict,) = channel.wait(["verdict"])
         return verdict
+
+    def _prepare(self, partial: Path) -> None:
+        """On rank 0: an empty folder to write to, in a place that is this run's."""
+        if partial.parent in fallback_folders(self._run):
+            mark_fallback(self._run, partial.parent)
+        _empty_folder(partial)
 
     def _report(self, job: Job, partial: Path) -> dict[str, Any]:
         """Write this rank's file, read it back, and say what it must be, or what went wrong."""
@@ -155,9 +161,8 @@ class CheckpointWriter:
 
         def tidy() -> None:
             prune(path.parent, self._rules, newest=job.step)
-            usual, *fallback = checkpoint_folders(self._run)
-            for folder in fallback if path.parent == usual else ():
-                clear(folder, until=job.step)  # the usual place works again
+            for folder in fallback_folders(self._run) if path.parent == usual_folder(self._run) else ():
+                clear_fallback(self._run, folder, until=job.step)  # the usual place works again
             self._after_save()
 
         if (problem := _problem(tidy)) is not None:

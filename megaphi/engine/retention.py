@@ -45,7 +45,7 @@ class Saving:
     train_unsaved: bool = False
     """Train on although the first checkpoint since the start could not be written anywhere."""
     fallback_folder: FilePath | None = None
-    """Where checkpoints go when run.folder cannot take them; resuming looks there too."""
+    """Where checkpoints go when run.folder cannot take them; resuming looks there too. One for each run."""
     patience_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 600.0
     """How long training waits for the save before, if that is still being written when the next is due."""
 
@@ -101,15 +101,6 @@ def remove(checkpoint: Path) -> None:
     hidden = unused_name(checkpoint, "deleted")
     checkpoint.rename(hidden)
     shutil.rmtree(hidden)
-
-
-def clear(folder: Path, *, until: int) -> None:
-    """Delete the checkpoints up to a step, and `latest` where none is left."""
-    for step in stored_steps(folder):
-        if step <= until:
-            remove(folder / checkpoint_name(step))
-    if folder.is_dir() and not stored_steps(folder):
-        (folder / "latest").unlink(missing_ok=True)
 
 
 def _validation_loss(checkpoint: Path) -> float | None:

@@ -16,8 +16,9 @@ from typing import Any
 import torch.distributed as distributed
 
 from megaphi.engine.checkpoint_writer import checkpoint_folders
+from megaphi.engine.fallback import hold_fallback
 from megaphi.engine.run_config import RunConfig
-from megaphi.engine.run_lock import take
+from megaphi.engine.run_lock import Lock, take
 from megaphi.engine.same_run import run_facts
 from megaphi.engine.training_model import check_machine
 from megaphi.engine.versions import versions
@@ -42,15 +43,25 @@ def start_run(run: RunConfig) -> World:
     world = start_world(run.layout, seed=run.seed, facts=lambda: run_facts(run), patience=run.patience)
     check_machine(run, world)
     folder = Path(run.run.folder)
-    token = agreed(world, lambda: take(folder, take_over=run.run.take_over).token if world.is_main else "")
+    locks = agreed(world, lambda: _take_folders(run) if world.is_main else [])
     if world.is_main:
         versions()  # of the code that was loaded, whatever is there when the first checkpoint is written
-    shared = [token]
+    shared = [locks[0].token if locks else ""]
     distributed.broadcast_object_list(shared, src=0)
     _check_places(run, world, shared[0])
-    agreed(world, lambda: take(folder).confirm() if world.is_main else None)
+    agreed(world, lambda: [lock.confirm() for lock in locks])
     keep_rank_log(folder / "logs" / f"rank_{world.rank:05d}.log", rank=world.rank, take_native_output=world.size > 1)
     return world
+
+
+def _take_folders(run: RunConfig) -> list[Lock]:
+    """The locks of the run folder and of its fallback."""
+    lock = take(Path(run.run.folder), take_over=run.run.take_over)
+    try:
+        return [lock, *hold_fallback(run)]
+    except InputError:
+        lock.release()
+        raise
 
 
 def _check_places(run: RunConfig, world: World, token: str) -> None:

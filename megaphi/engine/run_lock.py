@@ -1,4 +1,4 @@
-"""The lock of a run folder: a file that names the one job that has it.
+"""The lock of a run folder (and of its fallback): a file that names the one job that has it.
 
 The kernel knows whether its holder lives (flock, released by any kind of death), so what a crash leaves on a host is
 taken over there at once. Whether a job on another host lives, nobody can know: it is named and refused, unless it was
@@ -30,19 +30,24 @@ _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _held: dict[Path, Lock] = {}
 
 
-def take(folder: Path, *, take_over: bool = False) -> Lock:
-    """The lock of a run folder, until this process ends or `Lock.release`."""
+class Occupied(InputError):
+    """Another job has the folder."""
+
+
+def take(folder: Path, *, take_over: bool = False, field: str = "run.folder") -> Lock:
+    """The lock of a folder, until this process ends or `Lock.release`; `field` names it in the configuration."""
     path = folder.absolute() / LOCK
     if path not in _held or not path.exists():  # somebody may have deleted the run folder
-        _held[path] = Lock(path, take_over=take_over)
+        _held[path] = Lock(path, take_over=take_over, field=field)
         atexit.register(_held[path].release)
     return _held[path]
 
 
 class Lock:
-    """The file `.lock` of a run folder, held."""
+    """The file `.lock` of a folder, held."""
 
-    def __init__(self, path: Path, *, take_over: bool) -> None:
+    def __init__(self, path: Path, *, take_over: bool, field: str = "run.folder") -> None:
+        self._field = field
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._path, self._handle = path, _open(path)
@@ -50,7 +55,7 @@ class Lock:
             holder = _holder(self._handle)
             knows = _flock(self._handle)
             if knows is False or (holder and not _is_gone(holder, flock=knows is True, take_over=take_over)):
-                raise InputError(_occupied(path, holder, provably=knows is False))
+                raise Occupied(_occupied(path, holder, provably=knows is False, field=field))
             self.token = secrets.token_hex(8)
             with explain_write_errors(path):
                 _write(self._handle, {**_myself(), "token": self.token})
@@ -69,7 +74,7 @@ class Lock:
         with open(self._path, "rb") as file:
             holder = _holder(file.fileno())
         if holder.get("token") != self.token:
-            raise InputError(_occupied(self._path, holder, provably=True))
+            raise Occupied(_occupied(self._path, holder, provably=True, field=self._field))
 
     def release(self) -> None:
         """Give the folder free; safe to call twice, and in a process that was forked from the holder's."""
@@ -172,10 +177,10 @@ def _described(holder: Mapping[str, Any]) -> str:
     return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}{job}, started {holder.get('since', '?')}"
 
 
-def _occupied(path: Path, holder: Mapping[str, Any], *, provably: bool) -> str:
+def _occupied(path: Path, holder: Mapping[str, Any], *, provably: bool, field: str) -> str:
     if provably or holder.get("host") == socket.gethostname():
-        return f"{path.parent} is in use by {_described(holder)}: end that job first, or choose another run.folder"
+        return f"{path.parent} is in use by {_described(holder)}: end that job first, or choose another {field}"
     return (
         f"{path.parent} is in use by {_described(holder)}, or was when that host died: if it is surely dead, start "
-        "with run.take_over=true; else end it, or choose another run.folder"
+        f"with run.take_over=true; else end it, or choose another {field}"
     )

@@ -41,7 +41,7 @@ def test_a_fallback_takes_over_and_is_cleared_when_the_usual_place_works_again(r
     for rank in ranks:
         case = rank["storage_fails"]
         assert case["failing"]["metrics"] == {"steps_since_checkpoint": 0, "checkpoint_failures": 0}
-        assert case["failing"]["tree"] == ["latest -> step_00000001", "step_00000001"]
+        assert case["failing"]["tree"] == ["latest -> step_00000001", "run_folder", "step_00000001"]
         assert case["usual"] == ["latest -> step_00000002", "step_00000002"]
         assert case["fallback"] == []
     log = ranks[0]["storage_fails"]["failing"]["log"]
