@@ -39,6 +39,8 @@ FAST = "-O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fno-signed-zeros -
 # Machine code for Ampere and for Hopper's own instructions; PTX of Hopper's common ones, which the driver compiles for
 # whatever comes later: sm_90a's code runs on Hopper alone.
 GPU_TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90"]
+# Code that was compiled in another folder is the same code: ranks compare it (megaphi/kernels/contents.py).
+NO_PATHS = ["-g0", f"-fmacro-prefix-map={get_include()}=pybind11"]
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's compiler brings none: there torch's pool does it
 
 
@@ -84,7 +86,7 @@ def modules() -> list[Extension]:
             "megaphi._C",
             ["csrc/cpu/choose.cpp", *(f"csrc/bind/{name}.cpp" for name in ("python", "order", "reader", "legacy"))],
             include_dirs=[get_include()],
-            extra_compile_args=["-std=c++17", "-O2", "-fvisibility=hidden", *OPENMP, *WITH_CUDA]
+            extra_compile_args=["-std=c++17", "-O2", "-fvisibility=hidden", *NO_PATHS, *OPENMP, *WITH_CUDA]
             + (["-DMEGAPHI_X86"] if IS_X86 else []),
             extra_link_args=OPENMP,
             depends=depends,
@@ -100,7 +102,10 @@ def modules() -> list[Extension]:
                 include_dirs=[str(TORCH / "include"), str(TORCH / "include/torch/csrc/api/include")],
                 library_dirs=[str(TORCH / "lib")],
                 libraries=["torch", "torch_cpu", "c10", *cuda_libraries],
-                extra_compile_args=["-std=c++20", "-O2", f"-DTORCH_TARGET_VERSION={STABLE_ABI}", *WITH_CUDA],
+                extra_compile_args=[
+                    *("-std=c++20", "-O2", f"-DTORCH_TARGET_VERSION={STABLE_ABI}"),
+                    *(*WITH_CUDA, *NO_PATHS, f"-fmacro-prefix-map={TORCH}=torch"),
+                ],
                 depends=depends,
                 language="c++",
                 optional=os.environ.get("MEGAPHI_CUDA") != "1",  # who insists on CUDA wants to see the error

@@ -1,8 +1,8 @@
 """What made a checkpoint or a measurement: versions of the packages, of Python, and the source tree itself.
 
 All of this only describes a run, so nothing here may fail: what cannot be found out is left out, and said in the log.
-`source` is a digest of the code that runs, and needs no git; `commit` is there where git knows the files, and says so
-when they are not those of the commit.
+`source` is a digest of the code that runs, `kernels` of its compiled part, and neither needs git; `commit` is there
+where git knows the files, and says so when they are not those of the commit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from megaphi.kernels.contents import kernels_digest
 from megaphi.log import logger
 
 PACKAGE = Path(__file__).parents[1]
@@ -26,9 +27,10 @@ GIT_PATIENCE_SECONDS = 20.0
 
 @cache
 def versions() -> dict[str, str]:
-    """Package -> version, `source`, and `commit` where the source tree has one; asked once per process."""
+    """Package -> version, `source`, `kernels`, and `commit` where there is one; asked once per process."""
     found = package_versions()
     _describe(found, "source", lambda: source_digest(source_files()))
+    _describe(found, "kernels", kernels_digest)
     _describe(found, "commit", commit)
     return found
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.parallel.place import Place, choose_gpu
 
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES="
 """In front of a command: no GPU is seen."""
@@ -27,6 +28,23 @@ def gpus() -> int:
 
     # Under emulation device_count says 1; is_available is never emulated.
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpu_identity(place: Place) -> str:
+    """The UUID of the GPU that this rank is going to take, whatever the GPU is called in this process.
+
+    Empty where there is none, and where the ranks of this host have yet to find out which is which.
+
+    Raises:
+        InputError: the rank sees no GPU of its own.
+    """
+    visible = gpus()
+    if visible == 0 or (visible > 1 and place.local_rank is None):
+        return ""
+    import torch
+
+    properties = torch.cuda.get_device_properties(choose_gpu(place, visible=visible))
+    return str(getattr(properties, "uuid", ""))
 
 
 def check_processes(processes: int) -> None:

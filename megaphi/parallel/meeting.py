@@ -1,8 +1,9 @@
 """The ranks of a job meet in its key-value store, before anything collective: a rank that differs would hang there.
 
-Every process posts who it is and its facts (configuration, code, versions) under the next free number. Rank 0 reads
-them as they come, until all ranks of its world are there or one of them differs, and posts the verdict. So it notices
-another world size, two processes of one rank, and who is missing, and all ranks end together, within seconds.
+Every process posts who it is, its GPU and its facts (configuration, code, versions) under the next free number. Rank 0
+reads them as they come, until all ranks of its world are there or one of them differs, and posts the verdict. So it
+notices another world size, two processes of one rank or on one GPU, and who is missing, and all end together, within
+seconds.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Arrival:
     pid: int = field(default_factory=os.getpid)
     address: str = ""
     """Of the interface by which it reaches rank 0."""
+    gpu: str = ""
+    """UUID of the GPU that it is going to take, where there is one and that is known."""
     problem: str = ""
     """Why it cannot take part: bad input that it alone may have met."""
 
@@ -126,11 +129,29 @@ class _Host:
 
     def _differ(self) -> bool:
         is_declined = any(one.problem for one in self._present.values())
-        return bool(self._strays) or is_declined or self._differences() is not None
+        return bool(self._strays or is_declined or self._differences() or self._shared_gpus())
 
     def _differences(self) -> str | None:
         facts = {rank: one.facts for rank, one in self._present.items()}
         return differences({0: self._me.facts, **facts}, self._hosts())
+
+    def _shared_gpus(self) -> str | None:
+        """Ranks with one GPU between them: NCCL fails or hangs, or they take turns in silence."""
+        takers: dict[tuple[str, str], list[int]] = {}
+        for rank, one in sorted(self._present.items()):
+            if one.gpu:
+                takers.setdefault((one.kernel, one.gpu), []).append(rank)
+        lines = [f"  GPU {gpu}: {named(ranks, self._hosts())}" for (_, gpu), ranks in takers.items() if len(ranks) > 1]
+        if not lines:
+            return None
+        return "\n".join(
+            [
+                "ranks of this job have the same GPU:",
+                *lines,
+                "Give each rank one of its own: start at most as many ranks on a host as it has GPUs, and let the "
+                "launcher number them (LOCAL_RANK) or show each rank another one in CUDA_VISIBLE_DEVICES",
+            ]
+        )
 
     def _hosts(self) -> dict[int, str]:
         return {rank: one.host for rank, one in self._present.items()}
@@ -155,13 +176,12 @@ class _Host:
             return declined
         found = [*self._strays, *filter(None, [self._differences()])]
         if found:
-            return "\n".join(
-                [
-                    "the ranks of this job differ:",
-                    *found,
-                    "Start all of them with the same command, source files, packages and environment",
-                ]
-            )
+            found.insert(0, "the ranks of this job differ:")
+            found.append("Start all of them with the same command, source files, packages and environment")
+        if shared := self._shared_gpus():
+            found.append(shared)
+        if found:
+            return "\n".join(found)
         if len(self._present) < self._world_size:
             return (
                 f"{self._missing()} and gives up after {patience_seconds:.0f} s: were they started, and with this "

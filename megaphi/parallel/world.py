@@ -21,9 +21,11 @@ import torch.distributed as distributed
 from torch._C._distributed_c10d import HashStore, Store
 
 from megaphi.config import leaves
+from megaphi.errors import InputError
 from megaphi.log import host_name, set_up_logging
 from megaphi.parallel import cpu_emulation
 from megaphi.parallel.activity import Activity
+from megaphi.parallel.devices import gpu_identity
 from megaphi.parallel.differences import Facts
 from megaphi.parallel.heartbeat import FIRST_BEAT, Heartbeat, Patience, Person
 from megaphi.parallel.interface import choose_interface, local_address
@@ -109,7 +111,7 @@ def _meet(place: Place, facts: Callable[[], Facts], patience: Patience) -> tuple
         return place, HashStore()
     stores = _connections(place, patience)
     address = local_address(place.address, place.port or 0)
-    me = Arrival(rank=place.rank, facts=facts(), address=address)
+    me = _arrival(place, facts(), address)
     stores[0].set(f"beat/{place.rank}", FIRST_BEAT)  # before anybody looks for it
     present = meet(stores[0], me, world_size=place.world_size, patience_seconds=patience.start_seconds)
     choose_interface(address, [one.address for one in present.values()])
@@ -119,6 +121,15 @@ def _meet(place: Place, facts: Callable[[], Facts], patience: Patience) -> tuple
     export(place)
     _start_heartbeat(stores[1], [present[rank] for rank in range(place.world_size)], patience, rank=place.rank)
     return place, stores[0]
+
+
+def _arrival(place: Place, facts: Facts, address: str) -> Arrival:
+    gpu = problem = ""
+    try:
+        gpu = gpu_identity(place)
+    except InputError as error:
+        problem = str(error)
+    return Arrival(rank=place.rank, facts=facts, address=address, gpu=gpu, problem=problem)
 
 
 def _connections(place: Place, patience: Patience) -> Connections:

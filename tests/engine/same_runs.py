@@ -57,7 +57,11 @@ def all_cases(folder: str) -> dict[str, Any]:
     found["same data"] = said(lambda: agree_on_data(world, same, None))
     found["other data"] = said(lambda: agree_on_data(world, same, other))
     found["same weights"] = said(lambda: agree_on_weights(world, cast(Any, Weights(run, 1.0))))
-    found["other weights"] = said(lambda: agree_on_weights(world, cast(Any, Weights(run, float(rank)))))
+    for case, weight in (("other weights", "output_layer"), ("other norm", "final_layernorm"), ("other layer", "fc1")):
+        weights = cast(Any, Weights(run, float(rank), weight=weight))
+        found[case] = said(lambda weights=weights: agree_on_weights(world, weights))
+    dtype = (torch.float32, torch.bfloat16)[rank]
+    found["other type"] = said(lambda: agree_on_weights(world, cast(Any, Weights(run, 1.0, dtype=dtype))))
     return found
 
 
@@ -68,11 +72,17 @@ def rows(run: Any, content: str) -> PackedRows:
 
 
 class Weights:
-    """A model of another format: everything is one number, except that the last row of the last weight is another."""
+    """A model of another format: everything is one number, or of one weight's rows from the second on another."""
 
-    def __init__(self, run: Any, last: float) -> None:
-        self.architecture, self.carried, self._last = run.model, {}, last
+    def __init__(self, run: Any, changed: float, *, weight: str = "output_layer", dtype: Any = torch.float32) -> None:
+        self.architecture, self.carried = run.model, {}
+        self._changed, self._weight, self._dtype = changed, weight, dtype
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._dtype
 
     def rows(self, name: str, start: int, end: int) -> torch.Tensor:
-        is_last = name.startswith("output_layer") and start == self.architecture.vocabulary - 1
-        return torch.full((end - start, 4), self._last if is_last else 0.5)
+        values = torch.full((end - start, 4), 0.5)
+        is_last = end == self.architecture.vocabulary
+        values[max(1 - start, 0) : max(end - start - is_last, 0)] = self._changed if self._weight in name else 0.5
+        return values

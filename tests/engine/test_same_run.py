@@ -55,8 +55,9 @@ def test_other_data_and_other_weights_are_refused_by_rank(ranks: list[dict[str, 
     assert [rank["same weights"] for rank in ranks] == [None, None]
     assert "held-out data, data: of 0/" in ranks[0]["other data"]
     assert "training data" not in ranks[0]["other data"]
-    assert "starting weights: " in ranks[0]["other weights"]
-    assert "on rank 1 (" in ranks[0]["other weights"]
+    for case in ("other weights", "other norm", "other layer", "other type"):
+        assert "starting weights: " in ranks[0][case], case
+        assert "on rank 1 (" in ranks[0][case]
 
 
 def test_every_field_is_compared_except_where_things_lie() -> None:

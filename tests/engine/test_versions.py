@@ -37,7 +37,7 @@ def test_without_git_everything_else_is_known(versions, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     found = versions()
     assert "commit" not in found
-    assert {"python", "torch", "numpy", "megatron-core", "source"} <= found.keys()
+    assert {"python", "torch", "numpy", "megatron-core", "source", "kernels"} <= found.keys()
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ import importlib.util
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from megaphi.errors import InputError
 from megaphi.parallel import devices, launcher
-from megaphi.parallel.devices import as_fields, check_processes, fitting, gpus
+from megaphi.parallel.devices import as_fields, check_processes, fitting, gpu_identity, gpus
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.parallel.place import ALONE
 from megaphi.recipes.quickstart import quickstart_dpo, quickstart_pretrain, quickstart_sft
 from tests.conftest import asks_for_gpu
 from tests.gloo_world import run_in_world
@@ -41,6 +43,19 @@ def test_without_a_driver_torch_is_not_even_imported():
     program = program.replace("print(", "import megaphi.parallel.devices as d; d._DRIVERS = (); print(", 1)
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.split() == ["0", "False"]
+
+
+def test_a_gpu_is_known_by_its_own_number(pretend, monkeypatch):
+    """Not by its place: with CUDA_VISIBLE_DEVICES it is number 0 in many processes."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"GPU-{index}"))
+    rank = dataclasses.replace(ALONE, rank=5, world_size=8, local_rank=1, local_world_size=4)
+    for number, expected in ((0, ""), (1, "GPU-0"), (4, "GPU-1")):
+        pretend(number)
+        assert gpu_identity(rank) == expected
+    assert gpu_identity(dataclasses.replace(rank, local_rank=None)) == ""
+    pretend(2)
+    with pytest.raises(InputError, match="rank 5 has local rank 3 but sees 2 GPUs"):
+        gpu_identity(dataclasses.replace(rank, local_rank=3))
 
 
 def test_what_torch_sees_counts(pretend):

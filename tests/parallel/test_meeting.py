@@ -140,6 +140,32 @@ def test_who_is_missing_is_said_while_waiting_and_at_the_end(monkeypatch: pytest
     assert all(re.search(r"rank 0 waits for ranks 1, 3-4 of 5 .* and gives up", str(error)) for error in found)
 
 
+def on_gpu(rank: int, gpu: str, *, host: str, kernel: str = "", **facts: str) -> Arrival:
+    return Arrival(rank=rank, facts=facts, host=host, kernel=kernel or host, pid=100 + rank, gpu=gpu)
+
+
+def test_ranks_on_one_gpu_are_named_before_anything_collective() -> None:
+    """However it came: each sees one GPU, and it is the same; or all take number 0; or two containers of one host."""
+    found = outcomes(*(on_gpu(rank, "GPU-a", host="node0") for rank in range(3)), on_gpu(3, "b", host="node0"), size=4)
+    assert "the same GPU:\n  GPU GPU-a: ranks 0-2 (node0)\nGive each rank" in str(found[0])
+    assert "differ" not in str(found[0])
+    assert [type(error) for error in found] == [InputError, *[ReportedElsewhere] * 3]
+    in_containers = (on_gpu(rank, "GPU-a", host=f"pod{rank}", kernel="one boot") for rank in range(2))
+    assert "  GPU GPU-a: ranks 0-1 (pod0, pod1)" in str(outcomes(*in_containers, size=2)[1])
+    two_things = (on_gpu(rank, "GPU-a", host="node0", seed=str(rank)) for rank in range(2))
+    assert re.search(r"differ:\n  seed: .*\nStart all .*\n.*same GPU:\n", str(outcomes(*two_things, size=2)[0]))
+
+
+def test_gpus_of_one_name_on_two_machines_and_unknown_ones_are_no_quarrel() -> None:
+    ranks = (
+        on_gpu(0, "GPU-a", host="x"),
+        on_gpu(1, "GPU-a", host="y"),
+        on_gpu(2, "", host="x"),
+        on_gpu(3, "", host="x"),
+    )
+    assert outcomes(*ranks, size=4) == [[0, 1, 2, 3]] * 4
+
+
 def test_long_values_and_many_fields_are_cut() -> None:
     one, other = ({f"field {n}": value * 500 for n in range(40)} for value in "ab")
     text = differences({0: one, 1: other}, {0: "x", 1: "y"})

@@ -210,3 +210,13 @@ def test_a_rank_takes_its_own_gpu():
     assert choose_gpu(place_at(3), visible=1) == 0  # CUDA_VISIBLE_DEVICES shows it one of its own
     with pytest.raises(InputError, match="rank 5 has local rank 3 but sees 2 GPUs: start at most 2 ranks on a host"):
         choose_gpu(place_at(3), visible=2)
+
+
+def test_ranks_that_would_share_a_gpu_do_not_start() -> None:
+    """Slurm showed both the same one; then one of two ranks sees too few, and says it to the other as well."""
+    for said in run_in_world(place_runs.with_gpus, ("GPU-a", "GPU-a"), 1, processes=2):
+        assert "ranks of this job have the same GPU:\n  GPU GPU-a: ranks 0-1 (" in said
+    few = run_in_world(place_runs.with_gpus, ("GPU-a", "GPU-b", "GPU-c"), 2, processes=3)
+    for said in few:
+        assert "rank 2 has local rank 2 but sees 2 GPUs: start at most 2 ranks on a host" in said
+    assert run_in_world(place_runs.with_gpus, ("GPU-a", "GPU-b"), 2, processes=2) == ["started"] * 2
