@@ -22,16 +22,7 @@ VERBS = ("train", "mixture", "tokenize", "generate", "chat", "serve", "convert",
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     _print_anything()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    parsed, rest = parser.parse_known_args(words)
-    parsed.words = words  # as given, for verbs that start ranks of themselves
-    if hasattr(parsed, "fields"):
-        # argparse stops to collect field=value at the first option; they are welcome after it too.
-        parsed.fields += [word for word in rest if not word.startswith("-")]
-        rest = [word for word in rest if word.startswith("-")]
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}{_as_fields(rest) if hasattr(parsed, 'fields') else ''}")
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return parsed.command(parsed)
     except ReportedElsewhere:
@@ -50,6 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone: not an error, but Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The words of a command line by name, `command` being what runs them; ends the program where they are none."""
+    words = list(arguments)
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(words)
+    parsed.words = words  # as given, for verbs that start ranks of themselves
+    if hasattr(parsed, "fields"):
+        # argparse stops to collect field=value at the first option; they are welcome after it too.
+        parsed.fields += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{_as_fields(rest) if hasattr(parsed, 'fields') else ''}")
+    return parsed
 
 
 def _print_anything() -> None:
