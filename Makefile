@@ -1,6 +1,7 @@
 # make quickstart    install, then the main job end to end on this machine
 # make story         the whole recipe at toy scale: pretraining, fine-tuning, preferences, a chat
 # make test          install, then lint, types and the whole test suite, on the CPU of any machine
+# make test-fast     the tests that start no processes: under two minutes, for the loop of writing code
 # make golden        write the golden loss curve anew (after a change that is meant to change it)
 # make bench         step time, operators, loader, packing, checkpoints, generation against their peers, into benchmarks/results
 # make test-gpu      the tests that need a CUDA device
@@ -11,11 +12,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+# A file's tests go to one of the workers; every worker that is added takes about 3 GB of memory.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # On a network where PyPI's torch brings CUDA: make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: quickstart story test check golden bench test-gpu first-gpu test-dali clean
+.PHONY: quickstart story test test-fast check golden bench test-gpu first-gpu test-dali clean
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
@@ -24,7 +28,10 @@ story: $(VENV)/installed
 	$(RUN) examples/story.py
 
 test: check
-	OMP_NUM_THREADS=1 $(RUN) -m pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/installed
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/installed
 	$(RUN) -m ruff format --check .

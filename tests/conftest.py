@@ -29,7 +29,16 @@ def asks_for_gpu(marks: str) -> bool:
     return re.search(r"(?<!not )\bgpu\b", marks) is not None
 
 
+STARTS_PROCESSES = ("run_in_world", "start_ranks", "WarmMegaphi", "run_megaphi", "gguf_file", "subprocess")
+"""A test file that has one of these starts processes, or loads a real model: `make test-fast` leaves it out."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(hasattr(getattr(item, "module", None), name) for name in STARTS_PROCESSES):
+            item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # the longest files first: two workers end at about one time
     for mark, is_possible in (("gpu", _has_gpu), ("dali", _has_dali)):
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and not is_possible():

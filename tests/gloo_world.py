@@ -52,6 +52,13 @@ def run_on_gpu(function: Callable[..., Any], *arguments: Any, timeout_seconds: f
         rank.kill()
 
 
+def forked_from_server(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Start `function(*arguments)` in a process that has the slow imports behind it."""
+    process = _context.Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
 def start_ranks(
     function: Callable[..., Any], *arguments: Any, processes: int
 ) -> tuple[list[ForkServerProcess], list[Connection]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-import subprocess
-import sys
 from hashlib import sha256
 
 import numpy as np
@@ -23,7 +21,7 @@ from megaphi.model.architecture import Architecture
 from megaphi.model.weights import weights_of
 from megaphi.recipes import load_recipe
 from megaphi.tokenizer.phi4 import load_tokenizer
-from tests.test_house import ROOT
+from tests.warm_megaphi import run_megaphi
 
 
 @pytest.fixture
@@ -169,11 +167,6 @@ def test_numbers_that_are_not_finite_are_found(capsys, tmp_path):
     assert main(["verify", str(folder), "--values"]) == 1
     expected = f"model/output_layer.weight holds {352 * 8:,} numbers that are not finite"
     assert expected in capsys.readouterr().out
-
-
-def run_megaphi(*words: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: counting parameters starts Megatron, which a test process must not keep."""
-    return subprocess.run([sys.executable, "-m", "megaphi", *words], capture_output=True, text=True, cwd=ROOT)
 
 
 def test_the_dry_run_of_the_14b_recipe_is_the_papers():

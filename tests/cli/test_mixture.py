@@ -11,6 +11,7 @@ import pytest
 
 from megaphi.cli import main
 from tests.test_house import ROOT
+from tests.warm_megaphi import run_megaphi
 
 RECIPE = """
 import dataclasses
@@ -106,7 +107,7 @@ def test_no_torch_is_imported():
 
 def test_the_dry_run_shows_the_same_stages_and_sources(shown):
     text = shown("mine.py:staged")
-    words = [sys.executable, "-m", "megaphi", "train", "mine.py:staged", "--dry-run"]
-    plan = subprocess.run(words, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    plan = run_megaphi("train", "mine.py:staged", "--dry-run", env={})
+    assert plan.returncode == 0, plan.stderr
     assert text.partition("\n\n")[2].partition("\n\nwarning")[0] in plan.stdout
     assert re.search(r"tokens +983,040\n", plan.stdout)

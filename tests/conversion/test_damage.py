@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.errors import InputError
 from tests.conversion.random_models import SHAPES, random_folder
+from tests.warm_megaphi import run_megaphi
 
 MODEL = SHAPES["3 heads per group"]
 SHARD = "model-00002-of-00003.safetensors"
@@ -170,13 +172,12 @@ def test_too_little_space_is_known_before_writing(folder: Path, monkeypatch: pyt
     refused(folder, "it takes 535,920 bytes, and the disk has 1,000 free")
 
 
+SMALL_FILES = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
 @pytest.mark.parametrize("direction", ["to-huggingface", "to-checkpoint"])
 def test_a_full_disk_is_one_message_and_leaves_nothing(direction: str, folder: Path) -> None:
-    def small_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
-    command = [sys.executable, "-m", "megaphi", "convert", direction, str(folder), str(folder.parent / "out")]
-    result = subprocess.run(command, preexec_fn=small_files, capture_output=True, text=True)
+    result = run_megaphi("convert", direction, folder, folder.parent / "out", preexec_fn=SMALL_FILES)
     assert result.returncode == 2, result.stderr
     assert "cannot write" in result.stderr
     assert "larger than this process may write" in result.stderr

@@ -85,12 +85,12 @@ def test_any_window_gives_the_documents_in_the_keyed_order(
 
 def test_ten_times_the_documents_take_the_same_memory(tmp_path, monkeypatch):
     """Tiny documents. (All shards stay open, as opening files makes Python's table of interned strings grow.)"""
-    monkeypatch.setattr(subject, "WINDOW_DOCUMENTS", 2_000)
-    monkeypatch.setattr(indexed_dataset_writer, "CHUNK", 2_000)
+    monkeypatch.setattr(subject, "WINDOW_DOCUMENTS", 1_000)
+    monkeypatch.setattr(indexed_dataset_writer, "CHUNK", 1_000)
     peaks = []
-    for number, documents in enumerate((2_000, 2_000, 20_000)):  # the first warms up
+    for number, documents in enumerate((1_000, 1_000, 10_000)):  # the first warms up
         shard = [[token % 1_000] for token in range(documents)]
-        plan = plan_of(tmp_path / f"d{number}", [shard] * 12, seed=0)
+        plan = plan_of(tmp_path / f"d{number}", [shard] * 3, seed=0)
         tracemalloc.start()
         subject.join_shards(plan, show_progress=False)
         peaks.append(tracemalloc.get_traced_memory()[1])

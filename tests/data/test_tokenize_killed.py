@@ -23,6 +23,7 @@ from megaphi.data.tokenize_documents import tokenize_documents
 from megaphi.data.tokenize_members import Member
 from megaphi.errors import InputError
 
+pytestmark = pytest.mark.slow
 KILLS = 20
 
 

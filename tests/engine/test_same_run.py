@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from megaphi.recipes import load_recipe
 from tests.engine.same_runs import all_cases
 from tests.gloo_world import run_in_world
 from tests.test_house import ROOT
+from tests.warm_megaphi import WarmMegaphi
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +112,8 @@ def test_a_job_whose_ranks_differ_ends_on_all_of_them_in_seconds(tmp_path: Path)
     for rank, words in enumerate((["layout.tensor=2"], ["optimizer.learning_rate=0.002", "saving.every=7"])):
         place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TINY_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "megaphi", "train", recipe, f"run.folder={tmp_path}/run", *words]
-        jobs.append(
-            subprocess.Popen(command, cwd=ROOT, env={**os.environ, **place, **where}, stderr=subprocess.PIPE, text=True)
-        )
+        arguments = ["train", recipe, f"run.folder={tmp_path}/run", *words]
+        jobs.append(WarmMegaphi(arguments, env={**os.environ, **place, **where}))
     began = time.monotonic()
     said = [job.communicate(timeout=120)[1] for job in jobs]
     assert time.monotonic() - began < 100

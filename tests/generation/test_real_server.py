@@ -9,8 +9,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +21,8 @@ import pytest
 from tests.conversion.random_models import SHAPES, random_folder
 from tests.generation.engine_runs import SCHEMA, WITHOUT_BLANKS, prompts_of
 from tests.gloo_world import run_in_world
+from tests.processes import children_of
+from tests.warm_megaphi import WarmMegaphi, run_megaphi
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -35,22 +35,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(checkpoint: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serving(checkpoint: Path, *options: str) -> Iterator[tuple[str, WarmMegaphi]]:
     """The command in a process of its own; gives the address that it tells."""
-    command = [
-        sys.executable,
-        "-m",
-        "megaphi",
-        "serve",
-        str(checkpoint),
-        "--tokenizer",
-        "phi4",
-        "--port",
-        "0",
-        *options,
-    ]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    assert server.stderr is not None
+    words = ["serve", str(checkpoint), "--tokenizer", "phi4", "--port", "0", *options]
+    server = WarmMegaphi(words, env=ENVIRONMENT)
     try:
         for line in server.stderr:
             if found := re.search(r"serving at (http://\S+)", line):
@@ -138,7 +126,7 @@ def test_two_replicas_answer_alike_behind_one_address_and_end_together(checkpoin
         metrics = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
         for replica in (0, 1):  # what a replica uses is told with the news of its steps
             assert float(re.search(rf'cache_blocks{{replica="{replica}"}} (\S+)', metrics)[1]) > 0  # pyright: ignore
-        (other,) = [child for child in psutil.Process(server.pid).children() if child.environ().get("RANK") == "1"]
+        other = psutil.Process(children_of(server.pid)[1])
         other.kill()
         assert server.wait(60) == 1
         assert server.stderr is not None
@@ -146,23 +134,9 @@ def test_two_replicas_answer_alike_behind_one_address_and_end_together(checkpoin
 
 
 def test_chat_reads_lines_and_ends_with_them(checkpoint: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "megaphi",
-        "chat",
-        str(checkpoint),
-        "--tokenizer",
-        "phi4",
-        "--max-tokens",
-        "4",
-        "--pipeline",
-        "2",
-    ]
     began = time.monotonic()
-    talk = subprocess.run(
-        command, input="a\n/reset\nb\n", capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False
-    )
+    words = ("chat", checkpoint, "--tokenizer", "phi4", "--max-tokens", 4, "--pipeline", 2)
+    talk = run_megaphi(*words, env=ENVIRONMENT, typed="a\n/reset\nb\n")
     assert talk.returncode == 0, talk.stderr
     assert "forgotten" in talk.stderr
     assert talk.stdout.count("\n") >= 2
@@ -170,20 +144,7 @@ def test_chat_reads_lines_and_ends_with_them(checkpoint: Path) -> None:
 
 
 def test_layouts_that_do_not_fit_are_one_message(checkpoint: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "megaphi",
-        "serve",
-        str(checkpoint),
-        "--tokenizer",
-        "phi4",
-        "--tensor",
-        "3",
-        "--port",
-        "0",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False)
+    done = run_megaphi("serve", checkpoint, "--tokenizer", "phi4", "--tensor", 3, "--port", 0, env=ENVIRONMENT)
     assert done.returncode == 2
     assert "layout.tensor=3 does not divide model.key_value_groups=2" in done.stderr
     assert "Traceback" not in done.stderr

@@ -10,17 +10,19 @@ from collections.abc import Iterator
 import pytest
 
 from megaphi import _C as kernels  # noqa: N811
-from tests.kernels.emulated_cuda import build, in_place_of_the_cpu_kernels
+from tests.kernels.emulated_cuda import built, in_place_of_the_cpu_kernels
 
 CPU = [f"cpu-{name}" for name in kernels.instruction_sets()]
 
 
 @pytest.fixture(scope="session")
-def emulated_cuda(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return build(tmp_path_factory.mktemp("emulated"))
+def emulated_cuda() -> ctypes.CDLL:
+    return built()
 
 
-@pytest.fixture(params=[*CPU, "emulated-cuda", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=[*CPU, pytest.param("emulated-cuda", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     kind, _, instruction_set = request.param.partition("-")
     if kind == "emulated":

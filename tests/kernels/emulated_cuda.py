@@ -6,6 +6,9 @@ What the kernels compute, and whether barriers are missing, shows without a GPU;
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import hashlib
+import os
 import re
 import subprocess
 import sysconfig
@@ -13,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import megaphi
 from megaphi import _C as kernels  # noqa: N811
@@ -20,6 +24,7 @@ from megaphi.kernels import loading
 
 ROOT = Path(__file__).parents[2]
 EMULATOR = Path(__file__).parent / "emulator"
+BUILT = ROOT / "build" / "emulated_cuda"
 # No strict aliasing: nvcc knows none. Contraction to fused multiply-adds is what nvcc does too.
 FLAGS = ["-O2", "-std=c++17", "-march=native", "-fPIC", "-fno-strict-aliasing", "-w"]
 NOT_CPLUSPLUS = (
@@ -33,7 +38,29 @@ NOT_CPLUSPLUS = (
 """(pattern, replacement, file): what only nvcc understands; each is there once."""
 
 
-def build(folder: Path) -> ctypes.CDLL:
+def built() -> ctypes.CDLL:
+    """All of csrc/cuda as a library, compiled once for these sources, this compiler and this processor, and kept."""
+    library = BUILT / f"{_identity()}.so"
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with open(BUILT / "lock", "w") as lock:  # workers of pytest-xdist want it at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            with TemporaryDirectory(dir=BUILT) as folder:
+                os.replace(_build(Path(folder)), library)
+    return ctypes.CDLL(str(library))
+
+
+def _identity() -> str:
+    """A digest of everything that the library is made of."""
+    compiler = subprocess.run(["c++", "--version"], capture_output=True, text=True, check=True).stdout
+    flags = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")][:1]
+    digest = hashlib.sha256(repr((compiler, flags, FLAGS, NOT_CPLUSPLUS)).encode())
+    for path in [ROOT / "csrc" / "kernels.h", *sorted((ROOT / "csrc" / "cuda").iterdir()), *sorted(EMULATOR.iterdir())]:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _build(folder: Path) -> Path:
     """Compile all of csrc/cuda into a library in `folder`."""
     source = folder / "csrc" / "cuda"
     source.mkdir(parents=True)
@@ -49,7 +76,7 @@ def build(folder: Path) -> ctypes.CDLL:
         objects = list(pool.map(lambda path: _compile(path, folder), [*source.glob("*.cu"), EMULATOR / "emulator.cpp"]))
     library = folder / "emulated_cuda.so"
     _run(["c++", "-shared", *map(str, objects), "-o", str(library)])
-    return ctypes.CDLL(str(library))
+    return library
 
 
 def _compile(path: Path, folder: Path) -> Path:

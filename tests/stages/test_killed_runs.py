@@ -14,6 +14,9 @@ from megaphi.parallel.layout import ParallelLayout
 from tests.stages.killed_runs import EVERY, killed_run, tell
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("layout", "asynchronous", "bf16"),
     [(ParallelLayout(), True, True), (ParallelLayout(tensor=2, sequence_parallel=True), False, False)],

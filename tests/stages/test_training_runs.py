@@ -11,10 +11,9 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 
 from megaphi.data.tokenize_documents import tokenize_documents
 from tests.processes import children_of
+from tests.warm_megaphi import WarmMegaphi
 
 RECIPE = f"{Path(__file__).parent / 'tiny_recipe.py'}:tiny"
 CORPUS = Path(__file__).parents[2] / "examples" / "corpus"
@@ -39,18 +39,14 @@ def token_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train(token_files: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def train(token_files: Path, tmp_path: Path) -> Iterator[Callable[..., WarmMegaphi]]:
     """Start `megaphi train` on the tiny recipe, with the test's own run folder; ended with the test."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[WarmMegaphi] = []
 
-    def start(*words: str, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "megaphi", "train", RECIPE, f"run.folder={tmp_path / 'run'}", *words]
+    def start(*words: str, environment: dict[str, str] | None = None, **options: Any) -> WarmMegaphi:
         variables = {**os.environ, "TINY_DATA": str(token_files), "OMP_NUM_THREADS": "1", **(environment or {})}
-        started.append(
-            subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, **options
-            )
-        )
+        arguments = ["train", RECIPE, f"run.folder={tmp_path / 'run'}", *words]
+        started.append(WarmMegaphi(arguments, env=variables, **options))
         return started[-1]
 
     yield start
@@ -60,7 +56,7 @@ def train(token_files: Path, tmp_path: Path) -> Iterator[Callable[..., subproces
             process.wait()
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: WarmMegaphi) -> tuple[int, str]:
     """(exit code, standard error)"""
     _, errors = process.communicate(timeout=TIMEOUT)
     return process.returncode, errors
@@ -155,10 +151,7 @@ def _steps(folder: Path) -> list[int]:
 
 def test_a_full_disk_costs_the_checkpoints_and_says_so(train: Any, tmp_path: Path) -> None:
     """Training goes on to its end without a checkpoint, with what it knows in its metrics; then it fails."""
-
-    def small_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
+    small_files = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (200_000, 200_000))
     storage = ("saving.attempts=2", "saving.retry_seconds=0.1")
     code, errors = finish(train(*storage, preexec_fn=small_files))
     assert code == 1
