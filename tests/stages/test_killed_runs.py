@@ -13,7 +13,6 @@ import pytest
 from megaphi.parallel.layout import ParallelLayout
 from tests.stages.killed_runs import EVERY, killed_run, tell
 
-
 pytestmark = pytest.mark.slow
 
 
