@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from megaphi import __version__
 from megaphi.cli import VERBS, _parser, parse
@@ -307,3 +308,23 @@ def test_the_changelog_keeps_its_form() -> None:
     kinds = {line.removeprefix("### ") for line in lines if line.startswith("### ")}
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert {"Added", "Changed", "Fixed"} <= kinds
+
+
+def test_hosted_checks_run_what_a_developer_runs() -> None:
+    """Targets of make in the workflow, files that exist in the hooks; all of it YAML."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
+    steps = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert "make test" in steps
+    for step in steps:
+        try_command(shlex.split(step))
+    (hooks,) = (group["hooks"] for group in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"])
+    for word in " ".join(hook["entry"] for hook in hooks).split():
+        assert not word.startswith("tests/") or (ROOT / word).is_file()
+    for form in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
+        assert yaml.safe_load(form.read_text())
+
+
+def test_the_citation_is_of_this_release() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert f"## [{__version__}] - {citation['date-released']}" in CHANGELOG.read_text()

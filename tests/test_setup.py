@@ -1,23 +1,29 @@
-"""The build: what it does without a compiler, with a wish it cannot grant, and what a source distribution holds."""
+"""The build: what it does without a compiler, with a wish it cannot grant, and what comes out of it.
+
+Compiling takes minutes, so the wheel of the source distribution is made with the modules that this checkout has
+compiled already; everything else of it, and that it works elsewhere, is as pip makes it.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from zipfile import ZipFile
 
 import pytest
 
 from tests.test_house import ROOT
 
 
-def setup(*words, **environment):
+def setup(*words, cwd=ROOT, **environment):
     """Run setup.py as pip does, but with this environment's packages."""
     return subprocess.run(
         [sys.executable, "setup.py", *map(str, words)],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, **environment},
         check=False,
     )
@@ -58,12 +64,103 @@ def fake_toolkit(folder):
     return str(folder / "toolkit")
 
 
-def test_a_source_distribution_holds_all_that_is_compiled(tmp_path):
-    done = setup("--quiet", "sdist", "--formats=tar", "--dist-dir", tmp_path)
+@pytest.fixture(scope="module")
+def source_distribution(tmp_path_factory):
+    """The folder that the source distribution unpacks to."""
+    folder = tmp_path_factory.mktemp("distribution")
+    done = setup("--quiet", "sdist", "--formats=tar", "--dist-dir", folder)
     assert done.returncode == 0, done.stderr
-    (archive,) = tmp_path.glob("*.tar")
-    listing = subprocess.run(["tar", "tf", archive], capture_output=True, text=True, check=True).stdout
-    inside = {line.split("/", 1)[-1] for line in listing.splitlines()}
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
-    assert sources
-    assert sources <= inside
+    (archive,) = folder.glob("*.tar")
+    shutil.unpack_archive(archive, folder, filter="data")
+    return folder / archive.stem
+
+
+def files_below(folder):
+    """Paths relative to `folder`, without what running leaves there."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def test_a_source_distribution_holds_all_that_is_compiled(source_distribution):
+    assert files_below(ROOT / "csrc")
+    assert files_below(ROOT / "csrc") <= files_below(source_distribution / "csrc")
+
+
+@pytest.fixture(scope="module")
+def wheel(source_distribution, tmp_path_factory):
+    """(where the wheel of the source distribution is unpacked, the names in it)"""
+    folder = tmp_path_factory.mktemp("wheel")
+    library = folder / "library"
+    (library / "megaphi").mkdir(parents=True)
+    for module in (ROOT / "megaphi").glob("*.so"):
+        shutil.copy(module, library / "megaphi")
+    (folder / "build.cfg").write_text(f"[build]\nbuild_lib = {library}\n")
+    done = setup(
+        *("--quiet", "build_py", "bdist_wheel", "--skip-build", "--dist-dir", folder),
+        cwd=source_distribution,
+        DIST_EXTRA_CONFIG=str(folder / "build.cfg"),
+    )
+    assert done.returncode == 0, done.stderr
+    (archive,) = folder.glob("megaphi-*.whl")
+    with ZipFile(archive) as opened:
+        opened.extractall(folder / "installed")
+        return folder / "installed", opened.namelist()
+
+
+def test_a_wheel_of_the_source_distribution_holds_the_package(wheel):
+    installed, names = wheel
+    assert files_below(ROOT / "megaphi") == files_below(installed / "megaphi")
+    (information,) = (name for name in names if name.endswith("/entry_points.txt"))
+    assert "megaphi = megaphi.cli:main" in (installed / information).read_text()
+
+
+def test_a_wheel_of_the_source_distribution_works_outside_the_checkout(wheel, tmp_path):
+    """Compiled code, recipes and the server's page, from a folder that knows nothing of this one."""
+    installed, _ = wheel
+    (tmp_path / "text.txt").write_text("a text of some words " * 50)
+    program = (
+        "import megaphi, megaphi._C\n"
+        "from megaphi.cli import main\n"
+        "from megaphi.generation.chat_page import PAGE\n"
+        "commands = 'tokenize text.txt --output data/own --vocabulary 1024 --processes 1',"
+        " 'mixture quickstart_pretrain mixture.sources.web.paths=data/own', 'inspect dataset data/own'\n"
+        "codes = [main(words.split()) for words in commands]\n"
+        "print(codes, megaphi.__file__, megaphi._C.__file__, len(PAGE.read_text()) > 1000)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    codes, own, compiled, page = done.stdout.splitlines()[-1].rsplit(" ", 3)
+    assert codes == "[0, 0, 0]", done.stdout + done.stderr
+    assert str(installed / "megaphi") in own
+    assert str(installed / "megaphi") in compiled
+    assert page == "True"
+    assert (tmp_path / "data/own.bin").is_file()
+
+
+def test_a_torch_that_an_environment_inherits_is_found(tmp_path):
+    """venv --system-site-packages: torch is not in the environment's own folder, but on the path."""
+    header = tmp_path / "inherited/torch/include/torch/csrc/stable/library.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    program = (
+        "import runpy, setuptools, sysconfig\n"
+        "setuptools.setup = lambda **settings: None\n"
+        "real, own = sysconfig.get_paths, {'purelib': '/nowhere', 'platlib': '/nowhere'}\n"
+        "sysconfig.get_paths = lambda *words, **named: real(*words, **named) | own\n"
+        "print(runpy.run_path('setup.py')['TORCH'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "inherited")},
+        check=True,
+    )
+    assert done.stdout.strip() == str(tmp_path / "inherited/torch")
