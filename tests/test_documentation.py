@@ -30,7 +30,7 @@ CHANGELOG = ROOT / "CHANGELOG.md"  # tells of names that are no more, too
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CURRENT = [page for page in PAGES if page != CHANGELOG]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-QUOTED = re.compile(r"`([^`]+)`")
+QUOTED = re.compile(r"`([^`\s][^`]*)`")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 TOP = ("benchmarks", "csrc", "docs", "examples", "launch", "megaphi", "tests", "tools", ".github")
 SUFFIXES = {".py", ".h", ".cpp", ".cu", ".sh", ".sbatch", ".yml"}
