@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from megaphi.cli.job_end import ending_together, told_to_all_ranks
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
     from megaphi.generation.json_constraint import Constraints
     from megaphi.generation.requests import Generator
+    from megaphi.parallel.heartbeat import Patience
     from megaphi.tokenizer.interface import Tokenizer
 
 
@@ -35,14 +37,17 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
     parser.add_argument(
         "--batch", type=int, default=batch, metavar="N", help=f"answers generated at a time (default {batch})"
     )
-    add_tokenizer_argument(parser)
+    parser.add_argument(
+        "--tokenizer", metavar="PATH", help="of a model that came without one: folder with tokenizer.json, or phi4"
+    )
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")
-    add_operators_argument(parser)
-    parser.set_defaults(replicas=1)
-
-
-def add_operators_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--heartbeat-seconds",
+        type=float,
+        metavar="N",
+        help="a process that is silent for longer is named, and all end (default 40; 0: never)",
+    )
     parser.add_argument(
         "--allow-slow-operators",
         type=_operators,
@@ -50,6 +55,7 @@ def add_operators_argument(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="kernels, separated by commas, that PyTorch may stand in for on a GPU where they are not compiled",
     )
+    parser.set_defaults(replicas=1)
 
 
 def _operators(text: str) -> tuple[str, ...]:
@@ -60,17 +66,12 @@ def _operators(text: str) -> tuple[str, ...]:
     return names
 
 
-def add_tokenizer_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--tokenizer", metavar="PATH", help="of a model that came without one: folder with tokenizer.json, or phi4"
-    )
-
-
 def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namespace], int]) -> int:
     """Do `work` here, or in as many processes as the layout takes; returns the exit code."""
     from megaphi.parallel import launcher
     from megaphi.parallel.place import detect
 
+    patience_of(arguments)
     for name in ("batch", "tensor", "pipeline", "replicas"):
         if getattr(arguments, name) < 1:
             raise InputError(f"--{name} {getattr(arguments, name)}: must be at least 1")
@@ -81,7 +82,20 @@ def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namesp
         open_weights(arguments.checkpoint)  # a wrong path should not cost a start of ranks
         command = [sys.executable, "-m", "megaphi", *arguments.words]
         return launcher.start_processes(command, processes=processes)
-    return work(arguments)
+    return ending_together(lambda: work(arguments))
+
+
+def patience_of(arguments: argparse.Namespace) -> Patience:
+    """How long the ranks wait for each other: as in training, where the options do not say otherwise."""
+    from megaphi.config import check_values
+    from megaphi.parallel.heartbeat import Patience
+
+    if arguments.heartbeat_seconds is None:
+        return Patience()
+    try:
+        return check_values(Patience(heartbeat_seconds=arguments.heartbeat_seconds))
+    except InputError as error:
+        raise InputError(str(error).replace("heartbeat_seconds=", "--heartbeat-seconds ")) from None
 
 
 def open_engine(arguments: argparse.Namespace) -> Opened:
@@ -97,13 +111,16 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
     from megaphi.parallel.layout import ParallelLayout
     from megaphi.parallel.place import detect
 
+    patience = patience_of(arguments)
     if detect().rank > 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     allow_slow(arguments.allow_slow_operators)
     layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline, data=arguments.replicas)
-    reader = open_weights(arguments.checkpoint)
-    tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
-    constraints = Constraints(tokenizer)
-    generators = open_generators(reader, layout=layout, rows=arguments.batch, constraints=constraints)
+    with told_to_all_ranks():
+        reader = open_weights(arguments.checkpoint)
+        tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
+        constraints = Constraints(tokenizer)
+    rows = arguments.batch
+    generators = open_generators(reader, layout=layout, rows=rows, constraints=constraints, patience=patience)
     return Opened(generators, tokenizer, constraints)

@@ -8,9 +8,9 @@ Face folder is read as it is. The tokenizer is the model's own.
 from __future__ import annotations
 
 import argparse
-import sys
 
-from megaphi.cli.engine_options import add_operators_argument, add_tokenizer_argument
+from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, patience_of
+from megaphi.cli.job_end import told_to_all_ranks
 from megaphi.conversation import Sampling
 from megaphi.errors import InputError
 
@@ -23,12 +23,8 @@ EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run folder (its newest one), or a Hugging Face folder"
-    )
+    add_engine_arguments(parser, batch=32)
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
-    add_tokenizer_argument(parser)
-    add_operators_argument(parser)
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="tokens to add (default 128)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens")
@@ -37,26 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 avoids repetition")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="continuations of every prompt (default 1)")
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="texts that run at once (default 32)")
-    parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
-    parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")
     parser.add_argument(
-        "--data", "--replicas", type=int, default=1, metavar="N", help="copies of the model that share the prompts"
+        "--data",
+        "--replicas",
+        dest="replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help="copies of the model that share the prompts",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from megaphi.parallel import launcher
-    from megaphi.parallel.place import detect
-
-    processes = arguments.tensor * arguments.pipeline * arguments.data
-    if processes > 1 and detect().launcher == "single":
-        from megaphi.conversion.open_weights import open_weights
-
-        open_weights(arguments.checkpoint)  # a wrong path should not cost a start of ranks
-        command = [sys.executable, "-m", "megaphi", *arguments.words]
-        return launcher.start_processes(command, processes=processes)
-    return _generate(arguments)
+    _sampling(arguments)
+    return on_every_rank(arguments, _generate)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -71,11 +61,13 @@ def _generate(arguments: argparse.Namespace) -> int:
     from megaphi.parallel.layout import ParallelLayout
 
     sampling = _sampling(arguments)
-    layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline, data=arguments.data)
-    reader = open_weights(arguments.checkpoint)
+    layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline, data=arguments.replicas)
     allow_slow(arguments.allow_slow_operators)
-    tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
-    model = open_model(reader, layout)
+    with told_to_all_ranks():
+        reader = open_weights(arguments.checkpoint)
+        tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
+    model = open_model(reader, layout, patience=patience_of(arguments))
+    model.world.activity.phase = "generating"
     prompts = [render_prompt(prompt, tokenizer) for prompt in arguments.prompt]
     total = len(prompts) * arguments.samples
     with progress_bar(total=total, unit="text", label="generate", visible=model.world.is_main) as bar:

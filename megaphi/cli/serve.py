@@ -3,8 +3,8 @@
 Completions, chats, streaming, log-probabilities, JSON of a schema; /health says whether the engine works, and /metrics
 tells Prometheus what it does, both without a key. The page is at the server's address itself. Only this machine can
 reach the server unless --host says otherwise; then give it a key. --replicas puts copies of the model behind the one
-address; one that dies ends them all. Ctrl-C or SIGTERM ends it; answers that are under way get five seconds. Needs
-megaphi[serve].
+address. A process that dies, stops or cannot be reached is named by the others, and all end (--heartbeat-seconds).
+Ctrl-C or SIGTERM ends it; answers that are under way get five seconds. Needs megaphi[serve].
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, open_engine
+from megaphi.cli.job_end import end_job
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             logger.warning("WARNING: everybody who reaches %s port %d can use this server: no key", address, port)
             logger.warning("WARNING: give it one with --api-key-file, or leave --host out")
         app = make_app(arguments, key, hosts=LOOPBACK if ipaddress.ip_address(address).is_loopback else frozenset())
+        bound.listen()  # who has read the next line may come, even before the server's first accept
         logger.info("serving at http://%s:%d", f"[{address}]" if ":" in address else address, port)
         return _run_until_signal(app, bound, max_waiting=arguments.max_waiting)
 
@@ -126,10 +128,12 @@ def make_app(arguments: argparse.Namespace, key: str | None, *, hosts: frozenset
     from megaphi.generation.server import create_app
     from megaphi.generation.service import GenerationService
     from megaphi.generation.serving import Serving
+    from megaphi.parallel.place import detect
 
     opened = open_engine(arguments)
+    in_a_job = {"on_failure": end_job} if detect().world_size > 1 else {}
     serving = Serving(
-        service=GenerationService(*opened.generators, max_waiting=arguments.max_waiting),
+        service=GenerationService(*opened.generators, max_waiting=arguments.max_waiting, **in_a_job),
         tokenizer=opened.tokenizer,
         constraints=opened.constraints,
         model=arguments.model_name or Path(arguments.checkpoint).resolve().name,

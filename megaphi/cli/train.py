@@ -8,14 +8,13 @@ when the same command is given again.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from megaphi.errors import InputError, RunFailed
+from megaphi.cli.job_end import ending_together, told_to_all_ranks
+from megaphi.errors import InputError
 
 if TYPE_CHECKING:
     from megaphi.engine.run_config import RunConfig
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from megaphi.recipes import load_recipe
 
     is_real = not (arguments.list_fields or arguments.dry_run)
-    with _told_to_all_ranks() if is_real else nullcontext():
+    with told_to_all_ranks() if is_real else nullcontext():
         configuration = override(load_recipe(arguments.recipe), arguments.fields)
     if arguments.list_fields:
         for field in describe(configuration):
@@ -68,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     processes = place.world_size if arguments.processes is None else arguments.processes
     if processes < 1:
         raise InputError(f"--processes {processes}: must be at least 1")
-    with _told_to_all_ranks():
+    with told_to_all_ranks():
         checked = check(configuration, world_size=processes)
         check_tokenizer(checked)
     if arguments.processes is not None and processes > 1:
@@ -79,41 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
     return _train(checked)
 
 
-@contextmanager
-def _told_to_all_ranks() -> Iterator[None]:
-    """Bad input that one rank meets before it joins the job: the others must not wait for it."""
-    from megaphi.parallel.place import detect
-
-    try:
-        yield
-    except InputError as error:
-        if detect().world_size > 1:
-            from megaphi.parallel.world import decline
-
-            decline(str(error))
-        raise
-
-
 def _train(configuration: RunConfig) -> int:
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.log import logger
-    from megaphi.parallel.world import end_in_error
 
-    try:
+    def work() -> int:
         _stage(configuration)(configuration, open_weights=open_weights)
-    except (InputError, RunFailed, KeyboardInterrupt) as error:
-        logger.debug("the run ends: %s", error, exc_info=True)
-        raise
-    except Exception as error:
-        logger.debug("the run ends", exc_info=True)
-        if message := end_in_error(error):
-            print(f"megaphi: {message}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        # A rank whose neighbours are gone must not wait for them in the interpreter's clean-up.
-        sys.stderr.flush()
-        os._exit(1)
-    return 0
+        return 0
+
+    return ending_together(work)
 
 
 def _stage(configuration: RunConfig) -> Callable[..., object]:

@@ -37,8 +37,9 @@ from megaphi.model.padded_model import PaddedModel
 from megaphi.model.paged_cache import CachedPass, PagedCache
 from megaphi.model.weights import OUTPUT
 from megaphi.parallel.agreement import agreed
+from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.parallel.world import World, start_world
+from megaphi.parallel.world import USUAL_PATIENCE, World, start_world
 
 Value = TypeVar("Value")
 
@@ -56,12 +57,16 @@ class ReadingModel:
 
 @torch.no_grad()
 def open_model(
-    reader: WeightReader, layout: ParallelLayout | None = None, *, parameters: Precision | None = None
+    reader: WeightReader,
+    layout: ParallelLayout | None = None,
+    *,
+    parameters: Precision | None = None,
+    patience: Patience = USUAL_PATIENCE,
 ) -> ReadingModel:
     """Load weights under any layout, in their own number format (fp16 as fp32), or in `parameters`."""
     architecture = replace(reader.architecture, kernels="fused")
     layout = check_reading_layout(layout or ParallelLayout(), architecture)
-    world = start_world(layout, seed=0, facts=code_facts)
+    world = start_world(layout, seed=0, facts=code_facts, patience=patience)
     agree_on_weights(world, reader)
     context = context_of(reader)
     own: Precision = "bfloat16" if reader.dtype(OUTPUT) == torch.bfloat16 else "float32"

@@ -4,7 +4,7 @@ What reaches rank 0 between two steps of a replica is told to the ranks of that 
 schedulers decide the same. The first rank of another replica than rank 0's own hears it over a line of its own (a
 group of two), tells the rest of its replica, and answers with the step's news: replicas never wait for each other. A
 rank that has nothing to do waits for the next word; who speaks to it breaks the silence before the wait times out.
-A rank that dies ends the job: whoever speaks to it fails, and the launcher ends the others.
+A rank that dies, stops or is cut off ends the job: the heartbeat tells every rank which one it was.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from megaphi.engine.weight_reader import WeightReader
 from megaphi.generation.engine import Engine
 from megaphi.generation.json_constraint import Constraints
 from megaphi.generation.requests import Generator, News, Request, Usage
+from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import Coordinates, ParallelLayout
+from megaphi.parallel.world import USUAL_PATIENCE
 
 QUIET_SECONDS = 60.0
 LONGEST_STEP = datetime.timedelta(seconds=600)
@@ -42,14 +44,20 @@ class _Word:
 
 
 def open_generators(
-    reader: WeightReader, *, layout: ParallelLayout, rows: int, constraints: Constraints | None = None
+    reader: WeightReader,
+    *,
+    layout: ParallelLayout,
+    rows: int,
+    constraints: Constraints | None = None,
+    patience: Patience = USUAL_PATIENCE,
 ) -> list[Generator]:
     """A model, ready to generate: a generator for each replica. Comes back on rank 0; the other ranks follow, and exit.
 
     Raises:
         InputError: the model does not fit the layout.
     """
-    generators = lead_or_follow(Engine(open_model(reader, layout), rows=rows, constraints=constraints))
+    model = open_model(reader, layout, patience=patience)
+    generators = lead_or_follow(Engine(model, rows=rows, constraints=constraints))
     if not generators:
         sys.exit(0)
     return generators
@@ -58,6 +66,7 @@ def open_generators(
 def lead_or_follow(engine: Engine) -> list[Generator]:
     """On rank 0 the generators of all replicas; on other ranks nothing, once rank 0 has let them go. Collective."""
     world = engine.model.world
+    world.activity.phase = "serving"
     lines = [_Line.to_replica(number, engine) for number in range(1, world.replicas)]
     is_first = (world.place.tensor, world.place.pipeline) == (0, 0)
     if not is_first:

@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -93,17 +93,27 @@ class _Replica:
         """Requests that were given to it and have not ended."""
 
 
+def _log_failure(error: Exception) -> None:
+    logger.error("the generation engine failed", exc_info=error)
+
+
 class GenerationService:
     """Runs equal generators for many callers. `start` it once, `close` it at the end."""
 
-    def __init__(self, *generators: Generator, max_waiting: int = 256) -> None:
-        """`max_waiting`: requests that may be without a first token at a time."""
+    def __init__(
+        self,
+        *generators: Generator,
+        max_waiting: int = 256,
+        on_failure: Callable[[Exception], object] = _log_failure,
+    ) -> None:
+        """`max_waiting`: requests that may be without a first token at a time; `on_failure` hears of the end of all."""
         self.context = generators[0].context
         self.vocabulary = generators[0].vocabulary
         self.max_waiting = max_waiting
         self.failure: str | None = None
         """Why the engine is no more, in one sentence; None while it works."""
         self.is_closing = False
+        self._on_failure = on_failure
         self._replicas = [_Replica(generator) for generator in generators]
         self._replica_of: dict[str, _Replica] = {}
         self._dispatch = Dispatch()
@@ -189,8 +199,8 @@ class GenerationService:
                 self._distribute(replica.generator.step())
             self._fail(self.failure or "the server is shutting down")
         except Exception as error:
-            logger.exception("the generation engine failed")
             self._fail(f"the engine failed: {type(error).__name__}: {error}")
+            self._on_failure(error)
 
     def _take_orders(self, replica: _Replica) -> bool:
         """Wait for work and pass what was ordered to the generator; False when the service closes, or has failed."""

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -181,8 +182,8 @@ class Heartbeat:
     def explain(self, message: str, *, problem: str) -> None:
         """Communication has failed: wait for the verdict, which ends this process; return if none comes in time.
 
-        A launcher that ends the job meanwhile knows more than we do: then `message` is all that is said. To be called
-        from the main thread.
+        A launcher that ends the job meanwhile knows more than we do: then `message` is all that is said. In another
+        than the main thread the process's own answer to the launcher stays as it is.
         """
         self._tell(f"cut off: {problem[:200]}")
 
@@ -191,7 +192,8 @@ class Heartbeat:
                 _last_words(f"megaphi: {message}")
                 os._exit(EXIT_CODE)
 
-        signal.signal(signal.SIGTERM, give_up)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, give_up)
         time.sleep(self._timeout)
 
     def _tell(self, state: str) -> None:
