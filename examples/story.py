@@ -9,6 +9,7 @@ stages of the recipe will join in.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -138,8 +139,9 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 def post_train(recipe: str, report: Report) -> None:
     """Train a recipe to its end, and note what its metrics say."""
-    run = {"quickstart_sft": quickstart_sft, "quickstart_dpo": quickstart_dpo}[recipe]()
-    command(recipe, start_words(on_this_machine(run), run), report)
+    run, replicas = {"quickstart_sft": (quickstart_sft(), None), "quickstart_dpo": (quickstart_dpo(), 2)}[recipe]
+    wide = dataclasses.replace(run, layout=dataclasses.replace(run.layout, data=replicas))
+    command(recipe, start_words(on_this_machine(wide), run), report)
     records = read_metrics(Path(run.run.folder) / "metrics.jsonl")
     held_out = [record for record in records if "validation_loss" in record]
     report.figures[f"{recipe}: first and last loss"] = f"{records[0]['loss']:.4f}, {records[-1]['loss']:.4f}"

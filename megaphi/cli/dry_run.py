@@ -9,7 +9,7 @@ from megaphi.cli.mixture import print_sources, print_stages, report_run
 from megaphi.config import leaves
 from megaphi.data.mixture_report import MixtureReport
 from megaphi.engine.learning_rate import learning_rate, milestones
-from megaphi.engine.run_config import RunConfig, check, check_kind, rounding
+from megaphi.engine.run_config import RunConfig, check, check_kind
 from megaphi.engine.run_tokenizer import check_tokenizer
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
@@ -27,8 +27,6 @@ def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
     for path, value in leaves(run):
         print(f"  {path:<36} {_show(value)}")
     _print_model(run)
-    if note := rounding(configuration, run):
-        print(f"\n{note}")
     if check_kind(run) != "pretrain":
         _print_steps(run)
         return 0

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.config import describe, override
-    from megaphi.engine.run_config import check, rounding
+    from megaphi.engine.run_config import check
     from megaphi.engine.run_tokenizer import check_tokenizer
     from megaphi.parallel import launcher
     from megaphi.parallel.place import detect
@@ -73,8 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.processes is not None and processes > 1:
         command = [sys.executable, "-m", "megaphi", "train", arguments.recipe, *arguments.fields]
         return launcher.start_processes(command, processes=processes)
-    if place.rank == 0 and (note := rounding(configuration, checked)):
-        print(note, file=sys.stderr)
     return _train(checked)
 
 

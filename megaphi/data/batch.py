@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from megaphi.config import Range
 
+NO_SAMPLE = -1
+"""Number of a row that only fills a micro-batch of held-out samples: its loss mask is zero, nothing of it counts."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchShape:
@@ -41,7 +44,7 @@ class Batch:
     document_ids_BS: NDArray[np.int32] | None
     """0, 1, 2, ... along each row, one more at every document start; None when attention may cross documents."""
     sample_numbers_B: NDArray[np.int64]
-    """Where in the run each row belongs: its number determines everything in it."""
+    """Where in the run each row belongs: its number determines everything in it. `NO_SAMPLE` belongs nowhere."""
     positions_BS: NDArray[np.int64] | None = None
     """Positions counted from 0 in every document; None when they count through the row."""
 

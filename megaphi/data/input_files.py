@@ -58,14 +58,24 @@ def find_files(
     Raises:
         InputError: an input does not exist, matches nothing, holds nothing to read, or is of a kind that is not known.
     """
+    return [path for files in files_by_input(inputs, texts=texts, left_out=left_out).values() for path in files]
+
+
+def files_by_input(
+    inputs: Sequence[str | os.PathLike[str]], *, texts: bool = True, left_out: LeftOut | None = None
+) -> dict[str, list[Path]]:
+    """The same files by the input that names them; of several inputs, by the first."""
     left_out = LeftOut() if left_out is None else left_out
-    found: dict[Path, Path] = {}
-    for given in inputs:
+    found: dict[str, list[Path]] = {os.fspath(given): [] for given in inputs}
+    seen: set[Path] = set()
+    for given, files in found.items():
         for path in _files_of(Path(given), texts=texts, left_out=left_out):
-            found.setdefault(path.resolve(), path)
-    if not found:
+            if path.resolve() not in seen:
+                seen.add(path.resolve())
+                files.append(path)
+    if not seen:
         raise InputError("no input files: name at least one file, folder or pattern")
-    return list(found.values())
+    return found
 
 
 def _files_of(given: Path, *, texts: bool, left_out: LeftOut) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi.data.batch import Batch, document_positions
+from megaphi.data.batch import NO_SAMPLE, Batch, document_positions
 from megaphi.data.ledger import Cursor, DatasetRecord, Ledger, Origin, SourceRecord
 from megaphi.data.legacy_run import LegacyRun, legacy_run
 from megaphi.data.mixture import Mixture, Source, Split, check_sources
@@ -63,13 +63,18 @@ class OpenMixture:
         self._former = tuple(former)
 
     def batch(self, sample_numbers: ArrayLike) -> Batch:
-        """The samples of these numbers (one dimension, any order, of one stage): a pure function of them."""
+        """The samples of these numbers (one dimension, any order, of one stage): a pure function of them.
+
+        A row of `NO_SAMPLE` holds some tokens, and none of them counts.
+        """
         numbers_B = np.array(sample_numbers, dtype=np.int64)
-        runs, length = self.order.runs(numbers_B, self.reader)
+        is_padding_B = numbers_B == NO_SAMPLE
+        runs, length = self.order.runs(np.where(is_padding_B, self.order.origin.sample, numbers_B), self.reader)
         shape = {"rows": len(numbers_B), "count": length + 1}
         tokens_BS, labels_BS = self.reader.read(runs, **shape, vocabulary_size=self._vocabulary_size)
         mixture = self.mixture
         loss_mask_BS = np.ones((len(numbers_B), length), dtype=np.float32)
+        loss_mask_BS[is_padding_B] = 0
         documents_BS = positions_BS = None
         if mixture.isolate_documents or mixture.reset_positions or mixture.mask_document_ends:
             documents_BT = self.reader.document_ids(runs, **shape)
@@ -86,6 +91,14 @@ class OpenMixture:
             positions_BS=positions_BS,
             sample_numbers_B=numbers_B,
         )
+
+    def numbers_by_source(self, samples: int) -> dict[str, NDArray[np.int64]]:
+        """Which of the first `samples` samples come from each source of the mixture, whatever it has in this split."""
+        order = self.order
+        assert isinstance(order, RunOrder)  # that of held-out data always is
+        source_B = order.locate(np.arange(samples))[0].source_B
+        drawn = {source.name: np.flatnonzero(source_B == index) for index, source in enumerate(self.sources)}
+        return {source.name: drawn.get(source.name, source_B[:0]) for source in self.mixture.sources}
 
     def prepare(self, sample_numbers: ArrayLike) -> None:
         """These samples will be wanted soon: start to fetch what object storage holds of them."""

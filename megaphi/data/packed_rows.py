@@ -1,8 +1,7 @@
 """Training data of later stages as the engine wants it: rows of packed units, numbered through all epochs of a run.
 
 A unit is what must not be cut: a conversation, or both sides of a preference pair. `PackedEpochs` says which units make
-a row; what a row looks like is the business of the function that makes batches of units. Held-out data is gone through
-once: rows after its last are empty, so that any number of replicas can share it.
+a row; what a row looks like is the business of the function that makes batches of units.
 """
 
 from __future__ import annotations
@@ -70,8 +69,6 @@ class PackedRows:
     make_batch: MakeBatch
     content: str
     """SHA-256 of the units themselves."""
-    repeats: bool = True
-    """False for held-out data."""
 
     def prepare(self, sample_numbers: ArrayLike) -> None:
         """Everything is in memory already."""
@@ -79,11 +76,7 @@ class PackedRows:
     def batch(self, sample_numbers: ArrayLike) -> Batch:
         """The rows of these numbers, one after the other in one flat row: a pure function of them."""
         numbers_B = np.asarray(sample_numbers, dtype=np.int64)
-        rows = [
-            self.epochs.row(number) if self.repeats or number < self.epochs.rows_per_epoch else []
-            for number in numbers_B.tolist()
-        ]
-        return self.make_batch(rows, numbers_B)
+        return self.make_batch([self.epochs.row(number) for number in numbers_B.tolist()], numbers_B)
 
     def tokens_by_source(self, samples: int) -> dict[str, int]:
         return {self.name: samples * self.order.span.sequence_length}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from megaphi.conversation import says_nothing
 from megaphi.data.bad_records import BadRecords, OnBadRecords
 from megaphi.data.documents import kind_of, read_records
-from megaphi.data.input_files import LeftOut, find_files
+from megaphi.data.input_files import LeftOut, files_by_input
 from megaphi.errors import InputError, did_you_mean
 
 TooLong = Literal["skip", "error"]
@@ -70,6 +70,8 @@ class SkipReport:
     """Columns that were passed over: in how many records."""
     left_out: LeftOut = field(default_factory=LeftOut)
     """Files of folders that were not read."""
+    kept_of: dict[str, int] = field(default_factory=dict)
+    """By input, in the order of reading: how many records were kept."""
 
     @property
     def kept(self) -> int:
@@ -117,7 +119,9 @@ def read_each(
         report.read += 1
         bad.add(where, reason)
 
-    for path in find_files(paths, texts=False, left_out=report.left_out):
+    inputs = files_by_input(paths, texts=False, left_out=report.left_out)
+    report.kept_of = dict.fromkeys(inputs, 0)
+    for given, path in [(given, path) for given, files in inputs.items() for path in files]:
         read_before = report.read
         for where, record in read_records(path, refuse=refuse, columns=columns):
             fields = {key: value for key, value in record.items() if value is not None}
@@ -135,6 +139,7 @@ def read_each(
             if isinstance(made, str):
                 report.skip(made, where)
             else:
+                report.kept_of[given] += 1
                 yield where, made
         if report.read == read_before:
             raise InputError(f"{path} is empty: it holds no record")

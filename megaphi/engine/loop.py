@@ -32,9 +32,10 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saver import Saver
 from megaphi.engine.step_times import StepTimes
 from megaphi.engine.time_limit import TimeLimit
-from megaphi.engine.train_step import NEXT_TOKEN, StepResult, evaluate, train_step
+from megaphi.engine.train_step import NEXT_TOKEN, StepResult, train_step
 from megaphi.engine.training_data import TrainingData
 from megaphi.engine.training_model import TrainingModel
+from megaphi.engine.validation import Validation
 from megaphi.log import logger, progress_bar
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
@@ -69,6 +70,7 @@ def training_loop(
         logger.info("step %d of %d is already done: nothing to train", step, run.run.steps)
         return RunResult(step=step, finished=step >= run.run.steps)
     log = agreed(world, lambda: MetricsLog(Path(run.run.folder), after=step) if world.is_main else None)
+    validation = None if data.validation is None else Validation(data.validation, run, world)
     bar = progress_bar(total=run.run.steps, initial=step, unit="step", label="train", visible=world.is_main)
     stop, times, activity = StopRequest(TimeLimit(run.run.time_limit)), _step_times(run, world), world.activity
     with stop, bar, times, Saver(model, saved_step=step, after_save=partial(_plot, run)) as saver:
@@ -83,10 +85,9 @@ def training_loop(
             record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
             stopping = stop.agreed(world, save_seconds=saver.longest_seconds) or step == last
             saver.check_first()
-            if data.validation is not None and _is_due(step, run.run.validate_every, last=run.run.steps):
+            if validation is not None and _is_due(step, run.run.validate_every, last=run.run.steps):
                 activity.enter("validation")
-                means = validation_means(model, data.validation, objective)
-                record |= {f"validation_{name}": value for name, value in means.items()}
+                record |= validation.means(model, objective, step=step)
             activity.enter("metrics")
             if log is not None:
                 log.add(record | saver.metrics(step))
@@ -158,21 +159,13 @@ def _numbers_of(data: TrainingData, world: World, step: int) -> NDArray[np.int64
     """Sample numbers of this replica's share of a step: [micro-batches, micro-batch]."""
     stage = data.order.span_at(step)
     first_sample = data.order.position_at(step).sample
-    return first_sample + share_of_replica(world, samples=stage.global_batch, micro_batch=stage.micro_batch)
-
-
-def share_of_replica(world: World, *, samples: int, micro_batch: int) -> NDArray[np.int64]:
-    """Which of `samples` samples this replica takes, in micro-batches."""
-    return batch_sample_numbers(
-        0, global_batch=samples, replica=world.replica, replicas=world.replicas, micro_batch=micro_batch
+    return first_sample + batch_sample_numbers(
+        0,
+        global_batch=stage.global_batch,
+        replica=world.replica,
+        replicas=world.replicas,
+        micro_batch=stage.micro_batch,
     )
-
-
-def validation_means(model: TrainingModel, data: TrainingData, objective: Objective) -> dict[str, float]:
-    """Means of the objective over the same `run.validation_samples` held-out samples each time."""
-    run = model.run
-    numbers_MB = share_of_replica(model.world, samples=run.run.validation_samples, micro_batch=run.batch.micro_batch)
-    return evaluate(model, [data.batch(numbers_B) for numbers_B in numbers_MB], objective)
 
 
 def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any]:

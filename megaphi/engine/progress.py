@@ -29,7 +29,7 @@ class Progress:
     validate_every: Annotated[int, Range(minimum=0)] = 0
     """Steps between validation passes; 0 means only at the end, where validation data is given."""
     validation_samples: Annotated[int, Range(minimum=1)] = 64
-    """Sequences per validation pass, always the same ones."""
+    """Held-out sequences of a mixture per pass, always the same ones; of conversations and pairs all are taken."""
     resume: bool = True
     """Continue from the newest whole checkpoint where there is one."""
     take_over: bool = False

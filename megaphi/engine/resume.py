@@ -25,7 +25,7 @@ from megaphi.engine.learning_rate import check_rate_continues
 from megaphi.engine.newest import newest_checkpoint, problem_of
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.same_run import agree_on_weights
-from megaphi.engine.training_data import TrainingData
+from megaphi.engine.training_data import HeldOutData, TrainingData
 from megaphi.engine.training_model import TrainingModel
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
@@ -43,7 +43,7 @@ class RunData:
     """What to train on and, where the recipe names any, what is held out."""
 
     training: TrainingData
-    validation: TrainingData | None
+    validation: HeldOutData | None
 
 
 def resume(model: TrainingModel, data: RunData, open_weights: OpenWeights) -> tuple[RunData, int]:

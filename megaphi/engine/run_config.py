@@ -91,7 +91,6 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
         if run.run.steps < 1:
             raise InputError(f"run.steps={run.run.steps}: must be at least 1")
         _check_stages(run, layout)
-        run = replace(run, run=_whole_validation(run, layout))
     else:
         _check_packed(run, layout)
     if run.run.steps:
@@ -232,19 +231,3 @@ def has_validation(run: RunConfig) -> bool:
     """Does the run name held-out data?"""
     sections = [*run.mixture.sources, run.conversations, run.preferences]
     return any(section is not None and section.validation_paths for section in sections)
-
-
-def _whole_validation(run: RunConfig, layout: ParallelLayout) -> Progress:
-    """Validation goes through the same schedule: its samples are rounded up to whole micro-batches on every replica."""
-    multiple = run.batch.micro_batch * (layout.world_size // layout.model_ranks)
-    if layout.virtual_pipeline > 1:
-        multiple *= layout.pipeline
-    return replace(run.run, validation_samples=-(-run.run.validation_samples // multiple) * multiple)
-
-
-def rounding(before: RunConfig, checked: RunConfig) -> str | None:
-    """What `check` has rounded, in words."""
-    asked, taken = before.run.validation_samples, checked.run.validation_samples
-    if asked == taken:
-        return None
-    return f"run.validation_samples={asked} is rounded up to {taken}: whole micro-batches on every replica"

@@ -19,10 +19,12 @@ from pathlib import Path
 from random import Random
 
 from megaphi.config import leaves, to_plain
+from megaphi.data.held_out import HeldOutRows
 from megaphi.data.loader import OpenMixture
+from megaphi.data.packed_rows import PackedRows
 from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.run_config import RunConfig
-from megaphi.engine.training_data import TrainingData
+from megaphi.engine.training_data import HeldOutData, TrainingData
 from megaphi.engine.versions import PACKAGE, package_versions, source_files
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.kernels.contents import kernels_digest
@@ -81,7 +83,7 @@ def _other_modules() -> dict[str, str]:
     return found
 
 
-def agree_on_data(world: World, training: TrainingData, validation: TrainingData | None) -> None:
+def agree_on_data(world: World, training: TrainingData, validation: HeldOutData | None) -> None:
     """End the job unless all ranks read the same. Collective."""
     if world.size > 1:
         agree_on(world, agreed(world, lambda: data_facts({"training": training, "held-out": validation})))
@@ -93,7 +95,7 @@ def agree_on_weights(world: World, reader: WeightReader) -> None:
         agree_on(world, agreed(world, lambda: weights_facts(reader)))
 
 
-def data_facts(splits: Mapping[str, TrainingData | None]) -> Facts:
+def data_facts(splits: Mapping[str, TrainingData | HeldOutData | None]) -> Facts:
     """The content of what will be read, whatever its files are called. Objects in remote storage go by their name."""
     facts = {}
     for split, data in splits.items():
@@ -102,7 +104,9 @@ def data_facts(splits: Mapping[str, TrainingData | None]) -> Facts:
                 for number, one in enumerate(datasets, start=1):
                     content = one.name if "://" in one.name else one.fingerprint[:16]
                     facts[f"{split} data, source {source}, dataset {number}"] = f"{content} ({one.tokens:,} tokens)"
-        elif data is not None:
+        elif isinstance(data, HeldOutRows):
+            facts[f"{split} data"] = data.fingerprint[:16]
+        elif isinstance(data, PackedRows):
             facts |= {f"{split} data, {path}": str(value) for path, value in leaves(data.ledger(0).to_json())}
     return facts
 

@@ -7,7 +7,7 @@ sums, gradients are divided once by the global count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,16 +55,32 @@ def train_step(
     _, gradient_norm, _ = model.optimizer.step()
     assert gradient_norm is not None  # measured in every step, see optimizer.py
     activity.enter("exchange")
-    loss, counted, means = _over_all_ranks(reports, objective, device=model.world.device)
-    return StepResult(loss=loss, gradient_norm=float(gradient_norm), trained=counted, means=means)
+    (sums,) = _over_all_ranks(reports, objective, sizes=[len(batches)], device=model.world.device)
+    means = means_of(sums)
+    loss, trained = means.pop("loss"), int(sums["count"])
+    return StepResult(loss=loss, gradient_norm=float(gradient_norm), trained=trained, means=means)
 
 
-def evaluate(model: TrainingModel, batches: Sequence[Batch], objective: Objective = NEXT_TOKEN) -> dict[str, float]:
-    """Means over all replicas' `batches`, without gradients: `loss`, and the objective's further sums by name."""
+def evaluate(
+    model: TrainingModel, parts: Sequence[Sequence[Batch]], objective: Objective = NEXT_TOKEN
+) -> list[dict[str, float]]:
+    """What all replicas' micro-batches of each part come to, without gradients. Collective.
+
+    Args:
+        parts: this replica's micro-batches of each; every replica has as many parts, and as many micro-batches in all.
+
+    Returns:
+        By part: `loss` and `count`, and the objective's further sums by name. They are sums: parts can be added.
+    """
+    batches = [batch for part in parts for batch in part]
     with reading(model):
         reports = run_schedule(model, batches, objective, forward_only=True)
-    loss, _, means = _over_all_ranks(reports, objective, device=model.world.device)
-    return {"loss": loss, **means}
+    return _over_all_ranks(reports, objective, sizes=[len(part) for part in parts], device=model.world.device)
+
+
+def means_of(sums: Mapping[str, float]) -> dict[str, float]:
+    """`loss` and what else was summed, divided by the `count`."""
+    return {name: value / max(sums["count"], 1) for name, value in sums.items() if name != "count"}
 
 
 @contextmanager
@@ -102,14 +118,13 @@ def run_schedule(
 
 
 def _over_all_ranks(
-    reports: list[dict[str, Tensor]], objective: Objective, *, device: torch.device
-) -> tuple[float, int, dict[str, float]]:
-    """(mean loss, count, means of the further sums) of the whole step; every model copy counts once."""
-    total = torch.zeros(2 + len(objective.names), dtype=torch.float64, device=device)
+    reports: list[dict[str, Tensor]], objective: Objective, *, sizes: Sequence[int], device: torch.device
+) -> list[dict[str, float]]:
+    """The sums of each stretch of so many reports of the last stage, in one reduction; every model copy counts once."""
+    names = ("loss", "count", *objective.names)
+    totals = torch.zeros(len(sizes), len(names), dtype=torch.float64, device=device)
     if reports and parallel_state.get_tensor_model_parallel_rank() == 0:
-        total += torch.stack([report["sums"] for report in reports]).sum(0)
-    distributed.all_reduce(total)
-    loss, counted, *sums = total.tolist()
-    count = max(counted, 1)
-    means = {name: value / count for name, value in zip(objective.names, sums, strict=True)}
-    return loss / count, int(counted), means
+        sums = torch.stack([report["sums"] for report in reports])
+        totals += torch.stack([part.sum(0) for part in sums.split(list(sizes))])
+    distributed.all_reduce(totals)
+    return [dict(zip(names, row, strict=True)) for row in totals.tolist()]

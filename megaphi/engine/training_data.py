@@ -1,10 +1,12 @@
-"""What the training loop asks of its data, whatever it is: a mixture of documents, or rows of packed units."""
+"""What training and validation ask of their data, whatever it is: a mixture of documents, or rows of packed units."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.batch import Batch
 from megaphi.data.ledger import Origin
@@ -49,4 +51,19 @@ class TrainingData(Protocol):
 
     def ledger(self, step: int) -> Place:
         """All that resuming after `step` updates must know of the data."""
+        ...
+
+
+class HeldOutData(Protocol):
+    """Samples of several sources, by number."""
+
+    def numbers_by_source(self, samples: int) -> Mapping[str, NDArray[np.int64]]:
+        """The numbers of each source's samples among the first `samples`, or among all of data that has an end.
+
+        A source of which there is none has an empty list.
+        """
+        ...
+
+    def batch(self, sample_numbers: ArrayLike) -> Batch:
+        """Samples of one source as one micro-batch; of rows with the number `NO_SAMPLE` nothing counts."""
         ...

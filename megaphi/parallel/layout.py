@@ -128,17 +128,21 @@ class ParallelLayout:
             if value < 1:
                 raise InputError(f"batch.{name}={value}: must be at least 1")
         replicas = self.world_size // self.model_ranks
+        group = self.pipeline if self.virtual_pipeline > 1 else 1
+        share, rest = divmod(global_batch, replicas * group)
+        smaller = next((size for size in range(min(micro_batch, share), 0, -1) if share % size == 0), None)
+        same = "" if rest or smaller is None else f", or batch.micro_batch={smaller}, which trains the same"
         if global_batch % (micro_batch * replicas):
             raise InputError(
                 f"batch.global_batch={global_batch} is not a multiple of batch.micro_batch={micro_batch} x "
-                f"{replicas} replicas: use a multiple of {micro_batch * replicas}"
+                f"{replicas} replicas: use a multiple of {micro_batch * replicas}{same}"
             )
         micro_batches = global_batch // (micro_batch * replicas)
-        if self.virtual_pipeline > 1 and micro_batches % self.pipeline:
+        if micro_batches % group:
             raise InputError(
                 f"an interleaved schedule needs micro-batches in groups of layout.pipeline={self.pipeline}, "
                 f"but a step has {micro_batches}: use a batch.global_batch that is a multiple of "
-                f"{micro_batch * replicas * self.pipeline}"
+                f"{micro_batch * replicas * self.pipeline}{same}"
             )
         return micro_batches
 

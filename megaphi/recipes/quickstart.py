@@ -60,10 +60,9 @@ def quickstart_sft() -> RunConfig:
 
 
 def quickstart_dpo() -> RunConfig:
-    """One epoch of solutions that are right over the model's own that are not, on two replicas."""
+    """One epoch of solutions that are right over the model's own that are not."""
     return dataclasses.replace(
         _after("quickstart_dpo", "runs/story/sft", epochs=1.0),
-        layout=ParallelLayout(data=2),
         preferences=Preferences(
             paths=("runs/story/pairs.jsonl",),
             validation_paths=("runs/story/pairs_held_out.jsonl",),

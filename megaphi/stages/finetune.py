@@ -7,10 +7,12 @@ nothing is seen of a neighbour and only what the assistant says is trained.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from megaphi.data.conversations import read_conversations
+from megaphi.data.held_out import HeldOutRows, HeldOutSource, split_by_source
 from megaphi.data.packed_epochs import PackedEpochs
 from megaphi.data.packed_rows import MakeBatch, PackedRows, RowOrder, conversation_batch, steps_of_epochs
 from megaphi.data.stages import StageSpan
@@ -25,7 +27,6 @@ from megaphi.engine.same_run import agree_on_data
 from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed
-from megaphi.parallel.world import World
 from megaphi.stages.inheritance import inherit
 from megaphi.tokenizer.interface import RenderedConversation, Tokenizer
 
@@ -36,19 +37,22 @@ def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
     world = start_run(run)
     inherited = inherit(run, world, open_weights)
     run, padding_token = inherited.run, inherited.padding_token
-    training, validation = agreed(world, lambda: _read(run, inherited.tokenizer))
+    training, held_out = agreed(world, lambda: _read(run, inherited.tokenizer))
     capacity = run.batch.sequence_length
+    make_batch = partial(conversation_batch, capacity=capacity, padding_token=padding_token)
     run, data = agreed(
         world,
         lambda: open_rows(
             run,
-            world,
             name="conversations",
-            lengths=[len(sample.ids) for sample in training],
-            make_batch=conversation_batch(training, capacity=capacity, padding_token=padding_token),
+            lengths=lengths_of(training),
+            make_batch=make_batch(training),
             content=content_of(training),
-            held_out_lengths=[len(sample.ids) for sample in validation],
-            make_held_out=conversation_batch(validation, capacity=capacity, padding_token=padding_token),
+            held_out=hold_out(
+                {name: (lengths_of(part), make_batch(part)) for name, part in held_out.items()},
+                capacity=capacity,
+                content=content_of([sample for part in held_out.values() for sample in part]),
+            ),
         ),
     )
     objective = agreed(world, lambda: load_objective(run))
@@ -57,15 +61,14 @@ def finetune(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) ->
     return training_loop(model, data, open_weights=open_weights, objective=objective)
 
 
-def _read(run: RunConfig, tokenizer: Tokenizer | None) -> tuple[list[RenderedConversation], list[RenderedConversation]]:
-    """The conversations to train on, and those held out."""
+def _read(
+    run: RunConfig, tokenizer: Tokenizer | None
+) -> tuple[Sequence[RenderedConversation], dict[str, Sequence[RenderedConversation]]]:
+    """The conversations to train on, and those held out, by source."""
     rules = run.conversations
     assert rules is not None
-    found = []
-    for split, paths in (("training", rules.paths), ("validation", rules.validation_paths)):
-        if not paths:
-            found.append([])
-            continue
+
+    def read(split: str, paths: Sequence[str]) -> tuple[list[RenderedConversation], dict[str, int]]:
         samples, report = read_conversations(
             paths,
             tokenizer,
@@ -77,8 +80,16 @@ def _read(run: RunConfig, tokenizer: Tokenizer | None) -> tuple[list[RenderedCon
         )
         for line in report.lines():
             logger.info("%s: %s", split, line)
-        found.append(samples)
-    return found[0], found[1]
+        return samples, report.kept_of
+
+    training, _ = read("training", rules.paths)
+    held_out = split_by_source(*read("validation", rules.validation_paths)) if rules.validation_paths else {}
+    return training, held_out
+
+
+def lengths_of(samples: Sequence[RenderedConversation]) -> list[int]:
+    """Tokens of each."""
+    return [len(sample.ids) for sample in samples]
 
 
 def content_of(samples: Sequence[RenderedConversation]) -> str:
@@ -92,16 +103,14 @@ def content_of(samples: Sequence[RenderedConversation]) -> str:
 
 def open_rows(
     run: RunConfig,
-    world: World,
     *,
     name: str,
     lengths: Sequence[int],
     make_batch: MakeBatch,
     content: str,
-    held_out_lengths: Sequence[int],
-    make_held_out: MakeBatch,
+    held_out: HeldOutRows | None,
 ) -> tuple[RunConfig, RunData]:
-    """Pack training and held-out units, and put into the run what follows from how many rows there are.
+    """Pack the units to train on, and put into the run what follows from how many rows there are.
 
     Raises:
         InputError: the warm-up does not end before the run does.
@@ -124,18 +133,21 @@ def open_rows(
     training = PackedRows(
         name=name, epochs=packed, order=_order(run, name, steps=steps), make_batch=make_batch, content=content
     )
-    validation, validation_rows = None, run.run.validation_samples
-    if held_out_lengths:
-        held_out = PackedEpochs(held_out_lengths, capacity=batch.sequence_length, seed=0)
-        multiple = (
-            batch.micro_batch * world.replicas * (world.layout.pipeline if world.layout.virtual_pipeline > 1 else 1)
-        )
-        validation_rows = -(-held_out.rows_per_epoch // multiple) * multiple
-        validation = replace(training, epochs=held_out, make_batch=make_held_out, repeats=False)
     # Without epochs: config.json is the run as it was, and can be run again.
-    run = replace(run, run=replace(run.run, steps=steps, epochs=0.0, validation_samples=validation_rows))
+    run = replace(run, run=replace(run.run, steps=steps, epochs=0.0))
     check_schedule(run.optimizer, steps=steps)
-    return run, RunData(training=training, validation=validation)
+    return run, RunData(training=training, validation=held_out)
+
+
+def hold_out(
+    sources: Mapping[str, tuple[Sequence[int], MakeBatch]], *, capacity: int, content: str
+) -> HeldOutRows | None:
+    """Pack the held-out units of each source, given as their lengths and what makes batches of them."""
+    packed = {
+        name: HeldOutSource(rows=PackedEpochs(lengths, capacity=capacity, seed=0), make_batch=make) if lengths else None
+        for name, (lengths, make) in sources.items()
+    }
+    return HeldOutRows(sources=packed, content=content) if packed else None
 
 
 def _order(run: RunConfig, name: str, *, steps: int) -> RowOrder:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from megaphi.data.held_out import split_by_source
 from megaphi.data.pair_rows import content_of, length_of, pair_batch, units_of
 from megaphi.data.post_training import Preferences
 from megaphi.data.preference_pairs import PreferencePair, read_pairs
@@ -29,7 +30,7 @@ from megaphi.errors import RunFailed
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
-from megaphi.stages.finetune import open_rows
+from megaphi.stages.finetune import hold_out, open_rows
 from megaphi.stages.inheritance import inherit
 from megaphi.stages.losses import loss_before_the_first_update
 from megaphi.stages.preference import PreferenceObjective
@@ -47,24 +48,33 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
     world = start_run(run)
     inherited = inherit(run, world, open_weights)
     run, padding_token = inherited.run, inherited.padding_token
-    training, validation = agreed(world, lambda: _read(run, rules, inherited.tokenizer))
-    pairs = [*training, *validation]
+    training, sources = agreed(world, lambda: _read(run, rules, inherited.tokenizer))
+    held_out = [pair for part in sources.values() for pair in part]
+    pairs = [*training, *held_out]
     reference_N2 = np.zeros((len(pairs), 2))
+    references = np.split(reference_N2, np.cumsum([len(training), *map(len, sources.values())])[:-1])
     # With a cross-entropy in the loss the softmax is needed anyway; two logits are not enough then.
     split_units = partial(units_of, single_tokens=rules.sft_weight == 0)
-    units, held_out = split_units(training), split_units(validation)
-    make = partial(pair_batch, capacity=run.batch.sequence_length, padding_token=padding_token)
+    units = split_units(training)
+    parts = {name: split_units(part) for name, part in sources.items()}
+    capacity = run.batch.sequence_length
+    make = partial(pair_batch, capacity=capacity, padding_token=padding_token)
     run, data = agreed(
         world,
         lambda: open_rows(
             run,
-            world,
             name="pairs",
             lengths=[length_of(unit) for unit in units],
-            make_batch=make(units, reference_N2[: len(training)]),
+            make_batch=make(units, references[0]),
             content=content_of(training),
-            held_out_lengths=[length_of(unit) for unit in held_out],
-            make_held_out=make(held_out, reference_N2[len(training) :]),
+            held_out=hold_out(
+                {
+                    name: ([length_of(unit) for unit in part], make(part, reference))
+                    for (name, part), reference in zip(parts.items(), references[1:], strict=True)
+                },
+                capacity=capacity,
+                content=content_of(held_out),
+            ),
         ),
     )
     agree_on_data(world, data.training, data.validation)
@@ -91,13 +101,10 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
 
 def _read(
     run: RunConfig, rules: Preferences, tokenizer: Tokenizer | None
-) -> tuple[Sequence[PreferencePair], Sequence[PreferencePair]]:
-    """The pairs to train on, and those held out."""
-    found: list[Sequence[PreferencePair]] = []
-    for split, paths in (("training", rules.paths), ("validation", rules.validation_paths)):
-        if not paths:
-            found.append([])
-            continue
+) -> tuple[Sequence[PreferencePair], dict[str, Sequence[PreferencePair]]]:
+    """The pairs to train on, and those held out, by source."""
+
+    def read(split: str, paths: Sequence[str]) -> tuple[list[PreferencePair], dict[str, int]]:
         pairs, report = read_pairs(
             paths,
             tokenizer,
@@ -110,8 +117,11 @@ def _read(
         )
         for line in report.lines():
             logger.info("%s: %s", split, line)
-        found.append(pairs)
-    return found[0], found[1]
+        return pairs, report.kept_of
+
+    training, _ = read("training", rules.paths)
+    held_out = split_by_source(*read("validation", rules.validation_paths)) if rules.validation_paths else {}
+    return training, held_out
 
 
 def check_first_loss(rules: Preferences, precision: str, world: World, step: int, result: StepResult) -> None:

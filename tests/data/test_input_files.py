@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from megaphi.data.documents import plan_pieces, read_documents, read_piece, read_records
-from megaphi.data.input_files import LeftOut, find_files
+from megaphi.data.input_files import LeftOut, files_by_input, find_files
 from megaphi.data.input_formats import Format, format_of
 from megaphi.errors import InputError
 
@@ -272,3 +272,15 @@ def test_a_parquet_file_that_cannot_be_turned_into_python(tmp_path):
     put(tmp_path / "c.parquet", bytes(content))
     with pytest.raises(InputError, match=r"c\.parquet is damaged behind row 0"):
         list(read_documents(tmp_path / "c.parquet"))
+
+
+def test_a_file_that_two_inputs_name_belongs_to_the_first(tmp_path):
+    for name in ("a/1.jsonl", "a/2.jsonl", "b.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"text": "one"}\n')
+    (tmp_path / "link.jsonl").symlink_to("b.jsonl")
+    inputs = [str(tmp_path / name) for name in ("a/2.jsonl", "a", "*.jsonl", "b.jsonl", "a")]
+    found = files_by_input(inputs)
+    assert [[path.name for path in files] for files in found.values()] == [["2.jsonl"], ["1.jsonl"], ["b.jsonl"], []]
+    assert list(found) == inputs[:4]
+    assert find_files(inputs) == [path for files in found.values() for path in files]

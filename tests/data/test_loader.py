@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.gpt_dataset import _get_ltor_masks_and_position_ids
 
+from megaphi.data.batch import NO_SAMPLE
 from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.loader import OpenMixture, batch_sample_numbers, open_mixture
 from megaphi.data.mixture import Mixture, Source
@@ -237,3 +239,23 @@ def test_mixtures_that_cannot_be_read(tmp_path):
         open_mixture(one_source(good), **{**SETTINGS, "sequence_length": 8})
     with pytest.raises(InputError, match=r"global_batch=6 cannot be dealt out to 2 replicas .* a multiple of 4"):
         batch_sample_numbers(0, global_batch=6, replica=0, replicas=2, micro_batch=2)
+
+
+def test_padding_counts_for_nothing_and_sources_share_the_samples_out(corpus):
+    held_out = open_corpus(corpus, split="validation", fields={"mask_document_ends": True})
+    plain, padded = held_out.batch([4, 9]), held_out.batch([4, NO_SAMPLE, 9])
+    assert padded.loss_mask_BS[1].sum() == 0 < plain.loss_mask_BS.sum()
+    assert np.array_equal(padded.loss_mask_BS[[0, 2]], plain.loss_mask_BS)
+    assert np.array_equal(padded.tokens_BS[[0, 2]], plain.tokens_BS)
+    numbers = held_out.numbers_by_source(40)
+    assert {name: len(of) for name, of in numbers.items()} == {name: weight * 0.4 for name, weight in WEIGHTS.items()}
+    assert sorted(np.concatenate([*numbers.values()])) == list(range(40))
+    for index, of in enumerate(numbers.values()):
+        assert set(held_out.order.locate(of)[0].source_B) == {index}
+    sources = [replace(source, validation_paths=()) for source in held_out.mixture.sources[1:]]
+    mixture = replace(held_out.mixture, sources=(held_out.mixture.sources[0], *sources))
+    settings = {"sequence_length": SEQUENCE_LENGTH, "seed": 5, "tokenizer_fingerprint": "ours"}
+    web = open_mixture(mixture, **settings, vocabulary_size=VOCABULARY, split="validation").numbers_by_source(3)
+    assert {name: of.tolist() for name, of in web.items()} == {
+        name: [0, 1, 2] if name == "web" else [] for name in WEIGHTS
+    }

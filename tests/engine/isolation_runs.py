@@ -14,7 +14,7 @@ from tests.engine.layout_runs import TINY, sample, tiny_run
 def losses_of_packed_and_separate_documents(layout: ParallelLayout, **computed_by: str) -> tuple[float, float, float]:
     """Mean loss of two documents in one window: isolated, each in a window of its own, and not isolated."""
     from megaphi.engine.run_config import check
-    from megaphi.engine.train_step import evaluate
+    from megaphi.engine.train_step import evaluate, means_of
     from megaphi.engine.training_model import build_training_model
     from megaphi.parallel.place import detect
     from megaphi.parallel.world import start_world
@@ -28,9 +28,10 @@ def losses_of_packed_and_separate_documents(layout: ParallelLayout, **computed_b
     packed = np.concatenate((first[:-1], second[:-1]))
     labels = np.concatenate((first[1:], second[1:]))
     documents = np.repeat(np.array([0, 1], dtype=np.int32), 16)
-    isolated = evaluate(model, [_batch(packed, labels, documents)])["loss"]
-    crossing = evaluate(model, [_batch(packed, labels, None)])["loss"]
-    separate = evaluate(model, [_alone(first), _alone(second)])["loss"]
+    isolated = [_batch(packed, labels, documents)]
+    crossing = [_batch(packed, labels, None)]
+    separate = [_alone(first), _alone(second)]
+    isolated, separate, crossing = (means_of(part)["loss"] for part in evaluate(model, [isolated, separate, crossing]))
     return isolated, separate, crossing
 
 

@@ -91,7 +91,7 @@ def train(
     def after(step: int) -> None:
         after_step(model)
         if step == pause_after:
-            evaluate(model, step_batches(run, step=99, replica=world.replica, replicas=world.replicas))
+            evaluate(model, [step_batches(run, step=99, replica=world.replica, replicas=world.replicas)])
             save_checkpoint(model, {"step": step})
 
     curves = advance(model, first=first, steps=steps, after_step=after)

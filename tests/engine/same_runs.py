@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from megaphi.data.held_out import HeldOutRows, HeldOutSource
 from megaphi.data.packed_epochs import PackedEpochs
 from megaphi.data.packed_rows import PackedRows
 from megaphi.engine import run_folder
@@ -53,7 +54,9 @@ def all_cases(folder: str) -> dict[str, Any]:
         Path(folder, "occupied", "checkpoints").write_text("")
     torch.distributed.barrier()
     found["checkpoints"] = said(lambda: start_run(both))
-    same, other = (rows(run, content) for content in ("a", f"of {rank}"))
+    same = rows(run, "a")
+    held_out = HeldOutSource(rows=same.epochs, make_batch=same.make_batch)
+    other = HeldOutRows(sources={"pairs": held_out}, content=str(rank))
     found["same data"] = said(lambda: agree_on_data(world, same, None))
     found["other data"] = said(lambda: agree_on_data(world, same, other))
     found["same weights"] = said(lambda: agree_on_weights(world, cast(Any, Weights(run, 1.0))))

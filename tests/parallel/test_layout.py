@@ -100,6 +100,12 @@ def test_sequence_parallelism_divides_the_sequence():
     [
         ({}, (0, 1), "batch.global_batch=0: must be at least 1"),
         ({}, (8, 0), "batch.micro_batch=0: must be at least 1"),
+        ({"data": 2}, (8, 3), r"use a multiple of 6, or batch\.micro_batch=2, which trains the same"),
+        (
+            {"data": 2, "pipeline": 2, "virtual_pipeline": 2},
+            (8, 4),
+            r"a multiple of 16, or batch\.micro_batch=2, which trains the same",
+        ),
         ({"data": 3}, (8, 2), "global_batch=8 is not a multiple of .*micro_batch=2 x 3 replicas: use a multiple of 6"),
         ({"pipeline": 2, "virtual_pipeline": 2}, (3, 1), r"micro-batches in groups of layout.pipeline=2, .* has 3"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -51,15 +52,34 @@ def test_a_run_that_is_stopped_within_an_epoch_goes_on_bit_for_bit(data: Path, t
 
 
 def test_every_layout_has_the_same_losses(data: Path, tmp_path: Path) -> None:
-    """Held-out data that does not fill the micro-batches of two replicas, too."""
-    one = go(sft_run(tmp_path / "one", data, steps=6, validate_every=3))["records"]
-    cut = in_layout(
-        sft_run(tmp_path / "cut", data, steps=6, validate_every=3), tensor=2, sequence_parallel=True, data=2
-    )
-    other = go(cut, processes=4)["records"]
-    for left, right in zip(one, other, strict=True):
-        assert left["loss"] == pytest.approx(right["loss"], rel=2e-6)
-        assert left.get("validation_loss", 0.0) == pytest.approx(right.get("validation_loss", 0.0), rel=2e-6)
+    """Held-out files that do not fill the micro-batches of two replicas, too; each has the loss that it has alone."""
+    write_conversations(tmp_path / "other.jsonl", 4, seed=3)
+    talk = [{"role": "user", "content": "sun"}, {"role": "assistant", "content": "sea " * 60}]
+    (tmp_path / "long.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+
+    def run(name: str, *held_out: Path) -> RunConfig:
+        made = sft_run(tmp_path / name, data, steps=6, validate_every=3)
+        assert made.conversations is not None
+        return replace(made, conversations=replace(made.conversations, validation_paths=tuple(map(str, held_out))))
+
+    files = (data / "held_out.jsonl", tmp_path / "other.jsonl", tmp_path / "long.jsonl")
+    found = go(run("one", *files))
+    assert any("no held-out rows of long:" in line for line in found["log"])
+    one, alone = found["records"], go(run("alone", files[0]))["records"]
+    losses = ["validation_loss", "validation_loss/held_out", "validation_loss/other"]
+    assert [name for name in one[-1] if name.startswith("validation_")] == losses
+    for left, right in zip(one, alone, strict=True):
+        assert left["loss"] == right["loss"]
+        assert left.get(losses[1]) == right.get("validation_loss") == right.get(losses[1])
+    for name, ways in {
+        "cut": {"tensor": 2, "sequence_parallel": True, "data": 2},
+        "interleaved": {"pipeline": 2, "virtual_pipeline": 2},
+    }.items():
+        cut = in_layout(run(name, *files), **ways)
+        other = go(cut, processes=4 if name == "cut" else 2)["records"]
+        for left, right in zip(one, other, strict=True):
+            for key in ("loss", *losses):
+                assert left.get(key, 0.0) == pytest.approx(right.get(key, 0.0), rel=2e-6)
 
 
 def test_other_conversations_do_not_continue_a_run(data: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     write_pairs(folder / "pairs.jsonl", 120, seed=1)
     write_pairs(folder / "pairs_held_out.jsonl", 30, seed=2)
+    write_pairs(folder / "others.held_out.jsonl", 13, seed=3)
     return folder
 
 
@@ -58,20 +59,28 @@ def test_every_layout_starts_at_ln_2_and_learns_the_same(data: Path, checkpoint:
     for name, ways in LAYOUTS.items():
         # Interleaved schedules take micro-batches in pairs.
         run = in_layout(dpo_run(tmp_path / name, data, checkpoint, steps=12, validate_every=4), **ways)
+        assert run.preferences is not None
+        held_out = (*run.preferences.validation_paths, str(data / "others.held_out.jsonl"))
+        run = replace(run, preferences=replace(run.preferences, validation_paths=held_out))
         processes = math.prod(value for key, value in ways.items() if key in ("tensor", "pipeline", "data"))
         found = go(run, processes=processes)
         assert found["message"] is None
-        assert computed(found) == (150, 0)
+        assert computed(found) == (163, 0)
         curves[name] = found["records"]
     first, *others = curves.values()
     assert first[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first[0]["margin"] == pytest.approx(0, abs=1e-6)
-    assert first[-1]["validation_accuracy"] > 0.8
+    assert first[-1]["validation_accuracy/pairs_held_out"] > 0.8
     assert first[-1]["validation_loss"] < math.log(2) - 0.001
+    for name in ("loss", "accuracy", "margin"):
+        each = [first[-1][f"validation_{name}/{source}"] for source in ("pairs_held_out", "others")]
+        assert len(set(each)) == 2
+        assert 30 * each[0] + 13 * each[1] == pytest.approx(43 * first[-1][f"validation_{name}"])
     for records in others:
         for left, right in zip(first, records, strict=True):
             assert left["loss"] == pytest.approx(right["loss"], abs=2e-6)
-            for key in ("margin", "accepted_log_probability", "validation_loss", "validation_accuracy"):
+            assert left.keys() == right.keys()
+            for key in {"margin", "accepted_log_probability", *(key for key in left if key.startswith("validation_"))}:
                 assert left.get(key, 0.0) == pytest.approx(right.get(key, 0.0), rel=1e-4, abs=1e-5), key
 
 
