@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
 from megaphi.data.tokenize_documents import tokenize_documents
+from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.test_house import ROOT
 
 
@@ -32,15 +35,42 @@ def test_same_files_as_the_verb(tmp_path, source, tool):
     assert tool.main([*words, "--tokenizer-type", "TikTokenizer", "--dataset-impl", "mmap"]) == 0
     tokenize_documents(
         [source],
-        tmp_path / "verb" / "d",
+        tmp_path / "verb" / "d_body_document",
         vocabulary_size=1_024,
         text_key="body",
         shuffle_seed=None,
         processes=1,
         show_progress=False,
     )
-    for ending in (".bin", ".idx", ".json"):
-        assert (tmp_path / "tool" / f"d{ending}").read_bytes() == (tmp_path / "verb" / f"d{ending}").read_bytes()
+    files = [f"d_body_document{ending}" for ending in (".bin", ".idx", ".json")]
+    assert sorted(path.name for path in (tmp_path / "tool").iterdir()) == sorted(files)
+    for name in files:
+        assert (tmp_path / "tool" / name).read_bytes() == (tmp_path / "verb" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.jsonl.gz"])
+def test_every_key_is_the_dataset_that_megatron_writes(tmp_path, tool, name):
+    """Byte for byte what Megatron's own builder makes of the same tokens, by Megatron's names."""
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+
+    records = [{"text": f"page {number}", "title": f"Title of {number} …", "n": 1} for number in range(7)]
+    content = "".join(json.dumps(record).replace("1}", "9" * 5_000 + "}") + "\n" for record in records).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    words = ["--input", str(tmp_path / name), "--output-prefix", str(tmp_path / "out" / "d"), "--append-eod"]
+    words += ["--json-keys", "title", "text", "title", "--workers", "1", "--partitions", "4", "--chunk-size", "1000"]
+    assert tool.main(words) == 0
+    tokenizer = load_tokenizer()
+    for key in ("text", "title"):
+        theirs = tmp_path / f"d_{key}_document"
+        builder = IndexedDatasetBuilder(f"{theirs}.bin", dtype=DType.optimal_dtype(tokenizer.vocabulary_size))
+        for record in records:
+            ids = [*tokenizer.encode(record[key]), tokenizer.end_of_text]
+            builder.add_document(ids, [len(ids)])
+        builder.finalize(f"{theirs}.idx")
+        for ending in (".bin", ".idx"):
+            ours = tmp_path / "out" / f"d_{key}_document{ending}"
+            assert ours.read_bytes() == Path(f"{theirs}{ending}").read_bytes(), (key, ending)
+    assert len([*(tmp_path / "out").iterdir()]) == 6
 
 
 @pytest.mark.parametrize(
@@ -49,7 +79,10 @@ def test_same_files_as_the_verb(tmp_path, source, tool):
         ([], "add --append-eod"),
         (["--append-eod", "--split-sentences"], "--split-sentences is not supported: sentences are for BERT"),
         (["--append-eod", "--vocab-file", "v.json"], "--vocab-file is not supported"),
-        (["--append-eod", "--json-keys", "a", "b"], "one dataset holds one field"),
+        (["--append-eod", "--json-keys", "body", "../b"], "--json-keys '../b': it becomes part of a file's name"),
+        (["--append-eod", "--json-keys", "body", "b"], "no 'b' field"),
+        (["--append-eod", "--max-documents", "10"], "--max-documents is not supported: all documents are taken"),
+        (["--append-eod", "--keep-sequential-samples"], "--keep-sequential-samples is not supported"),
         (["--append-eod", "--tokenizer-type", "GPT2BPETokenizer"], "only Phi-4's is here"),
         (["--append-eod", "--workers", "0"], "--workers 0: must be at least 1"),
         (["--append-eod", "--json-keys", "nothing"], "no 'nothing' field"),
@@ -58,4 +91,12 @@ def test_same_files_as_the_verb(tmp_path, source, tool):
 def test_what_has_no_meaning_here_is_refused(tmp_path, source, tool, capsys, words, message):
     assert tool.main(["--input", str(source), "--output-prefix", str(tmp_path / "d"), *words]) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "d.idx").exists()
+    written = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("d_") and path.is_file())
+    assert written == ([f"d_body_document.{ending}" for ending in ("bin", "idx", "json")] if "b" in words else [])
+
+
+def test_an_option_that_nobody_knows_is_named(tmp_path, source, tool, capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.main(["--input", str(source), "--output-prefix", str(tmp_path / "d"), "--append-eod", "--shiny", "1"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --shiny" in capsys.readouterr().err
