@@ -35,6 +35,7 @@ from megaphi.conversion.huggingface_config import config_for, token_fields
 from megaphi.conversion.streaming import PlannedFile, row_blocks, write_files
 from megaphi.conversion.weight_names import our_table, their_shapes
 from megaphi.engine.tensor_file import TensorFile
+from megaphi.engine.versions import short_commit
 from megaphi.files import write_json
 from megaphi.model.architecture import PHI4_14B, Architecture
 
@@ -173,8 +174,7 @@ def digests_of(path: Path) -> Iterator[tuple[str, str]]:
 
 def append(rows: list[Measured], model: Architecture, size: int) -> None:
     """One line per direction: what was measured, where, with what."""
-    git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    stamp = [date.today().isoformat(), f"CPU, {os.cpu_count()} cores", git.stdout.strip()[:10]]
+    stamp = [date.today().isoformat(), f"CPU, {os.cpu_count()} cores", short_commit()]
     stamp += [metadata.version("torch"), str(model.parameters), str(size)]
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:

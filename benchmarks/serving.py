@@ -18,7 +18,6 @@ import json
 import platform
 import random
 import statistics
-import subprocess
 import threading
 import time
 from collections.abc import Sequence
@@ -225,9 +224,10 @@ def model_name(url: str) -> str:
 
 def append(row: dict[str, Any], *, model: str) -> None:
     """One line per run: what was measured, where, with what."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout[:10]
+    from megaphi.engine.versions import short_commit
+
     stamp = {"date": date.today().isoformat(), "device": machine()}
-    stamp |= {"commit": commit, "python": platform.python_version(), "model": model}
+    stamp |= {"commit": short_commit(), "python": platform.python_version(), "model": model}
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:
         writer = csv.DictWriter(file, [*stamp, *row], lineterminator="\n")

@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
 import time
 from datetime import date
 from multiprocessing.connection import Connection
@@ -89,9 +88,10 @@ def answer_of(connection: http.client.HTTPConnection) -> bytes:
 
 def append(row: dict[str, object]) -> None:
     """One line per run: what was measured, where, with what."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout[:10]
+    from megaphi.engine.versions import short_commit
+
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
-    stamp |= {"commit": commit, "python": platform.python_version()}
+    stamp |= {"commit": short_commit(), "python": platform.python_version()}
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:
         writer = csv.DictWriter(file, [*stamp, *row], lineterminator="\n")

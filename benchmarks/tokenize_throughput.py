@@ -191,9 +191,10 @@ def documents(folders: list[Path]) -> Iterator[str]:
 
 def append(rows: list[dict[str, Any]]) -> None:
     """One line per side: what was measured, where, with what."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout[:10]
+    from megaphi.engine.versions import short_commit
+
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
-    stamp |= {"commit": commit, "python": platform.python_version()}
+    stamp |= {"commit": short_commit(), "python": platform.python_version()}
     stamp |= {name: version(name) for name in ("tiktoken", "gigatoken", "tokenizers", "megatron-core")}
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:

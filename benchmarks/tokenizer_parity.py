@@ -17,7 +17,6 @@ import itertools
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -167,9 +166,10 @@ def print_row(row: Row, *, with_names: bool) -> None:
 
 def append(rows: list[Row]) -> None:
     """One line per language: what was compared, where, with what."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout[:10]
+    from megaphi.engine.versions import short_commit
+
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
-    stamp |= {"commit": commit, "python": platform.python_version()}
+    stamp |= {"commit": short_commit(), "python": platform.python_version()}
     stamp |= {name: version(name) for name in ("tiktoken", "gigatoken", "tokenizers", "transformers")}
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:

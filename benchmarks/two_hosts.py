@@ -260,9 +260,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if os.geteuid() or shutil.which("ip") is None:
         sys.exit("two_hosts.py makes network namespaces: it needs root and `ip` of iproute2")
-    from megaphi.engine.versions import versions
+    from megaphi.engine.versions import short_commit, versions
 
-    about = {"date": date.today().isoformat(), "commit": versions().get("commit", "")[:7], "torch": versions()["torch"]}
+    about = {"date": date.today().isoformat(), "commit": short_commit(7), "torch": versions()["torch"]}
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         make_tokens(Path(temporary) / "tokens")

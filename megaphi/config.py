@@ -66,6 +66,11 @@ class HomeExpanded:
 FilePath = Annotated[str, HomeExpanded()]
 
 
+def user_path(text: str) -> str:
+    """A path as a person writes it; the type of every option and argument that is one."""
+    return os.path.expanduser(text)  # noqa: PTH111 (a Path would make s3:/ of s3://)
+
+
 class OutOfRange(InputError):
     """A number of the right type that its field does not take."""
 
@@ -207,7 +212,7 @@ def from_plain(hint: Any, value: Any, *, where: str = "") -> Any:
     if origin is Annotated:
         found = from_plain(hint.__origin__, value, where=where)
         if hint == FilePath:
-            return os.path.expanduser(found)  # noqa: PTH111 (a Path would make s3:/ of s3://)
+            return user_path(found)
         return _in_range(found, hint, where=where)
     if origin is tuple and isinstance(value, list):
         item = typing.get_args(hint)[0]

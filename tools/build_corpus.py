@@ -26,6 +26,7 @@ from typing import TypeVar
 
 import zstandard
 
+from megaphi.config import user_path
 from megaphi.curation.extract.html_page import Page, read_page
 from megaphi.curation.synthesize.generate import generate_exercises
 from megaphi.curation.synthesize.rewrite import rewrite
@@ -125,13 +126,19 @@ class Text:
 Chosen = TypeVar("Chosen", bound=Text)
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--sources", type=user_path, required=True, metavar="FOLDER", help="folder with the downloaded packages"
+    )
+    parser.add_argument("--output", type=user_path, default="examples/corpus", metavar="FOLDER")
+    return parser
+
+
 def main() -> None:
     """Write all ten files, the manifest and the notices."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sources", type=Path, required=True, help="folder with the downloaded packages")
-    parser.add_argument("--output", type=Path, default=Path("examples/corpus"))
-    arguments = parser.parse_args()
-    packages = Packages(arguments.sources)
+    arguments = _parser().parse_args()
+    packages, output = Packages(Path(arguments.sources)), Path(arguments.output)
     pages = within(scipy_pages(packages), 1_500_000)
     corpus = {
         "web": [Text(text.id, text.origin, text.page.text) for text in pages],
@@ -144,11 +151,9 @@ def main() -> None:
             *within(speeches(packages), 400_000),
         ],
     }
-    entries = [
-        entry for name, texts in corpus.items() for entry in write_source(packages, arguments.output, name, texts)
-    ]
-    write_notices(packages, arguments.output)
-    write_json(arguments.output / "MANIFEST.json", {"made_by": "tools/build_corpus.py", "files": entries})
+    entries = [entry for name, texts in corpus.items() for entry in write_source(packages, output, name, texts)]
+    write_notices(packages, output)
+    write_json(output / "MANIFEST.json", {"made_by": "tools/build_corpus.py", "files": entries})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from megaphi.config import user_path
 from megaphi.conversion.gguf_weights import GgufWeights
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.conversion.megatron_weights import MegatronWeights
@@ -75,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-type", default="GPT", help="GPT, as every decoder is called there")
     parser.add_argument("--loader", choices=list(EXPECTED), required=True, help="what --load-dir holds")
     parser.add_argument("--saver", choices=SAVERS, default="megaphi", help="what to write (default megaphi)")
-    parser.add_argument("--load-dir", required=True, metavar="FOLDER")
-    parser.add_argument("--save-dir", required=True, metavar="FOLDER", help="must not exist")
+    parser.add_argument("--load-dir", required=True, type=user_path, metavar="FOLDER")
+    parser.add_argument("--save-dir", required=True, type=user_path, metavar="FOLDER", help="must not exist")
     parser.add_argument("--target-tensor-parallel-size", type=int, default=1, metavar="N")
     parser.add_argument("--target-pipeline-parallel-size", type=int, default=1, metavar="N")
     formats = parser.add_mutually_exclusive_group()

@@ -11,15 +11,22 @@ from __future__ import annotations
 import argparse
 import sys
 
+from megaphi.config import user_path
 from megaphi.data.merge_datasets import find_pairs, merge_datasets
 from megaphi.errors import InputError
 
 
-def main() -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, metavar="FOLDER", help="holds the pairs to merge")
-    parser.add_argument("--output-prefix", required=True, metavar="PREFIX", help="writes PREFIX.bin and PREFIX.idx")
-    arguments = parser.parse_args()
+    parser.add_argument("--input", required=True, type=user_path, metavar="FOLDER", help="holds the pairs to merge")
+    parser.add_argument(
+        "--output-prefix", required=True, type=user_path, metavar="PREFIX", help="writes PREFIX.bin and PREFIX.idx"
+    )
+    return parser
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
     try:
         prefixes = find_pairs(arguments.input)
         documents = merge_datasets(prefixes, arguments.output_prefix)

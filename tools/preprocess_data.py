@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from megaphi.config import user_path
 from megaphi.data.tokenize_documents import tokenize_documents
 from megaphi.errors import InputError
 from megaphi.log import set_up_logging
@@ -66,16 +67,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--input", required=True, help="a file, a folder, or a pattern")
+    parser.add_argument(
+        "--input", required=True, type=user_path, metavar="INPUT", help="a file, a folder, or a pattern"
+    )
     parser.add_argument(
         "--json-keys", nargs="+", default=["text"], metavar="KEY", help="fields, a dataset of each (default: text)"
     )
     parser.add_argument(
-        "--output-prefix", required=True, metavar="PREFIX", help="writes PREFIX_KEY_document.bin and .idx"
+        "--output-prefix",
+        required=True,
+        type=user_path,
+        metavar="PREFIX",
+        help="writes PREFIX_KEY_document.bin and .idx",
     )
     parser.add_argument("--append-eod", action="store_true", help="required, as documents always end with one")
     parser.add_argument("--tokenizer-type", default=TOKENIZERS[0], metavar="TYPE", help=" or ".join(TOKENIZERS))
-    parser.add_argument("--tokenizer-model", metavar="FILE", help="cl100k_base.tiktoken, if it is not installed")
+    parser.add_argument(
+        "--tokenizer-model", type=user_path, metavar="FILE", help="cl100k_base.tiktoken, if it is not installed"
+    )
     parser.add_argument("--vocab-size", type=int, default=100_352, metavar="V", help="tokens (default 100352)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per processor)")
     parser.add_argument("--partitions", type=int, default=1, metavar="N", help="accepted; shards are cut by size here")

@@ -15,6 +15,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
+from megaphi.config import user_path
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,14 +55,16 @@ def _direction(directions: argparse._SubParsersAction, name: str, what: str) -> 
     parser = directions.add_parser(
         name, help=what, description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SOURCE", help="what holds the weights, see above")
-    parser.add_argument("out", metavar="OUT", help="folder to write; must not exist")
+    parser.add_argument("source", type=user_path, metavar="SOURCE", help="what holds the weights, see above")
+    parser.add_argument("out", type=user_path, metavar="OUT", help="folder to write; must not exist")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="number format (default: as it is)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be written")
     parser.add_argument(
         "--verify", action="store_true", help="compare all weights afterwards, and the logits of both sides on text"
     )
-    parser.add_argument("--verify-text", metavar="FILE", help="the text (default: a paragraph of our own)")
+    parser.add_argument(
+        "--verify-text", type=user_path, metavar="FILE", help="the text (default: a paragraph of our own)"
+    )
     return parser
 
 

@@ -13,6 +13,7 @@ import shutil
 import sys
 from importlib import metadata, util
 
+from megaphi.config import user_path
 from megaphi.parallel import optional_packages
 
 HELP = "what this machine has, and whether a recipe fits"
@@ -35,7 +36,7 @@ MEGATRON_USES = ("transformer-engine", "apex")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a recipe that is to run here")
+    parser.add_argument("recipe", type=user_path, metavar="RECIPE", nargs="?", help="a recipe that is to run here")
     parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of the recipe")
 
 

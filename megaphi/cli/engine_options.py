@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from megaphi.cli.job_end import ending_together, told_to_all_ranks
+from megaphi.config import user_path
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,13 +33,19 @@ class Opened(NamedTuple):
 
 def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None:
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run folder (its newest one), or a Hugging Face folder"
+        "checkpoint",
+        type=user_path,
+        metavar="CHECKPOINT",
+        help="a checkpoint, a run folder (its newest one), or a Hugging Face folder",
     )
     parser.add_argument(
         "--batch", type=int, default=batch, metavar="N", help=f"answers generated at a time (default {batch})"
     )
     parser.add_argument(
-        "--tokenizer", metavar="PATH", help="of a model that came without one: folder with tokenizer.json, or phi4"
+        "--tokenizer",
+        type=user_path,
+        metavar="PATH",
+        help="of a model that came without one: folder with tokenizer.json, or phi4",
     )
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megaphi.cli.inspect_conversations import add_conversation_arguments, show_conversations
+from megaphi.config import user_path
 
 if TYPE_CHECKING:
     from megaphi.data.indexed_dataset import IndexedDataset
@@ -33,23 +34,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="kind", metavar="checkpoint | dataset | conversations | ranks | diff", required=True
     )
     checkpoint = kinds.add_parser("checkpoint", help="step, layout, place in the data, size by part")
-    checkpoint.add_argument("path", metavar="PATH", help="a checkpoint, or a run folder (its newest one)")
+    checkpoint.add_argument(
+        "path", type=user_path, metavar="PATH", help="a checkpoint, or a run folder (its newest one)"
+    )
     checkpoint.add_argument("--tensors", action="store_true", help="list every tensor")
     checkpoint.add_argument("--files", action="store_true", help="list every file with its SHA-256")
     dataset = kinds.add_parser("dataset", help="tokens, documents, lengths, tokenizer")
-    dataset.add_argument("path", metavar="PREFIX", help="path of the .bin/.idx pair, with or without its ending")
+    dataset.add_argument(
+        "path", type=user_path, metavar="PREFIX", help="path of the .bin/.idx pair, with or without its ending"
+    )
     dataset.add_argument("--document", type=int, metavar="N", help="print document N as text")
     dataset.add_argument(
-        "--tokenizer", default="phi4", metavar="PATH", help="folder with tokenizer.json (default phi4: Phi-4's)"
+        "--tokenizer",
+        default="phi4",
+        type=user_path,
+        metavar="PATH",
+        help="folder with tokenizer.json (default phi4: Phi-4's)",
     )
     dataset.add_argument("--vocabulary", type=int, metavar="V", help="if the dataset does not say so itself")
     add_conversation_arguments(kinds.add_parser("conversations", help="which tokens are trained; preference pairs"))
     ranks = kinds.add_parser("ranks", help="what each rank spends its steps with; who is slow")
-    ranks.add_argument("path", metavar="RUN", help="a run folder")
+    ranks.add_argument("path", type=user_path, metavar="RUN", help="a run folder")
     ranks.add_argument("--last", type=int, default=200, metavar="N", help="steps to look at (default: %(default)s)")
     diff = kinds.add_parser("diff", help="what differs between two runs or checkpoints")
-    diff.add_argument("left", metavar="A", help="a run folder, a checkpoint, or a config.json")
-    diff.add_argument("right", metavar="B", help="another one")
+    diff.add_argument("left", type=user_path, metavar="A", help="a run folder, a checkpoint, or a config.json")
+    diff.add_argument("right", type=user_path, metavar="B", help="another one")
     diff.add_argument("--weights", action="store_true", help="compare the numbers too; reads both checkpoints whole")
 
 

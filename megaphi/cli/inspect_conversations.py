@@ -15,6 +15,8 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from megaphi.config import user_path
+
 if TYPE_CHECKING:
     from megaphi.tokenizer.interface import Tokenizer
 
@@ -24,12 +26,18 @@ NO_LIMIT = 1 << 62
 
 
 def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="FILE", help=".jsonl, .json (plain or packed) or .parquet; or a folder of them")
+    parser.add_argument(
+        "path", type=user_path, metavar="FILE", help=".jsonl, .json (plain or packed) or .parquet; or a folder of them"
+    )
     parser.add_argument("--pairs", action="store_true", help="the file holds preference pairs")
     parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to print (default 3)")
     parser.add_argument("--vocabulary", type=int, metavar="V", help="of the tokenizer (default: the whole of Phi-4's)")
     parser.add_argument(
-        "--tokenizer", default="phi4", metavar="PATH", help="folder with tokenizer.json (default phi4: Phi-4's)"
+        "--tokenizer",
+        default="phi4",
+        type=user_path,
+        metavar="PATH",
+        help="folder with tokenizer.json (default phi4: Phi-4's)",
     )
     parser.add_argument("--train-on", choices=("assistant", "last"), default="assistant", help="which answers to train")
     parser.add_argument(

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from megaphi.config import user_path
+
 if TYPE_CHECKING:
     from megaphi.data.mixture_report import MixtureReport, Repeat
     from megaphi.engine.run_config import RunConfig
@@ -28,10 +30,12 @@ EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name, or file.py:function")
+    parser.add_argument("recipe", type=user_path, metavar="RECIPE", help="a recipe's name, or file.py:function")
     parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of the recipe")
     parser.add_argument("--warn-epochs", type=float, default=4.0, metavar="N", help="name sources read more often (4)")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw shares and epochs over the run into this file")
+    parser.add_argument(
+        "--plot", type=user_path, metavar="FILE.png", help="draw shares and epochs over the run into this file"
+    )
     parser.add_argument("--json", action="store_true", help="print the same as JSON")
 
 

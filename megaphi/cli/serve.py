@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, open_engine
 from megaphi.cli.job_end import end_job
+from megaphi.config import user_path
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0 takes a free one")
     parser.add_argument("--model-name", metavar="NAME", help="what clients call it (default: the checkpoint's folder)")
     parser.add_argument(
-        "--api-key-file", metavar="FILE", help="a file whose one line is the key that clients must send"
+        "--api-key-file", type=user_path, metavar="FILE", help="a file whose one line is the key that clients must send"
     )
     parser.add_argument(
         "--max-waiting", type=int, default=256, metavar="N", help="answers that may wait before 429 (default 256)"

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from megaphi.config import user_path
+
 HELP = "text files to .bin/.idx token files"
 EXAMPLE = """examples:
   megaphi tokenize pages/*.jsonl.zst --output data/web --processes 16
@@ -28,13 +30,21 @@ EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="a file, a folder, or a pattern")
-    parser.add_argument("--output", required=True, metavar="PREFIX", help="writes PREFIX.bin, PREFIX.idx, PREFIX.json")
+    parser.add_argument("inputs", type=user_path, metavar="INPUT", nargs="+", help="a file, a folder, or a pattern")
     parser.add_argument(
-        "--tokenizer", default="phi4", metavar="PATH", help="a folder with tokenizer.json (default phi4: Phi-4's)"
+        "--output", required=True, type=user_path, metavar="PREFIX", help="writes PREFIX.bin, PREFIX.idx, PREFIX.json"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        default="phi4",
+        type=user_path,
+        metavar="PATH",
+        help="a folder with tokenizer.json (default phi4: Phi-4's)",
     )
     parser.add_argument("--vocabulary", type=int, metavar="V", help="tokens of Phi-4's (default: all 100352)")
-    parser.add_argument("--ranks-file", metavar="FILE", help="cl100k_base.tiktoken, if it is not installed")
+    parser.add_argument(
+        "--ranks-file", type=user_path, metavar="FILE", help="cl100k_base.tiktoken, if it is not installed"
+    )
     parser.add_argument("--text-key", default="text", metavar="KEY", help="field that holds the text (default text)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the document shuffle (default 0)")
     parser.add_argument("--no-shuffle", action="store_true", help="keep the documents in the order of the inputs")

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from megaphi.cli.job_end import ending_together, told_to_all_ranks
+from megaphi.config import user_path
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name, file.py:function, or a run's config.json")
+    parser.add_argument(
+        "recipe", type=user_path, metavar="RECIPE", help="a recipe's name, file.py:function, or a run's config.json"
+    )
     parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of the recipe")
     parser.add_argument("--processes", type=int, metavar="N", help="start N ranks on this machine")
     parser.add_argument("--dry-run", action="store_true", help="print the whole configuration and what it needs")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from megaphi.config import user_path
+
 HELP = "check that checkpoints are what was saved"
 EXAMPLE = """examples:
   megaphi verify runs/phi4_14b                                   the newest checkpoint of a run
@@ -18,7 +20,7 @@ EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="a checkpoint or a run folder")
+    parser.add_argument("paths", type=user_path, metavar="PATH", nargs="+", help="a checkpoint or a run folder")
     parser.add_argument("--all", action="store_true", help="every checkpoint of a run folder, not only its newest")
     parser.add_argument("--values", action="store_true", help="also read every tensor, looking for NaN and infinity")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from megaphi.engine import versions as module
+from tests.test_house import ROOT
 
 
 @pytest.fixture
@@ -104,3 +106,13 @@ def test_tables_of_measurements_say_when_the_code_was_not_the_commits(monkeypatc
     for known, shown in ((f"{'a' * 40}-dirty", "aaaaaaa-dirty"), ("b" * 40, "bbbbbbb"), ("", "")):
         monkeypatch.setattr(module, "versions", lambda known=known: {"commit": known})
         assert module.short_commit(7) == shown
+
+
+def test_every_benchmark_takes_its_commit_from_here():
+    """The mark of changed files would be lost by a git of one's own, and by cutting the text."""
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        text = path.read_text()
+        assert '"git"' not in text, path.name
+        assert not re.search(r"commit[^\n]*\)\[:", text), path.name
+        if '"commit"' in text or " commit " in text:
+            assert "short_commit(" in text, path.name
