@@ -192,6 +192,14 @@ def read_json(path: str | os.PathLike[str], *, what: str) -> Any:
         raise InputError(f"{what} {os.fspath(path)} is not valid JSON: {error}") from None
 
 
+def read_object(path: str | os.PathLike[str], *, what: str) -> dict[str, Any]:
+    """Parse a JSON file that holds one object; see `read_json`."""
+    found = read_json(path, what=what)
+    if not isinstance(found, dict):
+        raise InputError(f"{what} {os.fspath(path)} is not an object with fields")
+    return found
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Force a folder's entries to disk, so that a rename inside it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from megaphi.cli import main
 from megaphi.config import from_plain, override
+from megaphi.conversion.open_weights import open_weights
 from megaphi.data.source_paths import read_manifest
 from megaphi.engine.metrics import read_metrics
+from megaphi.engine.step_times import read_step_times
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_json
 from megaphi.generation.openai_fields import ApiError
@@ -23,6 +25,8 @@ from megaphi.generation.openai_requests import read_order
 from megaphi.generation.request_journal import RequestJournal
 from megaphi.json_text import parse_json
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.recipes import load_recipe
+from megaphi.tokenizer.json_tokenizer import JsonTokenizer
 
 LONG = "9" * 5_000
 OUR_OWN = {"json_text.py", "channel.py", "meeting.py", "heartbeat.py", "random_states.py", "checkpoint_files.py"}
@@ -102,6 +106,58 @@ def test_whoever_reads_json_says_where(tmp_path, value):
             read()
     with pytest.raises(ApiError):
         read_order(f'{{"prompt": "x", "max_tokens": {value}}}'.encode(), "completion", context=8)
+
+
+VALUES_OF_ANY_KIND = (
+    "[1]",
+    "3",
+    LONG,
+    "NaN",
+    "[" * 100_000,
+    '"\\ud800"',
+    '{"a": 1, "a": 2}',
+    "",
+    "null",
+    '"x"',
+    "\xff",
+)
+CONFIGURATION = {
+    "model_type": "phi3", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128,
+    "num_key_value_heads": 2, "intermediate_size": 128, "rms_norm_eps": 1e-5, "max_position_embeddings": 128,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "marked"])
+@pytest.mark.parametrize("value", VALUES_OF_ANY_KIND, ids=lambda value: value[:4])
+def test_files_of_a_run_and_of_a_model_may_hold_any_json(tmp_path, value, mark):
+    """A value where an object should be, and one of another kind in a field: an InputError, or it is left out."""
+    (tmp_path / "steps").mkdir()
+    described = [
+        json.dumps({**CONFIGURATION, name: "@"}).replace('"@"', value)
+        for name in (*CONFIGURATION, "rope_scaling", "rope_theta")
+    ]
+    metrics, times, config = (
+        tmp_path / "metrics.jsonl",
+        tmp_path / "steps" / "rank_00000.jsonl",
+        tmp_path / "config.json",
+    )
+    whole = '{"step": 1, "data": 0.1}'
+    for line in (value, f'{{"step": {value}, "data": 1}}', f'{{"step": 2, "data": {value}}}'):
+        for path in (metrics, times):
+            path.write_bytes(f"{mark}{line}\n{whole}\n".encode("latin-1" if "\xff" in line and not mark else "utf-8"))
+        with suppress(InputError):
+            assert read_metrics(metrics)[-1] == {"step": 1, "data": 0.1}
+        assert 1 <= read_step_times(tmp_path, last=5)[0].steps <= 2
+    for text in (value, f'{{"run": {value}}}', *described):
+        config.write_bytes((mark + text).encode())
+        for read in (lambda: load_recipe(str(config)), lambda: open_weights(tmp_path)):
+            with pytest.raises(InputError):
+                read()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for name in ("generation_config.json", "tokenizer_config.json", "chat_template.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((mark + value).encode())
+        with pytest.raises(InputError):
+            JsonTokenizer({path.name: path for path in tmp_path.glob("*.json")})
 
 
 def test_a_file_name_that_is_not_utf8_can_be_written_down(tmp_path):

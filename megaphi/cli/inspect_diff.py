@@ -35,12 +35,12 @@ def show_difference(left: Path, right: Path, *, weights: bool) -> int:
 
 def _configuration(path: Path) -> dict[str, Any]:
     from megaphi.engine.checkpoint_files import CheckpointReader
-    from megaphi.files import read_json
+    from megaphi.files import read_object
 
     if path.is_file() and path.name != "latest":
-        return read_json(path, what="configuration")
+        return read_object(path, what="configuration")
     if (path / "config.json").is_file():
-        return read_json(path / "config.json", what="configuration")
+        return read_object(path / "config.json", what="configuration")
     return CheckpointReader(path).config
 
 

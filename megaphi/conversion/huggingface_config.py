@@ -55,7 +55,7 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
             head_size=config.get("head_dim") or config["hidden_size"] // heads,
             vocabulary=config["vocab_size"],
             norm_eps=config.get("rms_norm_eps", defaults["rms_norm_eps"]),
-            rotary_base=float(rotary.get("rope_theta", config.get("rope_theta", 10_000.0))),
+            rotary_base=rotary.get("rope_theta", config.get("rope_theta", 10_000.0)) * 1.0,
             initial_std=config.get("initializer_range", 0.02),
         )
         model.check()
@@ -67,7 +67,11 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
 
 
 def _checked_rotary(config: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    rotary = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    rotary: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(section := config.get(name) or {}, dict):
+            raise InputError(f"{where}: {name}={section!r} is not an object with fields")
+        rotary |= section
     kind = rotary.get("rope_type") or rotary.get("type") or "default"
     if kind != "default":
         raise InputError(f"{where}: rope type {kind!r} is not supported, only the default one")

@@ -22,7 +22,7 @@ from megaphi.engine.checkpoint_files import Box
 from megaphi.engine.tensor_file import TensorFile
 from megaphi.engine.weight_reader import box_from_rows
 from megaphi.errors import InputError
-from megaphi.files import read_json
+from megaphi.files import read_json, read_object
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import OUTPUT
@@ -40,11 +40,9 @@ class HuggingFaceWeights:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.original = read_json(self.folder / CONFIG, what="Hugging Face configuration")
+        self.original = read_object(self.folder / CONFIG, what="Hugging Face configuration")
         """config.json as it is."""
         where = str(self.folder / CONFIG)
-        if not isinstance(self.original, dict):
-            raise InputError(f"{where} is not a configuration: expected an object with fields")
         self.architecture: Architecture = architecture_from(self.original, where=where)
         tied = bool(self.original.get("tie_word_embeddings", False))
         self._table = our_table(self.architecture, naming_of(self.original, where=where), tied=tied)

@@ -21,7 +21,7 @@ from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, w
 from megaphi.conversion.weight_names import Table, our_table, their_shapes, their_table
 from megaphi.engine.model_tokenizer import context_of, tokenizer_of
 from megaphi.engine.weight_reader import WeightReader
-from megaphi.files import copy_files, read_json, whole_folder, write_json
+from megaphi.files import copy_files, read_object, whole_folder, write_json
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import OUTPUT, weights_of
@@ -124,7 +124,7 @@ def _fitting(carried: Mapping[str, Path], model: Architecture) -> dict[str, Path
     carried = {name: path for name, path in carried.items() if name in CARRIED}
     if CONFIG not in carried:
         return carried
-    vocabulary = read_json(carried[CONFIG], what="Hugging Face configuration").get("vocab_size")
+    vocabulary = read_object(carried[CONFIG], what="Hugging Face configuration").get("vocab_size")
     return carried if vocabulary == model.vocabulary else {}
 
 
@@ -133,7 +133,7 @@ def _write_configuration(
 ) -> None:
     """config.json and generation_config.json, as they came where nothing has changed."""
     model, where = reader.architecture, str(carried.get(CONFIG, ""))
-    original = read_json(where, what="Hugging Face configuration") if where else None
+    original = read_object(where, what="Hugging Face configuration") if where else None
     stored = dtype or str(reader.dtype(OUTPUT)).removeprefix("torch.")
     config = config_for(
         model,

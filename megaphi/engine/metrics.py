@@ -23,13 +23,16 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(parse_json(line))
+            record = parse_json(line)
         except InputError:
-            if number < len(lines):
-                raise InputError(f"{path}, line {number}: not valid JSON; delete the file to start it anew") from None
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+        elif number < len(lines):
+            raise InputError(f"{path}, line {number}: not valid JSON of a step; delete the file to start it anew")
     return records
 
 

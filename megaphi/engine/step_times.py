@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,9 +98,9 @@ def read_step_times(folder: Path, *, last: int) -> dict[int, RankTimes]:
         about, steps = {"host": "?", "place": "?"}, {}
         for line in (*_lines(_old(path)), *_lines(path)):
             if "step" in line:
-                steps[line["step"]] = {phase: value for phase, value in line.items() if phase != "step"}
+                steps[line.pop("step")] = line
             else:
-                about = line
+                about = {**about, **line}
         chosen = [steps[step] for step in sorted(steps)[-last:]]
         if chosen:
             seconds = {phase: _usual([step.get(phase, 0.0) for step in chosen]) for step in chosen for phase in step}
@@ -113,10 +114,15 @@ def _usual(seconds: list[float]) -> float:
 
 
 def _lines(path: Path) -> Iterator[dict]:
-    """What a crash cut off is left out."""
-    if path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                yield parse_json(line)
-            except InputError:
-                continue
+    """What a crash cut off, and whatever else is no line of ours, is left out."""
+    for text in path.read_bytes().splitlines() if path.is_file() else ():
+        with suppress(InputError):
+            line = parse_json(text)
+            if isinstance(line, dict) and _is_ours(line):
+                yield line
+
+
+def _is_ours(line: dict) -> bool:
+    if "step" not in line:
+        return all(isinstance(value, str) for value in line.values())
+    return isinstance(line["step"], int) and all(isinstance(value, int | float) for value in line.values())

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError
-from megaphi.files import read_json
+from megaphi.files import read_json, read_object
 from megaphi.log import logger
 from megaphi.tokenizer.byte_letters import byte_letters
 from megaphi.tokenizer.chat_template import ChatTemplate, Span
@@ -96,7 +96,7 @@ class JsonTokenizer:
         stops = {self.end_of_text, self.message_end}
         for name in ("generation_config.json", "config.json"):
             if name in self.files:
-                found = read_json(self.files[name], what="configuration").get("eos_token_id")
+                found = read_object(self.files[name], what="configuration").get("eos_token_id")
                 stops |= set(found if isinstance(found, list) else [] if found is None else [found])
         return frozenset(stop for stop in stops if isinstance(stop, int))
 
@@ -265,9 +265,7 @@ def named_tokens(files: Mapping[str, Path]) -> dict[str, Any]:
     for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
         if name not in files:
             continue
-        content = read_json(files[name], what="tokenizer configuration")
-        if not isinstance(content, dict):
-            raise InputError(f"{files[name]} is no object")
+        content = read_object(files[name], what="tokenizer configuration")
         for key in NAMED_TOKENS:
             if content.get(key) is not None:
                 found[key] = _text_of(content[key])
@@ -286,9 +284,11 @@ def chat_template_source(files: Mapping[str, Path]) -> str | None:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{files['chat_template.jinja']} cannot be read: {error}") from None
     for name in ("chat_template.json", TOKENIZER_CONFIG):
-        found = read_json(files[name], what="chat template").get("chat_template") if name in files else None
+        found = read_object(files[name], what="chat template").get("chat_template") if name in files else None
         if isinstance(found, list):
-            found = next((one.get("template") for one in found if one.get("name") == "default"), None)
+            found = next(
+                (one.get("template") for one in found if isinstance(one, dict) and one.get("name") == "default"), None
+            )
         if isinstance(found, str):
             return found
     return None
