@@ -71,6 +71,9 @@ _FIELDS = {
     "preferences.beta": "beta dpo_beta",
     "preferences.label_smoothing": "label_smoothing",
     "tokenizer.ranks_file": "tokenizer_model",
+    "wandb.project": "wandb_project report_to enable_wandb",
+    "wandb.name": "wandb_exp_name run_name wandb_run_name",
+    "wandb.entity": "wandb_entity",
     "seed": "seed data_seed",
 }
 _OURS = {name: field for field, names in _FIELDS.items() for name in names.split()}

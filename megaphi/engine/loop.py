@@ -25,7 +25,7 @@ from megaphi.engine.guard import StopRequest, check_finite
 from megaphi.engine.learning_rate import learning_rate
 from megaphi.engine.loss_plot import plot_losses
 from megaphi.engine.meter import Meter
-from megaphi.engine.metrics import MetricsLog, read_metrics
+from megaphi.engine.metrics import open_log, read_metrics
 from megaphi.engine.objective import Objective
 from megaphi.engine.resume import OpenWeights, RunData, resume
 from megaphi.engine.run_config import RunConfig
@@ -69,7 +69,7 @@ def training_loop(
     if step >= last:
         logger.info("step %d of %d is already done: nothing to train", step, run.run.steps)
         return RunResult(step=step, finished=step >= run.run.steps)
-    log = agreed(world, lambda: MetricsLog(Path(run.run.folder), after=step) if world.is_main else None)
+    log = agreed(world, lambda: open_log(run, after=step) if world.is_main else None)
     validation = None if data.validation is None else Validation(data.validation, run, world)
     bar = progress_bar(total=run.run.steps, initial=step, unit="step", label="train", visible=world.is_main)
     stop, times, activity = StopRequest(TimeLimit(run.run.time_limit)), _step_times(run, world), world.activity

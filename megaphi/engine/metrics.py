@@ -1,16 +1,21 @@
 """metrics.jsonl: one JSON object per step, in order, each step once, whatever happened in between.
 
 A run that continues from step k first drops the records after k: they belong to steps that will be taken again. The
-same numbers go to TensorBoard where a writer is given.
+same numbers go to boards: TensorBoard and, where a project is named, Weights & Biases. A run is not worth less for a
+board that does not work: that is said once, and the others go on.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from megaphi.config import to_plain
+from megaphi.engine.run_config import RunConfig
+from megaphi.engine.wandb_board import WandbBoard
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, write_text
 from megaphi.json_text import parse_json
@@ -36,19 +41,33 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
+class Board(Protocol):
+    """Where a run's numbers are looked at; may raise anything, and is not asked again then."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """One step's record."""
+        ...
+
+    def close(self) -> None:
+        """The run has ended."""
+        ...
+
+
 class MetricsLog:
-    """Appends to `folder/metrics.jsonl` and `folder/tensorboard`, from the record after step `after` on.
+    """Appends to `folder/metrics.jsonl` and to boards, from the record after step `after` on.
 
     A disk that is full does not end the run: what it does not take is kept, and written when it does.
     """
 
-    def __init__(self, folder: Path, *, after: int) -> None:
+    def __init__(self, folder: Path, *, after: int, boards: Mapping[str, Callable[[], Board]]) -> None:
         self.path = folder / "metrics.jsonl"
         kept = [record for record in read_metrics(self.path) if record["step"] <= after]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         self._waiting = b""
-        self._board: Any = _tensorboard(folder / "tensorboard", after=after)
+        self._boards: dict[str, Board] = {}
+        for name, opened in boards.items():
+            self._attempt(name, lambda opened=opened, name=name: self._boards.update({name: opened()}))
 
     def add(self, record: dict[str, Any]) -> None:
         """One step's record; with the operating system before the next step starts."""
@@ -60,16 +79,16 @@ class MetricsLog:
         except OSError as error:
             if not had_to_wait:
                 logger.error("%s cannot be written (%s): its lines wait in memory", self.path, error.strerror)
-        self._add_to_board(record)
+        for name, board in list(self._boards.items()):
+            self._attempt(name, partial(board.add, record))
 
-    def _add_to_board(self, record: dict[str, Any]) -> None:
+    def _attempt(self, name: str, use: Callable[[], object]) -> None:
+        """Use a board, for the last time if that fails."""
         try:
-            for name, value in record.items():
-                if name != "step" and self._board is not None:
-                    self._board.add_scalar(name, value, global_step=record["step"])
+            use()
         except Exception as error:
-            logger.error("tensorboard cannot be written (%s): it ends here, metrics.jsonl goes on", error)
-            self._board = None
+            self._boards.pop(name, None)
+            logger.error("%s fails (%s: %s): it ends here, metrics.jsonl has it all", name, type(error).__name__, error)
 
     def close(self) -> None:
         """Raises InputError if lines are still waiting."""
@@ -77,17 +96,33 @@ class MetricsLog:
             while self._waiting:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
         self._file.close()
-        with suppress(Exception):
-            if self._board is not None:
-                self._board.close()
+        for name, board in list(self._boards.items()):
+            self._attempt(name, board.close)
 
 
-def _tensorboard(folder: Path, *, after: int) -> Any:
-    """A writer for TensorBoard, or None where that does not work here: the run is not worth less for it."""
-    try:
+class TensorBoard:
+    """Event files, without what is after step `after`."""
+
+    def __init__(self, folder: Path, *, after: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(folder), purge_step=after + 1)
-    except Exception as error:
-        logger.error("no tensorboard (%s: %s), metrics.jsonl has it all", type(error).__name__, error)
-        return None
+        self._writer = SummaryWriter(str(folder), purge_step=after + 1)
+
+    def add(self, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, global_step=record["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def open_log(run: RunConfig, *, after: int) -> MetricsLog:
+    """The metrics of a run that goes on after step `after`, with the boards that it asks for."""
+    folder = Path(run.run.folder)
+    boards: dict[str, Callable[[], Board]] = {
+        "tensorboard": lambda: TensorBoard(folder / "tensorboard", after=after),
+    }
+    if run.wandb.project:
+        boards["wandb"] = lambda: WandbBoard(folder, run.wandb, config=to_plain(run), after=after)
+    return MetricsLog(folder, after=after, boards=boards)

@@ -17,7 +17,7 @@ class Progress:
     """How long the run goes on and what it leaves behind (config section `run`)."""
 
     folder: FilePath = "runs/phi4"
-    """Run folder: config.json, metrics.jsonl, checkpoints/, tensorboard/, loss.png, logs/ and steps/ of every rank."""
+    """Run folder: config.json, metrics.jsonl, checkpoints/, boards, loss.png, logs/ and steps/ of every rank."""
     steps: Annotated[int, Range(minimum=0)] = 0
     """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
     epochs: Annotated[float, Range(minimum=0)] = 0.0

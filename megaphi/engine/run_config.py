@@ -21,6 +21,7 @@ from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_tokenizer import Tokenizer
 from megaphi.engine.time_limit import limit_seconds
+from megaphi.engine.wandb_board import Wandb, check_wandb
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.own_code import digest_of, split_name
@@ -70,6 +71,7 @@ class RunConfig:
     bucket_parameters: Annotated[int, Range(minimum=0)] = 0
     """Parameters reduced and gathered together where that overlaps; 0: 40 million, at least 1 million a replica."""
     patience: Patience = field(default_factory=Patience)
+    wandb: Wandb = field(default_factory=Wandb)
 
 
 def check(run: RunConfig, *, world_size: int) -> RunConfig:
@@ -87,6 +89,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
     _check_saving(run)
     _check_kernels(run)
+    check_wandb(run.wandb)
     if check_kind(run) == "pretrain":
         if run.run.steps < 1:
             raise InputError(f"run.steps={run.run.steps}: must be at least 1")

@@ -11,13 +11,19 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megaphi.engine.loss_plot import plot_losses
-from megaphi.engine.metrics import MetricsLog, read_metrics
+from megaphi.engine.metrics import MetricsLog, TensorBoard, read_metrics
 from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar
 
 
+def open_metrics(folder, *, after=0):
+    return MetricsLog(
+        folder, after=after, boards={"tensorboard": lambda: TensorBoard(folder / "tensorboard", after=after)}
+    )
+
+
 def write(folder, steps, *, after, loss=1.0):
-    log = MetricsLog(folder, after=after)
+    log = open_metrics(folder, after=after)
     for step in steps:
         log.add({"step": step, "loss": loss / step})
     log.close()
@@ -44,7 +50,7 @@ def test_a_damaged_line_is_named(tmp_path):
 
 
 def test_records_are_on_disk_before_the_next_step(tmp_path):
-    log = MetricsLog(tmp_path, after=0)
+    log = open_metrics(tmp_path)
     log.add({"step": 1, "loss": 2.5})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 2.5}
     log.close()
@@ -62,7 +68,7 @@ def test_the_picture_shows_something(tmp_path):
 def test_lines_that_a_full_disk_refuses_wait_in_memory(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(logger, "error", lambda *words: said.append(words))
-    log = MetricsLog(tmp_path, after=0)
+    log = open_metrics(tmp_path)
     log.add({"step": 1, "loss": 3.0})
     disk = log._file
     with open("/dev/full", "ab", buffering=0) as full:
@@ -82,9 +88,9 @@ def test_lines_that_a_full_disk_refuses_wait_in_memory(tmp_path, monkeypatch):
 def test_a_board_that_does_not_work_costs_the_board(tmp_path, monkeypatch, broken):
     if broken == "import":
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    log = MetricsLog(tmp_path, after=0)
+    log = open_metrics(tmp_path)
     if broken == "write":
-        monkeypatch.setattr(log._board, "add_scalar", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(TensorBoard, "add", lambda *_: 1 / 0)
     log.add({"step": 1, "loss": 3.0})
     log.add({"step": 2, "loss": 2.0})
     log.close()
