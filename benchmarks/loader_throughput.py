@@ -1,5 +1,7 @@
 """Tokens per second of our loader, of a torch DataLoader over Megatron-Core's own datasets, and of DALI where it is.
 
+`native_npy`, `native_headerless` and `native_own_class` are our loader on the same tokens in other formats.
+
 All sides read the same .bin/.idx files (random tokens of Phi-4's vocabulary, document lengths log-normal, in the page
 cache), in the same mixture and batch shape, in this one process, in turn. Three figures each: tokens/s of a consumer
 that only takes batches; milliseconds to the first batch of a fresh iterator; and how long a consumer that is busy for
@@ -24,7 +26,7 @@ from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -41,6 +43,25 @@ VOCABULARY, END = 100_352, 100_257
 WEIGHTS = {"web": 0.15, "rewrites": 0.15, "synthetic": 0.40, "code": 0.20, "acquired": 0.10}
 MEDIAN_DOCUMENT, SIGMA = 600, 1.1
 """Tokens of the middle document, and sigma of the lengths' logarithm."""
+OWN_CLASS = """
+import numpy as np
+
+class Shard:
+    def __init__(self, path):
+        self.tokens = np.load(path, mmap_mode="r")
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def read(self, start, count):
+        return self.tokens[start : start + count]
+"""
+FORMATS: dict[str, tuple[str, Literal["uint32"] | None]] = {
+    "native_npy": ("{folder}/{name}.npy", None),
+    "native_headerless": ("{folder}/{name}.flat.bin", "uint32"),
+    "native_own_class": ("{folder}/own.py:Shard:{folder}/{name}.npy", None),
+}
+"""Side -> the path of a source's tokens, and the dtype that it must be told."""
 BUSY_SECONDS = 0.020
 COLUMNS = (
     "date device commit torch megatron-core dali tokens sequence_length micro_batch side tokens_per_s native_ratio"
@@ -98,6 +119,9 @@ def write_data(folder: Path, *, tokens: int) -> None:
                 ids[np.cumsum(lengths) - 1] = END
                 writer.add_documents(ids, lengths)
             writer.finish({"tokenizer": "random", "vocabulary_size": VOCABULARY})
+        (folder / f"{name}.flat.bin").hardlink_to(folder / f"{name}.bin")  # ids below 2^31: as int32, so as uint32
+        np.save(folder / f"{name}.npy", np.memmap(folder / f"{name}.bin", np.uint32, "r"))
+    (folder / "own.py").write_text(OWN_CLASS)
 
 
 def open_sides(folder: Path, *, sequence_length: int, micro_batch: int, samples: int) -> dict[str, Side]:
@@ -113,6 +137,9 @@ def open_sides(folder: Path, *, sequence_length: int, micro_batch: int, samples:
         "native": partial(native_batches, mixture, numbers),
         "native_direct": partial(direct_batches, mixture, numbers),
     }
+    for side, (path, dtype) in FORMATS.items():
+        other = open_ours(folder, sequence_length=sequence_length, path=path, dtype=dtype)
+        sides[side] = partial(native_batches, other, numbers)
     for workers in (0, 1, 2):
         sides[f"torch_{workers}"] = partial(torch_batches, dataset, micro_batch, samples, workers)
     if find_spec("nvidia") and find_spec("nvidia.dali"):
@@ -123,8 +150,13 @@ def open_sides(folder: Path, *, sequence_length: int, micro_batch: int, samples:
     return sides
 
 
-def open_ours(folder: Path, *, sequence_length: int) -> OpenMixture:
-    sources = [Source(name=name, weight=weight, paths=(str(folder / name),)) for name, weight in WEIGHTS.items()]
+def open_ours(
+    folder: Path, *, sequence_length: int, path: str = "{folder}/{name}", dtype: Literal["uint32"] | None = None
+) -> OpenMixture:
+    sources = [
+        Source(name=name, weight=weight, paths=(path.format(folder=folder, name=name),), dtype=dtype)
+        for name, weight in WEIGHTS.items()
+    ]
     return open_mixture(
         Mixture(sources=tuple(sources)),
         sequence_length=sequence_length,

@@ -1,4 +1,4 @@
-"""Python of the user's own, named as `my_file.py:name`: a recipe, an objective.
+"""Python of the user's own, named as `my_file.py:name`: a recipe, an objective, a dataset.
 
 The file is run once per process, with its folder on the module path, so that it can import what lies beside it.
 Whatever goes wrong in it (an import, the syntax, an exception, a name that is not there) is one message with file and
@@ -21,7 +21,7 @@ from megaphi.errors import InputError, did_you_mean
 
 Result = TypeVar("Result")
 _LOADED: dict[Path, ModuleType] = {}
-_KINDS = {"recipe": "function", "objective": "class"}
+_KINDS = {"recipe": "function", "objective": "class", "dataset": "class"}
 
 
 def is_own_code(name: str) -> bool:
@@ -30,7 +30,7 @@ def is_own_code(name: str) -> bool:
 
 
 def load_own(name: str, *, what: str) -> Callable[..., Any]:
-    """The function or class that `my_file.py:name` means; `what` it is for: a recipe or an objective.
+    """The function or class that `my_file.py:name` means; `what` it is for, of `_KINDS`.
 
     Raises:
         InputError: there is no such file or name, or the file cannot be run.

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from megaphi.cli.inspect_conversations import add_conversation_arguments, show_conversations
+from megaphi.cli.inspect_dataset import add_dataset_arguments, show_dataset
 from megaphi.config import user_path
-
-if TYPE_CHECKING:
-    from megaphi.data.indexed_dataset import IndexedDataset
 
 HELP = "what a checkpoint, dataset or conversation holds; which rank is slow; how two runs differ"
 EXAMPLE = """examples:
@@ -21,6 +18,7 @@ EXAMPLE = """examples:
   megaphi inspect checkpoint runs/quickstart/run/checkpoints/step_00000150 --tensors --files
   megaphi inspect dataset data/web                               a dataset (prefix of .bin/.idx)
   megaphi inspect dataset data/web --document 3                  one document as text
+  megaphi inspect dataset data/web.npy --document-end 100257     a file without a list of documents
   megaphi inspect conversations chats.jsonl                      which tokens are trained
   megaphi inspect conversations pairs.parquet --pairs            preference pairs
   megaphi inspect ranks runs/quickstart/run                      times of every rank, the slow one named
@@ -39,19 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     checkpoint.add_argument("--tensors", action="store_true", help="list every tensor")
     checkpoint.add_argument("--files", action="store_true", help="list every file with its SHA-256")
-    dataset = kinds.add_parser("dataset", help="tokens, documents, lengths, tokenizer")
-    dataset.add_argument(
-        "path", type=user_path, metavar="PREFIX", help="path of the .bin/.idx pair, with or without its ending"
-    )
-    dataset.add_argument("--document", type=int, metavar="N", help="print document N as text")
-    dataset.add_argument(
-        "--tokenizer",
-        default="phi4",
-        type=user_path,
-        metavar="PATH",
-        help="folder with tokenizer.json (default phi4: Phi-4's)",
-    )
-    dataset.add_argument("--vocabulary", type=int, metavar="V", help="if the dataset does not say so itself")
+    add_dataset_arguments(kinds.add_parser("dataset", help="tokens, documents, lengths, tokenizer"))
     add_conversation_arguments(kinds.add_parser("conversations", help="which tokens are trained; preference pairs"))
     ranks = kinds.add_parser("ranks", help="what each rank spends its steps with; who is slow")
     ranks.add_argument("path", type=user_path, metavar="RUN", help="a run folder")
@@ -77,42 +63,4 @@ def run(arguments: argparse.Namespace) -> int:
         from megaphi.cli.inspect_diff import show_difference
 
         return show_difference(Path(arguments.left), Path(arguments.right), weights=arguments.weights)
-    from megaphi.data.indexed_dataset import IndexedDataset
-
-    path = Path(arguments.path)
-    dataset = IndexedDataset(path.with_suffix("") if path.suffix in (".idx", ".bin") else path)
-    if arguments.document is not None:
-        return _show_document(dataset, arguments.document, arguments)
-    return _show_dataset(dataset)
-
-
-def _show_dataset(dataset: IndexedDataset) -> int:
-    dataset.files.index.will_be_read_through()
-    lengths = dataset.sequence_lengths
-    print(f"dataset      {dataset.prefix}")
-    print(f"tokens       {dataset.token_count:,} ({dataset.dtype}, {dataset.token_count * dataset.dtype.itemsize:,} B)")
-    print(f"documents    {dataset.document_count:,}")
-    if len(lengths):
-        print(f"lengths      shortest {lengths.min():,}, mean {lengths.mean():,.1f}, longest {lengths.max():,}")
-    for name, value in (dataset.description or {"description": "none (no .json beside it)"}).items():
-        if not isinstance(value, list | dict):
-            print(f"{name:<12} {value}")
-    print(f"fingerprint  {dataset.fingerprint}")
-    return 0
-
-
-def _show_document(dataset: IndexedDataset, number: int, arguments: argparse.Namespace) -> int:
-    from megaphi.errors import InputError
-    from megaphi.tokenizer.open_tokenizer import PHI4, open_path
-
-    if not 0 <= number < dataset.document_count:
-        raise InputError(f"--document {number}: {dataset.prefix} has documents 0 to {dataset.document_count - 1}")
-    described = dataset.description or {}
-    size = arguments.vocabulary or described.get("vocabulary_size")
-    if size is None and arguments.tokenizer == PHI4:
-        raise InputError(f"{dataset.prefix} does not say which vocabulary it was made with: give --vocabulary")
-    tokenizer = open_path(arguments.tokenizer, vocabulary=size if arguments.tokenizer == PHI4 else None)
-    if described.get("tokenizer") not in (None, tokenizer.fingerprint):
-        raise InputError(f"{dataset.prefix} was made with another tokenizer than {arguments.tokenizer}: --tokenizer")
-    print(tokenizer.decode(dataset.document(number).tolist()))
-    return 0
+    return show_dataset(arguments)

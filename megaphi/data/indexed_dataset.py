@@ -17,13 +17,25 @@ import os
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi.data.token_files import DatasetFiles, explain_read_failure, open_local_files, read_pieces
+from megaphi.data.token_dataset import DatasetFormat, DocumentIndex, TokenLayout
+from megaphi.data.token_files import (
+    DatasetFiles,
+    TokenFile,
+    is_url,
+    open_local_files,
+    read_run,
+    read_runs,
+    sampled,
+)
 from megaphi.errors import InputError
+
+if TYPE_CHECKING:
+    from megaphi.data.remote import RemoteStore
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -44,10 +56,6 @@ CODE_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_CODE.items()}
 LONGEST_DOCUMENT = (1 << 31) - 1
 CHECKED_POINTERS = 16
 """Pointers compared with their neighbours when a dataset is opened: all of a small index, a spread of a large one."""
-FINGERPRINT_BLOCK = 1 << 12
-FINGERPRINT_BLOCKS = 16
-FINGERPRINT_WHOLE = 1 << 18
-"""Files up to this many bytes are part of a fingerprint as a whole."""
 
 
 def best_dtype(vocabulary_size: int) -> np.dtype[Any]:
@@ -66,9 +74,12 @@ class IndexedDataset:
     and, from then on, wherever a file turns out to be shorter than it was.
     """
 
+    first_byte = 0
+    has_documents = True
+
     def __init__(self, prefix: str | os.PathLike[str], *, files: DatasetFiles | None = None) -> None:
         """`files`: where they are not PREFIX.bin and PREFIX.idx of the file system (`remote.py`)."""
-        self.prefix = os.fspath(prefix)
+        self.prefix = self.name = os.fspath(prefix)
         self.files = files or open_local_files(self.prefix)
         try:
             self._read_index()
@@ -108,6 +119,10 @@ class IndexedDataset:
         self.files.index.close()
 
     @property
+    def data(self) -> TokenFile:
+        return self.files.data
+
+    @property
     def document_count(self) -> int:
         return len(self.document_indices) - 1
 
@@ -130,13 +145,20 @@ class IndexedDataset:
             raise InputError(
                 f"{self.files.index.name} is damaged: document {numbers_N[np.argmax(wrong_N)]:,} is no part of the .bin"
             )
-        return self._read(start_N, end_N - start_N), (end_N - start_N) // self.dtype.itemsize
+        return read_runs(self.data, start_N, end_N - start_N).view(self.dtype), (end_N - start_N) // self.dtype.itemsize
 
     def tokens(self, start: int, count: int) -> NDArray[Any]:
         """`count` tokens from token `start` of the whole .bin on, in the stored dtype."""
         if not 0 <= start <= start + count <= self.token_count:
             raise IndexError(f"tokens {start} .. {start + count} of {self.prefix}, which has {self.token_count}")
-        return self._read(*(np.array([value * self.dtype.itemsize]) for value in (start, count)))
+        width = self.dtype.itemsize
+        return read_run(self.data, start * width, count * width).view(self.dtype)
+
+    def document_index(self, start_N: NDArray[np.int64], count_N: NDArray[np.int64]) -> DocumentIndex:
+        """All of the index, whatever the runs: it is mapped."""
+        self.files.index.check_size()
+        pointers, documents, size = self.sequence_pointers, self.document_indices, self.data.size
+        return DocumentIndex(pointers, documents, size, self.dtype.itemsize, self.files.index.name)
 
     def _first_byte(self, sequence_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where these sequences begin in the .bin; the one after the last begins at its end."""
@@ -145,17 +167,6 @@ class IndexedDataset:
         byte_N = np.where(sequence_N == sequences, end, -1)
         byte_N[inside_N] = self.sequence_pointers[sequence_N[inside_N]]
         return byte_N
-
-    def _read(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> NDArray[Any]:
-        out = np.empty(int(bytes_N.sum()), dtype=np.uint8)
-        with self.files.data.pieces(offset_N, bytes_N) as pieces:
-            failure = read_pieces(pieces, out)
-        if failure is not None:
-            kind, piece, byte, value = failure
-            name, where = self.files.data.name, int(pieces.run_P[piece])
-            before = int(pieces.bytes_P[:piece][pieces.run_P[:piece] == where].sum())
-            raise InputError(explain_read_failure(name, kind, byte=int(offset_N[where]) + before + byte, value=value))
-        return out.view(self.dtype)
 
     @functools.cached_property
     def description(self) -> dict[str, Any] | None:
@@ -173,22 +184,14 @@ class IndexedDataset:
         digest = hashlib.sha256()
         index, data = self.files.index, self.files.data
         index.check_size()
-        starts, count = _sampled(len(index.content))
+        starts, count = sampled(len(index.content))
         digest.update(len(index.content).to_bytes(8, "little"))
         for start in starts:
             digest.update(index.content[start : start + count].tobytes())
         digest.update(data.size.to_bytes(8, "little"))
-        for block in data.samples(*_sampled(data.size)):
+        for block in data.samples(*sampled(data.size)):
             digest.update(block)
         return digest.hexdigest()
-
-
-def _sampled(size: int) -> tuple[list[int], int]:
-    """Where the blocks of a fingerprint begin in a file of `size` bytes, and how long they are."""
-    if size <= FINGERPRINT_WHOLE:
-        return [0], size
-    last = size - FINGERPRINT_BLOCK
-    return [last * block // (FINGERPRINT_BLOCKS - 1) for block in range(FINGERPRINT_BLOCKS)], FINGERPRINT_BLOCK
 
 
 def _read_header(index: NDArray[np.uint8], path: str) -> tuple[np.dtype[Any], int, int]:
@@ -233,3 +236,24 @@ def _check_pair(dataset: IndexedDataset) -> None:
     if sequences and (pointers[0] != 0 or (ends != starts_of_next).any() or (lengths[some] < 0).any()):
         wrong = int(some[np.argmax(ends != starts_of_next)])
         raise InputError(f"{path} is damaged: its pointers do not match its lengths (near sequence {wrong:,})")
+
+
+def open_indexed_pair(prefix: str, layout: TokenLayout, remote: RemoteStore) -> IndexedDataset:
+    """The pair of a prefix, on disk or in object storage, which says itself all that a source could say of it.
+
+    Raises:
+        InputError: a file is missing or damaged, or the source names a dtype or what ends documents.
+    """
+    for field, value, said in (
+        ("dtype", layout.dtype, "what its tokens are"),
+        ("document_end", layout.document_end, "where documents begin"),
+    ):
+        if value is not None:
+            raise InputError(
+                f"{prefix}.idx says itself {said}: leave the source's {field}={value} out, which is for formats"
+                " without an index"
+            )
+    return IndexedDataset(prefix, files=remote.open(prefix) if is_url(prefix) else None)
+
+
+INDEXED_PAIR = DatasetFormat(lambda path: True, lambda path: path + ".idx", open_indexed_pair)

@@ -57,9 +57,10 @@ class DatasetRecord:
     """One dataset of a source."""
 
     name: str
-    """Its prefix, to name it in messages."""
+    """Its path, to name it in messages."""
     tokens: int
-    documents: int
+    documents: int | None
+    """None where its format does not say."""
     fingerprint: str
 
 

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from megaphi.data.compiled import compiled
 from megaphi.data.indexed_dataset import IndexedDataset
 from megaphi.data.reader import Runs
+from megaphi.data.token_dataset import TokenDataset
 from megaphi.errors import InputError
 from megaphi.log import logger
 
@@ -50,7 +51,7 @@ class LegacyOrder:
         self,
         names: Sequence[str],
         weights: Sequence[float] | None,
-        datasets: Sequence[Sequence[IndexedDataset]],
+        datasets: Sequence[Sequence[TokenDataset]],
         *,
         sequence_length: int,
         seed: int,
@@ -273,11 +274,16 @@ def document_range(documents: int, document_split: str | None, split: LegacySpli
     return range(round(bounds[place] * float(documents)), round(bounds[place + 1] * float(documents)))
 
 
-def one_dataset(name: str, datasets: Sequence[IndexedDataset]) -> IndexedDataset:
+def one_dataset(name: str, datasets: Sequence[TokenDataset]) -> IndexedDataset:
     if len(datasets) != 1:
         raise InputError(
             f"source {name!r} has {len(datasets)} datasets, but in Megatron's order each has a weight of its own: make"
             " every dataset a source, with the weight it had on Megatron's command line, in the same order"
+        )
+    if not isinstance(datasets[0], IndexedDataset):
+        raise InputError(
+            f"source {name!r}: mixture.order=megatron shuffles the documents that an index lists, and"
+            f" {datasets[0].name} has none. Megatron reads .bin/.idx pairs only; use mixture.order=keyed"
         )
     return datasets[0]
 

@@ -22,8 +22,10 @@ from megaphi.data.order import ORDER_VERSION
 from megaphi.data.reader import TokenReader
 from megaphi.data.run_order import RunOrder, SourceTokens
 from megaphi.data.stages import StageSpan, single_stage
-from megaphi.data.streams import TokenStream, open_streams
+from megaphi.data.streams import SAMPLED_TOKENS, TokenStream, open_streams
+from megaphi.data.token_dataset import TokenLayout
 from megaphi.errors import InputError
+from megaphi.log import logger
 
 SampleOrder = RunOrder | LegacyRun
 
@@ -33,7 +35,8 @@ class SourceSize(NamedTuple):
 
     name: str
     tokens: int
-    documents: int
+    documents: int | None
+    """None where its format does not say."""
     datasets: int
 
 
@@ -129,7 +132,7 @@ class OpenMixture:
         return {
             source.name: tuple(
                 DatasetRecord(
-                    name=str(dataset.prefix),
+                    name=dataset.name,
                     tokens=dataset.token_count,
                     documents=dataset.document_count,
                     fingerprint=dataset.fingerprint,
@@ -200,19 +203,43 @@ def open_mixture(
     chosen = [source for source in mixture.sources if paths_of(source, split)]
     if split == "training" and len(chosen) < len(mixture.sources):
         empty = next(source for source in mixture.sources if not source.paths)
-        raise InputError(f"mixture.sources.{empty.name}.paths is empty: name at least one dataset prefix")
+        raise InputError(f"mixture.sources.{empty.name}.paths is empty: name at least one dataset")
     if not chosen:
         raise InputError("no source of the mixture has validation_paths: name held-out datasets, or do not validate")
     streams = open_streams(
         {source.name: paths_of(source, split) for source in chosen},
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocabulary_size=vocabulary_size,
+        layouts={item.name: TokenLayout(dtype=item.dtype, document_end=item.document_end) for item in chosen},
         remote=mixture.remote,
     )
+    _check_documents(mixture, chosen, streams, vocabulary_size=vocabulary_size)
     spans = stages or (single_stage(chosen, sequence_length=sequence_length, samples=total_samples),)
     order = _order(mixture, streams, spans, seed=seed, split=split)
     reader = TokenReader(streams)
     return OpenMixture(mixture, chosen, streams, reader, order, spans=spans, vocabulary_size=vocabulary_size)
+
+
+def _check_documents(
+    mixture: Mixture, sources: Sequence[Source], streams: Sequence[TokenStream], *, vocabulary_size: int
+) -> None:
+    """Refuse to tell documents apart where nothing says where they begin; doubt an end that does not come."""
+    asked = [name for name in ("isolate_documents", "reset_positions", "mask_document_ends") if getattr(mixture, name)]
+    for source, stream in zip(sources, streams, strict=True):
+        end, field = source.document_end, f"mixture.sources.{source.name}.document_end"
+        if end is not None and end >= vocabulary_size:
+            raise InputError(f"{field}={end}, but the model's vocabulary is {vocabulary_size}")
+        for dataset in stream.datasets if asked else ():
+            if not dataset.has_documents:
+                raise InputError(
+                    f"mixture.{asked[0]}=true: {dataset.name} does not say where documents begin. Set {field} to the"
+                    " token id that ends each of them"
+                )
+        if asked and end is not None:
+            first = stream.datasets[0]
+            count = min(first.token_count, SAMPLED_TOKENS)
+            if len(first.document_index(np.array([0]), np.array([count])).pointers_K) == 1:
+                logger.warning("%s=%d: not among the first %d tokens of %s", field, end, count, first.name)
 
 
 def _order(

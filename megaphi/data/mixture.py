@@ -26,9 +26,13 @@ class Source:
     weight: Annotated[float, Range(above=0)]
     """Share of the training samples, in any unit: weights are divided by their sum."""
     paths: tuple[FilePath, ...]
-    """Prefixes of the .bin/.idx pairs, read as one stream in this order."""
+    """Prefixes of .bin/.idx pairs, .npy files, .bin files without index or my_file.py:MyClass, read in this order."""
     validation_paths: tuple[FilePath, ...] = ()
-    """Prefixes held out for validation; a source without any takes no part in it."""
+    """The same, held out for validation; a source without any takes no part in it."""
+    dtype: Literal["uint16", "uint32"] | None = None
+    """Of the tokens in its files that have no index and no header."""
+    document_end: Annotated[int, Range(minimum=0)] | None = None
+    """The token id that ends every document, in formats that do not list documents (all but .bin/.idx)."""
     unique_tokens: Annotated[int, Range(minimum=1)] | None = None
     """Tokens that the source is expected to hold; a dry run counts epochs with it where the files are not there."""
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 from megaphi.data.blend import Blend
@@ -123,16 +122,20 @@ def report_mixture(
 
 def unique_tokens(source: Source) -> UniqueTokens:
     """Tokens that a source holds: counted in its files if all are there, else the number that its recipe expects."""
-    from megaphi.data.indexed_dataset import IndexedDataset
+    from megaphi.data.dataset_formats import is_there, open_dataset
     from megaphi.data.remote import RemoteStore
-    from megaphi.data.source_paths import find_datasets, is_url
+    from megaphi.data.source_paths import find_datasets
+    from megaphi.data.token_dataset import TokenLayout
+    from megaphi.data.token_files import is_url
 
     listed = []
     if not any(map(is_url, source.paths)):
         with suppress(InputError):  # a glob that matches nothing yet
             listed = find_datasets(source.paths, source=source.name, remote=RemoteStore())
-    if listed and all(Path(f"{dataset.prefix}.idx").is_file() for dataset in listed):
-        return UniqueTokens(sum(IndexedDataset(dataset.prefix).token_count for dataset in listed), True)
+    if listed and all(is_there(dataset.path) for dataset in listed):
+        layout = TokenLayout(dtype=source.dtype, document_end=source.document_end)
+        datasets = [open_dataset(dataset.path, layout=layout) for dataset in listed]
+        return UniqueTokens(sum(dataset.token_count for dataset in datasets), True)
     return UniqueTokens(source.unique_tokens, False)
 
 

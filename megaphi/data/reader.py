@@ -2,16 +2,17 @@
 
 `windows` turns (source, first token) into runs: stretches of one dataset, of which a row has more than one only where
 it crosses the end of a dataset or of the ring. `read` and `document_ids` turn runs into arrays, in C++ without the GIL
-(`csrc/index`). Nothing is remembered between calls, so threads may share a reader. Documents are found by the pointers
-of the index, so their tokens need no end marker. Remote datasets differ in one thing: their runs are cut where their
-cached blocks end (`remote.py`). Legend: B rows asked for, N runs, P pieces of runs, D datasets, S sources.
+(`csrc/index`). Nothing is remembered between calls, so threads may share a reader. What a dataset is stored in is its
+own affair (`token_dataset.py`): here it is tokens from some byte of a file on, and what tells where documents begin.
+Remote datasets differ in one thing: their runs are cut where their cached blocks end (`remote.py`). Legend: B rows
+asked for, N runs, P pieces of runs, D datasets, S sources.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,7 +43,8 @@ class TokenReader:
         self.datasets = [dataset for stream in streams for dataset in stream.datasets]
         self._source_names = [stream.name for stream in streams for _ in stream.datasets]
         self._itemsize_D = np.array([dataset.dtype.itemsize for dataset in self.datasets])
-        self._code_D = np.array([CODE_OF_DTYPE[dataset.dtype] for dataset in self.datasets])
+        self._code_D = np.array([code_of(dataset.dtype) for dataset in self.datasets])
+        self._first_byte_D = np.array([dataset.first_byte for dataset in self.datasets])
         counts_D = np.array([dataset.token_count for dataset in self.datasets], dtype=np.int64)
         # All tokens of all sources on one line: source s is [first_S[s], first_S[s] + size_S[s]) of it.
         self._end_D = np.cumsum(counts_D)
@@ -53,7 +55,7 @@ class TokenReader:
     @property
     def is_remote(self) -> bool:
         """Whether any dataset is in object storage."""
-        return any(not isinstance(dataset.files.data, LocalTokens) for dataset in self.datasets)
+        return any(dataset.data.is_remote for dataset in self.datasets)
 
     def windows(self, source_B: ArrayLike, start_token_B: ArrayLike, count: int) -> Runs:
         """Rows of `count` tokens as runs: row b begins at token `start_token_B[b]` of source `source_B[b]`."""
@@ -78,11 +80,12 @@ class TokenReader:
     def prepare(self, runs: Runs) -> None:
         """These runs will be read soon: start to fetch what is not on this machine."""
         for number in np.unique(runs.dataset_N):
-            data = self.datasets[number].files.data
-            if not isinstance(data, LocalTokens):
+            data = self.datasets[number].data
+            if data.is_remote:
                 mine = runs.dataset_N == number
                 itemsize = self._itemsize_D[number]
-                data.prepare(runs.start_N[mine] * itemsize, runs.count_N[mine] * itemsize)
+                offset_N = self._first_byte_D[number] + runs.start_N[mine] * itemsize
+                data.prepare(offset_N, runs.count_N[mine] * itemsize)
 
     def read(
         self, runs: Runs, *, rows: int, count: int, vocabulary_size: int
@@ -114,22 +117,21 @@ class TokenReader:
     def document_ids(self, runs: Runs, *, rows: int, count: int) -> NDArray[np.int32]:
         """Number of the document that each token belongs to, 0, 1, 2, .. along each row: int32 [rows, count].
 
-        The next document begins where the index says so, and with every run of a row but the first: at the seam of two
-        datasets, or of the ring's end and its beginning.
+        The next document begins where its dataset says so, and with every run of a row but the first: at the seam of
+        two datasets, or of the ring's end and its beginning.
         """
         chosen, index_N = np.unique(runs.dataset_N, return_inverse=True)
-        indices = []
-        for number in chosen:
-            dataset = self.datasets[number]
-            dataset.files.index.check_size()
-            size = dataset.files.data.size
-            indices.append((dataset.sequence_pointers, dataset.document_indices, size, dataset.dtype.itemsize))
+        indices = [
+            self.datasets[number].document_index(runs.start_N[index_N == place], runs.count_N[index_N == place])
+            for place, number in enumerate(chosen)
+        ]
+        tables = [(index.pointers_K, index.documents_D, index.bytes, index.token_bytes) for index in indices]
         ids, failure = compiled().document_ids(
-            indices, runs.row_N, index_N, runs.start_N, runs.count_N, rows=rows, columns=count
+            tables, runs.row_N, index_N, runs.start_N, runs.count_N, rows=rows, columns=count
         )
         if failure is not None:
             run, sequence = failure
-            name = self.datasets[runs.dataset_N[run]].files.index.name
+            name = indices[index_N[run]].name
             raise InputError(f"{name} is damaged: its pointers do not ascend near sequence {sequence:,}")
         return ids
 
@@ -138,8 +140,9 @@ class TokenReader:
         """Where to read the runs, and the dtype code of each file; files are open inside the block."""
         chosen, file_N = np.unique(runs.dataset_N, return_inverse=True)
         itemsize_N = self._itemsize_D[runs.dataset_N]
-        offset_N, bytes_N = runs.start_N * itemsize_N, runs.count_N * itemsize_N
-        sources = [self.datasets[number].files.data for number in chosen]
+        offset_N = self._first_byte_D[runs.dataset_N] + runs.start_N * itemsize_N
+        bytes_N = runs.count_N * itemsize_N
+        sources = [self.datasets[number].data for number in chosen]
         local = [data.descriptor for data in sources if isinstance(data, LocalTokens)]
         if len(local) == len(sources):
             yield Pieces(local, file_N, offset_N, bytes_N, np.arange(len(offset_N))), self._code_D[chosen]
@@ -163,13 +166,21 @@ class TokenReader:
         """What went wrong, where: the piece and the byte in it as a token of a file."""
         run = int(pieces.run_P[piece])
         number = int(runs.dataset_N[run])
-        name, itemsize = self.datasets[number].files.data.name, int(self._itemsize_D[number])
+        dataset, itemsize = self.datasets[number], int(self._itemsize_D[number])
+        name = dataset.data.name
         byte += int(pieces.bytes_P[:piece][pieces.run_P[:piece] == run].sum())
-        byte += int(runs.start_N[run]) * itemsize
+        token = int(runs.start_N[run]) + byte // itemsize
+        byte += dataset.first_byte + int(runs.start_N[run]) * itemsize
         where = f"source {self._source_names[number]!r}: "
         if kind != "wrong token":
             return where + explain_read_failure(name, kind, byte=byte, value=value)
+        value = int(np.int64(value).astype(dataset.dtype))
         return where + (
-            f"{name} holds token {value} at token {byte // itemsize:,} (byte {byte:,}), but the model's vocabulary is"
+            f"{name} holds token {value} at token {token:,} (byte {byte:,}), but the model's vocabulary is"
             f" {vocabulary_size}: the file is damaged, or was made with another vocabulary"
         )
+
+
+def code_of(dtype: np.dtype[Any]) -> int:
+    """Megatron's code of a dtype. It has none for uint32, which is read as int32: no vocabulary reaches 2^31."""
+    return CODE_OF_DTYPE[np.dtype("<i4") if dtype == np.dtype("<u4") else dtype]

@@ -112,13 +112,19 @@ class RemoteStore:
 
     def open(self, prefix: str) -> DatasetFiles:
         """The files of a dataset: its index from the cache, fetched where it is not there."""
-        index, data = (RemoteTokens(self, prefix + ending) for ending in (".idx", ".bin"))
+        hint = " (a dataset is a pair of .bin and .idx)"
+        index, data = (RemoteTokens(self, prefix + ending, hint=hint) for ending in (".idx", ".bin"))
         descriptor = index.whole()
         path = self.cache.folder / index.key / "index"
         mapped = MappedFile(path, descriptor, name=index.name, size=index.size)
-        return DatasetFiles(mapped, data, functools.partial(self._read_description, f"{prefix}.json"))
+        return DatasetFiles(mapped, data, functools.partial(self.read_description, f"{prefix}.json"))
 
-    def _read_description(self, url: str) -> dict[str, Any] | None:
+    def tokens(self, url: str) -> RemoteTokens:
+        """One file of tokens; raises InputError where there is none."""
+        return RemoteTokens(self, url)
+
+    def read_description(self, url: str) -> dict[str, Any] | None:
+        """What the .json beside a dataset says; None where there is none."""
         try:
             return parse_json(self.read(url))
         except FileNotFoundError:
@@ -166,14 +172,16 @@ class RemoteStore:
 class RemoteTokens:
     """One remote file (`token_files.TokenFile`), read through the cache."""
 
-    def __init__(self, store: RemoteStore, url: str) -> None:
+    is_remote = True
+
+    def __init__(self, store: RemoteStore, url: str, *, hint: str = "") -> None:
         self.name = url
         self._store = store
         self._system, self._path = open_file_system(url)
         try:
             self._version = self._version_now()
         except FileNotFoundError:
-            raise InputError(f"dataset file not found: {url} (a dataset is a pair of .bin and .idx)") from None
+            raise InputError(f"dataset file not found: {url}{hint}") from None
         self.size = int(self._version["size"])
         meaning = json.dumps([url, self._version, store.settings.block_bytes])
         self.key = hashlib.sha256(meaning.encode()).hexdigest()[:32]

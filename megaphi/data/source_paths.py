@@ -1,12 +1,14 @@
-"""What the paths of a source may say, turned into prefixes of .bin/.idx pairs.
+"""What the paths of a source may say, turned into a list of datasets.
 
-    data/web                    the prefix of one pair
-    data/web_*                  a glob: every prefix that matches and has a .idx, web_2 before web_10
+    data/web                    the prefix of one pair of .bin and .idx
+    data/web.npy                any other format of `dataset_formats.py`, by its ending: .npy, .bin
+    data/web_*                  a glob: every prefix that matches and has a .idx, web_2 before web_10; or web_*.npy
+    my_data.py:Shards:ARGUMENT  a class that reads tokens, and what it is made with
     data/web.manifest.json      {"datasets": ["web_1", {"prefix": "web_2", "tokens": 7, "fingerprint": "ab.."}]}
     data/web.txt                one prefix per line; # begins a comment
     s3://bucket/web_*           any of these where fsspec finds them: s3, gs, https, memory, file, ...
 
-Prefixes in a manifest are relative to its folder. Tokens and fingerprint may be left out; where they are given, the
+Paths in a manifest are relative to its folder. Tokens and fingerprint may be left out; where they are given, the
 dataset must have them. The order of the list is the order of the tokens, so it decides what is in a batch.
 """
 
@@ -16,11 +18,14 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from megaphi.data.indexed_dataset import IndexedDataset
-from megaphi.data.token_files import with_ending
+from megaphi.data.dataset_formats import format_of, open_dataset
+from megaphi.data.indexed_dataset import INDEXED_PAIR
+from megaphi.data.own_dataset import OWN_DATASET
+from megaphi.data.token_files import is_url, with_ending
 from megaphi.errors import InputError
 from megaphi.files import write_json
 from megaphi.json_text import parse_json
@@ -32,7 +37,8 @@ MANIFEST_ENDINGS = (".manifest.json", ".txt")
 class ListedDataset(NamedTuple):
     """A dataset of a source, and what its manifest says of it."""
 
-    prefix: str
+    path: str
+    """As `dataset_formats.open_dataset` takes it."""
     tokens: int | None = None
     fingerprint: str | None = None
     manifest: str | None = None
@@ -46,10 +52,6 @@ class RemoteFiles(Protocol):
     def read(self, url: str) -> bytes: ...
 
 
-def is_url(path: str) -> bool:
-    return "://" in path
-
-
 def find_datasets(entries: Iterable[str], *, source: str, remote: RemoteFiles) -> list[ListedDataset]:
     """The datasets of a source, in order; `source` names it in messages.
 
@@ -60,16 +62,16 @@ def find_datasets(entries: Iterable[str], *, source: str, remote: RemoteFiles) -
     for entry in entries:
         if _is_manifest(entry):
             found += read_manifest(entry, remote=remote)
-        elif glob.has_magic(entry) and not (not is_url(entry) and with_ending(entry, ".idx").exists()):
-            found += [ListedDataset(prefix) for prefix in _matches(entry, source=source, remote=remote)]
+        elif _is_glob(entry):
+            found += [ListedDataset(path) for path in _matches(entry, source=source, remote=remote)]
         else:
             found.append(ListedDataset(entry))
     seen: set[str] = set()
     for dataset in found:
-        place = dataset.prefix if is_url(dataset.prefix) else os.path.abspath(dataset.prefix)  # noqa: PTH100
+        place = dataset.path if is_url(dataset.path) else os.path.abspath(dataset.path)  # noqa: PTH100
         if place in seen:
             raise InputError(
-                f"source {source!r} names the dataset {dataset.prefix} twice: its tokens would come twice in every"
+                f"source {source!r} names the dataset {dataset.path} twice: its tokens would come twice in every"
                 " epoch. Name it once (a larger weight repeats a source)"
             )
         seen.add(place)
@@ -78,20 +80,28 @@ def find_datasets(entries: Iterable[str], *, source: str, remote: RemoteFiles) -
 
 def _is_manifest(entry: str) -> bool:
     is_prefix = not is_url(entry) and with_ending(entry, ".idx").exists()
-    return entry.endswith(MANIFEST_ENDINGS) and not is_prefix
+    return entry.endswith(MANIFEST_ENDINGS) and not is_prefix and not OWN_DATASET.claims(entry)
+
+
+def _is_glob(entry: str) -> bool:
+    is_prefix = not is_url(entry) and with_ending(entry, ".idx").exists()
+    return glob.has_magic(entry) and not is_prefix and not OWN_DATASET.claims(entry)
 
 
 def _matches(pattern: str, *, source: str, remote: RemoteFiles) -> list[str]:
-    """Prefixes with a .idx, numbers in their names counting as numbers."""
+    """Datasets whose marker is there, numbers in their names counting as numbers."""
     find = remote.glob if is_url(pattern) else _glob_files
-    found = {path.removesuffix(".idx") for path in find(pattern + ".idx")}
+    looked_for = format_of(pattern).marker(pattern)
+    ending = looked_for.removeprefix(pattern)
+    found = {path.removesuffix(ending) for path in find(looked_for)}
     if not found:
         raise InputError(
-            f"source {source!r}: no dataset matches {pattern} (looked for {pattern}.idx): check the folder and the name"
+            f"source {source!r}: no dataset matches {pattern} (looked for {looked_for}): check the folder and the name"
         )
-    unfinished = {path.removesuffix(".bin") for path in find(pattern + ".bin")} - found
-    if unfinished:
-        logger.warning("source %r: %s.bin has no .idx: left out", source, min(unfinished))
+    if looked_for == INDEXED_PAIR.marker(pattern):
+        unfinished = {path.removesuffix(".bin") for path in find(pattern + ".bin")} - found
+        if unfinished:
+            logger.warning("source %r: %s.bin has no .idx: left out", source, min(unfinished))
     return sorted(found, key=natural_order)
 
 
@@ -161,7 +171,7 @@ def write_manifest(path: str | os.PathLike[str], prefixes: Sequence[str | os.Pat
     if not os.fspath(path).endswith(".manifest.json"):
         raise InputError(f"{os.fspath(path)} is no name for a manifest: it must end with .manifest.json")
     for prefix in prefixes:
-        with IndexedDataset(prefix) as dataset:
+        with closing(open_dataset(os.fspath(prefix))) as dataset:
             relative = os.path.relpath(prefix, folder)
             entries.append({"prefix": relative, "tokens": dataset.token_count, "fingerprint": dataset.fingerprint})
     write_json(path, {"datasets": entries})

@@ -26,8 +26,13 @@ from numpy.typing import NDArray
 from megaphi.data.compiled import compiled
 from megaphi.errors import InputError
 from megaphi.files import read_json
+from megaphi.own_code import is_own_code
 
 CHANGED = "it was changed or cut while in use: put the file back as it was, or start again with the new one"
+FINGERPRINT_BLOCK = 1 << 12
+FINGERPRINT_BLOCKS = 16
+FINGERPRINT_WHOLE = 1 << 18
+"""Files up to this many bytes are part of a fingerprint as a whole."""
 
 
 class Pieces(NamedTuple):
@@ -42,11 +47,13 @@ class Pieces(NamedTuple):
 
 
 class TokenFile(Protocol):
-    """The bytes of a .bin, wherever they are."""
+    """The bytes of tokens, wherever they are: what a `TokenDataset` is read from."""
 
     name: str
     """Path or URL, for messages."""
     size: int
+    is_remote: bool
+    """Whether `prepare` is worth a call."""
 
     def pieces(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> AbstractContextManager[Pieces]:
         """Where to read these runs of bytes; the descriptors are open inside the block."""
@@ -73,7 +80,9 @@ class DatasetFiles:
 
 
 class LocalTokens:
-    """A .bin on a file system: one descriptor, closed by `close` or with the object."""
+    """A file of tokens on a file system: one descriptor, closed by `close` or with the object."""
+
+    is_remote = False
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.name = str(path)
@@ -148,9 +157,18 @@ def open_local_files(prefix: str) -> DatasetFiles:
         InputError: one of them is missing, is no file, or cannot be read; too many files are open.
     """
     index_path, data_path = with_ending(prefix, ".idx"), with_ending(prefix, ".bin")
-    index = MappedFile(index_path, open_to_read(index_path, prefix=prefix))
-    data = LocalTokens(data_path, open_to_read(data_path, prefix=prefix))
-    return DatasetFiles(index, data, functools.partial(_read_description, with_ending(prefix, ".json")))
+    hint = functools.partial(_half_of_a_pair, prefix)
+    index = MappedFile(index_path, open_to_read(index_path, hint=hint))
+    data = LocalTokens(data_path, open_to_read(data_path, hint=hint))
+    return DatasetFiles(index, data, functools.partial(read_description, with_ending(prefix, ".json")))
+
+
+def _half_of_a_pair(prefix: str) -> str:
+    if with_ending(prefix, ".bin").exists():
+        return f"only {prefix}.bin is there; if it has no index, name it with its ending, and its dtype"
+    if with_ending(prefix, ".idx").exists():
+        return f"only {prefix}.idx is there; `megaphi tokenize` writes both"
+    return "give the prefix of a .bin/.idx pair without ending; `megaphi tokenize` writes both"
 
 
 def with_ending(prefix: str | os.PathLike[str], ending: str) -> Path:
@@ -158,18 +176,25 @@ def with_ending(prefix: str | os.PathLike[str], ending: str) -> Path:
     return Path(os.fspath(prefix) + ending)
 
 
-def _read_description(path: Path) -> dict[str, Any] | None:
+def is_url(path: str) -> bool:
+    """Does a path mean object storage? (A class of the user's may take a URL as its argument.)"""
+    return "://" in path and not is_own_code(path)
+
+
+def read_description(path: Path) -> dict[str, Any] | None:
+    """What the .json beside a dataset says; None where there is none."""
     return read_json(path, what="dataset description") if path.exists() else None
 
 
-def open_to_read(path: Path, *, prefix: str) -> int:
-    """A descriptor of a regular file; opening a pipe must not wait for somebody to write into it."""
+def open_to_read(path: Path, *, hint: Callable[[], str]) -> int:
+    """A descriptor of a regular file; opening a pipe must not wait for somebody to write into it.
+
+    `hint` is asked where there is no such file.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        beside = [ending for ending in (".bin", ".idx") if with_ending(prefix, ending).exists()]
-        hint = f"only {prefix}{beside[0]} is there" if beside else "give the prefix of a .bin/.idx pair without ending"
-        raise InputError(f"dataset file not found: {path} ({hint}; `megaphi tokenize` writes both)") from None
+        raise InputError(f"dataset file not found: {path} ({hint()})") from None
     except OSError as error:
         raise InputError(explain_open_error(str(path), error)) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -193,8 +218,34 @@ def read_pieces(pieces: Pieces, out: NDArray[np.uint8]) -> tuple[str, int, int, 
     return compiled().read_runs(pieces.descriptors, pieces.file_P, pieces.offset_P, pieces.bytes_P, out)
 
 
+def read_run(data: TokenFile, offset: int, count: int) -> NDArray[np.uint8]:
+    """`count` bytes of a file from `offset` on; raises InputError where it does not hold them."""
+    return read_runs(data, np.array([offset]), np.array([count]))
+
+
+def read_runs(data: TokenFile, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The bytes of several runs, one behind the other."""
+    out = np.empty(int(bytes_N.sum()), dtype=np.uint8)
+    with data.pieces(offset_N, bytes_N) as pieces:
+        failure = read_pieces(pieces, out)
+    if failure is not None:
+        kind, piece, byte, value = failure
+        where = int(pieces.run_P[piece])
+        before = int(pieces.bytes_P[:piece][pieces.run_P[:piece] == where].sum())
+        raise InputError(explain_read_failure(data.name, kind, byte=int(offset_N[where]) + before + byte, value=value))
+    return out
+
+
+def sampled(size: int) -> tuple[list[int], int]:
+    """Where the blocks of a fingerprint begin in a file of `size` bytes, and how long they are."""
+    if size <= FINGERPRINT_WHOLE:
+        return [0], size
+    last = size - FINGERPRINT_BLOCK
+    return [last * block // (FINGERPRINT_BLOCKS - 1) for block in range(FINGERPRINT_BLOCKS)], FINGERPRINT_BLOCK
+
+
 def explain_read_failure(name: str, kind: str, *, byte: int, value: int) -> str:
     """One message for a read that failed at a byte of a file."""
     if kind == "ended":
-        return f"{name} ends at or before byte {byte:,}, but its index describes more: {CHANGED}"
+        return f"{name} ends at or before byte {byte:,}, but its index or header describes more: {CHANGED}"
     return f"cannot read {name} at byte {byte:,}: {os.strerror(value)}"

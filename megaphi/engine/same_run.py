@@ -22,6 +22,7 @@ from megaphi.config import leaves, to_plain
 from megaphi.data.held_out import HeldOutRows
 from megaphi.data.loader import OpenMixture
 from megaphi.data.packed_rows import PackedRows
+from megaphi.data.token_files import is_url
 from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_data import HeldOutData, TrainingData
@@ -102,7 +103,7 @@ def data_facts(splits: Mapping[str, TrainingData | HeldOutData | None]) -> Facts
         if isinstance(data, OpenMixture):
             for source, datasets in data.datasets().items():
                 for number, one in enumerate(datasets, start=1):
-                    content = one.name if "://" in one.name else one.fingerprint[:16]
+                    content = one.name if is_url(one.name) else one.fingerprint[:16]
                     facts[f"{split} data, source {source}, dataset {number}"] = f"{content} ({one.tokens:,} tokens)"
         elif isinstance(data, HeldOutRows):
             facts[f"{split} data"] = data.fingerprint[:16]

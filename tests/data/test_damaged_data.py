@@ -190,7 +190,7 @@ def test_mixed_dtypes_are_one_source_and_mixed_tokenizers_are_not(tmp_path):
 
 
 def find(*entries):
-    return [dataset.prefix for dataset in find_datasets(entries, source="web", remote=None)]
+    return [dataset.path for dataset in find_datasets(entries, source="web", remote=None)]
 
 
 def test_globs_count_numbers_as_numbers(tmp_path, caplog):
