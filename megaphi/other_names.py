@@ -51,6 +51,11 @@ _FIELDS = {
     "model.key_value_groups": "num_query_groups num_key_value_heads n_kv_heads",
     "model.head_size": "kv_channels head_dim",
     "model.vocabulary": "vocab_size padded_vocab_size",
+    "model.tied_embeddings": (
+        "tie_word_embeddings tied_word_embeddings tie_embeddings tied_embeddings weight_tying enable_weight_tying "
+        "share_embeddings_and_output_weights"
+    ),
+    "model.tied_embeddings, which means the opposite": "untie_embeddings_and_output_weights",
     "model.norm_eps": "norm_epsilon rms_norm_eps layernorm_epsilon",
     "model.rotary_base": "rope_theta rope_base",
     "model.initial_std": "init_method_std initializer_range",

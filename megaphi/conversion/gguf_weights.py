@@ -25,7 +25,7 @@ from megaphi.engine.checkpoint_files import Box
 from megaphi.engine.weight_reader import box_from_rows
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
-from megaphi.model.weights import OUTPUT
+from megaphi.model.weights import EMBEDDING
 
 MAGIC = b"GGUF"
 NAMES = {
@@ -63,14 +63,13 @@ class GgufWeights:
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._handle = os.open(self.folder, os.O_RDONLY)
         self.architecture = self._read_architecture()
-        tied = "output.weight" not in self._tensors
-        self._table = our_table(self.architecture, "llama", tied=tied)
+        self._table = our_table(self.architecture, "llama")
         self._check_tensors()
         self.config: dict[str, Any] = {
             "recipe": "from_gguf",
             "model": to_plain(self.architecture),
             "batch": {"sequence_length": self._number("context_length", int)},
-            "precision": {"parameters": str(self.dtype(OUTPUT)).removeprefix("torch.")},
+            "precision": {"parameters": str(self.dtype(EMBEDDING)).removeprefix("torch.")},
         }
         self.state: dict[str, Any] = {"step": 0, "imported_from": self.folder.name}
         self.carried: dict[str, Path] = {}
@@ -142,6 +141,7 @@ class GgufWeights:
             key_value_groups=self._number("attention.head_count_kv", int, default=heads),
             head_size=self._number("attention.key_length", int, default=hidden // heads),
             vocabulary=self._number("vocab_size", int, default=self._embedding_rows()),
+            tied_embeddings="output.weight" not in self._tensors,
             norm_eps=round(self._number("attention.layer_norm_rms_epsilon", float), 12),  # stored in 32 bits
             rotary_base=self._number("rope.freq_base", float, default=10_000.0),
         )

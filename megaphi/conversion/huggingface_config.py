@@ -54,6 +54,7 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
             key_value_groups=config.get("num_key_value_heads") or heads,
             head_size=config.get("head_dim") or config["hidden_size"] // heads,
             vocabulary=config["vocab_size"],
+            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
             norm_eps=config.get("rms_norm_eps", defaults["rms_norm_eps"]),
             rotary_base=rotary.get("rope_theta", config.get("rope_theta", 10_000.0)) * 1.0,
             initial_std=config.get("initializer_range", 0.02),
@@ -125,7 +126,7 @@ def config_for(
     how = {name: getattr(found, name) for name in HOW_IT_IS_COMPUTED if name != "initial_std"}
     same = replace(model, **how)
     is_same_context = context_from(original, where=where) == context
-    if found != same or not is_same_context or original.get("tie_word_embeddings"):
+    if found != same or not is_same_context:
         kept = {name: value for name, value in kept.items() if name not in ("rope_parameters", "dtype")}
         return {**kept, **_shape_fields(model, dtype=dtype, context=context)}
     return {name: dtype if name in ("dtype", "torch_dtype") else value for name, value in kept.items()}
@@ -148,7 +149,7 @@ def _shape_fields(model: Architecture, *, dtype: str, context: int) -> dict[str,
         "original_max_position_embeddings": context,
         "sliding_window": None,
         "initializer_range": model.initial_std,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": model.tied_embeddings,
         "torch_dtype": dtype,  # transformers 5 calls it dtype and reads both; older ones and servers know this one
     }
 

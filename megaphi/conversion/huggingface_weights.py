@@ -25,7 +25,7 @@ from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture
-from megaphi.model.weights import OUTPUT
+from megaphi.model.weights import EMBEDDING
 
 HEAD = "lm_head.weight"
 INDEX, ONE_FILE = "model.safetensors.index.json", "model.safetensors"
@@ -44,18 +44,18 @@ class HuggingFaceWeights:
         """config.json as it is."""
         where = str(self.folder / CONFIG)
         self.architecture: Architecture = architecture_from(self.original, where=where)
-        tied = bool(self.original.get("tie_word_embeddings", False))
-        self._table = our_table(self.architecture, naming_of(self.original, where=where), tied=tied)
+        self._table = our_table(self.architecture, naming_of(self.original, where=where))
         self._file_of = _open_files(self.folder)
-        self._check_tensors(tied=tied)
-        if tied:
-            unused = ", and the lm_head.weight that is stored is not used" if HEAD in self._file_of else ""
-            logger.info("%s: the output layer is tied to the embedding: it becomes a copy%s", self.folder, unused)
+        self._check_tensors()
+        if self.architecture.tied_embeddings and HEAD in self._file_of:
+            logger.info(
+                "%s: the output layer is tied to the embedding: the %s that is stored is not used", self.folder, HEAD
+            )
         self.config: dict[str, Any] = {
             "recipe": "from_huggingface",
             "model": to_plain(self.architecture),
             "batch": {"sequence_length": context_from(self.original, where=where)},
-            "precision": {"parameters": str(self.dtype(OUTPUT)).removeprefix("torch.")},
+            "precision": {"parameters": str(self.dtype(EMBEDDING)).removeprefix("torch.")},
         }
         self.state: dict[str, Any] = {"step": 0, "imported_from": self.folder.resolve().name}
 
@@ -84,9 +84,9 @@ class HuggingFaceWeights:
     def box(self, name: str, box: Box) -> Tensor:
         return box_from_rows(self, name, box)
 
-    def _check_tensors(self, *, tied: bool) -> None:
+    def _check_tensors(self) -> None:
         shapes = their_shapes(self.architecture, self._table)
-        ignored = (*KNOWN_AND_DROPPED, HEAD) if tied else KNOWN_AND_DROPPED
+        ignored = (*KNOWN_AND_DROPPED, HEAD) if self.architecture.tied_embeddings else KNOWN_AND_DROPPED
         found = {name for name in self._file_of if not name.endswith(ignored)}
         missing, unknown = shapes.keys() - found, found - shapes.keys()
         if missing or unknown:

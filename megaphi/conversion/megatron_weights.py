@@ -86,7 +86,7 @@ class MegatronWeights:
             "recipe": "from_megatron",
             "model": to_plain(self.architecture),
             "batch": {"sequence_length": int(length)} if length else {},
-            "precision": {"parameters": str(self.dtype(OUTPUT)).removeprefix("torch.")},
+            "precision": {"parameters": str(self.dtype(EMBEDDING)).removeprefix("torch.")},
         }
         self.state: dict[str, Any] = {"step": 0, "imported_from": self.folder.name, "megatron_iteration": iteration}
         self.carried: dict[str, Path] = {}
@@ -104,8 +104,6 @@ class MegatronWeights:
 
     def _place(self, name: str) -> tuple[str, tuple[int, ...]]:
         """(tensor, index within it) of one of our weights."""
-        if name == OUTPUT and self._prefix + OUTPUT not in self._stored.tensors:
-            name = EMBEDDING  # tied
         match = re.fullmatch(rf"{re.escape(LAYERS)}(\d+)\.(.+)", name)
         if match is None:
             return self._prefix + name, ()
@@ -155,6 +153,7 @@ class MegatronWeights:
             key_value_groups=(qkv_rows - query_width) // (2 * head_size),
             head_size=head_size,
             vocabulary=int(given.get("vocabulary", self._rows(EMBEDDING))),
+            tied_embeddings=self._prefix + OUTPUT not in self._stored.tensors,
             norm_eps=float(told["norm_eps"]),  # pyright: ignore[reportArgumentType]
             rotary_base=float(told["rotary_base"]),  # pyright: ignore[reportArgumentType]
         )

@@ -24,7 +24,7 @@ from megaphi.engine.weight_reader import WeightReader
 from megaphi.files import copy_files, read_object, whole_folder, write_json
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture
-from megaphi.model.weights import OUTPUT, weights_of
+from megaphi.model.weights import EMBEDDING, weights_of
 from megaphi.tokenizer.huggingface import export_tokenizer
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import VOCABULARIES
@@ -134,7 +134,7 @@ def _write_configuration(
     """config.json and generation_config.json, as they came where nothing has changed."""
     model, where = reader.architecture, str(carried.get(CONFIG, ""))
     original = read_object(where, what="Hugging Face configuration") if where else None
-    stored = dtype or str(reader.dtype(OUTPUT)).removeprefix("torch.")
+    stored = dtype or str(reader.dtype(EMBEDDING)).removeprefix("torch.")
     config = config_for(
         model,
         dtype=stored,

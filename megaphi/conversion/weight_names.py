@@ -51,10 +51,9 @@ Table = Mapping[str, list[Segment]]
 """A tensor -> the rows of the other side's tensors that it is made of, in its own order."""
 
 
-def our_table(model: Architecture, naming: Naming, *, tied: bool = False) -> Table:
-    """Each of our weights from their rows; a tied output layer is the embedding."""
+def our_table(model: Architecture, naming: Naming) -> Table:
+    """Each of our weights from their rows; a tied model has no output layer, here or there."""
     vocabulary = model.vocabulary
-    output = THEIR_EMBEDDING if tied else THEIR_OUTPUT
     table = {EMBEDDING: [Segment(THEIR_EMBEDDING, 0, vocabulary)]}
     for weight in weights_of(model):
         parts = weight.name.removesuffix(".weight").split(".", 3)
@@ -63,7 +62,8 @@ def our_table(model: Architecture, naming: Naming, *, tied: bool = False) -> Tab
             theirs = [f"model.layers.{layer}.{their}.weight" for their in LAYER_NAMES[name][naming]]
             table[weight.name] = list(_layer_segments(name, theirs, weight.rows, model))
     table[FINAL_NORM] = [Segment(THEIR_FINAL_NORM, 0, model.hidden)]
-    table[OUTPUT] = [Segment(output, 0, vocabulary)]
+    if not model.tied_embeddings:
+        table[OUTPUT] = [Segment(THEIR_OUTPUT, 0, vocabulary)]
     return table
 
 

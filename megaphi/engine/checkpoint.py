@@ -7,7 +7,7 @@ any checkpoint; under the layout that wrote it, a run continues bit for bit.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from megaphi.log import logger
 from megaphi.model.architecture import HOW_IT_IS_COMPUTED
 from megaphi.model.initialize import ParameterShare, parameter_shares
 from megaphi.model.padded_model import PaddedModel
-from megaphi.model.weights import weights_of
+from megaphi.model.weights import stored_name, weights_of
 from megaphi.parallel.agreement import agreed
 
 
@@ -68,6 +68,7 @@ def load_checkpoint(model: TrainingModel, folder: str | Path) -> CheckpointReade
 
     def load() -> CheckpointReader:
         reader = CheckpointReader(folder)
+        check_same_architecture(reader, model)
         _load_parameters(model, reader)
         _load_optimizer(reader, model)
         if not _is_same_layout(reader, model) or not restore_random_states(reader, model.world):
@@ -79,12 +80,25 @@ def load_checkpoint(model: TrainingModel, folder: str | Path) -> CheckpointReade
 
 @torch.no_grad()
 def load_weights(model: TrainingModel, reader: WeightReader) -> None:
-    """Start from weights of any origin, which agree on every rank. Collective. Raises InputError."""
-    agreed(model.world, lambda: _load_parameters(model, reader))
+    """Start from weights of any origin, which agree on every rank. Collective. Raises InputError.
+
+    A model that is not tied takes those of a tied one: its output layer begins as a copy of the embedding.
+    """
+
+    def load() -> bool:
+        unties = reader.architecture.tied_embeddings and not model.run.model.tied_embeddings
+        check_same_architecture(reader, model, except_for=("tied_embeddings",) if unties else ())
+        _load_parameters(model, reader)
+        return unties
+
+    if agreed(model.world, load):
+        logger.info(
+            "  tied embeddings there, none here: the output layer begins as a copy, and is trained by itself"
+            " (model.tied_embeddings=true keeps one weight)"
+        )
 
 
 def _load_parameters(model: TrainingModel, reader: WeightReader) -> None:
-    check_same_architecture(reader, model)
     refuse_unread_weights(reader, model.modules)
     with whole_parameters(model):
         for module in model.modules:
@@ -100,7 +114,8 @@ def _is_same_layout(reader: CheckpointReader, model: TrainingModel) -> bool:
 def load_weight(reader: WeightReader, share: ParameterShare) -> None:
     """Fill one parameter of this rank."""
     is_padding = share.numel == 0
-    share.fill(torch.empty(0) if is_padding else reader.box(share.name, Box(share.offset, share.shape)))
+    name = stored_name(share.name, reader.architecture)
+    share.fill(torch.empty(0) if is_padding else reader.box(name, Box(share.offset, share.shape)))
 
 
 def _load_optimizer(reader: CheckpointReader, model: TrainingModel) -> None:
@@ -142,10 +157,11 @@ def _in_any_layer(name: str) -> str:
     return re.sub(r"\.layers\.\d+\.", ".layers.*.", name)
 
 
-def check_same_architecture(reader: WeightReader, model: TrainingModel) -> None:
+def check_same_architecture(reader: WeightReader, model: TrainingModel, *, except_for: Collection[str] = ()) -> None:
     """Refuse a checkpoint of another shape, naming the fields that differ."""
-    stored, wanted = reader.config["model"], to_plain(model.run.model)
-    differing = [name for name in wanted if stored.get(name) != wanted[name] and name not in HOW_IT_IS_COMPUTED]
+    stored, wanted = to_plain(reader.architecture), to_plain(model.run.model)
+    ignored = (*HOW_IT_IS_COMPUTED, *except_for)
+    differing = [name for name in wanted if stored.get(name) != wanted[name] and name not in ignored]
     if differing:
         listed = ", ".join(f"model.{name} is {stored.get(name)}, the run has {wanted[name]}" for name in differing)
         raise InputError(f"checkpoint {reader.folder} is of another architecture: {listed}")

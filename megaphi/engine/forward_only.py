@@ -35,7 +35,7 @@ from megaphi.model.layer_spec import check_kernels
 from megaphi.model.megatron_config import Precision
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.paged_cache import CachedPass, PagedCache
-from megaphi.model.weights import OUTPUT
+from megaphi.model.weights import EMBEDDING
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import ParallelLayout
@@ -69,7 +69,7 @@ def open_model(
     world = start_world(layout, seed=0, facts=code_facts, patience=patience)
     agree_on_weights(world, reader)
     context = context_of(reader)
-    own: Precision = "bfloat16" if reader.dtype(OUTPUT) == torch.bfloat16 else "float32"
+    own: Precision = "bfloat16" if reader.dtype(EMBEDDING) == torch.bfloat16 else "float32"
     numbers = parameters or own
     agreed(world, lambda: check_kernels(architecture, device=world.device, parameters=numbers, reads=True))
     (module,) = build_model(

@@ -1,8 +1,8 @@
 """The shape of a Phi-4 style transformer, and what follows from it by arithmetic.
 
-Dense decoder, pre-norm RMSNorm, grouped-query attention, SwiGLU, rotary positions, no biases, untied embeddings
-(technical report section 3; released configuration). `PHI4_14B` counts exactly 14,659,507,200 parameters. No torch
-here: planners and the command line read this file without paying for an import.
+Dense decoder, pre-norm RMSNorm, grouped-query attention, SwiGLU, rotary positions, no biases, untied embeddings (tied
+on request) (technical report section 3; released configuration). `PHI4_14B` counts exactly 14,659,507,200 parameters.
+No torch here: planners and the command line read this file without paying for an import.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Architecture:
     head_size: Annotated[int, Range(minimum=1)]
     vocabulary: Annotated[int, Range(minimum=1)]
     """Rows of the embedding, special and padding ids included; Phi-4's tokenizer is cut to the same number."""
+    tied_embeddings: bool = False
+    """The output layer's weight is the embedding: one weight, which both train (default: two, as Phi-4 has)."""
     context: Annotated[int, Range(minimum=0)] = 0
     """Longest text the model is made for; 0: the initial checkpoint's or, if longer, the run's longest sequence."""
     norm_eps: Annotated[float, Range(above=0)] = 1e-5
@@ -110,7 +112,8 @@ class Architecture:
     def parameters(self) -> int:
         """Every trainable number, by arithmetic; the tests compare it with the real modules."""
         norms = (2 * self.layers + 1) * self.hidden
-        return self.matmul_parameters + self.vocabulary * self.hidden + norms
+        embedding = 0 if self.tied_embeddings else self.vocabulary * self.hidden
+        return self.matmul_parameters + embedding + norms
 
 
 PHI4_14B = Architecture(

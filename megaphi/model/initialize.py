@@ -47,7 +47,8 @@ class ParameterShare:
     offset: tuple[int, ...]
     shape: tuple[int, ...]
     is_first_copy: bool
-    """False on tensor ranks above 0 for parameters that every tensor rank holds."""
+    """False on tensor ranks above 0 for parameters that every tensor rank holds, and for the last stage's copy of a
+    tied embedding."""
 
     @property
     def numel(self) -> int:
@@ -110,15 +111,21 @@ def parameter_shares(chunk: PaddedModel) -> Iterator[ParameterShare]:
             whole_shape=tuple(whole),
             offset=tuple(offset),
             shape=shape,
-            is_first_copy=is_cut or rank == 0,
+            is_first_copy=(is_cut or rank == 0) and not getattr(parameter, "shared", False),  # Megatron marks the copy
         )
 
 
 def _global_parameters(chunk: PaddedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """`(name, parameter)` with the layer numbered from the bottom of the whole model."""
+    """`(name, parameter)` with the layer numbered from the bottom of the whole model.
+
+    A tied output layer of a stage of its own goes by the name of the embedding: it starts, is saved and is loaded as
+    that.
+    """
     for name, parameter in chunk.named_parameters():
         match = re.match(r"decoder\.layers\.(\d+)\.(.+)", name)
         if match:
             number = chunk.decoder.layers[int(match[1])].layer_number - 1  # pyright: ignore
             name = f"decoder.layers.{number}.{_NAMES_ELSEWHERE.get(match[2], match[2])}"
+        if name == OUTPUT and chunk.share_embeddings_and_output_weights:
+            name = EMBEDDING
         yield name, parameter

@@ -58,7 +58,7 @@ def _chunks(
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual_stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=virtual_stage),
             parallel_output=True,
-            share_embeddings_and_output_weights=False,
+            share_embeddings_and_output_weights=architecture.tied_embeddings,
             vp_stage=virtual_stage,
         )
         chunks.append(chunk)
@@ -85,7 +85,7 @@ class StageParameters(NamedTuple):
     local: int
     """Held by each tensor rank, the padding of the vocabulary included."""
     unique: int
-    """Over all tensor ranks, replicated parameters counted once, padding not at all."""
+    """Over all tensor ranks, replicated parameters counted once (in the first stage), padding not at all."""
 
 
 def count_parameters(
@@ -97,7 +97,9 @@ def count_parameters(
         place = Coordinates(tensor=0, context=0, data=0, pipeline=stage)
         shares = shares_without_storage(architecture, layout, place=place, sequence_length=sequence_length)
         local = sum(share.parameter.numel() for share in shares)
-        stages.append(StageParameters(local, unique=sum(math.prod(share.whole_shape) for share in shares)))
+        stages.append(
+            StageParameters(local, unique=sum(math.prod(share.whole_shape) for share in shares if share.is_first_copy))
+        )
     return stages
 
 

@@ -32,6 +32,10 @@ class PaddedModel(GPTModel):
         if self.post_process and self.vocab_size > vocabulary:
             self.output_layer.register_forward_hook(self._hide_padding)
 
+    def _is_in_embd_group(self) -> bool:
+        """Where Megatron copies a tied embedding to the last stage: both stages draw or load it by its name instead."""
+        return False
+
     def _check_head_norms(self) -> None:
         """Megatron sums these norms' gradients over the tensor ranks only where the configuration knows of them."""
         layers: Any = self.decoder.layers

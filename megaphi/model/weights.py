@@ -66,8 +66,14 @@ def weights_of(model: Architecture) -> list[Weight]:
         for name, (shape, cut) in _layer_weights(model).items():
             weights.append(Weight(name=f"decoder.layers.{layer}.{name}", shape=shape, cut=cut))
     weights.append(Weight(name=FINAL_NORM, shape=(model.hidden,), cut=None))
-    weights.append(Weight(name=OUTPUT, shape=vocabulary, cut=0))
+    if not model.tied_embeddings:
+        weights.append(Weight(name=OUTPUT, shape=vocabulary, cut=0))
     return weights
+
+
+def stored_name(name: str, stored: Architecture) -> str:
+    """Where a weight is found among those of a model that may be tied: its output layer is its embedding."""
+    return EMBEDDING if name == OUTPUT and stored.tied_embeddings else name
 
 
 def _layer_weights(model: Architecture) -> dict[str, tuple[tuple[int, ...], int | None]]:
@@ -83,7 +89,10 @@ def _layer_weights(model: Architecture) -> dict[str, tuple[tuple[int, ...], int 
 
 
 def pipeline_rank_of(name: str, model: Architecture, layout: ParallelLayout) -> int:
-    """The pipeline rank that holds a weight; with virtual stages the ranks take turns at the layers."""
+    """The pipeline rank that holds a weight; with virtual stages the ranks take turns at the layers.
+
+    Of a tied embedding the last rank holds a copy.
+    """
     if name == EMBEDDING:
         return 0
     if name in (FINAL_NORM, OUTPUT):

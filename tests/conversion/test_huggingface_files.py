@@ -186,6 +186,7 @@ TWINS = {
     "Phi-3 medium": phi3(num_attention_heads=40, num_key_value_heads=10, hidden_size=160, intermediate_size=560),
     "Llama": llama(),
     "Llama, tied": llama(tie_word_embeddings=True),
+    "Phi-3, tied": phi3(tie_word_embeddings=True),
     "Llama, wide heads": llama(head_dim=12, rope_parameters={"rope_type": "default", "rope_theta": 500_000.0}),
 }
 
@@ -205,6 +206,8 @@ def test_an_imported_model_is_the_same_function(twin: str, tmp_path: Path) -> No
     config = json.loads((back / "config.json").read_text())
     assert config["model_type"] == "phi3"
     assert (config["bos_token_id"], config["eos_token_id"]) == (1, 2)
+    assert config["tie_word_embeddings"] is TWINS[twin].tie_word_embeddings
+    assert ("lm_head.weight" in load_file(back / "model.safetensors")) is not config["tie_word_embeddings"]
 
 
 def logits_of_transformers(folder: Path, tokens_BS: np.ndarray) -> np.ndarray:

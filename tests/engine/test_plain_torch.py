@@ -6,6 +6,7 @@ decay on matrices alone and the mean over all trained tokens are written out her
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.parallel.layout import ParallelLayout
-from tests.engine.layout_runs import step_batches, tiny_run, train
+from tests.engine.layout_runs import TINY, step_batches, tiny_run, train
 from tests.engine.test_golden_curve import CURVE, STEPS, curve_of
 from tests.gloo_world import run_in_world
 
 CLIPPED = Optimizer(learning_rate=3e-3, warmup_steps=2, clip_gradient_norm=0.5, weight_decay=1.0)
 """Where clipping and weight decay change every step."""
+TIED = replace(TINY, tied_embeddings=True)
 
 
 def plain_torch(run: RunConfig, folder: Path, *, steps: int) -> np.ndarray:
@@ -79,6 +81,26 @@ def test_clipping_and_weight_decay_are_those_of_plain_torch(layout: ParallelLayo
     )
     found = np.stack((ours[0]["losses"], ours[0]["norms"]), axis=1)
     np.testing.assert_allclose(found, curve, rtol=0, atol=1e-5)
+
+
+TIED_LAYOUTS = [ParallelLayout(), ParallelLayout(tensor=2, pipeline=2), ParallelLayout(pipeline=2, virtual_pipeline=2)]
+
+
+@pytest.fixture(scope="module")
+def tied_curve(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """Of transformers' own tied model."""
+    folder = tmp_path_factory.mktemp("tied")
+    run = tiny_run(folder=str(folder / "run"), optimizer=CLIPPED, model=TIED)
+    return plain_torch(run, folder / "hf", steps=6)
+
+
+@pytest.mark.parametrize("layout", TIED_LAYOUTS, ids=str)
+def test_a_tied_model_is_that_of_plain_torch(layout: ParallelLayout, tied_curve: np.ndarray) -> None:
+    """The gradient is the sum of both uses', it counts once in the norm, and the weight decays once."""
+    run = tiny_run(layout=layout, optimizer=CLIPPED, model=TIED)
+    for rank in run_in_world(partial(train, run, steps=6), processes=layout.model_ranks):
+        found = np.stack((rank["losses"], rank["norms"]), axis=1)
+        np.testing.assert_allclose(found, tied_curve, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", [ParallelLayout(), ParallelLayout(tensor=2, data=2)], ids=str)

@@ -36,6 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "fused": {},
     "softmax": {"attention": "softmax"},
     "loss in chunks": {"loss_chunk_tokens": 5},
+    "tied": {"tied_embeddings": True, "loss_chunk_tokens": 5},
     "reference": {"kernels": "reference"},
 }
 

@@ -313,6 +313,8 @@ def _another_shape(name: str, value: Any) -> Any:
         return "softmax"
     if name == "allow_slow_operators":
         return ("swiglu",)
+    if isinstance(value, bool):
+        return not value
     return value + 1 if name == "key_value_groups" else value * 2 if value else value + 3
 
 

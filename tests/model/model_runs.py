@@ -29,11 +29,13 @@ def check_places(cases: list[tuple[Architecture, ParallelLayout]]) -> int:
         for number in range(layout.world_size):
             place = layout.coordinates(number)
             shares = shares_without_storage(architecture, layout, place=place, sequence_length=64)
+            last = layout.pipeline - 1
             found = {share.name: (share.whole_shape, share.offset, share.shape) for share in shares}
             expected = {
                 weight.name: (weight.shape, *weight.share(tensor=layout.tensor, rank=place.tensor))
                 for weight in weights_of(architecture)
                 if pipeline_rank_of(weight.name, architecture, layout) == place.pipeline
+                or (architecture.tied_embeddings and weight.name == EMBEDDING and place.pipeline == last)
             }
             assert found == expected, f"{layout}, rank {number}, vocabulary {architecture.vocabulary}"
             padded = padded_vocabulary(architecture.vocabulary, layout.tensor) // layout.tensor * architecture.hidden

@@ -69,7 +69,9 @@ def test_norms_of_queries_and_keys_need_the_field_that_sums_their_gradients(foun
 
 def test_a_field_of_the_model_section_changes_the_model_or_is_refused(found: dict[str, Any]) -> None:
     """But for those that say how the same is computed: attention, and of fused kernels the loss in chunks."""
-    shape = ["layers", "hidden", "feed_forward", "heads", "key_value_groups", "head_size", "vocabulary"]
+    shape = [
+        *("layers", "hidden", "feed_forward", "heads", "key_value_groups", "head_size", "vocabulary", "tied_embeddings")
+    ]
     numbers = ["norm_eps", "rotary_base", "initial_std"]
     assert found["architecture_fields"] == {
         "fused": [*shape, *numbers],

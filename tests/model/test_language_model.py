@@ -44,6 +44,19 @@ def test_every_layout_of_the_14b_model_has_its_published_size() -> None:
         assert held == 14_659_507_200 + norms + 2 * padding * 5120
 
 
+def test_a_tied_embedding_counts_once_and_is_held_by_the_first_and_the_last_stage() -> None:
+    tied = dataclasses.replace(PHI4_14B, tied_embeddings=True)
+    embedding = 100_352 * 5120
+    assert tied.parameters == 14_659_507_200 - embedding
+    layouts = [ParallelLayout(), ParallelLayout(pipeline=4), ParallelLayout(pipeline=2, virtual_pipeline=2)]
+    (counted,) = run_in_world(partial(parameters_of, tied, layouts), processes=1)
+    for layout, stages in zip(layouts, counted, strict=True):
+        assert sum(unique for _, unique in stages) == tied.parameters
+        copy = embedding if layout.pipeline > 1 else 0
+        assert sum(local for local, _ in stages) == tied.parameters + copy
+        assert stages[-1][0] == stages[-1][1] + copy
+
+
 def test_modules_of_every_rank_hold_what_the_arithmetic_says() -> None:
     """Also where a rank holds padding only (100 tokens over three ranks, two over six)."""
     six = dataclasses.replace(TINY, layers=4, heads=6, key_value_groups=6, feed_forward=96)
@@ -56,6 +69,11 @@ def test_modules_of_every_rank_hold_what_the_arithmetic_says() -> None:
             (257, {"tensor": 2, "context": 2}),
             (384, {"tensor": 3}),
         )
+    ]
+    tied = dataclasses.replace(six, vocabulary=101, tied_embeddings=True)
+    cases += [
+        (tied, ParallelLayout(data=1, **cut))
+        for cut in ({"tensor": 2}, {"tensor": 3, "pipeline": 2, "virtual_pipeline": 2}, {"pipeline": 4})
     ]
     cases.append((PHI4_14B, ParallelLayout(tensor=5, pipeline=4, virtual_pipeline=2, data=1)))
     (ranks,) = run_in_world(partial(check_places, cases), processes=1)

@@ -65,9 +65,9 @@ def a_step(folder: str, checkpoint: str, layout: ParallelLayout, batches: Sequen
     from megaphi.engine.train_step import NEXT_TOKEN, train_step
     from tests.engine.layout_runs import build
 
-    run = step_run(folder, layout)
-    model = build(run)
-    load_weights(model, open_weights(checkpoint))
+    reader = open_weights(checkpoint)
+    model = build(step_run(folder, layout, reader.architecture))
+    load_weights(model, reader)
     world = model.world
     own = list(batches)[world.replica :: world.replicas]
     result = train_step(model, own, learning_rate=1e-9, objective=objective or NEXT_TOKEN)
@@ -75,11 +75,11 @@ def a_step(folder: str, checkpoint: str, layout: ParallelLayout, batches: Sequen
     return result.loss
 
 
-def step_run(folder: str, layout: ParallelLayout) -> RunConfig:
+def step_run(folder: str, layout: ParallelLayout, model: Architecture = SHAPE) -> RunConfig:
     return tiny_run(
         folder=folder,
         layout=layout,
-        model=SHAPE,
+        model=model,
         batch=BatchShape(sequence_length=SEQUENCE, global_batch=8, micro_batch=1),
         optimizer=Optimizer(learning_rate=1e-9, warmup_steps=0, clip_gradient_norm=0.0, weight_decay=0.0),
         saving=Saving(asynchronous=False, verify=False),

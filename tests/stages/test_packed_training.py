@@ -19,6 +19,7 @@ from torch import Tensor
 from megaphi.data.pair_rows import length_of, units_of
 from megaphi.data.post_training import Preferences
 from megaphi.data.preference_pairs import PreferencePair
+from megaphi.model.weights import OUTPUT
 from tests.conversion.random_models import random_folder, whole_weights
 from tests.gloo_world import run_in_world
 from tests.stages.packed_runs import (
@@ -53,15 +54,36 @@ def theirs(checkpoint: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
 
 
+@pytest.fixture(scope="module")
+def tied_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed") / "tied"
+    random_folder(folder, SHAPE, scale=0.2, pad_token_id=None, tie_word_embeddings=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tied_theirs(tied_checkpoint: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tied_checkpoint, dtype=torch.float32)
+
+
 def their_gradients(model: Any, loss: Tensor) -> dict[str, np.ndarray]:
     model.zero_grad()
     loss.backward()
     by_name = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {name: values.double().numpy() for name, values in whole_weights(by_name, SHAPE).items()}
+    ours = whole_weights(by_name, SHAPE)
+    if model.config.tie_word_embeddings:
+        del ours[OUTPUT]
+    return {name: values.double().numpy() for name, values in ours.items()}
 
 
 @pytest.fixture(scope="module")
 def expected_sft(theirs: Any) -> tuple[float, dict[str, np.ndarray]]:
+    return sft_of(theirs)
+
+
+def sft_of(theirs: Any) -> tuple[float, dict[str, np.ndarray]]:
     """Mean loss over all trained tokens, each conversation by itself, and its gradients."""
     total, count = torch.zeros(()), 0
     for sample in conversations():
@@ -87,6 +109,25 @@ def test_packed_conversations_are_as_if_alone(
     packed_gradients = gradients(tmp_path / "packed")
     assert difference(packed_gradients, gradients(tmp_path / "alone")) < 1e-6
     assert difference(packed_gradients, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["1", "TP2xPP2"])
+def test_a_tied_model_is_fine_tuned_and_compared_as_plain_pytorch_does(
+    name: str, tied_checkpoint: Path, tied_theirs: Any, tmp_path: Path
+) -> None:
+    """Losses and whole gradients; of two single tokens the output layer's rows are read one by one."""
+    layout, folder, source = LAYOUTS[name], str(tmp_path), str(tied_checkpoint)
+    loss, expected = sft_of(tied_theirs)
+    for packed, _ in run_in_world(packed_and_unpacked, folder, source, layout, processes=processes_of(layout)):
+        assert packed == pytest.approx(loss, rel=1e-6)
+    assert difference(gradients(tmp_path / "packed"), expected) < 1e-5
+    cases = {case: CASES[case] for case in ("smooth, sft", "single tokens")}
+    found = run_in_world(preference_steps, folder, source, layout, cases, processes=processes_of(layout))
+    for case, (rules, chosen, _) in cases.items():
+        loss = plain_loss(tied_theirs, rules, chosen)
+        for rank in found:
+            assert rank[case] == pytest.approx(loss.item(), rel=1e-5), case
+        assert difference(gradients(tmp_path / case), their_gradients(tied_theirs, loss)) < 1e-5, case
 
 
 def side_log_probabilities(model: Any, prompt: np.ndarray, side: np.ndarray) -> Tensor:
