@@ -132,7 +132,7 @@ def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path):
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "many")
 
 
-@pytest.mark.parametrize("vocabulary_size", [352, 65_499, 65_500, 65_536, 100_352])
+@pytest.mark.parametrize("vocabulary_size", [352, 65_499, 65_500, 65_536, 65_537, 100_352])
 def test_dtype_is_megatrons_choice(vocabulary_size):
     assert best_dtype(vocabulary_size) == megatron.DType.optimal_dtype(vocabulary_size)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,41 @@ def write_tokenizer(
         fast.chat_template = template
     fast.save_pretrained(folder)
     return fast
+
+
+def write_large_tokenizer(folder: Path, *, vocabulary: int) -> None:
+    """Exactly `vocabulary` tokens: bytes, pairs of bytes, words of three letters; last the pairs of English words."""
+    from tokenizers import pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    small = [letter for letter in letters if letter in f"{string.ascii_lowercase}Ġ"]  # and a space
+    seldom = [letter for letter in letters if letter not in small]
+    pairs = [(left, right) for left in [*seldom, *small] for right in [*seldom, *small]]
+    threes = [(left + middle, right) for left in small for middle in small for right in small]
+    count = vocabulary - len(letters) - len(SPECIAL)
+    merges = [*pairs[-count:], *threes[: max(count - len(pairs), 0)]]
+    by_id = sorted(merges, key=lambda merge: set(merge) <= set(small))
+    vocabulary_of = {text: number for number, text in enumerate([*letters, *(left + right for left, right in by_id)])}
+    added = [
+        {"id": len(vocabulary_of) + number, "content": text, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for number, text in enumerate(SPECIAL)
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    model = {"type": "BPE", "vocab": vocabulary_of, "merges": [list(merge) for merge in merges]}
+    content = {
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": byte_level,
+        "decoder": byte_level,
+        "model": model,
+    }
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "</s>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": CHATML}))
