@@ -6,7 +6,9 @@ says otherwise, and come back byte for byte. No GPU and no process group is need
 program's, whatever the model's size. The output appears when it is complete.
 
 A checkpoint is written without optimizer state: train on from it with run.initial_checkpoint. Files that came with a
-Hugging Face model (tokenizer, chat template, configurations) are kept in the checkpoint and written back on export.
+Hugging Face model (tokenizer, chat template, configurations) are kept in the checkpoint and written back on export, and
+so is the tokenizer inside a GGUF file. --tokenizer gives one to a model that came without; a model that has another one
+keeps it, unless --no-tokenizer leaves that out.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ EXAMPLE = """examples:
   megaphi convert to-checkpoint downloads/phi-4 checkpoints/phi-4 --tensor 2 --pipeline 2
   megaphi convert to-checkpoint runs/phi4_14b checkpoints/one_file --dry-run
   megaphi convert to-checkpoint SmolLM2-135M-Instruct.Q4_1.gguf checkpoints/smollm2 --verify
+  megaphi convert to-checkpoint Llama.gguf checkpoints/llama --tokenizer downloads/llama
   megaphi convert to-huggingface megatron/iter_0001000 exported/phi4 heads=40 rotary_base=250000 norm_eps=1e-5
 """
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -39,13 +42,14 @@ UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     directions = parser.add_subparsers(dest="direction", metavar="to-huggingface | to-checkpoint", required=True)
     outward = _direction(directions, "to-huggingface", "write a folder that Phi3ForCausalLM loads")
-    outward.add_argument("--no-tokenizer", action="store_true", help="leave the tokenizer's files out")
     outward.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest weight file (default 5GB)")
     inward = _direction(directions, "to-checkpoint", "write a checkpoint, cut for a layout")
     inward.add_argument("--tensor", type=int, default=1, metavar="N", help="ranks that share every matrix (default 1)")
     inward.add_argument("--pipeline", type=int, default=1, metavar="N", help="ranks that share the layers (default 1)")
     inward.add_argument("--virtual-pipeline", type=int, default=1, metavar="N", help="chunks of layers per rank")
     for direction in (outward, inward):
+        direction.add_argument("--tokenizer", metavar="PATH", help="folder with tokenizer.json, or phi4: the model's")
+        direction.add_argument("--no-tokenizer", action="store_true", help="leave the model's own tokenizer out")
         direction.add_argument(
             "fields", metavar="field=value", nargs="*", help="of the architecture, where SOURCE does not say it"
         )
@@ -69,6 +73,7 @@ def _direction(directions: argparse._SubParsersAction, name: str, what: str) -> 
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from megaphi.conversion.given_tokenizer import with_tokenizer
     from megaphi.conversion.open_weights import open_weights
     from megaphi.log import set_up_logging
 
@@ -76,7 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.verify_text is not None and not arguments.verify:
         raise InputError("--verify-text is for --verify: add that")
     reader = open_weights(arguments.source, arguments.fields)
-    if arguments.direction == "to-huggingface":
+    outward = arguments.direction == "to-huggingface"
+    if arguments.tokenizer is not None or not outward:
+        reader = with_tokenizer(reader, arguments.tokenizer, leave_out=arguments.no_tokenizer)
+    if outward:
         return _to_huggingface(reader, arguments)
     return _to_checkpoint(reader, arguments)
 
@@ -85,13 +93,14 @@ def _to_huggingface(reader: WeightReader, arguments: argparse.Namespace) -> int:
     from megaphi.conversion.to_huggingface import plan_huggingface, to_huggingface
 
     shard_bytes = size_in_bytes(arguments.shard_size)
+    tokenizer = arguments.tokenizer is not None or not arguments.no_tokenizer
     if arguments.dry_run:
         files = plan_huggingface(reader, dtype=arguments.dtype, shard_bytes=shard_bytes)
-        return _print_plan(reader, arguments.out, files, cut="in Hugging Face's format")
+        return _print_plan(reader, arguments.out, files, cut="in Hugging Face's format", tokenizer=tokenizer)
     written = to_huggingface(
         reader,
         arguments.out,
-        tokenizer=not arguments.no_tokenizer,
+        tokenizer=tokenizer,
         dtype=arguments.dtype,
         shard_bytes=shard_bytes,
     )
@@ -107,7 +116,7 @@ def _to_checkpoint(reader: WeightReader, arguments: argparse.Namespace) -> int:
     )
     if arguments.dry_run:
         files = plan_checkpoint(reader, layout=layout, dtype=arguments.dtype)
-        return _print_plan(reader, arguments.out, files, cut=f"cut {layout}")
+        return _print_plan(reader, arguments.out, files, cut=f"cut {layout}", tokenizer=True)
     return _end(reader, to_checkpoint(reader, arguments.out, layout=layout, dtype=arguments.dtype), arguments)
 
 
@@ -125,7 +134,9 @@ def _end(reader: WeightReader, written: Path, arguments: argparse.Namespace) -> 
     return 0 if is_same else 1
 
 
-def _print_plan(reader: WeightReader, out: str, files: dict[str, PlannedFile], *, cut: str) -> int:
+def _print_plan(reader: WeightReader, out: str, files: dict[str, PlannedFile], *, cut: str, tokenizer: bool) -> int:
+    from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES
+
     model = reader.architecture
     print(f"model    {model.parameters:,} parameters, " + ", ".join(_sizes(model)))
     print(f"from     {reader.folder}")
@@ -134,6 +145,8 @@ def _print_plan(reader: WeightReader, out: str, files: dict[str, PlannedFile], *
     for name, file in files.items():
         types = sorted({str(dtype).removeprefix("torch.") for dtype, _ in file.tensors.values()})
         print(f"  {name:<34} {file.bytes:>16,} bytes  {len(file.tensors):>4} tensors  {', '.join(types)}")
+    if tokenizer and (files_of := reader.carried.keys() & set(TOKENIZER_FILES)):
+        print(f"with     {', '.join(sorted(files_of))}")
     return 0
 
 

@@ -2,8 +2,8 @@
 
 The `gguf` package (extra `megaphi[gguf]`) says what the file holds and undoes the quantisation; rows are read by
 position. llama.cpp interleaves the two halves of each head's rows of queries and keys, because it rotates neighbours
-where everyone else rotates halves: here they are put apart again. Its tokenizer is inside the file, in a form of its
-own, and is not carried over.
+where everyone else rotates halves: here they are put apart again. The tokenizer inside the file is made into files when
+it is asked for (gguf_tokenizer.py), and travels with the weights.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from megaphi.config import to_plain
 from megaphi.conversion.gguf_header import check_header
+from megaphi.conversion.gguf_tokenizer import tokenizer_files
 from megaphi.conversion.weight_names import our_table, segments_within, their_shapes
 from megaphi.engine.checkpoint_files import Box
 from megaphi.engine.weight_reader import box_from_rows
@@ -28,6 +30,8 @@ from megaphi.model.architecture import Architecture
 from megaphi.model.weights import EMBEDDING
 
 MAGIC = b"GGUF"
+TOKENIZER = "tokenizer."
+"""How keys of the tokenizer begin."""
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -58,8 +62,9 @@ class GgufWeights:
         self.folder = Path(path)
         reader = _open(self.folder)
         self._metadata: dict[str, Any] = {  # without the tokenizer, which takes seconds to read
-            name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.")
+            name: field.contents() for name, field in reader.fields.items() if not name.startswith(TOKENIZER)
         }
+        self._tokenizer = {name: field for name, field in reader.fields.items() if name.startswith(TOKENIZER)}
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._handle = os.open(self.folder, os.O_RDONLY)
         self.architecture = self._read_architecture()
@@ -72,11 +77,20 @@ class GgufWeights:
             "precision": {"parameters": str(self.dtype(EMBEDDING)).removeprefix("torch.")},
         }
         self.state: dict[str, Any] = {"step": 0, "imported_from": self.folder.name}
-        self.carried: dict[str, Path] = {}
 
     def __del__(self) -> None:
         if hasattr(self, "_handle"):
             os.close(self._handle)
+
+    @property
+    def carried(self) -> dict[str, Path]:
+        """The tokenizer's files. Raises InputError if it cannot be read."""
+        return self._carried
+
+    @cached_property
+    def _carried(self) -> dict[str, Path]:
+        fields = {name: field.contents() for name, field in self._tokenizer.items()}
+        return tokenizer_files(self.folder, fields, context=self._number("context_length", int))
 
     def dtype(self, name: str) -> torch.dtype:
         """bfloat16 where it is stored so; float32 for everything else, quantised or not."""

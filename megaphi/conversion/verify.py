@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from megaphi.conversion.gguf_weights import GgufWeights
+from megaphi.conversion.given_tokenizer import WithTokenizer
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.conversion.streaming import row_blocks
 from megaphi.engine.forward_only import logits_of, open_model
@@ -137,8 +138,9 @@ def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT)
 
 def _logits(reader: WeightReader, tokens_BS: np.ndarray) -> tuple[Tensor, str]:
     """`[B, S, V]`, and the program that computed them."""
-    if isinstance(reader, HuggingFaceWeights | GgufWeights) and find_spec("transformers") is not None:
-        independent = _in_transformers(reader)
+    weights = reader.source if isinstance(reader, WithTokenizer) else reader
+    if isinstance(weights, HuggingFaceWeights | GgufWeights) and find_spec("transformers") is not None:
+        independent = _in_transformers(weights)
         if independent is not None:
             with torch.no_grad():
                 return independent(torch.from_numpy(tokens_BS)).logits, "transformers"

@@ -18,27 +18,32 @@ MODEL = Architecture(layers=2, hidden=48, feed_forward=80, heads=6, key_value_gr
 
 
 def write_gguf(
-    folder: Path, *, header: Callable[[gguf.GGUFWriter], object] = lambda writer: None, big_endian: bool = False
+    folder: Path,
+    *,
+    model: Architecture = MODEL,
+    context: int = 64,
+    header: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
+    big_endian: bool = False,
 ) -> Path:
     """Write FOLDER/model.gguf; FOLDER/hf holds the same weights."""
-    random_folder(folder / "hf", MODEL, naming="llama")
+    random_folder(folder / "hf", model, naming="llama")
     tensors = load_file(folder / "hf" / "model.safetensors")
     order = gguf.GGUFEndian.BIG if big_endian else gguf.GGUFEndian.LITTLE
     path = folder / "model.gguf"
     writer = gguf.GGUFWriter(str(path), "llama", endianess=order)
-    writer.add_context_length(64)
-    writer.add_embedding_length(MODEL.hidden)
-    writer.add_block_count(MODEL.layers)
-    writer.add_feed_forward_length(MODEL.feed_forward)
-    writer.add_head_count(MODEL.heads)
-    writer.add_head_count_kv(MODEL.key_value_groups)
-    writer.add_key_length(MODEL.head_size)
-    writer.add_layer_norm_rms_eps(MODEL.norm_eps)
-    writer.add_rope_freq_base(MODEL.rotary_base)
-    writer.add_vocab_size(MODEL.vocabulary)
+    writer.add_context_length(context)
+    writer.add_embedding_length(model.hidden)
+    writer.add_block_count(model.layers)
+    writer.add_feed_forward_length(model.feed_forward)
+    writer.add_head_count(model.heads)
+    writer.add_head_count_kv(model.key_value_groups)
+    writer.add_key_length(model.head_size)
+    writer.add_layer_norm_rms_eps(model.norm_eps)
+    writer.add_rope_freq_base(model.rotary_base)
+    writer.add_vocab_size(model.vocabulary)
     header(writer)
     for name, values in tensors.items():
-        turned = _interleaved(values) if "q_proj" in name or "k_proj" in name else values
+        turned = _interleaved(values, model.head_size) if "q_proj" in name or "k_proj" in name else values
         writer.add_tensor(_their_name(name), turned.float().contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -54,6 +59,6 @@ def _their_name(name: str) -> str:
     raise ValueError(name)
 
 
-def _interleaved(matrix: Any) -> Any:
+def _interleaved(matrix: Any, head_size: int) -> Any:
     """The two halves of each head's rows, neighbour by neighbour, as llama.cpp rotates them."""
-    return matrix.reshape(-1, 2, MODEL.head_size // 2, matrix.shape[-1]).swapaxes(1, 2).reshape(matrix.shape)
+    return matrix.reshape(-1, 2, head_size // 2, matrix.shape[-1]).swapaxes(1, 2).reshape(matrix.shape)

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from megaphi.conversation import Conversation, Message
 from megaphi.conversion.gguf_weights import GgufWeights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
+from megaphi.engine.model_tokenizer import tokenizer_of as tokenizer_of_model
 from megaphi.errors import InputError
 from megaphi.model.weights import weights_of
 from megaphi.parallel.layout import ParallelLayout
+from tests.conversion.gguf_tokenizers import byte_level_ids
 from tests.conversion.parity_runs import greedy, logits
 from tests.gloo_world import run_in_world
 from tests.smollm2_model import gguf_file, in_transformers, tokenizer_of
@@ -117,6 +120,20 @@ def test_any_rows_are_those_of_the_whole(gguf: Path) -> None:
             assert torch.equal(reader.rows(name, start, end), whole[start:end])
     norm = reader.rows("decoder.final_layernorm.weight", 0, 576)
     assert torch.equal(reader.rows("decoder.final_layernorm.weight", 100, 200), norm[100:200])
+
+
+def test_the_tokenizer_inside_is_that_of_llama_cpp(gguf: Path) -> None:
+    """Its merges over our README, by llama.cpp's own rules; the chat format is the file's."""
+    reader = GgufWeights(gguf)
+    found = tokenizer_of_model(reader)
+    assert found is not None
+    fields = {name: field.contents() for name, field in reader._tokenizer.items()}
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    for words in (text, "In 2026: 12345.678 don't\n\n\tStraße, 東京, नमस्ते <|im_start|>"):
+        assert found.encode(words) == byte_level_ids(fields, words)
+    rendered = found.render(Conversation((Message("user", "a"),)), add_generation_prompt=True)
+    assert found.decode(rendered.ids).endswith("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n")
+    assert (found.vocabulary_size, found.stop_tokens) == (49_152, {2})
 
 
 def damaged(gguf: Path, folder: Path, change: Any) -> Path:

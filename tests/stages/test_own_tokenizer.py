@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +28,8 @@ from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.stages.inheritance import inheritance_of
 from megaphi.tokenizer.open_tokenizer import open_path
+from tests.conversion.gguf_model import write_gguf
+from tests.conversion.gguf_tokenizers import add_fields, byte_level_fields, byte_level_ids
 from tests.conversion.random_models import random_folder
 from tests.engine.layout_runs import tiny_run
 from tests.gloo_world import run_in_world
@@ -141,20 +144,53 @@ def test_shorter_rows_leave_the_context(home: Path) -> None:
 
 def test_transformers_says_the_same(home: Path) -> None:
     """The chat template, the greedy text and the end of it, from the exported folder alone."""
+    tokenizer, model = check_that_transformers_says_the_same(home / "exported", home / "dpo", QUESTIONS)
+    assert tokenizer("x")["input_ids"][0] == model.config.bos_token_id
+
+
+def check_that_transformers_says_the_same(exported: Path, run: Path, questions: list[str]) -> tuple[Any, Any]:
+    """Returns the tokenizer and the model that transformers finds in the exported folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(home / "exported")
-    model: Any = AutoModelForCausalLM.from_pretrained(home / "exported", dtype=torch.float32)
-    ours = run_in_world(answers, str(home / "dpo"), QUESTIONS, 24, processes=1)[0]
-    for question, (text, tokens) in zip(QUESTIONS, ours, strict=True):
+    tokenizer: Any = AutoTokenizer.from_pretrained(exported)
+    model: Any = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    ours = run_in_world(answers, str(run), questions, 24, processes=1)[0]
+    for question, (text, tokens) in zip(questions, ours, strict=True):
         talk = [{"role": "user", "content": question}]
         prompt = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_tensors="pt")["input_ids"]
         found = model.generate(prompt, max_new_tokens=24, do_sample=False)[0, prompt.shape[1] :].tolist()
-        stops = set(model.generation_config.eos_token_id)
+        stops = np.atleast_1d(model.generation_config.eos_token_id)
         expected = found[:-1] if found[-1] in stops else found
         assert list(tokens) == expected
         assert text == tokenizer.decode(expected)
-    assert tokenizer("x")["input_ids"][0] == model.config.bos_token_id
+    return tokenizer, model
+
+
+def test_a_gguf_file_goes_through_with_the_tokenizer_inside_it(tmp_path: Path) -> None:
+    """Tuned on text and pairs from the file itself, and exported; digits stand alone, as its name of the split says."""
+    fields = byte_level_fields("smollm")
+    path = write_gguf(tmp_path / "gguf", model=SHAPE, context=128, header=lambda one: add_fields(one, fields))
+    said = [{"prompt": f"hello {1_000 + n}", "response": f"bye and thanks {n}"} for n in range(24)]
+    pairs = [{"prompt": f"hello {n}", "chosen": f"bye {n}", "rejected": "no <|im_end|>"} for n in range(24)]
+    chats = Conversations(paths=(lines(tmp_path / "chats.jsonl", said),))
+    preferences = Preferences(paths=(lines(tmp_path / "pairs.jsonl", pairs),))
+    sft, dpo = tmp_path / "sft", tmp_path / "dpo"
+    runs = [
+        run_of(sft, length=64, conversations=chats, initial_checkpoint=str(path)),
+        run_of(dpo, length=64, preferences=preferences, initial_checkpoint=str(sft)),
+    ]
+    assert run_in_world(train_all, runs, processes=1)[0] == [None, None]
+    expected = tokenizer_of(open_weights(path))
+    assert expected is not None
+    assert open_weights(dpo).config["tokenizer"]["fingerprint"] == expected.fingerprint
+    exported = to_huggingface(dpo, tmp_path / "exported")
+    questions = ["hello 1003", "Straße, 東京 and 3.14159?"]
+    tokenizer, model = check_that_transformers_says_the_same(exported, dpo, questions)
+    for text in [*CORPUS, *questions]:
+        assert tokenizer(text, split_special_tokens=True)["input_ids"] == byte_level_ids(fields, text)
+    ids = {name: fields[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "padding")}
+    assert (model.config.eos_token_id, model.config.pad_token_id) == (ids["eos"], ids["padding"])
+    assert model.config.max_position_embeddings == 128
 
 
 def test_a_run_with_longer_rows_raises_the_context(home: Path) -> None:

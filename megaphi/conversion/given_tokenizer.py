@@ -1,0 +1,106 @@
+"""Weights with another tokenizer than they came with, or without any: what `megaphi convert` is told of it.
+
+A model that came without a tokenizer takes any whose ids fit, and that ends texts as its config.json says. One that has
+its own keeps it, unless it is said that this one is left out; where another is put in its place, the files that name
+its ids (config.json, generation_config.json) are left out too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaphi.conversion.carried_files import CONFIG, GENERATION_CONFIG
+from megaphi.conversion.gguf_weights import GgufWeights
+from megaphi.engine.checkpoint_files import Box
+from megaphi.engine.model_tokenizer import NO_TOKENIZER, tokenizer_of
+from megaphi.engine.weight_reader import WeightReader
+from megaphi.errors import InputError
+from megaphi.files import read_json
+from megaphi.tokenizer.interface import Tokenizer
+from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES, open_path
+
+NAME_IDS = (CONFIG, GENERATION_CONFIG)
+"""Files of a model that say which of its tokens end a text."""
+
+
+class WithTokenizer:
+    """Fulfils `WeightReader`: `source`, but for what belongs to the tokenizer."""
+
+    def __init__(self, source: WeightReader, tokenizer: Tokenizer | None, *, keep: Mapping[str, Path]) -> None:
+        """`keep`: the files that came with the weights and stay beside the tokenizer's."""
+        self.source = source
+        self.folder, self.state, self.architecture = source.folder, source.state, source.architecture
+        fingerprint = NO_TOKENIZER if tokenizer is None else tokenizer.fingerprint
+        self.config: dict[str, Any] = {**source.config, "tokenizer": {"fingerprint": fingerprint}}
+        self.carried: dict[str, Path] = {**keep, **({} if tokenizer is None else _files_of(tokenizer))}
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self.source.dtype(name)
+
+    def rows(self, name: str, start: int, end: int) -> Tensor:
+        return self.source.rows(name, start, end)
+
+    def box(self, name: str, box: Box) -> Tensor:
+        return self.source.box(name, box)
+
+
+def with_tokenizer(source: WeightReader, path: str | None, *, leave_out: bool) -> WeightReader:
+    """`source` with the tokenizer at `path` (as `open_path` takes it), without its own, or both.
+
+    Args:
+        leave_out: whatever tokenizer it has is not looked at.
+
+    Raises:
+        InputError: the tokenizer does not fit the model, or the model has another one that is not left out.
+    """
+    if path is None and not leave_out:
+        return source
+    given = None if path is None else open_path(path, vocabulary=source.architecture.vocabulary)
+    if leave_out:
+        return WithTokenizer(source, given, keep=_without_tokenizer(source, replaced=given is not None))
+    own = tokenizer_of(source)
+    if own is None and given is not None:
+        _check_ends(source, given, path=path)
+        return WithTokenizer(source, given, keep=_others(source))
+    if own is not None and given is not None and own.fingerprint != given.fingerprint:
+        raise InputError(
+            f"--tokenizer {path} (fingerprint {given.fingerprint[:12]}) is not the tokenizer that {source.folder} has"
+            f" ({own.fingerprint[:12]}): leave it out, or put it in the place of that one with --no-tokenizer too"
+        )
+    return source
+
+
+def _files_of(tokenizer: Tokenizer) -> dict[str, Path]:
+    return {name: path for name, path in tokenizer.files.items() if name in TOKENIZER_FILES}
+
+
+def _others(source: WeightReader) -> dict[str, Path]:
+    return {name: path for name, path in source.carried.items() if name not in TOKENIZER_FILES}
+
+
+def _without_tokenizer(source: WeightReader, *, replaced: bool) -> dict[str, Path]:
+    """A GGUF file carries nothing else, and its tokenizer may be one that cannot be read."""
+    others = {} if isinstance(source, GgufWeights) else _others(source)
+    return {name: path for name, path in others.items() if not (replaced and name in NAME_IDS)}
+
+
+def _check_ends(source: WeightReader, given: Tokenizer, *, path: str | None) -> None:
+    """Refuse a tokenizer whose texts end with another token than the model's files say."""
+    for name in NAME_IDS:
+        said = read_json(source.carried[name], what="configuration") if name in source.carried else {}
+        ends = said.get("eos_token_id")
+        ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        if ends and not ends & given.stop_tokens:
+            raise InputError(
+                f"--tokenizer {path} ends a text with {_listed(given.stop_tokens)}, and {name} of {source.folder} says"
+                f" eos_token_id {_listed(ends)}: it is another model's; --no-tokenizer too leaves that file out"
+            )
+
+
+def _listed(ids: Iterable[int]) -> str:
+    return ", ".join(str(token) for token in sorted(ids))
