@@ -7,10 +7,12 @@ of who made it change no logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megaphi.conversion.understood import Test, Understood, off, only, positive, shown
 from megaphi.errors import InputError
 
 HONOURED = (
@@ -27,31 +29,37 @@ HONOURED = (
     "rope.dimension_count",
 )
 """Behind `llama.`: what GgufWeights builds the architecture from."""
-_NEUTRAL: Mapping[str, Callable[[Any, Mapping[str, Any]], bool]] = {
+_ACCEPTED_AT: Mapping[str, Test] = {
     "attention.value_length": lambda value, own: value == _head_size(own),
-    "attention.causal": lambda value, own: value is True,
-    "attention.sliding_window": lambda value, own: not value,
-    "attention.clamp_kqv": lambda value, own: not value,
-    "attention.max_alibi_bias": lambda value, own: not value,
-    "attention.scale": lambda value, own: value == _head_size(own) ** -0.5,
-    "rope.scaling.type": lambda value, own: value == "none",
-    "rope.scaling.factor": lambda value, own: value in (0, 1),
-    "rope.scale_linear": lambda value, own: value in (0, 1),
-    "rope.scaling.attn_factor": lambda value, own: value == 1,
+    "attention.causal": only(True),
+    "attention.sliding_window": off,
+    "attention.clamp_kqv": off,
+    "attention.max_alibi_bias": off,
+    "attention.scale": lambda value, own: (
+        positive(value, own) and math.isclose(value, _head_size(own) ** -0.5, rel_tol=1e-6)
+    ),
+    "rope.scaling.type": only("none"),
+    "rope.scaling.factor": only(0, 1),
+    "rope.scale_linear": only(0, 1),
+    "rope.scaling.attn_factor": only(1),
     "rope.scaling.original_context_length": lambda value, own: value == own.get("llama.context_length"),
-    "rope.scaling.finetuned": lambda value, own: not value,
-    "expert_count": lambda value, own: not value,
-    "expert_used_count": lambda value, own: not value,
-    "use_parallel_residual": lambda value, own: not value,
-    "logit_scale": lambda value, own: value == 1,
-    "residual_scale": lambda value, own: value == 1,
-    "embedding_scale": lambda value, own: value == 1,
-    "tensor_data_layout": lambda value, own: value == "Meta AI original pth",
-    "leading_dense_block_count": lambda value, own: not value,
+    "rope.scaling.finetuned": off,
+    "expert_count": off,
+    "expert_used_count": off,
+    "use_parallel_residual": off,
+    "logit_scale": only(1),
+    "residual_scale": only(1),
+    "embedding_scale": only(1),
+    "tensor_data_layout": only("Meta AI original pth"),
+    "leading_dense_block_count": off,
 }
 """Behind `llama.`: at which value a key changes nothing."""
 _OUTSIDE = ("general.", "tokenizer.", "quantize.", "split.", "GGUF.")
 """How keys begin that say nothing of the function."""
+_KEYS = Understood(
+    honoured={f"llama.{name}" for name in HONOURED},
+    accepted_at={f"llama.{name}": test for name, test in _ACCEPTED_AT.items()},
+)
 
 
 def check_header(fields: Mapping[str, Any], *, path: Path) -> None:
@@ -69,22 +77,17 @@ def check_header(fields: Mapping[str, Any], *, path: Path) -> None:
         )
     if fields.get("general.type", "model") != "model":
         raise InputError(f"{path} holds a GGUF of the type {fields['general.type']!r}, not a model")
-    unknown = [f"{key}={value!r}" for key, value in fields.items() if not _is_known(key, fields)]
-    if unknown:
+    of_the_model = {key: value for key, value in fields.items() if not key.startswith(_OUTSIDE)}
+    if refused := _KEYS.refused(of_the_model):
         raise InputError(
-            f"{path}: {', '.join(unknown)}: not available here, and the model would not be the same without"
+            f"{path}: {shown(fields, refused)}: not available here, and the model would not be the same without"
         )
 
 
-def _is_known(key: str, fields: Mapping[str, Any]) -> bool:
-    if key.startswith(_OUTSIDE):
-        return True
-    name = key.removeprefix("llama.")
-    if name in HONOURED and key != name:
-        return True
-    return name in _NEUTRAL and _NEUTRAL[name](fields[key], fields)
-
-
 def _head_size(fields: Mapping[str, Any]) -> float:
-    heads = fields.get("llama.attention.head_count") or 1
-    return fields.get("llama.attention.key_length", fields.get("llama.embedding_length", 0) // heads)
+    size, hidden, heads = (
+        fields.get(f"llama.{key}") for key in ("attention.key_length", "embedding_length", "attention.head_count")
+    )
+    if size is None and isinstance(hidden, int) and isinstance(heads, int) and heads:
+        size = hidden // heads
+    return size if isinstance(size, int) and size > 0 else math.nan

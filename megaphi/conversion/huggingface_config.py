@@ -1,17 +1,20 @@
 """config.json in both directions: the shape that it describes, and the one that describes our shape.
 
-What our model cannot express (scaled or partial rotary positions, biases, other activations) is refused with the
-field's name instead of being dropped. A sliding window is no obstacle: up to its length it is full attention, so it
-becomes the context. The surprising part is the way back: where a model came from Hugging Face, its own file is
-written again, byte for byte if nothing changed, else with only those fields changed that describe the shape.
+What our model cannot express, or nobody here knows (huggingface_keys.py), is refused by name instead of being dropped,
+and so is, on the way out, what config.json has no word for. A sliding window is no obstacle: up to its length it is
+full attention, so it becomes the context. The surprising part is the way back: where a model came from Hugging Face,
+its own file is written again, byte for byte if nothing changed, else with only those fields changed that describe the
+shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
+from megaphi.conversion.huggingface_keys import BASES, CONFIG_KEYS, told
+from megaphi.conversion.understood import shown
 from megaphi.conversion.weight_names import Naming
 from megaphi.errors import InputError
 from megaphi.log import logger
@@ -27,6 +30,24 @@ _DEFAULTS: Mapping[Naming, Mapping[str, Any]] = {
 TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _CODE_FIELDS = ("auto_map",)
 """Name Python files, which do not travel with the weights."""
+_OF_THE_OLD_SHAPE = ("rope_parameters", "dtype", "layer_types", "use_sliding_window", "max_window_layers")
+"""Repeat what `_shape_fields` says by other names, or belong to it."""
+_WRITTEN_AS: Mapping[str, str] = {
+    "vocabulary": "vocab_size",
+    "hidden": "hidden_size",
+    "feed_forward": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "key_value_groups": "num_key_value_heads",
+    "head_size": "head_dim",
+    "norm_eps": "rms_norm_eps",
+    "rotary_base": "rope_theta",
+    "initial_std": "initializer_range",
+    "tied_embeddings": "tie_word_embeddings",
+}
+"""Fields of the architecture, and what config.json calls them."""
+_SAME_FUNCTION = tuple(name for name in HOW_IT_IS_COMPUTED if name != "initial_std")
+"""Fields that say how, not what is computed; `context` is written by what the caller knows of it."""
 
 
 def naming_of(config: Mapping[str, Any], *, where: str) -> Naming:
@@ -40,10 +61,12 @@ def naming_of(config: Mapping[str, Any], *, where: str) -> Naming:
 def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
     """The shape that a config.json describes; InputError for what we cannot build."""
     defaults = _DEFAULTS[naming_of(config, where=where)]
-    rotary = _checked_rotary(config, where=where)
-    for name, expected in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
-        if config.get(name, expected) != expected:
-            raise InputError(f"{where}: {name}={config[name]!r} is not supported, only {expected!r}")
+    given = told(config)
+    if refused := CONFIG_KEYS.refused(given):
+        raise InputError(
+            f"{where}: {shown(given, refused)}: not available here, and the model would not be the same without; a "
+            "key that does not belong to the model can be removed from the file"
+        )
     try:
         heads = config["num_attention_heads"]
         model = Architecture(
@@ -56,7 +79,7 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
             vocabulary=config["vocab_size"],
             tied_embeddings=bool(config.get("tie_word_embeddings", False)),
             norm_eps=config.get("rms_norm_eps", defaults["rms_norm_eps"]),
-            rotary_base=rotary.get("rope_theta", config.get("rope_theta", 10_000.0)) * 1.0,
+            rotary_base=float(next((given[name] for name in BASES if name in given), 10_000)),
             initial_std=config.get("initializer_range", 0.02),
         )
         model.check()
@@ -65,21 +88,6 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
     except (TypeError, ZeroDivisionError) as error:
         raise InputError(f"{where}: a size is not a positive whole number ({error})") from None
     return model
-
-
-def _checked_rotary(config: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    rotary: dict[str, Any] = {}
-    for name in ("rope_scaling", "rope_parameters"):
-        if not isinstance(section := config.get(name) or {}, dict):
-            raise InputError(f"{where}: {name}={section!r} is not an object with fields")
-        rotary |= section
-    kind = rotary.get("rope_type") or rotary.get("type") or "default"
-    if kind != "default":
-        raise InputError(f"{where}: rope type {kind!r} is not supported, only the default one")
-    partial = rotary.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if partial != 1.0:
-        raise InputError(f"{where}: partial_rotary_factor={partial} is not supported, only 1.0")
-    return rotary
 
 
 def context_from(config: Mapping[str, Any], *, where: str) -> int:
@@ -121,35 +129,46 @@ def config_for(
     if original["model_type"] != "phi3":
         tokens = {name: original.get(name) for name in TOKEN_FIELDS}
         return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **tokens}
-    kept = {name: value for name, value in original.items() if name not in _CODE_FIELDS}
-    found = architecture_from(original, where=where)
-    how = {name: getattr(found, name) for name in HOW_IT_IS_COMPUTED if name != "initial_std"}
-    same = replace(model, **how)
-    is_same_context = context_from(original, where=where) == context
+    kept = _understood_part(original, where=where)
+    found = architecture_from(kept, where=where)
+    same = replace(model, **{name: getattr(found, name) for name in _SAME_FUNCTION})
+    is_same_context = context_from(kept, where=where) == context
     if found != same or not is_same_context:
-        kept = {name: value for name, value in kept.items() if name not in ("rope_parameters", "dtype")}
+        kept = {name: value for name, value in kept.items() if name not in _OF_THE_OLD_SHAPE}
         return {**kept, **_shape_fields(model, dtype=dtype, context=context)}
     return {name: dtype if name in ("dtype", "torch_dtype") else value for name, value in kept.items()}
 
 
+def refuse_other_fields(model: Architecture) -> None:
+    """Raise InputError if a field of the architecture is not at its default and has no word in config.json."""
+    defaults = {field.name: field.default for field in fields(model)}
+    other = defaults.keys() - _WRITTEN_AS.keys() - set(_SAME_FUNCTION)
+    given = {f"model.{name}": getattr(model, name) for name in sorted(other) if getattr(model, name) != defaults[name]}
+    if given:
+        raise InputError(
+            f"{shown(given, given.keys())}: a Phi-3 model of Hugging Face has nothing of the kind, and would not be the"
+            " same without: it cannot be exported"
+        )
+
+
+def _understood_part(original: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """A file that an earlier version let in may hold what nothing was ever computed with."""
+    given = told(original)
+    refused = CONFIG_KEYS.refused(given)
+    if refused:
+        logger.warning("%s: %s: left out, the model was never computed with it", where, shown(given, refused))
+    left_out = {*_CODE_FIELDS, *(name if name in original else name.partition(".")[0] for name in refused)}
+    return {name: value for name, value in original.items() if name not in left_out}
+
+
 def _shape_fields(model: Architecture, *, dtype: str, context: int) -> dict[str, Any]:
     return {
-        "vocab_size": model.vocabulary,
-        "hidden_size": model.hidden,
-        "intermediate_size": model.feed_forward,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads,
-        "num_key_value_heads": model.key_value_groups,
-        "head_dim": model.head_size,
-        "rms_norm_eps": model.norm_eps,
-        "rope_theta": model.rotary_base,
+        **{theirs: getattr(model, ours) for ours, theirs in _WRITTEN_AS.items()},
         "rope_scaling": None,
         "partial_rotary_factor": 1.0,
         "max_position_embeddings": context,
         "original_max_position_embeddings": context,
         "sliding_window": None,
-        "initializer_range": model.initial_std,
-        "tie_word_embeddings": model.tied_embeddings,
         "torch_dtype": dtype,  # transformers 5 calls it dtype and reads both; older ones and servers know this one
     }
 

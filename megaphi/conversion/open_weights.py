@@ -13,8 +13,11 @@ from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.files import read_json
+from megaphi.model.weights import weights_of
 
 ADAPTER = "adapter_config.json"
+MODEL = "model/"
+"""How keys of weights begin in a checkpoint."""
 
 
 def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
@@ -43,7 +46,17 @@ def _open(path: Path) -> WeightReader:
         return GgufWeights(path)
     if (path / ADAPTER).is_file() and not (path / CONFIG).is_file():
         raise InputError(f"{path} is an adapter, not a model ({ADAPTER}): merge it into its model first")
-    return HuggingFaceWeights(path) if _is_huggingface(path) else CheckpointReader(path)
+    return HuggingFaceWeights(path) if _is_huggingface(path) else _checkpoint(path)
+
+
+def _checkpoint(path: Path) -> CheckpointReader:
+    """Refuses one with weights that its architecture does not have: whoever reads it would leave them out."""
+    reader = CheckpointReader(path)
+    stored = {key.removeprefix(MODEL) for key in reader.tensors if key.startswith(MODEL)}
+    unknown = stored - {weight.name for weight in weights_of(reader.architecture)}
+    if unknown:
+        raise InputError(f"{reader.folder} holds {sorted(unknown)[0]}, which has no place in its architecture")
+    return reader
 
 
 def _is_huggingface(path: Path) -> bool:

@@ -14,7 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from megaphi.conversion.carried_files import CARRIED, CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
-from megaphi.conversion.huggingface_config import config_for, generation_config_for, token_fields
+from megaphi.conversion.huggingface_config import (
+    config_for,
+    generation_config_for,
+    refuse_other_fields,
+    token_fields,
+)
 from megaphi.conversion.huggingface_weights import INDEX, ONE_FILE
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
@@ -53,7 +58,7 @@ def to_huggingface(
         shard_bytes: largest size of one safetensors file.
 
     Raises:
-        InputError: the source is damaged, or `out` cannot be written.
+        InputError: the source is damaged, `out` cannot be written, or the formats have no word for what it has.
     """
     reader, out = source if not isinstance(source, str | Path) else open_weights(source), Path(out)
     files = plan_huggingface(reader, dtype=dtype, shard_bytes=shard_bytes)
@@ -79,7 +84,8 @@ def to_huggingface(
 def plan_huggingface(
     reader: WeightReader, *, dtype: str | None, shard_bytes: int = SHARD_BYTES
 ) -> dict[str, PlannedFile]:
-    """The safetensors files of an export, and what each will hold."""
+    """The safetensors files of an export, and what each will hold. Raises InputError for what cannot be exported."""
+    refuse_other_fields(reader.architecture)
     shards: list[dict[str, Any]] = [{}]
     shapes = their_shapes(reader.architecture, our_table(reader.architecture, "phi3"))
     for name, segments in _their_table(reader.architecture).items():

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
+from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import EMBEDDING, FINAL_NORM, OUTPUT, weights_of
 
@@ -52,19 +53,32 @@ Table = Mapping[str, list[Segment]]
 
 
 def our_table(model: Architecture, naming: Naming) -> Table:
-    """Each of our weights from their rows; a tied model has no output layer, here or there."""
+    """Each of our weights from their rows; a tied model has no output layer, here or there.
+
+    Raises:
+        InputError: the model has a weight that no row of `LAYER_NAMES` names.
+    """
     vocabulary = model.vocabulary
     table = {EMBEDDING: [Segment(THEIR_EMBEDDING, 0, vocabulary)]}
     for weight in weights_of(model):
         parts = weight.name.removesuffix(".weight").split(".", 3)
         if len(parts) == 4:
             layer, name = parts[2], parts[3]
-            theirs = [f"model.layers.{layer}.{their}.weight" for their in LAYER_NAMES[name][naming]]
-            table[weight.name] = list(_layer_segments(name, theirs, weight.rows, model))
+            theirs = [f"model.layers.{layer}.{their}.weight" for their in LAYER_NAMES.get(name, {}).get(naming, ())]
+            table[weight.name] = list(_layer_segments(name, theirs, weight.rows, model)) if theirs else []
     table[FINAL_NORM] = [Segment(THEIR_FINAL_NORM, 0, model.hidden)]
     if not model.tied_embeddings:
         table[OUTPUT] = [Segment(THEIR_OUTPUT, 0, vocabulary)]
+    _refuse_unnamed(model, table)
     return table
+
+
+def _refuse_unnamed(model: Architecture, table: Table) -> None:
+    unnamed = [weight.name for weight in weights_of(model) if not table.get(weight.name)]
+    if unnamed:
+        raise InputError(
+            f"Hugging Face's formats have no name for {', '.join(unnamed[:3])}: the model would not be the same without"
+        )
 
 
 def _layer_segments(name: str, theirs: list[str], rows: int, model: Architecture) -> Iterator[Segment]:

@@ -44,7 +44,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model with a tokenizer of its own, code, and other things that lie around in such folders."""
-    random_folder(tmp_path / "hf", MODEL, dtype=torch.bfloat16, rope_scaling=None, unknown_field={"kept": True})
+    random_folder(tmp_path / "hf", MODEL, dtype=torch.bfloat16, rope_scaling=None, unsloth_version="kept")
     export_tokenizer(load_tokenizer(MODEL.vocabulary), tmp_path / "hf", model_max_length=77)
     (tmp_path / "hf" / "generation_config.json").write_text('{"eos_token_id": [2, 7],\t"temperature": 0.5}')
     (tmp_path / "hf" / "added_tokens.json").write_text("{ }")
@@ -76,7 +76,7 @@ def test_changes_show_in_the_configuration_and_nowhere_else(folder: Path, tmp_pa
     changed = config_for(longer, dtype="bfloat16", context=128, tokens={}, original=original)
     assert changed["rope_theta"] == 250_000.0
     assert changed["max_position_embeddings"] == 128
-    assert changed["unknown_field"] == {"kept": True}
+    assert changed["unsloth_version"] == "kept"
     with_code = original | {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}}
     assert config_for(MODEL, dtype="bfloat16", context=64, tokens={}, original=with_code) == original
 

@@ -1,0 +1,61 @@
+"""What a format says of its model, and which of it we act on: one rule for config.json, GGUF headers and Megatron's.
+
+A name is honoured (it becomes part of the architecture), says nothing of the function at any value, or changes nothing
+at the value that stands here. Everything else is refused by name and value, also what a later version adds: a list of
+what is known to be wrong would pass over it. null says nothing, unless a list says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Test = Callable[[Any, Mapping[str, Any]], bool]
+"""(value, everything that is said) -> whether it is one that we compute."""
+_LONGEST_SHOWN = 80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Understood:
+    """The names that a format's reader knows."""
+
+    honoured: Collection[str]
+    """The reader acts on any value, or refuses it itself."""
+    neutral: Collection[str] = ()
+    """The function is the same at any value."""
+    accepted_at: Mapping[str, Test]
+    """Refused unless the test says that the value is one of ours, or changes nothing."""
+
+    def refused(self, given: Mapping[str, Any]) -> list[str]:
+        """The names whose values are neither honoured nor known to change nothing."""
+        return [name for name, value in given.items() if not self._is_known(name, value, given)]
+
+    def _is_known(self, name: str, value: Any, given: Mapping[str, Any]) -> bool:
+        if name in self.accepted_at:
+            return self.accepted_at[name](value, given)
+        return value is None or name in self.honoured or name in self.neutral
+
+
+def off(value: Any, given: Mapping[str, Any]) -> bool:
+    """null, false, zero, or empty."""
+    return not value
+
+
+def only(*values: Any) -> Test:
+    """One of these; null has to be among them."""
+    return lambda value, given: value in values
+
+
+def positive(value: Any, given: Mapping[str, Any]) -> bool:
+    """A number above zero."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def shown(given: Mapping[str, Any], names: Collection[str]) -> str:
+    """`name=value, name=value` for a message, long values cut."""
+    return ", ".join(f"{name}={_cut(repr(given[name]))}" for name in names)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
