@@ -77,7 +77,7 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
             key_value_groups=config.get("num_key_value_heads") or heads,
             head_size=config.get("head_dim") or config["hidden_size"] // heads,
             vocabulary=config["vocab_size"],
-            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+            tied_embeddings=config.get("tie_word_embeddings") or False,
             norm_eps=config.get("rms_norm_eps", defaults["rms_norm_eps"]),
             rotary_base=float(next((given[name] for name in BASES if name in given), 10_000)),
             initial_std=config.get("initializer_range", 0.02),

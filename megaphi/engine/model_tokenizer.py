@@ -81,7 +81,10 @@ def context_of(reader: WeightReader) -> int:
 
 
 def longest_sequence(config: Mapping[str, Any]) -> int:
-    """The longest sequence in a run's plain configuration (batch, stages of the mixture); 0 where it says nothing."""
+    """The longest sequence in a run's plain configuration; 0 where it says nothing.
+
+    A stage without a length of its own has the batch's, which no row has where every stage has another.
+    """
+    of_batch = (config.get("batch") or {}).get("sequence_length") or 0
     stages = (config.get("mixture") or {}).get("stages") or ()
-    lengths = [(config.get("batch") or {}).get("sequence_length"), *(stage.get("sequence_length") for stage in stages)]
-    return max((length for length in lengths if length), default=0)
+    return max((stage.get("sequence_length") or of_batch for stage in stages), default=of_batch)

@@ -15,11 +15,15 @@ import pytest
 import torch
 
 from megaphi.conversion.to_huggingface import to_huggingface
+from megaphi.data.batch import BatchShape
 from megaphi.data.indexed_dataset import IndexedDataset
 from megaphi.data.mixture import Mixture, Source
 from megaphi.data.post_training import Conversations, Preferences
 from megaphi.data.tokenize_documents import tokenize_documents
-from megaphi.engine.run_config import BatchShape, Optimizer, Progress, RunConfig, Tokenizer
+from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.progress import Progress
+from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_tokenizer import Tokenizer
 from megaphi.model.architecture import Architecture
 from megaphi.tokenizer.open_tokenizer import open_path
 from tests.engine.layout_runs import tiny_run
