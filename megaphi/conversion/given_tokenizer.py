@@ -20,7 +20,7 @@ from megaphi.engine.checkpoint_files import Box
 from megaphi.engine.model_tokenizer import NO_TOKENIZER, tokenizer_of
 from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
-from megaphi.files import read_json
+from megaphi.files import read_object
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES, open_path
 
@@ -92,7 +92,7 @@ def _without_tokenizer(source: WeightReader, *, replaced: bool) -> dict[str, Pat
 def _check_ends(source: WeightReader, given: Tokenizer, *, path: str | None) -> None:
     """Refuse a tokenizer whose texts end with another token than the model's files say."""
     for name in NAME_IDS:
-        said = read_json(source.carried[name], what="configuration") if name in source.carried else {}
+        said = read_object(source.carried[name], what="configuration") if name in source.carried else {}
         ends = said.get("eos_token_id")
         ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
         if ends and not ends & given.stop_tokens:

@@ -151,8 +151,24 @@ def _write_configuration(
     )
     if config != original:
         write_json(folder / CONFIG, config)
-    if GENERATION_CONFIG not in carried:
-        write_json(folder / GENERATION_CONFIG, generation_config_for(own, config))
+    came = carried.get(GENERATION_CONFIG)
+    before = None if came is None else read_object(came, what="generation configuration")
+    after = _with_ends(reader, generation_config_for(own, config) if before is None else before)
+    if after != before:
+        write_json(folder / GENERATION_CONFIG, after)
+
+
+def _with_ends(reader: WeightReader, generation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """generation_config.json in which, where the model was trained here, the tokens that end its texts now do so too.
+
+    (A base model's names the end of a document, and answers of the chat model made of it end with another token.)
+    """
+    tokenizer = tokenizer_of(reader) if reader.state.get("step") else None
+    listed = generation.get("eos_token_id")
+    ends = set(listed if isinstance(listed, list) else [] if listed is None else [listed])
+    if tokenizer is None or {tokenizer.end_of_text, tokenizer.message_end} <= ends:
+        return generation
+    return {**generation, "eos_token_id": sorted({*ends, tokenizer.end_of_text, tokenizer.message_end})}
 
 
 def _own_tokenizer(reader: WeightReader, carried: Mapping[str, Path]) -> Tokenizer | None:

@@ -18,7 +18,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from megaphi.conversation import Conversation, to_plain
+from megaphi.conversation import Conversation, Message, to_plain
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,6 +80,15 @@ class ChatTemplate:
             f"{self.where} makes something else of the contents of this conversation than to put a frame around them,"
             " so what is to be trained, and what may be a special token, cannot be told"
         )
+
+    @cached_property
+    def asks(self) -> bool:
+        """Does it write how an answer begins where one is to be generated? Some leave that to the model."""
+        talk = to_plain(Conversation((Message("user", "a"),)))
+        try:
+            return self.render(talk) != self.render(talk, add_generation_prompt=True)
+        except InputError:
+            return True
 
     @cached_property
     def _template(self) -> Template:

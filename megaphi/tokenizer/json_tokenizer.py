@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.conversation import Conversation, Message
+from megaphi.conversation import Conversation, Message, to_plain
 from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
 from megaphi.log import logger
 from megaphi.tokenizer.byte_letters import byte_letters
-from megaphi.tokenizer.chat_template import ChatTemplate, Span
+from megaphi.tokenizer.chat_template import ChatTemplate, LocatedText, Span
 from megaphi.tokenizer.interface import RenderedConversation, TextDecoder, TrainOn, Utf8Decoder, WindowDecoder
 
 if TYPE_CHECKING:
@@ -124,6 +124,9 @@ class JsonTokenizer:
     ) -> RenderedConversation:
         """As transformers' `apply_chat_template`; trained are answers and the special token behind each.
 
+        Where the template writes nothing that asks for an answer, its frame before the answer is trained too: nobody
+        but the model will write it.
+
         Raises:
             InputError: there is no chat template, it refuses the conversation, or it leaves an answer out.
         """
@@ -142,7 +145,8 @@ class JsonTokenizer:
         trained_T = np.zeros(len(ids_T), dtype=np.bool_)
         for place in targets:
             if (span := spans[place]) is not None:
-                trained_T |= (offsets_T2[:, 1] > span[0]) & (offsets_T2[:, 0] < self._with_end(text, span))
+                start = span[0] - self._unasked(conversation, place, located)
+                trained_T |= (offsets_T2[:, 1] > start) & (offsets_T2[:, 0] < self._with_end(text, span))
         trained_T[:1] = False  # nothing comes before it that could predict it
         return RenderedConversation(ids_T.tolist(), trained_T.tolist())
 
@@ -166,6 +170,19 @@ class JsonTokenizer:
         if self._special_pattern is None:
             return frame
         return self._special_pattern.sub(lambda found: _secret_spelling(self.special_ids[found[0]]), frame)
+
+    def _unasked(self, conversation: Conversation, place: int, located: LocatedText) -> int:
+        """Length, as it is spelled, of the frame before an answer that the model itself has to write."""
+        span = located.spans[place]
+        if self.template is None or span is None or self.template.asks:
+            return 0
+        try:
+            before = self.template.render(to_plain(conversation)[:place], add_generation_prompt=True)
+        except InputError:
+            return 0
+        if not located.text.startswith(before) or len(before) > span[0]:
+            return 0
+        return len(self._secret(located.text[len(before) : span[0]]))
 
     def _with_end(self, text: str, span: Span) -> int:
         """Where a trained span ends: behind the special token that follows, if only white space stands between."""

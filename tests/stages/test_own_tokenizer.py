@@ -193,6 +193,23 @@ def test_a_gguf_file_goes_through_with_the_tokenizer_inside_it(tmp_path: Path) -
     assert model.config.max_position_embeddings == 128
 
 
+def test_what_ends_answers_now_ends_them_in_the_exported_model(tmp_path: Path, home: Path) -> None:
+    """A base model's generation_config.json names the end of a document only; untrained it goes back as it came."""
+    random_folder(tmp_path / "hf", SHAPE, eos_token_id=1)
+    for path in (home / "tokenizer").iterdir():
+        (tmp_path / "hf" / path.name).write_bytes(path.read_bytes())
+    came = tmp_path / "hf" / "generation_config.json"
+    came.write_text('{"eos_token_id": 1,  "temperature": 0.6}')
+    reader: Any = open_weights(to_checkpoint(tmp_path / "hf", tmp_path / "ours"))
+    assert (to_huggingface(reader, tmp_path / "as_it_came") / came.name).read_bytes() == came.read_bytes()
+    reader.state["step"] = 8
+    found = json.loads((to_huggingface(reader, tmp_path / "trained") / came.name).read_text())
+    tokenizer = tokenizer_of(reader)
+    assert tokenizer is not None
+    assert tokenizer.message_end == tokenizer.special_ids["<|eot|>"] != 1
+    assert found == {"eos_token_id": [1, tokenizer.message_end], "temperature": 0.6}
+
+
 def test_a_run_with_longer_rows_raises_the_context(home: Path) -> None:
     longer = run_of(
         home / "longer",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from megaphi.conversation import Conversation, Message, to_plain
 from megaphi.errors import InputError
 from megaphi.tokenizer.huggingface import export_tokenizer
+from megaphi.tokenizer.interface import TrainOn
 from megaphi.tokenizer.json_tokenizer import JsonTokenizer
 from megaphi.tokenizer.open_tokenizer import open_path
 from megaphi.tokenizer.phi4 import load_tokenizer
@@ -104,6 +105,26 @@ def test_only_the_last_answer(opened: Opened) -> None:
     rendered = ours.render(talk, train_on="last")
     said = [token for token, flag in zip(rendered.ids, rendered.trained, strict=True) if flag]
     assert ours.decode(said) == "turn 3<|im_end|>"
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last"])
+def test_what_the_template_leaves_to_the_model_is_trained(tmp_path: Path, train_on: TrainOn) -> None:
+    """A template that writes nothing to ask for an answer: how an answer begins is learnt, or nobody ever writes it."""
+    begin = "{{ '<|h|>' if m['role'] == 'user' else '<|/h|>bot:\n' }}"
+    template = "{% for m in messages %}" + begin + "{{ m['content'] }}</s>\n{% endfor %}"
+    theirs = write_tokenizer(tmp_path, template=template)
+    ours = open_path(str(tmp_path))
+    talk = Conversation(
+        (Message("user", "hello"), Message("assistant", "bye </s>"), Message("user", "so"), Message("assistant", "see"))
+    )
+    rendered = ours.render(talk, train_on=train_on)
+    assert rendered.ids[0] == ours.special_ids["<|h|>"]
+    said = ours.decode([token for token, flag in zip(rendered.ids, rendered.trained, strict=True) if flag])
+    first = "<|/h|>bot:\nbye </s></s>" if train_on == "assistant" else ""
+    assert said == f"{first}<|/h|>bot:\nsee</s>"
+    asked = theirs.apply_chat_template(to_plain(talk)[:1], tokenize=True, add_generation_prompt=True)["input_ids"]
+    start = list(rendered.trained).index(True) if train_on == "assistant" else len(asked)
+    assert rendered.ids[:start] == asked  # what is trained begins where transformers asks
 
 
 @pytest.mark.parametrize("kind", ["chatml", "metaspace"])
