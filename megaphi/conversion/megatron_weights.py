@@ -2,14 +2,13 @@
 
 The engine is the same, so names and the order of rows are ours: layers are stacked in one tensor, or numbered one by
 one; norms go by their own names or, with Transformer Engine, by those of the layers that hold them. Shapes tell most of
-the architecture, `args` in common.pt the rest, and `field=value` what neither does. Optimizer and random states are
-left where they are.
+the architecture, the run's arguments the rest (megatron_arguments.py), and `field=value` what neither does. Optimizer
+and random states are left where they are.
 """
 
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from megaphi.config import to_plain
-from megaphi.conversion.restricted_pickle import LARGEST_BYTES, StandIn, read_pickle
+from megaphi.conversion.megatron_arguments import COMMON, read_arguments, refuse_arguments
 from megaphi.conversion.torch_dist import METADATA, TorchDistFolder
 from megaphi.engine.checkpoint_files import Box
 from megaphi.engine.weight_reader import box_from_rows
@@ -27,7 +26,7 @@ from megaphi.files import read_json
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import EMBEDDING, OUTPUT, weights_of
 
-POINTER, DESCRIPTION, COMMON = "latest_checkpointed_iteration.txt", "metadata.json", "common.pt"
+POINTER, DESCRIPTION = "latest_checkpointed_iteration.txt", "metadata.json"
 LAYERS = "decoder.layers."
 HELD_BY_OTHERS = {
     "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
@@ -42,22 +41,8 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 """Fields of the architecture that shapes do not tell -> Megatron-LM's arguments."""
 FIELDS = (*ARGUMENTS, "head_size", "vocabulary", "sequence_length")
-EXPECTED_ARGUMENTS: Mapping[str, object] = {
-    "normalization": "RMSNorm",
-    "swiglu": True,
-    "position_embedding_type": "rope",
-    "rotary_percent": 1.0,
-    "rotary_interleaved": False,
-    "use_rope_scaling": False,
-    "apply_layernorm_1p": False,
-    "add_bias_linear": False,
-    "add_qkv_bias": False,
-    "qk_layernorm": False,
-    "num_experts": None,
-    "multi_latent_attention": False,
-    "window_size": None,
-}
-"""What our architecture is, where common.pt says anything of it."""
+IGNORE = "ignore"
+"""`ignore=NAME,NAME`: arguments that change nothing, which only the user can know."""
 
 
 class MegatronWeights:
@@ -66,7 +51,7 @@ class MegatronWeights:
     Args:
         path: a folder `iter_0001000`, or the one above it with `latest_checkpointed_iteration.txt`.
         fields: `field=value` for what the checkpoint does not say: heads, head_size, rotary_base, norm_eps,
-            vocabulary (rows without padding), sequence_length.
+            vocabulary (rows without padding), sequence_length; ignore=NAME,NAME for arguments that change nothing.
 
     Raises:
         InputError: it is damaged or hostile, of another architecture, or does not say enough of it.
@@ -76,10 +61,11 @@ class MegatronWeights:
         self.folder = iteration_folder(Path(path))
         self._stored = TorchDistFolder(self.folder)
         self._prefix = self._find_prefix()
-        arguments, iteration = _read_common(self.folder / COMMON)
-        self._check_arguments(arguments)
-        given = _parsed(fields)
-        self.architecture = self._read_architecture(given, arguments)
+        given, ignored = _parsed(fields)
+        arguments, iteration = read_arguments(self.folder)
+        tied = self._prefix + OUTPUT not in self._stored.tensors
+        refuse_arguments(arguments, tied=tied, ignored=ignored, where=str(self.folder))
+        self.architecture = self._read_architecture(given, arguments, tied=tied)
         self._check_tensors()
         length = given.get("sequence_length", arguments.get("seq_length"))
         self.config: dict[str, Any] = {
@@ -122,15 +108,9 @@ class MegatronWeights:
             raise InputError(f"{self.folder} holds {len(found)} tensors named {EMBEDDING}: it is no GPT checkpoint")
         return found[0].removesuffix(EMBEDDING)
 
-    def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        for name, expected in EXPECTED_ARGUMENTS.items():
-            found = arguments.get(name, expected)
-            if found != expected and (found or expected):
-                raise InputError(
-                    f"{self.folder}: {name}={found!r} in its arguments, and only {name}={expected!r} can be built"
-                )
-
-    def _read_architecture(self, given: Mapping[str, float], arguments: Mapping[str, Any]) -> Architecture:
+    def _read_architecture(
+        self, given: Mapping[str, float], arguments: Mapping[str, Any], *, tied: bool
+    ) -> Architecture:
         told = {
             field: given.get(field, next((arguments[name] for name in names if arguments.get(name)), None))
             for field, names in ARGUMENTS.items()
@@ -153,7 +133,7 @@ class MegatronWeights:
             key_value_groups=(qkv_rows - query_width) // (2 * head_size),
             head_size=head_size,
             vocabulary=int(given.get("vocabulary", self._rows(EMBEDDING))),
-            tied_embeddings=self._prefix + OUTPUT not in self._stored.tensors,
+            tied_embeddings=tied,
             norm_eps=float(told["norm_eps"]),  # pyright: ignore[reportArgumentType]
             rotary_base=float(told["rotary_base"]),  # pyright: ignore[reportArgumentType]
         )
@@ -222,35 +202,20 @@ def iteration_folder(path: Path) -> Path:
     return path
 
 
-def _read_common(path: Path) -> tuple[dict[str, Any], int | None]:
-    """(the run's arguments that are plain values, its iteration), as far as they can be known."""
-    if not path.is_file():
-        return {}, None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (entry,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
-            if entry.file_size > LARGEST_BYTES:
-                raise ValueError(f"{entry.file_size:,} bytes")
-            common = read_pickle(archive.read(entry), where=str(path))
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged or truncated ({error})") from None
-    if not isinstance(common, dict):
-        raise InputError(f"{path} does not hold what Megatron-LM writes")
-    arguments, iteration = common.get("args"), common.get("iteration")
-    stated = arguments.state if isinstance(arguments, StandIn) and isinstance(arguments.state, dict) else {}
-    plain = {name: value for name, value in stated.items() if isinstance(value, bool | int | float | str)}
-    return plain, iteration if isinstance(iteration, int) else None
-
-
-def _parsed(fields: Sequence[str]) -> dict[str, float]:
-    found = {}
+def _parsed(fields: Sequence[str]) -> tuple[dict[str, float], set[str]]:
+    """(fields of the architecture, names of arguments to pass over)"""
+    found, ignored = {}, set()
     for field in fields:
         name, _, value = field.partition("=")
         name = name.removeprefix("model.")
+        if name == IGNORE:
+            ignored |= set(value.split(","))
+            continue
         if name not in FIELDS:
-            raise InputError(f"{field}: the fields to give here are {', '.join(FIELDS)}.{did_you_mean(name, FIELDS)}")
+            known = (*FIELDS, IGNORE)
+            raise InputError(f"{field}: the fields to give here are {', '.join(known)}.{did_you_mean(name, known)}")
         try:
             found[name] = float(value)
         except ValueError:
             raise InputError(f"{field}: {value!r} is not a number") from None
-    return found
+    return found, ignored

@@ -159,7 +159,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "common.pt is damaged": (changed("common.pt", b"RMSNorm", b"RMZNorm"), r"common\.pt is damaged or truncated"),
     "layer norms": (with_arguments(normalization="LayerNorm"), "normalization='LayerNorm' in its arguments"),
     "experts": (with_arguments(num_experts=8), "num_experts=8 in its arguments"),
-    "learned positions": (with_arguments(position_embedding_type="learned_absolute"), "only position_embedding_type="),
+    "learned positions": (
+        with_arguments(position_embedding_type="learned_absolute"),
+        "position_embedding_type='learned_absolute' in its arguments",
+    ),
+    "a window": (with_arguments(window_size=(128, 0)), r"window_size=\[128, 0\] in its arguments"),
+    "a tie that is none": (
+        with_arguments(untie_embeddings_and_output_weights=False),
+        "untie_embeddings_and_output_weights=False in its arguments, and an output layer is stored",
+    ),
+    "another framework's settings": (
+        lambda folder: (folder / "run_config.yaml").write_text("model: {activation_func: {_target_: torch.relu}}"),
+        r"activation_func=\{'_target_': 'torch.relu'\} in its arguments",
+    ),
     "other heads": (with_arguments(num_attention_heads=5), r"model\.head_size=9"),
     "biases": (changed(".metadata", b"final_layernorm.weight", b"final_layernorm_weight"), "final_layernorm.weight"),
 }  # fmt: skip
