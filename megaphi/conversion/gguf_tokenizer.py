@@ -8,14 +8,13 @@ which fill the embedding up, are none. What cannot be read exactly is refused, a
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -102,13 +101,9 @@ def tokenizer_files(path: Path, fields: Mapping[str, Any], *, context: int) -> d
 @cache
 def _scratch() -> str:
     """This process's folder for what is inside GGUF files: tokenizers that are open read it when they need to."""
-    folder, owner = tempfile.mkdtemp(prefix="megaphi."), os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:  # not a process that was forked off
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
+    folder = tempfile.mkdtemp(prefix="megaphi.")
+    options = {"ignore_errors": True}
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs=options, exitpriority=0)  # ranks do not run atexit's functions
     return folder
 
 
