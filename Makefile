@@ -60,7 +60,7 @@ test-dali: $(VENV)/installed
 	@$(RUN) -c 'import nvidia.dali' 2>/dev/null || echo 'installing megaphi[dali]: about 0.2 GB to download, 0.6 GB on disk'
 	@$(RUN) -c 'import nvidia.dali' 2>/dev/null || \
 		$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dali]'
-	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/data/test_dali_loader.py
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/data/loading/test_dali_loader.py
 
 $(VENV)/installed: pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 	$(PYTHON) -c 'import sys; sys.exit("megaphi needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'

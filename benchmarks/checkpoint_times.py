@@ -30,16 +30,16 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.data.batch import BatchShape
-from megaphi.data.mixture import Mixture, Source
-from megaphi.engine.checkpoint import load_checkpoint, pieces_of
-from megaphi.engine.newest import newest_checkpoint
+from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
-from megaphi.engine.saver import Saver
+from megaphi.engine.saving.latest_checkpoint import newest_checkpoint
+from megaphi.engine.saving.saver import Saver
+from megaphi.engine.saving.shards import load_checkpoint, pieces_of
 from megaphi.engine.training_model import TrainingModel, build_training_model
-from megaphi.engine.versions import short_commit, versions
 from megaphi.log import progress_bar
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout

@@ -190,7 +190,7 @@ def print_claims(rows: Sequence[Row]) -> None:
 
 def append(rows: Sequence[Row]) -> None:
     """One line per process: what was measured, where, with what."""
-    from megaphi.engine.versions import short_commit, versions
+    from megaphi.checkpoint.versions import short_commit, versions
 
     found = versions()
     start = {"date": date.today().isoformat(), "device": f"CPU, {os.cpu_count()} cores", "numpy": np.__version__}

@@ -30,13 +30,13 @@ import torch
 import zstandard
 from machine import machine
 
+from megaphi.checkpoint.versions import short_commit
 from megaphi.conversation import Sampling
 from megaphi.conversion.open_weights import open_weights
-from megaphi.engine.forward_only import ReadingModel, open_model
-from megaphi.engine.versions import short_commit
-from megaphi.generation.engine import Engine
-from megaphi.generation.generate import complete, generate
-from megaphi.generation.requests import Request
+from megaphi.engine.inference.forward_only import ReadingModel, open_model
+from megaphi.generation.decoding.engine import Engine
+from megaphi.generation.decoding.generate import complete, generate
+from megaphi.generation.decoding.requests import Request
 from megaphi.kernels.loading import instruction_set
 
 ROOT = Path(__file__).parents[1]

@@ -303,7 +303,7 @@ def device_name(device: str) -> str:
 
 def append(rows: list[dict[str, str]], path: Path, *, device: str, threads: int) -> None:
     """One line a pass: what was measured, where, with what."""
-    from megaphi.engine.versions import short_commit, versions
+    from megaphi.checkpoint.versions import short_commit, versions
 
     found = versions()
     start = {

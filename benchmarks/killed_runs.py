@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the tests' fork server
 
+from megaphi.checkpoint.versions import short_commit, versions  # noqa: E402
 from megaphi.engine.run_config import RunConfig  # noqa: E402
-from megaphi.engine.versions import short_commit, versions  # noqa: E402
 from megaphi.log import progress_bar  # noqa: E402
 from megaphi.parallel.layout import ParallelLayout  # noqa: E402
 from tests.stages.killed_runs import EVERY, Story, killed_run, tell  # noqa: E402

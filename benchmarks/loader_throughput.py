@@ -31,12 +31,12 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import DataLoader
 
-from megaphi.data.dali_loader import dali_steps
-from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
-from megaphi.data.loader import OpenMixture, batch_sample_numbers, open_mixture
-from megaphi.data.mixture import Mixture, Source
-from megaphi.data.prefetch import prefetch
-from megaphi.engine.versions import short_commit, versions
+from megaphi.checkpoint.versions import short_commit, versions
+from megaphi.data.loading.dali_loader import dali_steps
+from megaphi.data.loading.loader import OpenMixture, batch_sample_numbers, open_mixture
+from megaphi.data.loading.prefetch import prefetch
+from megaphi.data.order.mixture import Mixture, Source
+from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 
 RESULTS = Path(__file__).parent / "results" / "loader_throughput.csv"
 VOCABULARY, END = 100_352, 100_257

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.data.packing import pack
-from megaphi.engine.versions import short_commit
+from megaphi.checkpoint.versions import short_commit
+from megaphi.data.packed.packing import pack
 
 RESULTS = Path(__file__).parent / "results" / "packing.csv"
 DISTRIBUTIONS = {"short": (150, 0.7), "chat": (450, 1.0), "reasoning": (3_000, 0.9)}

@@ -30,7 +30,7 @@ from torch.nn.functional import scaled_dot_product_attention
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
 from benchmarks.kernels import MEGABYTE, WARM_UP_CALLS, Clock
-from megaphi.engine.versions import short_commit, versions
+from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.kernels.loading import instruction_set, why_not
 from megaphi.kernels.paged_attention import paged_attention
 

@@ -224,7 +224,7 @@ def model_name(url: str) -> str:
 
 def append(row: dict[str, Any], *, model: str) -> None:
     """One line per run: what was measured, where, with what."""
-    from megaphi.engine.versions import short_commit
+    from megaphi.checkpoint.versions import short_commit
 
     stamp = {"date": date.today().isoformat(), "device": machine()}
     stamp |= {"commit": short_commit(), "python": platform.python_version(), "model": model}

@@ -88,7 +88,7 @@ def answer_of(connection: http.client.HTTPConnection) -> bytes:
 
 def append(row: dict[str, object]) -> None:
     """One line per run: what was measured, where, with what."""
-    from megaphi.engine.versions import short_commit
+    from megaphi.checkpoint.versions import short_commit
 
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
     stamp |= {"commit": short_commit(), "python": platform.python_version()}

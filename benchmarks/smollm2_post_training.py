@@ -29,14 +29,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.data.batch import BatchShape
-from megaphi.data.post_training import Conversations, Preferences
+from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.metrics import read_metrics
 from megaphi.engine.progress import Progress
+from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
-from megaphi.engine.versions import short_commit, versions
 from megaphi.files import write_text
 
 RESULTS = Path(__file__).parent / "results"

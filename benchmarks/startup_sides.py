@@ -43,10 +43,10 @@ def main() -> None:
 
 
 def megaphi(corpus: Corpus, cache: Path) -> Report:
-    """Ours, through the public functions of `megaphi.data.loader`; the cache folder stays empty."""
-    from megaphi.data.loader import batch_sample_numbers, open_mixture
-    from megaphi.data.mixture import Mixture, Source
-    from megaphi.data.run_order import RunOrder
+    """Ours, through the public functions of `megaphi.data.loading.loader`; the cache folder stays empty."""
+    from megaphi.data.loading.loader import batch_sample_numbers, open_mixture
+    from megaphi.data.order.mixture import Mixture, Source
+    from megaphi.data.order.run_order import RunOrder
 
     report: Report = {"import_s": seconds_since_start()}
     rows = zip(corpus.names, corpus.weights, corpus.paths, strict=True)

@@ -79,7 +79,7 @@ def sides() -> dict[str, Side]:
 
 
 def our_way(source: Path, prefix: Path, *, encoder: str, processes: int, seed: int | None) -> None:
-    from megaphi.data.tokenize_documents import tokenize_documents
+    from megaphi.data.tokenize.pipeline import tokenize_documents
 
     tokenize_documents([source], prefix, encoder=encoder, processes=processes, shuffle_seed=seed, show_progress=False)
 
@@ -191,7 +191,7 @@ def documents(folders: list[Path]) -> Iterator[str]:
 
 def append(rows: list[dict[str, Any]]) -> None:
     """One line per side: what was measured, where, with what."""
-    from megaphi.engine.versions import short_commit
+    from megaphi.checkpoint.versions import short_commit
 
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
     stamp |= {"commit": short_commit(), "python": platform.python_version()}

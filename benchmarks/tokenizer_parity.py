@@ -32,7 +32,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
 from benchmarks.debian_text import catalogue_text, page_text, unpack
-from megaphi.data.text_encoders import find_doubtful_characters, open_encoder
+from megaphi.data.tokenize.encoders import find_doubtful_characters, open_encoder
 from megaphi.tokenizer.huggingface import export_tokenizer
 from megaphi.tokenizer.phi4 import load_tokenizer
 from megaphi.tokenizer.rank_file import CACHE_FILE_NAME, find_rank_file
@@ -166,7 +166,7 @@ def print_row(row: Row, *, with_names: bool) -> None:
 
 def append(rows: list[Row]) -> None:
     """One line per language: what was compared, where, with what."""
-    from megaphi.engine.versions import short_commit
+    from megaphi.checkpoint.versions import short_commit
 
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
     stamp |= {"commit": short_commit(), "python": platform.python_version()}

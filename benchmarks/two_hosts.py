@@ -246,7 +246,7 @@ def judged(name: str, folder: Path) -> dict[str, object]:
 
 
 def make_tokens(folder: Path) -> None:
-    from megaphi.data.tokenize_documents import tokenize_documents
+    from megaphi.data.tokenize.pipeline import tokenize_documents
 
     for name in ("web", "code"):
         text = ROOT / "examples" / "corpus" / name / "validation.jsonl.zst"
@@ -260,7 +260,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if os.geteuid() or shutil.which("ip") is None:
         sys.exit("two_hosts.py makes network namespaces: it needs root and `ip` of iproute2")
-    from megaphi.engine.versions import short_commit, versions
+    from megaphi.checkpoint.versions import short_commit, versions
 
     about = {"date": date.today().isoformat(), "commit": short_commit(7), "torch": versions()["torch"]}
     rows = []

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from megaphi.data.unigram import unigram_cross_entropy, weighted_token_counts
-from megaphi.engine.loss_plot import plot_losses
-from megaphi.engine.metrics import read_metrics
+from megaphi.data.loading.token_frequencies import unigram_cross_entropy, weighted_token_counts
+from megaphi.engine.reporting.loss_plot import plot_losses
+from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.engine.run_config import RunConfig
 from megaphi.files import read_json, write_text
 from megaphi.parallel.devices import as_fields, fitting, gpus
@@ -183,7 +183,7 @@ def logit_difference(run: RunConfig, exported: Path) -> tuple[float, float]:
     from transformers import Phi3ForCausalLM
 
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import logits_of, open_model
+    from megaphi.engine.inference.forward_only import logits_of, open_model
     from megaphi.stages.pretrain import open_data
 
     _, validation = open_data(run)

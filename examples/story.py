@@ -23,7 +23,7 @@ import zstandard
 from quickstart import CORPUS, Report, command, on_this_machine, start_words, tokenise, train
 
 from megaphi.conversation import Conversation, Message, Sampling
-from megaphi.engine.metrics import read_metrics
+from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.files import write_text
 from megaphi.recipes.quickstart import quickstart_dpo, quickstart_pretrain, quickstart_sft
 
@@ -112,9 +112,9 @@ def final_answer(solution: str) -> str:
 def answers(questions: Sequence[str]) -> list[str]:
     """The tuned model's own attempts, through the same engine."""
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import open_model
-    from megaphi.generation.engine import Engine
-    from megaphi.generation.local import LocalSampler
+    from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.local_sampler import LocalSampler
     from megaphi.log import progress_bar
     from megaphi.tokenizer.phi4 import load_tokenizer
 

@@ -21,6 +21,24 @@ from megaphi.errors import InputError, did_you_mean
 
 Result = TypeVar("Result")
 _LOADED: dict[Path, ModuleType] = {}
+_MOVED = {
+    "megaphi.data.documents": "megaphi.data.text.documents",
+    "megaphi.data.indexed_dataset": "megaphi.data.storage.indexed_dataset",
+    "megaphi.data.indexed_dataset_writer": "megaphi.data.storage.indexed_dataset_writer",
+    "megaphi.data.loader": "megaphi.data.loading.loader",
+    "megaphi.data.mixture": "megaphi.data.order.mixture",
+    "megaphi.data.post_training": "megaphi.data.packed.settings",
+    "megaphi.data.tokenize_documents": "megaphi.data.tokenize.pipeline",
+    "megaphi.engine.checkpoint_files": "megaphi.checkpoint.format",
+    "megaphi.engine.forward_only": "megaphi.engine.inference.forward_only",
+    "megaphi.engine.loop": "megaphi.engine.training.loop",
+    "megaphi.engine.train_step": "megaphi.engine.training.train_step",
+    "megaphi.generation.engine": "megaphi.generation.decoding.engine",
+    "megaphi.generation.endpoint": "megaphi.generation.client.endpoint",
+    "megaphi.generation.generate": "megaphi.generation.decoding.generate",
+    "megaphi.generation.local": "megaphi.generation.local_sampler",
+}
+"""Where modules are now that files of users may import: 0.2 gave the large packages folders."""
 _KINDS = {"recipe": "function", "objective": "class", "dataset": "class"}
 
 
@@ -74,9 +92,11 @@ def running(path: Path, what: str, action: Callable[[], Result]) -> Result:
         where = f"{error.filename or path}, line {error.lineno}"
         raise InputError(f"{what}: {where}: {error.msg}") from None
     except (Exception, SystemExit) as error:
+        now = _MOVED.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
+        hint = f": import {now}" if now else ""
         line = _line_in(path, error)
         where = str(path) if line is None else f"{path}, line {line}"
-        raise InputError(f"{what}: {where}: {type(error).__name__}: {error}") from None
+        raise InputError(f"{what}: {where}: {type(error).__name__}: {error}{hint}") from None
 
 
 def _line_in(path: Path, error: BaseException) -> int | None:

@@ -8,7 +8,7 @@ import os
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import megaphi.conversion.open_weights
-import megaphi.engine.forward_only
-import megaphi.engine.saver
-import megaphi.engine.train_step
+import megaphi.engine.inference.forward_only
+import megaphi.engine.saving.saver
+import megaphi.engine.training.train_step
 import megaphi.stages.pretrain  # noqa: F401

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from megaphi.config import FilePath, Range, describe, difference, from_plain, leaves, override, to_plain
 from megaphi.data.batch import BatchShape
-from megaphi.data.mixture import Mixture, Source
+from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import NumericPrecision, RunConfig, check

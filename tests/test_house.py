@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,15 +20,21 @@ NATIVE_SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suff
 KERNELS = ("cross_entropy.h", "paged_attention.h", "rms_norm.h", "rotary.h", "softmax.h", "swiglu.h")
 ROWS = [
     {"errors", "json_text", "files", "config", "conversation", "log", "other_names", "own_code"},
-    {"kernels", "tokenizer", "parallel", "grading"},
+    {"kernels", "tokenizer", "parallel"},
     {"model", "data", "curation"},
+    {"checkpoint"},
     {"engine"},
     {"stages", "generation", "conversion"},
-    {"evaluation", "planning"},
-    {"pivotal"},
+    {"planning"},
     {"recipes"},
     {"cli"},
 ]
+INSIDE = {
+    "data": [{"batch", "compiled"}, {"text", "storage"}, {"order"}, {"tokenize", "packed"}, {"loading"}],
+    "engine": [{""}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],
+    "generation": [{"text", "decoding", "client"}, {"local_sampler"}, {"server"}],
+}
+"""Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file beside them."""
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 MEGATRON_USERS = {"parallel", "model", "engine"}
 WITHOUT_TORCH = {
@@ -49,6 +56,11 @@ LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 400, 60, 12
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py", "base.py", "manager.py"}
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def package_of(path: Path) -> str:
     """`model` for megaphi/model/attention.py, `files` for megaphi/files.py."""
     return path.relative_to(ROOT / "megaphi").parts[0].removesuffix(".py")
@@ -56,7 +68,7 @@ def package_of(path: Path) -> str:
 
 def imports(path: Path, *, at_module_level: bool) -> Iterator[tuple[int, str]]:
     """(line, module) of every import; those inside functions only on request."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     nodes = _outside_functions(tree) if at_module_level else ast.walk(tree)
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -76,7 +88,7 @@ def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
     """(place, lines) of every function, its docstring not counted."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0]
             documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
@@ -101,9 +113,31 @@ def test_packages_import_lower_rows_only() -> None:
     assert not wrong
 
 
+def row_inside(package: str, name: str) -> int | None:
+    """The row of a folder or file of a package, by its name."""
+    named = [row for row, names in enumerate(INSIDE[package]) if name in names]
+    return next(iter(named), next((row for row, names in enumerate(INSIDE[package]) if "" in names), None))
+
+
+def test_folders_of_a_package_import_lower_rows_of_it_only() -> None:
+    wrong = []
+    for path in SOURCES:
+        package, *inside = path.relative_to(ROOT / "megaphi").parts
+        if package not in INSIDE or inside == ["__init__.py"]:
+            continue
+        own = row_inside(package, inside[0].removesuffix(".py"))
+        assert own is not None, f"{path.relative_to(ROOT)} has no row within {package}"
+        for line, module in imports(path, at_module_level=False):
+            head, _, rest = module.partition(f"megaphi.{package}.")
+            other = None if head or not rest else row_inside(package, rest.split(".")[0])
+            if other is not None and other > own:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert not wrong
+
+
 def test_every_package_has_a_row() -> None:
     packages = {package_of(path) for path in SOURCES} - {"__init__", "__main__"}
-    assert packages <= set(ROW_OF)
+    assert packages == set(ROW_OF)
 
 
 def test_only_three_packages_know_megatron() -> None:
@@ -139,7 +173,7 @@ def test_the_usual_function_is_short() -> None:
 
 
 def test_every_file_opens_with_its_story() -> None:
-    untold = [str(path.relative_to(ROOT)) for path in ALL_SOURCES if not ast.get_docstring(ast.parse(path.read_text()))]
+    untold = [str(path.relative_to(ROOT)) for path in ALL_SOURCES if not ast.get_docstring(tree_of(path))]
     assert not untold
 
 

@@ -15,22 +15,30 @@ from hypothesis import strategies as st
 from megaphi.cli import main
 from megaphi.config import from_plain, override
 from megaphi.conversion.open_weights import open_weights
-from megaphi.data.source_paths import read_manifest
-from megaphi.engine.metrics import read_metrics
-from megaphi.engine.step_times import read_step_times
+from megaphi.data.storage.source_paths import read_manifest
+from megaphi.engine.reporting.metrics import read_metrics
+from megaphi.engine.reporting.step_times import read_step_times
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_json
-from megaphi.generation.openai_fields import ApiError
-from megaphi.generation.openai_requests import read_order
-from megaphi.generation.request_journal import RequestJournal
+from megaphi.generation.client.request_journal import RequestJournal
+from megaphi.generation.server.openai_fields import ApiError
+from megaphi.generation.server.openai_requests import read_order
 from megaphi.json_text import parse_json
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes import load_recipe
 from megaphi.tokenizer.json_tokenizer import JsonTokenizer
 
 LONG = "9" * 5_000
-OUR_OWN = {"json_text.py", "channel.py", "meeting.py", "heartbeat.py", "random_states.py", "checkpoint_files.py"}
-"""The reader itself, and three that read nothing but what this program wrote in this run or under a checksum."""
+OUR_OWN = {
+    "json_text.py",
+    "channel.py",
+    "meeting.py",
+    "heartbeat.py",
+    "random_states.py",
+    "format.py",
+    "wandb_process.py",
+}
+"""The reader itself, and those that read nothing but what this program wrote in this run or under a checksum."""
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

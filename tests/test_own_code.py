@@ -22,6 +22,10 @@ from tests.test_config import every_field
 
 BROKEN = {
     "import": ("import nothing_of_this_name\ndef run(): ...\n", "line 1: ModuleNotFoundError: No module named"),
+    "a module that has moved": (
+        "x = 1\nfrom megaphi.data.mixture import Source\n",
+        "line 2: ModuleNotFoundError: No module named 'megaphi.data.mixture': import megaphi.data.order.mixture",
+    ),
     "syntax": ("x = 1\ndef run(:\n    pass\n", "line 2: invalid syntax"),
     "exception at import": ("x = 1\ny = 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
     "exception in the recipe": ("def run():\n    x = {}\n    return x['a']\n", "line 3: KeyError: 'a'"),

@@ -120,7 +120,7 @@ def test_a_wheel_of_the_source_distribution_works_outside_the_checkout(wheel, tm
     program = (
         "import megaphi, megaphi._C\n"
         "from megaphi.cli import main\n"
-        "from megaphi.generation.chat_page import PAGE\n"
+        "from megaphi.generation.server.chat_page import PAGE\n"
         "commands = 'tokenize text.txt --output data/own --vocabulary 1024 --processes 1',"
         " 'mixture quickstart_pretrain mixture.sources.web.paths=data/own', 'inspect dataset data/own'\n"
         "codes = [main(words.split()) for words in commands]\n"

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from megaphi.checkpoint.format import CheckpointReader
+from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import user_path
 from megaphi.conversion.gguf_weights import GgufWeights
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
@@ -19,8 +21,6 @@ from megaphi.conversion.megatron_weights import MegatronWeights
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
-from megaphi.engine.checkpoint_files import CheckpointReader
-from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.log import set_up_logging
 from megaphi.parallel.layout import ParallelLayout

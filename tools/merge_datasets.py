@@ -2,7 +2,7 @@
 
     python tools/merge_datasets.py --input data/parts --output-prefix data/all
 
-The work is `megaphi.data.merge_datasets`: pairs in the order of their names, constant memory, one dtype and one
+The work is `megaphi.data.storage.merge_datasets`: pairs in the order of their names, constant memory, one dtype and one
 tokenizer. What Megatron users may find surprising is the third file: PREFIX.json says which tokenizer the ids are of.
 """
 
@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from megaphi.config import user_path
-from megaphi.data.merge_datasets import find_pairs, merge_datasets
+from megaphi.data.storage.merge_datasets import find_pairs, merge_datasets
 from megaphi.errors import InputError
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from megaphi.config import user_path
-from megaphi.data.tokenize_documents import tokenize_documents
+from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.errors import InputError
 from megaphi.log import set_up_logging
 

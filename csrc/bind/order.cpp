@@ -129,17 +129,17 @@ py::tuple locate_in_order(const Order& order, const Numbers& numbers) {
 
 void bind_order(py::module_& module) {
   const auto numbers = py::arg("numbers").noconvert();
-  py::class_<Permutation>(module, "Permutation", "The keyed bijection of megaphi/data/order.py.")
+  py::class_<Permutation>(module, "Permutation", "The keyed bijection of megaphi/data/order/permutation.py.")
       .def(py::init(&new_permutation), py::arg("size"), py::arg("key"))
       .def("items_at", &look_up<&Permutation::items_at>, numbers, "Items at these positions: uint64.")
       .def("positions_of", &look_up<&Permutation::positions_of>, numbers, "Positions that hold these items: uint64.");
-  py::class_<Blend, std::shared_ptr<Blend>>(module, "Blend", "A blend of megaphi/data/blend.py, in one of two forms.")
+  py::class_<Blend, std::shared_ptr<Blend>>(module, "Blend", "One form of a blend of megaphi/data/order/blend.py.")
       .def_static("table", &new_table, py::arg("shares"), py::arg("slots"), py::arg("repeats"))
       .def_static("tree", &new_tree, py::arg("root"), py::arg("nodes"), py::arg("sources"), py::arg("limit"))
       .def_property_readonly("limit", &Blend::limit, "Samples that it holds.")
       .def("locate", &locate_in_blend, numbers, "(source, rank) of these samples: int64.")
       .def("counts", &counts_of_blend, py::arg("samples"), "Samples of each source among the first ones.");
-  py::class_<Order>(module, "Order", "The order of megaphi/data/mixture_order.py.")
+  py::class_<Order>(module, "Order", "The order of megaphi/data/order/sample_order.py.")
       .def(py::init(&new_order), py::arg("blend"), py::arg("grids"), py::arg("sequence_length"))
       .def("locate", &locate_in_order, numbers, "(source, epoch, window, start token) of these samples: int64.");
 }

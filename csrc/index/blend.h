@@ -1,4 +1,4 @@
-// Sample number -> (source, rank within the source), in the two forms that megaphi/data/blend.py defines: a table of
+// Sample number -> (source, rank within the source), in the two forms that data/order/blend.py defines: a table of
 // one period (or one run) of a Pfair schedule, and a tree that splits counts exactly. Fractions, quotas and the shape
 // of the tree come from Python, which has exact numbers of any size; the schedule's slots are worked out here, with
 // remainders as long as they need to be, because a table has up to 2^20 of them.

@@ -1,4 +1,4 @@
-// Sample numbers -> where their tokens begin, as megaphi/data/mixture_order.py defines it: blend, epoch, shuffled
+// Sample numbers -> where their tokens begin, as megaphi/data/order/sample_order.py defines it: blend, epoch, shuffled
 // block, part of the block, phase of the epoch's grid. A batch is looked up source by source and epoch by epoch, so
 // keys and shuffles are made once for each and nothing is kept between calls: threads may share an order.
 #pragma once

@@ -1,4 +1,4 @@
-// The keyed shuffle of megaphi/data/order.py, whose docstrings define every bit of it: the words of a key, unbiased
+// The keyed shuffle of data/order/permutation.py, whose docstrings define every bit of it: the words of a key, unbiased
 // draws, and the bijection on [0, size), an exact Fisher-Yates table up to 4,096 items and a Feistel network above.
 // Nothing here can be changed without a new ORDER_VERSION: every run ever started depends on these bits.
 #pragma once

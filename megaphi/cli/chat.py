@@ -22,7 +22,7 @@ from megaphi.conversation import Conversation, Message, Sampling
 from megaphi.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from megaphi.generation.requests import Generator
+    from megaphi.generation.decoding.requests import Generator
     from megaphi.tokenizer.interface import Tokenizer
 
 HELP = "talk to a model in the terminal"
@@ -120,7 +120,7 @@ class Talk:
                 self.said.append(Message("assistant", answer))
 
     def _generate(self) -> Iterator[str]:
-        from megaphi.generation.requests import Request
+        from megaphi.generation.decoding.requests import Request
         from megaphi.generation.text import TextStream, render_prompt
 
         opening = [Message("system", self.system)] if self.system else []

@@ -23,8 +23,8 @@ from megaphi.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from megaphi.checkpoint.weight_reader import WeightReader
     from megaphi.conversion.streaming import PlannedFile
-    from megaphi.engine.weight_reader import WeightReader
 
 HELP = "weights to and from Hugging Face's format, and between layouts"
 EXAMPLE = """examples:
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inward.add_argument("--pipeline", type=int, default=1, metavar="N", help="ranks that share the layers (default 1)")
     inward.add_argument("--virtual-pipeline", type=int, default=1, metavar="N", help="chunks of layers per rank")
     for direction in (outward, inward):
-        direction.add_argument("--tokenizer", metavar="PATH", help="folder with tokenizer.json, or phi4: the model's")
+        direction.add_argument(
+            "--tokenizer", type=user_path, metavar="PATH", help="folder with tokenizer.json, or phi4: the model's"
+        )
         direction.add_argument("--no-tokenizer", action="store_true", help="leave the model's own tokenizer out")
         direction.add_argument(
             "fields", metavar="field=value", nargs="*", help="of the architecture, where SOURCE does not say it"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from megaphi.cli.mixture import print_sources, print_stages, report_run
 from megaphi.config import leaves
-from megaphi.data.mixture_report import MixtureReport
+from megaphi.data.order.report import MixtureReport
 from megaphi.engine.learning_rate import learning_rate, milestones
 from megaphi.engine.run_config import RunConfig, check, check_kind
 from megaphi.engine.run_tokenizer import check_tokenizer

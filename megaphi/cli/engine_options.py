@@ -16,8 +16,8 @@ from megaphi.config import user_path
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
-    from megaphi.generation.json_constraint import Constraints
-    from megaphi.generation.requests import Generator
+    from megaphi.generation.decoding.json_constraint import Constraints
+    from megaphi.generation.decoding.requests import Generator
     from megaphi.parallel.heartbeat import Patience
     from megaphi.tokenizer.interface import Tokenizer
 
@@ -110,10 +110,10 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
 
     Only the first rank acts on Ctrl-C and SIGTERM: the others must stay for its last step.
     """
+    from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.model_tokenizer import text_tokenizer_of
-    from megaphi.generation.json_constraint import Constraints
-    from megaphi.generation.leader import open_generators
+    from megaphi.generation.decoding.driver import open_generators
+    from megaphi.generation.decoding.json_constraint import Constraints
     from megaphi.kernels.loading import allow_slow
     from megaphi.parallel.layout import ParallelLayout
     from megaphi.parallel.place import detect

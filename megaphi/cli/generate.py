@@ -50,11 +50,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
+    from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import open_model
-    from megaphi.engine.model_tokenizer import text_tokenizer_of
-    from megaphi.generation.engine import Engine
-    from megaphi.generation.generate import generate
+    from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.generate import generate
     from megaphi.generation.text import render_prompt
     from megaphi.kernels.loading import allow_slow
     from megaphi.log import progress_bar

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from megaphi.engine.checkpoint_files import CheckpointReader
+    from megaphi.checkpoint.format import CheckpointReader
 
 BYTES = {"float32": 4, "bfloat16": 2, "uint8": 1}
 
 
 def show_checkpoint(path: Path, *, tensors: bool, files: bool) -> int:
-    from megaphi.engine.checkpoint_files import CheckpointReader
+    from megaphi.checkpoint.format import CheckpointReader
 
     reader = CheckpointReader(path)
     print(f"checkpoint   {reader.folder}")
@@ -58,7 +58,7 @@ def _show_parts(reader: CheckpointReader) -> None:
 
 def _show_ledger(state: dict[str, Any], where: str) -> None:
     """How far every source has been read."""
-    from megaphi.data.ledger import read_ledger
+    from megaphi.data.order.ledger import read_ledger
 
     if "ledger" not in state:
         return

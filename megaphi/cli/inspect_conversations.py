@@ -61,8 +61,8 @@ def show_conversations(arguments: argparse.Namespace) -> int:
 
 
 def _show_conversations(arguments: argparse.Namespace, tokenizer: Tokenizer, *, colour: bool) -> Iterator[str]:
-    from megaphi.data.conversations import stream_conversations
-    from megaphi.data.records import SkipReport
+    from megaphi.data.packed.conversations import stream_conversations
+    from megaphi.data.text.training_records import SkipReport
 
     report = SkipReport()
     samples = stream_conversations(
@@ -87,8 +87,8 @@ def _show_conversations(arguments: argparse.Namespace, tokenizer: Tokenizer, *, 
 
 
 def _show_pairs(arguments: argparse.Namespace, tokenizer: Tokenizer, *, colour: bool) -> Iterator[str]:
-    from megaphi.data.preference_pairs import stream_pairs
-    from megaphi.data.records import SkipReport
+    from megaphi.data.packed.preference_pairs import stream_pairs
+    from megaphi.data.text.training_records import SkipReport
 
     report = SkipReport()
     pairs = stream_pairs(

@@ -1,7 +1,8 @@
 """Show what a dataset of tokens holds: its size, its documents where they can be told apart, one of them as text.
 
-Any format that a source of a mixture may name (`megaphi/data/dataset_formats.py`). A pair of .bin and .idx lists its
-documents; in the other formats they are counted by reading everything once, and only if it is known what ends them.
+Any format that a source of a mixture may name (`megaphi/data/storage/dataset_formats.py`). A pair of .bin and .idx
+lists its documents; in the other formats they are counted by reading everything once, and only if it is known what
+ends them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from megaphi.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from megaphi.data.token_dataset import TokenDataset
+    from megaphi.data.storage.token_dataset import TokenDataset
 
 READ_AT_ONCE = 1 << 22
 """Tokens."""
@@ -47,9 +48,9 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 def show_dataset(arguments: argparse.Namespace) -> int:
     """Print what `arguments` ask for; raises InputError where the dataset cannot be read."""
-    from megaphi.data.dataset_formats import format_of, is_there, open_dataset
-    from megaphi.data.indexed_dataset import INDEXED_PAIR
-    from megaphi.data.token_dataset import TokenLayout
+    from megaphi.data.storage.dataset_formats import format_of, is_there, open_dataset
+    from megaphi.data.storage.indexed_dataset import INDEXED_PAIR
+    from megaphi.data.storage.token_dataset import TokenLayout
 
     path = arguments.path
     half = path.endswith((".bin", ".idx")) and arguments.dtype is None
@@ -83,7 +84,7 @@ def _document_lengths(dataset: TokenDataset) -> np.ndarray | None:
     """Tokens of each document (sequence of an index); None where the dataset does not tell them apart."""
     import numpy as np
 
-    from megaphi.data.indexed_dataset import IndexedDataset
+    from megaphi.data.storage.indexed_dataset import IndexedDataset
 
     if isinstance(dataset, IndexedDataset):
         dataset.files.index.will_be_read_through()
@@ -121,7 +122,7 @@ def _show_document(dataset: TokenDataset, arguments: argparse.Namespace) -> int:
 
 
 def _document(dataset: TokenDataset, number: int) -> np.ndarray:
-    from megaphi.data.indexed_dataset import IndexedDataset
+    from megaphi.data.storage.indexed_dataset import IndexedDataset
 
     lengths = _document_lengths(dataset)
     if lengths is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from megaphi.engine.checkpoint_files import CheckpointReader
+    from megaphi.checkpoint.format import CheckpointReader
 
 UNCOMPARED = ("ledger", "saved_at")
 
@@ -34,7 +34,7 @@ def show_difference(left: Path, right: Path, *, weights: bool) -> int:
 
 
 def _configuration(path: Path) -> dict[str, Any]:
-    from megaphi.engine.checkpoint_files import CheckpointReader
+    from megaphi.checkpoint.format import CheckpointReader
     from megaphi.files import read_object
 
     if path.is_file() and path.name != "latest":
@@ -46,7 +46,7 @@ def _configuration(path: Path) -> dict[str, Any]:
 
 def _reader(path: Path) -> CheckpointReader | None:
     """The checkpoint at a path; none for a bare configuration, or a run that has not saved yet."""
-    from megaphi.engine.checkpoint_files import CheckpointReader
+    from megaphi.checkpoint.format import CheckpointReader
 
     places = (path / "manifest.json", path / "latest", path / "checkpoints" / "latest")
     if path.name == "latest" or any(place.is_file() for place in places):

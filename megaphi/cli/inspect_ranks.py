@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from megaphi.engine.step_times import OWN_WORK, WAITING, RankTimes, read_step_times
+from megaphi.engine.reporting.step_times import OWN_WORK, WAITING, RankTimes, read_step_times
 from megaphi.errors import InputError
 
 SLOW = 1.1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from megaphi.config import user_path
 
 if TYPE_CHECKING:
-    from megaphi.data.mixture_report import MixtureReport, Repeat
+    from megaphi.data.order.report import MixtureReport, Repeat
     from megaphi.engine.run_config import RunConfig
 
 HELP = "what a run reads: tokens, shares and epochs of every source"
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     import math
 
     from megaphi.config import override
-    from megaphi.data.mixture_report import repeats
+    from megaphi.data.order.report import repeats
     from megaphi.engine.run_config import check
     from megaphi.errors import InputError
     from megaphi.recipes import load_recipe
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     layout = configuration.layout
     report = report_run(check(configuration, world_size=layout.model_ranks * (layout.data or 1)))
     if arguments.plot is not None:
-        from megaphi.data.mixture_plot import plot_mixture
+        from megaphi.data.order.plot import plot_mixture
 
         plot_mixture(report, arguments.plot, title=configuration.recipe, warn_epochs=limit)
     found = repeats(report, above=limit)
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def report_run(run: RunConfig) -> MixtureReport:
     """What a run reads from its first step to its last."""
-    from megaphi.data.mixture_report import report_mixture
+    from megaphi.data.order.report import report_mixture
 
     return report_mixture(
         run.mixture,

@@ -126,9 +126,9 @@ def make_app(arguments: argparse.Namespace, key: str | None, *, hosts: frozenset
     """Open the model, and build the application around it; `hosts` as in `Serving`."""
     import time
 
-    from megaphi.generation.server import create_app
-    from megaphi.generation.service import GenerationService
-    from megaphi.generation.serving import Serving
+    from megaphi.generation.server.app import create_app
+    from megaphi.generation.server.handlers import Serving
+    from megaphi.generation.server.workers import GenerationService
     from megaphi.parallel.place import detect
 
     opened = open_engine(arguments)

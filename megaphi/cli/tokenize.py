@@ -73,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from megaphi.data.tokenize_documents import plan_tokenizing, tokenize_documents
-    from megaphi.data.tokenize_members import detect_member
+    from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents
+    from megaphi.data.tokenize.workers import detect_member
     from megaphi.errors import InputError
     from megaphi.log import set_up_logging
 
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--processes {arguments.processes}: must be at least 1")
     settings = _settings(arguments)
     if arguments.dry_run:
-        from megaphi.data.tokenize_dry_run import describe_plan
+        from megaphi.data.tokenize.dry_run import describe_plan
 
         plan = plan_tokenizing(arguments.inputs, arguments.output, **settings)
         print(describe_plan(plan, member, processes=arguments.processes))
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides the result, as keyword arguments."""
-    from megaphi.data.fill_in_the_middle import FillInTheMiddle
+    from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle
 
     rates = {"rate": arguments.fim_rate, "spm_rate": arguments.fim_spm_rate, "seed": arguments.fim_seed}
     fill = FillInTheMiddle(**rates)

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from megaphi.engine.checkpoint_files import resolve
+    from megaphi.checkpoint.format import resolve
 
     sound = True
     for path in map(Path, arguments.paths):
@@ -46,7 +46,7 @@ def _all_of(path: Path) -> list[Path]:
 
 
 def _verify(folder: Path, *, values: bool) -> bool:
-    from megaphi.engine.verification import problems_of
+    from megaphi.checkpoint.verification import problems_of
     from megaphi.log import progress_bar
 
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.weight_reader import box_from_rows
 from megaphi.config import to_plain
 from megaphi.conversion.gguf_header import check_header
 from megaphi.conversion.gguf_tokenizer import tokenizer_files
 from megaphi.conversion.weight_names import our_table, segments_within, their_shapes
-from megaphi.engine.checkpoint_files import Box
-from megaphi.engine.weight_reader import box_from_rows
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import EMBEDDING

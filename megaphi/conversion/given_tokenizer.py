@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.model_tokenizer import NO_TOKENIZER, tokenizer_of
+from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.conversion.carried_files import CONFIG, GENERATION_CONFIG
 from megaphi.conversion.gguf_weights import GgufWeights
-from megaphi.engine.checkpoint_files import Box
-from megaphi.engine.model_tokenizer import NO_TOKENIZER, tokenizer_of
-from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.files import read_object
 from megaphi.tokenizer.interface import Tokenizer

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.tensor_file import TensorFile
+from megaphi.checkpoint.weight_reader import box_from_rows
 from megaphi.config import to_plain
 from megaphi.conversion.carried_files import CONFIG, carried_files
 from megaphi.conversion.huggingface_config import architecture_from, context_from, naming_of
 from megaphi.conversion.weight_names import KNOWN_AND_DROPPED, our_table, segments_within, their_shapes
-from megaphi.engine.checkpoint_files import Box
-from megaphi.engine.tensor_file import TensorFile
-from megaphi.engine.weight_reader import box_from_rows
 from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
 from megaphi.log import logger

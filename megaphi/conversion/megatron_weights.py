@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.weight_reader import box_from_rows
 from megaphi.config import to_plain
 from megaphi.conversion.megatron_arguments import COMMON, read_arguments, refuse_arguments
 from megaphi.conversion.torch_dist import METADATA, TorchDistFolder
-from megaphi.engine.checkpoint_files import Box
-from megaphi.engine.weight_reader import box_from_rows
 from megaphi.errors import InputError, did_you_mean
 from megaphi.files import read_json
 from megaphi.model.architecture import Architecture

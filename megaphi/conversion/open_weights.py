@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from megaphi.checkpoint.format import CheckpointReader
+from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.conversion.carried_files import CONFIG
 from megaphi.conversion.gguf_weights import GgufWeights, is_gguf
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.conversion.megatron_weights import MegatronWeights, is_megatron
-from megaphi.engine.checkpoint_files import CheckpointReader
-from megaphi.engine.weight_reader import WeightReader
 from megaphi.errors import InputError
 from megaphi.files import read_json
 from megaphi.model.weights import weights_of

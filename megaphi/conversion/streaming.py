@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megaphi.data.prefetch import prefetch
-from megaphi.engine.checkpoint_files import DTYPES
-from megaphi.engine.tensor_file import FileRecord, TensorFileWriter
+from megaphi.checkpoint.format import DTYPES
+from megaphi.checkpoint.tensor_file import FileRecord, TensorFileWriter
+from megaphi.data.loading.prefetch import prefetch
 from megaphi.errors import InputError
 from megaphi.log import progress_bar
 

@@ -19,9 +19,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.tensor_file import read_at
 from megaphi.conversion.restricted_pickle import LARGEST_BYTES, StandIn, read_pickle
-from megaphi.engine.checkpoint_files import Box
-from megaphi.engine.tensor_file import read_at
 from megaphi.errors import InputError
 
 METADATA = ".metadata"

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from megaphi.checkpoint.model_tokenizer import context_of, tokenizer_of
+from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.conversion.gguf_weights import GgufWeights
 from megaphi.conversion.given_tokenizer import WithTokenizer
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.conversion.streaming import row_blocks
-from megaphi.engine.forward_only import logits_of, open_model
-from megaphi.engine.model_tokenizer import context_of, tokenizer_of
-from megaphi.engine.weight_reader import WeightReader
+from megaphi.engine.inference.forward_only import logits_of, open_model
 from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar
 from megaphi.model.weights import weights_of

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from megaphi.config import Range, check_values
 from megaphi.data.batch import BatchShape
-from megaphi.data.mixture import Mixture
-from megaphi.data.post_training import Conversations, Preferences
-from megaphi.data.remote import check_remote_reading
-from megaphi.data.stages import StageSpan, lay_out_stages
+from megaphi.data.order.mixture import Mixture
+from megaphi.data.order.schedule import StageSpan, lay_out_stages
+from megaphi.data.packed.settings import Conversations, Preferences
+from megaphi.data.storage.remote import check_remote_reading
 from megaphi.engine.learning_rate import Optimizer, check_schedule
 from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving

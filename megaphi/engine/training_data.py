@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.batch import Batch
-from megaphi.data.ledger import Origin
-from megaphi.data.stages import StageSpan
+from megaphi.data.order.ledger import Origin
+from megaphi.data.order.schedule import StageSpan
 
 
 class StepOrder(Protocol):

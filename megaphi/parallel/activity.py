@@ -1,8 +1,8 @@
 """What a rank is doing: which step, which phase of it, and how long the phases of a step have taken.
 
-The main thread enters phases; the heartbeat tells them to the other ranks, and `engine/step_times.py` writes them down.
-Marks are events of the device's stream, so that on a GPU a phase lasts as long as its kernels do (not yet run on a
-GPU); on the CPU they are points on a clock.
+The main thread enters phases; the heartbeat tells them to the other ranks, and `engine/reporting/step_times.py` writes
+them down. Marks are events of the device's stream, so that on a GPU a phase lasts as long as its kernels do (not yet
+run on a GPU); on the CPU they are points on a clock.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 | what is random | seed | differs between ranks |
 |---|---|---|
 | initial weights | SHA-256(seed, global parameter name) | no: each rank cuts its share out of the same draw |
-| data order | (seed, split, source, epoch), see data/order.py | no: a replica takes its own sample numbers |
+| data order | (seed, split, source, epoch): data/order/permutation.py | no: a replica takes its own sample numbers |
 | inside the model (dropout) | seed + 1,000 x pipeline stage; Megatron adds the tensor rank | yes |
 | text generation | the `--seed` of the request | no: all ranks draw the same token |
 """

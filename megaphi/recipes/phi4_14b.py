@@ -8,7 +8,7 @@ planned to fit 80 GB devices without recomputation (`--dry-run`), and tensor mus
 from __future__ import annotations
 
 from megaphi.data.batch import BatchShape
-from megaphi.data.mixture import Mixture, Source
+from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import RunConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from megaphi.data.batch import BatchShape
-from megaphi.data.post_training import Conversations, Preferences
+from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving

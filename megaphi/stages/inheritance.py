@@ -10,21 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megaphi.config import to_plain
-from megaphi.engine.checkpoint_files import CARRIED_FOLDER, CheckpointReader
-from megaphi.engine.checkpoint_writer import checkpoint_folders
-from megaphi.engine.manifest import MANIFEST
-from megaphi.engine.model_tokenizer import (
+from megaphi.checkpoint.format import CARRIED_FOLDER, CheckpointReader
+from megaphi.checkpoint.manifest import MANIFEST
+from megaphi.checkpoint.model_tokenizer import (
     NO_TOKENIZER,
     check_one_tokenizer,
     context_of,
     longest_sequence,
     tokenizer_of,
 )
-from megaphi.engine.newest import candidates
-from megaphi.engine.resume import OpenWeights
+from megaphi.checkpoint.weight_reader import WeightReader
+from megaphi.config import to_plain
 from megaphi.engine.run_config import RunConfig
-from megaphi.engine.weight_reader import WeightReader
+from megaphi.engine.saving.latest_checkpoint import candidates
+from megaphi.engine.saving.writer import checkpoint_folders
+from megaphi.engine.start.resume import OpenWeights
 from megaphi.errors import InputError
 from megaphi.files import copy_files
 from megaphi.log import logger

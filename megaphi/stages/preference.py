@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from megaphi.data.batch import Batch
-from megaphi.data.pair_rows import PairBatch
-from megaphi.data.post_training import Preferences
+from megaphi.data.packed.pair_rows import PairBatch
+from megaphi.data.packed.settings import Preferences
 from megaphi.engine.objective import LossFunction
 from megaphi.model.fused_model import Comparison
 from megaphi.stages.losses import ipo_loss, sigmoid_loss

@@ -19,10 +19,10 @@ import torch.distributed as distributed
 from numpy.typing import NDArray
 
 from megaphi.config import to_plain
-from megaphi.data.packed_epochs import PackedEpochs
-from megaphi.data.pair_rows import Unit, length_of, pair_batch
-from megaphi.data.preference_pairs import PivotalGroup, PreferencePair
-from megaphi.engine.train_step import reading, run_schedule
+from megaphi.data.packed.epochs import PackedEpochs
+from megaphi.data.packed.pair_rows import Unit, length_of, pair_batch
+from megaphi.data.packed.preference_pairs import PivotalGroup, PreferencePair
+from megaphi.engine.training.train_step import reading, run_schedule
 from megaphi.engine.training_model import TrainingModel
 from megaphi.engine.weights_fingerprint import weights_fingerprint
 from megaphi.errors import InputError

@@ -29,7 +29,7 @@ class RenderedConversation:
     """Token ids of a conversation and, for each, whether it is a target of training.
 
     `trained[i]` belongs to `ids[i]` itself, the token to be predicted (from position i - 1), not to the position that
-    predicts it. Lists as `Tokenizer.render` makes them; arrays where many are kept (`data/conversations.py`).
+    predicts it. Lists as `Tokenizer.render` makes them; arrays where many are kept (`data/packed/conversations.py`).
     """
 
     ids: list[int] | NDArray[np.int32]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megaphi.cli import main
-from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
+from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.tokenizer.rank_file import find_rank_file
 
 

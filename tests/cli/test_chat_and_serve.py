@@ -17,8 +17,8 @@ from megaphi.cli import chat, main, serve
 from megaphi.conversation import Conversation, Message, Sampling
 from megaphi.errors import InputError
 from megaphi.generation.text import render_prompt
-from tests.generation.fake_generator import FakeGenerator, expected_tokens
-from tests.generation.served import ask, opened, tokenizer
+from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
+from tests.generation.server.served import ask, opened, tokenizer
 from tests.test_house import ROOT
 
 ALPHABET = tokenizer().encode(" one two three four five")
@@ -140,7 +140,7 @@ def test_the_model_has_its_folders_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for given, name in ((None, tmp_path.name), ("mine", "mine")):
         made = []
-        monkeypatch.setattr("megaphi.generation.server.create_app", made.append)
+        monkeypatch.setattr("megaphi.generation.server.app.create_app", made.append)
         serve.make_app(
             argparse.Namespace(checkpoint=".", model_name=given, max_waiting=3, host="me"), None, hosts=frozenset()
         )
@@ -149,8 +149,8 @@ def test_the_model_has_its_folders_name(monkeypatch, tmp_path):
 
 PROGRAM = """
 from megaphi.cli import main, serve
-from tests.generation.fake_generator import FakeGenerator
-from tests.generation.served import opened
+from tests.generation.server.fake_generator import FakeGenerator
+from tests.generation.server.served import opened
 serve.open_engine = lambda arguments: opened(FakeGenerator(rows=arguments.batch))
 raise SystemExit(main(["serve", "some/model", "--port", "0", "--host", "0.0.0.0"]))
 """

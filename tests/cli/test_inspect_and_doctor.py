@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from megaphi.checkpoint.format import Piece, finish_checkpoint, rank_file, whole_box, write_rank_file
 from megaphi.cli import main
 from megaphi.config import to_plain
-from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
-from megaphi.data.ledger import UNREAD, Cursor, DatasetRecord, Ledger, Origin, SourceRecord
-from megaphi.engine.checkpoint_files import Piece, finish_checkpoint, rank_file, whole_box, write_rank_file
+from megaphi.data.order.ledger import UNREAD, Cursor, DatasetRecord, Ledger, Origin, SourceRecord
+from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.files import write_json
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import weights_of

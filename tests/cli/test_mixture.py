@@ -15,7 +15,7 @@ from tests.warm_megaphi import run_megaphi
 
 RECIPE = """
 import dataclasses
-from megaphi.data.mixture import Share, Stage
+from megaphi.data.order.mixture import Share, Stage
 from megaphi.recipes.quickstart import quickstart_pretrain
 
 def staged():

@@ -10,7 +10,7 @@ from megaphi.parallel.layout import ParallelLayout
 def logits(checkpoint: str, layout: ParallelLayout, tokens_BS: np.ndarray) -> np.ndarray:
     """Logits of the parallel engine for a checkpoint, `[B, S, V]`."""
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import logits_of, open_model
+    from megaphi.engine.inference.forward_only import logits_of, open_model
 
     return logits_of(open_model(open_weights(checkpoint), layout), tokens_BS).numpy()
 
@@ -19,9 +19,9 @@ def greedy(checkpoint: str, layout: ParallelLayout, prompts: list[list[int]], ma
     """Greedy continuations through the parallel engine."""
     from megaphi.conversation import Sampling
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import open_model
-    from megaphi.generation.engine import Engine
-    from megaphi.generation.generate import generate
+    from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.generate import generate
 
     engine = Engine(open_model(open_weights(checkpoint), layout), cache_bytes=64 << 20)
     return [found[0].tokens for found in generate(engine, prompts, Sampling(max_tokens=max_tokens))]

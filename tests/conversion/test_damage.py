@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(direction: str, folder: P
 SLOW = """
 import sys, time
 import megaphi.conversion.streaming as streaming
-from megaphi.engine.tensor_file import TensorFileWriter
+from megaphi.checkpoint.tensor_file import TensorFileWriter
 append = TensorFileWriter.append
 def slowly(self, values):
     print("writing", flush=True)

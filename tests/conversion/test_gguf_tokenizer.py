@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from megaphi.checkpoint.model_tokenizer import tokenizer_of
 from megaphi.conversion.gguf_splits import SPLITS
 from megaphi.conversion.gguf_tokenizer import tokenizer_files
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
-from megaphi.engine.model_tokenizer import tokenizer_of
 from megaphi.errors import InputError
 from megaphi.tokenizer.json_tokenizer import JsonTokenizer
 from tests.conversion.gguf_model import MODEL, write_gguf

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from megaphi.checkpoint.model_tokenizer import NO_TOKENIZER, text_tokenizer_of, tokenizer_of
 from megaphi.cli import main
 from megaphi.conversion.open_weights import open_weights
-from megaphi.engine.model_tokenizer import NO_TOKENIZER, text_tokenizer_of, tokenizer_of
 from megaphi.model.architecture import Architecture
 from megaphi.tokenizer.open_tokenizer import open_path
 from tests.conversion.gguf_model import write_gguf

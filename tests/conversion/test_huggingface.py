@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
+from megaphi.checkpoint.format import CheckpointReader
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
-from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.errors import InputError
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture

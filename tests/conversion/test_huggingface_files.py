@@ -18,12 +18,12 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from megaphi.checkpoint.format import CheckpointReader
+from megaphi.checkpoint.manifest import Manifest, read_manifest, write_manifest
 from megaphi.conversion.huggingface_config import config_for, token_fields
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
-from megaphi.engine.checkpoint_files import CheckpointReader
-from megaphi.engine.manifest import Manifest, read_manifest, write_manifest
 from megaphi.errors import InputError
 from megaphi.log import logger
 from megaphi.model.architecture import PHI4_14B, Architecture

@@ -11,12 +11,12 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from megaphi.checkpoint.format import CheckpointReader
 from megaphi.conversion import huggingface_config, open_weights, weight_names
 from megaphi.conversion.huggingface_config import architecture_from, config_for, context_from
 from megaphi.conversion.huggingface_keys import CONFIG_KEYS
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import plan_huggingface, to_huggingface
-from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.errors import InputError
 from megaphi.model import weights
 from megaphi.model.architecture import Architecture

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from megaphi.checkpoint.model_tokenizer import tokenizer_of as tokenizer_of_model
 from megaphi.conversation import Conversation, Message
 from megaphi.conversion.gguf_weights import GgufWeights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
-from megaphi.engine.model_tokenizer import tokenizer_of as tokenizer_of_model
 from megaphi.errors import InputError
 from megaphi.model.weights import weights_of
 from megaphi.parallel.layout import ParallelLayout

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from megaphi.checkpoint.format import CheckpointReader
+from megaphi.checkpoint.manifest import check_content
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
-from megaphi.engine.checkpoint_files import CheckpointReader
-from megaphi.engine.manifest import check_content
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout

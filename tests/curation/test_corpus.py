@@ -8,7 +8,7 @@ import re
 
 import zstandard
 
-from megaphi.data.documents import read_documents
+from megaphi.data.text.documents import read_documents
 from megaphi.files import read_json, sha256_of
 from tests.test_house import ROOT
 from tools.build_corpus import METHODS, exercises

@@ -9,9 +9,9 @@ import dataclasses
 
 import numpy as np
 
-from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
-from megaphi.data.loader import open_mixture
-from megaphi.data.mixture import Mixture, Source
+from megaphi.data.loading.loader import open_mixture
+from megaphi.data.order.mixture import Mixture, Source
+from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 
 END, VOCABULARY = 1, 1_000
 OWN = """

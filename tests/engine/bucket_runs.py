@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from megaphi.data.batch import BatchShape
-from megaphi.data.packed_epochs import PackedEpochs
-from megaphi.data.packed_rows import conversation_batch
+from megaphi.data.packed.epochs import PackedEpochs
+from megaphi.data.packed.rows import conversation_batch
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_model import TrainingModel, build_training_model
@@ -64,7 +64,7 @@ def _run(folder: str, layout: ParallelLayout) -> RunConfig:
 
 
 def _curve(model: TrainingModel, kind: str, *, steps: int, first: int = 0) -> dict[str, Any]:
-    from megaphi.engine.train_step import NEXT_TOKEN, train_step
+    from megaphi.engine.training.train_step import NEXT_TOKEN, train_step
     from megaphi.stages.preference import PreferenceObjective
 
     objective = PreferenceObjective(SIGMOID) if kind == "preferences" else NEXT_TOKEN
@@ -92,8 +92,8 @@ def _batches(model: TrainingModel, kind: str, *, step: int) -> list[Any]:
 
 def _resumed(run: RunConfig, world: World, kind: str) -> dict[str, Any]:
     """The same steps with a save in the middle, and a new model that goes on from there."""
-    from megaphi.engine.checkpoint import load_checkpoint
-    from megaphi.engine.saver import save_checkpoint
+    from megaphi.engine.saving.saver import save_checkpoint
+    from megaphi.engine.saving.shards import load_checkpoint
 
     before = build_training_model(run, world)
     first = _curve(before, kind, steps=HALF)

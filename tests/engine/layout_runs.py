@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megaphi.data.batch import Batch, BatchShape
-from megaphi.data.mixture import Mixture, Source
+from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import NumericPrecision, RunConfig
@@ -80,9 +80,9 @@ def train(
 
     `pause_after`: validate and save after this step, and go on.
     """
-    from megaphi.engine.checkpoint import load_checkpoint
-    from megaphi.engine.saver import save_checkpoint
-    from megaphi.engine.train_step import evaluate
+    from megaphi.engine.saving.saver import save_checkpoint
+    from megaphi.engine.saving.shards import load_checkpoint
+    from megaphi.engine.training.train_step import evaluate
 
     model = build(run)
     world = model.world
@@ -115,7 +115,7 @@ def advance(
 ) -> dict[str, list[float]]:
     """Updates `first` + 1 to `first` + `steps`; `after_step` is told the number of each."""
     from megaphi.engine.learning_rate import learning_rate
-    from megaphi.engine.train_step import train_step
+    from megaphi.engine.training.train_step import train_step
 
     run, world = model.run, model.world
     curves: dict[str, list[float]] = {"losses": [], "norms": [], "tokens": []}
@@ -146,7 +146,7 @@ def contents(folder: Path | str) -> dict[str, str]:
     """SHA-256 of every whole tensor of a checkpoint but the random states."""
     import torch
 
-    from megaphi.engine.checkpoint_files import CheckpointReader
+    from megaphi.checkpoint.format import CheckpointReader
 
     reader = CheckpointReader(folder)
     return {

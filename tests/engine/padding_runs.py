@@ -80,7 +80,7 @@ def zeros_of_padding(model: TrainingModel) -> int:
 
 def logits(checkpoints: list[str], layout: ParallelLayout) -> list[np.ndarray]:
     """Logits of the same few tokens by every checkpoint."""
-    from megaphi.engine.forward_only import logits_of, open_model
+    from megaphi.engine.inference.forward_only import logits_of, open_model
 
     tokens_BS = np.random.default_rng(0).integers(100, size=(2, 17))
     return [logits_of(open_model(open_weights(checkpoint), layout), tokens_BS).numpy() for checkpoint in checkpoints]

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from megaphi.engine import run_lock
-from megaphi.engine.checkpoint_writer import checkpoint_folders
 from megaphi.engine.fallback import OWNER, check_fallback, clear_fallback, hold_fallback, mark_fallback
-from megaphi.engine.newest import candidates
 from megaphi.engine.retention import Saving, checkpoint_name, stored_steps
 from megaphi.engine.run_config import RunConfig
-from megaphi.engine.run_folder import _take_folders
 from megaphi.engine.run_lock import take
+from megaphi.engine.saving.latest_checkpoint import candidates
+from megaphi.engine.saving.writer import checkpoint_folders
+from megaphi.engine.start.run_folder import _take_folders
 from megaphi.errors import InputError
 from tests.engine.layout_runs import tiny_run
 from tests.engine.test_run_lock import HOLD

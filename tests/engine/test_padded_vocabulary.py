@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megaphi.engine.checkpoint_files import CheckpointReader
+from megaphi.checkpoint.format import CheckpointReader
 from megaphi.engine.run_config import NumericPrecision
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import contents

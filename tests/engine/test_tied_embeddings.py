@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from megaphi.checkpoint.format import CheckpointReader
 from megaphi.conversion.to_huggingface import to_huggingface
-from megaphi.engine.checkpoint_files import CheckpointReader
 from megaphi.model.weights import EMBEDDING, OUTPUT
 from megaphi.parallel.layout import ParallelLayout
 from tests.conversion.parity_runs import logits

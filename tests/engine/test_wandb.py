@@ -17,7 +17,7 @@ import pytest
 from megaphi.cli import main
 from megaphi.config import override, to_plain
 from megaphi.engine import wandb_board
-from megaphi.engine.metrics import MetricsLog, open_log, read_metrics
+from megaphi.engine.reporting.metrics import MetricsLog, open_log, read_metrics
 from megaphi.engine.run_config import RunConfig, check
 from megaphi.errors import InputError
 from megaphi.log import logger

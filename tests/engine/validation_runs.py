@@ -12,8 +12,8 @@ SAMPLES = 13  # of three sources in micro-batches of two: neither fills them, an
 
 def validated(runs: Sequence[RunConfig]) -> list[tuple[dict[str, float], list[dict[str, float]]]]:
     """For each run, of a model that has learnt nothing: the metrics, and the sums of every source and of what pads."""
-    from megaphi.engine import validation
-    from megaphi.engine.train_step import NEXT_TOKEN
+    from megaphi.engine.training import validation
+    from megaphi.engine.training.train_step import NEXT_TOKEN
     from megaphi.stages.pretrain import open_data
     from tests.engine.layout_runs import build
 

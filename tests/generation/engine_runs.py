@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from megaphi.conversation import Sampling
-from megaphi.generation.generate import Continuation
-from megaphi.generation.json_constraint import Constraints
+from megaphi.generation.decoding.generate import Continuation
+from megaphi.generation.decoding.json_constraint import Constraints
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.tokenizer.phi4 import load_tokenizer
 
@@ -42,9 +42,9 @@ def prompts_of(vocabulary: int) -> list[list[int]]:
 def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
     """Every way to ask, as plain values."""
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import open_model
-    from megaphi.generation.engine import Engine
-    from megaphi.generation.generate import generate, score_continuations
+    from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.generate import generate, score_continuations
 
     model = open_model(open_weights(checkpoint), layout)
     prompts = prompts_of(model.architecture.vocabulary)
@@ -69,9 +69,9 @@ def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
 
 def json_answers(model: Any, prompts: list[list[int]]) -> list[dict[str, Any]]:
     """Some of them beside texts that may say what they like, in a cache that is too small for all."""
-    from megaphi.generation.engine import Engine
-    from megaphi.generation.generate import complete_everywhere
-    from megaphi.generation.requests import Request
+    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.generate import complete_everywhere
+    from megaphi.generation.decoding.requests import Request
 
     tokenizer = load_tokenizer(352)
     engine = Engine(model, rows=6, cache_bytes=7 * 16 * bytes_per_token(model), constraints=Constraints(tokenizer))
@@ -90,7 +90,7 @@ def json_answers(model: Any, prompts: list[list[int]]) -> list[dict[str, Any]]:
 
 
 def bytes_per_token(model: Any) -> int:
-    from megaphi.engine.forward_only import cache_bytes_per_token
+    from megaphi.engine.inference.forward_only import cache_bytes_per_token
 
     return cache_bytes_per_token(model)
 
@@ -107,9 +107,9 @@ def plain(item: Continuation) -> dict[str, Any]:
 def without_cache(checkpoint: str) -> dict[str, Any]:
     """The same requests one by one, each step a forward pass over the whole text."""
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import logits_of, open_model
-    from megaphi.generation.engine import Given, score
-    from megaphi.generation.sampling import Row, choose
+    from megaphi.engine.inference.forward_only import logits_of, open_model
+    from megaphi.generation.decoding.engine import Given, score
+    from megaphi.generation.decoding.sampling import Row, choose
 
     model = open_model(open_weights(checkpoint))
     prompts = prompts_of(model.architecture.vocabulary)

@@ -57,9 +57,9 @@ def greedy(checkpoint: str, layout: ParallelLayout, prompts: list[list[int]]) ->
     """Through the engine, in a batch whose places are taken again and again."""
     from megaphi.conversation import Sampling
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import open_model
-    from megaphi.generation.engine import Engine
-    from megaphi.generation.generate import generate
+    from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.generate import generate
 
     engine = Engine(open_model(open_weights(checkpoint), layout), rows=32, cache_bytes=256 << 20, pass_tokens=512)
     found = generate(engine, prompts, Sampling(max_tokens=TOKENS))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megaphi.engine.same_run import code_facts
+from megaphi.engine.start.same_run import code_facts
 from megaphi.kernels import contents
 from megaphi.kernels.contents import kernels_digest, loaded_parts
 

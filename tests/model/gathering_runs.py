@@ -91,7 +91,7 @@ def _product(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[tu
 
 def _objectives(architecture: Architecture) -> dict[str, tuple[Objective, Batch]]:
     """Each way to train with one micro-batch of it; packed rows need the fused model."""
-    from megaphi.data.packed_rows import conversation_batch
+    from megaphi.data.packed.rows import conversation_batch
     from megaphi.stages.preference import PreferenceObjective
 
     rows = np.random.default_rng(3).integers(SHAPE.vocabulary, size=(2, SEQUENCE + 1))

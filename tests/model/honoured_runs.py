@@ -331,7 +331,7 @@ def fork_with_head_norms(folder: str) -> dict[str, Any]:
     from unittest import mock
 
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import open_model
+    from megaphi.engine.inference.forward_only import open_model
     from megaphi.model import language_model
     from tests.engine.layout_runs import tiny_run, train
 

@@ -52,7 +52,7 @@ def measured_bytes(run: RunConfig) -> dict[str, int]:
 
     from megaphi.engine.optimizer import state_pieces
     from megaphi.engine.run_config import check
-    from megaphi.engine.train_step import train_step
+    from megaphi.engine.training.train_step import train_step
     from megaphi.engine.training_model import build_training_model
     from megaphi.parallel.place import detect
     from megaphi.parallel.world import start_world

@@ -14,13 +14,13 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from megaphi.checkpoint.verification import problems_of
 from megaphi.data.batch import BatchShape
-from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
-from megaphi.data.mixture import Mixture, Source
-from megaphi.engine.metrics import read_metrics
+from megaphi.data.order.mixture import Mixture, Source
+from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
+from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
-from megaphi.engine.verification import problems_of
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.engine.layout_runs import TINY, contents, tiny_run

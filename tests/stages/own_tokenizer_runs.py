@@ -30,11 +30,11 @@ def train_all(runs: list[RunConfig]) -> list[str | None]:
 
 def answers(folder: str, questions: list[str], tokens: int) -> list[tuple[str, tuple[int, ...]]]:
     """Greedy answers to one question each."""
+    from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.forward_only import open_model
-    from megaphi.engine.model_tokenizer import text_tokenizer_of
-    from megaphi.generation.engine import Engine
-    from megaphi.generation.local import LocalSampler
+    from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.local_sampler import LocalSampler
 
     reader = open_weights(folder)
     sampler = LocalSampler(Engine(open_model(reader), rows=4), text_tokenizer_of(reader), name="own")

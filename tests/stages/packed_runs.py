@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from megaphi.data.batch import BatchShape
-from megaphi.data.packed_epochs import PackedEpochs
-from megaphi.data.packed_rows import conversation_batch
-from megaphi.data.pair_rows import PairBatch, length_of, pair_batch, units_of
-from megaphi.data.post_training import Preferences
-from megaphi.data.preference_pairs import PreferencePair
+from megaphi.data.packed.epochs import PackedEpochs
+from megaphi.data.packed.pair_rows import PairBatch, length_of, pair_batch, units_of
+from megaphi.data.packed.preference_pairs import PreferencePair
+from megaphi.data.packed.rows import conversation_batch
+from megaphi.data.packed.settings import Preferences
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
@@ -60,9 +60,9 @@ def a_step(folder: str, checkpoint: str, layout: ParallelLayout, batches: Sequen
     Nothing is clipped, so that the first moment is a tenth of the gradient. Returns the loss.
     """
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.checkpoint import load_weights
-    from megaphi.engine.saver import save_checkpoint
-    from megaphi.engine.train_step import NEXT_TOKEN, train_step
+    from megaphi.engine.saving.saver import save_checkpoint
+    from megaphi.engine.saving.shards import load_weights
+    from megaphi.engine.training.train_step import NEXT_TOKEN, train_step
     from tests.engine.layout_runs import build
 
     reader = open_weights(checkpoint)
@@ -88,7 +88,7 @@ def step_run(folder: str, layout: ParallelLayout, model: Architecture = SHAPE) -
 
 def gradients(folder: Path | str) -> dict[str, np.ndarray]:
     """Whole gradients by name, from the first moments of the only checkpoint."""
-    from megaphi.engine.checkpoint_files import CheckpointReader
+    from megaphi.checkpoint.format import CheckpointReader
 
     reader = CheckpointReader(Path(folder) / "checkpoints" / "step_00000001")
     prefix = "optimizer/exp_avg/"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from megaphi.data.batch import BatchShape
-from megaphi.data.post_training import Conversations, Preferences
+from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
@@ -26,7 +26,7 @@ WORDS = "the sun rises in east and sets west while rivers run to sea".split()
 def stage_here(run: RunConfig) -> dict[str, Any]:
     """Run the stage that the data asks for on this rank; returns the metrics, log lines, and an error's message."""
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.metrics import read_metrics
+    from megaphi.engine.reporting.metrics import read_metrics
     from megaphi.engine.run_config import check, check_kind
     from megaphi.errors import InputError, ReportedElsewhere, RunFailed
     from megaphi.log import logger

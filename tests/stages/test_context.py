@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from megaphi.checkpoint.model_tokenizer import context_of
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import BatchShape
-from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
-from megaphi.data.mixture import Mixture, Source, Stage
-from megaphi.engine.model_tokenizer import context_of
+from megaphi.data.order.mixture import Mixture, Source, Stage
+from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.engine.run_config import RunConfig
 from megaphi.files import read_json
 from megaphi.tokenizer.phi4 import load_tokenizer

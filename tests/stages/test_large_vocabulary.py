@@ -16,10 +16,10 @@ import torch
 
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import BatchShape
-from megaphi.data.indexed_dataset import IndexedDataset
-from megaphi.data.mixture import Mixture, Source
-from megaphi.data.post_training import Conversations, Preferences
-from megaphi.data.tokenize_documents import tokenize_documents
+from megaphi.data.order.mixture import Mixture, Source
+from megaphi.data.packed.settings import Conversations, Preferences
+from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import RunConfig

@@ -1,7 +1,7 @@
 """Stages, edited mixtures and changed data, as a run meets them: from real token files through checkpoints.
 
-What every sample is follows from the order alone, which tests/data/test_run_order.py checks by brute force; here the
-question is whether a run, stopped and started again, reads just that.
+What every sample is follows from the order alone, which tests/data/order/test_run_order.py checks by brute force; here
+the question is whether a run, stopped and started again, reads just that.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from megaphi.data.indexed_dataset_writer import IndexedDatasetWriter
-from megaphi.data.mixture import Mixture, Share, Source, Stage
+from megaphi.data.order.mixture import Mixture, Share, Source, Stage
+from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
 from megaphi.files import read_json

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from megaphi.checkpoint.model_tokenizer import context_of, text_tokenizer_of, tokenizer_of
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import BatchShape
-from megaphi.data.indexed_dataset import IndexedDataset
-from megaphi.data.mixture import Mixture, Source
-from megaphi.data.post_training import Conversations, Preferences
-from megaphi.data.tokenize_documents import tokenize_documents
+from megaphi.data.order.mixture import Mixture, Source
+from megaphi.data.packed.settings import Conversations, Preferences
+from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.model_tokenizer import context_of, text_tokenizer_of, tokenizer_of
 from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import RunConfig, check
 from megaphi.engine.run_tokenizer import Tokenizer, check_tokenizer

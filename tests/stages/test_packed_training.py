@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from megaphi.data.pair_rows import length_of, units_of
-from megaphi.data.post_training import Preferences
-from megaphi.data.preference_pairs import PreferencePair
+from megaphi.data.packed.pair_rows import length_of, units_of
+from megaphi.data.packed.preference_pairs import PreferencePair
+from megaphi.data.packed.settings import Preferences
 from megaphi.model.weights import OUTPUT
 from tests.conversion.random_models import random_folder, whole_weights
 from tests.gloo_world import run_in_world

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from megaphi.data.tokenize_documents import tokenize_documents
+from megaphi.data.tokenize.pipeline import tokenize_documents
 from tests.processes import children_of
 from tests.warm_megaphi import WarmMegaphi
 

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_huggingface import to_huggingface
-from megaphi.data.mixture import Mixture, Source
+from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_tokenizer import Tokenizer

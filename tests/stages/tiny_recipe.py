@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from megaphi.data.batch import BatchShape
-from megaphi.data.mixture import Mixture, Source
+from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving

@@ -12,7 +12,7 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.data.documents import read_documents
+from megaphi.data.text.documents import read_documents
 from megaphi.errors import InputError
 from megaphi.tokenizer import phi4
 from megaphi.tokenizer.phi4 import cut_long_whitespace, load_tokenizer

@@ -8,7 +8,7 @@ import re
 import pytest
 from safetensors.torch import load_file
 
-from megaphi.engine.checkpoint_files import CheckpointReader
+from megaphi.checkpoint.format import CheckpointReader
 from tests.conversion.random_models import SHAPES, random_folder, same_bytes, whole_weights
 from tests.test_house import ROOT
 

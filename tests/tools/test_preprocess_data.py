@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megaphi.data.tokenize_documents import tokenize_documents
+from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.test_house import ROOT
 

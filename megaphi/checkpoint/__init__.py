@@ -1,0 +1,1 @@
+"""A checkpoint on disk, whoever wrote it: format, integrity, what its weights are. Knows nothing of Megatron."""

@@ -1,0 +1,305 @@
+"""The checkpoint on disk: tensors of any layout as boxes of whole parameters, in safetensors, with one JSON index.
+
+    step_00000100/
+        config.json         the run's configuration (a RunConfig)
+        state.json          step, tokens seen, place in the data, versions
+        index.json          every tensor: whole shape, type, and its pieces
+        rank_00000.safetensors ...   what each rank wrote; its header repeats the pieces, and which save it is of
+        huggingface/        files of the model that the weights came from, where they came from one
+        manifest.json       size and SHA-256 of all of these (manifest.py)
+
+A piece is elements [start, end) of a box of the whole tensor, flattened in C order: tensor parallelism makes the
+boxes, the distributed optimizer cuts them into ranges. Reading puts any box together from the pieces that overlap it,
+so a checkpoint loads under any layout, and a tool reads it without Megatron or process groups. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaphi.checkpoint.manifest import Manifest, check_content, check_sizes, read_manifest, write_manifest
+from megaphi.checkpoint.tensor_file import FileRecord, TensorFile, TensorFileWriter, hash_file
+from megaphi.config import from_plain
+from megaphi.errors import InputError
+from megaphi.files import copy_files, read_json, write_json, write_text
+from megaphi.model.architecture import Architecture
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
+SMALL_FILES = ("config.json", "state.json", "index.json")
+CARRIED_FOLDER = "huggingface"
+_OPEN_FILES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangular part of a whole tensor."""
+
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def overlap(self, other: Box) -> Box | None:
+        starts = [max(a, b) for a, b in zip(self.offset, other.offset, strict=True)]
+        ends = [
+            min(a + m, b + n) for a, m, b, n in zip(self.offset, self.shape, other.offset, other.shape, strict=True)
+        ]
+        if any(start >= end for start, end in zip(starts, ends, strict=True)):
+            return None
+        return Box(tuple(starts), tuple(end - start for start, end in zip(starts, ends, strict=True)))
+
+    def slices_within(self, outer: Box) -> tuple[slice, ...]:
+        """Index of this box in a tensor that holds `outer`."""
+        return tuple(
+            slice(start - origin, start - origin + size)
+            for start, size, origin in zip(self.offset, self.shape, outer.offset, strict=True)
+        )
+
+    def slabs(self) -> Iterator[Box]:
+        """The two-dimensional parts of a box of more dimensions, in order; one or two dimensions: itself."""
+        leading = zip(self.offset[:-2], self.shape[:-2], strict=True)
+        for place in product(*(range(start, start + size) for start, size in leading)):
+            yield Box((*place, *self.offset[-2:]), (*(1 for _ in place), *self.shape[-2:]))
+
+    def rows_for(self, start: int, end: int) -> Box:
+        """The fewest whole rows of a box of one or two dimensions that hold elements [start, end) of it, flattened."""
+        width = math.prod(self.shape[1:])
+        first, last = start // width, -(-end // width)
+        return Box((self.offset[0] + first, *self.offset[1:]), (last - first, *self.shape[1:]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """What one rank writes of one tensor."""
+
+    key: str
+    whole_shape: tuple[int, ...]
+    box: Box
+    start: int
+    """First element of `values` in the flattened box."""
+    values: Tensor
+    """One-dimensional."""
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The piece as index and file header describe it."""
+        return piece_entry(self.whole_shape, self.box, start=self.start, end=self.start + self.values.numel())
+
+
+def piece_entry(whole_shape: tuple[int, ...], box: Box, *, start: int, end: int) -> dict[str, Any]:
+    """A piece in a file's header: elements [start, end) of the flattened box."""
+    return {"whole": list(whole_shape), "offset": list(box.offset), "shape": list(box.shape), "range": [start, end]}
+
+
+def rank_file(rank: int) -> str:
+    return f"rank_{rank:05d}.safetensors"
+
+
+def file_metadata(pieces: Mapping[str, dict[str, Any]], *, run: str, step: int) -> dict[str, str]:
+    """The header of a rank's file: what it holds, and which save it is of."""
+    return {"run": run, "step": str(step), "pieces": json.dumps(pieces, separators=(",", ":"))}
+
+
+def write_rank_file(folder: Path, pieces: Iterable[Piece], *, rank: int, run: str, step: int) -> FileRecord:
+    """Write one rank's file, forced to disk; wide types first, so that every tensor is aligned."""
+    ordered = sorted(pieces, key=lambda piece: -piece.values.dtype.itemsize)
+    metadata = file_metadata({piece.key: piece.entry for piece in ordered}, run=run, step=step)
+    tensors = {piece.key: (piece.values.dtype, tuple(piece.values.shape)) for piece in ordered}
+    writer = TensorFileWriter(folder / rank_file(rank), tensors, metadata=metadata)
+    try:
+        for piece in ordered:
+            writer.append(piece.values)
+        return writer.close()
+    finally:
+        writer.abandon()
+
+
+def build_index(folder: Path, files: Iterable[str]) -> dict[str, Any]:
+    """Every tensor and its pieces, from the headers of the files; the pieces of each must add up to the whole of it."""
+    tensors: dict[str, Any] = {}
+    for name in files:
+        with TensorFile(folder / name) as file:
+            dtypes = {key: str(entry.dtype).removeprefix("torch.") for key, entry in file.entries.items()}
+            pieces = json.loads(file.metadata["pieces"])
+        for key, piece in pieces.items():
+            shape = piece.pop("whole")
+            tensor = tensors.setdefault(key, {"shape": shape, "dtype": dtypes[key], "pieces": []})
+            tensor["pieces"].append({"file": name, **piece})
+    for key, tensor in tensors.items():
+        written = sum(end - start for start, end in (piece["range"] for piece in tensor["pieces"]))
+        if written != math.prod(tensor["shape"]):
+            raise RuntimeError(f"{key}: the ranks wrote {written} of {math.prod(tensor['shape'])} elements")
+    return {"tensors": tensors}
+
+
+def finish_checkpoint(
+    folder: Path,
+    config: Mapping[str, Any],
+    state: Mapping[str, Any],
+    files: Mapping[str, FileRecord],
+    *,
+    run: str,
+    carried: Mapping[str, Path] | None = None,
+) -> Manifest:
+    """Add the JSON files and copies of what is `carried`, the manifest last, to a folder with every rank's `files`."""
+    write_json(folder / "config.json", config)
+    write_json(folder / "state.json", state)
+    write_text(folder / "index.json", json.dumps(build_index(folder, files), separators=(",", ":")))
+    copy_files(carried or {}, folder / CARRIED_FOLDER)
+    others = (*SMALL_FILES, *(f"{CARRIED_FOLDER}/{name}" for name in carried or {}))
+    records = {name: hash_file(folder / name) for name in others}
+    manifest = Manifest(run=run, step=state["step"], files={**records, **files})
+    write_manifest(folder, manifest)
+    return manifest
+
+
+class CheckpointReader:
+    """An open checkpoint, and a `WeightReader`. Nothing but the JSON files is read before it is asked for.
+
+    Raises:
+        InputError: a file is missing or has another size than it had, or a JSON file another content.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = resolve(Path(folder))
+        self.manifest = read_manifest(self.folder)
+        check_sizes(self.folder, self.manifest)
+        for name in SMALL_FILES:
+            check_content(self.folder, self.manifest, name)
+        self.config: dict[str, Any] = read_json(self.folder / "config.json", what="checkpoint configuration")
+        self.state: dict[str, Any] = read_json(self.folder / "state.json", what="checkpoint state")
+        self.tensors: Mapping[str, Any] = read_json(self.folder / "index.json", what="checkpoint index")["tensors"]
+        """Key -> {shape, dtype, pieces}; a weight's key is `model/` and its name."""
+        self._open: dict[str, TensorFile] = {}
+
+    @property
+    def architecture(self) -> Architecture:
+        return from_plain(Architecture, self.config["model"], where="model")
+
+    @property
+    def carried(self) -> dict[str, Path]:
+        prefix = f"{CARRIED_FOLDER}/"
+        names = [name for name in self.manifest.files if name.startswith(prefix) and name.count("/") == 1]
+        for name in names:
+            check_content(self.folder, self.manifest, name)
+        return {name.removeprefix(prefix): self.folder / name for name in names}
+
+    def dtype(self, name: str) -> torch.dtype:
+        return DTYPES[self._entry(f"model/{name}")["dtype"]]
+
+    def rows(self, name: str, start: int, end: int) -> Tensor:
+        """Rows [start, end) of a weight's matrix form."""
+        shape = self.shape(f"model/{name}")
+        width = math.prod(shape[1:]) if len(shape) < 3 else shape[-1]
+        values = self.read(f"model/{name}", whole_box(shape), start=start * width, end=end * width)
+        return values if len(shape) == 1 else values.view(-1, width)
+
+    def box(self, name: str, box: Box) -> Tensor:
+        return self.read_box(f"model/{name}", box)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return tuple(self._entry(key)["shape"])
+
+    def _entry(self, key: str) -> dict[str, Any]:
+        if key not in self.tensors:
+            raise InputError(f"checkpoint {self.folder} holds no tensor {key!r}: it is of another architecture")
+        return self.tensors[key]
+
+    def whole(self, key: str) -> Tensor:
+        """A whole tensor, as it was before any rank cut it."""
+        return self.read_box(key, whole_box(self.shape(key)))
+
+    def slabs(self, key: str, *, elements: int = 1 << 24) -> Iterator[Tensor]:
+        """A whole tensor in flat parts of at most about `elements` numbers, in order: for tensors of any size."""
+        shape = self.shape(key)
+        for start in range(0, math.prod(shape), elements):
+            yield self.read(key, whole_box(shape), start=start, end=min(start + elements, math.prod(shape)))
+
+    def read(self, key: str, box: Box, *, start: int = 0, end: int | None = None) -> Tensor:
+        """Elements [start, end) of a flattened box."""
+        end = box.numel if end is None else end
+        parts, passed = [torch.empty(0, dtype=DTYPES[self._entry(key)["dtype"]])], 0
+        for slab in box.slabs():
+            low, high = max(start - passed, 0), min(end - passed, slab.numel)
+            if low < high:
+                matrix = Box(slab.offset[-2:], slab.shape[-2:]).rows_for(low, high)
+                held = Box((*slab.offset[:-2], *matrix.offset), (*slab.shape[:-2], *matrix.shape))
+                skipped = _flat_offset(held, slab)
+                parts.append(self.read_box(key, held).view(-1)[low - skipped : high - skipped])
+            passed += slab.numel
+        return torch.cat(parts) if len(parts) > 2 else parts[-1]
+
+    def read_box(self, key: str, box: Box) -> Tensor:
+        """A box, in its shape, put together from whatever pieces hold parts of it."""
+        entry = self._entry(key)
+        filled = torch.empty(box.shape, dtype=DTYPES[entry["dtype"]])
+        by_box: dict[Box, list[dict[str, Any]]] = {}
+        for piece in entry["pieces"]:
+            by_box.setdefault(Box(tuple(piece["offset"]), tuple(piece["shape"])), []).append(piece)
+        for stored, pieces in by_box.items():
+            common = stored.overlap(box)
+            for slab in common.slabs() if common is not None else ():
+                self._fill(filled[slab.slices_within(box)], key, slab, stored, pieces)
+        return filled
+
+    def _fill(self, target: Tensor, key: str, slab: Box, stored: Box, pieces: list[dict[str, Any]]) -> None:
+        """Fill `target` with `slab`, a part of the box `stored`, which the pieces hold in ranges."""
+        rows = slab if len(slab.shape) == 1 else Box(
+            (*slab.offset[:-1], stored.offset[-1]), (*slab.shape[:-1], stored.shape[-1])
+        )  # fmt: skip
+        first = _flat_offset(rows, stored)
+        direct = target.is_contiguous() and rows == slab
+        values = target.view(-1) if direct else torch.empty(rows.numel, dtype=target.dtype)
+        for piece in pieces:
+            start, end = piece["range"]
+            low, high = max(start, first), min(end, first + rows.numel)
+            if low < high:
+                file = self._file(piece["file"])
+                place = file.entries[key].first_byte + (low - start) * target.dtype.itemsize
+                file.read_into(values[low - first : high - first], place)
+        if not direct:
+            target.copy_(values.view(rows.shape)[slab.slices_within(rows)])
+
+    def _file(self, name: str) -> TensorFile:
+        if name not in self._open:
+            if len(self._open) >= _OPEN_FILES:  # a checkpoint may have more files than a process may have open
+                self._open.pop(next(iter(self._open))).close()
+            try:
+                self._open[name] = TensorFile(self.folder / name)
+            except InputError as error:
+                raise InputError(f"checkpoint {self.folder}: {error}: use another checkpoint") from None
+        return self._open[name]
+
+
+def whole_box(shape: tuple[int, ...]) -> Box:
+    return Box((0,) * len(shape), shape)
+
+
+def _flat_offset(inner: Box, outer: Box) -> int:
+    """Where a box of whole rows begins in the flattened box around it."""
+    place = 0
+    for start, origin, size in zip(inner.offset, outer.offset, outer.shape, strict=True):
+        place = place * size + start - origin
+    return place
+
+
+def resolve(path: Path) -> Path:
+    """A checkpoint folder, from itself, a `checkpoints` folder, a run folder, or a `latest` file."""
+    for candidate in (path, path / "latest", path / "checkpoints" / "latest"):
+        if candidate.is_file() and candidate.name == "latest":
+            return candidate.parent / candidate.read_text().strip()
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    what = "no such file or folder" if not path.exists() else "neither a checkpoint nor a run folder with one"
+    raise InputError(f"checkpoint {path}: {what} (expected a folder with manifest.json, or a run folder)")

@@ -1,0 +1,114 @@
+"""manifest.json: what every file of a checkpoint must be, so that damage has a name before it has an effect.
+
+Written last, when all other files are on disk; a folder without one is no checkpoint. It holds size and SHA-256 of
+every file, and is itself in one exact spelling with its own digest inside: a flipped byte anywhere shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from megaphi.checkpoint.tensor_file import FileRecord, TensorFile, hash_file
+from megaphi.errors import InputError
+from megaphi.files import read_json, write_text
+
+FORMAT = "megaphi-checkpoint-2"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """Which save a checkpoint comes from, and its files by their path within the folder."""
+
+    run: str
+    """Drawn at random when a process set starts: tells shards of one run from another's."""
+    step: int
+    files: Mapping[str, FileRecord]
+
+    @property
+    def bytes(self) -> int:
+        return sum(record.bytes for record in self.files.values())
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_text(folder / MANIFEST, _spelled(manifest))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises InputError if it is missing, damaged, or of another format."""
+    path = folder / MANIFEST
+    found = read_json(path, what="checkpoint manifest")
+    stated = found.get("format") if isinstance(found, dict) else None
+    if stated != FORMAT:
+        raise InputError(f"{path} has the format {stated!r}, expected {FORMAT!r}")
+    try:
+        files = {name: FileRecord(entry["bytes"], entry["sha256"]) for name, entry in found["files"].items()}
+        manifest = Manifest(run=found["run"], step=found["step"], files=files)
+        is_whole = _spelled(manifest).encode() == path.read_bytes()
+    except (KeyError, TypeError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        raise InputError(f"{path} is damaged: it is not as it was written")
+    return manifest  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def _spelled(manifest: Manifest) -> str:
+    content = {
+        "format": FORMAT,
+        "run": manifest.run,
+        "step": manifest.step,
+        "files": {
+            name: {"bytes": record.bytes, "sha256": record.sha256} for name, record in sorted(manifest.files.items())
+        },
+    }
+    digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**content, "sha256": digest}, indent=1) + "\n"
+
+
+def check_size(folder: Path, manifest: Manifest, name: str) -> None:
+    """Raises InputError if a file is missing or has another size."""
+    path, expected = folder / name, manifest.files[name].bytes
+    found = path.stat().st_size if path.is_file() else None
+    if found != expected:
+        state = "is missing" if found is None else f"is truncated ({found:,} of {expected:,} bytes)"
+        if found is not None and found > expected:
+            state = f"is longer than it was written ({found:,} bytes, not {expected:,})"
+        raise InputError(f"checkpoint {folder}: {name} {state}: use another checkpoint")
+
+
+def check_content(folder: Path, manifest: Manifest, name: str, *, from_disk: bool = False) -> None:
+    """Read a whole file; raises InputError if its bytes are not those that were written."""
+    check_size(folder, manifest, name)
+    try:
+        found = hash_file(folder / name, from_disk=from_disk)
+    except OSError as error:
+        raise InputError(f"checkpoint {folder}: {name} cannot be read: {error.strerror}") from None
+    if found != manifest.files[name]:
+        raise InputError(
+            f"checkpoint {folder}: {name} {_origin(folder / name, manifest)} (SHA-256 {found.sha256[:12]}…, written as "
+            f"{manifest.files[name].sha256[:12]}…): use another checkpoint"
+        )
+
+
+def _origin(path: Path, manifest: Manifest) -> str:
+    """What is wrong with a file of the wrong content: another save's, or damaged."""
+    if path.suffix == ".safetensors":
+        try:
+            with TensorFile(path) as file:
+                run, step = file.metadata.get("run", manifest.run), file.metadata.get("step", str(manifest.step))
+        except InputError:
+            return "is damaged"
+        if (run, step) != (manifest.run, str(manifest.step)):
+            whose = "this run" if run == manifest.run else f"another run ({run})"
+            return f"is not of this checkpoint: {whose} wrote it at step {step}"
+    return "is damaged"
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Sizes of all files: seconds, whatever the model's size. Raises InputError for the first that is wrong."""
+    for name in manifest.files:
+        check_size(folder, manifest, name)

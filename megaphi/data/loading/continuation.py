@@ -1,0 +1,115 @@
+"""From a checkpoint's ledger to the place where its run goes on, with the mixture as it is now.
+
+Nothing changed: the plan is counted from where it was counted before, so the next sample is the one that would have
+followed. The plan was edited (weights, sources, stages, batch size): it begins anew at this step, and every source goes
+on where it stopped; a new one begins, and one taken out keeps its place for the day it comes back. The data changed:
+refused, unless the user accepts it; a changed source then begins an epoch that nobody has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from megaphi.data.loading.loader import OpenMixture
+from megaphi.data.order.ledger import Cursor, DatasetRecord, Ledger, Origin, SourceRecord, changed_data
+from megaphi.data.order.permutation import ORDER_VERSION
+from megaphi.errors import InputError
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Where to count from, where the sources stand there, and what to tell the user."""
+
+    origin: Origin
+    cursors: dict[str, Cursor]
+    former: tuple[SourceRecord, ...]
+    """Sources that are no longer in the mixture."""
+    notes: tuple[str, ...] = ()
+
+
+def continue_run(
+    ledger: Ledger, mixture: OpenMixture, *, position: Origin, accept_changed_data: bool, where: str
+) -> Continuation:
+    """How `mixture`, freshly opened, goes on at `position` of the run that `ledger` belongs to.
+
+    Raises:
+        InputError: a source does not hold what it held, or the seed or the kind of order differ, and that was not
+            accepted; or a run in Megatron's order was edited.
+    """
+    changes = _changes(ledger, mixture)
+    if changes and not accept_changed_data:
+        listed = "; ".join(f"source {name!r}: {what}" if name else what for name, what in changes.items())
+        raise InputError(
+            f"the data is not what {where} was trained on: {listed}. Put it back, or set run.accept_changed_data=true:"
+            " sources that changed then begin an epoch of their own, the others go on where they stopped"
+        )
+    names = {source.name for source in mixture.sources}
+    former = tuple(record for record in ledger.sources if record.name not in names)
+    if not changes:
+        cursors = {record.name: record.at_origin for record in ledger.sources}
+        same = mixture.at(ledger.origin, cursors).order
+        if same.position_at(position.step) == position and same.begun(position.sample) == ledger.segments:
+            return Continuation(ledger.origin, cursors, former)
+    if mixture.order.kind == "megatron":
+        raise InputError(
+            f"the mixture, its weights or the batch size differ from those of {where}, and Megatron's order can only be"
+            " continued unchanged: put them back, or set mixture.order=keyed in a new run.folder"
+        )
+    everything = "" in changes
+    cursors = {
+        record.name: record.now.restarted() if everything or record.name in changes else record.now
+        for record in ledger.sources
+    }
+    former = tuple(replace(record, at_origin=record.now) for record in former)
+    heading = f"the mixture was edited: from step {position.step} on it is read by the new plan"
+    return Continuation(position, cursors, former, (heading, *_notes(mixture, cursors, changes)))
+
+
+def warm_start(ledger: Ledger, mixture: OpenMixture) -> Continuation:
+    """A new run whose sources go on where those of an earlier run stopped, as far as they are the same."""
+    now = mixture.datasets()
+    changes = _changed_sources(ledger, now)
+    cursors = {
+        record.name: record.now.restarted() if record.name in changes else record.now for record in ledger.sources
+    }
+    former = tuple(replace(item, at_origin=item.now) for item in ledger.sources if item.name not in now)
+    return Continuation(Origin(), cursors, former, tuple(_notes(mixture, cursors, changes)))
+
+
+def _changes(ledger: Ledger, mixture: OpenMixture) -> dict[str, str]:
+    """Source name -> what is different; under "" what concerns all of them."""
+    order = mixture.order
+    if (ledger.order, ledger.order_version) != (order.kind, ORDER_VERSION):
+        raise InputError(
+            f"this run reads its data in the order {ledger.order!r}, version {ledger.order_version}; the configuration"
+            f" and this program use {order.kind!r}, version {ORDER_VERSION}"
+        )
+    changes: dict[str, str] = {}
+    if ledger.seed != order.seed:
+        changes[""] = f"seed was {ledger.seed} and is {order.seed}"
+    return changes | _changed_sources(ledger, mixture.datasets())
+
+
+def _changed_sources(ledger: Ledger, now: Mapping[str, Sequence[DatasetRecord]]) -> dict[str, str]:
+    """Name of each source of both that does not hold what it held -> what is different."""
+    found = {
+        record.name: changed_data(record.datasets, now[record.name]) for record in ledger.sources if record.name in now
+    }
+    return {name: what for name, what in found.items() if what is not None}
+
+
+def _notes(mixture: OpenMixture, cursors: Mapping[str, Cursor], changed: Container[str]) -> list[str]:
+    """How each source goes on."""
+    notes = []
+    for source in mixture.describe():
+        cursor = cursors.get(source.name)
+        if cursor is None:
+            notes.append(f"source {source.name} is new: it begins")
+        elif source.name in changed or "" in changed:
+            notes.append(f"source {source.name} has changed: it begins epoch {cursor.first_epoch}")
+        else:
+            notes.append(
+                f"source {source.name} goes on: {cursor.drawn:,} tokens, {cursor.drawn / source.tokens:.2f} epochs"
+            )
+    return notes

@@ -1,0 +1,230 @@
+"""The order of a whole run: its stages one after the other, each source going on where the stage before left it.
+
+Every stage is a `MixtureOrder`, a pure function from sample numbers to places; here they are put in a row. A source is
+cut into blocks of B tokens, B the least common multiple of the sequence lengths of all stages that read it, and blocks
+are what an epoch shuffles. So a stage of longer samples goes on in the same epoch, with nothing repeated; what it may
+leave out is the rest of a block that a stage of shorter samples had begun, less than one sample. (A single length is
+the usual case: then a block is a sample.) A length that was not planned for, in a mixture edited during the run,
+begins an epoch of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from megaphi.data.order.ledger import UNREAD, Cursor, Origin, SegmentRecord
+from megaphi.data.order.mixture import Split
+from megaphi.data.order.sample_order import Locations, MixtureOrder
+from megaphi.data.order.schedule import StageSpan
+from megaphi.data.storage.reader import Runs, TokenReader
+from megaphi.errors import InputError
+
+LARGEST_BLOCK = 1 << 24
+"""Tokens; a common multiple of stranger sequence lengths would leave few blocks to shuffle."""
+
+
+class SourceTokens(NamedTuple):
+    """A source as the order sees it."""
+
+    name: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stage in its place in the run."""
+
+    span: StageSpan
+    order: MixtureOrder
+    source_of_order: NDArray[np.int64]
+    """Index in the mixture of each source that takes part."""
+    cursors: tuple[Cursor, ...]
+    """Where each of them stands at the beginning of the stage."""
+
+    def cursors_after(self, samples: int) -> dict[str, Cursor]:
+        """Where its sources stand after the first `samples` samples of the stage."""
+        length = self.span.sequence_length
+        return {
+            name: replace(
+                cursor,
+                tokens=(first_sample(cursor, length) + count) * length,
+                drawn=cursor.drawn + count * length,
+            )
+            for (name, count), cursor in zip(self.order.counts(samples).items(), self.cursors, strict=True)
+        }
+
+    @property
+    def record(self) -> SegmentRecord:
+        blend = self.order.blend
+        return SegmentRecord(
+            first_sample=self.span.first_sample,
+            sequence_length=self.span.sequence_length,
+            sources=self.span.sources,
+            shares=tuple(str(share) for share in blend.shares),
+            horizon=blend.horizon,
+        )
+
+
+def first_sample(cursor: Cursor, sequence_length: int) -> int:
+    """Number of the next sample of this length that begins after all that was consumed."""
+    return -(-cursor.tokens // sequence_length)
+
+
+class RunOrder:
+    """Sample number of the run -> place in the data, across stages. Nothing but arithmetic; threads may share it."""
+
+    kind = "keyed"
+
+    def __init__(
+        self,
+        spans: Sequence[StageSpan],
+        sources: Sequence[SourceTokens],
+        *,
+        seed: int,
+        split: Split = "training",
+        origin: Origin | None = None,
+        cursors: Mapping[str, Cursor] | None = None,
+    ) -> None:
+        """Count from `origin` (default: the beginning), with each source at its cursor (default: unread).
+
+        `spans` are the stages from step 0 of the run; those before the origin are left out.
+        """
+        self.origin = origin or Origin()
+        self.seed = seed
+        self.split: Split = split
+        self.sources = tuple(sources)
+        self.cursors_at_origin = {source.name: (cursors or {}).get(source.name, UNREAD) for source in sources}
+        self.segments: list[Segment] = []
+        blocks = block_lengths(spans)
+        standing = dict(self.cursors_at_origin)
+        for span in _from_origin(spans, self.origin):
+            segment = self._segment(span, standing, blocks)
+            self.segments.append(segment)
+            standing.update(segment.cursors_after(span.samples))
+        self._first_samples = [segment.span.first_sample for segment in self.segments]
+
+    def _segment(self, span: StageSpan, standing: Mapping[str, Cursor], blocks: Mapping[str, int]) -> Segment:
+        index_of = {source.name: index for index, source in enumerate(self.sources)}
+        members = [index_of[name] for name in span.sources]
+        tokens = [self.sources[member].tokens for member in members]
+        cursors = [
+            _cut(standing[name], blocks[name], sequence_length=span.sequence_length, token_count=count)
+            for name, count in zip(span.sources, tokens, strict=True)
+        ]
+        order = MixtureOrder(
+            span.sources,
+            span.weights,
+            token_counts=tokens,
+            sequence_length=span.sequence_length,
+            seed=self.seed,
+            split=self.split,
+            total_samples=span.samples,
+            block_tokens=[cursor.block_tokens for cursor in cursors],
+            first_samples=[first_sample(cursor, span.sequence_length) for cursor in cursors],
+            first_epochs=[cursor.first_epoch for cursor in cursors],
+        )
+        return Segment(span, order, np.array(members, dtype=np.int64), tuple(cursors))
+
+    @property
+    def end_sample(self) -> int:
+        """Samples of the whole run."""
+        return self.segments[-1].span.end_sample
+
+    def span_at(self, step: int) -> StageSpan:
+        """The stage that step `step` (from 0) belongs to."""
+        for segment in self.segments:
+            if segment.span.first_step <= step < segment.span.end_step:
+                return segment.span
+        raise ValueError(f"step {step} is in no stage of this plan, which begins at step {self.origin.step}")
+
+    def position_at(self, step: int) -> Origin:
+        """Samples and tokens of the run before step `step`."""
+        sample, tokens = self.origin.sample, self.origin.tokens
+        for segment in self.segments:
+            done = max(0, min(step, segment.span.end_step) - segment.span.first_step) * segment.span.global_batch
+            sample, tokens = sample + done, tokens + done * segment.span.sequence_length
+        return Origin(step=step, sample=sample, tokens=tokens)
+
+    def locate(self, sample_numbers: ArrayLike) -> tuple[Locations, int]:
+        """Places of B sample numbers (one dimension), and their sequence length, which must be one and the same."""
+        numbers_B = np.asarray(sample_numbers, dtype=np.int64)
+        if numbers_B.size and numbers_B.min() < self.origin.sample:
+            raise ValueError(
+                f"sample {numbers_B.min()} lies before sample {self.origin.sample}, where this plan begins"
+            )
+        segment_B = np.searchsorted(self._first_samples, numbers_B, side="right") - 1
+        chosen = np.unique(segment_B).tolist() or [0]
+        lengths = {self.segments[index].span.sequence_length for index in chosen}
+        if len(lengths) > 1:
+            raise ValueError(f"samples of several sequence lengths {sorted(lengths)} cannot be one batch")
+        if len(chosen) == 1:
+            return self._locate_in(self.segments[chosen[0]], numbers_B), lengths.pop()
+        places = Locations(*(np.empty_like(numbers_B) for _ in range(4)))
+        for index in chosen:
+            members = segment_B == index
+            part = self._locate_in(self.segments[index], numbers_B[members])
+            for name, part_B in vars(part).items():
+                getattr(places, name)[members] = part_B
+        return places, lengths.pop()
+
+    def runs(self, sample_numbers: ArrayLike, reader: TokenReader) -> tuple[Runs, int]:
+        """Where the S + 1 tokens of each sample are, and S."""
+        places, length = self.locate(sample_numbers)
+        return reader.windows(places.source_B, places.start_token_B, length + 1), length
+
+    def _locate_in(self, segment: Segment, numbers_B: NDArray[np.int64]) -> Locations:
+        places = segment.order.locate(numbers_B - segment.span.first_sample)
+        return replace(places, source_B=segment.source_of_order[places.source_B])
+
+    def cursors(self, samples: int) -> dict[str, Cursor]:
+        """Where every source stands after the first `samples` samples of the run."""
+        standing = dict(self.cursors_at_origin)
+        for segment in self.segments:
+            done = min(samples, segment.span.end_sample) - segment.span.first_sample
+            if done > 0:
+                standing.update(segment.cursors_after(done))
+        return standing
+
+    def begun(self, samples: int) -> tuple[SegmentRecord, ...]:
+        """The stages of which the first `samples` samples hold at least one."""
+        return tuple(segment.record for segment in self.segments if segment.span.first_sample < samples)
+
+
+def block_lengths(spans: Sequence[StageSpan]) -> dict[str, int]:
+    """Block of each source: the least common multiple of the sequence lengths of the stages that read it."""
+    blocks: dict[str, int] = {}
+    for span in spans:
+        for name in span.sources:
+            blocks[name] = math.lcm(blocks.get(name, 1), span.sequence_length)
+            if blocks[name] > LARGEST_BLOCK:
+                lengths = sorted({other.sequence_length for other in spans if name in other.sources})
+                raise InputError(
+                    f"source {name!r} is read with sequence lengths {', '.join(map(str, lengths))}, whose least common"
+                    f" multiple is above {LARGEST_BLOCK:,} tokens: use lengths that divide one another"
+                )
+    return blocks
+
+
+def _cut(cursor: Cursor, block_tokens: int, *, sequence_length: int, token_count: int) -> Cursor:
+    """The same place if samples of this length can be cut there, else the beginning of an epoch not seen yet."""
+    if cursor.fits(sequence_length=sequence_length, token_count=token_count):
+        return cursor
+    return replace(cursor.restarted(), block_tokens=block_tokens, blocks=token_count // block_tokens)
+
+
+def _from_origin(spans: Sequence[StageSpan], origin: Origin) -> list[StageSpan]:
+    """The stages that are left at the origin, with samples counted from there on."""
+    left, sample = [], origin.sample
+    for span in spans:
+        if span.end_step <= origin.step:
+            continue
+        first_step = max(span.first_step, origin.step)
+        left.append(replace(span, first_step=first_step, first_sample=sample))
+        sample = left[-1].end_sample
+    return left

@@ -1,0 +1,1 @@
+"""Conversations and preference pairs as rows of packed units, epoch after epoch."""

@@ -1,0 +1,170 @@
+"""Sources opened: each is a ring of tokens in one or many datasets, checked before the first batch is read.
+
+`open_streams` finds the datasets that sources name (`source_paths.py`), opens them, and refuses what would go wrong
+later or, worse, would not: datasets of different tokenizers, ids that mean something else to the model, a manifest that
+does not agree with the files. Datasets of different dtypes are no problem: what counts is the ids.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megaphi.data.storage.dataset_formats import open_dataset
+from megaphi.data.storage.remote import RemoteReading, RemoteStore
+from megaphi.data.storage.source_paths import ListedDataset, find_datasets
+from megaphi.data.storage.token_dataset import TokenDataset, TokenLayout
+from megaphi.data.storage.token_files import is_url
+from megaphi.errors import InputError
+from megaphi.log import logger
+
+OPENED_AT_ONCE = 16
+"""Remote datasets that are opened at the same time: each is a few requests, and mostly waiting."""
+SAMPLED_TOKENS = 1 << 16
+"""Tokens that are looked at in a dataset that does not say which tokenizer it was made with."""
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Several datasets read as one ring of tokens: the first follows the last."""
+
+    datasets: tuple[TokenDataset, ...]
+    name: str = "tokens"
+    """The source, for messages."""
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """Where each dataset ends in the stream, in tokens."""
+        return list(accumulate(dataset.token_count for dataset in self.datasets))
+
+    @property
+    def token_count(self) -> int:
+        return self.ends[-1]
+
+    @property
+    def document_count(self) -> int | None:
+        """None where a dataset does not know its own."""
+        counts = [count for dataset in self.datasets if (count := dataset.document_count) is not None]
+        return sum(counts) if len(counts) == len(self.datasets) else None
+
+
+def open_streams(
+    paths: Mapping[str, Sequence[str]],
+    *,
+    tokenizer_fingerprint: str | None,
+    vocabulary_size: int,
+    layouts: Mapping[str, TokenLayout] | None = None,
+    remote: RemoteReading | None = None,
+) -> list[TokenStream]:
+    """Open the datasets of all sources: name -> paths, globs, manifests or URLs (see `source_paths.py`), in order.
+
+    Args:
+        layouts: of the sources that say what their files do not.
+        tokenizer_fingerprint: `Tokenizer.fingerprint` of the model's; None where it has no tokenizer.
+        remote: how datasets in object storage are read.
+
+    Raises:
+        InputError: a dataset is missing, damaged, named twice, not what its manifest says, of another tokenizer than
+            its neighbours or the model; a source holds no text.
+    """
+    store = RemoteStore(remote)
+    layouts = layouts or {}
+    streams = [
+        open_stream(entries, name=name, remote=store, layout=layouts.get(name)) for name, entries in paths.items()
+    ]
+    for stream in streams:
+        check_vocabulary(stream, tokenizer_fingerprint=tokenizer_fingerprint, vocabulary_size=vocabulary_size)
+    return streams
+
+
+def open_stream(
+    paths: Sequence[str], *, name: str, remote: RemoteStore, layout: TokenLayout | None = None
+) -> TokenStream:
+    """Open the datasets of one source, which must have text of one tokenizer."""
+    listed = find_datasets(paths, source=name, remote=remote)
+
+    def opened(dataset: ListedDataset) -> TokenDataset:
+        return open_dataset(dataset.path, layout=layout, remote=remote)
+
+    if any(is_url(dataset.path) for dataset in listed):
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+            stream = TokenStream(tuple(pool.map(opened, listed)), name)
+    else:
+        stream = TokenStream(tuple(map(opened, listed)), name)
+    for expected, dataset in zip(listed, stream.datasets, strict=True):
+        _check_manifest(expected, dataset)
+    if stream.document_count == 0 or stream.token_count == 0:
+        raise InputError(f"source {name!r} has no documents: there is no text in {', '.join(paths)}")
+    _check_one_tokenizer(stream)
+    return stream
+
+
+def _check_manifest(expected: ListedDataset, dataset: TokenDataset) -> None:
+    remedy = "it is another dataset, or a damaged copy: put the right one there, or write the manifest again"
+    if expected.tokens is not None and expected.tokens != dataset.token_count:
+        raise InputError(
+            f"{dataset.name} has {dataset.token_count:,} tokens, {expected.manifest} says {expected.tokens:,}: {remedy}"
+        )
+    if expected.fingerprint is not None and expected.fingerprint != dataset.fingerprint:
+        raise InputError(
+            f"{dataset.name} has the fingerprint {dataset.fingerprint[:12]}, {expected.manifest} says"
+            f" {expected.fingerprint[:12]}: {remedy}"
+        )
+
+
+def _tokenizer_of(dataset: TokenDataset) -> Any:
+    return (dataset.description or {}).get("tokenizer")
+
+
+def _check_one_tokenizer(stream: TokenStream) -> None:
+    known = [(tokenizer, dataset) for dataset in stream.datasets if (tokenizer := _tokenizer_of(dataset)) is not None]
+    for tokenizer, dataset in known:
+        if tokenizer != known[0][0]:
+            raise InputError(
+                f"source {stream.name!r} mixes tokenizers: {known[0][1].name} was made with fingerprint"
+                f" {str(known[0][0])[:12]}, {dataset.name} with {str(tokenizer)[:12]}. Tokenise one of them again"
+            )
+
+
+def check_vocabulary(stream: TokenStream, *, tokenizer_fingerprint: str | None, vocabulary_size: int) -> None:
+    """Refuse ids that mean something else to the model, or nothing.
+
+    A dataset that another program wrote does not say what its ids mean; then only the range of a sample can be checked.
+    """
+    silent = [dataset for dataset in stream.datasets if _tokenizer_of(dataset) is None]
+    for dataset in stream.datasets:
+        description = dataset.description or {}
+        tokenizer = _tokenizer_of(dataset)
+        if tokenizer is not None and tokenizer_fingerprint is None:
+            raise InputError(
+                f"{dataset.name} was made with a tokenizer (fingerprint {str(tokenizer)[:12]}), and the model came"
+                " without one: name the model's in tokenizer.path (a folder with tokenizer.json, or phi4)"
+            )
+        if tokenizer not in (None, tokenizer_fingerprint):
+            raise InputError(
+                f"{dataset.name} was tokenised with another vocabulary (of {description.get('vocabulary_size')}"
+                f" tokens, fingerprint {str(tokenizer)[:12]}) than the model's ({vocabulary_size}"
+                f" tokens, {str(tokenizer_fingerprint)[:12]}): tokenise it again, or choose the model's to match"
+            )
+    for dataset in silent:
+        largest = max((int(tokens.max()) for tokens in _sample(dataset)), default=0)
+        if largest >= vocabulary_size:
+            raise InputError(f"{dataset.name} holds token {largest}, but the model's vocabulary is {vocabulary_size}")
+    if silent:
+        others = f" and {len(silent) - 1} more of source {stream.name!r}" if len(silent) > 1 else ""
+        logger.warning("%s%s: no .json that names a tokenizer, ids are taken as they are", silent[0].name, others)
+
+
+def _sample(dataset: TokenDataset) -> list[NDArray[np.integer]]:
+    """Stretches of tokens spread evenly from the first token to the last; of a remote dataset, the first alone."""
+    stretches = 1 if dataset.data.is_remote else 16
+    count = min(dataset.token_count, SAMPLED_TOKENS // stretches)
+    starts = np.linspace(0, dataset.token_count - count, stretches).astype(np.int64)
+    return [dataset.tokens(start, count) for start in starts.tolist()] if count else []

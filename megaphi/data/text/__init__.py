@@ -1,0 +1,1 @@
+"""Texts and records out of files as people have them: found, unpacked, read, the bad ones named."""

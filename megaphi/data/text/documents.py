@@ -1,0 +1,250 @@
+"""Read the texts of documents from files, one at a time: JSON lines, JSON, parquet, plain text; packed or not.
+
+`plan_pieces` cuts large files where they can be entered in the middle (plain JSON lines at byte offsets, parquet at row
+groups); `read_piece` streams the texts of one piece. A record belongs to the piece in which its line begins, so pieces
+of any size give the same documents in the same order. `read_records` gives whole records instead of texts, each with
+its place. What is in a file its name says, but whether it is packed, and whether a .json holds a record a line or one
+value, its content does. Whatever is wrong with a record is handed on with its file and line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from megaphi.data.text.bad_records import Refuse, refuse_at_once
+from megaphi.data.text.input_formats import Format, format_of
+from megaphi.data.text.json_values import read_values
+from megaphi.data.text.unpacking import READ_BYTES, unpacked_blocks
+from megaphi.errors import InputError
+from megaphi.json_text import NOT_UTF8, parse_json
+
+NEW_LINE = b"\n"
+PARQUET_BATCH_ROWS = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a file: bytes [start, stop) of JSON lines, row groups [start, stop) of parquet, else all of it."""
+
+    path: Path
+    start: int
+    stop: int
+    size_bytes: int
+    """Share of the file's bytes, for progress and for grouping pieces."""
+    format: Format
+
+
+def plan_pieces(path: Path, *, piece_bytes: int) -> list[Piece]:
+    """Cut a file into pieces of about `piece_bytes`, where its format allows it."""
+    size, form = path.stat().st_size, format_of(path)
+    if form is None:
+        raise InputError(f"do not know how to read {path}")
+    if form == Format("lines"):
+        starts = range(0, size, piece_bytes)
+        return [
+            Piece(path, start, min(start + piece_bytes, size), min(piece_bytes, size - start), form) for start in starts
+        ]
+    if form.kind == "parquet":
+        groups = _open_parquet(path).num_row_groups
+        pieces = max(1, min(groups, size // piece_bytes))
+        bounds = [groups * index // pieces for index in range(pieces + 1)]
+        return [Piece(path, start, stop, size // pieces, form) for start, stop in pairwise(bounds)]
+    return [Piece(path, 0, size, size, form)]
+
+
+def read_documents(path: str | os.PathLike[str], *, text_key: str = "text") -> Iterator[str]:
+    """All texts of one file, in order."""
+    for piece in plan_pieces(Path(path), piece_bytes=1 << 62):
+        yield from read_piece(piece, text_key=text_key)
+
+
+def read_records(
+    path: Path, *, refuse: Refuse = refuse_at_once, columns: Collection[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of every JSON object or parquet row of a whole file; the place is what an error should name.
+
+    Args:
+        refuse: takes what is no record.
+        columns: of a parquet file, those to read; of the others a record has the names, with `...` for a value.
+
+    Raises:
+        InputError: the file cannot be read or unpacked.
+    """
+    for piece in plan_pieces(path, piece_bytes=1 << 62):
+        if piece.format.kind == "parquet":
+            yield from _rows(piece, columns=columns, refuse=refuse)
+            continue
+        for where, record in _values(piece, refuse):
+            if isinstance(record, dict):
+                yield where(), record
+            else:
+                refuse(where(), f"expected a JSON object, found {kind_of(record)}")
+
+
+def read_piece(piece: Piece, *, text_key: str = "text", refuse: Refuse = refuse_at_once) -> Iterator[str]:
+    """Texts of one piece, in order; the empty ones too.
+
+    Args:
+        text_key: the field of a JSON record, or the column of a parquet file, that holds the text.
+        refuse: takes records that are not what they should be.
+
+    Raises:
+        InputError: the file cannot be read or unpacked, or has no such column.
+    """
+    if piece.format.kind == "text":
+        yield from _text_of_file(piece, refuse)
+    elif piece.format.kind == "parquet":
+        for where, row in _rows(piece, columns=[text_key], refuse=refuse, required=text_key):
+            yield from _text(row[text_key], text_key=text_key, where=lambda where=where: where, refuse=refuse)
+    else:
+        for where, record in _values(piece, refuse):
+            if not isinstance(record, dict):
+                refuse(where(), f"expected a JSON object with a {text_key!r} field, found {kind_of(record)}")
+            elif text_key not in record:
+                keys = ", ".join(map(repr, record)) or "none"
+                refuse(where(), f"no {text_key!r} field; its fields are {keys} (--text-key chooses another)")
+            else:
+                yield from _text(record[text_key], text_key=text_key, where=where, refuse=refuse)
+
+
+def _text(value: Any, *, text_key: str, where: Callable[[], str], refuse: Refuse) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    else:
+        refuse(where(), f"{text_key!r} is {kind_of(value)}, not text")
+
+
+def _values(piece: Piece, refuse: Refuse) -> Iterator[tuple[Callable[[], str], Any]]:
+    """(what names the place, JSON value) of everything in a piece."""
+    path, form = piece.path, piece.format
+    if form.kind == "values":
+        for where, value in read_values(unpacked_blocks(path, form.packing), path):
+            yield lambda where=where: where, value
+        return
+    if form.packing is None:
+        lines = _lines_between(piece)
+    else:
+        numbered = enumerate(_lines(unpacked_blocks(path, form.packing)), start=1)
+        lines = ((partial("{}:{}".format, path, number), line) for number, line in numbered)
+    for where, line in lines:
+        if line and not line.isspace() and line != codecs.BOM_UTF8:
+            try:
+                value = parse_json(line)
+            except InputError as error:
+                refuse(where(), f"not a JSON record: {error}")
+            else:
+                yield where, value
+
+
+def _lines_between(piece: Piece) -> Iterator[tuple[Callable[[], str], bytes]]:
+    """The lines that begin within the piece."""
+    with open(piece.path, "rb") as file:
+        if piece.start > 0:
+            file.seek(piece.start - 1)
+            file.readline()  # the rest of a line that began earlier (or just the line break before the piece)
+        while (start := file.tell()) < piece.stop and (line := file.readline()):
+            yield partial(_place_of_byte, piece.path, start), line
+
+
+def _place_of_byte(path: Path, position: int) -> str:
+    """file:line of the line that begins at byte `position`; counts lines from the beginning, so for errors only."""
+    with open(path, "rb") as file:
+        blocks = (file.read(min(READ_BYTES, position - start)) for start in range(0, position, READ_BYTES))
+        return f"{path}:{1 + sum(block.count(NEW_LINE) for block in blocks)}"
+
+
+def kind_of(value: Any) -> str:
+    """A JSON value's type in JSON's words."""
+    names = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "text"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def _text_of_file(piece: Piece, refuse: Refuse) -> Iterator[str]:
+    data = b"".join(unpacked_blocks(piece.path, piece.format.packing)).removeprefix(codecs.BOM_UTF8)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(NEW_LINE, 0, error.start) + 1
+        refuse(f"{piece.path}:{line}", f"{NOT_UTF8} (byte {error.start} of the file)")
+        return
+    if "\0" in text:
+        refuse(str(piece.path), "holds NUL bytes: UTF-16 text, or no text at all")
+    else:
+        yield text
+
+
+def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines of a stream of blocks, split at line feeds only, as JSON lines are."""
+    unfinished: list[bytes] = []
+    for block in blocks:
+        first, *rest = block.split(NEW_LINE)
+        unfinished.append(first)
+        if rest:
+            yield b"".join(unfinished)
+            yield from rest[:-1]
+            unfinished = [rest[-1]]
+    yield b"".join(unfinished)
+
+
+def _open_parquet(path: Path) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path} is not a complete parquet file: {error}") from None
+
+
+def _rows(
+    piece: Piece, *, columns: Collection[str] | None, refuse: Refuse, required: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of the row groups of a piece; a row that does not hold what it should goes to `refuse`."""
+    import pyarrow
+
+    path, file = piece.path, _open_parquet(piece.path)
+    names: list[str] = file.schema_arrow.names
+    if required is not None and required not in names:
+        raise InputError(f"{path}: no column {required!r}; it has {', '.join(names)} (--text-key chooses)")
+    wanted = [name for name in names if columns is None or name in columns] or names
+    others = dict.fromkeys((name for name in names if name not in wanted), ...)
+    row = sum(file.metadata.row_group(group).num_rows for group in range(piece.start))
+    batches = file.iter_batches(PARQUET_BATCH_ROWS, row_groups=list(range(piece.start, piece.stop)), columns=wanted)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{path} is damaged behind row {row}: {error}") from None
+        if batch is None:
+            return
+        for found in _python_rows(batch):
+            row += 1
+            if isinstance(found, str):
+                refuse(f"{path}: row {row}", found)
+            else:
+                yield f"{path}: row {row}", {**found, **others}
+
+
+def _python_rows(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """Every row of a batch, or why it has no Python form: text that is not UTF-8, dates that Python cannot hold."""
+    try:
+        rows = batch.to_pylist()
+    except ValueError:
+        rows = None
+    if rows is not None:
+        yield from rows
+        return
+    for number in range(batch.num_rows):
+        try:
+            yield batch.slice(number, 1).to_pylist()[0]
+        except UnicodeDecodeError:
+            yield NOT_UTF8
+        except ValueError as error:
+            yield str(error)

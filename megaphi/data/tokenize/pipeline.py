@@ -1,0 +1,274 @@
+"""Turn files of documents into one tokenised dataset: PREFIX.bin, PREFIX.idx and PREFIX.json.
+
+Every member of the job makes the same plan (`tokenize_plan.py`), tokenises its share of the shards into PREFIX.parts/
+(`tokenize_shards.py`), and one of them joins all, shuffled, when all are there (`join_shards.py`). So a killed run
+loses only the shards it was at, and the result depends neither on the number of processes and members nor on who came
+first.
+
+What is relied on in a file system that several machines share: rename is atomic; what was written and closed, or
+renamed, is seen by who opens or lists the folder afterwards (close-to-open, as NFS gives). Locks (flock) spare work,
+never guard the result: members hold PREFIX.parts/lock together, a lone run holds it alone, the joiner holds
+PREFIX.parts/join. The kernel drops them with the process, however it ends. Where the file system has none, two members
+might join at once: both write the same bytes under names of their own and rename them, and the shards stay until a
+lone run, or the user, removes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.text.bad_records import OnBadRecords
+from megaphi.data.tokenize.encoders import chosen_encoder
+from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle, check_sentinels
+from megaphi.data.tokenize.join import damaged_shards, join_shards
+from megaphi.data.tokenize.plan import TokenizePlan, TokenizeSettings, is_up_to_date, make_plan, parts_folder_of
+from megaphi.data.tokenize.shards import missing_shards, tokenize_missing, tokenizer_at
+from megaphi.data.tokenize.workers import Meeting, Member, meeting_of
+from megaphi.errors import InputError
+from megaphi.files import explain_write_errors
+from megaphi.log import logger
+from megaphi.tokenizer.open_tokenizer import PHI4
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system without locks answers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizeSummary:
+    """What `tokenize_documents` did."""
+
+    prefix: Path
+    files: int
+    input_bytes: int
+    documents: int
+    empty_documents: int
+    """Left out, as there is nothing in them."""
+    left_out: dict[str, tuple[int, str]]
+    """Records left out because they hold no text: by reason, how many, and the place of the first."""
+    tokens: int
+    """One `<|endoftext|>` per document included. All counts are 0 until the dataset is joined."""
+    seconds: float
+    reused: bool
+    """The dataset was there already, made from the same files with the same settings."""
+    resumed_shards: int
+    """Shards of this member that an earlier, interrupted run had finished."""
+    joined: bool
+    """The dataset is there; else other members are still at work, and the last of them will join."""
+    missing_shards: int
+    """How many shards others have not finished yet."""
+
+
+def plan_tokenizing(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    tokenizer: str = PHI4,
+    vocabulary_size: int | None = None,
+    ranks_file: str | None = None,
+    text_key: str = "text",
+    shuffle_seed: int | None = 0,
+    encoder: str | None = None,
+    fill_in_the_middle: FillInTheMiddle | None = None,
+    bad_records: OnBadRecords = "error",
+    threads: int = 1,
+) -> TokenizePlan:
+    """What `tokenize_documents` with these arguments would do; writes nothing."""
+    if vocabulary_size is not None and tokenizer != PHI4:
+        raise InputError(f"a vocabulary of {vocabulary_size} is for Phi-4's tokenizer: {tokenizer} has its own size")
+    opened = tokenizer_at(tokenizer, vocabulary_size, ranks_file)
+    if fill_in_the_middle is not None:
+        check_sentinels(opened, where=tokenizer)
+    settings = TokenizeSettings(
+        vocabulary_size=opened.vocabulary_size,
+        tokenizer=tokenizer,
+        ranks_file=ranks_file,
+        text_key=text_key,
+        encoder=chosen_encoder(encoder, opened),
+        fill_in_the_middle=fill_in_the_middle,
+        bad_records=bad_records,
+    )
+    return make_plan(inputs, output, tokenizer=opened, settings=settings, shuffle_seed=shuffle_seed, threads=threads)
+
+
+def tokenize_documents(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    tokenizer: str = PHI4,
+    vocabulary_size: int | None = None,
+    ranks_file: str | None = None,
+    text_key: str = "text",
+    shuffle_seed: int | None = 0,
+    encoder: str | None = None,
+    fill_in_the_middle: FillInTheMiddle | None = None,
+    bad_records: OnBadRecords = "error",
+    processes: int | None = None,
+    member: Member | None = None,
+    show_progress: bool = True,
+) -> TokenizeSummary:
+    """Tokenise the documents of `inputs` (files, folders, patterns) into `output`.bin/.idx/.json.
+
+    Every document ends with the end of text; empty ones are left out. A dataset that was made from the same files with
+    the same settings is kept. Needs twice the dataset's size on disk for a moment.
+
+    Args:
+        tokenizer: `phi4`, or a folder with tokenizer.json.
+        vocabulary_size, ranks_file: of Phi-4's, see `load_tokenizer`.
+        text_key: the field or column that holds the text of a record.
+        shuffle_seed: seed of the documents' order; None keeps the order of the inputs.
+        encoder: which engine makes the ids, see `text_encoders.py`.
+        fill_in_the_middle: rearrange a share of the documents, see `fill_in_the_middle.py`.
+        bad_records: stop at records that hold no text and name all of a shard (error), or count them (skip).
+        processes: how many to tokenise with; None means one per processor.
+        member: this process's place among several that tokenise the same inputs together; None means alone.
+
+    Raises:
+        InputError: an input is missing or not what it should be (file and line named), the output cannot be written,
+            or another process is writing it. Finished shards are kept for the next try.
+    """
+    began = time.monotonic()
+    member = member or Member()
+    processes = processes or member.processes or len(os.sched_getaffinity(0))
+    with meeting_of(member) as meeting:
+        plan = plan_tokenizing(
+            inputs,
+            output,
+            tokenizer=tokenizer,
+            vocabulary_size=vocabulary_size,
+            ranks_file=ranks_file,
+            text_key=text_key,
+            shuffle_seed=shuffle_seed,
+            encoder=encoder,
+            fill_in_the_middle=fill_in_the_middle,
+            bad_records=bad_records,
+            threads=processes,
+        )
+        for line in plan.left_out.lines():
+            if member.rank == 0:
+                logger.info("%s", line)
+        summary = _tokenize(plan, member, meeting, processes=processes, show_progress=show_progress, began=began)
+        meeting.wait_for_all()  # the dataset is there for all when this returns
+    return summary if summary.joined or not meeting.has_barrier else _summary(plan, began, joined=True)
+
+
+def _tokenize(
+    plan: TokenizePlan, member: Member, meeting: Meeting, *, processes: int, show_progress: bool, began: float
+) -> TokenizeSummary:
+    """Do this member's share, and join if that is this member's part."""
+    was_there = is_up_to_date(plan)
+    resumed = missing = 0
+    if was_there:
+        logger.info("%s is up to date: kept as it is", plan.output)
+        meeting.wait_for_all()
+        _remove_leftovers(plan, alone=member.is_alone)
+        return _summary(plan, began, reused=True, joined=True)
+    with _hold_parts(plan, alone=member.is_alone):
+        if not is_up_to_date(plan):  # another member may have joined meanwhile, and removed all shards
+            share = plan.distinct_shards[member.rank :: member.world]
+            visible = show_progress and member.rank == 0
+            with _unless_joined(plan):
+                resumed = tokenize_missing(share, plan.settings, processes=processes, show_progress=visible)
+        meeting.wait_for_all()
+        if member.rank == 0 or not meeting.has_barrier:
+            with _unless_joined(plan):
+                missing = _join_when_complete(plan, processes=processes, show_progress=show_progress)
+    if joined := is_up_to_date(plan):
+        _remove_leftovers(plan, alone=member.is_alone)
+    return _summary(plan, began, resumed=resumed, joined=joined, missing=missing)
+
+
+def _summary(
+    plan: TokenizePlan, began: float, *, joined: bool, reused: bool = False, resumed: int = 0, missing: int = 0
+) -> TokenizeSummary:
+    names = ("documents", "empty_documents", "tokens")
+    found: dict[str, Any] = (IndexedDataset(plan.output).description or {}) if joined else dict.fromkeys(names, 0)
+    return TokenizeSummary(
+        prefix=plan.output,
+        files=len(plan.files),
+        input_bytes=plan.input_bytes,
+        **{name: found[name] for name in names},
+        left_out={reason: (count, first) for reason, (count, first) in found.get("left_out", {}).items()},
+        seconds=time.monotonic() - began,
+        reused=reused,
+        resumed_shards=resumed,
+        joined=joined,
+        missing_shards=missing,
+    )
+
+
+def _join_when_complete(plan: TokenizePlan, *, processes: int, show_progress: bool) -> int:
+    """Join, unless shards are missing (returns how many) or another member is joining or has joined."""
+    if is_up_to_date(plan):
+        return 0
+    if missing := missing_shards(plan.distinct_shards):
+        return 0 if is_up_to_date(plan) else len(missing)
+    with _lock(plan.parts_folder / "join", exclusive=True) as held:
+        if held is False or is_up_to_date(plan):
+            return 0
+        if damaged := damaged_shards(plan.distinct_shards):
+            tokenize_missing(damaged, plan.settings, processes=processes, show_progress=show_progress)
+        join_shards(plan, show_progress=show_progress)
+    return 0
+
+
+@contextmanager
+def _unless_joined(plan: TokenizePlan) -> Iterator[None]:
+    """Nothing that goes wrong matters if another member has joined meanwhile, and taken the shards away."""
+    try:
+        yield
+    except (InputError, FileNotFoundError):
+        if not is_up_to_date(plan):
+            raise
+
+
+@contextmanager
+def _hold_parts(plan: TokenizePlan, *, alone: bool) -> Iterator[None]:
+    """Make the folder of finished shards and hold it: alone, or together with the other members."""
+    folder = plan.parts_folder
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / "lock", exclusive=alone) as held:
+        if held is False:
+            raise InputError(f"another process is writing {plan.output}: wait for it, or stop it")
+        yield
+
+
+@contextmanager
+def _lock(path: Path, *, exclusive: bool) -> Iterator[bool | None]:
+    """Whether the lock could be had, at once; None where the file system has no locks."""
+    with explain_write_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    held: bool | None = True
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held = False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        held = None
+    try:
+        yield held
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(plan: TokenizePlan, *, alone: bool) -> None:
+    """Shards that are no longer needed, unless somebody works on them, or might where there are no locks to tell."""
+    folder = parts_folder_of(plan.output)
+    if folder.exists():
+        with _lock(folder / "lock", exclusive=True) as held:
+            if held or (held is None and alone):
+                shutil.rmtree(folder, ignore_errors=True)  # an NFS client may keep names of open files
+            elif held is None:
+                logger.info("%s is no longer needed: remove it when all members have ended", folder)

@@ -1,0 +1,215 @@
+"""What is to be done to tokenise: which files, cut into which shards, named after their content and the settings.
+
+Every member of a job makes the same plan by itself, from the files alone, and nothing is agreed upon. Inputs of up to
+1 GiB in all are hashed whole; beyond, a larger file is known by its name, size, time of modification and four blocks of
+64 KiB, so that a hundred members do not read ten terabytes each before they begin. Shards are cut by size only: the
+number of processes, of members and of machines changes neither their names nor their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megaphi.data.order.permutation import ORDER_VERSION
+from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.token_files import with_ending
+from megaphi.data.text.bad_records import OnBadRecords
+from megaphi.data.text.documents import Piece, plan_pieces
+from megaphi.data.text.input_files import LeftOut, find_files
+from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle
+from megaphi.errors import InputError
+from megaphi.files import sha256_of
+from megaphi.tokenizer.interface import Tokenizer
+
+SHARD_VERSION = 3
+SMALLEST_SHARD = 1 << 20
+USUAL_SHARDS = 1_024
+LARGE_SHARD = 256 << 20
+"""From this size on shards are not made larger (a kill costs each process the shard that it is at) ..."""
+MOST_SHARDS = 4_096
+"""... until there are so many: all are open while they are joined."""
+HASHED_WHOLE = 1 << 30
+"""Inputs up to this many bytes in all are hashed whole."""
+SAMPLED_BLOCKS = 4
+SAMPLED_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizeSettings:
+    """What a worker process needs to know besides the pieces."""
+
+    vocabulary_size: int
+    """Tokens of the tokenizer; Phi-4's is cut to them."""
+    tokenizer: str
+    """Where it is: `phi4`, or a path, as `open_path` takes them."""
+    ranks_file: str | None
+    text_key: str
+    encoder: str
+    fill_in_the_middle: FillInTheMiddle | None
+    bad_records: OnBadRecords = "error"
+    """What to do with records that hold no text."""
+    doubtful: tuple[int, ...] = ()
+    """Characters that the encoder leaves to tiktoken; found once, when there is something to tokenise."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input, and what tells it from others."""
+
+    path: Path
+    size_bytes: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Pieces that are tokenised together, and the prefix that the result goes to."""
+
+    prefix: Path
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(piece.size_bytes for piece in self.pieces)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizePlan:
+    """All that is known before any work."""
+
+    output: Path
+    files: list[InputFile]
+    shards: list[Shard]
+    """In input order; two with the same content have the same prefix."""
+    settings: TokenizeSettings
+    shuffle_seed: int | None
+    description: dict[str, Any]
+    """The part of PREFIX.json that determines the result."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """Files of the inputs' folders that are not read."""
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def parts_folder(self) -> Path:
+        return parts_folder_of(self.output)
+
+    @property
+    def distinct_shards(self) -> list[Shard]:
+        """Each content once, in input order."""
+        return list({shard.prefix: shard for shard in self.shards}.values())
+
+
+def parts_folder_of(output: str | os.PathLike[str]) -> Path:
+    """Where finished shards of `output` are kept until they are joined."""
+    return with_ending(output, ".parts")
+
+
+def make_plan(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    tokenizer: Tokenizer,
+    settings: TokenizeSettings,
+    shuffle_seed: int | None,
+    threads: int,
+) -> TokenizePlan:
+    """Identify the inputs and cut them into shards.
+
+    Raises:
+        InputError: an input is missing, unreadable or of an unknown format.
+    """
+    left_out = LeftOut()
+    files = identify(find_files(inputs, left_out=left_out), threads=threads)
+    fill = settings.fill_in_the_middle
+    description = {
+        "tokenizer": tokenizer.fingerprint,
+        "vocabulary_size": tokenizer.vocabulary_size,
+        "end_of_text": tokenizer.end_of_text,
+        "encoder": settings.encoder,
+        "text_key": settings.text_key,
+        "fill_in_the_middle": asdict(fill) if fill else None,
+        "order_seed": shuffle_seed,
+        "order_version": ORDER_VERSION,
+        "bad_records": "skip" if settings.bad_records == "skip" else None,
+        "inputs": [
+            {"name": file.path.name, "bytes": file.size_bytes, "fingerprint": file.fingerprint} for file in files
+        ],
+    }
+    meaning = (
+        f"{SHARD_VERSION} {tokenizer.fingerprint} {settings.encoder} {fill} {settings.text_key} {settings.bad_records}"
+    )
+    return TokenizePlan(
+        output=Path(output),
+        files=files,
+        shards=_cut(files, parts_folder_of(output), meaning=meaning),
+        settings=settings,
+        shuffle_seed=shuffle_seed,
+        description=description,
+        left_out=left_out,
+    )
+
+
+def is_up_to_date(plan: TokenizePlan) -> bool:
+    """Whether a whole dataset is there that was made by this plan."""
+    try:
+        dataset = IndexedDataset(plan.output)
+        found = dataset.description or {}
+    except InputError:
+        return False
+    same_plan = all(found.get(name) == value for name, value in plan.description.items())
+    return same_plan and found.get("tokens") == dataset.token_count
+
+
+def identify(paths: Sequence[Path], *, threads: int) -> list[InputFile]:
+    """Size and fingerprint of every file, which all members of a job find alike."""
+    try:
+        sizes = [path.stat().st_size for path in paths]
+        identify_one = partial(_fingerprint, whole=sum(sizes) <= HASHED_WHOLE)
+        with ThreadPoolExecutor(threads) as pool:  # hashing and reading let go of the GIL
+            fingerprints = list(pool.map(identify_one, paths))
+    except OSError as error:
+        raise InputError(f"cannot read the input {error.filename}: {error.strerror}") from error
+    return [InputFile(*found) for found in zip(paths, sizes, fingerprints, strict=True)]
+
+
+def _fingerprint(path: Path, *, whole: bool) -> str:
+    status = path.stat()
+    if whole or status.st_size <= SAMPLED_BLOCKS * SAMPLED_BLOCK:
+        return sha256_of(path)
+    digest = hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    with open(path, "rb") as file:
+        for block in range(SAMPLED_BLOCKS):
+            file.seek((status.st_size - SAMPLED_BLOCK) * block // (SAMPLED_BLOCKS - 1))
+            digest.update(file.read(SAMPLED_BLOCK))
+    return f"sampled {digest.hexdigest()}"
+
+
+def _cut(files: Sequence[InputFile], parts: Path, *, meaning: str) -> list[Shard]:
+    """Cut the files into shards; `meaning` is all else that their tokens depend on."""
+    total = sum(file.size_bytes for file in files)
+    shard_bytes = max(SMALLEST_SHARD, min(total // USUAL_SHARDS, LARGE_SHARD), total // MOST_SHARDS)
+    shards: list[Shard] = []
+    pieces: list[Piece] = []
+    digest = hashlib.sha256(meaning.encode())
+    held = 0
+    for file in files:
+        for piece in plan_pieces(file.path, piece_bytes=shard_bytes):
+            pieces.append(piece)
+            digest.update(f" {piece.format.kind} {file.fingerprint} {piece.start} {piece.stop}".encode())
+            held += piece.size_bytes
+            if held >= shard_bytes:
+                shards.append(Shard(parts / digest.hexdigest(), tuple(pieces)))
+                pieces, digest, held = [], hashlib.sha256(meaning.encode()), 0
+    if pieces:
+        shards.append(Shard(parts / digest.hexdigest(), tuple(pieces)))
+    return shards

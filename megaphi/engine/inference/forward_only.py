@@ -1,0 +1,212 @@
+"""A model for reading: weights from a checkpoint, no gradients, no optimizer; logits of whole sequences, or of a pass
+over a cache.
+
+Tensor and pipeline parallel layouts work alike, and replicas are models of their own; sequence parallelism is switched
+off, because sequences here have any length. Whatever kernels the model was trained with, it is read with the fused
+ones: they take whole weights of any origin.
+
+Legend: B batch, S sequence, V vocabulary, T tokens of a pass, W wanted rows, N blocks of P positions, G key-value
+groups, K head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as distributed
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+from torch import Tensor
+
+from megaphi.checkpoint.model_tokenizer import context_of
+from megaphi.checkpoint.weight_reader import WeightReader
+from megaphi.engine.saving.shards import load_weight, refuse_unread_weights
+from megaphi.engine.start.same_run import agree_on_weights, code_facts
+from megaphi.errors import InputError
+from megaphi.model.architecture import Architecture
+from megaphi.model.initialize import parameter_shares
+from megaphi.model.language_model import build_model
+from megaphi.model.layer_spec import check_kernels
+from megaphi.model.megatron_config import Precision
+from megaphi.model.padded_model import PaddedModel
+from megaphi.model.paged_cache import CachedPass, PagedCache
+from megaphi.model.weights import EMBEDDING
+from megaphi.parallel.agreement import agreed
+from megaphi.parallel.heartbeat import Patience
+from megaphi.parallel.layout import ParallelLayout
+from megaphi.parallel.world import USUAL_PATIENCE, World, start_world
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadingModel:
+    """This rank's share of a model that is only read."""
+
+    architecture: Architecture
+    world: World
+    module: PaddedModel
+    context: int
+    """Longest text that the model is made for, in tokens."""
+
+
+@torch.no_grad()
+def open_model(
+    reader: WeightReader,
+    layout: ParallelLayout | None = None,
+    *,
+    parameters: Precision | None = None,
+    patience: Patience = USUAL_PATIENCE,
+) -> ReadingModel:
+    """Load weights under any layout, in their own number format (fp16 as fp32), or in `parameters`."""
+    architecture = replace(reader.architecture, kernels="fused")
+    layout = check_reading_layout(layout or ParallelLayout(), architecture)
+    world = start_world(layout, seed=0, facts=code_facts, patience=patience)
+    agree_on_weights(world, reader)
+    context = context_of(reader)
+    own: Precision = "bfloat16" if reader.dtype(EMBEDDING) == torch.bfloat16 else "float32"
+    numbers = parameters or own
+    agreed(world, lambda: check_kernels(architecture, device=world.device, parameters=numbers, reads=True))
+    (module,) = build_model(
+        architecture,
+        world.layout,
+        sequence_length=context,
+        seed=0,
+        parameters=numbers,
+    )
+
+    def load() -> None:
+        refuse_unread_weights(reader, [module])
+        for share in parameter_shares(module):
+            load_weight(reader, share)
+
+    agreed(world, load)
+    return ReadingModel(architecture=architecture, world=world, module=module.eval(), context=context)
+
+
+def check_reading_layout(layout: ParallelLayout, architecture: Architecture) -> ParallelLayout:
+    """The layout for reading: whole sequences, whole stages; one replica unless more are asked for."""
+    if layout.context > 1 or layout.virtual_pipeline > 1:
+        raise InputError("reading a model takes no layout.context and no layout.virtual_pipeline: leave them at 1")
+    layout = replace(layout, data=layout.data or 1, sequence_parallel=False)
+    layout.check_model(
+        layers=architecture.layers,
+        heads=architecture.heads,
+        key_value_groups=architecture.key_value_groups,
+        feed_forward=architecture.feed_forward,
+        sequence_length=1,
+    )
+    return layout
+
+
+@torch.no_grad()
+def logits_of(model: ReadingModel, tokens_BS: np.ndarray) -> Tensor:
+    """`[B, S, V]` next-token logits on the CPU, in fp32, equal on every rank. Collective."""
+    device = model.world.device
+    logits_BSV = _run_stages(model, torch.from_numpy(tokens_BS).to(device), None, None)
+    if logits_BSV is None:
+        logits_BSV = torch.empty((*tokens_BS.shape, model.architecture.vocabulary), device=device)
+    return _from_last_stage(logits_BSV).cpu()
+
+
+def make_cache(model: ReadingModel, *, blocks: int, block_size: int) -> PagedCache:
+    """An empty cache for the layers of this rank."""
+    groups = model.architecture.key_value_groups // model.world.layout.tensor
+    shape = (blocks, block_size, groups, model.architecture.head_size)
+    config, device = model.module.config, model.world.device
+    return PagedCache(
+        {
+            layer.layer_number: tuple(torch.zeros(shape, dtype=config.params_dtype, device=device) for _ in range(2))
+            for layer in model.module.decoder.layers
+        }  # pyright: ignore[reportArgumentType]
+    )
+
+
+def cache_bytes_per_token(model: ReadingModel) -> int:
+    """What one token takes in this rank's cache."""
+    shape, config = model.architecture, model.module.config
+    groups = shape.key_value_groups // model.world.layout.tensor
+    return 2 * len(model.module.decoder.layers) * groups * shape.head_size * config.params_dtype.itemsize
+
+
+@torch.no_grad()
+def pass_over_cache(
+    model: ReadingModel, tokens_T: Sequence[int], positions_T: Sequence[int], cached: CachedPass
+) -> Tensor | None:
+    """`[W, V]` logits of the wanted tokens in fp32, on the ranks of the last stage; None on others. Collective."""
+    device = model.world.device
+    tokens_1T = torch.tensor([tokens_T], dtype=torch.int64, device=device)
+    positions_1T = torch.tensor([positions_T], dtype=torch.int64, device=device)
+    logits_1WV = _run_stages(model, tokens_1T, positions_1T, cached)
+    return None if logits_1WV is None else logits_1WV[0]
+
+
+def _run_stages(
+    model: ReadingModel, tokens_BS: Tensor, positions_BS: Tensor | None, cached: CachedPass | None
+) -> Tensor | None:
+    """Logits without the vocabulary's padding, on the last stage."""
+    collected = get_forward_backward_func()(
+        forward_step_func=_forward_step(tokens_BS, positions_BS, cached),
+        data_iterator=iter(()),
+        model=model.module,
+        num_microbatches=1,
+        seq_length=tokens_BS.shape[1],
+        micro_batch_size=tokens_BS.shape[0],
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+    return collected[0][..., : model.architecture.vocabulary].contiguous() if collected else None
+
+
+def _forward_step(tokens_BS: Tensor, positions_BS: Tensor | None, cached: CachedPass | None) -> Callable[..., Any]:
+    def forward_step(_: Iterator[Any], module: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+        return module(input_ids=tokens_BS, position_ids=positions_BS, attention_mask=cached), _gathered
+
+    return forward_step
+
+
+def _gathered(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:
+    """The whole vocabulary, and what pads it, from this tensor rank's part."""
+    return gather_from_tensor_model_parallel_region(logits_BSV).float()
+
+
+def from_last_stage(model: ReadingModel, value: Any) -> Any:
+    """An object of the last stage's first tensor rank, on every rank of this copy of the model. Collective."""
+    layout, place = model.world.layout, model.world.place
+    if layout.pipeline == 1:
+        return value  # equal on all tensor ranks, because their logits are
+    source = layout.rank_of(place._replace(pipeline=layout.pipeline - 1))
+    shared = [value]
+    group: Any = parallel_state.get_pipeline_model_parallel_group()
+    distributed.broadcast_object_list(shared, src=source, group=group)
+    return shared[0]
+
+
+def from_first_rank(model: ReadingModel, value: Any) -> Any:
+    """An object of the first rank of this copy of the model, on every rank of the copy. Collective."""
+    first = model.world.place._replace(tensor=0, pipeline=0)
+    shared = [value]
+    group: Any = parallel_state.get_model_parallel_group()
+    distributed.broadcast_object_list(shared, src=model.world.layout.rank_of(first), group=group)
+    return shared[0]
+
+
+def over_replicas(model: ReadingModel, value: Value) -> list[Value]:
+    """What each replica brings, in order, on every rank. Collective."""
+    shares: list[Any] = [value] * model.world.replicas
+    if len(shares) > 1:
+        distributed.all_gather_object(shares, value, group=parallel_state.get_data_parallel_group())
+    return shares
+
+
+def _from_last_stage(logits_BSV: Tensor) -> Tensor:
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        group = parallel_state.get_pipeline_model_parallel_group()
+        source = parallel_state.get_pipeline_model_parallel_last_rank()
+        distributed.broadcast(logits_BSV, src=source, group=group)  # pyright: ignore[reportArgumentType]
+    return logits_BSV

@@ -1,0 +1,117 @@
+"""Which checkpoint a run goes on from: the newest that is complete and is, byte for byte, what was saved.
+
+All ranks read a share of every candidate's files and compare hashes; one that is damaged is named and skipped for the
+one before it. A run that has checkpoints but none that is whole stops: to begin anew in silence would be worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.distributed as distributed
+
+from megaphi.checkpoint.manifest import MANIFEST, Manifest, check_content, check_sizes, read_manifest
+from megaphi.engine.retention import checkpoint_name, stored_steps
+from megaphi.errors import InputError
+from megaphi.log import logger, progress_bar
+from megaphi.parallel.agreement import agreed, refuse
+from megaphi.parallel.world import World
+
+_BYTES_WORTH_A_BAR = 1 << 32
+
+
+def newest_checkpoint(folders: Sequence[Path], world: World, *, verify: bool) -> Path | None:
+    """The checkpoint to resume, the same on all ranks; None if there is none at all. Collective.
+
+    Args:
+        folders: where checkpoints may be; of two of the same step the first folder's counts.
+        verify: compare every file with its hash, not only its size.
+
+    Raises:
+        InputError: there are checkpoints, and none is whole.
+    """
+    found = agreed(world, lambda: [str(path) for path in candidates(folders)] if world.is_main else [])
+    shared = [found]
+    distributed.broadcast_object_list(shared, src=0)
+    skipped = []
+    for path in map(Path, shared[0]):
+        problem = problem_of(path, world, verify=verify)
+        if problem is None:
+            return path
+        skipped.append(problem)
+        logger.warning("  skipping one: %s", problem)
+    if skipped:
+        where = " and ".join(map(str, folders))
+        refuse(
+            world,
+            f"no checkpoint in {where} is whole ({len(skipped)} tried; the newest: {skipped[0]}): "
+            "restore one, or begin anew with run.resume=false",
+        )
+    return None
+
+
+def candidates(folders: Sequence[Path]) -> list[Path]:
+    """Checkpoints, whole or not, the one to try first first.
+
+    A folder's `latest` is where its run stands; later steps are of a run that was set back by hand. One that names
+    nothing leaves the choice to the steps.
+
+    Raises:
+        InputError: there is no checkpoint, but there was one.
+    """
+    found = []
+    for priority, folder in enumerate(folders):
+        steps = stored_steps(folder)
+        latest = _latest(folder)
+        if latest is not None and latest not in steps:
+            logger.warning("  %s names step %d, which is not there", folder / "latest", latest)
+            latest = None
+        found += [(-step, priority, folder / checkpoint_name(step)) for step in steps if step <= (latest or step)]
+    pointers = [folder / "latest" for folder in folders if (folder / "latest").is_file()]
+    if pointers and not found:
+        raise InputError(
+            f"{pointers[0]} says that there is a checkpoint, and there is none: restore it, or remove the file to "
+            "begin anew"
+        )
+    return [path for _, _, path in sorted(found)]
+
+
+def _latest(folder: Path) -> int | None:
+    pointer = folder / "latest"
+    if not pointer.is_file():
+        return None
+    name = pointer.read_text(errors="replace").strip().removeprefix("step_")
+    if not (name.isascii() and name.isdigit()):
+        logger.warning("  %s does not name a checkpoint", pointer)
+        return None
+    return int(name)
+
+
+def problem_of(path: Path, world: World, *, verify: bool) -> str | None:
+    """What is wrong with a checkpoint, found by all ranks together and known to all. Collective."""
+    problem = None
+    try:
+        if not (path / MANIFEST).is_file():
+            raise InputError(f"checkpoint {path} is not complete: it has no {MANIFEST}")
+        manifest = read_manifest(path)
+        check_sizes(path, manifest)
+        if verify:
+            _check_share(path, manifest, world)
+    except (InputError, OSError) as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * world.size
+    distributed.all_gather_object(problems, problem)
+    return next((one for one in problems if one is not None), None)
+
+
+def _check_share(path: Path, manifest: Manifest, world: World) -> None:
+    """Read every `world.size`-th file, the large ones spread evenly."""
+    by_size = sorted(manifest.files, key=lambda name: (-manifest.files[name].bytes, name))
+    visible = world.is_main and manifest.bytes // world.size >= _BYTES_WORTH_A_BAR
+    mine = by_size[world.rank :: world.size]
+    total = sum(manifest.files[name].bytes for name in mine)
+    with progress_bar(total=total, unit="B", label="verify", visible=visible) as bar:
+        for name in mine:
+            check_content(path, manifest, name)
+            bar.update(manifest.files[name].bytes)

@@ -1,0 +1,198 @@
+"""Saving while training goes on: training waits for a copy in host memory, a thread of every rank does the rest.
+
+The main thread notes a few live numbers, copies, and starts the writer (checkpoint_writer.py). A save that fails
+everywhere is given up with a loud message and training goes on, so that the run outlives its storage, unless it was the
+last, or the first: storage that never took a checkpoint is a mistake, and all work would be lost.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as distributed
+
+from megaphi.engine.saving.random_states import random_pieces
+from megaphi.engine.saving.shards import pieces_of
+from megaphi.engine.saving.snapshot import HostMemory, sample_live
+from megaphi.engine.saving.writer import CheckpointWriter, Job, Outcome
+from megaphi.engine.training_model import TrainingModel, whole_parameters
+from megaphi.errors import RunFailed
+from megaphi.log import logger
+from megaphi.parallel.channel import CalledOff
+
+SECONDS_TO_CALL_OFF = 5.0
+
+
+class Saver:
+    """The checkpoints of one run; leaving it waits for what is on its way. Construction and `save` are collective.
+
+    Args:
+        saved_step: of the checkpoint that the run goes on from; 0 for none.
+        after_save: called on rank 0 after every checkpoint, by the thread that wrote it.
+    """
+
+    def __init__(
+        self, model: TrainingModel, *, saved_step: int = 0, after_save: Callable[[], object] = lambda: None
+    ) -> None:
+        self._model, self._rules, self._world = model, model.run.saving, model.world
+        name = [secrets.token_hex(6)]
+        distributed.broadcast_object_list(name, src=0)
+        self._called_off = Event()
+        self._writer = CheckpointWriter(
+            model.run, model.world, save_name=name[0], called_off=self._called_off, after_save=after_save
+        )
+        self._memory = HostMemory()
+        self._saves = 0
+        self._pending: _Pending | None = None
+        self._is_proven = self._rules.train_unsaved
+        """Whether the storage took a checkpoint of this process set, as far as all ranks know; or need not."""
+        self._given_up = ""
+        self.saved_step = saved_step
+        self.failures = 0
+        """Checkpoints that were given up."""
+        self.longest_seconds = 0.0
+        """Duration of the longest save, from its beginning until the checkpoint was there."""
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        patience_seconds = self._rules.patience_seconds
+        if error is not None and not isinstance(error, RunFailed):
+            self._called_off.set()  # a rank may be gone, and then nobody answers any more
+            patience_seconds = SECONDS_TO_CALL_OFF
+        if self._pending is not None:
+            self._pending.join(patience_seconds)
+            self.poll()
+
+    def save(self, state: Mapping[str, Any], *, wait: bool = False) -> Path | None:
+        """Begin to save; with `wait`, save and return the folder.
+
+        `state` is JSON-ready and must hold `step`, the number of updates done.
+
+        Raises:
+            RunFailed: the checkpoint could not be written anywhere, and it is the first of this process set, or there
+                will be no other (`wait`). On all ranks.
+        """
+        began = time.perf_counter()
+        if not self._is_free():
+            problem = "the save before it is still being written"
+            return self._note(state["step"], Outcome(path=None, problem=problem), final=wait)
+        self.check_first()
+        self._saves += 1
+        with whole_parameters(self._model):
+            pieces = [*pieces_of(self._model), *random_pieces(self._world)]
+            job = Job(
+                number=self._saves,
+                state=state,
+                pieces=pieces,
+                samples=sample_live(pieces, step=state["step"]) if self._rules.verify else [],
+            )
+            if wait or not self._rules.asynchronous:
+                outcome = self._writer.write(job)
+                self.longest_seconds = max(self.longest_seconds, time.perf_counter() - began)
+                return self._note(job.step, outcome, final=wait)
+            job = replace(job, pieces=self._memory.copy(pieces), waited_seconds=time.perf_counter() - began)
+        self._pending = _Pending(self._writer, job)
+        self._pending.start()
+        return None
+
+    def poll(self) -> None:
+        """Take note of a save that has ended."""
+        if self._pending is not None and not self._pending.is_alive():
+            ended, self._pending = self._pending, None
+            self.longest_seconds = max(self.longest_seconds, ended.seconds)
+            self._note(ended.job.step, ended.outcome, by_all=False)
+
+    def check_first(self) -> None:
+        """Collective while the first save is on its way; to be called after every step, on all ranks.
+
+        Raises:
+            RunFailed: it has ended, and failed. On all ranks at once, though each learns of it in its own time.
+        """
+        self.poll()
+        if self._is_proven or self._saves == 0 or not self._all_are_free():
+            return
+        if self._given_up:
+            self._stop_unproven()
+        self._is_proven = True
+
+    def metrics(self, step: int) -> dict[str, int]:
+        """What must show when storage fails."""
+        self.poll()
+        return {"steps_since_checkpoint": step - self.saved_step, "checkpoint_failures": self.failures}
+
+    def _is_free(self) -> bool:
+        """Is every rank done with the save before? Waits for it, but not for ever. Collective."""
+        if self._pending is not None:
+            self._pending.join(self._rules.patience_seconds)
+            self.poll()
+        return self._all_are_free()
+
+    def _all_are_free(self) -> bool:
+        flag = torch.tensor(float(self._pending is None), device=self._world.device)
+        distributed.all_reduce(flag, op=distributed.ReduceOp.MIN)
+        return bool(flag.item())
+
+    def _note(self, step: int, outcome: Outcome, *, final: bool = False, by_all: bool = True) -> Path | None:
+        """Draw the consequences of how a save ended; `by_all`: every rank is doing so, and may end the run with it."""
+        if outcome.path is not None:
+            self.saved_step = step
+            self._is_proven = self._is_proven or by_all
+            return outcome.path
+        self.failures += 1
+        text = f"step {step} was not saved: {outcome.problem}"
+        newest = f"the newest checkpoint is of step {self.saved_step}" if self.saved_step else "there is no checkpoint"
+        self._given_up = f"{text}; {newest}"
+        if final:
+            self._fail(self._given_up)
+        if not self._is_proven:
+            if by_all:
+                self._stop_unproven()
+        elif self._world.is_main:
+            logger.error("%s. Training goes on; %s", text, newest)
+        return None
+
+    def _stop_unproven(self) -> NoReturn:
+        self._fail(
+            f"{self._given_up}. The run stops, rather than train into nothing; saving.train_unsaved=true goes on"
+        )
+
+    def _fail(self, message: str) -> NoReturn:
+        raise RunFailed(message if self._world.is_main else "")
+
+
+class _Pending(Thread):
+    """A save on its way."""
+
+    def __init__(self, writer: CheckpointWriter, job: Job) -> None:
+        super().__init__(name=f"save step {job.step}", daemon=True)
+        self.job, self._writer = job, writer
+        self.outcome = Outcome(path=None, problem="it was called off")
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        began = time.perf_counter()
+        try:
+            self.outcome = self._writer.write(self.job)
+            self.seconds = time.perf_counter() - began
+        except CalledOff:
+            pass
+        except Exception as error:  # the store is gone, and the job with it
+            self.outcome = Outcome(path=None, problem=str(error))
+
+
+def save_checkpoint(model: TrainingModel, state: Mapping[str, Any]) -> Path:
+    """Write one checkpoint and return its folder. Collective. Raises RunFailed."""
+    with Saver(model) as saver:
+        path = saver.save(state, wait=True)
+    assert path is not None
+    return path

@@ -1,0 +1,167 @@
+"""What each rank holds of a checkpoint: the pieces that it writes, and the boxes that it reads.
+
+Every rank writes what it owns, in its own file; nothing is gathered. Loading is by name and box, so any layout reads
+any checkpoint; under the layout that wrote it, a run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from megaphi.checkpoint.format import Box, CheckpointReader, Piece
+from megaphi.checkpoint.weight_reader import WeightReader
+from megaphi.config import to_plain
+from megaphi.engine.optimizer import set_update_count, state_pieces
+from megaphi.engine.saving.random_states import restore_random_states
+from megaphi.engine.training_model import TrainingModel, whole_parameters
+from megaphi.errors import InputError
+from megaphi.log import logger
+from megaphi.model.architecture import HOW_IT_IS_COMPUTED
+from megaphi.model.initialize import ParameterShare, parameter_shares
+from megaphi.model.padded_model import PaddedModel
+from megaphi.model.weights import stored_name, weights_of
+from megaphi.parallel.agreement import agreed
+
+
+def pieces_of(model: TrainingModel) -> Iterator[Piece]:
+    """What this rank writes: an equal part of every weight it holds, and the optimizer state that it owns.
+
+    Padding of the vocabulary is left out; so may be all that a rank holds of a tensor.
+    """
+    replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
+    replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
+    for module in model.modules:
+        for share in parameter_shares(module):
+            if not share.is_first_copy:
+                continue
+            flat = share.parameter.detach().view(-1)[: share.numel]
+            start, end = (flat.numel() * part // replicas for part in (replica, replica + 1))
+            yield from _piece(f"model/{share.name}", share, start, flat[start:end])
+            owned = state_pieces(model.optimizer, share.parameter)
+            if owned is None:
+                continue
+            for name, values in owned.tensors.items():
+                yield from _piece(f"optimizer/{name}/{share.name}", share, owned.start, values)
+
+
+def _piece(key: str, share: ParameterShare, start: int, values: Tensor) -> Iterator[Piece]:
+    """`values` begin at element `start` of the flattened parameter."""
+    start, end = share.without_padding(start, start + values.numel())
+    if start < end:
+        box = Box(share.offset, share.shape)
+        yield Piece(key=key, whole_shape=share.whole_shape, box=box, start=start, values=values[: end - start])
+
+
+@torch.no_grad()
+def load_checkpoint(model: TrainingModel, folder: str | Path) -> CheckpointReader:
+    """Continue: weights, optimizer and, under the same layout, random states. Collective; returns the open checkpoint.
+
+    Raises:
+        InputError: it is incomplete, damaged, or of another architecture.
+    """
+
+    def load() -> CheckpointReader:
+        reader = CheckpointReader(folder)
+        check_same_architecture(reader, model)
+        _load_parameters(model, reader)
+        _load_optimizer(reader, model)
+        if not _is_same_layout(reader, model) or not restore_random_states(reader, model.world):
+            logger.info("  saved under another layout: random generators begin anew")
+        return reader
+
+    return agreed(model.world, load)
+
+
+@torch.no_grad()
+def load_weights(model: TrainingModel, reader: WeightReader) -> None:
+    """Start from weights of any origin, which agree on every rank. Collective. Raises InputError.
+
+    A model that is not tied takes those of a tied one: its output layer begins as a copy of the embedding.
+    """
+
+    def load() -> bool:
+        unties = reader.architecture.tied_embeddings and not model.run.model.tied_embeddings
+        check_same_architecture(reader, model, except_for=("tied_embeddings",) if unties else ())
+        _load_parameters(model, reader)
+        return unties
+
+    if agreed(model.world, load):
+        logger.info(
+            "  tied embeddings there, none here: the output layer begins as a copy, and is trained by itself"
+            " (model.tied_embeddings=true keeps one weight)"
+        )
+
+
+def _load_parameters(model: TrainingModel, reader: WeightReader) -> None:
+    refuse_unread_weights(reader, model.modules)
+    with whole_parameters(model):
+        for module in model.modules:
+            for share in parameter_shares(module):
+                load_weight(reader, share)
+        model.optimizer.reload_model_params()
+
+
+def _is_same_layout(reader: CheckpointReader, model: TrainingModel) -> bool:
+    return reader.config.get("layout") == to_plain(model.run.layout)
+
+
+def load_weight(reader: WeightReader, share: ParameterShare) -> None:
+    """Fill one parameter of this rank."""
+    is_padding = share.numel == 0
+    name = stored_name(share.name, reader.architecture)
+    share.fill(torch.empty(0) if is_padding else reader.box(name, Box(share.offset, share.shape)))
+
+
+def _load_optimizer(reader: CheckpointReader, model: TrainingModel) -> None:
+    for module in model.modules:
+        for share in parameter_shares(module):
+            owned = state_pieces(model.optimizer, share.parameter)
+            if owned is None:
+                continue
+            box = Box(share.offset, share.shape)
+            start, end = share.without_padding(owned.start, owned.end)
+            for name, values in owned.tensors.items():
+                key = f"optimizer/{name}/{share.name}"
+                if key not in reader.tensors and name == "main":
+                    continue  # saved in fp32: the weights themselves, already loaded
+                values[: end - start].copy_(reader.read(key, box, start=start, end=end))
+                values[end - start :].zero_()
+    set_update_count(model.optimizer, reader.state["step"])
+
+
+def refuse_unread_weights(reader: WeightReader, modules: Sequence[PaddedModel]) -> None:
+    """Refuse a checkpoint with weights that the model has no place for: a fork's norms of queries and keys, say.
+
+    Readers of other formats look for such tensors themselves.
+    """
+    if not isinstance(reader, CheckpointReader):
+        return
+    known = {weight.name for weight in weights_of(reader.architecture)}
+    known |= {share.name for module in modules for share in parameter_shares(module)}
+    stored = {key.removeprefix("model/") for key in reader.tensors if key.startswith("model/")}
+    unread = {_in_any_layer(name) for name in stored} - {_in_any_layer(name) for name in known}
+    if unread:
+        raise InputError(
+            f"checkpoint {reader.folder} holds weights that this model does not have: {', '.join(sorted(unread))};"
+            " without them it would compute something else. Read it with the code that trained it"
+        )
+
+
+def _in_any_layer(name: str) -> str:
+    return re.sub(r"\.layers\.\d+\.", ".layers.*.", name)
+
+
+def check_same_architecture(reader: WeightReader, model: TrainingModel, *, except_for: Collection[str] = ()) -> None:
+    """Refuse a checkpoint of another shape, naming the fields that differ."""
+    stored, wanted = to_plain(reader.architecture), to_plain(model.run.model)
+    ignored = (*HOW_IT_IS_COMPUTED, *except_for)
+    differing = [name for name in wanted if stored.get(name) != wanted[name] and name not in ignored]
+    if differing:
+        listed = ", ".join(f"model.{name} is {stored.get(name)}, the run has {wanted[name]}" for name in differing)
+        raise InputError(f"checkpoint {reader.folder} is of another architecture: {listed}")

@@ -1,0 +1,140 @@
+"""How a run begins: from its own newest checkpoint, from the weights of another run, or from nothing.
+
+Weights and optimizer come from the checkpoint, the place in the data from its ledger. The ledger is compared with the
+mixture on one rank, which reads a little of every dataset for that, and the verdict goes to all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as distributed
+
+from megaphi.checkpoint.format import CARRIED_FOLDER, CheckpointReader
+from megaphi.checkpoint.weight_reader import WeightReader
+from megaphi.config import difference, to_plain
+from megaphi.data.loading.continuation import Continuation, continue_run, warm_start
+from megaphi.data.loading.loader import OpenMixture
+from megaphi.data.order.ledger import Origin, read_ledger
+from megaphi.data.packed.rows import PackedRows
+from megaphi.engine.learning_rate import check_rate_continues
+from megaphi.engine.run_config import RunConfig
+from megaphi.engine.saving.latest_checkpoint import newest_checkpoint, problem_of
+from megaphi.engine.saving.shards import load_checkpoint, load_weights
+from megaphi.engine.saving.writer import checkpoint_folders
+from megaphi.engine.start.same_run import agree_on_weights
+from megaphi.engine.training_data import HeldOutData, TrainingData
+from megaphi.engine.training_model import TrainingModel
+from megaphi.errors import InputError
+from megaphi.files import copy_files, write_json
+from megaphi.log import logger
+from megaphi.parallel.agreement import agreed, refuse
+from megaphi.parallel.world import World
+
+OpenWeights = Callable[[str], WeightReader]
+"""Opens `run.initial_checkpoint`: `CheckpointReader`, or a function that knows other formats too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunData:
+    """What to train on and, where the recipe names any, what is held out."""
+
+    training: TrainingData
+    validation: HeldOutData | None
+
+
+def resume(model: TrainingModel, data: RunData, open_weights: OpenWeights) -> tuple[RunData, int]:
+    """(data from where it goes on, steps done); loads what there is, and leaves config.json in the run folder."""
+    run, world = model.run, model.world
+    folder, step = Path(run.run.folder), 0
+    newest = None
+    if run.run.resume:
+        newest = newest_checkpoint(checkpoint_folders(run), world, verify=run.saving.verify)
+    if newest is not None:
+        agreed(world, lambda: _check_rate(newest, run))
+        reader = load_checkpoint(model, newest)
+        step = reader.state["step"]
+        data = _continued(data, reader.state, run, world)
+        logger.info("continuing %s from step %d", folder, step)
+        agreed(world, lambda: _log_changes(reader, run))
+        _carry(reader, folder, world)
+    elif run.run.initial_checkpoint is not None:
+        data = _start_from(run.run.initial_checkpoint, model, data, open_weights)
+    agreed(world, lambda: write_json(folder / "config.json", to_plain(run)) if world.is_main else None)
+    return data, step
+
+
+def _start_from(path: str, model: TrainingModel, data: RunData, open_weights: OpenWeights) -> RunData:
+    """Take the weights of `path`, and where it is asked for the places in its sources."""
+    run, world = model.run, model.world
+    reader = agreed(world, lambda: open_weights(path))
+    agree_on_weights(world, reader)
+    if isinstance(reader, CheckpointReader) and run.saving.verify:
+        problem = problem_of(reader.folder, world, verify=True)
+        if problem is not None:
+            refuse(world, problem)
+    load_weights(model, reader)
+    logger.info("starting from the weights of %s", path)
+    _carry(reader, Path(run.run.folder), world)
+    return _warm(data, reader.state, path, world) if run.run.continue_sources else data
+
+
+def _carry(reader: WeightReader, folder: Path, world: World) -> None:
+    """Keep the files that came with the weights in the run folder, from where every checkpoint takes them."""
+    agreed(world, lambda: copy_files(reader.carried, folder / CARRIED_FOLDER) if world.is_main else None)
+
+
+def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: World) -> RunData:
+    folder, training = run.run.folder, data.training
+    position = Origin(step=state["step"], sample=state["samples"], tokens=state["tokens"])
+    if isinstance(training, PackedRows):
+        accept, ledger = run.run.accept_changed_data, state.get("ledger")
+        rows = agreed(world, lambda: training.continued(ledger, position, accept_changes=accept, where=folder))
+        return replace(data, training=rows)
+    assert isinstance(training, OpenMixture)
+
+    def compare() -> Continuation:
+        ledger = read_ledger(state, where=folder)
+        accept = run.run.accept_changed_data
+        return continue_run(ledger, training, position=position, accept_changed_data=accept, where=folder)
+
+    return _at(data, training, agreed(world, lambda: compare() if world.is_main else None), world)
+
+
+def _warm(data: RunData, state: Mapping[str, Any], checkpoint: str, world: World) -> RunData:
+    training = data.training
+    assert isinstance(training, OpenMixture)  # run_config.check
+
+    def compare() -> Continuation:
+        if "ledger" not in state:
+            raise InputError(
+                f"run.continue_sources=true: {checkpoint} does not know what its weights have read; set it to false"
+            )
+        return warm_start(read_ledger(state, where=checkpoint), training)
+
+    return _at(data, training, agreed(world, lambda: compare() if world.is_main else None), world)
+
+
+def _at(data: RunData, mixture: OpenMixture, verdict: Continuation | None, world: World) -> RunData:
+    """The data as the main rank's verdict says."""
+    shared = [verdict]
+    distributed.broadcast_object_list(shared, src=0)
+    (continuation,) = shared
+    assert continuation is not None
+    for note in continuation.notes:
+        logger.info("  %s", note)
+    training = agreed(world, lambda: mixture.at(continuation.origin, continuation.cursors, former=continuation.former))
+    return replace(data, training=training)
+
+
+def _check_rate(newest: Path, run: RunConfig) -> None:
+    reader = CheckpointReader(newest)
+    check_rate_continues(reader.config, run, step=reader.state["step"])
+
+
+def _log_changes(reader: CheckpointReader, run: RunConfig) -> None:
+    for path, old, new in difference(reader.config, to_plain(run)):
+        logger.info("  changed: %s from %s to %s", path, old, new)

@@ -1,0 +1,122 @@
+"""The run folder belongs to one job, and every rank can write to it: both are found out before anything is read.
+
+Rank 0 takes its lock (run_lock.py). Then every rank writes a file where its checkpoints will go and looks for that of
+rank 0: a folder that is not shared, or that one host may not write to, ends the job here, not at its first save.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as distributed
+
+from megaphi.checkpoint.versions import versions
+from megaphi.engine.fallback import hold_fallback
+from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_lock import Lock, take
+from megaphi.engine.saving.writer import checkpoint_folders
+from megaphi.engine.start.same_run import run_facts
+from megaphi.engine.training_model import check_machine
+from megaphi.errors import InputError
+from megaphi.files import explain_write_errors
+from megaphi.log import keep_rank_log, logger
+from megaphi.parallel.agreement import agreed, refuse
+from megaphi.parallel.differences import named
+from megaphi.parallel.world import World, start_world
+
+SECONDS_TO_APPEAR = 15.0
+"""How long a file may take to be seen on another host."""
+
+
+def start_run(run: RunConfig) -> World:
+    """Join the job, compare its ranks, and take the run folder. Every rank calls this.
+
+    Raises:
+        InputError: ranks differ, kernels are not here, another job has the folder, or a rank cannot write to it or
+            does not see it.
+    """
+    world = start_world(run.layout, seed=run.seed, facts=lambda: run_facts(run), patience=run.patience)
+    check_machine(run, world)
+    folder = Path(run.run.folder)
+    locks = agreed(world, lambda: _take_folders(run) if world.is_main else [])
+    if world.is_main:
+        versions()  # of the code that was loaded, whatever is there when the first checkpoint is written
+    shared = [locks[0].token if locks else ""]
+    distributed.broadcast_object_list(shared, src=0)
+    _check_places(run, world, shared[0])
+    agreed(world, lambda: [lock.confirm() for lock in locks])
+    keep_rank_log(folder / "logs" / f"rank_{world.rank:05d}.log", rank=world.rank, take_native_output=world.size > 1)
+    return world
+
+
+def _take_folders(run: RunConfig) -> list[Lock]:
+    """The locks of the run folder and of its fallback."""
+    lock = take(Path(run.run.folder), take_over=run.run.take_over)
+    try:
+        return [lock, *hold_fallback(run)]
+    except InputError:
+        lock.release()
+        raise
+
+
+def _check_places(run: RunConfig, world: World, token: str) -> None:
+    """Every rank sees rank 0's folder and can write where its checkpoints go, or the job ends here. Collective."""
+    usual, *fallback = checkpoint_folders(run)
+    if problem := _problem_anywhere(world, Path(run.run.folder), token):
+        refuse(world, problem)
+    problems = {folder: _problem_anywhere(world, folder, token) for folder in (usual, *fallback)}
+    if all(problems.values()):
+        refuse(world, str(problems[usual]))
+    for folder, problem in problems.items():
+        if problem and world.is_main:
+            logger.error("checkpoints cannot go to %s: %s", folder, problem)
+
+
+def _problem_anywhere(world: World, folder: Path, token: str) -> str | None:
+    """What is wrong with a folder, on which ranks and hosts; the same on all ranks. Collective."""
+    mine = folder / f".rank_{world.rank}.{token}"
+    main = folder / f".rank_0.{token}"
+    problem = _attempt(folder, mine) if world.is_main else None
+    first = [problem]
+    distributed.broadcast_object_list(first, src=0)
+    if first[0] is None and not world.is_main:
+        problem = _attempt(folder, mine)
+        if problem is None and not _appears(main):
+            problem = f"{folder} is another folder than that of rank 0: all hosts must share it"
+    found: list[Any] = [None] * world.size
+    distributed.all_gather_object(found, (socket.gethostname(), problem))
+    with suppress(OSError):
+        mine.unlink(missing_ok=True)
+    failed = [rank for rank, (_, text) in enumerate(found) if text is not None]
+    if not failed:
+        return None
+    text = found[failed[0]][1]
+    return text if world.size == 1 else f"{text}: {named(failed, {rank: host for rank, (host, _) in enumerate(found)})}"
+
+
+def _attempt(folder: Path, file: Path) -> str | None:
+    """Write a file into a folder, as a save will; returns what went wrong."""
+    try:
+        with explain_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(file, "wb") as opened:
+                opened.write(b"x" * 4_096)
+                opened.flush()
+                os.fsync(opened.fileno())
+    except (InputError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _appears(file: Path) -> bool:
+    ends = time.monotonic() + SECONDS_TO_APPEAR
+    while file not in list(file.parent.iterdir()):  # listing asks the server, where stat may answer from a cache
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.2)
+    return True

@@ -1,0 +1,1 @@
+"""The training loop: steps over Megatron's schedules, and what ends a run."""

@@ -1,0 +1,188 @@
+"""The training loop, in the open: batch, step, report; validate and save when it is time; stop when asked.
+
+A run is resumed by one number: the samples seen so far decide every batch that follows. The loop may be ended at any
+step by a signal or its time limit (it saves and returns), or killed at any moment (the last complete checkpoint
+continues).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megaphi.checkpoint.format import CheckpointReader
+from megaphi.data.batch import Batch
+from megaphi.data.loading.loader import batch_sample_numbers
+from megaphi.data.loading.prefetch import prefetch
+from megaphi.data.order.schedule import StageSpan
+from megaphi.engine.learning_rate import learning_rate
+from megaphi.engine.objective import Objective
+from megaphi.engine.reporting.loss_plot import plot_losses
+from megaphi.engine.reporting.meter import Meter
+from megaphi.engine.reporting.metrics import open_log, read_metrics
+from megaphi.engine.reporting.step_times import StepTimes
+from megaphi.engine.run_config import RunConfig
+from megaphi.engine.saving.saver import Saver
+from megaphi.engine.start.resume import OpenWeights, RunData, resume
+from megaphi.engine.time_limit import TimeLimit
+from megaphi.engine.training.stop_conditions import StopRequest, check_finite
+from megaphi.engine.training.train_step import NEXT_TOKEN, StepResult, train_step
+from megaphi.engine.training.validation import Validation
+from megaphi.engine.training_data import TrainingData
+from megaphi.engine.training_model import TrainingModel
+from megaphi.log import logger, progress_bar
+from megaphi.parallel.agreement import agreed
+from megaphi.parallel.world import World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """How a run ended."""
+
+    step: int
+    finished: bool
+    """False if it was stopped before its last step; it continues when started again."""
+
+
+CheckStep = Callable[[int, StepResult], object]
+"""Looks at every update's number and result; raises RunFailed to end the run without saving."""
+
+
+def training_loop(
+    model: TrainingModel,
+    data: RunData,
+    *,
+    open_weights: OpenWeights = CheckpointReader,
+    objective: Objective = NEXT_TOKEN,
+    check_step: CheckStep = lambda step, result: None,
+) -> RunResult:
+    """Train from the newest checkpoint (or from nothing) to `run.steps`, or `run.stop_after`."""
+    run, world = model.run, model.world
+    data, step = resume(model, data, open_weights)
+    last = min(run.run.steps, run.run.stop_after or run.run.steps)
+    if step >= last:
+        logger.info("step %d of %d is already done: nothing to train", step, run.run.steps)
+        return RunResult(step=step, finished=step >= run.run.steps)
+    log = agreed(world, lambda: open_log(run, after=step) if world.is_main else None)
+    validation = None if data.validation is None else Validation(data.validation, run, world)
+    bar = progress_bar(total=run.run.steps, initial=step, unit="step", label="train", visible=world.is_main)
+    stop, times, activity = StopRequest(TimeLimit(run.run.time_limit)), _step_times(run, world), world.activity
+    with stop, bar, times, Saver(model, saved_step=step, after_save=partial(_plot, run)) as saver:
+        meter = Meter(run, world)
+        activity.begin(step + 1)
+        for batches in prefetch(_steps_batches(data.training, world, first=step, last=last)):
+            stage = data.training.order.span_at(step)
+            _announce(stage, run, step=step)
+            step += 1
+            record = _update(model, batches, objective, check_step, step=step)
+            record["tokens"] = data.training.order.position_at(step).tokens
+            record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
+            stopping = stop.agreed(world, save_seconds=saver.longest_seconds) or step == last
+            saver.check_first()
+            if validation is not None and _is_due(step, run.run.validate_every, last=run.run.steps):
+                activity.enter("validation")
+                record |= validation.means(model, objective, step=step)
+            activity.enter("metrics")
+            if log is not None:
+                log.add(record | saver.metrics(step))
+            bar.update()
+            bar.set_postfix(_postfix(record), refresh=False)
+            if stopping or step % run.saving.every == 0:
+                activity.enter("save")
+                saver.save(_state(data, record, world), wait=stopping)
+            times.add(step, activity.take_seconds())
+            if stopping:
+                break
+            activity.begin(step + 1)
+            meter.restart()
+    if log is not None:
+        log.close()
+    return RunResult(step=step, finished=step >= run.run.steps)
+
+
+def _step_times(run: RunConfig, world: World) -> StepTimes:
+    names = " ".join(f"{name} {number}" for name, number in world.place._asdict().items())
+    return StepTimes(Path(run.run.folder), rank=world.rank, place=names)
+
+
+def _update(
+    model: TrainingModel, batches: list[Batch], objective: Objective, check_step: CheckStep, *, step: int
+) -> dict[str, Any]:
+    """Take update number `step` (from 1); returns what is known of it."""
+    rate = learning_rate(step, model.run.optimizer, steps=model.run.run.steps)
+    result = train_step(model, batches, learning_rate=rate, objective=objective)
+    check_finite(result, step=step, world=model.world)
+    check_step(step, result)
+    known = {"step": step, "loss": result.loss, "gradient_norm": result.gradient_norm, "learning_rate": rate}
+    return known | result.means
+
+
+def _announce(stage: StageSpan, run: RunConfig, *, step: int) -> None:
+    if run.mixture.stages and step == stage.first_step:
+        shares = ", ".join(f"{name} {weight:g}" for name, weight in zip(stage.sources, stage.weights, strict=True))
+        logger.info(
+            "stage %s begins: %d steps of %d x %d tokens; %s",
+            stage.name,
+            stage.end_step - stage.first_step,
+            stage.global_batch,
+            stage.sequence_length,
+            shares,
+        )
+
+
+def _is_due(step: int, every: int, *, last: int) -> bool:
+    return step == last or (every > 0 and step % every == 0)
+
+
+def _postfix(record: dict[str, Any]) -> dict[str, str]:
+    shown = {"loss": f"{record['loss']:.4f}", "tok/s": f"{record['tokens_per_second']:,.0f}"}
+    if "validation_loss" in record:
+        shown["val"] = f"{record['validation_loss']:.4f}"
+    return shown
+
+
+def _steps_batches(data: TrainingData, world: World, *, first: int, last: int) -> Iterator[list[Batch]]:
+    """This replica's micro-batches of the steps from `first` to `last`, counted from 0."""
+    for step in range(first, last):
+        if step + 1 < last:
+            data.prepare(_numbers_of(data, world, step + 1).reshape(-1))
+        yield [data.batch(numbers_B) for numbers_B in _numbers_of(data, world, step)]
+
+
+def _numbers_of(data: TrainingData, world: World, step: int) -> NDArray[np.int64]:
+    """Sample numbers of this replica's share of a step: [micro-batches, micro-batch]."""
+    stage = data.order.span_at(step)
+    first_sample = data.order.position_at(step).sample
+    return first_sample + batch_sample_numbers(
+        0,
+        global_batch=stage.global_batch,
+        replica=world.replica,
+        replicas=world.replicas,
+        micro_batch=stage.micro_batch,
+    )
+
+
+def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any]:
+    """What a checkpoint says of the place in the run."""
+    step, training = record["step"], data.training
+    position = training.order.position_at(step)
+    return {
+        "step": step,
+        "samples": position.sample,
+        "tokens": position.tokens,
+        "tokens_by_source": training.tokens_by_source(position.sample),
+        "validation_loss": record.get("validation_loss"),
+        "ledger": agreed(world, lambda: training.ledger(step).to_json() if world.is_main else None),
+    }
+
+
+def _plot(run: RunConfig) -> None:
+    folder = Path(run.run.folder)
+    unit = "cross-entropy, nats per token" if run.preferences is None else "preference loss of a pair"
+    plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png", title=run.recipe, marks={}, unit=unit)

@@ -1,0 +1,77 @@
+"""What may end a run early: a signal, its time limit, or a loss that is no number.
+
+A signal only raises a flag; the ranks agree on it between two steps, so that they stop at the same one and save.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from types import FrameType
+
+import torch
+import torch.distributed as distributed
+
+from megaphi.engine.time_limit import TimeLimit
+from megaphi.engine.training.train_step import StepResult
+from megaphi.errors import RunFailed
+from megaphi.log import logger
+from megaphi.parallel.launcher import STOP_SIGNALS
+from megaphi.parallel.world import World
+
+TIME_IS_UP = 1_000.0
+"""Stands beside the numbers of signals for the run's own time limit."""
+
+
+class StopRequest:
+    """While entered, signals and the time limit ask for a stop at the next step; a second SIGINT interrupts at once."""
+
+    def __init__(self, limit: TimeLimit) -> None:
+        self.reason = 0.0
+        """The number of the signal, or TIME_IS_UP."""
+        self._limit = limit
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in STOP_SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup: closing the terminal means nothing
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.reason and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.reason = float(number)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+
+    def agreed(self, world: World, *, save_seconds: float) -> bool:
+        """Is any rank asked to stop after this step, or short of time? Collective.
+
+        Args:
+            save_seconds: of the longest save of this process so far; 0 if there was none.
+        """
+        if self._limit.is_near(save_seconds=save_seconds) and not self.reason:
+            self.reason = TIME_IS_UP
+        reason = torch.tensor(self.reason, device=world.device)
+        distributed.all_reduce(reason, op=distributed.ReduceOp.MAX)
+        number = int(reason.item())
+        if number and world.is_main:
+            name = "run.time_limit is near" if number == TIME_IS_UP else signal.Signals(number).name
+            logger.info("%s: saving and ending", name)
+        return bool(number)
+
+
+def check_finite(result: StepResult, *, step: int, world: World) -> None:
+    """End the run at a loss or gradient norm that is not finite; the weights are spoilt, nothing is saved."""
+    if math.isfinite(result.loss) and math.isfinite(result.gradient_norm):
+        return
+    raise RunFailed(
+        f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}: the run has diverged and was ended "
+        "without saving. Continue from an earlier checkpoint with a lower optimizer.learning_rate"
+        if world.is_main
+        else ""
+    )

@@ -1,0 +1,215 @@
+"""A sampler behind an address: any server that speaks OpenAI's protocol continues our prompts.
+
+Conversations go to /chat/completions, texts and token ids to /completions, each prompt as a request of its own, many at
+a time. A server of ours (and vLLM) answers with token ids; elsewhere an answer's tokens are what our tokenizer makes of
+its text, and there are no log-probabilities where those two disagree. Only the standard library is used.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from megaphi.conversation import Answer, Conversation, Finish, Prompt, Sampling, to_plain
+from megaphi.errors import InputError, RunFailed
+from megaphi.generation.client.http_exchange import Patience, connect, post_json
+from megaphi.generation.client.request_journal import RequestJournal, request_key
+from megaphi.json_text import parse_json
+from megaphi.tokenizer.interface import Tokenizer
+
+FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
+NEUTRAL = Sampling()
+BEYOND_OPENAI = ("top_k", "min_p", "repetition_penalty")
+"""Rules that OpenAI's own servers refuse: sent only where they do something."""
+
+
+class EndpointSampler:
+    """Fulfils `Sampler` by asking a server."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        tokenizer: Tokenizer,
+        api_key: str | None = None,
+        concurrency: int = 16,
+        patience: Patience = Patience(),  # noqa: B008 (frozen)
+        journal: str | os.PathLike[str] | None = None,
+        token_ids: bool = True,
+    ) -> None:
+        """Asks nothing yet.
+
+        Args:
+            url: where the protocol begins, as in http://127.0.0.1:8000/v1
+            journal: a file that answers are kept in, and taken from when the same is asked again.
+            token_ids: ask for token ids (`return_token_ids`), which OpenAI's own servers refuse.
+        """
+        connect(url, timeout_seconds=patience.timeout_seconds)
+        if concurrency < 1:
+            raise InputError(f"concurrency={concurrency}: must be at least 1")
+        self.name = model
+        self._url = url.rstrip("/")
+        self._tokenizer = tokenizer
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._concurrency = concurrency
+        self._patience = patience
+        self._journal_path = journal
+        self._token_ids = token_ids
+
+    def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
+        """See `Sampler`. Raises InputError when the server refuses a request, RunFailed when it does not answer."""
+        rules.check()
+        if samples < 1:
+            raise InputError(f"samples={samples}: must be at least 1")
+        called_off = threading.Event()
+        with self._open_journal() as journal, ThreadPoolExecutor(self._concurrency) as pool:
+            ask = partial(self._sample_one, rules=rules, samples=samples, journal=journal, called_off=called_off)
+            futures = [pool.submit(ask, prompt) for prompt in prompts]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                called_off.set()  # what is not begun, or waits for another attempt, need not fail by itself
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    @contextmanager
+    def _open_journal(self) -> Iterator[RequestJournal | None]:
+        if self._journal_path is None:
+            yield None
+            return
+        journal = RequestJournal(self._journal_path)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+    def _sample_one(
+        self,
+        prompt: Prompt,
+        *,
+        rules: Sampling,
+        samples: int,
+        journal: RequestJournal | None,
+        called_off: threading.Event,
+    ) -> list[Answer]:
+        is_chat = isinstance(prompt, Conversation)
+        url = f"{self._url}/{'chat/completions' if is_chat else 'completions'}"
+        body = {"model": self.name, "n": samples, **self._asked(prompt, rules)}
+        key = request_key(url, body)
+        known = journal.get(key) if journal is not None else None
+        response = known
+        if response is None:
+            pause = partial(_pause, called_off)
+            response = post_json(url, body, headers=self._headers, patience=self._patience, sleep=pause)
+        answers = self._answers(url, response, samples, is_chat=is_chat)
+        if journal is not None and known is None:
+            journal.add(key, response)
+        return answers
+
+    def _answers(self, url: str, response: Any, samples: int, *, is_chat: bool) -> list[Answer]:
+        try:
+            choices = sorted(response["choices"], key=lambda choice: choice["index"])
+            prompt_tokens = int(response["usage"]["prompt_tokens"])
+            answers = [self._answer(choice, prompt_tokens, is_chat=is_chat) for choice in choices]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunFailed(f"{url}: an answer without what the protocol promises: {error!r}") from None
+        if len(answers) != samples:
+            raise RunFailed(f"{url}: {len(answers)} answers came where {samples} were asked for")
+        return answers
+
+    def _asked(self, prompt: Prompt, rules: Sampling) -> dict[str, Any]:
+        """The body, but for model and number."""
+        if isinstance(prompt, Conversation):
+            asked: dict[str, Any] = {"messages": to_plain(prompt), "logprobs": True}
+            if rules.alternatives:
+                asked["top_logprobs"] = rules.alternatives
+        else:
+            asked = {"prompt": prompt if isinstance(prompt, str) else list(prompt), "logprobs": rules.alternatives}
+        for name in ("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed"):
+            asked[name] = getattr(rules, name)
+        asked |= {
+            name: getattr(rules, name) for name in BEYOND_OPENAI if getattr(rules, name) != getattr(NEUTRAL, name)
+        }
+        if rules.logit_bias:
+            asked["logit_bias"] = {str(token): bias for token, bias in rules.logit_bias}
+        if rules.json_schema is not None:
+            named = {"name": "answer", "schema": parse_json(rules.json_schema), "strict": True}
+            asked["response_format"] = {"type": "json_schema", "json_schema": named}
+        if rules.stop:
+            asked["stop"] = list(rules.stop)
+        if self._token_ids:
+            asked |= {"return_token_ids": True, "return_tokens_as_token_ids": True}
+        return asked
+
+    def _answer(self, choice: dict[str, Any], prompt_tokens: int, *, is_chat: bool) -> Answer:
+        text = (choice["message"]["content"] if is_chat else choice["text"]) or ""
+        told = choice.get("token_ids")
+        tokens = tuple(self._tokenizer.encode(text) if told is None else told)
+        entries = (_chat_entries(choice) if is_chat else _completion_entries(choice))[: len(tokens)]
+        names = [self._tokenizer.decode([token]) for token in tokens] if told is None else None
+        if len(entries) != len(tokens) or (names is not None and names != [entry.name for entry in entries]):
+            entries = []
+        alternatives = tuple(self._ids(entry.top) for entry in entries)
+        return Answer(
+            tokens=tokens,
+            text=text,
+            log_probabilities=tuple(entry.log_probability for entry in entries),
+            alternatives=alternatives if any(alternatives) else (),
+            finish=FINISHES.get(str(choice.get("finish_reason")), "stop"),
+            prompt_tokens=prompt_tokens,
+        )
+
+    def _ids(self, top: Sequence[tuple[str, float]]) -> tuple[tuple[int, float], ...]:
+        """(token, log-probability), best first; a text that is not one token of ours is left out."""
+        found = []
+        for name, value in top:
+            number = name.removeprefix("token_id:")
+            ids = [int(number)] if number != name and number.isdigit() else self._tokenizer.encode(name)
+            if len(ids) == 1:
+                found.append((ids[0], value))
+        return tuple(sorted(found, key=lambda entry: -entry[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What a server says about a token."""
+
+    name: str
+    log_probability: float
+    top: tuple[tuple[str, float], ...]
+
+
+def _completion_entries(choice: dict[str, Any]) -> list[_Entry]:
+    columns = choice.get("logprobs")
+    if not columns:
+        return []
+    names, values = columns["tokens"], columns["token_logprobs"]
+    tops = columns.get("top_logprobs") or [{}] * len(values)
+    return [
+        _Entry(name, float(value), tuple(top.items())) for name, value, top in zip(names, values, tops, strict=True)
+    ]
+
+
+def _chat_entries(choice: dict[str, Any]) -> list[_Entry]:
+    content = (choice.get("logprobs") or {}).get("content") or []
+    return [
+        _Entry(
+            entry["token"],
+            float(entry["logprob"]),
+            tuple((top["token"], top["logprob"]) for top in entry.get("top_logprobs") or []),
+        )
+        for entry in content
+    ]
+
+
+def _pause(called_off: threading.Event, seconds: float) -> None:
+    """Wait, unless nobody wants the answer any more."""
+    if called_off.wait(seconds):
+        raise RunFailed("called off")

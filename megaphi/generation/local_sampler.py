@@ -1,0 +1,84 @@
+"""Our own engine as a `Sampler`: conversations, texts and token ids in, answers out, stop texts included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from megaphi.conversation import Answer, Prompt, Sampling
+from megaphi.engine.inference.forward_only import over_replicas
+from megaphi.generation.decoding.engine import Engine
+from megaphi.generation.decoding.generate import Continuation
+from megaphi.generation.decoding.requests import Request
+from megaphi.generation.text import TextStream, render_prompt
+from megaphi.tokenizer.interface import Tokenizer
+
+
+@dataclass(slots=True)
+class _Open:
+    """An answer on its way."""
+
+    request: Request
+    stream: TextStream
+    found: Continuation
+    text: str = ""
+
+
+class LocalSampler:
+    """Fulfils `conversation.Sampler`. Every rank of the job calls `sample` with the same arguments."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        on_end: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`on_end` is called after each answer that this replica makes, for a progress bar."""
+        self.name = name
+        self._engine, self._tokenizer, self._on_end = engine, tokenizer, on_end
+
+    def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
+        """`samples` answers to every prompt, in the order of the prompts. Raises InputError."""
+        world = self._engine.model.world
+        rendered = [tuple(render_prompt(prompt, self._tokenizer)) for prompt in prompts]
+        names = [(number, sample) for number in range(len(prompts)) for sample in range(samples)]
+        own = {
+            f"{number}/{sample}": self._open(f"{number}/{sample}", rendered[number], rules, sample)
+            for number, sample in names[world.replica :: world.replicas]
+        }
+        for item in own.values():
+            self._engine.add(item.request)
+        while not self._engine.is_idle:
+            for news in self._engine.step():
+                item = own[news.name]
+                item.found.add(news)
+                if news.token is not None and not item.stream.is_stopped:
+                    item.text += item.stream.add(news.token)
+                    if item.stream.is_stopped and news.finish is None:
+                        self._engine.cancel(news.name)
+                if news.finish is not None:
+                    self._on_end()
+        answers: dict[str, Answer] = {}
+        for share in over_replicas(self._engine.model, {name: _answer(item) for name, item in own.items()}):
+            answers |= share
+        return [[answers[f"{number}/{sample}"] for sample in range(samples)] for number in range(len(prompts))]
+
+    def _open(self, name: str, prompt: tuple[int, ...], rules: Sampling, sample: int) -> _Open:
+        request = Request(
+            name=name, prompt=prompt, sampling=rules, sample=sample, stop_tokens=self._tokenizer.stop_tokens
+        )
+        return _Open(request, TextStream(self._tokenizer, rules.stop), Continuation())
+
+
+def _answer(item: _Open) -> Answer:
+    found = item.found
+    return Answer(
+        tokens=tuple(found.tokens),
+        text=item.text + item.stream.end(),
+        log_probabilities=tuple(found.log_probabilities),
+        alternatives=tuple(found.alternatives),
+        finish="stop" if item.stream.is_stopped else found.finish,
+        prompt_tokens=len(item.request.prompt),
+    )

@@ -1,0 +1,280 @@
+"""A server that speaks OpenAI's protocol: completions, chats, models; health, metrics, and a page to chat in.
+
+`create_app` makes an application around a `GenerationService`. A request is read up to a limit, checked and turned into
+tokens on another thread, queued, and answered whole or as server-sent events. When a client goes away, whatever was
+generated for it is called off. Bodies must say that they are JSON: a page of a foreign site, which cannot say so
+without asking the browser first, thereby cannot make a server on this machine work for it. Nor can one whose own name
+was made to mean this machine (DNS rebinding), where `Serving.hosts` says which names do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from megaphi.errors import InputError, RunFailed, did_you_mean
+from megaphi.generation.server.answer_pieces import Piece, answer_pieces, join_pieces
+from megaphi.generation.server.chat_page import chat_page
+from megaphi.generation.server.handlers import Serving, check_model, make_plan
+from megaphi.generation.server.metrics import CONTENT_TYPE, CountResponses, ServingMetrics
+from megaphi.generation.server.openai_fields import ApiError, Kind
+from megaphi.generation.server.openai_responses import Writer, error_object, json_bytes
+from megaphi.generation.server.workers import TooManyWaiting
+
+PATHS = ("/", "/health", "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions")
+RETRY_SECONDS = 1
+
+
+def create_app(serving: Serving) -> FastAPI:
+    """The application. Its start and end start and close the service."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        serving.service.start()
+        yield
+        await asyncio.to_thread(serving.service.close)
+
+    app = FastAPI(title="megaphi", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    metrics = ServingMetrics(serving.service)
+    app.add_middleware(CountResponses, metrics=metrics, paths=PATHS)
+    page, page_headers = chat_page()
+
+    @app.get("/")
+    async def chat() -> Response:
+        return Response(page, media_type="text/html; charset=utf-8", headers=page_headers)
+
+    @app.get("/health")
+    async def health() -> Response:
+        return _health(serving)
+
+    @app.get("/metrics")
+    async def prometheus(request: Request) -> Response:
+        _check_host(request, serving)
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        _admit(request, serving)
+        return _json({"object": "list", "data": [_model(serving)]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(request: Request, name: str) -> Response:
+        _admit(request, serving)
+        check_model(name, serving.model)
+        return _json(_model(serving))
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await _answer(request, "completion", serving, metrics)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await _answer(request, "chat", serving, metrics)
+
+    for kind in (ApiError, InputError, RunFailed, HTTPException, Exception):
+        app.add_exception_handler(kind, _on_error)
+    return app
+
+
+def _health(serving: Serving) -> Response:
+    """Ready for requests or not, for whoever balances load; like /metrics it asks for no key, as vLLM's."""
+    service = serving.service
+    if service.is_closing:
+        return _json({"status": "stopping"}, status=503)
+    if service.failure is not None:
+        return _json({"status": "failed", "error": service.failure}, status=503)
+    load = service.load()
+    return _json({"status": "ok", "model": serving.model, "running": load.running, "waiting": load.waiting})
+
+
+def _model(serving: Serving) -> dict[str, Any]:
+    return {
+        "id": serving.model,
+        "object": "model",
+        "created": serving.created,
+        "owned_by": "megaphi",
+        "max_model_len": serving.service.context,
+    }
+
+
+async def _answer(request: Request, kind: Kind, serving: Serving, metrics: ServingMetrics) -> Response:
+    """Handle a request for completions or a chat."""
+    began = time.perf_counter()
+    _admit(request, serving)
+    body = await read_body(request, largest_bytes=serving.largest_body_bytes)
+    identity = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+    order, plan = await asyncio.to_thread(make_plan, body, kind, serving, identity)
+    submission = serving.service.submit(plan.requests)
+    writer = Writer(
+        order=order,
+        plan=plan,
+        tokenizer=serving.tokenizer,
+        model=serving.model,
+        identity=identity,
+        created=int(time.time()),
+    )
+    pieces = metrics.watch(answer_pieces(submission, plan, serving.tokenizer), plan, began=began)
+    if order.stream:
+        return EventStream(_events(pieces, writer), submission.cancel)
+    try:
+        return _json(writer.whole(await _unless_gone(request, _whole_answers(pieces, writer))))
+    finally:
+        submission.cancel()
+
+
+async def _whole_answers(pieces: AsyncIterator[Piece], writer: Writer) -> list[Piece]:
+    answers: list[list[Piece]] = [[] for _ in writer.plan.choices]
+    async for piece in pieces:
+        answers[piece.place].append(piece)
+    return [join_pieces(place, parts) for place, parts in enumerate(answers)]
+
+
+async def _events(pieces: AsyncIterator[Piece], writer: Writer) -> AsyncIterator[bytes]:
+    """The chunks of a stream; an error ends it with an error object in place of `[DONE]`."""
+    answer_tokens = [0] * len(writer.plan.choices)
+    begun: set[int] = set()
+    try:
+        for opening in writer.opening():
+            yield _event(json_bytes(opening))
+        async for piece in pieces:
+            answer_tokens[piece.place] += 0 if piece.is_prompt else len(piece.tokens)
+            chunk = writer.piece(piece, is_first=piece.place not in begun)
+            if chunk is not None:
+                begun.add(piece.place)
+                yield _event(json_bytes(chunk))
+        if writer.order.include_usage:
+            yield _event(json_bytes(writer.closing_usage(answer_tokens)))
+        yield _event(b"[DONE]")
+    except (InputError, RunFailed) as error:
+        yield _event(json_bytes(error_object(as_api_error(error))))
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; `on_end` is called when the last is sent or the client has gone, whichever comes first."""
+
+    def __init__(self, events: AsyncIterator[bytes], on_end: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._on_end = on_end
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+
+
+async def read_body(request: Request, *, largest_bytes: int) -> bytes:
+    """The body of a request, refused as soon as it is known to be too large: from its header, or while it comes."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "the body must be JSON: send the header Content-Type: application/json")
+    too_large = ApiError(413, f"the body is larger than {largest_bytes} bytes")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > largest_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > largest_bytes:
+                raise too_large
+    except ClientDisconnect:
+        raise _client_gone() from None
+    return bytes(body)
+
+
+def _client_gone() -> ApiError:
+    """Nobody is there to read it; the status is nginx's, for the log."""
+    return ApiError(499, "the client has gone")
+
+
+async def _unless_gone(request: Request, answer: Any) -> Any:
+    """The result of `answer`, which is cancelled if the client goes away before."""
+    working = asyncio.ensure_future(answer)
+    watching = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise _client_gone()
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _admit(request: Request, serving: Serving) -> None:
+    """Raises ApiError for a client that may not come in."""
+    _check_host(request, serving)
+    api_key = serving.api_key
+    if api_key is None:
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
+        raise ApiError(401, "this server needs its key: send Authorization: Bearer KEY", code="invalid_api_key")
+
+
+def _check_host(request: Request, serving: Serving) -> None:
+    if serving.hosts and _host_of(request) not in serving.hosts:
+        raise ApiError(403, f"this server answers as {' or '.join(sorted(serving.hosts))} only")
+
+
+def _host_of(request: Request) -> str | None:
+    """The name in the Host header, without a port, in lower case."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:  # an address in brackets that is none
+        return None
+
+
+def as_api_error(error: Exception, *, path: str = "") -> ApiError:
+    """Every exception as what a client is told of it."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, TooManyWaiting):
+        return ApiError(429, str(error), code="too_many_requests")
+    if isinstance(error, InputError):
+        return ApiError(400, str(error))
+    if isinstance(error, RunFailed):
+        return ApiError(503, str(error))
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return ApiError(404, f"there is nothing at {path!r}.{did_you_mean(path, PATHS)}")
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail))
+    return ApiError(500, "an error inside the server: its log has the details")
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    told = as_api_error(error, path=request.url.path)
+    headers = {}
+    if told.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif told.status == 413:
+        headers["Connection"] = "close"
+    elif told.status in (429, 503):
+        headers["Retry-After"] = str(RETRY_SECONDS)
+    return _json(error_object(told), status=told.status, headers=headers)
+
+
+def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json_bytes(value), status_code=status, media_type="application/json", headers=headers)

@@ -1,0 +1,49 @@
+"""What the ranks of the replicas' tests run: rank 0 serves through all of them, the others follow."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from megaphi.parallel.layout import ParallelLayout
+from tests.generation.engine_runs import GREEDY, SAMPLED, prompts_of
+
+
+def through_replicas(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] | None:
+    """Tokens of every prompt by the rules, asked for at once; on rank 0."""
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation.decoding.driver import lead_or_follow
+    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.requests import Request
+    from megaphi.generation.server.workers import GenerationService
+
+    model = open_model(open_weights(checkpoint), layout)
+    generators: list[Any] = lead_or_follow(Engine(model, rows=3))
+    if not generators:
+        return None
+    service = GenerationService(*generators)
+    prompts = prompts_of(model.architecture.vocabulary)
+    requests = [
+        Request(name=f"{rules.seed}/{place}", prompt=tuple(prompt), sampling=rules)
+        for rules in (GREEDY, SAMPLED)
+        for place, prompt in enumerate(prompts)
+    ]
+
+    async def answer(request: Request) -> list[int]:
+        submission = service.submit([request])
+        return [news.token async for news in submission if news.token is not None]
+
+    async def everybody() -> list[list[int]]:
+        called_off = service.submit([requests[0]])
+        called_off.cancel()
+        return await asyncio.gather(*(answer(request) for request in requests))
+
+    service.start()
+    found = asyncio.run(everybody())
+    used = [usage.cache_blocks for usage in service.usage()]
+    service.close()
+    for generator in generators:
+        if hasattr(generator, "close"):
+            generator.close()
+    return {"greedy": found[: len(prompts)], "sampled": found[len(prompts) :], "cache_blocks": used}
