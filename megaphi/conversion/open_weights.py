@@ -9,6 +9,7 @@ from megaphi.checkpoint.format import CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.conversion.carried_files import CONFIG
 from megaphi.conversion.gguf_weights import GgufWeights, is_gguf
+from megaphi.conversion.given_tokenizer import WithTokenizer
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.conversion.megatron_weights import MegatronWeights, is_megatron
 from megaphi.errors import InputError
@@ -46,17 +47,7 @@ def _open(path: Path) -> WeightReader:
         return GgufWeights(path)
     if (path / ADAPTER).is_file() and not (path / CONFIG).is_file():
         raise InputError(f"{path} is an adapter, not a model ({ADAPTER}): merge it into its model first")
-    return HuggingFaceWeights(path) if _is_huggingface(path) else _checkpoint(path)
-
-
-def _checkpoint(path: Path) -> CheckpointReader:
-    """Refuses one with weights that its architecture does not have: whoever reads it would leave them out."""
-    reader = CheckpointReader(path)
-    stored = {key.removeprefix(MODEL) for key in reader.tensors if key.startswith(MODEL)}
-    unknown = stored - {weight.name for weight in weights_of(reader.architecture)}
-    if unknown:
-        raise InputError(f"{reader.folder} holds {sorted(unknown)[0]}, which has no place in its architecture")
-    return reader
+    return HuggingFaceWeights(path) if _is_huggingface(path) else CheckpointReader(path)
 
 
 def _is_huggingface(path: Path) -> bool:
@@ -65,3 +56,17 @@ def _is_huggingface(path: Path) -> bool:
         return False
     described = read_json(path / CONFIG, what="configuration")
     return isinstance(described, dict) and "model_type" in described
+
+
+def refuse_unlisted_weights(reader: WeightReader) -> None:
+    """Raise InputError for a checkpoint with weights that are not those of its architecture: none would be moved.
+
+    Readers of other formats look for such tensors themselves.
+    """
+    checkpoint = reader.source if isinstance(reader, WithTokenizer) else reader
+    if not isinstance(checkpoint, CheckpointReader):
+        return
+    stored = {key.removeprefix(MODEL) for key in checkpoint.tensors if key.startswith(MODEL)}
+    unlisted = sorted(stored - {weight.name for weight in weights_of(checkpoint.architecture)})
+    if unlisted:
+        raise InputError(f"{checkpoint.folder} holds {', '.join(unlisted[:3])}, which its architecture does not have")

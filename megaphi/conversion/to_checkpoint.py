@@ -18,7 +18,7 @@ from torch import Tensor
 
 from megaphi.checkpoint.format import Box, file_metadata, finish_checkpoint, piece_entry, rank_file
 from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.conversion.open_weights import open_weights
+from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
 from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
 from megaphi.files import whole_folder
 from megaphi.model.architecture import Architecture
@@ -77,7 +77,8 @@ def to_checkpoint(
 def plan_checkpoint(
     reader: WeightReader, *, layout: ParallelLayout, dtype: str | None, run: str = ""
 ) -> dict[str, PlannedFile]:
-    """The files of a checkpoint, and what each will hold."""
+    """The files of a checkpoint, and what each will hold. Raises InputError for what cannot be moved."""
+    refuse_unlisted_weights(reader)
     model = reader.architecture
     check_layout(model, layout)
     step = int(reader.state.get("step", 0))

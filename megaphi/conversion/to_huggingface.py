@@ -23,7 +23,7 @@ from megaphi.conversion.huggingface_config import (
     token_fields,
 )
 from megaphi.conversion.huggingface_weights import INDEX, ONE_FILE
-from megaphi.conversion.open_weights import open_weights
+from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
 from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
 from megaphi.conversion.weight_names import Table, our_table, their_shapes, their_table
 from megaphi.files import copy_files, read_object, whole_folder, write_json
@@ -85,6 +85,7 @@ def plan_huggingface(
     reader: WeightReader, *, dtype: str | None, shard_bytes: int = SHARD_BYTES
 ) -> dict[str, PlannedFile]:
     """The safetensors files of an export, and what each will hold. Raises InputError for what cannot be exported."""
+    refuse_unlisted_weights(reader)
     refuse_other_fields(reader.architecture)
     shards: list[dict[str, Any]] = [{}]
     shapes = their_shapes(reader.architecture, our_table(reader.architecture, "phi3"))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from megaphi.checkpoint.format import CheckpointReader
 from megaphi.conversion import huggingface_config, open_weights, weight_names
+from megaphi.conversion.given_tokenizer import WithTokenizer
 from megaphi.conversion.huggingface_config import architecture_from, config_for, context_from
 from megaphi.conversion.huggingface_keys import CONFIG_KEYS
 from megaphi.conversion.to_checkpoint import to_checkpoint
@@ -246,24 +247,17 @@ def test_a_weight_that_no_row_names_is_refused(name: str, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("name", NEW_WEIGHTS.values(), ids=NEW_WEIGHTS)
-def test_a_weight_that_the_architecture_does_not_have_is_not_left_out(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_weight_that_the_architecture_does_not_have_is_not_left_out(name: str, tmp_path: Path) -> None:
     """The engine of a fork saves it, model/weights.py does not list it."""
     random_folder(tmp_path / "hf", MODEL)
     checkpoint = to_checkpoint(tmp_path / "hf", tmp_path / "checkpoint")
-    plain = CheckpointReader(checkpoint)
-
-    def with_more(folder: Path) -> CheckpointReader:
-        reader = CheckpointReader(folder)
-        reader.tensors = {**plain.tensors, f"model/{name}": {"shape": [14], "dtype": "F32", "pieces": []}}
-        return reader
-
-    monkeypatch.setattr(open_weights, "CheckpointReader", with_more)
-    with pytest.raises(InputError, match=f"holds {name}, which has no place in its architecture"):
-        to_huggingface(checkpoint, tmp_path / "out")
-    with pytest.raises(InputError, match=f"holds {name}"):
-        to_checkpoint(checkpoint, tmp_path / "again")
+    reader = CheckpointReader(checkpoint)
+    reader.tensors = {**reader.tensors, f"model/{name}": {"shape": [14], "dtype": "F32", "pieces": []}}
+    for source in (reader, WithTokenizer(reader, None, keep={})):
+        with pytest.raises(InputError, match=f"holds {name}, which its architecture does not have"):
+            to_huggingface(source, tmp_path / "out")
+        with pytest.raises(InputError, match=f"holds {name}"):
+            to_checkpoint(source, tmp_path / "again")
     assert not any((tmp_path / name).exists() for name in ("out", "again"))
 
 
