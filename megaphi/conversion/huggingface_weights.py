@@ -8,6 +8,7 @@ directly into their place, in the order of our table (weight_names.py).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from megaphi.checkpoint.weight_reader import box_from_rows
 from megaphi.config import to_plain
 from megaphi.conversion.carried_files import CONFIG, carried_files
 from megaphi.conversion.huggingface_config import architecture_from, context_from, naming_of
-from megaphi.conversion.weight_names import KNOWN_AND_DROPPED, our_table, segments_within, their_shapes
+from megaphi.conversion.streaming import row_blocks
+from megaphi.conversion.weight_names import KNOWN_AND_DROPPED, Naming, our_table, segments_within, their_shapes
 from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture
-from megaphi.model.weights import EMBEDDING
+from megaphi.model.weights import EMBEDDING, OUTPUT
 
 HEAD = "lm_head.weight"
 INDEX, ONE_FILE = "model.safetensors.index.json", "model.safetensors"
@@ -44,13 +46,12 @@ class HuggingFaceWeights:
         """config.json as it is."""
         where = str(self.folder / CONFIG)
         self.architecture: Architecture = architecture_from(self.original, where=where)
-        self._table = our_table(self.architecture, naming_of(self.original, where=where))
         self._file_of = _open_files(self.folder)
-        self._check_tensors()
+        naming = naming_of(self.original, where=where)
         if self.architecture.tied_embeddings and HEAD in self._file_of:
-            logger.info(
-                "%s: the output layer is tied to the embedding: the %s that is stored is not used", self.folder, HEAD
-            )
+            self.architecture = self._tied_or_not(naming)
+        self._table = our_table(self.architecture, naming)
+        self._check_tensors()
         self.config: dict[str, Any] = {
             "recipe": "from_huggingface",
             "model": to_plain(self.architecture),
@@ -83,6 +84,23 @@ class HuggingFaceWeights:
 
     def box(self, name: str, box: Box) -> Tensor:
         return box_from_rows(self, name, box)
+
+    def _tied_or_not(self, naming: Naming) -> Architecture:
+        """A tie whose output layer is stored too: transformers uses what is stored where it is another one."""
+        untied = replace(self.architecture, tied_embeddings=False)
+        self._table = our_table(untied, naming)
+        self.architecture = untied
+        self._check_tensors()
+        if self.dtype(OUTPUT) == self.dtype(EMBEDDING):
+            blocks = row_blocks(0, untied.vocabulary, columns=untied.hidden)
+            if all(torch.equal(self.rows(OUTPUT, *block), self.rows(EMBEDDING, *block)) for block in blocks):
+                return replace(untied, tied_embeddings=True)
+        logger.warning(
+            "%s: %s says that the output layer is the embedding, and another %s is stored: that one is used, as by"
+            " transformers 5; other programs may not use it",
+            *(self.folder, CONFIG, HEAD),
+        )
+        return untied
 
     def _check_tensors(self) -> None:
         shapes = their_shapes(self.architecture, self._table)

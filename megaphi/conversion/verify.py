@@ -25,6 +25,7 @@ from megaphi.conversion.gguf_weights import GgufWeights
 from megaphi.conversion.given_tokenizer import WithTokenizer
 from megaphi.conversion.huggingface_weights import HuggingFaceWeights
 from megaphi.conversion.streaming import row_blocks
+from megaphi.conversion.weight_names import KNOWN_AND_DROPPED
 from megaphi.engine.inference.forward_only import logits_of, open_model
 from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar
@@ -65,10 +66,13 @@ class LogitComparison:
 
     says_something: bool
     """Whether both sides' logits are finite, and not all the same: two broken models may be equal."""
+    unread: tuple[str, ...]
+    """Tensors that transformers did not use, or missed: two programs may pass over the same one."""
 
     @property
     def is_same(self) -> bool:
-        return self.says_something and self.largest_difference <= TOLERANCE * max(self.largest_logit, 1.0)
+        is_close = self.largest_difference <= TOLERANCE * max(self.largest_logit, 1.0)
+        return self.says_something and not self.unread and is_close
 
 
 def compare_weights(source: WeightReader, target: WeightReader) -> list[WeightDifference]:
@@ -111,7 +115,8 @@ def _any_ids(vocabulary: int) -> list[int]:
 def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT) -> LogitComparison | None:
     """Logits of both sides on a text in the model's tokens; None if fp32 does not fit into memory.
 
-    A model without a tokenizer gets tokens drawn from its whole vocabulary.
+    A model without a tokenizer gets tokens drawn from its whole vocabulary. Where the target is of another type, the
+    source's weights are rounded to it.
     """
     vocabulary = source.architecture.vocabulary
     own = tokenizer_of(source)
@@ -122,7 +127,11 @@ def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT)
     if 4 * source.architecture.parameters * 1.2 > psutil.virtual_memory().available:
         return None
     tokens_BS = np.array([tokens])
-    (left, one), (right, other) = _logits(source, tokens_BS), _logits(target, tokens_BS)
+    kinds = {target.dtype(weight.name) for weight in weights_of(target.architecture)}
+    (left, one, missed), (right, other, unread) = (
+        _logits(reader, tokens_BS, rounded=kinds.pop() if len(kinds) == 1 and reader is source else None)
+        for reader in (source, target)
+    )
     labels = torch.from_numpy(tokens_BS[0, 1:])
     losses = [float(cross_entropy(logits[0, :-1].double(), labels)) for logits in (left, right)]
     return LogitComparison(
@@ -133,30 +142,49 @@ def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT)
         cross_entropies=(losses[0], losses[1]),
         programs=(one, other),
         says_something=all(bool(logits.isfinite().all()) and float(logits.std()) > 0 for logits in (left, right)),
+        unread=(*missed, *unread),
     )
 
 
-def _logits(reader: WeightReader, tokens_BS: np.ndarray) -> tuple[Tensor, str]:
-    """`[B, S, V]`, and the program that computed them."""
+def _logits(
+    reader: WeightReader, tokens_BS: np.ndarray, *, rounded: torch.dtype | None
+) -> tuple[Tensor, str, list[str]]:
+    """`[B, S, V]`, the program that computed them, and the tensors that it did not use or missed."""
     weights = reader.source if isinstance(reader, WithTokenizer) else reader
     if isinstance(weights, HuggingFaceWeights | GgufWeights) and find_spec("transformers") is not None:
         independent = _in_transformers(weights)
         if independent is not None:
+            model, unread = independent
+            _round(model, rounded)
             with torch.no_grad():
-                return independent(torch.from_numpy(tokens_BS)).logits, "transformers"
-    return logits_of(open_model(reader, parameters="float32"), tokens_BS), "megaphi"
+                return model(torch.from_numpy(tokens_BS)).logits, "transformers", unread
+    model = open_model(reader, parameters="float32")
+    _round(model.module, rounded)
+    return logits_of(model, tokens_BS), "megaphi", []
 
 
-def _in_transformers(reader: HuggingFaceWeights | GgufWeights) -> Any:
-    """The model as transformers reads it; None, with a warning, for a GGUF file that it cannot read."""
+@torch.no_grad()
+def _round(module: torch.nn.Module, kind: torch.dtype | None) -> None:
+    for parameter in module.parameters() if kind is not None else ():
+        parameter.copy_(parameter.to(kind))
+
+
+def _in_transformers(reader: HuggingFaceWeights | GgufWeights) -> tuple[Any, list[str]] | None:
+    """(the model as transformers reads it, what it did not use or missed); None for a GGUF file that it cannot read."""
     from transformers import AutoModelForCausalLM
 
+    def load(folder: Path, **options: Any) -> tuple[Any, list[str]]:
+        made: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
+        )
+        model, found = made
+        names = (str(name) for kind in ("missing_keys", "unexpected_keys") for name in found[kind])
+        return model.eval(), sorted(name for name in names if not name.endswith(KNOWN_AND_DROPPED))
+
     if isinstance(reader, HuggingFaceWeights):
-        return AutoModelForCausalLM.from_pretrained(reader.folder, dtype=torch.float32, local_files_only=True).eval()
+        return load(reader.folder)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            reader.folder.parent, gguf_file=reader.folder.name, dtype=torch.float32, local_files_only=True
-        ).eval()
+        return load(reader.folder.parent, gguf_file=reader.folder.name)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         logger.warning("transformers cannot read %s (%s): compared with our own reading", reader.folder, reason)
@@ -193,7 +221,9 @@ def report(
     ]
     if not found.says_something:
         lines.append("the logits are not numbers, or all the same: this is no model")
-    return not different and found.says_something and (found.is_same or not same_types), lines
+    if found.unread:
+        lines.append(f"transformers did not use, or missed: {', '.join(found.unread[:5])}")
+    return not different and found.is_same, lines
 
 
 def read_text(path: str | Path) -> str:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from megaphi.conversion import gguf_header, gguf_weights
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
+from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.conversion.verify import report
 from megaphi.errors import InputError
 from megaphi.model.weights import weights_of
@@ -116,13 +117,26 @@ def test_folders_that_are_less_or_more_than_a_model(tmp_path):
             open_weights(tmp_path / name)
 
 
-def test_a_tied_head_that_is_stored_is_said_not_to_be_used(tmp_path, caplog):
+def test_a_tied_head_that_is_stored_is_used_where_it_is_another_one(tmp_path, caplog):
     random_folder(tmp_path / "hf", MODEL, naming="llama")
-    config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
-    with caplog.at_level("INFO", logger="megaphi"):
-        open_weights(tmp_path / "hf")
-    assert "the lm_head.weight that is stored is not used" in caplog.text
+    config, file = tmp_path / "hf" / "config.json", tmp_path / "hf" / "model.safetensors"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": True}))
+    reader = open_weights(tmp_path / "hf")
+    assert "another lm_head.weight is stored: that one is used" in caplog.text
+    assert not reader.architecture.tied_embeddings
+    ((passed, lines),) = run_in_world(_converted, str(tmp_path / "hf"), str(tmp_path / "checkpoint"), processes=1)
+    assert passed, lines  # transformers does the same
+    exported = to_huggingface(tmp_path / "checkpoint", tmp_path / "exported")
+    assert json.loads((exported / "config.json").read_text())["tie_word_embeddings"] is False
+    caplog.clear()
+    tensors = load_file(file)
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
+    assert open_weights(tmp_path / "hf").architecture.tied_embeddings
+    assert caplog.text == ""
+
+
+def _converted(source: str, target: str) -> tuple[bool, list[str]]:
+    return _verify(source, str(to_checkpoint(source, target)))
 
 
 def test_every_honoured_key_is_read():

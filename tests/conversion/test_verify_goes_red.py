@@ -39,13 +39,15 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "partial rotary positions": ("phi3", {"partial_rotary_factor": 0.5}),
     "a sliding window": ("phi3", {"sliding_window": 16}),
     "unread tensors": ("llama", {"attention_bias": True}),
+    "tensors that both leave unread": ("llama", {"attention_bias": False}),
 }  # fmt: skip
-OTHERS = ("another base in a GGUF file", "another activation in the engine")
+ROUNDED = "another activation, and another type"
+OTHERS = (ROUNDED, "another base in a GGUF file", "another activation in the engine")
 
 
 def _write(folder: Path, naming: str, change: dict[str, Any]) -> Path:
     random_folder(folder, MODEL, naming=naming, scale=0.3, **change)
-    if change.get("attention_bias"):
+    if "attention_bias" in change:
         file = folder / "model.safetensors"
         tensors, width = load_file(file), MODEL.query_width
         for layer in range(MODEL.layers):
@@ -104,8 +106,10 @@ def verify_all(folder: Path) -> dict[str, tuple[bool, list[str]]]:
         for name, (naming, change) in CONFIGURATIONS.items():
             source = _write(folder / name, naming, change)
             found[name] = _compared(source, to_checkpoint(source, folder / f"{name}, converted"))
-    found[OTHERS[0]] = _another_base(folder / OTHERS[0])
-    found[OTHERS[1]] = _another_activation(folder / OTHERS[1])
+        source = folder / "another activation"
+        found[ROUNDED] = _compared(source, to_checkpoint(source, folder / "rounded", dtype="bfloat16"))
+    found[OTHERS[1]] = _another_base(folder / OTHERS[1])
+    found[OTHERS[2]] = _another_activation(folder / OTHERS[2])
     return found
 
 
@@ -118,7 +122,7 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bool, 
 @pytest.mark.parametrize("fault", [*CONFIGURATIONS, *OTHERS])
 def test_logits_show_what_weights_do_not(fault: str, verified: dict[str, tuple[bool, list[str]]]) -> None:
     passed, lines = verified[fault]
-    assert lines[0].endswith("identical")
+    assert lines[0].endswith("rounded to the target's type" if fault == ROUNDED else "identical")
     assert "transformers" in lines[1]
     assert "megaphi" in lines[1]
     assert passed is (fault == "nothing"), lines
