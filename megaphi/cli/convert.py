@@ -53,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         direction.add_argument("--no-tokenizer", action="store_true", help="leave the model's own tokenizer out")
         direction.add_argument(
-            "fields", metavar="field=value", nargs="*", help="of the architecture, where SOURCE does not say it"
+            "fields",
+            metavar="field=value",
+            nargs="*",
+            help="of the architecture, where SOURCE does not say it; ignore=NAME: a Megatron argument without effect",
         )
 
 
