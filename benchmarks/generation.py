@@ -31,13 +31,13 @@ import zstandard
 from machine import machine
 
 from megaphi.checkpoint.versions import short_commit
-from megaphi.conversation import Sampling
 from megaphi.conversion.open_weights import open_weights
 from megaphi.engine.inference.forward_only import ReadingModel, open_model
-from megaphi.generation.decoding.engine import Engine
 from megaphi.generation.decoding.generate import complete, generate
-from megaphi.generation.decoding.requests import Request
+from megaphi.generation.decoding.inference_engine import Engine
+from megaphi.generation.decoding.interface import Request
 from megaphi.kernels.loading import instruction_set
+from megaphi.sampling import Sampling
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "generation.csv"

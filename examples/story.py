@@ -22,10 +22,11 @@ from typing import Any
 import zstandard
 from quickstart import CORPUS, Report, command, on_this_machine, start_words, tokenise, train
 
-from megaphi.conversation import Conversation, Message, Sampling
+from megaphi.conversation import Conversation, Message
 from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.files import write_text
 from megaphi.recipes.quickstart import quickstart_dpo, quickstart_pretrain, quickstart_sft
+from megaphi.sampling import Sampling
 
 HOME = Path("runs/story")
 ASKED = 400
@@ -113,7 +114,7 @@ def answers(questions: Sequence[str]) -> list[str]:
     """The tuned model's own attempts, through the same engine."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.inference_engine import Engine
     from megaphi.generation.local_sampler import LocalSampler
     from megaphi.log import progress_bar
     from megaphi.tokenizer.phi4 import load_tokenizer

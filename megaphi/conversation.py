@@ -1,18 +1,15 @@
-"""A conversation, who said what, in order; and what goes on from one: rules of sampling, answers, and samplers.
+"""A conversation: who said what, in order.
 
 Three roles exist, because phi-4 was trained with three: `system`, `user` and `assistant`. `from_plain` and `to_plain`
 translate to and from the list of `{"role", "content"}` objects that the hub, chat servers and JSON lines use. A content
 that happens to spell `<|im_end|>` is text like any other.
-
-A `Sampler` is anything that continues conversations, texts or token ids: our own engine (`generation.local`) and every
-server that speaks OpenAI's protocol (`generation.endpoint`) are used alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from megaphi.errors import InputError, did_you_mean
 
@@ -94,91 +91,3 @@ def _text_of_part(part: Any) -> str:
     if further:
         raise InputError(f"a part of a content has an unknown key {further[0]!r}: only type and text are understood")
     return part["text"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How to continue a text. The order of the rules is Hugging Face's.
-
-    That is: biases, penalties, temperature, top-k, top-p, min-p.
-    """
-
-    max_tokens: int = 128
-    """Tokens to add at most; a stop token or stop text ends an answer earlier."""
-    temperature: float = 0.0
-    """0 takes the likeliest token each time."""
-    top_k: int = 0
-    """Draw from the k likeliest tokens only; 0 means all."""
-    top_p: float = 1.0
-    """Draw from the smallest set of tokens with this much probability."""
-    min_p: float = 0.0
-    """Leave out tokens less probable than this share of the likeliest one's probability."""
-    repetition_penalty: float = 1.0
-    """Divides positive logits, and multiplies negative ones, of tokens that prompt or answer hold already."""
-    presence_penalty: float = 0.0
-    """Taken once from the logits of tokens that the answer holds already."""
-    frequency_penalty: float = 0.0
-    """Taken from the logits of a token once for every time that the answer holds it."""
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    """(token, number added to its logit), before all other rules."""
-    json_schema: str | None = None
-    """A JSON schema, as JSON: no token is chosen that cannot lead to JSON of it."""
-    stop: tuple[str, ...] = ()
-    """Texts that end an answer; the answer's text ends before them."""
-    seed: int = 0
-    """The draw of a token depends on (seed, number of the sample, place in the answer) and on nothing else."""
-    alternatives: int = 0
-    """Most probable tokens to report beside each token, with their log-probabilities."""
-
-    def check(self) -> None:
-        """Raises InputError that names the field."""
-        for name, value, holds, rule in (
-            ("max_tokens", self.max_tokens, self.max_tokens >= 1, "must be at least 1"),
-            ("temperature", self.temperature, 0 <= self.temperature <= 100, "must lie between 0 and 100"),
-            ("top_k", self.top_k, self.top_k >= 0, "must not be negative"),
-            ("top_p", self.top_p, 0 < self.top_p <= 1, "must be above 0 and at most 1"),
-            ("min_p", self.min_p, 0 <= self.min_p <= 1, "must lie between 0 and 1"),
-            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty <= 100, "must be above 0"),
-            ("presence_penalty", self.presence_penalty, abs(self.presence_penalty) <= 100, "must be finite"),
-            ("frequency_penalty", self.frequency_penalty, abs(self.frequency_penalty) <= 100, "must be finite"),
-            ("alternatives", self.alternatives, 0 <= self.alternatives <= 100, "must lie between 0 and 100"),
-            ("logit_bias", "…", all(abs(bias) <= 100 for _, bias in self.logit_bias), "must lie between -100 and 100"),
-            ("stop", self.stop, all(self.stop), "must not hold an empty text"),
-        ):
-            if not holds:
-                raise InputError(f"{name}={value}: {rule}")
-
-
-Finish = Literal["stop", "length", "cancelled"]
-"""Why an answer ended: a stop token or text, its `max_tokens` (or the context), or somebody called it off."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """One continuation of one prompt."""
-
-    tokens: tuple[int, ...]
-    """Without the stop token; with all tokens of a stop text."""
-    text: str
-    """Decoded, and cut before a stop text."""
-    log_probabilities: tuple[float, ...]
-    """Of each token under the model itself: temperature 1, nothing left out. Empty where the source gives none."""
-    alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
-    """At each place the most probable (token, log-probability), best first."""
-    finish: Finish
-    prompt_tokens: int
-
-
-Prompt = Conversation | str | Sequence[int]
-"""A conversation is rendered up to where the assistant begins; a text is encoded as it stands; ids are taken as ids."""
-
-
-class Sampler(Protocol):
-    """Whatever continues prompts."""
-
-    name: str
-    """Of the model, for records."""
-
-    def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
-        """`samples` answers to every prompt, in the order of the prompts. Raises InputError, RunFailed."""
-        ...

@@ -33,7 +33,7 @@ _MOVED = {
     "megaphi.engine.forward_only": "megaphi.engine.inference.forward_only",
     "megaphi.engine.loop": "megaphi.engine.training.loop",
     "megaphi.engine.train_step": "megaphi.engine.training.train_step",
-    "megaphi.generation.engine": "megaphi.generation.decoding.engine",
+    "megaphi.generation.engine": "megaphi.generation.decoding.inference_engine",
     "megaphi.generation.endpoint": "megaphi.generation.client.endpoint",
     "megaphi.generation.generate": "megaphi.generation.decoding.generate",
     "megaphi.generation.local": "megaphi.generation.local_sampler",

@@ -19,7 +19,7 @@ ALL_SOURCES = sorted(
 NATIVE_SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
 KERNELS = ("cross_entropy.h", "paged_attention.h", "rms_norm.h", "rotary.h", "softmax.h", "swiglu.h")
 ROWS = [
-    {"errors", "json_text", "files", "config", "conversation", "log", "other_names", "own_code"},
+    {"errors", "json_text", "files", "config", "conversation", "sampling", "log", "other_names", "own_code"},
     {"kernels", "tokenizer", "parallel"},
     {"model", "data", "curation"},
     {"checkpoint"},
@@ -45,6 +45,7 @@ WITHOUT_TORCH = {
     "files",
     "config",
     "conversation",
+    "sampling",
     "log",
     "tokenizer",
     "data",

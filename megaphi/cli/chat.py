@@ -18,11 +18,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, open_engine
-from megaphi.conversation import Conversation, Message, Sampling
+from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError, did_you_mean
+from megaphi.sampling import Sampling
 
 if TYPE_CHECKING:
-    from megaphi.generation.decoding.requests import Generator
+    from megaphi.generation.decoding.interface import Generator
     from megaphi.tokenizer.interface import Tokenizer
 
 HELP = "talk to a model in the terminal"
@@ -120,7 +121,7 @@ class Talk:
                 self.said.append(Message("assistant", answer))
 
     def _generate(self) -> Iterator[str]:
-        from megaphi.generation.decoding.requests import Request
+        from megaphi.generation.decoding.interface import Request
         from megaphi.generation.text import TextStream, render_prompt
 
         opening = [Message("system", self.system)] if self.system else []

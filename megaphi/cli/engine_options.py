@@ -16,8 +16,8 @@ from megaphi.config import user_path
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
+    from megaphi.generation.decoding.interface import Generator
     from megaphi.generation.decoding.json_constraint import Constraints
-    from megaphi.generation.decoding.requests import Generator
     from megaphi.parallel.heartbeat import Patience
     from megaphi.tokenizer.interface import Tokenizer
 

@@ -11,8 +11,8 @@ import argparse
 
 from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, patience_of
 from megaphi.cli.job_end import told_to_all_ranks
-from megaphi.conversation import Sampling
 from megaphi.errors import InputError
+from megaphi.sampling import Sampling
 
 HELP = "continue a text with a checkpoint"
 EXAMPLE = """examples:
@@ -53,8 +53,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.engine import Engine
     from megaphi.generation.decoding.generate import generate
+    from megaphi.generation.decoding.inference_engine import Engine
     from megaphi.generation.text import render_prompt
     from megaphi.kernels.loading import allow_slow
     from megaphi.log import progress_bar

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from megaphi.conversation import Answer, Prompt, Sampling
 from megaphi.engine.inference.forward_only import over_replicas
-from megaphi.generation.decoding.engine import Engine
 from megaphi.generation.decoding.generate import Continuation
-from megaphi.generation.decoding.requests import Request
+from megaphi.generation.decoding.inference_engine import Engine
+from megaphi.generation.decoding.interface import Request
 from megaphi.generation.text import TextStream, render_prompt
+from megaphi.sampling import Answer, Prompt, Sampling
 from megaphi.tokenizer.interface import Tokenizer
 
 
@@ -25,7 +25,7 @@ class _Open:
 
 
 class LocalSampler:
-    """Fulfils `conversation.Sampler`. Every rank of the job calls `sample` with the same arguments."""
+    """Fulfils `sampling.Sampler`. Every rank of the job calls `sample` with the same arguments."""
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megaphi.conversation import Conversation, Prompt
+from megaphi.conversation import Conversation
+from megaphi.sampling import Prompt
 from megaphi.tokenizer.interface import Tokenizer
 
 

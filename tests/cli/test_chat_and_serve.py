@@ -14,9 +14,10 @@ import sys
 import pytest
 
 from megaphi.cli import chat, main, serve
-from megaphi.conversation import Conversation, Message, Sampling
+from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError
 from megaphi.generation.text import render_prompt
+from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
 from tests.generation.server.served import ask, opened, tokenizer
 from tests.test_house import ROOT

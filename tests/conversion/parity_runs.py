@@ -17,11 +17,11 @@ def logits(checkpoint: str, layout: ParallelLayout, tokens_BS: np.ndarray) -> np
 
 def greedy(checkpoint: str, layout: ParallelLayout, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
     """Greedy continuations through the parallel engine."""
-    from megaphi.conversation import Sampling
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.engine import Engine
     from megaphi.generation.decoding.generate import generate
+    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.sampling import Sampling
 
     engine = Engine(open_model(open_weights(checkpoint), layout), cache_bytes=64 << 20)
     return [found[0].tokens for found in generate(engine, prompts, Sampling(max_tokens=max_tokens))]

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from megaphi.conversation import Sampling
 from megaphi.generation.decoding.generate import Continuation
 from megaphi.generation.decoding.json_constraint import Constraints
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.sampling import Sampling
 from megaphi.tokenizer.phi4 import load_tokenizer
 
 SAMPLED = Sampling(max_tokens=12, temperature=1.5, top_p=0.95, seed=7, alternatives=3)
@@ -43,8 +43,8 @@ def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
     """Every way to ask, as plain values."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.engine import Engine
     from megaphi.generation.decoding.generate import generate, score_continuations
+    from megaphi.generation.decoding.inference_engine import Engine
 
     model = open_model(open_weights(checkpoint), layout)
     prompts = prompts_of(model.architecture.vocabulary)
@@ -69,9 +69,9 @@ def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
 
 def json_answers(model: Any, prompts: list[list[int]]) -> list[dict[str, Any]]:
     """Some of them beside texts that may say what they like, in a cache that is too small for all."""
-    from megaphi.generation.decoding.engine import Engine
     from megaphi.generation.decoding.generate import complete_everywhere
-    from megaphi.generation.decoding.requests import Request
+    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.interface import Request
 
     tokenizer = load_tokenizer(352)
     engine = Engine(model, rows=6, cache_bytes=7 * 16 * bytes_per_token(model), constraints=Constraints(tokenizer))
@@ -108,8 +108,8 @@ def without_cache(checkpoint: str) -> dict[str, Any]:
     """The same requests one by one, each step a forward pass over the whole text."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import logits_of, open_model
-    from megaphi.generation.decoding.engine import Given, score
-    from megaphi.generation.decoding.sampling import Row, choose
+    from megaphi.generation.decoding.inference_engine import Given, score
+    from megaphi.generation.decoding.token_choice import Row, choose
 
     model = open_model(open_weights(checkpoint))
     prompts = prompts_of(model.architecture.vocabulary)

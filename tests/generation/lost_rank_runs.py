@@ -32,7 +32,7 @@ def _signal_myself(go: Path, how: str) -> None:
 
 
 def _fail_in_a_step(go: Path) -> None:
-    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.inference_engine import Engine
 
     step = Engine.step
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from megaphi.conversation import Answer, Conversation, Message, Sampling
+from megaphi.conversation import Conversation, Message
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.sampling import Answer, Sampling
 from tests.conversion.random_models import SHAPES, random_folder
 from tests.gloo_world import run_in_world
 
@@ -27,7 +28,7 @@ def sample(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
     """Samples of every prompt; then again with a text of the first answer to stop at."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.inference_engine import Engine
     from megaphi.generation.local_sampler import LocalSampler
     from megaphi.tokenizer.phi4 import load_tokenizer
 

@@ -55,11 +55,11 @@ def prompts(gguf: Path) -> list[list[int]]:
 
 def greedy(checkpoint: str, layout: ParallelLayout, prompts: list[list[int]]) -> list[list[int]]:
     """Through the engine, in a batch whose places are taken again and again."""
-    from megaphi.conversation import Sampling
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.engine import Engine
     from megaphi.generation.decoding.generate import generate
+    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.sampling import Sampling
 
     engine = Engine(open_model(open_weights(checkpoint), layout), rows=32, cache_bytes=256 << 20, pass_tokens=512)
     found = generate(engine, prompts, Sampling(max_tokens=TOKENS))

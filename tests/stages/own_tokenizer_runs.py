@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from megaphi.conversation import Conversation, Message, Sampling
+from megaphi.conversation import Conversation, Message
 from megaphi.engine.run_config import RunConfig, check, check_kind
 from megaphi.errors import InputError
+from megaphi.sampling import Sampling
 
 
 def train_all(runs: list[RunConfig]) -> list[str | None]:
@@ -33,7 +34,7 @@ def answers(folder: str, questions: list[str], tokens: int) -> list[tuple[str, t
     from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.inference_engine import Engine
     from megaphi.generation.local_sampler import LocalSampler
 
     reader = open_weights(folder)

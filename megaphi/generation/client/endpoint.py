@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from megaphi.conversation import Answer, Conversation, Finish, Prompt, Sampling, to_plain
+from megaphi.conversation import Conversation, to_plain
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.client.http_exchange import Patience, connect, post_json
 from megaphi.generation.client.request_journal import RequestJournal, request_key
 from megaphi.json_text import parse_json
+from megaphi.sampling import Answer, Finish, Prompt, Sampling
 from megaphi.tokenizer.interface import Tokenizer
 
 FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}

@@ -21,9 +21,9 @@ import torch.distributed as distributed
 
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.engine.inference.forward_only import from_first_rank, open_model
-from megaphi.generation.decoding.engine import Engine
+from megaphi.generation.decoding.inference_engine import Engine
+from megaphi.generation.decoding.interface import Generator, News, Request, Usage
 from megaphi.generation.decoding.json_constraint import Constraints
-from megaphi.generation.decoding.requests import Generator, News, Request, Usage
 from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import Coordinates, ParallelLayout
 from megaphi.parallel.world import USUAL_PATIENCE

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from megaphi.conversation import Finish, Sampling
 from megaphi.engine.inference.forward_only import over_replicas
-from megaphi.generation.decoding.engine import Engine
-from megaphi.generation.decoding.requests import Generator, News, Request, Score
+from megaphi.generation.decoding.inference_engine import Engine
+from megaphi.generation.decoding.interface import Generator, News, Request, Score
+from megaphi.sampling import Finish, Sampling
 
 
 @dataclass(slots=True)

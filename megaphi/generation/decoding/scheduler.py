@@ -13,8 +13,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from megaphi.generation.decoding.cache_blocks import BlockPool, Key, block_keys
+from megaphi.generation.decoding.interface import Request, Score
 from megaphi.generation.decoding.json_constraint import Constraint
-from megaphi.generation.decoding.requests import Request, Score
 
 
 @dataclass(slots=True, eq=False)

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from megaphi.errors import InputError, RunFailed, did_you_mean
-from megaphi.generation.server.answer_pieces import Piece, answer_pieces, join_pieces
+from megaphi.generation.server.answer_deltas import Piece, answer_pieces, join_pieces
 from megaphi.generation.server.chat_page import chat_page
 from megaphi.generation.server.handlers import Serving, check_model, make_plan
 from megaphi.generation.server.metrics import CONTENT_TYPE, CountResponses, ServingMetrics

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from megaphi.errors import InputError
+from megaphi.generation.decoding.interface import Request
 from megaphi.generation.decoding.json_constraint import Constraints
-from megaphi.generation.decoding.requests import Request
-from megaphi.generation.server.answer_pieces import Plan
+from megaphi.generation.server.answer_deltas import Plan
 from megaphi.generation.server.openai_fields import ApiError, Kind
 from megaphi.generation.server.openai_requests import Order, read_order
 from megaphi.generation.server.workers import GenerationService

@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from megaphi.generation.server.answer_pieces import Piece, Plan
+from megaphi.generation.server.answer_deltas import Piece, Plan
 from megaphi.generation.server.workers import GenerationService
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

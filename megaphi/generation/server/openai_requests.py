@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megaphi.conversation import Prompt, Sampling, from_plain
+from megaphi.conversation import from_plain
 from megaphi.errors import InputError, did_you_mean
 from megaphi.generation.decoding.json_constraint import ANY_OBJECT
 from megaphi.generation.server.openai_fields import ApiError, Kind, check_fields
 from megaphi.json_text import parse_json
+from megaphi.sampling import Prompt, Sampling
 
 LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES, MOST_ALTERNATIVES, MOST_STOPS, LONGEST_STOP = 128, 20, 16, 1000

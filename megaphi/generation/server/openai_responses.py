@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megaphi.generation.decoding.requests import Request
-from megaphi.generation.server.answer_pieces import Piece, Plan, Token
+from megaphi.generation.decoding.interface import Request
+from megaphi.generation.server.answer_deltas import Piece, Plan, Token
 from megaphi.generation.server.openai_fields import ApiError
 from megaphi.generation.server.openai_requests import Order
 from megaphi.tokenizer.interface import Tokenizer

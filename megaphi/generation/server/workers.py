@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from megaphi.errors import InputError, RunFailed
-from megaphi.generation.decoding.requests import Generator, News, Request, Usage
+from megaphi.generation.decoding.interface import Generator, News, Request, Usage
 from megaphi.generation.server.dispatch import Dispatch
 from megaphi.log import logger
 

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import JSONResponse
 
-from megaphi.conversation import Conversation, Message, Sampling
+from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.client.endpoint import EndpointSampler
 from megaphi.generation.client.http_exchange import Patience, post_json
 from megaphi.generation.client.request_journal import RequestJournal, request_key
 from megaphi.generation.server.workers import GenerationService
 from megaphi.generation.text import render_prompt
+from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens, log_probability
 from tests.generation.server.served import app_of, serve_app, served, tokenizer
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from megaphi.conversation import Sampling
 from megaphi.errors import InputError
+from megaphi.generation.decoding.interface import Request
 from megaphi.generation.decoding.json_constraint import ANY_OBJECT, Constraints
-from megaphi.generation.decoding.requests import Request
+from megaphi.sampling import Sampling
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.generation.server.fake_generator import FakeGenerator
 from tests.generation.server.served import ask, constraints, served, tokenizer

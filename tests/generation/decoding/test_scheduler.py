@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.conversation import Sampling
 from megaphi.generation.decoding.cache_blocks import BlockPool, block_keys
-from megaphi.generation.decoding.requests import Request
+from megaphi.generation.decoding.interface import Request
 from megaphi.generation.decoding.scheduler import Schedule
+from megaphi.sampling import Sampling
 
 SIZE = 4
 

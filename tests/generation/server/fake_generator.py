@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from megaphi.conversation import Finish, Sampling
 from megaphi.errors import InputError
-from megaphi.generation.decoding.requests import News, Request, Score, Usage
+from megaphi.generation.decoding.interface import News, Request, Score, Usage
+from megaphi.sampling import Finish, Sampling
 
 ORDINARY = range(256, 90_000)
 """Ids that the fake model chooses from: many hold a part of a character only."""

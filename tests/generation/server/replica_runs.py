@@ -14,8 +14,8 @@ def through_replicas(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] 
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.driver import lead_or_follow
-    from megaphi.generation.decoding.engine import Engine
-    from megaphi.generation.decoding.requests import Request
+    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.interface import Request
     from megaphi.generation.server.workers import GenerationService
 
     model = open_model(open_weights(checkpoint), layout)

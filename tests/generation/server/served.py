@@ -18,8 +18,8 @@ from fastapi import FastAPI
 
 from megaphi.cli.engine_options import Opened
 from megaphi.cli.serve import bind
+from megaphi.generation.decoding.interface import Generator
 from megaphi.generation.decoding.json_constraint import Constraints
-from megaphi.generation.decoding.requests import Generator
 from megaphi.generation.server.app import create_app
 from megaphi.generation.server.handlers import Serving
 from megaphi.generation.server.workers import GenerationService

@@ -7,12 +7,12 @@ import random
 
 import pytest
 
-from megaphi.conversation import Sampling
 from megaphi.errors import RunFailed
-from megaphi.generation.decoding.requests import Request
+from megaphi.generation.decoding.interface import Request
 from megaphi.generation.server import dispatch as module
 from megaphi.generation.server.dispatch import WORTH_REQUESTS, Dispatch
 from megaphi.generation.server.workers import GenerationService
+from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
 
 TALK = tuple(range(100))

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from megaphi.conversation import Sampling
+from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens, log_probability
 from tests.generation.server.served import ask, served, tokenizer
 

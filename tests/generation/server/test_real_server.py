@@ -52,11 +52,11 @@ def serving(checkpoint: Path, *options: str) -> Iterator[tuple[str, WarmMegaphi]
 
 
 def greedy(checkpoint: str, prompts: list[list[int]]) -> list[list[int]]:
-    from megaphi.conversation import Sampling
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.engine import Engine
     from megaphi.generation.decoding.generate import generate
+    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.sampling import Sampling
 
     engine = Engine(open_model(open_weights(checkpoint)))
     return [found.tokens for (found,) in generate(engine, prompts, Sampling(max_tokens=8))]

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from megaphi.conversation import Sampling
 from megaphi.errors import InputError, RunFailed
-from megaphi.generation.decoding.requests import News, Request
+from megaphi.generation.decoding.interface import News, Request
 from megaphi.generation.server.workers import GenerationService, Submission, TooManyWaiting
+from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
 
 

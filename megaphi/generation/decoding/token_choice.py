@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megaphi.conversation import Sampling
+from megaphi.sampling import Sampling
 
 NO_TOKEN = -1
 """What is chosen where nothing is allowed."""

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from megaphi.conversation import Finish
-from megaphi.generation.decoding.requests import News, Request, Score
+from megaphi.generation.decoding.interface import News, Request, Score
 from megaphi.generation.server.workers import Submission
 from megaphi.generation.text import TextStream
+from megaphi.sampling import Finish
 from megaphi.tokenizer.interface import Tokenizer
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from megaphi.conversation import Finish, Sampling
+from megaphi.sampling import Finish, Sampling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

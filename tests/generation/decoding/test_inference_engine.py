@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megaphi.conversation import Sampling
 from megaphi.errors import InputError
-from megaphi.generation.decoding.requests import Request
+from megaphi.generation.decoding.interface import Request
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.sampling import Sampling
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.conversion.random_models import SHAPES, random_folder
 from tests.generation.engine_runs import RULES, continuations, without_cache
@@ -104,7 +104,7 @@ def refusals(checkpoint: str) -> list[str]:
     """What the engine says of requests that can never run."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.engine import Engine
+    from megaphi.generation.decoding.inference_engine import Engine
 
     engine = Engine(open_model(open_weights(checkpoint)), rows=2, cache_bytes=45_000)
     ten = Sampling(max_tokens=10)

@@ -19,10 +19,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from megaphi.conversation import Sampling
 from megaphi.errors import InputError
 from megaphi.generation.decoding import sampling as module
-from megaphi.generation.decoding.sampling import NO_TOKEN, Row, choose, likeliest, uniform
+from megaphi.generation.decoding.token_choice import NO_TOKEN, Row, choose, likeliest, uniform
+from megaphi.sampling import Sampling
 
 RULES = st.builds(
     Sampling,

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megaphi.conversation import Sampling
 from megaphi.engine.inference.forward_only import (
     ReadingModel,
     cache_bytes_per_token,
@@ -25,11 +24,12 @@ from megaphi.engine.inference.forward_only import (
 )
 from megaphi.errors import InputError
 from megaphi.generation.decoding.cache_blocks import BlockPool
+from megaphi.generation.decoding.interface import News, Request, Score, Usage
 from megaphi.generation.decoding.json_constraint import Constraint, Constraints
-from megaphi.generation.decoding.requests import News, Request, Score, Usage
-from megaphi.generation.decoding.sampling import NO_TOKEN, Choice, Row, choose
 from megaphi.generation.decoding.scheduler import Part, Schedule, Text
+from megaphi.generation.decoding.token_choice import NO_TOKEN, Choice, Row, choose
 from megaphi.model.paged_cache import CachedPass, Piece
+from megaphi.sampling import Sampling
 
 BLOCK_SIZE = 16
 CACHE_BYTES = 2 << 30
