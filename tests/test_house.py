@@ -178,6 +178,20 @@ def test_every_file_opens_with_its_story() -> None:
     assert not untold
 
 
+SHARED_CLASS_NAMES = {"Piece", "Patience"}
+"""Names that two public classes still share; the set only shrinks."""
+
+
+def test_public_classes_have_names_of_their_own() -> None:
+    places: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    shared = {name: paths for name, paths in places.items() if len(paths) > 1}
+    assert set(shared) <= SHARED_CLASS_NAMES, shared
+
+
 def test_native_files_tell_their_story_and_stay_short() -> None:
     for path in NATIVE_SOURCES:
         text = path.read_text()

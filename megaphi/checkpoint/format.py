@@ -80,7 +80,7 @@ class Box:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
+class TensorPiece:
     """What one rank writes of one tensor."""
 
     key: str
@@ -111,7 +111,7 @@ def file_metadata(pieces: Mapping[str, dict[str, Any]], *, run: str, step: int) 
     return {"run": run, "step": str(step), "pieces": json.dumps(pieces, separators=(",", ":"))}
 
 
-def write_rank_file(folder: Path, pieces: Iterable[Piece], *, rank: int, run: str, step: int) -> FileRecord:
+def write_rank_file(folder: Path, pieces: Iterable[TensorPiece], *, rank: int, run: str, step: int) -> FileRecord:
     """Write one rank's file, forced to disk; wide types first, so that every tensor is aligned."""
     ordered = sorted(pieces, key=lambda piece: -piece.values.dtype.itemsize)
     metadata = file_metadata({piece.key: piece.entry for piece in ordered}, run=run, step=step)

@@ -40,7 +40,7 @@ class TensorEntry:
     dtype: torch.dtype
     shape: tuple[int, ...]
     first_byte: int
-    """Of its values, counted from the start of the file."""
+    """Position of its values, counted from the start of the file."""
 
     @property
     def numel(self) -> int:

@@ -74,12 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents
-    from megaphi.data.tokenize.workers import detect_member
+    from megaphi.data.tokenize.workers import detect_worker
     from megaphi.errors import InputError
     from megaphi.log import set_up_logging
 
-    member = detect_member(rank=arguments.rank, world=arguments.world)
-    set_up_logging(rank=member.rank, world_size=member.world)
+    worker = detect_worker(rank=arguments.rank, world=arguments.world)
+    set_up_logging(rank=worker.rank, world_size=worker.world)
     if arguments.processes is not None and arguments.processes < 1:
         raise InputError(f"--processes {arguments.processes}: must be at least 1")
     settings = _settings(arguments)
@@ -87,14 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
         from megaphi.data.tokenize.dry_run import describe_plan
 
         plan = plan_tokenizing(arguments.inputs, arguments.output, **settings)
-        print(describe_plan(plan, member, processes=arguments.processes))
+        print(describe_plan(plan, worker, processes=arguments.processes))
         return 0
     summary = tokenize_documents(
-        arguments.inputs, arguments.output, processes=arguments.processes, member=member, **settings
+        arguments.inputs, arguments.output, processes=arguments.processes, worker=worker, **settings
     )
     if not summary.joined:
-        print(_unfinished(summary, member))
-    elif member.rank == 0 or member.launcher != "MPI":
+        print(_unfinished(summary, worker))
+    elif worker.rank == 0 or worker.launcher != "MPI":
         state = "up to date" if summary.reused else f"written in {summary.seconds:.1f} s"
         print(
             f"{summary.prefix}: {summary.tokens:,} tokens in {summary.documents:,} documents "
@@ -123,12 +123,12 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _unfinished(summary: Any, member: Any) -> str:
-    """What a member says that has done its share before others have."""
-    done = f"{summary.prefix}: member {member.rank} of {member.world} ({member.launcher}) has done its share"
+def _unfinished(summary: Any, worker: Any) -> str:
+    """What a worker says that has done its share before others have."""
+    done = f"{summary.prefix}: worker {worker.rank} of {worker.world} ({worker.launcher}) has done its share"
     if not summary.missing_shards:
         return f"{done}; another one is joining"
     return (
         f"{done}; {summary.missing_shards:,} shards of others are missing, and whoever finishes last joins. If that"
-        " one was killed, start any member again; to work alone give --rank 0 --world 1"
+        " one was killed, start any worker again; to work alone give --rank 0 --world 1"
     )

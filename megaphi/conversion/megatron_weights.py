@@ -143,7 +143,7 @@ class MegatronWeights:
         return model
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        """Of the matrix form."""
+        """Shape of the matrix form."""
         key, above = self._place(name)
         if key not in self._stored.tensors:
             raise InputError(f"{self.folder} holds no tensor {key}: it is of another architecture, or not whole")

@@ -39,7 +39,7 @@ class PlannedFile:
 
     @property
     def bytes(self) -> int:
-        """Of the tensors' values."""
+        """Size of the tensors' values."""
         return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.tensors.values())
 
 

@@ -27,7 +27,7 @@ from megaphi.parallel.layout import ParallelLayout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class ReadRange:
     """Rows of a weight's matrix form that are read together, and which of their columns each tensor rank gets."""
 
     first: int
@@ -125,10 +125,10 @@ def _blocks(reader: WeightReader, layout: ParallelLayout, dtype: str | None) -> 
     for stage, weights in enumerate(_stages(reader, layout)):
         for weight in weights:
             kind = wanted_dtype(reader.dtype(weight.name), dtype, what=f"{reader.folder}: {weight.name}")
-            for part in parts_of(weight, tensor=layout.tensor):
-                for start, end in row_blocks(part.first, part.end, columns=weight.columns):
+            for each in read_ranges(weight, tensor=layout.tensor):
+                for start, end in row_blocks(each.first, each.end, columns=weight.columns):
                     values = reader.rows(weight.name, start, end)
-                    for rank, columns in part.columns.items():
+                    for rank, columns in each.columns.items():
                         yield _file_of(stage, rank, layout), _taken(values, columns, kind)
 
 
@@ -136,22 +136,22 @@ def _taken(values: Tensor, columns: slice, kind: torch.dtype) -> Tensor:
     return (values if values.dim() == 1 else values[:, columns]).to(kind).contiguous()
 
 
-def parts_of(weight: Weight, *, tensor: int) -> Iterator[Part]:
+def read_ranges(weight: Weight, *, tensor: int) -> Iterator[ReadRange]:
     """A weight's matrix form from its first row to its last, by who holds what."""
     everything = slice(0, weight.columns)
     if weight.cut is None:
-        yield Part(first=0, end=weight.rows, columns={0: everything})
+        yield ReadRange(first=0, end=weight.rows, columns={0: everything})
         return
     shares = [weight.share(tensor=tensor, rank=rank) for rank in range(tensor)]
     starts, sizes = ([share[kind][weight.cut] for share in shares] for kind in (0, 1))
     if weight.cut == len(weight.shape) - 1:
         columns = {rank: slice(starts[rank], starts[rank] + sizes[rank]) for rank in range(tensor)}
-        yield Part(first=0, end=weight.rows, columns=columns)
+        yield ReadRange(first=0, end=weight.rows, columns=columns)
         return
     for above in range(0, weight.rows, weight.shape[weight.cut]):  # the SwiGLU matrix: gates, then the rest
         for rank in range(tensor):
             first = above + starts[rank]
-            yield Part(first=first, end=first + sizes[rank], columns={rank: everything})
+            yield ReadRange(first=first, end=first + sizes[rank], columns={rank: everything})
 
 
 def _configuration(config: Mapping[str, Any], layout: ParallelLayout, dtype: str | None) -> dict[str, Any]:

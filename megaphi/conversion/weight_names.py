@@ -33,14 +33,14 @@ LAYER_NAMES: Mapping[str, Mapping[Naming, tuple[str, ...]]] = {
     "mlp.linear_fc1": {"phi3": ("mlp.gate_up_proj",), "llama": ("mlp.gate_proj", "mlp.up_proj")},
     "mlp.linear_fc2": {"phi3": ("mlp.down_proj",), "llama": ("mlp.down_proj",)},
 }
-"""Of each layer, without `.weight`: `decoder.layers.{i}.` here, `model.layers.{i}.` there."""
+"""Names within a layer, without `.weight`: `decoder.layers.{i}.` here, `model.layers.{i}.` there."""
 THEIR_EMBEDDING, THEIR_FINAL_NORM, THEIR_OUTPUT = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 KNOWN_AND_DROPPED = ("self_attn.rotary_emb.inv_freq",)
 """Computed from the configuration; old exports carry it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class RowSegment:
     """Consecutive rows of one tensor."""
 
     tensor: str
@@ -48,7 +48,7 @@ class Segment:
     rows: int
 
 
-Table = Mapping[str, list[Segment]]
+Table = Mapping[str, list[RowSegment]]
 """A tensor -> the rows of the other side's tensors that it is made of, in its own order."""
 
 
@@ -59,16 +59,16 @@ def our_table(model: Architecture, naming: Naming) -> Table:
         InputError: the model has a weight that no row of `LAYER_NAMES` names.
     """
     vocabulary = model.vocabulary
-    table = {EMBEDDING: [Segment(THEIR_EMBEDDING, 0, vocabulary)]}
+    table = {EMBEDDING: [RowSegment(THEIR_EMBEDDING, 0, vocabulary)]}
     for weight in weights_of(model):
         parts = weight.name.removesuffix(".weight").split(".", 3)
         if len(parts) == 4:
             layer, name = parts[2], parts[3]
             theirs = [f"model.layers.{layer}.{their}.weight" for their in LAYER_NAMES.get(name, {}).get(naming, ())]
             table[weight.name] = list(_layer_segments(name, theirs, weight.rows, model)) if theirs else []
-    table[FINAL_NORM] = [Segment(THEIR_FINAL_NORM, 0, model.hidden)]
+    table[FINAL_NORM] = [RowSegment(THEIR_FINAL_NORM, 0, model.hidden)]
     if not model.tied_embeddings:
-        table[OUTPUT] = [Segment(THEIR_OUTPUT, 0, vocabulary)]
+        table[OUTPUT] = [RowSegment(THEIR_OUTPUT, 0, vocabulary)]
     _refuse_unnamed(model, table)
     return table
 
@@ -81,7 +81,7 @@ def _refuse_unnamed(model: Architecture, table: Table) -> None:
         )
 
 
-def _layer_segments(name: str, theirs: list[str], rows: int, model: Architecture) -> Iterator[Segment]:
+def _layer_segments(name: str, theirs: list[str], rows: int, model: Architecture) -> Iterator[RowSegment]:
     """One weight of a layer, whose stacked parts are in one of their tensors or in a tensor each."""
     sizes, groups = [rows], 1
     if name == "self_attention.linear_qkv":
@@ -93,27 +93,27 @@ def _layer_segments(name: str, theirs: list[str], rows: int, model: Architecture
         places = [(tensor, 0) for tensor in theirs]
     for group in range(groups):
         for (tensor, first), size in zip(places, sizes, strict=True):
-            yield Segment(tensor, first + size // groups * group, size // groups)
+            yield RowSegment(tensor, first + size // groups * group, size // groups)
 
 
 def their_table(table: Table) -> Table:
     """The inverse: each of their tensors from our rows."""
-    found: dict[str, list[tuple[int, Segment]]] = {}
+    found: dict[str, list[tuple[int, RowSegment]]] = {}
     for ours, segments in table.items():
         row = 0
         for segment in segments:
-            found.setdefault(segment.tensor, []).append((segment.first, Segment(ours, row, segment.rows)))
+            found.setdefault(segment.tensor, []).append((segment.first, RowSegment(ours, row, segment.rows)))
             row += segment.rows
     return {tensor: [part for _, part in sorted(parts, key=lambda part: part[0])] for tensor, parts in found.items()}
 
 
-def segments_within(segments: list[Segment], start: int, end: int) -> Iterator[Segment]:
+def segments_within(segments: list[RowSegment], start: int, end: int) -> Iterator[RowSegment]:
     """What rows [start, end) of a tensor are made of, in order."""
     row = 0
     for segment in segments:
         low, high = max(start, row), min(end, row + segment.rows)
         if low < high:
-            yield Segment(segment.tensor, segment.first + low - row, high - low)
+            yield RowSegment(segment.tensor, segment.first + low - row, high - low)
         row += segment.rows
 
 

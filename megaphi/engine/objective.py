@@ -28,7 +28,7 @@ class Objective(Protocol):
     """One way to train."""
 
     names: tuple[str, ...]
-    """Of the sums that are reported after the loss and the count."""
+    """Names of the sums that are reported after the loss and the count."""
 
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
         """Run one micro-batch through this rank's stage."""

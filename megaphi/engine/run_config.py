@@ -19,7 +19,7 @@ from megaphi.data.storage.remote import check_remote_reading
 from megaphi.engine.learning_rate import Optimizer, check_schedule
 from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
-from megaphi.engine.run_tokenizer import Tokenizer
+from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.engine.time_limit import limit_seconds
 from megaphi.engine.wandb_board import Wandb, check_wandb
 from megaphi.errors import InputError
@@ -47,7 +47,7 @@ class RunConfig:
     recipe: str
     """Name of the recipe function that made this configuration."""
     seed: Annotated[int, Range(minimum=0, maximum=2**64 - 1)] = 1_234
-    """Of everything random: weights, data order."""
+    """Seed of everything random: initial weights, data order."""
     run: Progress
     saving: Saving = field(default_factory=Saving)
     layout: ParallelLayout = field(default_factory=ParallelLayout)
@@ -61,7 +61,7 @@ class RunConfig:
     """Pairs to learn preferences from."""
     objective: str | None = None
     """Your own, file.py:Class (engine/objective.py says what it is), not for preferences; none: the next token."""
-    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    tokenizer: RunTokenizer = field(default_factory=RunTokenizer)
     optimizer: Optimizer = field(default_factory=Optimizer)
     precision: NumericPrecision = field(default_factory=NumericPrecision)
     recompute: Literal["none", "selective", "full"] = "none"

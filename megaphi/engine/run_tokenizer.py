@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tokenizer:
+class RunTokenizer:
     """Which ids the data holds (config section `tokenizer`); they fit into `model.vocabulary`."""
 
     path: FilePath | None = None

@@ -13,7 +13,7 @@ import time
 from megaphi.errors import InputError
 
 STEP_MARGIN, SAVE_MARGIN = 1.5, 2.0
-"""Of the longest step, and of the longest save (one may be on its way when the last begins)."""
+"""Factors of the longest step and of the longest save (one may be under way when the last begins)."""
 FIRST_SAVE_SECONDS = 60.0
 """What a save is taken for before there was one; at most a twentieth of the limit."""
 

@@ -25,7 +25,7 @@ class StepOrder(Protocol):
         ...
 
 
-class Place(Protocol):
+class DataPosition(Protocol):
     """A place in the data, as checkpoints keep it."""
 
     def to_json(self) -> dict[str, Any]: ...
@@ -49,7 +49,7 @@ class TrainingData(Protocol):
         """Tokens that the first `samples` samples took from each source."""
         ...
 
-    def ledger(self, step: int) -> Place:
+    def ledger(self, step: int) -> DataPosition:
         """All that resuming after `step` updates must know of the data."""
         ...
 

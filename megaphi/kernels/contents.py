@@ -16,7 +16,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 MODULES = ("_C", "_T")
 _NOTE, _WITHOUT_BYTES, _IN_MEMORY = 7, 8, 2
-"""Of ELF: the types of sections that describe and that hold no bytes, and the flag of those that are loaded."""
+"""ELF constants: the section types that describe and that hold no bytes, and the flag of those that are loaded."""
 
 
 def kernels_digest() -> str | None:

@@ -56,7 +56,7 @@ _HONOURED_ARGUMENTS = (
     "pg_collection",
     "vp_stage",
 )
-"""Of Megatron's GPT model, at any value; others must be left at their defaults."""
+"""Arguments of Megatron's GPT model that may have any value; the others must be left at their defaults."""
 
 
 class RotaryTable(RotaryEmbedding):

@@ -34,7 +34,7 @@ class Weight:
 
     @property
     def rows(self) -> int:
-        """Of the matrix form."""
+        """Rows of the matrix form."""
         return self.numel // self.columns
 
     @property

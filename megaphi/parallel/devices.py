@@ -17,7 +17,7 @@ from megaphi.parallel.place import Place, choose_gpu
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES="
 """In front of a command: no GPU is seen."""
 _DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""Of Linux, and of Linux inside Windows: without one there is no GPU, and torch need not be asked."""
+"""Device files of Linux, and of Linux inside Windows: without one there is no GPU, and torch need not be asked."""
 
 
 def gpus() -> int:

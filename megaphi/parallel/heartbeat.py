@@ -60,7 +60,7 @@ class Beat(NamedTuple):
     """What a rank says of itself."""
 
     number: int
-    """Of this beat among its rank's."""
+    """Number of this beat among its rank's."""
     step: int
     phase: str
     state: str

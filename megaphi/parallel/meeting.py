@@ -42,7 +42,7 @@ class Arrival:
     """Hosts that share a name are told apart by it."""
     pid: int = field(default_factory=os.getpid)
     address: str = ""
-    """Of the interface by which it reaches rank 0."""
+    """Address of the interface by which it reaches rank 0."""
     gpu: str = ""
     """UUID of the GPU that it is going to take, where there is one and that is known."""
     problem: str = ""

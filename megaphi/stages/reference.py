@@ -35,7 +35,7 @@ from megaphi.stages.preference import ReferencePass
 ROWS_PER_PART = 64
 """Rows that each replica computes between two parts."""
 CHAT_FORMAT = 1
-"""Of `tokenizer.chat_format`; higher when it renders the same conversation otherwise."""
+"""Version of `tokenizer.chat_format`, raised when it renders the same conversation differently."""
 
 Known = dict[str, tuple[float, float]]
 """From a pair's content hash to the log-probability of each side."""

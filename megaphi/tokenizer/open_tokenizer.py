@@ -36,7 +36,7 @@ TOKENIZER_FILES = (
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Without one of them there is no tokenizer, whatever else describes it."""
 READ_BESIDE = ("generation_config.json", "config.json")
-"""Of a model's files; they may name further tokens that end a text."""
+"""Files of a model that may name further tokens that end a text."""
 
 
 def open_path(

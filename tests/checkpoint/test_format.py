@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from megaphi.checkpoint.format import (
     Box,
     CheckpointReader,
-    Piece,
+    TensorPiece,
     finish_checkpoint,
     rank_file,
     resolve,
@@ -31,7 +31,7 @@ def cuts_of(size: int, cuts: list[int]) -> list[tuple[int, int]]:
 def write_checkpoint(folder, tensors, *, box_cuts, range_cuts):
     """Each rank holds every tensor's boxes in turn; every box is flattened and cut into ranges, one rank each."""
     folder.mkdir(parents=True)
-    ranks: list[list[Piece]] = []
+    ranks: list[list[TensorPiece]] = []
     for key, whole in tensors.items():
         number = 0
         for parts in product(*(cuts_of(size, cuts) for size, cuts in zip(whole.shape, box_cuts, strict=False))):
@@ -42,7 +42,7 @@ def write_checkpoint(folder, tensors, *, box_cuts, range_cuts):
                     ranks.append([])
                 values = flat[start : start + length]
                 ranks[number].append(
-                    Piece(key=key, whole_shape=tuple(whole.shape), box=box, start=start, values=values)
+                    TensorPiece(key=key, whole_shape=tuple(whole.shape), box=box, start=start, values=values)
                 )
                 number += 1
     files = {
@@ -100,7 +100,7 @@ def test_names_of_no_checkpoint(tmp_path, name, message):
 
 
 def test_a_piece_that_nobody_wrote_is_noticed(tmp_path):
-    piece = Piece(key="w", whole_shape=(4,), box=Box((0,), (4,)), start=1, values=torch.zeros(3))
+    piece = TensorPiece(key="w", whole_shape=(4,), box=Box((0,), (4,)), start=1, values=torch.zeros(3))
     record = write_rank_file(tmp_path, [piece], rank=0, run="this", step=1)
     with pytest.raises(RuntimeError, match="w: the ranks wrote 3 of 4 elements"):
         finish_checkpoint(tmp_path, {}, {"step": 1}, {rank_file(0): record}, run="this")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from megaphi.checkpoint.format import Piece, finish_checkpoint, rank_file, whole_box, write_rank_file
+from megaphi.checkpoint.format import TensorPiece, finish_checkpoint, rank_file, whole_box, write_rank_file
 from megaphi.cli import main
 from megaphi.config import to_plain
 from megaphi.data.order.ledger import UNREAD, Cursor, DatasetRecord, Ledger, Origin, SourceRecord
@@ -78,7 +78,7 @@ def write_checkpoint(folder, *, run="first", change=0.0):
             for key in (f"model/{weight.name}", f"optimizer/exp_avg/{weight.name}"):
                 box = whole_box(weight.shape)
                 pieces.append(
-                    Piece(key=key, whole_shape=weight.shape, box=box, start=start, values=flat[start:end].clone())
+                    TensorPiece(key=key, whole_shape=weight.shape, box=box, start=start, values=flat[start:end].clone())
                 )
         files[rank_file(rank)] = write_rank_file(folder, pieces, rank=rank, run=run, step=3)
     config = dataclasses.replace(load_recipe("quickstart_pretrain"), model=MODEL)

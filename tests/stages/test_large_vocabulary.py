@@ -23,7 +23,7 @@ from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import RunConfig
-from megaphi.engine.run_tokenizer import Tokenizer
+from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.model.architecture import Architecture
 from megaphi.tokenizer.open_tokenizer import open_path
 from tests.engine.layout_runs import tiny_run
@@ -68,7 +68,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     mixture = Mixture(sources=(Source(name="text", weight=1.0, paths=(str(home / "data"),)),))
     runs = [
-        run_of(home / "pretrain", mixture=mixture, tokenizer=Tokenizer(path=str(home / "tokenizer"))),
+        run_of(home / "pretrain", mixture=mixture, tokenizer=RunTokenizer(path=str(home / "tokenizer"))),
         run_of(home / "sft", start=home / "pretrain", conversations=Conversations(paths=(chats,))),
         run_of(home / "dpo", start=home / "sft", preferences=Preferences(paths=(pairs,))),
     ]

@@ -23,7 +23,7 @@ from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import RunConfig, check
-from megaphi.engine.run_tokenizer import Tokenizer, check_tokenizer
+from megaphi.engine.run_tokenizer import RunTokenizer, check_tokenizer
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.stages.inheritance import inheritance_of
@@ -78,7 +78,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     pairs = [{"prompt": f"hello {n}", "chosen": f"bye {n}", "rejected": "no <|eot|>"} for n in range(24)]
     mixture = Mixture(sources=(Source(name="text", weight=1.0, paths=(str(home / "data"),)),))
-    own = Tokenizer(path=str(home / "tokenizer"))
+    own = RunTokenizer(path=str(home / "tokenizer"))
     chats, preferences = lines(home / "chats.jsonl", said), lines(home / "pairs.jsonl", pairs)
     runs = [
         run_of(home / "pretrain", length=128, mixture=mixture, tokenizer=own),
@@ -101,7 +101,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             length=64,
             conversations=Conversations(paths=(chats,)),
             initial_checkpoint=str(home / "pretrain"),
-            tokenizer=Tokenizer(path="phi4"),
+            tokenizer=RunTokenizer(path="phi4"),
         ),
     ]
     messages = run_in_world(train_all, runs, processes=1)[0]
@@ -252,7 +252,7 @@ def test_a_model_without_a_tokenizer_has_none_made_up(tmp_path: Path, home: Path
     assert messages[1] is None
     assert tokenizer_of(open_weights(tmp_path / "of_ids")) is None  # and so has what was trained on ids
     assert not list(to_huggingface(tmp_path / "of_ids", tmp_path / "out").glob("*token*"))
-    given = replace(texts, tokenizer=Tokenizer(path=str(home / "tokenizer")))
+    given = replace(texts, tokenizer=RunTokenizer(path=str(home / "tokenizer")))
     with pytest.raises(InputError, match=r"has 1,000 tokens, the model a vocabulary of 512"):
         check_tokenizer(given)
 
@@ -266,4 +266,4 @@ def test_vocabularies_beyond_phi4s_need_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model.vocabulary: .*128256 is out of range.*tokenizer.path"):
         check_tokenizer(large)
     write_tokenizer(tmp_path / "tokenizer", vocabulary=300)
-    check_tokenizer(replace(large, tokenizer=Tokenizer(path=str(tmp_path / "tokenizer"))))
+    check_tokenizer(replace(large, tokenizer=RunTokenizer(path=str(tmp_path / "tokenizer"))))

@@ -22,7 +22,7 @@ from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
-from megaphi.engine.run_tokenizer import Tokenizer
+from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.stages.pretrain import open_data
 from megaphi.tokenizer.open_tokenizer import open_path
@@ -54,7 +54,7 @@ def run(tmp_path: Path, folder: Path) -> RunConfig:
         model=replace(SHAPE, kernels="reference"),
         layout=ParallelLayout(tensor=2, sequence_parallel=True),
         saving=Saving(every=2),
-        tokenizer=Tokenizer(path="phi4"),  # which the data is made with, and the folder does not say
+        tokenizer=RunTokenizer(path="phi4"),  # which the data is made with, and the folder does not say
     )
     return replace(run, run=replace(run.run, steps=8, stop_after=2, initial_checkpoint=str(folder)))
 
@@ -100,7 +100,7 @@ def test_a_run_starts_from_a_hugging_face_folder_and_its_checkpoint_is_enough(
 def test_what_is_not_in_the_folder_is_said(run: RunConfig, folder: Path) -> None:
     assert (
         "the model came without one: name the model's in tokenizer.path"
-        in go(replace(run, tokenizer=Tokenizer()))["message"]
+        in go(replace(run, tokenizer=RunTokenizer()))["message"]
     )
     message = go(run, continue_sources=True)["message"]
     assert "does not know what its weights have read; set it to false" in message

@@ -33,7 +33,7 @@ class Block:
     kind: Kind
     text: str
     detail: str = ""
-    """Of a term: its kind, as in `N : int`. Of a heading: its level."""
+    """Kind of a term, as in `N : int`; level of a heading."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from megaphi.errors import InputError
 
 
 @dataclass(frozen=True)
-class Continuation:
+class DataContinuation:
     """Where to count from, where the sources stand there, and what to tell the user."""
 
     origin: Origin
@@ -30,7 +30,7 @@ class Continuation:
 
 def continue_run(
     ledger: Ledger, mixture: OpenMixture, *, position: Origin, accept_changed_data: bool, where: str
-) -> Continuation:
+) -> DataContinuation:
     """How `mixture`, freshly opened, goes on at `position` of the run that `ledger` belongs to.
 
     Raises:
@@ -50,7 +50,7 @@ def continue_run(
         cursors = {record.name: record.at_origin for record in ledger.sources}
         same = mixture.at(ledger.origin, cursors).order
         if same.position_at(position.step) == position and same.begun(position.sample) == ledger.segments:
-            return Continuation(ledger.origin, cursors, former)
+            return DataContinuation(ledger.origin, cursors, former)
     if mixture.order.kind == "megatron":
         raise InputError(
             f"the mixture, its weights or the batch size differ from those of {where}, and Megatron's order can only be"
@@ -63,10 +63,10 @@ def continue_run(
     }
     former = tuple(replace(record, at_origin=record.now) for record in former)
     heading = f"the mixture was edited: from step {position.step} on it is read by the new plan"
-    return Continuation(position, cursors, former, (heading, *_notes(mixture, cursors, changes)))
+    return DataContinuation(position, cursors, former, (heading, *_notes(mixture, cursors, changes)))
 
 
-def warm_start(ledger: Ledger, mixture: OpenMixture) -> Continuation:
+def warm_start(ledger: Ledger, mixture: OpenMixture) -> DataContinuation:
     """A new run whose sources go on where those of an earlier run stopped, as far as they are the same."""
     now = mixture.datasets()
     changes = _changed_sources(ledger, now)
@@ -74,7 +74,7 @@ def warm_start(ledger: Ledger, mixture: OpenMixture) -> Continuation:
         record.name: record.now.restarted() if record.name in changes else record.now for record in ledger.sources
     }
     former = tuple(replace(item, at_origin=item.now) for item in ledger.sources if item.name not in now)
-    return Continuation(Origin(), cursors, former, tuple(_notes(mixture, cursors, changes)))
+    return DataContinuation(Origin(), cursors, former, tuple(_notes(mixture, cursors, changes)))
 
 
 def _changes(ledger: Ledger, mixture: OpenMixture) -> dict[str, str]:

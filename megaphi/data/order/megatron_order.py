@@ -156,7 +156,7 @@ class DatasetOrder:
     document_D: NDArray[np.integer[Any]]
     """Documents (sequences of the .idx) of all epochs, shuffled."""
     start_M2: NDArray[np.integer[Any]]
-    """Of every sample, in the order of their numbers: the entry of `document_D` it starts in, the token within it."""
+    """Start of every sample, in the order of their numbers: the entry of `document_D`, and the token within it."""
 
     def __len__(self) -> int:
         return len(self.start_M2)
@@ -210,7 +210,7 @@ def samples_before_last_epoch(samples: int | None, *, epochs: int, tokens: int, 
 
 
 class LegacyBlend(NamedTuple):
-    """Of every sample: which dataset it comes from, and how many of that dataset came before."""
+    """Dataset that every sample comes from, and how many samples of that dataset came before."""
 
     dataset_M: NDArray[np.int16]
     rank_M: NDArray[np.integer[Any]]

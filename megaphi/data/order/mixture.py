@@ -30,7 +30,7 @@ class Source:
     validation_paths: tuple[FilePath, ...] = ()
     """The same, held out for validation; a source without any takes no part in it."""
     dtype: Literal["uint16", "uint32"] | None = None
-    """Of the tokens in its files that have no index and no header."""
+    """Type of the tokens in files that have no index and no header."""
     document_end: Annotated[int, Range(minimum=0)] | None = None
     """The token id that ends every document, in formats that do not list documents (all but .bin/.idx)."""
     unique_tokens: Annotated[int, Range(minimum=1)] | None = None

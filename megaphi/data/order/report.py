@@ -38,7 +38,7 @@ class Reading:
 
     name: str
     share: float
-    """Of the stage's samples."""
+    """Share of the stage's samples."""
     samples: int
     tokens: int
     epochs: float | None
@@ -65,7 +65,7 @@ class SourceReport:
 
     name: str
     share: float
-    """Of the run's tokens."""
+    """Share of the run's tokens."""
     tokens: int
     unique_tokens: int | None
     counted: bool

@@ -37,7 +37,7 @@ class SourceTokens(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Segment:
+class RunSegment:
     """One stage in its place in the run."""
 
     span: StageSpan
@@ -100,7 +100,7 @@ class RunOrder:
         self.split: Split = split
         self.sources = tuple(sources)
         self.cursors_at_origin = {source.name: (cursors or {}).get(source.name, UNREAD) for source in sources}
-        self.segments: list[Segment] = []
+        self.segments: list[RunSegment] = []
         blocks = block_lengths(spans)
         standing = dict(self.cursors_at_origin)
         for span in _from_origin(spans, self.origin):
@@ -109,7 +109,7 @@ class RunOrder:
             standing.update(segment.cursors_after(span.samples))
         self._first_samples = [segment.span.first_sample for segment in self.segments]
 
-    def _segment(self, span: StageSpan, standing: Mapping[str, Cursor], blocks: Mapping[str, int]) -> Segment:
+    def _segment(self, span: StageSpan, standing: Mapping[str, Cursor], blocks: Mapping[str, int]) -> RunSegment:
         index_of = {source.name: index for index, source in enumerate(self.sources)}
         members = [index_of[name] for name in span.sources]
         tokens = [self.sources[member].tokens for member in members]
@@ -129,7 +129,7 @@ class RunOrder:
             first_samples=[first_sample(cursor, span.sequence_length) for cursor in cursors],
             first_epochs=[cursor.first_epoch for cursor in cursors],
         )
-        return Segment(span, order, np.array(members, dtype=np.int64), tuple(cursors))
+        return RunSegment(span, order, np.array(members, dtype=np.int64), tuple(cursors))
 
     @property
     def end_sample(self) -> int:
@@ -178,7 +178,7 @@ class RunOrder:
         places, length = self.locate(sample_numbers)
         return reader.windows(places.source_B, places.start_token_B, length + 1), length
 
-    def _locate_in(self, segment: Segment, numbers_B: NDArray[np.int64]) -> Locations:
+    def _locate_in(self, segment: RunSegment, numbers_B: NDArray[np.int64]) -> Locations:
         places = segment.order.locate(numbers_B - segment.span.first_sample)
         return replace(places, source_B=segment.source_of_order[places.source_B])
 

@@ -51,7 +51,7 @@ class TokenDataset(Protocol):
     name: str
     """What it was opened as, for messages; a ledger compares fingerprints, never names."""
     dtype: np.dtype[Any]
-    """Of the stored tokens: one that `reader.code_of` knows."""
+    """Type of the stored tokens: one that `reader.code_of` knows."""
     first_byte: int
     """Where token 0 begins in `data`; the others follow without a gap."""
     token_count: int

@@ -30,7 +30,7 @@ PARQUET_BATCH_ROWS = 1_024
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class FilePiece:
     """A part of a file: bytes [start, stop) of JSON lines, row groups [start, stop) of parquet, else all of it."""
 
     path: Path
@@ -41,7 +41,7 @@ class Piece:
     format: Format
 
 
-def plan_pieces(path: Path, *, piece_bytes: int) -> list[Piece]:
+def plan_pieces(path: Path, *, piece_bytes: int) -> list[FilePiece]:
     """Cut a file into pieces of about `piece_bytes`, where its format allows it."""
     size, form = path.stat().st_size, format_of(path)
     if form is None:
@@ -49,14 +49,15 @@ def plan_pieces(path: Path, *, piece_bytes: int) -> list[Piece]:
     if form == Format("lines"):
         starts = range(0, size, piece_bytes)
         return [
-            Piece(path, start, min(start + piece_bytes, size), min(piece_bytes, size - start), form) for start in starts
+            FilePiece(path, start, min(start + piece_bytes, size), min(piece_bytes, size - start), form)
+            for start in starts
         ]
     if form.kind == "parquet":
         groups = _open_parquet(path).num_row_groups
         pieces = max(1, min(groups, size // piece_bytes))
         bounds = [groups * index // pieces for index in range(pieces + 1)]
-        return [Piece(path, start, stop, size // pieces, form) for start, stop in pairwise(bounds)]
-    return [Piece(path, 0, size, size, form)]
+        return [FilePiece(path, start, stop, size // pieces, form) for start, stop in pairwise(bounds)]
+    return [FilePiece(path, 0, size, size, form)]
 
 
 def read_documents(path: str | os.PathLike[str], *, text_key: str = "text") -> Iterator[str]:
@@ -88,7 +89,7 @@ def read_records(
                 refuse(where(), f"expected a JSON object, found {kind_of(record)}")
 
 
-def read_piece(piece: Piece, *, text_key: str = "text", refuse: Refuse = refuse_at_once) -> Iterator[str]:
+def read_piece(piece: FilePiece, *, text_key: str = "text", refuse: Refuse = refuse_at_once) -> Iterator[str]:
     """Texts of one piece, in order; the empty ones too.
 
     Args:
@@ -121,7 +122,7 @@ def _text(value: Any, *, text_key: str, where: Callable[[], str], refuse: Refuse
         refuse(where(), f"{text_key!r} is {kind_of(value)}, not text")
 
 
-def _values(piece: Piece, refuse: Refuse) -> Iterator[tuple[Callable[[], str], Any]]:
+def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Callable[[], str], Any]]:
     """(what names the place, JSON value) of everything in a piece."""
     path, form = piece.path, piece.format
     if form.kind == "values":
@@ -143,7 +144,7 @@ def _values(piece: Piece, refuse: Refuse) -> Iterator[tuple[Callable[[], str], A
                 yield where, value
 
 
-def _lines_between(piece: Piece) -> Iterator[tuple[Callable[[], str], bytes]]:
+def _lines_between(piece: FilePiece) -> Iterator[tuple[Callable[[], str], bytes]]:
     """The lines that begin within the piece."""
     with open(piece.path, "rb") as file:
         if piece.start > 0:
@@ -166,7 +167,7 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def _text_of_file(piece: Piece, refuse: Refuse) -> Iterator[str]:
+def _text_of_file(piece: FilePiece, refuse: Refuse) -> Iterator[str]:
     data = b"".join(unpacked_blocks(piece.path, piece.format.packing)).removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
@@ -204,7 +205,7 @@ def _open_parquet(path: Path) -> Any:
 
 
 def _rows(
-    piece: Piece, *, columns: Collection[str] | None, refuse: Refuse, required: str | None = None
+    piece: FilePiece, *, columns: Collection[str] | None, refuse: Refuse, required: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of the row groups of a piece; a row that does not hold what it should goes to `refuse`."""
     import pyarrow

@@ -17,20 +17,20 @@ from megaphi.data.text.documents import plan_pieces, read_piece
 from megaphi.data.text.input_formats import Format, format_of
 from megaphi.data.tokenize.plan import InputFile, TokenizePlan, is_up_to_date
 from megaphi.data.tokenize.shards import missing_shards, tokenizer_of
-from megaphi.data.tokenize.workers import Member
+from megaphi.data.tokenize.workers import TokenizeWorker
 
 SAMPLED_FILES = 8
 SAMPLED_DOCUMENTS = 50
 SAMPLED_CHARACTERS = 20_000
 LISTED_FILES = 10
-LISTED_MEMBERS = 4
+LISTED_WORKERS = 4
 
 
-def describe_plan(plan: TokenizePlan, member: Member, *, processes: int | None) -> str:
+def describe_plan(plan: TokenizePlan, worker: TokenizeWorker, *, processes: int | None) -> str:
     """The plan as a text of some lines."""
     shards = plan.distinct_shards
     missing = missing_shards(shards)
-    processes = processes or member.processes or len(os.sched_getaffinity(0))
+    processes = processes or worker.processes or len(os.sched_getaffinity(0))
     lines = [f"{len(plan.files):,} files, {plan.input_bytes / 1e6:,.1f} MB:"]
     lines += [f"  {file.size_bytes / 1e6:>12,.1f} MB  {file.path}" for file in plan.files[:LISTED_FILES]]
     if len(plan.files) > LISTED_FILES:
@@ -39,13 +39,13 @@ def describe_plan(plan: TokenizePlan, member: Member, *, processes: int | None) 
     lines.append(f"about {estimate_tokens(plan):,.0f} tokens (from a sample)")
     largest = max(shard.size_bytes for shard in shards)
     lines.append(f"{len(shards):,} shards of up to {largest / 1e6:,.1f} MB, {len(shards) - len(missing):,} finished")
-    for rank in range(min(member.world, LISTED_MEMBERS)):
-        share = shards[rank :: member.world]
+    for rank in range(min(worker.world, LISTED_WORKERS)):
+        share = shards[rank :: worker.world]
         what = f"{len(share):,} shards, {sum(shard.size_bytes for shard in share) / 1e6:,.1f} MB"
-        lines.append(f"  member {rank} of {member.world} ({member.launcher}): {what}, {processes} processes")
-    if member.world > LISTED_MEMBERS:
-        lines.append(f"  ... and {member.world - LISTED_MEMBERS:,} more members")
-    joiner = "this process" if member.is_alone else "rank 0" if member.launcher == "MPI" else "whoever finishes last"
+        lines.append(f"  worker {rank} of {worker.world} ({worker.launcher}): {what}, {processes} processes")
+    if worker.world > LISTED_WORKERS:
+        lines.append(f"  ... and {worker.world - LISTED_WORKERS:,} more workers")
+    joiner = "this process" if worker.is_alone else "rank 0" if worker.launcher == "MPI" else "whoever finishes last"
     order = "in input order" if plan.shuffle_seed is None else f"shuffled with seed {plan.shuffle_seed}"
     lines.append(f"joined by {joiner}, {order}, into {plan.output}.bin/.idx/.json")
     if is_up_to_date(plan):

@@ -48,14 +48,14 @@ def check_sentinels(tokenizer: Tokenizer, *, where: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FramedText:
     """A special token, if any, and the text after it."""
 
     sentinel: str | None
     text: str
 
 
-def rearrange(text: str, settings: FillInTheMiddle) -> list[Part]:
+def rearrange(text: str, settings: FillInTheMiddle) -> list[FramedText]:
     """The parts of a document in the order in which they are trained on; one without a sentinel if it stays whole.
 
     Four words w of 64 bits are BLAKE2b of the text (UTF-8, lone surrogates passed) keyed by the seed: it is rearranged
@@ -66,9 +66,14 @@ def rearrange(text: str, settings: FillInTheMiddle) -> list[Part]:
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=key, digest_size=32).digest()
     chosen, order, *places = struct.unpack("<4Q", digest)
     if chosen >= settings.rate * 2.0**64:
-        return [Part(None, text)]
+        return [FramedText(None, text)]
     first, second = sorted((place * (len(text) + 1)) >> 64 for place in places)
     prefix, middle, suffix = text[:first], text[first:second], text[second:]
     if order < settings.spm_rate * 2.0**64:
-        return [Part(PREFIX, ""), Part(SUFFIX, suffix), Part(MIDDLE, prefix), Part(None, middle)]
-    return [Part(PREFIX, prefix), Part(SUFFIX, suffix), Part(MIDDLE, middle)]
+        return [
+            FramedText(PREFIX, ""),
+            FramedText(SUFFIX, suffix),
+            FramedText(MIDDLE, prefix),
+            FramedText(None, middle),
+        ]
+    return [FramedText(PREFIX, prefix), FramedText(SUFFIX, suffix), FramedText(MIDDLE, middle)]

@@ -1,14 +1,14 @@
 """Turn files of documents into one tokenised dataset: PREFIX.bin, PREFIX.idx and PREFIX.json.
 
-Every member of the job makes the same plan (`tokenize_plan.py`), tokenises its share of the shards into PREFIX.parts/
+Every worker of the job makes the same plan (`plan.py`), tokenises its share of the shards into PREFIX.parts/
 (`tokenize_shards.py`), and one of them joins all, shuffled, when all are there (`join_shards.py`). So a killed run
-loses only the shards it was at, and the result depends neither on the number of processes and members nor on who came
+loses only the shards it was at, and the result depends neither on the number of processes and workers nor on who came
 first.
 
 What is relied on in a file system that several machines share: rename is atomic; what was written and closed, or
 renamed, is seen by who opens or lists the folder afterwards (close-to-open, as NFS gives). Locks (flock) spare work,
-never guard the result: members hold PREFIX.parts/lock together, a lone run holds it alone, the joiner holds
-PREFIX.parts/join. The kernel drops them with the process, however it ends. Where the file system has none, two members
+never guard the result: workers hold PREFIX.parts/lock together, a lone run holds it alone, the joiner holds
+PREFIX.parts/join. The kernel drops them with the process, however it ends. Where the file system has none, two workers
 might join at once: both write the same bytes under names of their own and rename them, and the shards stay until a
 lone run, or the user, removes them.
 """
@@ -33,7 +33,7 @@ from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle, check_sent
 from megaphi.data.tokenize.join import damaged_shards, join_shards
 from megaphi.data.tokenize.plan import TokenizePlan, TokenizeSettings, is_up_to_date, make_plan, parts_folder_of
 from megaphi.data.tokenize.shards import missing_shards, tokenize_missing, tokenizer_at
-from megaphi.data.tokenize.workers import Meeting, Member, meeting_of
+from megaphi.data.tokenize.workers import Barrier, TokenizeWorker, barrier_of
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
 from megaphi.log import logger
@@ -61,9 +61,9 @@ class TokenizeSummary:
     reused: bool
     """The dataset was there already, made from the same files with the same settings."""
     resumed_shards: int
-    """Shards of this member that an earlier, interrupted run had finished."""
+    """Shards of this worker that an earlier, interrupted run had finished."""
     joined: bool
-    """The dataset is there; else other members are still at work, and the last of them will join."""
+    """The dataset is there; else other workers are still at work, and the last of them will join."""
     missing_shards: int
     """How many shards others have not finished yet."""
 
@@ -113,7 +113,7 @@ def tokenize_documents(
     fill_in_the_middle: FillInTheMiddle | None = None,
     bad_records: OnBadRecords = "error",
     processes: int | None = None,
-    member: Member | None = None,
+    worker: TokenizeWorker | None = None,
     show_progress: bool = True,
 ) -> TokenizeSummary:
     """Tokenise the documents of `inputs` (files, folders, patterns) into `output`.bin/.idx/.json.
@@ -130,16 +130,16 @@ def tokenize_documents(
         fill_in_the_middle: rearrange a share of the documents, see `fill_in_the_middle.py`.
         bad_records: stop at records that hold no text and name all of a shard (error), or count them (skip).
         processes: how many to tokenise with; None means one per processor.
-        member: this process's place among several that tokenise the same inputs together; None means alone.
+        worker: this process's place among several that tokenise the same inputs together; None means alone.
 
     Raises:
         InputError: an input is missing or not what it should be (file and line named), the output cannot be written,
             or another process is writing it. Finished shards are kept for the next try.
     """
     began = time.monotonic()
-    member = member or Member()
-    processes = processes or member.processes or len(os.sched_getaffinity(0))
-    with meeting_of(member) as meeting:
+    worker = worker or TokenizeWorker()
+    processes = processes or worker.processes or len(os.sched_getaffinity(0))
+    with barrier_of(worker) as barrier:
         plan = plan_tokenizing(
             inputs,
             output,
@@ -154,36 +154,36 @@ def tokenize_documents(
             threads=processes,
         )
         for line in plan.left_out.lines():
-            if member.rank == 0:
+            if worker.rank == 0:
                 logger.info("%s", line)
-        summary = _tokenize(plan, member, meeting, processes=processes, show_progress=show_progress, began=began)
-        meeting.wait_for_all()  # the dataset is there for all when this returns
-    return summary if summary.joined or not meeting.has_barrier else _summary(plan, began, joined=True)
+        summary = _tokenize(plan, worker, barrier, processes=processes, show_progress=show_progress, began=began)
+        barrier.wait()  # the dataset is there for all when this returns
+    return summary if summary.joined or not barrier.exists else _summary(plan, began, joined=True)
 
 
 def _tokenize(
-    plan: TokenizePlan, member: Member, meeting: Meeting, *, processes: int, show_progress: bool, began: float
+    plan: TokenizePlan, worker: TokenizeWorker, barrier: Barrier, *, processes: int, show_progress: bool, began: float
 ) -> TokenizeSummary:
-    """Do this member's share, and join if that is this member's part."""
+    """Do this worker's share, and join if that is this worker's part."""
     was_there = is_up_to_date(plan)
     resumed = missing = 0
     if was_there:
         logger.info("%s is up to date: kept as it is", plan.output)
-        meeting.wait_for_all()
-        _remove_leftovers(plan, alone=member.is_alone)
+        barrier.wait()
+        _remove_leftovers(plan, alone=worker.is_alone)
         return _summary(plan, began, reused=True, joined=True)
-    with _hold_parts(plan, alone=member.is_alone):
-        if not is_up_to_date(plan):  # another member may have joined meanwhile, and removed all shards
-            share = plan.distinct_shards[member.rank :: member.world]
-            visible = show_progress and member.rank == 0
+    with _hold_parts(plan, alone=worker.is_alone):
+        if not is_up_to_date(plan):  # another worker may have joined meanwhile, and removed all shards
+            share = plan.distinct_shards[worker.rank :: worker.world]
+            visible = show_progress and worker.rank == 0
             with _unless_joined(plan):
                 resumed = tokenize_missing(share, plan.settings, processes=processes, show_progress=visible)
-        meeting.wait_for_all()
-        if member.rank == 0 or not meeting.has_barrier:
+        barrier.wait()
+        if worker.rank == 0 or not barrier.exists:
             with _unless_joined(plan):
                 missing = _join_when_complete(plan, processes=processes, show_progress=show_progress)
     if joined := is_up_to_date(plan):
-        _remove_leftovers(plan, alone=member.is_alone)
+        _remove_leftovers(plan, alone=worker.is_alone)
     return _summary(plan, began, resumed=resumed, joined=joined, missing=missing)
 
 
@@ -207,7 +207,7 @@ def _summary(
 
 
 def _join_when_complete(plan: TokenizePlan, *, processes: int, show_progress: bool) -> int:
-    """Join, unless shards are missing (returns how many) or another member is joining or has joined."""
+    """Join, unless shards are missing (returns how many) or another worker is joining or has joined."""
     if is_up_to_date(plan):
         return 0
     if missing := missing_shards(plan.distinct_shards):
@@ -223,7 +223,7 @@ def _join_when_complete(plan: TokenizePlan, *, processes: int, show_progress: bo
 
 @contextmanager
 def _unless_joined(plan: TokenizePlan) -> Iterator[None]:
-    """Nothing that goes wrong matters if another member has joined meanwhile, and taken the shards away."""
+    """Nothing that goes wrong matters if another worker has joined meanwhile, and taken the shards away."""
     try:
         yield
     except (InputError, FileNotFoundError):
@@ -233,7 +233,7 @@ def _unless_joined(plan: TokenizePlan) -> Iterator[None]:
 
 @contextmanager
 def _hold_parts(plan: TokenizePlan, *, alone: bool) -> Iterator[None]:
-    """Make the folder of finished shards and hold it: alone, or together with the other members."""
+    """Make the folder of finished shards and hold it: alone, or together with the other workers."""
     folder = plan.parts_folder
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -271,4 +271,4 @@ def _remove_leftovers(plan: TokenizePlan, *, alone: bool) -> None:
             if held or (held is None and alone):
                 shutil.rmtree(folder, ignore_errors=True)  # an NFS client may keep names of open files
             elif held is None:
-                logger.info("%s is no longer needed: remove it when all members have ended", folder)
+                logger.info("%s is no longer needed: remove it when all workers have ended", folder)

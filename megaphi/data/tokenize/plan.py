@@ -1,9 +1,9 @@
 """What is to be done to tokenise: which files, cut into which shards, named after their content and the settings.
 
-Every member of a job makes the same plan by itself, from the files alone, and nothing is agreed upon. Inputs of up to
+Every worker of a job makes the same plan by itself, from the files alone, and nothing is agreed upon. Inputs of up to
 1 GiB in all are hashed whole; beyond, a larger file is known by its name, size, time of modification and four blocks of
-64 KiB, so that a hundred members do not read ten terabytes each before they begin. Shards are cut by size only: the
-number of processes, of members and of machines changes neither their names nor their content.
+64 KiB, so that a hundred workers do not read ten terabytes each before they begin. Shards are cut by size only: the
+number of processes, of workers and of machines changes neither their names nor their content.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from megaphi.data.order.permutation import ORDER_VERSION
 from megaphi.data.storage.indexed_dataset import IndexedDataset
 from megaphi.data.storage.token_files import with_ending
 from megaphi.data.text.bad_records import OnBadRecords
-from megaphi.data.text.documents import Piece, plan_pieces
+from megaphi.data.text.documents import FilePiece, plan_pieces
 from megaphi.data.text.input_files import LeftOut, find_files
 from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle
 from megaphi.errors import InputError
@@ -73,7 +73,7 @@ class Shard:
     """Pieces that are tokenised together, and the prefix that the result goes to."""
 
     prefix: Path
-    pieces: tuple[Piece, ...]
+    pieces: tuple[FilePiece, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -171,7 +171,7 @@ def is_up_to_date(plan: TokenizePlan) -> bool:
 
 
 def identify(paths: Sequence[Path], *, threads: int) -> list[InputFile]:
-    """Size and fingerprint of every file, which all members of a job find alike."""
+    """Size and fingerprint of every file, which all workers of a job find alike."""
     try:
         sizes = [path.stat().st_size for path in paths]
         identify_one = partial(_fingerprint, whole=sum(sizes) <= HASHED_WHOLE)
@@ -199,7 +199,7 @@ def _cut(files: Sequence[InputFile], parts: Path, *, meaning: str) -> list[Shard
     total = sum(file.size_bytes for file in files)
     shard_bytes = max(SMALLEST_SHARD, min(total // USUAL_SHARDS, LARGE_SHARD), total // MOST_SHARDS)
     shards: list[Shard] = []
-    pieces: list[Piece] = []
+    pieces: list[FilePiece] = []
     digest = hashlib.sha256(meaning.encode())
     held = 0
     for file in files:

@@ -28,7 +28,7 @@ from megaphi.data.storage.indexed_dataset import IndexedDataset, best_dtype
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.storage.token_files import with_ending
 from megaphi.data.text.bad_records import BadRecords
-from megaphi.data.text.documents import Piece, read_piece
+from megaphi.data.text.documents import FilePiece, read_piece
 from megaphi.data.tokenize.encoders import (
     GIGATOKEN,
     SPOT_CHECK_EVERY,
@@ -210,7 +210,7 @@ def tokenize_shard(shard: Shard, settings: TokenizeSettings) -> ShardCounts:
     return counts
 
 
-def _texts(shard: Shard, settings: TokenizeSettings, bad: BadRecords) -> Iterator[tuple[Piece, str]]:
+def _texts(shard: Shard, settings: TokenizeSettings, bad: BadRecords) -> Iterator[tuple[FilePiece, str]]:
     for piece in shard.pieces:
         for text in read_piece(piece, text_key=settings.text_key, refuse=bad.add):
             yield piece, text

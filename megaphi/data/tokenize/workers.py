@@ -1,6 +1,6 @@
-"""Which of several processes that tokenise one dataset together this one is, and how they meet at the end.
+"""Which of several processes that tokenise one dataset together this one is, and how they wait for each other.
 
-Members share nothing but a folder. Who started them tells each its number: mpirun, an array of Slurm jobs, srun, or the
+Workers share nothing but a folder. Who started them tells each its number: mpirun, an array of Slurm jobs, srun, or the
 user (`--rank`, `--world`). Under MPI they meet at a barrier, and rank 0 joins; everywhere else whoever finishes last
 joins. The surprising fact: mpi4py is imported only where an MPI launcher has left its variables, as its import alone
 makes a process a rank.
@@ -24,30 +24,30 @@ POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
+class TokenizeWorker:
     """One of `world` processes that tokenise one dataset: it takes shards rank, rank + world, rank + 2 world, ..."""
 
     rank: int = 0
     world: int = 1
     launcher: str = "alone"
     processes: int | None = None
-    """Worker processes that this member should start; None means one per processor it may use."""
+    """Processes that it should start; None means one per processor it may use."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
-            raise InputError(f"member {self.rank} of {self.world}: --rank must be at least 0 and below --world")
+            raise InputError(f"worker {self.rank} of {self.world}: --rank must be at least 0 and below --world")
 
     @property
     def is_alone(self) -> bool:
         return self.world == 1
 
 
-def detect_member(
+def detect_worker(
     environment: Mapping[str, str] = os.environ, *, rank: int | None = None, world: int | None = None
-) -> Member:
+) -> TokenizeWorker:
     """This process's place: as given, or by the variables of whoever started it.
 
-    `srun` or `mpirun` inside an array multiplies: task p of n in array job j is member j n + p.
+    `srun` or `mpirun` inside an array multiplies: task p of n in array job j is worker j n + p.
 
     Raises:
         InputError: only one of `rank` and `world` is given, or the variables make no sense.
@@ -55,7 +55,7 @@ def detect_member(
     if (rank is None) != (world is None):
         raise InputError("--rank and --world belong together: give both or neither")
     if rank is not None and world is not None:
-        return Member(rank=rank, world=world, launcher="--rank")
+        return TokenizeWorker(rank=rank, world=world, launcher="--rank")
     rank, world, launchers, processes = 0, 1, [], None
     if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
         rank, world = _array_place(environment)
@@ -65,11 +65,11 @@ def detect_member(
         rank, world = rank * claim.world_size + claim.rank, world * claim.world_size
         launchers.append({"Slurm": "srun"}.get(claim.launcher, "MPI" if claim.launcher in MPI_LAUNCHERS else "RANK"))
         processes = _processes_of(claim, environment)
-    return Member(rank=rank, world=world, launcher=" and ".join(launchers) or "alone", processes=processes)
+    return TokenizeWorker(rank=rank, world=world, launcher=" and ".join(launchers) or "alone", processes=processes)
 
 
 def _processes_of(claim: Claim, environment: Mapping[str, str]) -> int:
-    """Worker processes of one member: the processors that srun gave it, or its share of this host's."""
+    """Processes of one worker: the processors that srun gave it, or its share of this host's."""
     if claim.launcher == "Slurm":
         return integer(environment, "SLURM_CPUS_PER_TASK") if "SLURM_CPUS_PER_TASK" in environment else 1
     return max(1, len(os.sched_getaffinity(0)) // (claim.local_world_size or 1))
@@ -89,18 +89,18 @@ def _array_place(environment: Mapping[str, str]) -> tuple[int, int]:
     return number, count
 
 
-class Meeting:
-    """Where the members of an MPI job wait for each other; other members have no such place."""
+class Barrier:
+    """The barrier of an MPI job; workers that share only a folder have none, and `wait` returns at once."""
 
     def __init__(self, communicator: Any = None) -> None:
         self._communicator = communicator
 
     @property
-    def has_barrier(self) -> bool:
+    def exists(self) -> bool:
         return self._communicator is not None
 
-    def wait_for_all(self) -> None:
-        """Return when every member is here. It looks twenty times a second; MPI's own barrier keeps a core busy."""
+    def wait(self) -> None:
+        """Return when every worker is here. It looks twenty times a second; MPI's own barrier keeps a core busy."""
         if self._communicator is not None:
             request = self._communicator.Ibarrier()
             while not request.Test():
@@ -108,28 +108,28 @@ class Meeting:
 
 
 @contextmanager
-def meeting_of(member: Member) -> Iterator[Meeting]:
-    """The meeting of all members; under MPI an error of one ends all, as the others would wait for it for ever."""
-    communicator = _mpi_communicator(member) if member.launcher.endswith("MPI") and not member.is_alone else None
+def barrier_of(worker: TokenizeWorker) -> Iterator[Barrier]:
+    """The barrier of all workers; under MPI an error in one ends all, as the others would wait for it for ever."""
+    communicator = _mpi_communicator(worker) if worker.launcher.endswith("MPI") and not worker.is_alone else None
     try:
-        yield Meeting(communicator)
+        yield Barrier(communicator)
     except BaseException as error:
         if communicator is not None:
-            logger.error("member %d of %d: %s", member.rank, member.world, error)
+            logger.error("worker %d of %d: %s", worker.rank, worker.world, error)
             communicator.Abort(2 if isinstance(error, InputError) else 1)
         raise
 
 
-def _mpi_communicator(member: Member) -> Any:
-    """MPI's communicator of all members; None, and a warning, if mpi4py is not there or is of another MPI."""
+def _mpi_communicator(worker: TokenizeWorker) -> Any:
+    """MPI's communicator of all workers; None, and a warning, if mpi4py is not there or is of another MPI."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         found = str(error)
     else:
-        if MPI.COMM_WORLD.size == member.world:
+        if MPI.COMM_WORLD.size == worker.world:
             return MPI.COMM_WORLD
-        found = f"it sees {MPI.COMM_WORLD.size} of {member.world} ranks: it was built for another MPI"
-    if member.rank == 0:
-        logger.warning("without mpi4py (%s) the members cannot wait for each other: the last to finish joins", found)
+        found = f"it sees {MPI.COMM_WORLD.size} of {worker.world} ranks: it was built for another MPI"
+    if worker.rank == 0:
+        logger.warning("without mpi4py (%s) the workers cannot wait for each other: the last to finish joins", found)
     return None

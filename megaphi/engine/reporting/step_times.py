@@ -74,14 +74,14 @@ def _old(path: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankTimes:
-    """Of one rank, over some steps."""
+    """Times of one rank over some steps."""
 
     host: str
     place: str
     """In the layout."""
     steps: int
     seconds: Mapping[str, float]
-    """Of each phase: the median, or the mean of one that is not part of most steps."""
+    """Seconds by phase: the median, or the mean of a phase that is not part of most steps."""
 
     @property
     def own_work(self) -> float:

@@ -16,17 +16,17 @@ import torch
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from torch import Tensor
 
-from megaphi.checkpoint.format import CheckpointReader, Piece, whole_box
+from megaphi.checkpoint.format import CheckpointReader, TensorPiece, whole_box
 from megaphi.parallel.world import World
 
 _MEGATRON = "megatron/"
 
 
-def random_pieces(world: World) -> Iterator[Piece]:
+def random_pieces(world: World) -> Iterator[TensorPiece]:
     """This rank's generators: Python's, NumPy's, torch's, the device's, and Megatron's named ones."""
     for name, values in _states(world).items():
         shape = tuple(values.shape)
-        yield Piece(key=_key(world, name), whole_shape=shape, box=whole_box(shape), start=0, values=values)
+        yield TensorPiece(key=_key(world, name), whole_shape=shape, box=whole_box(shape), start=0, values=values)
 
 
 def _key(world: World, name: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megaphi.checkpoint.format import Box, CheckpointReader, Piece
+from megaphi.checkpoint.format import Box, CheckpointReader, TensorPiece
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import to_plain
 from megaphi.engine.optimizer import set_update_count, state_pieces
@@ -29,7 +29,7 @@ from megaphi.model.weights import stored_name, weights_of
 from megaphi.parallel.agreement import agreed
 
 
-def pieces_of(model: TrainingModel) -> Iterator[Piece]:
+def pieces_of(model: TrainingModel) -> Iterator[TensorPiece]:
     """What this rank writes: an equal part of every weight it holds, and the optimizer state that it owns.
 
     Padding of the vocabulary is left out; so may be all that a rank holds of a tensor.
@@ -50,12 +50,12 @@ def pieces_of(model: TrainingModel) -> Iterator[Piece]:
                 yield from _piece(f"optimizer/{name}/{share.name}", share, owned.start, values)
 
 
-def _piece(key: str, share: ParameterShare, start: int, values: Tensor) -> Iterator[Piece]:
+def _piece(key: str, share: ParameterShare, start: int, values: Tensor) -> Iterator[TensorPiece]:
     """`values` begin at element `start` of the flattened parameter."""
     start, end = share.without_padding(start, start + values.numel())
     if start < end:
         box = Box(share.offset, share.shape)
-        yield Piece(key=key, whole_shape=share.whole_shape, box=box, start=start, values=values[: end - start])
+        yield TensorPiece(key=key, whole_shape=share.whole_shape, box=box, start=start, values=values[: end - start])
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megaphi.checkpoint.format import Piece
+from megaphi.checkpoint.format import TensorPiece
 from megaphi.checkpoint.tensor_file import FileRecord, TensorFile, hash_file
 from megaphi.errors import InputError
 
@@ -27,7 +27,7 @@ class HostMemory:
     def __init__(self) -> None:
         self._rooms: dict[str, Tensor] = {}
 
-    def copy(self, pieces: Iterable[Piece]) -> list[Piece]:
+    def copy(self, pieces: Iterable[TensorPiece]) -> list[TensorPiece]:
         """The pieces, with their values in host memory; overwrites the copy before."""
         copies, on_device = [], False
         for piece in pieces:
@@ -55,7 +55,7 @@ class Sample:
 
 
 @torch.no_grad()
-def sample_live(pieces: Iterable[Piece], *, step: int) -> list[Sample]:
+def sample_live(pieces: Iterable[TensorPiece], *, step: int) -> list[Sample]:
     """Some numbers of every piece, at places that depend on the step."""
     generator = torch.Generator().manual_seed(step)
     samples = []

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from megaphi.checkpoint.format import CARRIED_FOLDER, Piece, finish_checkpoint, rank_file, write_rank_file
+from megaphi.checkpoint.format import CARRIED_FOLDER, TensorPiece, finish_checkpoint, rank_file, write_rank_file
 from megaphi.checkpoint.manifest import check_content
 from megaphi.checkpoint.tensor_file import FileRecord
 from megaphi.checkpoint.versions import versions
@@ -37,9 +37,9 @@ class Job:
     """What one rank has to write."""
 
     number: int
-    """Of the saves of this process set."""
+    """Number of this save among those of this set of processes."""
     state: Mapping[str, Any]
-    pieces: Sequence[Piece]
+    pieces: Sequence[TensorPiece]
     samples: Sequence[Sample]
     waited_seconds: float | None = None
     """How long training stood still for it; None if it does all the time."""
@@ -55,7 +55,7 @@ class Outcome:
 
     path: Path | None
     problem: str = ""
-    """Of the last attempt, if there is no path."""
+    """Error of the last attempt, where there is no path."""
 
 
 def checkpoint_folders(run: RunConfig) -> list[Path]:

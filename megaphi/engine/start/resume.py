@@ -16,7 +16,7 @@ import torch.distributed as distributed
 from megaphi.checkpoint.format import CARRIED_FOLDER, CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import difference, to_plain
-from megaphi.data.loading.continuation import Continuation, continue_run, warm_start
+from megaphi.data.loading.continuation import DataContinuation, continue_run, warm_start
 from megaphi.data.loading.loader import OpenMixture
 from megaphi.data.order.ledger import Origin, read_ledger
 from megaphi.data.packed.rows import PackedRows
@@ -96,7 +96,7 @@ def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: W
         return replace(data, training=rows)
     assert isinstance(training, OpenMixture)
 
-    def compare() -> Continuation:
+    def compare() -> DataContinuation:
         ledger = read_ledger(state, where=folder)
         accept = run.run.accept_changed_data
         return continue_run(ledger, training, position=position, accept_changed_data=accept, where=folder)
@@ -108,7 +108,7 @@ def _warm(data: RunData, state: Mapping[str, Any], checkpoint: str, world: World
     training = data.training
     assert isinstance(training, OpenMixture)  # run_config.check
 
-    def compare() -> Continuation:
+    def compare() -> DataContinuation:
         if "ledger" not in state:
             raise InputError(
                 f"run.continue_sources=true: {checkpoint} does not know what its weights have read; set it to false"
@@ -118,7 +118,7 @@ def _warm(data: RunData, state: Mapping[str, Any], checkpoint: str, world: World
     return _at(data, training, agreed(world, lambda: compare() if world.is_main else None), world)
 
 
-def _at(data: RunData, mixture: OpenMixture, verdict: Continuation | None, world: World) -> RunData:
+def _at(data: RunData, mixture: OpenMixture, verdict: DataContinuation | None, world: World) -> RunData:
     """The data as the main rank's verdict says."""
     shared = [verdict]
     distributed.broadcast_object_list(shared, src=0)

@@ -38,7 +38,7 @@ from megaphi.parallel.world import World
 PLACES = ("folder", "paths", "file", "initial_checkpoint")
 """How the names of fields end that say where something lies."""
 SAMPLED_ROWS = 16
-"""Of every matrix of starting weights: for 14B some 2,600 rows of 10 to 36 kB."""
+"""Rows compared of every matrix of initial weights: for 14B some 2,600 rows of 10 to 36 kB."""
 VARIABLES = (
     "NCCL_ALGO",
     "NCCL_PROTO",

@@ -37,7 +37,7 @@ class StepResult:
     trained: int
     """What was counted: tokens, or pairs."""
     means: dict[str, float] = field(default_factory=dict)
-    """Of the objective's further sums."""
+    """Means of the objective's further sums, by name."""
 
 
 def train_step(

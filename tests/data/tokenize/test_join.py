@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from megaphi.data.storage import indexed_dataset_writer
 from megaphi.data.storage.indexed_dataset import IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
-from megaphi.data.text.documents import Piece
+from megaphi.data.text.documents import FilePiece
 from megaphi.data.text.input_formats import Format
 from megaphi.data.tokenize import join as subject
 from megaphi.data.tokenize.plan import Shard, TokenizePlan, TokenizeSettings
@@ -40,7 +40,7 @@ def plan_of(output: Path, shards: list[list[list[int]]], *, seed: int | None) ->
             if documents:
                 writer.add_documents(np.concatenate(documents).astype(int), list(map(len, documents)))
             writer.finish({"empty_documents": 1})
-        made.append(Shard(prefix, (Piece(Path("x"), 0, 1, 1, Format("lines")),)))
+        made.append(Shard(prefix, (FilePiece(Path("x"), 0, 1, 1, Format("lines")),)))
     return TokenizePlan(output=output, files=[], shards=made, settings=SETTINGS, shuffle_seed=seed, description={})
 
 

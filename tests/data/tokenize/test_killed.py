@@ -1,6 +1,6 @@
 """SIGKILL at twenty random moments, and the same command again: the dataset is that of a run left alone, byte for byte.
 
-Each attempt is forked and leads a process group of two members, which is killed as a whole. Small shards and windows
+Each attempt is forked and leads a process group of two workers, which is killed as a whole. Small shards and windows
 make it spend its time in planning, tokenising, joining and renaming alike; the moments are drawn evenly over the time
 that one whole run takes. After each kill no process of the group may be left, and nothing may be half there.
 """
@@ -21,7 +21,7 @@ from megaphi.data.storage.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import join as join_shards
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import tokenize_documents
-from megaphi.data.tokenize.workers import Member
+from megaphi.data.tokenize.workers import TokenizeWorker
 from megaphi.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -51,13 +51,13 @@ def run(source: Path, output: Path, rank: int | None = None) -> None:
         output,
         vocabulary_size=512,
         processes=1,
-        member=None if rank is None else Member(rank=rank, world=2),
+        worker=None if rank is None else TokenizeWorker(rank=rank, world=2),
         show_progress=False,
     )
 
 
 def lead_group(source: Path, output: Path) -> None:
-    """Two members as one process group, as a Slurm job would be killed."""
+    """Two workers as one process group, as a Slurm job would be killed."""
     os.setpgid(0, 0)
     other = os.fork()
     try:

@@ -16,7 +16,7 @@ from megaphi.data.storage.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle, rearrange
 from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents
-from megaphi.data.tokenize.workers import Member
+from megaphi.data.tokenize.workers import TokenizeWorker
 from megaphi.errors import InputError
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.test_house import ROOT
@@ -73,7 +73,7 @@ def test_fill_in_the_middle_depends_neither_on_shards_nor_on_members(tmp_path, s
     tokenize_documents([source], tmp_path / "one" / "d", **given)
     monkeypatch.setattr(tokenize_plan, "SMALLEST_SHARD", 500)
     for rank in range(2):
-        tokenize_documents([source], tmp_path / "many" / "d", member=Member(rank=rank, world=2), **given)
+        tokenize_documents([source], tmp_path / "many" / "d", worker=TokenizeWorker(rank=rank, world=2), **given)
     for ending in (".bin", ".idx", ".json"):
         assert (tmp_path / "one" / f"d{ending}").read_bytes() == (tmp_path / "many" / f"d{ending}").read_bytes()
 
@@ -95,8 +95,8 @@ def test_a_plan_to_look_at_writes_nothing(tmp_path, source, texts, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
     assert "1 files, " in text
     assert "1 shards of up to " in text
-    assert "member 0 of 3 (--rank): 1 shards" in text
-    assert "member 1 of 3 (--rank): 0 shards" in text
+    assert "worker 0 of 3 (--rank): 1 shards" in text
+    assert "worker 1 of 3 (--rank): 0 shards" in text
     assert "joined by whoever finishes last, shuffled with seed 0" in text
     tokens = int(text.partition("about ")[2].partition(" tokens")[0].replace(",", ""))
     written = tokenize_documents([source], tmp_path / "d", **QUIET).tokens

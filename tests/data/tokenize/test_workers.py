@@ -1,4 +1,4 @@
-"""Members of one job: who they are, that each does its share once, that exactly one joins, under MPI too."""
+"""Workers of one job: who they are, that each does its share once, that exactly one joins, under MPI too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megaphi.data.storage.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import pipeline as subject
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents
-from megaphi.data.tokenize.workers import Member, detect_member
+from megaphi.data.tokenize.workers import TokenizeWorker, detect_worker
 from megaphi.errors import InputError
 from tests.test_house import ROOT
 
@@ -59,19 +59,19 @@ def files_of(folder):
     ],
 )
 def test_who_started_this_process(environment, place):
-    member = detect_member(environment)
-    assert (member.rank, member.world, member.launcher) == place
-    given = detect_member(environment, rank=4, world=5)
+    worker = detect_worker(environment)
+    assert (worker.rank, worker.world, worker.launcher) == place
+    given = detect_worker(environment, rank=4, world=5)
     assert (given.rank, given.world, given.launcher) == (4, 5, "--rank")
 
 
 def test_a_rank_gets_its_share_of_the_processors():
     processors = len(os.sched_getaffinity(0))
     place = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "9"}
-    assert detect_member({**place, "OMPI_COMM_WORLD_LOCAL_SIZE": str(processors)}).processes == 1
-    assert detect_member({**STEP, "SLURM_CPUS_PER_TASK": "12"}).processes == 12
-    assert detect_member(STEP).processes == 1
-    assert detect_member({**ARRAY, "SLURM_ARRAY_TASK_ID": "10"}).processes is None
+    assert detect_worker({**place, "OMPI_COMM_WORLD_LOCAL_SIZE": str(processors)}).processes == 1
+    assert detect_worker({**STEP, "SLURM_CPUS_PER_TASK": "12"}).processes == 12
+    assert detect_worker(STEP).processes == 1
+    assert detect_worker({**ARRAY, "SLURM_ARRAY_TASK_ID": "10"}).processes is None
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,12 @@ def test_a_rank_gets_its_share_of_the_processors():
 )
 def test_variables_that_make_no_sense(environment, message):
     with pytest.raises(InputError, match=message):
-        detect_member(environment)
+        detect_worker(environment)
 
 
 def test_rank_and_world_belong_together():
     with pytest.raises(InputError, match="give both or neither"):
-        detect_member({}, rank=1)
+        detect_worker({}, rank=1)
 
 
 def test_mpi4py_is_not_imported_where_no_launcher_asks_for_it():
@@ -102,13 +102,13 @@ def test_mpi4py_is_not_imported_where_no_launcher_asks_for_it():
 
 @pytest.mark.parametrize("world", [2, 5, 100])
 def test_members_one_after_the_other(tmp_path, source, world):
-    """The last one joins; more members than shards is no error; the bytes are those of a process alone."""
+    """The last one joins; more workers than shards is no error; the bytes are those of a process alone."""
     tokenize_documents([source], tmp_path / "alone" / "d", **QUIET)
     shards = len(plan_tokenizing([source], tmp_path / "x", vocabulary_size=1_024).distinct_shards)
     done = 0
     for rank in range(world):
         summary = tokenize_documents(
-            [source], tmp_path / "together" / "d", member=Member(rank=rank, world=world), **QUIET
+            [source], tmp_path / "together" / "d", worker=TokenizeWorker(rank=rank, world=world), **QUIET
         )
         done += len(range(rank, shards, world))
         assert summary.missing_shards == shards - done
@@ -126,12 +126,12 @@ def test_each_shard_is_tokenised_once(tmp_path, source, monkeypatch):
         tokenize_shards, "tokenize_shard", lambda *given: made.append(given[0].prefix) or really(*given)
     )
     for rank in (2, 0, 2, 1):
-        tokenize_documents([source], tmp_path / "d", member=Member(rank=rank, world=3), **QUIET)
+        tokenize_documents([source], tmp_path / "d", worker=TokenizeWorker(rank=rank, world=3), **QUIET)
     assert len(made) == len(set(made)) == len(plan_tokenizing([source], tmp_path / "d", vocabulary_size=1_024).shards)
 
 
 def test_members_at_once_and_exactly_one_joins(tmp_path, source, monkeypatch):
-    """Threads as members: flock is a lock of the open file, so it holds between threads as between processes."""
+    """Threads as workers: flock is a lock of the open file, so it holds between threads as between processes."""
     tokenize_documents([source], tmp_path / "alone" / "d", **QUIET)
     joins = []
     really = subject.join_shards
@@ -141,7 +141,7 @@ def test_members_at_once_and_exactly_one_joins(tmp_path, source, monkeypatch):
         joins.clear()
 
         def work(rank, output=output):
-            return tokenize_documents([source], output, member=Member(rank=rank, world=4), **QUIET)
+            return tokenize_documents([source], output, worker=TokenizeWorker(rank=rank, world=4), **QUIET)
 
         with ThreadPoolExecutor(4) as pool:
             summaries = list(pool.map(work, range(4)))
@@ -151,7 +151,7 @@ def test_members_at_once_and_exactly_one_joins(tmp_path, source, monkeypatch):
 
 
 def test_without_locks_two_may_join_and_the_result_is_right(tmp_path, source, monkeypatch):
-    """On a file system that has none, every member that sees all shards joins; the bytes are the same."""
+    """On a file system that has none, every worker that sees all shards joins; the bytes are the same."""
     tokenize_documents([source], tmp_path / "alone" / "d", **QUIET)
 
     def refuse(*_):
@@ -162,9 +162,9 @@ def test_without_locks_two_may_join_and_the_result_is_right(tmp_path, source, mo
         output = tmp_path / f"together{attempt}" / "d"
 
         def work(rank, output=output):
-            return tokenize_documents([source], output, member=Member(rank=rank % 2, world=2), **QUIET)
+            return tokenize_documents([source], output, worker=TokenizeWorker(rank=rank % 2, world=2), **QUIET)
 
-        with ThreadPoolExecutor(4) as pool:  # every member twice
+        with ThreadPoolExecutor(4) as pool:  # every worker twice
             assert any(summary.joined for summary in pool.map(work, range(4)))
         assert files_of(output.parent) == files_of(tmp_path / "alone")
         tokenize_documents([source], output, **QUIET)
@@ -174,11 +174,11 @@ def test_without_locks_two_may_join_and_the_result_is_right(tmp_path, source, mo
 def test_a_lone_run_and_members_do_not_mix(tmp_path, source):
     plan = plan_tokenizing([source], tmp_path / "d", vocabulary_size=1_024)
     with subject._hold_parts(plan, alone=True), pytest.raises(InputError, match="another process is writing"):
-        tokenize_documents([source], tmp_path / "d", member=Member(rank=0, world=2), **QUIET)
+        tokenize_documents([source], tmp_path / "d", worker=TokenizeWorker(rank=0, world=2), **QUIET)
     with subject._hold_parts(plan, alone=False):
         with pytest.raises(InputError, match="another process is writing"):
             tokenize_documents([source], tmp_path / "d", **QUIET)
-        assert not tokenize_documents([source], tmp_path / "d", member=Member(rank=0, world=2), **QUIET).joined
+        assert not tokenize_documents([source], tmp_path / "d", worker=TokenizeWorker(rank=0, world=2), **QUIET).joined
 
 
 def test_an_array_job_by_its_environment(tmp_path, source):
@@ -194,7 +194,7 @@ def test_an_array_job_by_its_environment(tmp_path, source):
             text=True,
             check=True,
         )
-        expected = {"11": "member 1 of 2 (Slurm array) has done its share; 1 shards of others", "10": "written in"}
+        expected = {"11": "worker 1 of 2 (Slurm array) has done its share; 1 shards of others", "10": "written in"}
         assert expected[job] in ended.stdout
     assert len(IndexedDataset(tmp_path / "d")) > 0
 

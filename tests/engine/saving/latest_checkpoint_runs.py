@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 
-from megaphi.checkpoint.format import Box, Piece, finish_checkpoint, rank_file, write_rank_file
+from megaphi.checkpoint.format import Box, TensorPiece, finish_checkpoint, rank_file, write_rank_file
 from megaphi.engine.saving.latest_checkpoint import newest_checkpoint
 from megaphi.errors import InputError, ReportedElsewhere
 from megaphi.files import write_text
@@ -35,7 +35,9 @@ def write_checkpoints(folder: Path, *, run: str, steps: tuple[int, ...] = (10, 2
         for rank in range(2):
             box = Box((4 * rank, 0), (4, 8))
             values = torch.arange(32.0) + 100 * step + rank
-            pieces = [Piece(key=f"model/{name}", whole_shape=(8, 8), box=box, start=0, values=values) for name in "ab"]
+            pieces = [
+                TensorPiece(key=f"model/{name}", whole_shape=(8, 8), box=box, start=0, values=values) for name in "ab"
+            ]
             files[rank_file(rank)] = write_rank_file(at, pieces, rank=rank, run=run, step=step)
         carried = folder.parent / "tokenizer.json"
         carried.write_text('{"version": "1.0"}')
