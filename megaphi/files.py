@@ -54,7 +54,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[An
 
 @contextmanager
 def explain_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn the write errors that a user can mend (no space, no permission) into an `InputError` naming `target`."""
+    """Turn the write errors that a user can fix (no space, no permission) into an `InputError` naming `target`."""
     try:
         yield
     except OSError as error:

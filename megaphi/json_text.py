@@ -4,7 +4,7 @@
 stack, an integer of more digits than Python converts, and NaN where a number must be one. Here the first three are
 refused with the place in the text, an integer that is too long is read as the float that it is nearest to (infinite,
 as in every reader that knows floats only), and `constants=False` refuses NaN and Infinity, which JSON does not have.
-Of a key that comes twice the last one counts. The message names the fault only; whoever calls names file and line.
+Of a key that comes twice the last one counts. The message names the error only; the caller adds file and line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def parse_json(content: bytes | str, *, constants: bool = True) -> Any:
         constants: whether NaN, Infinity and -Infinity are numbers.
 
     Raises:
-        InputError: the fault and its place within `content`.
+        InputError: the error and its position within `content`.
     """
     text = decode_text(content) if isinstance(content, bytes) else content
     try:

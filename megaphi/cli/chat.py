@@ -38,11 +38,11 @@ COMMANDS = {"/reset": "forget what was said", "/system": "TEXT: set the system m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser, batch=1)
     parser.add_argument("--system", default="", metavar="TEXT", help="system message (default: none)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer (default: what the context leaves)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer (default: what the context leaves)")
     parser.add_argument("--temperature", type=float, default=0.7, metavar="T", help="0 is greedy (default 0.7)")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens")
     parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="draw from this much probability")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the draws (default: another one each time)")
+    parser.add_argument("--seed", type=int, metavar="N", help="random seed (default: a new one each time)")
 
 
 def run(arguments: argparse.Namespace) -> int:

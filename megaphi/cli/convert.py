@@ -49,14 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inward.add_argument("--virtual-pipeline", type=int, default=1, metavar="N", help="chunks of layers per rank")
     for direction in (outward, inward):
         direction.add_argument(
-            "--tokenizer", type=user_path, metavar="PATH", help="folder with tokenizer.json, or phi4: the model's"
+            "--tokenizer", type=user_path, metavar="PATH", help="the model's: folder with tokenizer.json, or phi4"
         )
         direction.add_argument("--no-tokenizer", action="store_true", help="leave the model's own tokenizer out")
         direction.add_argument(
             "fields",
             metavar="field=value",
             nargs="*",
-            help="of the architecture, where SOURCE does not say it; ignore=NAME: a Megatron argument without effect",
+            help="architecture field that SOURCE does not give; ignore=NAME: a Megatron argument without effect",
         )
 
 

@@ -36,7 +36,9 @@ MEGATRON_USES = ("transformer-engine", "apex")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=user_path, metavar="RECIPE", nargs="?", help="a recipe that is to run here")
+    parser.add_argument(
+        "recipe", type=user_path, metavar="RECIPE", nargs="?", help="a recipe to check against this machine"
+    )
     parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of the recipe")
 
 

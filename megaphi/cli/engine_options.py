@@ -45,7 +45,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
         "--tokenizer",
         type=user_path,
         metavar="PATH",
-        help="of a model that came without one: folder with tokenizer.json, or phi4",
+        help="for a model that came without one: folder with tokenizer.json, or phi4",
     )
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")

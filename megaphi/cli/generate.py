@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from this much probability")
     parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="at least this share of the likeliest")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 avoids repetition")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default 0)")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="continuations of every prompt (default 1)")
     parser.add_argument(
         "--data",

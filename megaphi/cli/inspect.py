@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
         dest="kind", metavar="checkpoint | dataset | conversations | ranks | diff", required=True
     )
-    checkpoint = kinds.add_parser("checkpoint", help="step, layout, place in the data, size by part")
+    checkpoint = kinds.add_parser("checkpoint", help="step, layout, position in the data, size by part")
     checkpoint.add_argument(
         "path", type=user_path, metavar="PATH", help="a checkpoint, or a run folder (its newest one)"
     )
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoint.add_argument("--files", action="store_true", help="list every file with its SHA-256")
     add_dataset_arguments(kinds.add_parser("dataset", help="tokens, documents, lengths, tokenizer"))
     add_conversation_arguments(kinds.add_parser("conversations", help="which tokens are trained; preference pairs"))
-    ranks = kinds.add_parser("ranks", help="what each rank spends its steps with; who is slow")
+    ranks = kinds.add_parser("ranks", help="how each rank spends its steps; which one is slow")
     ranks.add_argument("path", type=user_path, metavar="RUN", help="a run folder")
     ranks.add_argument("--last", type=int, default=200, metavar="N", help="steps to look at (default: %(default)s)")
     diff = kinds.add_parser("diff", help="what differs between two runs or checkpoints")

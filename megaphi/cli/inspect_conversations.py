@@ -31,7 +31,7 @@ def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pairs", action="store_true", help="the file holds preference pairs")
     parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to print (default 3)")
-    parser.add_argument("--vocabulary", type=int, metavar="V", help="of the tokenizer (default: the whole of Phi-4's)")
+    parser.add_argument("--vocabulary", type=int, metavar="V", help="vocabulary size (default: the whole of Phi-4's)")
     parser.add_argument(
         "--tokenizer",
         default="phi4",

@@ -31,7 +31,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help="prefix or either file of a .bin/.idx pair, FILE.npy, FILE.bin, my.py:MyClass",
     )
-    parser.add_argument("--dtype", choices=("uint16", "uint32"), help="of a file without index and header")
+    parser.add_argument("--dtype", choices=("uint16", "uint32"), help="token type of a file without index and header")
     parser.add_argument(
         "--document-end", type=int, metavar="ID", help="token that ends a document, where none are listed"
     )
@@ -43,7 +43,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folder with tokenizer.json (default phi4: Phi-4's)",
     )
-    parser.add_argument("--vocabulary", type=int, metavar="V", help="if the dataset does not say so itself")
+    parser.add_argument("--vocabulary", type=int, metavar="V", help="vocabulary size, if the dataset does not give it")
 
 
 def show_dataset(arguments: argparse.Namespace) -> int:

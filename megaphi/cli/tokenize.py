@@ -41,25 +41,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a folder with tokenizer.json (default phi4: Phi-4's)",
     )
-    parser.add_argument("--vocabulary", type=int, metavar="V", help="tokens of Phi-4's (default: all 100352)")
+    parser.add_argument("--vocabulary", type=int, metavar="V", help="how many of Phi-4's tokens (default: all 100352)")
     parser.add_argument(
         "--ranks-file", type=user_path, metavar="FILE", help="cl100k_base.tiktoken, if it is not installed"
     )
     parser.add_argument("--text-key", default="text", metavar="KEY", help="field that holds the text (default text)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the document shuffle (default 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the document shuffle (default 0)")
     parser.add_argument("--no-shuffle", action="store_true", help="keep the documents in the order of the inputs")
     parser.add_argument(
         "--encoder",
         metavar="NAME",
-        help="of Phi-4's: tiktoken (default), or gigatoken: the same ids sooner, checked (megaphi[fast-tokenizer])",
+        help="for Phi-4's: tiktoken (default), or gigatoken: the same ids faster, checked (megaphi[fast-tokenizer])",
     )
     parser.add_argument(
-        "--fim-rate", type=float, default=0.0, metavar="SHARE", help="fill in the middle: documents to rearrange"
+        "--fim-rate",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="fill in the middle: share of documents to rearrange",
     )
     parser.add_argument(
-        "--fim-spm-rate", type=float, default=0.5, metavar="SHARE", help="of those, suffix first (default 0.5)"
+        "--fim-spm-rate",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="share of those with the suffix first (default 0.5)",
     )
-    parser.add_argument("--fim-seed", type=int, default=0, metavar="N", help="of the choice and the cuts (default 0)")
+    parser.add_argument("--fim-seed", type=int, default=0, metavar="N", help="seed of choice and cuts (default 0)")
     parser.add_argument(
         "--bad-records",
         choices=("error", "skip"),
@@ -68,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per processor")
     parser.add_argument("--rank", type=int, metavar="R", help="this process among those that work together, from 0")
-    parser.add_argument("--world", type=int, metavar="N", help="how many those are (default: as the launcher says)")
+    parser.add_argument("--world", type=int, metavar="N", help="number of such processes (default: from the launcher)")
     parser.add_argument("--dry-run", action="store_true", help="print files, shards, bytes, tokens and who does what")
 
 
@@ -124,7 +132,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _unfinished(summary: Any, worker: Any) -> str:
-    """What a worker says that has done its share before others have."""
+    """The message of a worker that has done its share before the others."""
     done = f"{summary.prefix}: worker {worker.rank} of {worker.world} ({worker.launcher}) has done its share"
     if not summary.missing_shards:
         return f"{done}; another one is joining"

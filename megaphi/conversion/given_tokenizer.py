@@ -1,4 +1,4 @@
-"""Weights with another tokenizer than they came with, or without any: what `megaphi convert` is told of it.
+"""Weights with another tokenizer than they came with, or without any: the options of `megaphi convert`.
 
 A model that came without a tokenizer takes any whose ids fit, and that ends texts as its config.json says. One that has
 its own keeps it, unless it is said that this one is left out; where another is put in its place, the files that name

@@ -23,7 +23,7 @@ class Progress:
     epochs: Annotated[float, Range(minimum=0)] = 0.0
     """Passes over the conversations or pairs, where run.steps is 0."""
     stop_after: Annotated[int, Range(minimum=1)] | None = None
-    """Stop early after this step, with a checkpoint, as if told by a signal; the schedule still spans `steps`."""
+    """Stop early after this step, with a checkpoint, as a signal would; the schedule still spans `steps`."""
     time_limit: str | None = None
     """Save and end, with exit code 0, before so much time has passed since the start: 23:50:00, or 1-12:00:00."""
     validate_every: Annotated[int, Range(minimum=0)] = 0
@@ -39,6 +39,6 @@ class Progress:
     continue_sources: bool = False
     """With initial_checkpoint: sources of the same name and content go on where that run stopped reading them."""
     accept_changed_data: bool = False
-    """Resume although data or seed are others than before; a source that changed begins an epoch of its own."""
+    """Resume although data or seed have changed; a source that changed begins an epoch of its own."""
     accept_rate_jump: bool = False
-    """Resume although the learning rate jumps, because steps or schedule are others than before."""
+    """Resume although the learning rate jumps, because the steps or the schedule have changed."""

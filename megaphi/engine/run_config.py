@@ -144,7 +144,7 @@ def _check_context(run: RunConfig) -> None:
 
 
 def check_kind(run: RunConfig) -> Kind:
-    """What the run does, by the data that it names. Raises InputError if that is not exactly one kind."""
+    """The training task of a run, by the data that it names. Raises InputError if that is not exactly one kind."""
     given: list[Kind] = []
     if run.mixture.sources:
         given.append("pretrain")
@@ -203,9 +203,11 @@ def _check_stages(run: RunConfig, layout: ParallelLayout) -> None:
             layout.check_sequence(span.sequence_length)
             layout.check_batch(global_batch=span.global_batch, micro_batch=span.micro_batch)
         except InputError as error:
-            raise InputError(f"stage {span.name!r} of the mixture: {error}") from None
+            raise InputError(f"mixture stage {span.name!r}: {error}") from None
     if run.mixture.stages and run.mixture.order == "megatron":
-        raise InputError("mixture.order=megatron knows no stages: take mixture.stages out, or use mixture.order=keyed")
+        raise InputError(
+            "mixture.order=megatron has no mixture stages: remove mixture.stages, or use mixture.order=keyed"
+        )
 
 
 def _check_kernels(run: RunConfig) -> None:

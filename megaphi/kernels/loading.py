@@ -61,7 +61,7 @@ def _is_usable(operator: str, device_type: str, dtype: torch.dtype) -> bool:
     if reason is not None and device_type == "cuda" and operator not in _allowed:
         raise InputError(
             f"kernel {operator} ({device_type}, {dtype}) cannot be used: {reason}. On a GPU PyTorch's slower"
-            f" operators do not take its place unasked: mend it, allow it by model.allow_slow_operators={operator}"
+            f" operators do not take its place unasked: fix it, allow it by model.allow_slow_operators={operator}"
             f" (generate, chat, serve: --allow-slow-operators {operator}), or run on the CPU:"
             " CUDA_VISIBLE_DEVICES= megaphi ..."
         )

@@ -108,7 +108,7 @@ def check_kernels(architecture: Architecture, *, device: torch.device, parameter
     problem = problem_with("transformer_engine") if architecture.kernels == "transformer_engine" else None
     if problem is not None:
         raise InputError(
-            f"model.kernels=transformer_engine, but Transformer Engine {problem}: mend it, or use model.kernels=fused"
+            f"model.kernels=transformer_engine, but Transformer Engine {problem}: fix it, or use model.kernels=fused"
         )
 
 

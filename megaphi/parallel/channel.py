@@ -2,7 +2,7 @@
 
 Collectives belong to the main thread: one that another thread starts would meet those of the training in a different
 order on every rank. A key of the store is written by one rank and awaited by others, who ask again and again instead of
-blocking in the store, so that a wait can be called off and nobody else's request waits behind it.
+blocking in the store, so that a wait can be cancelled and nobody else's request waits behind it.
 """
 
 from __future__ import annotations

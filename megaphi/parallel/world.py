@@ -188,7 +188,7 @@ def has_lost_contact(error: BaseException) -> bool:
 
 
 def end_in_error(error: BaseException) -> str:
-    """Let the other ranks know before this one ends; returns what to say of an error that is no fault of this rank's.
+    """Let the other ranks know before this one ends; returns what to say of an error that this rank did not cause.
 
     Where contact was lost this waits until it is known with whom, and then the process ends in here.
     """

@@ -34,7 +34,7 @@ from megaphi.stages.finetune import hold_out, open_rows
 from megaphi.stages.inheritance import inherit
 from megaphi.stages.losses import loss_before_the_first_update
 from megaphi.stages.preference import PreferenceObjective
-from megaphi.stages.reference import fill_reference, reference_key
+from megaphi.stages.reference_log_probabilities import fill_reference_log_probabilities, reference_model_key
 from megaphi.tokenizer.interface import Tokenizer
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
@@ -84,9 +84,9 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
         reader = agreed(world, lambda: open_weights(path))
         agree_on_weights(world, reader)
         load_weights(model, reader)
-    key = reference_key(model, tokenizer_fingerprint=run.tokenizer.fingerprint)
+    key = reference_model_key(model, tokenizer_fingerprint=run.tokenizer.fingerprint)
     folder = Path(rules.reference_folder or f"{run.run.folder}/reference") / key[:32]
-    computed = fill_reference(
+    computed = fill_reference_log_probabilities(
         model, pairs, split_units(pairs), reference_N2, folder=folder, padding_token=padding_token
     )
     logger.info("reference log-probabilities: %d pairs computed, %d looked up", computed, len(pairs) - computed)

@@ -77,8 +77,8 @@ class ChatTemplate:
             if spans is not None:
                 return LocatedText(text, spans)
         raise InputError(
-            f"{self.where} makes something else of the contents of this conversation than to put a frame around them,"
-            " so what is to be trained, and what may be a special token, cannot be told"
+            f"{self.where} does more to the contents of this conversation than put a frame around them,"
+            " so what is to be trained, and what may be a special token, cannot be determined"
         )
 
     @cached_property

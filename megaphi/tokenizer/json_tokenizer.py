@@ -131,7 +131,9 @@ class JsonTokenizer:
             InputError: there is no chat template, it refuses the conversation, or it leaves an answer out.
         """
         if self.template is None:
-            raise InputError(f"{self.where.parent} has a tokenizer and no chat template: conversations have no form")
+            raise InputError(
+                f"{self.where.parent} has a tokenizer but no chat template, so conversations cannot be rendered"
+            )
         answers = [place for place, message in enumerate(conversation.messages) if message.role == "assistant"]
         targets = answers[-1:] if train_on == "last" else answers
         located = self.template.locate(conversation, add_generation_prompt=add_generation_prompt)

@@ -141,8 +141,8 @@ def test_a_stream_of_tokens_is_the_text(opened: Opened, kind: str, text: str) ->
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for m in messages %}{{ m['content'] | upper }}</s>{% endfor %}", "makes something else of the contents"),
-        ("{% for m in messages %}{{ m['content'] * 2 }}</s>{% endfor %}", "makes something else of the contents"),
+        ("{% for m in messages %}{{ m['content'] | upper }}</s>{% endfor %}", "does more to the contents"),
+        ("{% for m in messages %}{{ m['content'] * 2 }}</s>{% endfor %}", "does more to the contents"),
         ("{{ messages[0]['content'] }}</s>", "leaves out message 2"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{% for m in messages %}", "is no template"),

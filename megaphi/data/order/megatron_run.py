@@ -99,5 +99,7 @@ def legacy_run(
 ) -> LegacyRun:
     """Megatron's order of a run of one stage, in which all sources take part."""
     if len(spans) != 1:
-        raise InputError("mixture.order=megatron knows no stages: take mixture.stages out, or use mixture.order=keyed")
+        raise InputError(
+            "mixture.order=megatron has no mixture stages: remove mixture.stages, or use mixture.order=keyed"
+        )
     return LegacyRun(streams, spans[0], seed=seed, split=split, document_split=document_split)

@@ -39,9 +39,9 @@ class Preferences:
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     """sigmoid: DPO (Rafailov et al. 2023); ipo: Azar et al. 2023."""
     beta: Annotated[float, Range(above=0)] = 0.1
-    """How dear it is to leave the reference model (default; the paper is silent)."""
+    """Strength of the penalty for leaving the reference model (our default; the paper gives none)."""
     label_smoothing: Annotated[float, Range(minimum=0, below=0.5)] = 0.0
-    """Probability that a pair is the wrong way round (sigmoid only)."""
+    """Assumed probability that the sides of a pair are swapped (sigmoid only)."""
     sft_weight: Annotated[float, Range(minimum=0)] = 0.0
     """Weight of an additional cross-entropy of the accepted side, a mean over its tokens."""
     append_eos: bool = False
@@ -53,7 +53,7 @@ class Preferences:
     bad_records: OnBadRecords = "error"
     """What to do with records that cannot be used, such as equal sides: name all and stop, or skip and count them."""
     reference_folder: FilePath | None = None
-    """Where log-probabilities of the reference model are kept for this and later runs; none: in run.folder."""
+    """Where log-probabilities of the reference model are kept for this and later runs (none: in run.folder)."""
 
     def check(self) -> None:
         """Raises InputError that names the field."""

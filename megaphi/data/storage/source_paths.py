@@ -71,7 +71,7 @@ def find_datasets(entries: Iterable[str], *, source: str, remote: RemoteFiles) -
         place = dataset.path if is_url(dataset.path) else os.path.abspath(dataset.path)  # noqa: PTH100
         if place in seen:
             raise InputError(
-                f"source {source!r} names the dataset {dataset.path} twice: its tokens would come twice in every"
+                f"source {source!r} names the dataset {dataset.path} twice: its tokens would appear twice in every"
                 " epoch. Name it once (a larger weight repeats a source)"
             )
         seen.add(place)
@@ -169,7 +169,7 @@ def write_manifest(path: str | os.PathLike[str], prefixes: Sequence[str | os.Pat
     """Write a .manifest.json of local datasets, with the tokens and the fingerprint that each has now."""
     folder, entries = Path(path).parent, []
     if not os.fspath(path).endswith(".manifest.json"):
-        raise InputError(f"{os.fspath(path)} is no name for a manifest: it must end with .manifest.json")
+        raise InputError(f"{os.fspath(path)} is not a manifest name: it must end with .manifest.json")
     for prefix in prefixes:
         with closing(open_dataset(os.fspath(prefix))) as dataset:
             relative = os.path.relpath(prefix, folder)

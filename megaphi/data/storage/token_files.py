@@ -146,7 +146,7 @@ class MappedFile:
             raise InputError(f"{self.name} ends at byte {now:,} and had {self._length:,} bytes when opened: {CHANGED}")
 
     def close(self) -> None:
-        """Let go of the map; it ends with the last array that looks into it."""
+        """Release the map; it ends with the last array that looks into it."""
         self.content, self._map = np.empty(0, np.uint8), None
 
 

@@ -176,7 +176,7 @@ class _Pending(Thread):
     def __init__(self, writer: CheckpointWriter, job: Job) -> None:
         super().__init__(name=f"save step {job.step}", daemon=True)
         self.job, self._writer = job, writer
-        self.outcome = Outcome(path=None, problem="it was called off")
+        self.outcome = Outcome(path=None, problem="it was cancelled")
         self.seconds = 0.0
 
     def run(self) -> None:

@@ -66,7 +66,7 @@ class StopRequest:
 
 
 def check_finite(result: StepResult, *, step: int, world: World) -> None:
-    """End the run at a loss or gradient norm that is not finite; the weights are spoilt, nothing is saved."""
+    """End the run at a loss or gradient norm that is not finite; the weights are corrupted, nothing is saved."""
     if math.isfinite(result.loss) and math.isfinite(result.gradient_norm):
         return
     raise RunFailed(

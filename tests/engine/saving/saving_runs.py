@@ -1,4 +1,4 @@
-"""What the ranks of the saver's tests run: saves that are watched, delayed, spoilt, and refused by their storage.
+"""What the ranks of the saver's tests run: saves that are watched, delayed, corrupted, and refused by their storage.
 
 All cases run one after the other in one world of two; each returns what the test then looks at.
 """
@@ -241,16 +241,16 @@ def without_permissions(folder: Path) -> Iterator[None]:
 
 def damaged_on_the_way(folder: str) -> dict[str, Any]:
     """On rank 1 the first file that is written loses a bit on the disk."""
-    model, spoilt = start(folder), []
+    model, corrupted = start(folder), []
 
-    def spoil(path: Path) -> None:
-        if model.world.rank == 1 and not spoilt:
-            spoilt.append(path)
+    def corrupt(path: Path) -> None:
+        if model.world.rank == 1 and not corrupted:
+            corrupted.append(path)
             content = bytearray(path.read_bytes())
             content[-7] ^= 1
             path.write_bytes(content)
 
-    with listening() as log, changed_writing(lambda: None, spoil):
+    with listening() as log, changed_writing(lambda: None, corrupt):
         save_checkpoint(model, {"step": 1})
     return {"log": log, "tree": tree(f"{folder}/checkpoints")}
 

@@ -41,8 +41,8 @@ Known = dict[str, tuple[float, float]]
 """From a pair's content hash to the log-probability of each side."""
 
 
-def reference_key(model: TrainingModel, *, tokenizer_fingerprint: str) -> str:
-    """Hex SHA-256 of all that decides the reference's numbers. Collective."""
+def reference_model_key(model: TrainingModel, *, tokenizer_fingerprint: str) -> str:
+    """Hex SHA-256 of all that decides the reference model's log-probabilities. Collective."""
     architecture = to_plain(model.run.model)
     for how in HOW_IT_IS_COMPUTED:
         del architecture[how]
@@ -56,7 +56,7 @@ def reference_key(model: TrainingModel, *, tokenizer_fingerprint: str) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
-def fill_reference(
+def fill_reference_log_probabilities(
     model: TrainingModel,
     pairs: Sequence[PreferencePair],
     units: Sequence[Unit],
