@@ -34,7 +34,7 @@ from megaphi.checkpoint.versions import short_commit
 from megaphi.conversion.open_weights import open_weights
 from megaphi.engine.inference.forward_only import ReadingModel, open_model
 from megaphi.generation.decoding.generate import complete, generate
-from megaphi.generation.decoding.inference_engine import Engine
+from megaphi.generation.decoding.inference_engine import InferenceEngine
 from megaphi.generation.decoding.interface import Request
 from megaphi.kernels.loading import instruction_set
 from megaphi.sampling import Sampling
@@ -122,7 +122,7 @@ def measure_many(
             Request(name=str(number), prompt=tuple(prompt), sampling=Sampling(max_tokens=limit), stop_tokens=stop)
             for number, (prompt, limit) in enumerate(zip(prompts, most, strict=True))
         ]
-        found = complete(Engine(ours, rows=arguments.batch), requests)
+        found = complete(InferenceEngine(ours, slots=arguments.batch), requests)
         return [found[str(number)].tokens for number in range(MESSAGES)]
 
     def run_theirs() -> list[list[int]]:
@@ -146,7 +146,7 @@ def measure_samples(
     rules = Sampling(max_tokens=arguments.max_tokens // 2, temperature=1.0)
 
     def run_ours() -> list[list[int]]:
-        (found,) = generate(Engine(ours, rows=16), [prompt], rules, samples=16, stop_tokens=stop)
+        (found,) = generate(InferenceEngine(ours, slots=16), [prompt], rules, samples=16, stop_tokens=stop)
         return [sample.tokens for sample in found]
 
     def run_theirs() -> list[list[int]]:

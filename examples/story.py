@@ -114,7 +114,7 @@ def answers(questions: Sequence[str]) -> list[str]:
     """The tuned model's own attempts, through the same engine."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.local_sampler import LocalSampler
     from megaphi.log import progress_bar
     from megaphi.tokenizer.phi4 import load_tokenizer
@@ -125,7 +125,7 @@ def answers(questions: Sequence[str]) -> list[str]:
     prompts = [Conversation((Message("user", question),)) for question in questions]
     with progress_bar(total=len(prompts), unit="answer", label="attempts", visible=True) as bar:
         sampler = LocalSampler(
-            Engine(model, rows=64),
+            InferenceEngine(model, slots=64),
             load_tokenizer(model.architecture.vocabulary),
             name=run.recipe,
             on_end=bar.update,

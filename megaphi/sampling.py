@@ -16,7 +16,7 @@ from megaphi.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How to continue a text. The order of the rules is Hugging Face's.
+    """How to continue a prompt. The order of the rules is Hugging Face's.
 
     That is: biases, penalties, temperature, top-k, top-p, min-p.
     """
@@ -24,13 +24,13 @@ class Sampling:
     max_tokens: int = 128
     """Tokens to add at most; a stop token or stop text ends an answer earlier."""
     temperature: float = 0.0
-    """0 takes the likeliest token each time."""
+    """0 takes the top token each time."""
     top_k: int = 0
-    """Draw from the k likeliest tokens only; 0 means all."""
+    """Draw from the k most probable tokens only; 0 means all."""
     top_p: float = 1.0
     """Draw from the smallest set of tokens with this much probability."""
     min_p: float = 0.0
-    """Leave out tokens less probable than this share of the likeliest one's probability."""
+    """Leave out tokens less probable than this share of the top token's probability."""
     repetition_penalty: float = 1.0
     """Divides positive logits, and multiplies negative ones, of tokens that prompt or answer hold already."""
     presence_penalty: float = 0.0
@@ -44,9 +44,9 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Texts that end an answer; the answer's text ends before them."""
     seed: int = 0
-    """The draw of a token depends on (seed, number of the sample, place in the answer) and on nothing else."""
+    """A draw depends on (seed, number of the sample, position in the answer) and on nothing else."""
     alternatives: int = 0
-    """Most probable tokens to report beside each token, with their log-probabilities."""
+    """Top tokens to report at each position, with their log-probabilities."""
 
     def check(self) -> None:
         """Raises InputError that names the field."""
@@ -68,7 +68,7 @@ class Sampling:
 
 
 Finish = Literal["stop", "length", "cancelled"]
-"""Why an answer ended: a stop token or text, its `max_tokens` (or the context), or somebody called it off."""
+"""Why an answer ended: a stop token or text, its `max_tokens` (or the context), or it was cancelled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ class Answer:
     log_probabilities: tuple[float, ...]
     """Of each token under the model itself: temperature 1, nothing left out. Empty where the source gives none."""
     alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
-    """At each place the most probable (token, log-probability), best first."""
+    """The top (token, log-probability) pairs at each position, best first."""
     finish: Finish
     prompt_tokens: int
 
@@ -92,7 +92,7 @@ Prompt = Conversation | str | Sequence[int]
 
 
 class Sampler(Protocol):
-    """Whatever continues prompts."""
+    """Anything that continues prompts."""
 
     name: str
     """Of the model, for records."""

@@ -22,7 +22,7 @@ from megaphi.errors import InputError
 from megaphi.files import read_json, write_json
 from megaphi.generation.client.request_journal import RequestJournal
 from megaphi.generation.server.openai_fields import ApiError
-from megaphi.generation.server.openai_requests import read_order
+from megaphi.generation.server.openai_requests import read_request
 from megaphi.json_text import parse_json
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes import load_recipe
@@ -113,7 +113,7 @@ def test_whoever_reads_json_says_where(tmp_path, value):
         with suppress(InputError):
             read()
     with pytest.raises(ApiError):
-        read_order(f'{{"prompt": "x", "max_tokens": {value}}}'.encode(), "completion", context=8)
+        read_request(f'{{"prompt": "x", "max_tokens": {value}}}'.encode(), "completion", context=8)
 
 
 VALUES_OF_ANY_KIND = (

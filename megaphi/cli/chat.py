@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, open_engine
+from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, open_or_follow
 from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError, did_you_mean
 from megaphi.sampling import Sampling
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", default="", metavar="TEXT", help="system message (default: none)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer (default: what the context leaves)")
     parser.add_argument("--temperature", type=float, default=0.7, metavar="T", help="0 is greedy (default 0.7)")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K most probable tokens")
     parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="draw from this much probability")
     parser.add_argument("--seed", type=int, metavar="N", help="random seed (default: a new one each time)")
 
@@ -64,7 +64,9 @@ def _chat(arguments: argparse.Namespace) -> int:
     from megaphi.log import set_up_logging
 
     set_up_logging()
-    opened = open_engine(arguments)
+    opened = open_or_follow(arguments)
+    if opened is None:  # this rank has followed the first one to its end
+        return 0
     talk = Talk(opened.generators[0], opened.tokenizer, rules_of(arguments), arguments.system)
     for line in read_lines():
         word, _, rest = line.strip().partition(" ")
@@ -136,9 +138,9 @@ class Talk:
         text = TextStream(self.tokenizer)
         try:
             while not self.generator.is_idle:
-                for news in self.generator.step():
-                    if news.token is not None:
-                        yield text.add(news.token)
+                for output in self.generator.step():
+                    if output.token is not None:
+                        yield text.add(output.token)
             yield text.end()
         finally:
             self.generator.cancel("chat")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Opened(NamedTuple):
-    """A model with what belongs to it."""
+    """A model that is ready to generate, on the first rank."""
 
     generators: list[Generator]
     """One for each replica."""
@@ -105,14 +105,16 @@ def patience_of(arguments: argparse.Namespace) -> Patience:
         raise InputError(str(error).replace("heartbeat_seconds=", "--heartbeat-seconds ")) from None
 
 
-def open_engine(arguments: argparse.Namespace) -> Opened:
-    """A model, ready to generate. Comes back on the first rank; the others follow it in here until it ends.
+def open_or_follow(arguments: argparse.Namespace) -> Opened | None:
+    """The first rank gets a model that is ready to generate; the others follow it to its end, and get None.
 
     Only the first rank acts on Ctrl-C and SIGTERM: the others must stay for its last step.
     """
     from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.generation.decoding.driver import open_generators
+    from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation.decoding.driver import drive_or_follow
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.decoding.json_constraint import Constraints
     from megaphi.kernels.loading import allow_slow
     from megaphi.parallel.layout import ParallelLayout
@@ -128,6 +130,6 @@ def open_engine(arguments: argparse.Namespace) -> Opened:
         reader = open_weights(arguments.checkpoint)
         tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
         constraints = Constraints(tokenizer)
-    rows = arguments.batch
-    generators = open_generators(reader, layout=layout, rows=rows, constraints=constraints, patience=patience)
-    return Opened(generators, tokenizer, constraints)
+    model = open_model(reader, layout, patience=patience)
+    generators = drive_or_follow(InferenceEngine(model, slots=arguments.batch, constraints=constraints))
+    return None if generators is None else Opened(generators, tokenizer, constraints)

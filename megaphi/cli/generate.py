@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="tokens to add (default 128)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K most probable tokens")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from this much probability")
-    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="at least this share of the likeliest")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="at least this share of the top token's")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 avoids repetition")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default 0)")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="continuations of every prompt (default 1)")
@@ -54,7 +54,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.generate import generate
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.text import render_prompt
     from megaphi.kernels.loading import allow_slow
     from megaphi.log import progress_bar
@@ -72,7 +72,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     total = len(prompts) * arguments.samples
     with progress_bar(total=total, unit="text", label="generate", visible=model.world.is_main) as bar:
         found = generate(
-            Engine(model, rows=arguments.batch),
+            InferenceEngine(model, slots=arguments.batch),
             prompts,
             sampling,
             samples=arguments.samples,

@@ -1,13 +1,13 @@
-"""Our own engine as a `Sampler`: conversations, texts and token ids in, answers out, stop texts included."""
+"""The inference engine as a `Sampler`: conversations, texts and token ids in, answers out, stop texts included."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from megaphi.engine.inference.forward_only import over_replicas
-from megaphi.generation.decoding.generate import Continuation
-from megaphi.generation.decoding.inference_engine import Engine
+from megaphi.engine.inference.forward_only import gather_over_replicas
+from megaphi.generation.decoding.generate import Completion
+from megaphi.generation.decoding.inference_engine import InferenceEngine
 from megaphi.generation.decoding.interface import Request
 from megaphi.generation.text import TextStream, render_prompt
 from megaphi.sampling import Answer, Prompt, Sampling
@@ -15,21 +15,21 @@ from megaphi.tokenizer.interface import Tokenizer
 
 
 @dataclass(slots=True)
-class _Open:
-    """An answer on its way."""
+class _OpenAnswer:
+    """An answer that is being generated."""
 
     request: Request
     stream: TextStream
-    found: Continuation
+    completion: Completion
     text: str = ""
 
 
 class LocalSampler:
-    """Fulfils `sampling.Sampler`. Every rank of the job calls `sample` with the same arguments."""
+    """Implements `sampling.Sampler`. Every rank of the job calls `sample` with the same arguments."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: InferenceEngine,
         tokenizer: Tokenizer,
         *,
         name: str,
@@ -51,34 +51,34 @@ class LocalSampler:
         for item in own.values():
             self._engine.add(item.request)
         while not self._engine.is_idle:
-            for news in self._engine.step():
-                item = own[news.name]
-                item.found.add(news)
-                if news.token is not None and not item.stream.is_stopped:
-                    item.text += item.stream.add(news.token)
-                    if item.stream.is_stopped and news.finish is None:
-                        self._engine.cancel(news.name)
-                if news.finish is not None:
+            for output in self._engine.step():
+                item = own[output.name]
+                item.completion.add(output)
+                if output.token is not None and not item.stream.is_stopped:
+                    item.text += item.stream.add(output.token)
+                    if item.stream.is_stopped and output.finish is None:
+                        self._engine.cancel(output.name)
+                if output.finish is not None:
                     self._on_end()
         answers: dict[str, Answer] = {}
-        for share in over_replicas(self._engine.model, {name: _answer(item) for name, item in own.items()}):
+        for share in gather_over_replicas(self._engine.model, {name: _answer(item) for name, item in own.items()}):
             answers |= share
         return [[answers[f"{number}/{sample}"] for sample in range(samples)] for number in range(len(prompts))]
 
-    def _open(self, name: str, prompt: tuple[int, ...], rules: Sampling, sample: int) -> _Open:
+    def _open(self, name: str, prompt: tuple[int, ...], rules: Sampling, sample: int) -> _OpenAnswer:
         request = Request(
             name=name, prompt=prompt, sampling=rules, sample=sample, stop_tokens=self._tokenizer.stop_tokens
         )
-        return _Open(request, TextStream(self._tokenizer, rules.stop), Continuation())
+        return _OpenAnswer(request, TextStream(self._tokenizer, rules.stop), Completion())
 
 
-def _answer(item: _Open) -> Answer:
-    found = item.found
+def _answer(item: _OpenAnswer) -> Answer:
+    completion = item.completion
     return Answer(
-        tokens=tuple(found.tokens),
+        tokens=tuple(completion.tokens),
         text=item.text + item.stream.end(),
-        log_probabilities=tuple(found.log_probabilities),
-        alternatives=tuple(found.alternatives),
-        finish="stop" if item.stream.is_stopped else found.finish,
+        log_probabilities=tuple(completion.log_probabilities),
+        alternatives=tuple(completion.alternatives),
+        finish="stop" if item.stream.is_stopped else completion.finish,
         prompt_tokens=len(item.request.prompt),
     )

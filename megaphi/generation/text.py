@@ -1,4 +1,4 @@
-"""Text while it is being generated: what is certain of it after each token, and where a stop text ends it.
+"""Incremental detokenization: what text is certain after each token, and where a stop text ends it.
 
 A token may end in the middle of a UTF-8 character, and a text in what may become a stop text; both are held back until
 the next tokens decide, so that nothing is ever taken back from a reader. An answer ends before the stop text that is
@@ -15,7 +15,7 @@ from megaphi.tokenizer.interface import Tokenizer
 
 
 class TextStream:
-    """Turns the tokens of one answer into pieces of text that join to its whole text."""
+    """Detokenizes one answer incrementally: texts that join to its whole text."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, before: int = 0) -> None:
         """`stop`: texts that end the answer, none of them empty; `before`: characters that stand before it."""

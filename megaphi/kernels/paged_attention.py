@@ -1,4 +1,4 @@
-"""Attention of single queries to a key-value cache in blocks, as generation needs it, without gathering the cache.
+"""Paged attention for decoding: one query per sequence to a key-value cache in blocks, which is not gathered.
 
     y[t, h] = sum over j < lengths[t] of softmax_j(scale q[t, h] . k[t, j, g]) v[t, j, g],   g = h // (H / G)
 
@@ -50,7 +50,7 @@ def paged_attention(
     try:
         return _operators.paged_attention(query_THK, keys_NPGK, values_NPGK, tables_TM, lengths_T, scale)
     except RuntimeError:
-        _check_contents(tables_TM, lengths_T, keys_NPGK)  # has the words for what the operator refused
+        _check_contents(tables_TM, lengths_T, keys_NPGK)  # says clearly what the operator refused
         raise
 
 
@@ -88,16 +88,18 @@ def _check_contents(tables: Tensor, lengths: Tensor, keys: Tensor) -> None:
     if tables.device.type != "cpu" or torch.compiler.is_compiling():
         return
     blocks, positions = keys.shape[:2]
-    room = tables.shape[1] * positions
-    wrong_T = (lengths < 1) | (lengths > room)
+    capacity = tables.shape[1] * positions
+    wrong_T = (lengths < 1) | (lengths > capacity)
     if wrong_T.any():
         query = int(wrong_T.nonzero()[0])
-        raise ValueError(f"lengths[{query}] = {lengths[query].item()}: not in [1, {room}], what its table has room for")
-    is_used_TM = torch.arange(0, room, positions) < lengths[:, None]
+        raise ValueError(
+            f"lengths[{query}] = {lengths[query].item()}: not in [1, {capacity}], what its table has room for"
+        )
+    is_used_TM = torch.arange(0, capacity, positions) < lengths[:, None]
     wrong_TM = ((tables < 0) | (tables >= blocks)) & is_used_TM
     if wrong_TM.any():
-        query, place = wrong_TM.nonzero()[0].tolist()
-        raise ValueError(f"tables[{query}, {place}] = {tables[query, place].item()}: not in [0, {blocks})")
+        query, column = wrong_TM.nonzero()[0].tolist()
+        raise ValueError(f"tables[{query}, {column}] = {tables[query, column].item()}: not in [0, {blocks})")
 
 
 @torch.library.register_fake("megaphi::paged_attention")

@@ -177,7 +177,7 @@ class FusedModel(PaddedModel):
         One row (B = 1) may consist of parts of several texts: then `position_ids` [1, S] says where in its text each
         token stands. In several rows positions count from the start of the row, whatever `position_ids` says: rotary
         positions are relative. With `comparison` the result is [R + P], losses of graded tokens and then margins. Of a
-        `CachedPass` logits are [1, W, V], of the wanted tokens only.
+        `CachedPass` logits are [1, W, V], of its `logit_rows_W` only.
         """
         flat = position_ids is not None and len(position_ids) == 1
         self.rotary_pos_emb.positions_T = position_ids[0] if flat else None  # pyright: ignore[reportOptionalSubscript]
@@ -200,7 +200,7 @@ class FusedModel(PaddedModel):
             losses_T = self.output_without_logits(hidden_SBD.flatten(0, 1), labels.t().reshape(-1))
             return losses_T.view(hidden_SBD.shape[:2]).t().contiguous()
         if isinstance(rest["attention_mask"], CachedPass):
-            hidden_states = hidden_states[rest["attention_mask"].wanted_W]
+            hidden_states = hidden_states[rest["attention_mask"].logit_rows_W]
         return super()._postprocess(hidden_states, *arguments, labels=labels, **rest)
 
     def _whole_sequence(self, hidden_states: Tensor) -> Tensor:

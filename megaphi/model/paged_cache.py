@@ -1,12 +1,12 @@
-"""Keys and values of many texts in blocks of equal size, and one forward pass over parts of several of them.
+"""A paged key-value cache: keys and values of many sequences in blocks of one size, and one forward pass over it.
 
-A pass is a flat row of T tokens: one each of the texts that are being continued, longer pieces of prompts that are
-being read. Only attention knows which token belongs to which text: it stores the new keys and values in their slots of
-the cache, then lets every token see the blocks of its own text. Linear layers see [T, 1, D] and nothing else. Megatron
-hands the pass through its layers where an attention mask would be.
+A pass is a flat row of T tokens: first decodes, one token of a sequence each, then prefill chunks of several tokens.
+Only attention knows which token belongs to which sequence: it stores the new keys and values in their rows of the
+cache, then lets every token attend to the blocks of its own sequence. Linear layers see [T, 1, D] and nothing else.
+Megatron hands the pass through its layers where an attention mask would be.
 
-Legend: T tokens of a pass, N blocks, P positions of a block, M blocks of a text, H query heads, G key-value groups,
-K head size, W rows whose logits are wanted.
+Legend: T tokens of a pass, N blocks, P positions of a block, M blocks of a sequence, H query heads, G key-value groups,
+K head size, W rows of logits.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from megaphi.kernels.paged_attention import paged_attention
 
 @dataclass(frozen=True, slots=True)
 class PagedCache:
-    """Keys and values [N, P, G, K] of every layer of this rank, by Megatron's number of the layer."""
+    """Keys and values [N, P, G, K] of every layer of this rank, by Megatron's layer number."""
 
     layers: dict[int, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """Several tokens of one text in a pass."""
+class PrefillChunk:
+    """Several tokens of one sequence in a pass."""
 
     start: int
     end: int
-    """Place in the flat row."""
-    before: int
-    """Tokens of the text that are in the cache already."""
+    """Tokens [start, end) of the flat row."""
+    cached_tokens: int
+    """Tokens of the sequence that are in the cache already."""
     blocks: Tensor
-    """int64 [M]: the text's blocks, as many as hold `before` tokens."""
+    """int64 [M]: the sequence's blocks, as many as hold `cached_tokens`."""
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -46,20 +46,20 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachedPass:
-    """What attention and the output layer must know of one pass."""
+    """What attention and the output layer need to know about one pass."""
 
     cache: PagedCache
-    slots_T: Tensor
-    """int64: block * P + position, where each token's key and value go."""
-    singles: int
-    """So many tokens come first that are alone of their text; the pieces follow."""
+    cache_rows_T: Tensor
+    """int64: block * P + position, where each token's key and value are stored."""
+    decodes: int
+    """Tokens at the front that are alone of their sequence; the prefill chunks follow."""
     tables: Tensor
-    """int32 [singles, M]: blocks of each single token's text, any number where it has fewer."""
+    """int32 [decodes, M]: blocks of each decode's sequence, any number where it has fewer."""
     lengths: Tensor
-    """int32 [singles]: positions that each of them sees, itself included."""
-    pieces: Sequence[Piece]
-    wanted_W: Tensor
-    """int64: tokens after which logits are wanted."""
+    """int32 [decodes]: positions that each of them attends to, itself included."""
+    prefill_chunks: Sequence[PrefillChunk]
+    logit_rows_W: Tensor
+    """int64: tokens of the flat row whose logits are needed."""
 
     def attend(
         self, layer_number: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, attend: Attend
@@ -67,20 +67,22 @@ class CachedPass:
         """query [T, 1, H, K], key and value [T, 1, G, K] -> context [T, 1, H K]."""
         keys_NPGK, values_NPGK = self.cache.layers[layer_number]
         for stored, new in ((keys_NPGK, key), (values_NPGK, value)):
-            stored.view(-1, *stored.shape[2:]).index_copy_(0, self.slots_T, new.squeeze(1))
+            stored.view(-1, *stored.shape[2:]).index_copy_(0, self.cache_rows_T, new.squeeze(1))
         context = []
-        if self.singles:
-            single_THK = query[: self.singles, 0]
-            attended = paged_attention(single_THK, keys_NPGK, values_NPGK, self.tables, self.lengths, scale=scale)
+        if self.decodes:
+            decode_THK = query[: self.decodes, 0]
+            attended = paged_attention(decode_THK, keys_NPGK, values_NPGK, self.tables, self.lengths, scale=scale)
             context.append(attended.flatten(1).unsqueeze(1))
-        for piece in self.pieces:
-            part = slice(piece.start, piece.end)
-            if not piece.before:
-                context.append(attend(query[part], key[part], value[part], None))
+        for chunk in self.prefill_chunks:
+            tokens = slice(chunk.start, chunk.end)
+            if not chunk.cached_tokens:
+                context.append(attend(query[tokens], key[tokens], value[tokens], None))
                 continue
-            earlier = (stored[piece.blocks].flatten(0, 1)[: piece.before, None] for stored in (keys_NPGK, values_NPGK))
-            keys, values = (torch.cat((old, new[part])) for old, new in zip(earlier, (key, value), strict=True))
-            tokens = piece.end - piece.start
-            visible = torch.ones(tokens, len(keys), dtype=torch.bool, device=keys.device).tril(piece.before)
-            context.append(attend(query[part], keys, values, visible))
+            earlier = (
+                stored[chunk.blocks].flatten(0, 1)[: chunk.cached_tokens, None] for stored in (keys_NPGK, values_NPGK)
+            )
+            keys, values = (torch.cat((old, new[tokens])) for old, new in zip(earlier, (key, value), strict=True))
+            count = chunk.end - chunk.start
+            visible = torch.ones(count, len(keys), dtype=torch.bool, device=keys.device).tril(chunk.cached_tokens)
+            context.append(attend(query[tokens], keys, values, visible))
         return torch.cat(context)

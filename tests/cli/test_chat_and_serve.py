@@ -39,7 +39,7 @@ def talk(monkeypatch, capsys):
 
     def run(lines: str, *words: str, context: int = 512) -> tuple[str, str]:
         generator = FakeGenerator(alphabet=ALPHABET, context=context)
-        monkeypatch.setattr(chat, "open_engine", lambda arguments: opened(generator))
+        monkeypatch.setattr(chat, "open_or_follow", lambda arguments: opened(generator))
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode("utf-8", "surrogateescape"))))
         assert main(["chat", "model", *WORDS, *words]) == 0
         assert generator.is_idle
@@ -137,7 +137,7 @@ def test_a_key_file_holds_one_key(tmp_path):
 
 
 def test_the_model_has_its_folders_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(serve, "open_engine", lambda arguments: opened(FakeGenerator()))
+    monkeypatch.setattr(serve, "open_or_follow", lambda arguments: opened(FakeGenerator()))
     monkeypatch.chdir(tmp_path)
     for given, name in ((None, tmp_path.name), ("mine", "mine")):
         made = []
@@ -152,7 +152,7 @@ PROGRAM = """
 from megaphi.cli import main, serve
 from tests.generation.server.fake_generator import FakeGenerator
 from tests.generation.server.served import opened
-serve.open_engine = lambda arguments: opened(FakeGenerator(rows=arguments.batch))
+serve.open_or_follow = lambda arguments: opened(FakeGenerator(slots=arguments.batch))
 raise SystemExit(main(["serve", "some/model", "--port", "0", "--host", "0.0.0.0"]))
 """
 

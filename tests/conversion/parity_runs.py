@@ -20,8 +20,8 @@ def greedy(checkpoint: str, layout: ParallelLayout, prompts: list[list[int]], ma
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.generate import generate
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.sampling import Sampling
 
-    engine = Engine(open_model(open_weights(checkpoint), layout), cache_bytes=64 << 20)
+    engine = InferenceEngine(open_model(open_weights(checkpoint), layout), cache_bytes=64 << 20)
     return [found[0].tokens for found in generate(engine, prompts, Sampling(max_tokens=max_tokens))]

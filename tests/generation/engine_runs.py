@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from megaphi.generation.decoding.generate import Continuation
+from megaphi.generation.decoding.generate import Completion
 from megaphi.generation.decoding.json_constraint import Constraints
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.sampling import Sampling
@@ -44,25 +44,27 @@ def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.generate import generate, score_continuations
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
 
     model = open_model(open_weights(checkpoint), layout)
     prompts = prompts_of(model.architecture.vocabulary)
     found: dict[str, Any] = {}
     for name, rules in RULES.items():
-        engine = Engine(model, rows=4, pass_tokens=24)
+        engine = InferenceEngine(model, slots=4, prefill_tokens=24)
         found[name] = [plain(item) for (item,) in generate(engine, prompts, rules)]
     found["json"] = json_answers(model, prompts[:SHORT])
-    small = Engine(model, rows=6, cache_bytes=7 * 16 * bytes_per_token(model))  # fewer blocks than six texts need
+    small = InferenceEngine(
+        model, slots=6, cache_bytes=7 * 16 * bytes_per_token(model)
+    )  # fewer blocks than six texts need
     found["sampled, small cache"] = [plain(item) for (item,) in generate(small, prompts, SAMPLED)]
-    engine = Engine(model, rows=16)
+    engine = InferenceEngine(model, slots=16)
     several = generate(engine, prompts[5:7], SAMPLED, samples=8)
     found["samples"] = [[plain(item) for item in items] for items in several]
-    found["reused"] = engine.schedule.reused_tokens
+    found["reused"] = engine.scheduler.reused_tokens
     stop = frozenset({found["greedy"][0]["tokens"][5]})
-    found["stopped"] = plain(generate(Engine(model), prompts[:1], GREEDY, stop_tokens=stop)[0][0])
+    found["stopped"] = plain(generate(InferenceEngine(model), prompts[:1], GREEDY, stop_tokens=stop)[0][0])
     texts = [(prompt, prompts[0] + prompts[2] + prompts[3]) for prompt in prompts[:4]]
-    scores = score_continuations(Engine(model, rows=3, pass_tokens=20, scored_rows=5), texts)
+    scores = score_continuations(InferenceEngine(model, slots=3, prefill_tokens=20, scored_tokens=5), texts)
     found["scores"] = [[tuple(score)[:3] for score in item] for item in scores]
     return found
 
@@ -70,11 +72,13 @@ def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
 def json_answers(model: Any, prompts: list[list[int]]) -> list[dict[str, Any]]:
     """Some of them beside texts that may say what they like, in a cache that is too small for all."""
     from megaphi.generation.decoding.generate import complete_everywhere
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.decoding.interface import Request
 
     tokenizer = load_tokenizer(352)
-    engine = Engine(model, rows=6, cache_bytes=7 * 16 * bytes_per_token(model), constraints=Constraints(tokenizer))
+    engine = InferenceEngine(
+        model, slots=6, cache_bytes=7 * 16 * bytes_per_token(model), constraints=Constraints(tokenizer)
+    )
     asked = [
         (f"{kind} {place}", prompt, rules)
         for place, prompt in enumerate(prompts)
@@ -85,7 +89,7 @@ def json_answers(model: Any, prompts: list[list[int]]) -> list[dict[str, Any]]:
         for name, prompt, rules in asked
     ]
     found = complete_everywhere(engine, requests)
-    assert engine.schedule.put_back or model.world.replicas > 1
+    assert engine.scheduler.preemptions or model.world.replicas > 1
     return [plain(found[f"json {place}"]) for place in range(len(prompts))]
 
 
@@ -95,7 +99,7 @@ def bytes_per_token(model: Any) -> int:
     return cache_bytes_per_token(model)
 
 
-def plain(item: Continuation) -> dict[str, Any]:
+def plain(item: Completion) -> dict[str, Any]:
     return {
         "tokens": item.tokens,
         "log_probabilities": item.log_probabilities,
@@ -108,7 +112,7 @@ def without_cache(checkpoint: str) -> dict[str, Any]:
     """The same requests one by one, each step a forward pass over the whole text."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import logits_of, open_model
-    from megaphi.generation.decoding.inference_engine import Given, score
+    from megaphi.generation.decoding.inference_engine import TargetToken, score
     from megaphi.generation.decoding.token_choice import Row, choose
 
     model = open_model(open_weights(checkpoint))
@@ -138,6 +142,6 @@ def without_cache(checkpoint: str) -> dict[str, Any]:
     for prompt in prompts[:4]:
         continuation = prompts[0] + prompts[2] + prompts[3]
         logits_SV = logits_of(model, np.array([prompt + continuation]))[0]
-        scores = score(logits_SV[len(prompt) - 1 : -1], [Given(token) for token in continuation])
+        scores = score(logits_SV[len(prompt) - 1 : -1], [TargetToken(token) for token in continuation])
         found["scores"].append([tuple(item)[:3] for item in scores])
     return found

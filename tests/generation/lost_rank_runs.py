@@ -32,13 +32,13 @@ def _signal_myself(go: Path, how: str) -> None:
 
 
 def _fail_in_a_step(go: Path) -> None:
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
 
-    step = Engine.step
+    step = InferenceEngine.step
 
-    def failing(engine: Engine) -> object:
+    def failing(engine: InferenceEngine) -> object:
         if go.exists():
             raise ZeroDivisionError("its own fault")
         return step(engine)
 
-    Engine.step = failing  # pyright: ignore[reportAttributeAccessIssue]
+    InferenceEngine.step = failing  # pyright: ignore[reportAttributeAccessIssue]

@@ -28,12 +28,12 @@ def sample(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
     """Samples of every prompt; then again with a text of the first answer to stop at."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.local_sampler import LocalSampler
     from megaphi.tokenizer.phi4 import load_tokenizer
 
     ended: list[int] = []
-    engine, tokenizer = Engine(open_model(open_weights(checkpoint), layout), rows=4), load_tokenizer(352)
+    engine, tokenizer = InferenceEngine(open_model(open_weights(checkpoint), layout), slots=4), load_tokenizer(352)
     sampler = LocalSampler(engine, tokenizer, name="tiny", on_end=lambda: ended.append(1))
     found = sampler.sample(PROMPTS, RULES, samples=3)
     stop = found[1][0].text[2:4]

@@ -58,12 +58,14 @@ def greedy(checkpoint: str, layout: ParallelLayout, prompts: list[list[int]]) ->
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.generate import generate
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.sampling import Sampling
 
-    engine = Engine(open_model(open_weights(checkpoint), layout), rows=32, cache_bytes=256 << 20, pass_tokens=512)
+    engine = InferenceEngine(
+        open_model(open_weights(checkpoint), layout), slots=32, cache_bytes=256 << 20, prefill_tokens=512
+    )
     found = generate(engine, prompts, Sampling(max_tokens=TOKENS))
-    assert engine.schedule.reused_tokens > 0
+    assert engine.scheduler.reused_tokens > 0
     return [continuation.tokens for (continuation,) in found]
 
 

@@ -34,11 +34,11 @@ def answers(folder: str, questions: list[str], tokens: int) -> list[tuple[str, t
     from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.local_sampler import LocalSampler
 
     reader = open_weights(folder)
-    sampler = LocalSampler(Engine(open_model(reader), rows=4), text_tokenizer_of(reader), name="own")
+    sampler = LocalSampler(InferenceEngine(open_model(reader), slots=4), text_tokenizer_of(reader), name="own")
     prompts = [Conversation((Message("user", question),)) for question in questions]
     found = sampler.sample(prompts, Sampling(max_tokens=tokens))
     return [(answer.text, answer.tokens) for (answer,) in found]

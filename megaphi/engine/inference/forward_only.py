@@ -1,11 +1,11 @@
-"""A model for reading: weights from a checkpoint, no gradients, no optimizer; logits of whole sequences, or of a pass
-over a cache.
+"""A model for inference: weights from a checkpoint, no gradients, no optimizer; logits of whole sequences, or of a pass
+over a paged cache.
 
-Tensor and pipeline parallel layouts work alike, and replicas are models of their own; sequence parallelism is switched
-off, because sequences here have any length. Whatever kernels the model was trained with, it is read with the fused
-ones: they take whole weights of any origin.
+Tensor and pipeline parallel layouts work alike, and replicas are independent; sequence parallelism is off, because
+sequences here have any length. Whatever kernels the model was trained with, inference uses the fused ones, which take
+whole weights of any origin.
 
-Legend: B batch, S sequence, V vocabulary, T tokens of a pass, W wanted rows, N blocks of P positions, G key-value
+Legend: B batch, S sequence, V vocabulary, T tokens of a pass, W rows of logits, N blocks of P positions, G key-value
 groups, K head size.
 """
 
@@ -46,13 +46,13 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadingModel:
-    """This rank's share of a model that is only read."""
+    """This rank's share of a model without gradients or optimizer."""
 
     architecture: Architecture
     world: World
     module: PaddedModel
     context: int
-    """Longest text that the model is made for, in tokens."""
+    """Longest sequence that the model is made for, in tokens."""
 
 
 @torch.no_grad()
@@ -108,10 +108,10 @@ def check_reading_layout(layout: ParallelLayout, architecture: Architecture) -> 
 def logits_of(model: ReadingModel, tokens_BS: np.ndarray) -> Tensor:
     """`[B, S, V]` next-token logits on the CPU, in fp32, equal on every rank. Collective."""
     device = model.world.device
-    logits_BSV = _run_stages(model, torch.from_numpy(tokens_BS).to(device), None, None)
+    logits_BSV = _run_pipeline(model, torch.from_numpy(tokens_BS).to(device), None, None)
     if logits_BSV is None:
         logits_BSV = torch.empty((*tokens_BS.shape, model.architecture.vocabulary), device=device)
-    return _from_last_stage(logits_BSV).cpu()
+    return _logits_from_last_stage(logits_BSV).cpu()
 
 
 def make_cache(model: ReadingModel, *, blocks: int, block_size: int) -> PagedCache:
@@ -128,7 +128,7 @@ def make_cache(model: ReadingModel, *, blocks: int, block_size: int) -> PagedCac
 
 
 def cache_bytes_per_token(model: ReadingModel) -> int:
-    """What one token takes in this rank's cache."""
+    """Bytes that one token takes in this rank's cache."""
     shape, config = model.architecture, model.module.config
     groups = shape.key_value_groups // model.world.layout.tensor
     return 2 * len(model.module.decoder.layers) * groups * shape.head_size * config.params_dtype.itemsize
@@ -138,15 +138,15 @@ def cache_bytes_per_token(model: ReadingModel) -> int:
 def pass_over_cache(
     model: ReadingModel, tokens_T: Sequence[int], positions_T: Sequence[int], cached: CachedPass
 ) -> Tensor | None:
-    """`[W, V]` logits of the wanted tokens in fp32, on the ranks of the last stage; None on others. Collective."""
+    """`[W, V]` fp32 logits of `logit_rows_W`; None on ranks of other pipeline stages than the last. Collective."""
     device = model.world.device
     tokens_1T = torch.tensor([tokens_T], dtype=torch.int64, device=device)
     positions_1T = torch.tensor([positions_T], dtype=torch.int64, device=device)
-    logits_1WV = _run_stages(model, tokens_1T, positions_1T, cached)
+    logits_1WV = _run_pipeline(model, tokens_1T, positions_1T, cached)
     return None if logits_1WV is None else logits_1WV[0]
 
 
-def _run_stages(
+def _run_pipeline(
     model: ReadingModel, tokens_BS: Tensor, positions_BS: Tensor | None, cached: CachedPass | None
 ) -> Tensor | None:
     """Logits without the vocabulary's padding, on the last stage."""
@@ -171,12 +171,12 @@ def _forward_step(tokens_BS: Tensor, positions_BS: Tensor | None, cached: Cached
 
 
 def _gathered(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:
-    """The whole vocabulary, and what pads it, from this tensor rank's part."""
+    """Gather the padded vocabulary from the tensor ranks' shares."""
     return gather_from_tensor_model_parallel_region(logits_BSV).float()
 
 
-def from_last_stage(model: ReadingModel, value: Any) -> Any:
-    """An object of the last stage's first tensor rank, on every rank of this copy of the model. Collective."""
+def broadcast_from_last_stage(model: ReadingModel, value: Any) -> Any:
+    """Broadcast an object from the last pipeline stage to every rank of this replica. Collective."""
     layout, place = model.world.layout, model.world.place
     if layout.pipeline == 1:
         return value  # equal on all tensor ranks, because their logits are
@@ -187,8 +187,8 @@ def from_last_stage(model: ReadingModel, value: Any) -> Any:
     return shared[0]
 
 
-def from_first_rank(model: ReadingModel, value: Any) -> Any:
-    """An object of the first rank of this copy of the model, on every rank of the copy. Collective."""
+def broadcast_from_first_rank(model: ReadingModel, value: Any) -> Any:
+    """Broadcast an object from the first rank of this replica to all its ranks. Collective."""
     first = model.world.place._replace(tensor=0, pipeline=0)
     shared = [value]
     group: Any = parallel_state.get_model_parallel_group()
@@ -196,15 +196,15 @@ def from_first_rank(model: ReadingModel, value: Any) -> Any:
     return shared[0]
 
 
-def over_replicas(model: ReadingModel, value: Value) -> list[Value]:
-    """What each replica brings, in order, on every rank. Collective."""
+def gather_over_replicas(model: ReadingModel, value: Value) -> list[Value]:
+    """Gather one value per replica, in order, on every rank. Collective."""
     shares: list[Any] = [value] * model.world.replicas
     if len(shares) > 1:
         distributed.all_gather_object(shares, value, group=parallel_state.get_data_parallel_group())
     return shares
 
 
-def _from_last_stage(logits_BSV: Tensor) -> Tensor:
+def _logits_from_last_stage(logits_BSV: Tensor) -> Tensor:
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         group = parallel_state.get_pipeline_model_parallel_group()
         source = parallel_state.get_pipeline_model_parallel_last_rank()

@@ -31,7 +31,7 @@ BEYOND_OPENAI = ("top_k", "min_p", "repetition_penalty")
 
 
 class EndpointSampler:
-    """Fulfils `Sampler` by asking a server."""
+    """Implements `Sampler` by asking a server."""
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class EndpointSampler:
         rules.check()
         if samples < 1:
             raise InputError(f"samples={samples}: must be at least 1")
-        called_off = threading.Event()
+        cancelled = threading.Event()
         with self._open_journal() as journal, ThreadPoolExecutor(self._concurrency) as pool:
-            ask = partial(self._sample_one, rules=rules, samples=samples, journal=journal, called_off=called_off)
+            ask = partial(self._sample_one, rules=rules, samples=samples, journal=journal, cancelled=cancelled)
             futures = [pool.submit(ask, prompt) for prompt in prompts]
             try:
                 return [future.result() for future in futures]
             except BaseException:
-                called_off.set()  # what is not begun, or waits for another attempt, need not fail by itself
+                cancelled.set()  # what is not begun, or waits for another attempt, need not fail by itself
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -98,7 +98,7 @@ class EndpointSampler:
         rules: Sampling,
         samples: int,
         journal: RequestJournal | None,
-        called_off: threading.Event,
+        cancelled: threading.Event,
     ) -> list[Answer]:
         is_chat = isinstance(prompt, Conversation)
         url = f"{self._url}/{'chat/completions' if is_chat else 'completions'}"
@@ -107,7 +107,7 @@ class EndpointSampler:
         known = journal.get(key) if journal is not None else None
         response = known
         if response is None:
-            pause = partial(_pause, called_off)
+            pause = partial(_pause, cancelled)
             response = post_json(url, body, headers=self._headers, patience=self._patience, sleep=pause)
         answers = self._answers(url, response, samples, is_chat=is_chat)
         if journal is not None and known is None:
@@ -210,7 +210,7 @@ def _chat_entries(choice: dict[str, Any]) -> list[_Entry]:
     ]
 
 
-def _pause(called_off: threading.Event, seconds: float) -> None:
-    """Wait, unless nobody wants the answer any more."""
-    if called_off.wait(seconds):
-        raise RunFailed("called off")
+def _pause(cancelled: threading.Event, seconds: float) -> None:
+    """Wait, unless the call is cancelled."""
+    if cancelled.wait(seconds):
+        raise RunFailed("cancelled")

@@ -1,9 +1,9 @@
-"""Which blocks of the cache belong to which text, and which prefixes are in the cache already.
+"""Blocks of the paged cache, reference-counted, and prefix caching.
 
-A block that is full carries a key: a hash over all tokens of its text up to its end. A text whose first tokens have
-keys that are known takes those blocks over instead of computing them: many samples of one prompt, many prompts with one
-beginning, the next turn of a conversation. A block lives as long as somebody holds it; after that it keeps its content,
-and its key, until it is needed for something else, the one that has been free for longest first.
+A full block has a key: a hash over all tokens of its sequence up to its end. A sequence whose prefix has known keys
+shares those blocks instead of computing them: many samples of one prompt, prompts with a common prefix, the next turn
+of a conversation. A block that no sequence holds any more keeps its content and its key until it is reused, the least
+recently freed first.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class BlockPool:
         return len(self._free)
 
     def needed(self, tokens: int) -> int:
-        """Blocks that hold so many tokens."""
+        """The number of blocks that hold so many tokens."""
         return -(-tokens // self.size)
 
     def find(self, keys: Iterable[Key]) -> list[int]:
-        """The blocks of the longest known prefix; nobody holds them for the caller yet."""
+        """The blocks of the longest known prefix; the caller does not hold them yet."""
         found = []
         for key in keys:
             block = self._by_key.get(key)
@@ -47,13 +47,13 @@ class BlockPool:
         return found
 
     def hold(self, blocks: Sequence[int]) -> None:
-        """Share blocks that `find` gave."""
+        """Share blocks that `find` returned."""
         for block in blocks:
             self._holders[block] += 1
             self._free.pop(block, None)
 
     def take(self) -> int:
-        """A block for new content; what it held is forgotten. The caller has made sure that one is free."""
+        """Take a block for new content; its old content is evicted. The caller has made sure that one is free."""
         block, _ = self._free.popitem(last=False)
         key = self._keys[block]
         if key is not None:
@@ -63,21 +63,21 @@ class BlockPool:
         return block
 
     def give_back(self, blocks: Sequence[int]) -> None:
-        """The later blocks of a text become free first, so that beginnings are kept for longest."""
+        """Release blocks, the later ones of a sequence first, so that prefixes are kept longest."""
         for block in reversed(blocks):
             self._holders[block] -= 1
             if not self._holders[block]:
                 self._free[block] = None
 
     def publish(self, block: int, key: Key) -> None:
-        """The block is full, and will be computed before anything that reads it. The first of equals is the known."""
+        """Let `find` find a full block; it is computed before anything reads it. The first of equal blocks is kept."""
         if key not in self._by_key and self._keys[block] is None:
             self._by_key[key] = block
             self._keys[block] = key
 
 
 def block_keys(tokens: Sequence[int], *, size: int, after: Key = b"", start: int = 0) -> Iterator[Key]:
-    """Keys of the full blocks of a text from token `start` (a multiple of `size`) on; `after` is the key before it."""
+    """Keys of a sequence's full blocks from token `start` (a multiple of `size`) on; `after` is the key before it."""
     for first in range(start, len(tokens) - size + 1, size):
         content = np.array(tokens[first : first + size], dtype=np.int64).tobytes()
         after = blake2b(content, key=after, digest_size=16).digest()

@@ -1,16 +1,15 @@
-"""Generators on rank 0 for whoever comes with requests, one for each replica, and the other ranks, which follow.
+"""Drives the inference engines of a job from rank 0, which has a generator for each replica; the other ranks follow.
 
-What reaches rank 0 between two steps of a replica is told to the ranks of that replica before the step, so that their
-schedulers decide the same. The first rank of another replica than rank 0's own hears it over a line of its own (a
-group of two), tells the rest of its replica, and answers with the step's news: replicas never wait for each other. A
-rank that has nothing to do waits for the next word; who speaks to it breaks the silence before the wait times out.
-A rank that dies, stops or is cut off ends the job: the heartbeat tells every rank which one it was.
+What reaches rank 0 between two steps of a replica is sent to the ranks of that replica before the step, as a control
+message, so that their schedulers decide the same. The first rank of every other replica receives it over a link of its
+own (a group of two), broadcasts it within its replica, and returns the step's outputs: replicas never wait for each
+other. An idle rank waits for the next message; keepalives come before that wait times out. A rank that dies, stops or
+is cut off ends the job: the heartbeat tells every rank which one it was.
 """
 
 from __future__ import annotations
 
 import datetime
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,123 +18,102 @@ from typing import Any, TypeVar
 
 import torch.distributed as distributed
 
-from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.engine.inference.forward_only import from_first_rank, open_model
-from megaphi.generation.decoding.inference_engine import Engine
-from megaphi.generation.decoding.interface import Generator, News, Request, Usage
-from megaphi.generation.decoding.json_constraint import Constraints
-from megaphi.parallel.heartbeat import Patience
-from megaphi.parallel.layout import Coordinates, ParallelLayout
-from megaphi.parallel.world import USUAL_PATIENCE
+from megaphi.engine.inference.forward_only import broadcast_from_first_rank
+from megaphi.generation.decoding.inference_engine import InferenceEngine
+from megaphi.generation.decoding.interface import Generator, Request, StepOutput, Usage
+from megaphi.parallel.layout import Coordinates
 
-QUIET_SECONDS = 60.0
+KEEPALIVE_SECONDS = 60.0
 LONGEST_STEP = datetime.timedelta(seconds=600)
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
-    """What is told to other ranks before a step."""
+class _ControlMessage:
+    """What other ranks have to do before the next step, and whether there is one."""
 
-    orders: tuple[Request | str, ...] = ()
+    commands: tuple[Request | str, ...] = ()
     """Requests that were added and names that were cancelled, in order: a name may be used again."""
-    steps: bool = False
-    ends: bool = False
+    runs_step: bool = False
+    is_last: bool = False
 
 
-def open_generators(
-    reader: WeightReader,
-    *,
-    layout: ParallelLayout,
-    rows: int,
-    constraints: Constraints | None = None,
-    patience: Patience = USUAL_PATIENCE,
-) -> list[Generator]:
-    """A model, ready to generate: a generator for each replica. Comes back on rank 0; the other ranks follow, and exit.
+def drive_or_follow(engine: InferenceEngine) -> list[Generator] | None:
+    """Rank 0 gets a generator for every replica; any other rank follows it until it closes them, and gets None.
 
-    Raises:
-        InputError: the model does not fit the layout.
+    Collective. A follower has nothing left to do when this returns.
     """
-    model = open_model(reader, layout, patience=patience)
-    generators = lead_or_follow(Engine(model, rows=rows, constraints=constraints))
-    if not generators:
-        sys.exit(0)
-    return generators
-
-
-def lead_or_follow(engine: Engine) -> list[Generator]:
-    """On rank 0 the generators of all replicas; on other ranks nothing, once rank 0 has let them go. Collective."""
     world = engine.model.world
     world.activity.phase = "serving"
-    lines = [_Line.to_replica(number, engine) for number in range(1, world.replicas)]
+    links = [_ReplicaLink.open(number, engine) for number in range(1, world.replicas)]
     is_first = (world.place.tensor, world.place.pipeline) == (0, 0)
     if not is_first:
         follow(engine)
-        return []
-    own: Engine | Leader = Leader(engine) if world.layout.model_ranks > 1 else engine
+        return None
+    own: InferenceEngine | ReplicaDriver = ReplicaDriver(engine) if world.layout.model_ranks > 1 else engine
     if world.is_main:
-        return [own, *(DistantReplica(engine, line) for line in lines)]
+        return [own, *(RemoteReplica(engine, link) for link in links)]
     try:
-        serve_line(own, lines[world.replica - 1])
+        serve_remotely(own, links[world.replica - 1])
     finally:
-        if isinstance(own, Leader):
+        if isinstance(own, ReplicaDriver):
             own.close()
-    return []
+    return None
 
 
-class _Voice:
-    """Says words one at a time, one every minute if there is nothing to say, and a last one."""
+class _MessageSender:
+    """Sends control messages one at a time, a keepalive every minute when idle, and a last one."""
 
-    def __init__(self, tell: Callable[[_Word], object]) -> None:
-        self._tell = tell
-        self._speaking = threading.Lock()
+    def __init__(self, transmit: Callable[[_ControlMessage], object]) -> None:
+        self._transmit = transmit
+        self._sending = threading.Lock()
         self._closed = threading.Event()
-        self._keeper = threading.Thread(target=self._break_silence, name="leader", daemon=True)
-        self._keeper.start()
+        self._keepalive = threading.Thread(target=self._keep_alive, name="keepalive", daemon=True)
+        self._keepalive.start()
         # Before the interpreter joins its threads, and long before torch leaves the job.
         threading._register_atexit(self.close)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def say(self, word: _Word, then: Callable[[], Value]) -> Value:
-        """Nothing else is said before `then` is done."""
-        with self._speaking:
-            self._tell(word)
+    def send(self, message: _ControlMessage, then: Callable[[], Value]) -> Value:
+        """Send, and return what `then` returns; nothing else is sent before it is done."""
+        with self._sending:
+            self._transmit(message)
             return then()
 
     def close(self) -> None:
-        """The last word; safe to say twice."""
-        with self._speaking:
+        """Send the last message; may be called twice."""
+        with self._sending:
             if not self._closed.is_set():
                 self._closed.set()
-                with suppress(RuntimeError):  # those who would hear it are gone
-                    self._tell(_Word(ends=True))
+                with suppress(RuntimeError):  # the receivers are gone
+                    self._transmit(_ControlMessage(is_last=True))
 
-    def _break_silence(self) -> None:
-        while not self._closed.wait(QUIET_SECONDS):
-            with self._speaking:
+    def _keep_alive(self) -> None:
+        while not self._closed.wait(KEEPALIVE_SECONDS):
+            with self._sending:
                 if not self._closed.is_set():
-                    self._tell(_Word())
+                    self._transmit(_ControlMessage())
 
 
-class Leader:
-    """The engine of a replica's first rank; every call that changes it reaches the replica's other ranks."""
+class ReplicaDriver:
+    """The engine of a replica's first rank; every call that changes it is repeated on the replica's other ranks."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: InferenceEngine) -> None:
         self.context, self.vocabulary = engine.context, engine.vocabulary
         self._engine = engine
-        self._orders: list[Request | str] = []
-        self._voice = _Voice(lambda word: from_first_rank(engine.model, word))
+        self._commands: list[Request | str] = []
+        self._sender = _MessageSender(lambda message: broadcast_from_first_rank(engine.model, message))
 
     def add(self, request: Request) -> None:
         self._engine.add(request)
-        self._orders.append(request)
+        self._commands.append(request)
 
     def cancel(self, name: str) -> None:
         self._engine.cancel(name)
-        self._orders.append(name)
+        self._commands.append(name)
 
-    def step(self) -> list[News]:
-        orders, self._orders = self._orders, []
-        return self._voice.say(_Word(tuple(orders), steps=True), self._engine.step)
+    def step(self) -> list[StepOutput]:
+        commands, self._commands = self._commands, []
+        return self._sender.send(_ControlMessage(tuple(commands), runs_step=True), self._engine.step)
 
     @property
     def usage(self) -> Usage:
@@ -146,36 +124,36 @@ class Leader:
         return self._engine.is_idle
 
     def close(self) -> None:
-        self._voice.close()
+        self._sender.close()
 
 
-def follow(engine: Engine) -> None:
-    """Do what the replica's first rank does until it ends."""
-    while not (word := from_first_rank(engine.model, None)).ends:
-        _obey(engine, word)
-        if word.steps:
+def follow(engine: InferenceEngine) -> None:
+    """On a replica's other ranks: repeat what its first rank does, until its last message."""
+    while not (message := broadcast_from_first_rank(engine.model, None)).is_last:
+        _run_commands(engine, message)
+        if message.runs_step:
             engine.step()
 
 
-def _obey(generator: Generator, word: _Word) -> None:
-    for order in word.orders:
-        if isinstance(order, Request):
-            generator.add(order)
+def _run_commands(generator: Generator, message: _ControlMessage) -> None:
+    for command in message.commands:
+        if isinstance(command, Request):
+            generator.add(command)
         else:
-            generator.cancel(order)
+            generator.cancel(command)
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """Rank 0 and the first rank of another replica."""
+class _ReplicaLink:
+    """A connection between rank 0 and the first rank of another replica."""
 
     group: Any
     rank: int
 
     @classmethod
-    def to_replica(cls, number: int, engine: Engine) -> _Line:
+    def open(cls, replica: int, engine: InferenceEngine) -> _ReplicaLink:
         """Collective over all ranks."""
-        rank = engine.model.world.layout.rank_of(Coordinates(0, 0, number, 0))
+        rank = engine.model.world.layout.rank_of(Coordinates(0, 0, replica, 0))
         return cls(distributed.new_group([0, rank], backend="gloo", timeout=LONGEST_STEP), rank)
 
     def send(self, message: Any, *, to: int) -> None:
@@ -187,47 +165,47 @@ class _Line:
         return received[0]
 
 
-class DistantReplica:
-    """Another replica than rank 0's own, as its generator on rank 0. What can never run is known without asking it."""
+class RemoteReplica:
+    """The generator on rank 0 of another replica than its own. It refuses what can never run without asking it."""
 
-    def __init__(self, engine: Engine, line: _Line) -> None:
-        """`engine`: of rank 0, whose bounds are those of every replica."""
+    def __init__(self, engine: InferenceEngine, link: _ReplicaLink) -> None:
+        """`engine`: that of rank 0, whose limits are those of every replica."""
         self.context, self.vocabulary = engine.context, engine.vocabulary
         self.usage = Usage()
         self._check = engine.check
-        self._line = line
-        self._orders: list[Request | str] = []
+        self._link = link
+        self._commands: list[Request | str] = []
         self._open: set[str] = set()
-        self._voice = _Voice(lambda word: line.send(word, to=line.rank))
+        self._sender = _MessageSender(lambda message: link.send(message, to=link.rank))
 
     def add(self, request: Request) -> None:
         self._check(request)
         self._open.add(request.name)
-        self._orders.append(request)
+        self._commands.append(request)
 
     def cancel(self, name: str) -> None:
         if name in self._open:
-            self._orders.append(name)
+            self._commands.append(name)
 
-    def step(self) -> list[News]:
-        orders, self._orders = self._orders, []
-        hear = lambda: self._line.receive(source=self._line.rank)  # noqa: E731
-        news, self.usage = self._voice.say(_Word(tuple(orders), steps=True), hear)
-        self._open -= {item.name for item in news if item.finish is not None}
-        return news
+    def step(self) -> list[StepOutput]:
+        commands, self._commands = self._commands, []
+        receive = lambda: self._link.receive(source=self._link.rank)  # noqa: E731
+        outputs, self.usage = self._sender.send(_ControlMessage(tuple(commands), runs_step=True), receive)
+        self._open -= {output.name for output in outputs if output.finish is not None}
+        return outputs
 
     @property
     def is_idle(self) -> bool:
         return not self._open
 
     def close(self) -> None:
-        self._voice.close()
+        self._sender.close()
 
 
-def serve_line(generator: Generator, line: _Line) -> None:
-    """On a replica's first rank: do what rank 0 says until it ends, and answer each step with its news."""
-    while not (word := line.receive(source=0)).ends:
-        _obey(generator, word)
-        if word.steps:
-            news = generator.step()
-            line.send((news, generator.usage), to=0)
+def serve_remotely(generator: Generator, link: _ReplicaLink) -> None:
+    """On the first rank of another replica than rank 0's: run its commands, return the outputs of each step."""
+    while not (message := link.receive(source=0)).is_last:
+        _run_commands(generator, message)
+        if message.runs_step:
+            outputs = generator.step()
+            link.send((outputs, generator.usage), to=0)

@@ -1,6 +1,6 @@
-"""Many requests at once, to their ends: new tokens, or scores of given ones. Collective; equal on every rank.
+"""Offline generation: runs many requests to their ends, for new tokens or for scores. Collective; equal on every rank.
 
-Replicas share the requests: each answers every n-th, and all learn all answers. Nothing depends on who answers what.
+Replicas share the requests: each takes every n-th, and all get all results. No result depends on who computed it.
 """
 
 from __future__ import annotations
@@ -8,46 +8,46 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from megaphi.engine.inference.forward_only import over_replicas
-from megaphi.generation.decoding.inference_engine import Engine
-from megaphi.generation.decoding.interface import Generator, News, Request, Score
+from megaphi.engine.inference.forward_only import gather_over_replicas
+from megaphi.generation.decoding.inference_engine import InferenceEngine
+from megaphi.generation.decoding.interface import Generator, Request, Score, StepOutput
 from megaphi.sampling import Finish, Sampling
 
 
 @dataclass(slots=True)
-class Continuation:
-    """What came of one request."""
+class Completion:
+    """The result of one request."""
 
     tokens: list[int] = field(default_factory=list)
-    """Without a stop token."""
+    """Without the stop token."""
     log_probabilities: list[float] = field(default_factory=list)
     """Under the model itself: temperature 1, no token left out."""
     alternatives: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     finish: Finish = "length"
     scores: tuple[Score, ...] = ()
 
-    def add(self, news: News) -> None:
-        if news.token is not None:
-            self.tokens.append(news.token)
-            self.log_probabilities.append(news.log_probability)
-            self.alternatives.append(news.alternatives)
-        if news.finish is not None:
-            self.finish, self.scores = news.finish, news.scores
+    def add(self, output: StepOutput) -> None:
+        if output.token is not None:
+            self.tokens.append(output.token)
+            self.log_probabilities.append(output.log_probability)
+            self.alternatives.append(output.alternatives)
+        if output.finish is not None:
+            self.finish, self.scores = output.finish, output.scores
 
 
 def generate(
-    engine: Engine,
+    engine: InferenceEngine,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
     samples: int = 1,
     stop_tokens: frozenset[int] = frozenset(),
     on_end: Callable[[], object] = lambda: None,
-) -> list[list[Continuation]]:
-    """`samples` continuations of every prompt.
+) -> list[list[Completion]]:
+    """`samples` completions of every prompt.
 
     Args:
-        on_end: called after each continuation that this replica makes, for a progress bar.
+        on_end: called after each completion that this replica makes, for a progress bar.
     """
     requests = [
         Request(
@@ -65,9 +65,9 @@ def generate(
 
 
 def score_continuations(
-    engine: Engine, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+    engine: InferenceEngine, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> list[tuple[Score, ...]]:
-    """Scores of the tokens of every (prompt, continuation); beginnings that texts share are computed once."""
+    """Scores of the tokens of every (prompt, continuation); shared prefixes are computed once."""
     requests = [
         Request(name=str(number), prompt=(*prompt, *continuation), scored=len(continuation))
         for number, (prompt, continuation) in enumerate(texts)
@@ -77,24 +77,24 @@ def score_continuations(
 
 
 def complete_everywhere(
-    engine: Engine, requests: Sequence[Request], *, on_end: Callable[[], object] = lambda: None
-) -> dict[str, Continuation]:
+    engine: InferenceEngine, requests: Sequence[Request], *, on_end: Callable[[], object] = lambda: None
+) -> dict[str, Completion]:
     """`complete` by all replicas together, each for its share of the requests."""
     world = engine.model.world
     found = complete(engine, requests[world.replica :: world.replicas], on_end=on_end)
-    return {name: answer for share in over_replicas(engine.model, found) for name, answer in share.items()}
+    return {name: answer for share in gather_over_replicas(engine.model, found) for name, answer in share.items()}
 
 
 def complete(
     generator: Generator, requests: Sequence[Request], *, on_end: Callable[[], object] = lambda: None
-) -> dict[str, Continuation]:
-    """Step until every request has ended; returns what came of each by name."""
-    found: Mapping[str, Continuation] = {request.name: Continuation() for request in requests}
+) -> dict[str, Completion]:
+    """Step until every request has ended; returns the results by name."""
+    found: Mapping[str, Completion] = {request.name: Completion() for request in requests}
     for request in requests:
         generator.add(request)
     while not generator.is_idle:
-        for news in generator.step():
-            found[news.name].add(news)
-            if news.finish is not None:
+        for output in generator.step():
+            found[output.name].add(output)
+            if output.finish is not None:
                 on_end()
     return dict(found)

@@ -1,9 +1,10 @@
-"""The engine of generation: one loop over Megatron's model with a cache of keys and values.
+"""The inference engine: continuous batching over Megatron's model with a paged key-value cache.
 
-Each step is a pass over parts of many texts (schedule.py), then a choice of each one's next token (sampling.py) on the
-last pipeline stage, which tells the others. All ranks of one copy of the model call `step` together and know the same.
+Each step is a pass over chunks of many sequences (`scheduler.py`), then the choice of each one's next token
+(`token_choice.py`) on the last pipeline stage, which broadcasts it. All ranks of a replica call `step` together and
+hold the same state.
 
-Legend: T tokens of a pass, W wanted rows, V vocabulary, M blocks of a text.
+Legend: T tokens of a pass, W rows of logits, V vocabulary, M blocks of a sequence.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from torch import Tensor
 
 from megaphi.engine.inference.forward_only import (
     ReadingModel,
+    broadcast_from_last_stage,
     cache_bytes_per_token,
-    from_last_stage,
     make_cache,
     pass_over_cache,
 )
 from megaphi.errors import InputError
 from megaphi.generation.decoding.cache_blocks import BlockPool
-from megaphi.generation.decoding.interface import News, Request, Score, Usage
+from megaphi.generation.decoding.interface import Request, Score, StepOutput, Usage
 from megaphi.generation.decoding.json_constraint import Constraint, Constraints
-from megaphi.generation.decoding.scheduler import Part, Schedule, Text
+from megaphi.generation.decoding.scheduler import ScheduledChunk, Scheduler, SequenceState
 from megaphi.generation.decoding.token_choice import NO_TOKEN, Choice, Row, choose
-from megaphi.model.paged_cache import CachedPass, Piece
+from megaphi.model.paged_cache import CachedPass, PrefillChunk
 from megaphi.sampling import Sampling
 
 BLOCK_SIZE = 16
@@ -36,56 +37,56 @@ CACHE_BYTES = 2 << 30
 """Default size of the cache on each rank."""
 
 
-class Engine:
-    """Continues and scores many texts at once; fulfils `Generator`.
+class InferenceEngine:
+    """Continues and scores many sequences at once; implements `Generator`.
 
     Args:
-        rows: texts that run at once; others wait.
-        cache_bytes: memory for keys and values on this rank; never more than `rows` whole contexts.
-        pass_tokens: prompt tokens computed in one pass, so that a long prompt does not stop the others for long.
-        scored_rows: tokens scored in one pass: each costs the logits of a whole vocabulary.
-        constraints: for answers that are JSON of a schema, which needs a tokenizer; None refuses them.
+        slots: sequences that run at once; others wait.
+        cache_bytes: memory for keys and values on this rank; never more than `slots` whole contexts.
+        prefill_tokens: prompt tokens computed in one pass, so that a long prompt does not delay the others for long.
+        scored_tokens: tokens scored in one pass; each needs the logits of the whole vocabulary.
+        constraints: for answers that are JSON of a schema; None refuses requests for those.
     """
 
     def __init__(
         self,
         model: ReadingModel,
         *,
-        rows: int = 32,
+        slots: int = 32,
         cache_bytes: int = CACHE_BYTES,
-        pass_tokens: int = 2_048,
-        scored_rows: int = 256,
+        prefill_tokens: int = 2_048,
+        scored_tokens: int = 256,
         constraints: Constraints | None = None,
     ) -> None:
-        if rows < 1:
-            raise InputError(f"a batch of {rows} texts: must be at least 1")
+        if slots < 1:
+            raise InputError(f"a batch of {slots} sequences: must be at least 1")
         self.model = model
         self.context, self.vocabulary = model.context, model.architecture.vocabulary
-        whole = rows * -(-self.context // BLOCK_SIZE)
+        whole = slots * -(-self.context // BLOCK_SIZE)
         blocks = min(whole, cache_bytes // (BLOCK_SIZE * cache_bytes_per_token(model)))
         if blocks < 2:
             raise InputError(f"a cache of {cache_bytes:,} bytes does not hold {2 * BLOCK_SIZE} tokens: give it more")
-        self.schedule = Schedule(
-            BlockPool(blocks, size=BLOCK_SIZE), rows=rows, pass_tokens=pass_tokens, scored_rows=scored_rows
+        self.scheduler = Scheduler(
+            BlockPool(blocks, size=BLOCK_SIZE), slots=slots, prefill_tokens=prefill_tokens, scored_tokens=scored_tokens
         )
         self.cache = make_cache(model, blocks=blocks, block_size=BLOCK_SIZE)
         self.computed_tokens = 0
         self._constraints = constraints
-        self._cancelled: list[News] = []
+        self._cancelled: list[StepOutput] = []
         self._names: set[str] = set()
 
     @property
     def is_idle(self) -> bool:
-        return not (self.schedule.running or self.schedule.waiting or self._cancelled)
+        return not (self.scheduler.running or self.scheduler.waiting or self._cancelled)
 
     @property
     def usage(self) -> Usage:
-        pool = self.schedule.pool
+        pool = self.scheduler.pool
         return Usage(
             cache_blocks=pool.count,
             cache_blocks_used=pool.count - pool.free,
-            reused_tokens=self.schedule.reused_tokens,
-            preemptions=self.schedule.put_back,
+            reused_tokens=self.scheduler.reused_tokens,
+            preemptions=self.scheduler.preemptions,
         )
 
     def add(self, request: Request) -> None:
@@ -94,24 +95,24 @@ class Engine:
             raise InputError(f"a request with the name {request.name!r} is running already")
         self.check(request)
         self._names.add(request.name)
-        self.schedule.add(request)
+        self.scheduler.add(request)
 
     def cancel(self, name: str) -> None:
-        """Drop a request; unknown names are passed over."""
-        if self.schedule.remove(name) is not None:
-            self._cancelled.append(News(name, finish="cancelled"))
+        """Drop a request; unknown names are ignored."""
+        if self.scheduler.remove(name) is not None:
+            self._cancelled.append(StepOutput(name, finish="cancelled"))
 
-    def step(self) -> list[News]:
-        """Advance every running request by at most one token. Collective over this copy of the model."""
-        news, self._cancelled = self._cancelled, []
-        parts = self.schedule.next_pass()
-        if parts:
-            wanted = [part for part in parts if part.wanted]
-            choice, scores = from_last_stage(self.model, self._compute(parts, wanted))
-            news += self._take_over(wanted, choice, scores)
-            self.computed_tokens += sum(part.end - part.start for part in parts)
-        self._names -= {item.name for item in news if item.finish is not None}
-        return news
+    def step(self) -> list[StepOutput]:
+        """Advance every running request by at most one token. Collective over the ranks of this replica."""
+        outputs, self._cancelled = self._cancelled, []
+        chunks = self.scheduler.next_pass()
+        if chunks:
+            sampled = [chunk for chunk in chunks if chunk.logit_positions]
+            choice, scores = broadcast_from_last_stage(self.model, self._compute(chunks, sampled))
+            outputs += self._apply(sampled, choice, scores)
+            self.computed_tokens += sum(chunk.end - chunk.start for chunk in chunks)
+        self._names -= {item.name for item in outputs if item.finish is not None}
+        return outputs
 
     def check(self, request: Request) -> None:
         """Raises InputError for a request that can never run."""
@@ -131,7 +132,7 @@ class Engine:
                 f"{len(prompt)} tokens of prompt and {added} to add exceed the model's context of {self.context}: "
                 "shorten one of them"
             )
-        pool = self.schedule.pool
+        pool = self.scheduler.pool
         if pool.needed(len(prompt) + added) > pool.count:
             raise InputError(
                 f"{len(prompt)} tokens of prompt and {added} to add do not fit into a cache of "
@@ -151,103 +152,115 @@ class Engine:
             raise InputError("json_schema needs an engine that was opened with `constraints`, for a tokenizer")
         return self._constraints.open(schema)
 
-    def _compute(self, parts: list[Part], wanted: list[Part]) -> tuple[Choice, list[Score]] | None:
-        """What the last stage finds out: a token for each text that is to go on, a score for each scored token."""
-        tokens_T = [token for part in parts for token in part.text.tokens[part.start : part.end]]
-        positions_T = [place for part in parts for place in range(part.start, part.end)]
-        logits_WV = pass_over_cache(self.model, tokens_T, positions_T, self._layout_of(parts))
+    def _compute(
+        self, chunks: list[ScheduledChunk], sampled: list[ScheduledChunk]
+    ) -> tuple[Choice, list[Score]] | None:
+        """On the last stage: a token for each sequence that is continued, and the scores of target tokens."""
+        tokens_T = [token for chunk in chunks for token in chunk.sequence.tokens[chunk.start : chunk.end]]
+        positions_T = [position for chunk in chunks for position in range(chunk.start, chunk.end)]
+        logits_WV = pass_over_cache(self.model, tokens_T, positions_T, self._prepare_pass(chunks))
         if logits_WV is None:
             return None
-        rows = [row for part in wanted for row in self._rows_of(part)]
-        continued = [place for place, row in enumerate(rows) if isinstance(row, Row)]
-        scored = [place for place, row in enumerate(rows) if isinstance(row, Given)]
-        scores = score(logits_WV[scored], [row for row in rows if isinstance(row, Given)]) if scored else []
+        rows = [row for chunk in sampled for row in self._rows_of(chunk)]
+        continued = [number for number, row in enumerate(rows) if isinstance(row, Row)]
+        scored = [number for number, row in enumerate(rows) if isinstance(row, TargetToken)]
+        scores = score(logits_WV[scored], [row for row in rows if isinstance(row, TargetToken)]) if scored else []
         chosen_WV = logits_WV if not scored else logits_WV[continued]
         return choose(chosen_WV, [row for row in rows if isinstance(row, Row)]), scores
 
-    def _rows_of(self, part: Part) -> list[Row | Given]:
-        """For each wanted place: how to choose the next token, or the token that is to be scored."""
-        text, rules = part.text, part.text.request.sampling
-        if text.request.scored:
-            return [Given(text.tokens[place + 1], rules.alternatives) for place in part.wanted]
-        if rules.json_schema is not None and text.constraint is None:
-            text.constraint = self._open_constraint(rules.json_schema)
-        allowed = text.constraint.allowed(text.answer, vocabulary=self.vocabulary) if text.constraint else None
-        return [Row(rules, text.request.sample, text.request.prompt, text.answer, allowed)]
+    def _rows_of(self, chunk: ScheduledChunk) -> list[Row | TargetToken]:
+        """For each row of logits of a chunk: how to choose the next token, or the target token to score."""
+        sequence, rules = chunk.sequence, chunk.sequence.request.sampling
+        if sequence.request.scored:
+            return [
+                TargetToken(sequence.tokens[position + 1], rules.alternatives) for position in chunk.logit_positions
+            ]
+        if rules.json_schema is not None and sequence.constraint is None:
+            sequence.constraint = self._open_constraint(rules.json_schema)
+        allowed = (
+            sequence.constraint.allowed(sequence.answer, vocabulary=self.vocabulary) if sequence.constraint else None
+        )
+        return [Row(rules, sequence.request.sample, sequence.request.prompt, sequence.answer, allowed)]
 
-    def _layout_of(self, parts: list[Part]) -> CachedPass:
-        """Where the tokens of a pass are, and what they see."""
-        device, size = self.model.world.device, self.schedule.pool.size
-        singles = [part for part in parts if part.end - part.start == 1]
-        tables = np.zeros((len(singles), max((len(part.text.blocks) for part in singles), default=0)), dtype=np.int32)
-        for row, part in zip(tables, singles, strict=True):
-            row[: len(part.text.blocks)] = part.text.blocks
-        slots, wanted, pieces, at = [], [], [], 0
-        for part in parts:
-            blocks, places = part.text.blocks, range(part.start, part.end)
-            slots += [blocks[place // size] * size + place % size for place in places]
-            wanted += [at + place - part.start for place in part.wanted]
-            if len(places) > 1:
-                before = torch.tensor(blocks[: self.schedule.pool.needed(part.start)], dtype=torch.int64, device=device)
-                pieces.append(Piece(start=at, end=at + len(places), before=part.start, blocks=before))
-            at += len(places)
+    def _prepare_pass(self, chunks: list[ScheduledChunk]) -> CachedPass:
+        """Where the tokens of a pass go in the cache, and what each of them attends to."""
+        device, size = self.model.world.device, self.scheduler.pool.size
+        decodes = [chunk for chunk in chunks if chunk.end - chunk.start == 1]
+        tables = np.zeros(
+            (len(decodes), max((len(chunk.sequence.blocks) for chunk in decodes), default=0)), dtype=np.int32
+        )
+        for row, chunk in zip(tables, decodes, strict=True):
+            row[: len(chunk.sequence.blocks)] = chunk.sequence.blocks
+        cache_rows, logit_rows, prefill, offset = [], [], [], 0
+        for chunk in chunks:
+            blocks, positions = chunk.sequence.blocks, range(chunk.start, chunk.end)
+            cache_rows += [blocks[position // size] * size + position % size for position in positions]
+            logit_rows += [offset + position - chunk.start for position in chunk.logit_positions]
+            if len(positions) > 1:
+                cached = torch.tensor(
+                    blocks[: self.scheduler.pool.needed(chunk.start)], dtype=torch.int64, device=device
+                )
+                prefill.append(
+                    PrefillChunk(start=offset, end=offset + len(positions), cached_tokens=chunk.start, blocks=cached)
+                )
+            offset += len(positions)
         return CachedPass(
             cache=self.cache,
-            slots_T=torch.tensor(slots, device=device),
-            singles=len(singles),
+            cache_rows_T=torch.tensor(cache_rows, device=device),
+            decodes=len(decodes),
             tables=torch.from_numpy(tables).to(device),
-            lengths=torch.tensor([part.end for part in singles], dtype=torch.int32, device=device),
-            pieces=pieces,
-            wanted_W=torch.tensor(wanted, dtype=torch.int64, device=device),
+            lengths=torch.tensor([chunk.end for chunk in decodes], dtype=torch.int32, device=device),
+            prefill_chunks=prefill,
+            logit_rows_W=torch.tensor(logit_rows, dtype=torch.int64, device=device),
         )
 
-    def _take_over(self, wanted: list[Part], choice: Choice, scores: list[Score]) -> list[News]:
-        news = []
+    def _apply(self, sampled: list[ScheduledChunk], choice: Choice, scores: list[Score]) -> list[StepOutput]:
+        outputs = []
         chosen = iter(zip(choice.tokens, choice.log_probabilities, choice.alternatives, strict=True))
         ready = iter(scores)
-        for part in wanted:
-            text = part.text
-            if not text.request.scored:
-                news.append(self._continue(text, *next(chosen)))
+        for chunk in sampled:
+            sequence = chunk.sequence
+            if not sequence.request.scored:
+                outputs.append(self._continue(sequence, *next(chosen)))
                 continue
-            text.scores += [next(ready) for _ in part.wanted]
-            if len(text.scores) == text.request.scored:
-                self.schedule.finish(text)
-                news.append(News(text.request.name, finish="length", scores=tuple(text.scores)))
-        return news
+            sequence.scores += [next(ready) for _ in chunk.logit_positions]
+            if len(sequence.scores) == sequence.request.scored:
+                self.scheduler.finish(sequence)
+                outputs.append(StepOutput(sequence.request.name, finish="length", scores=tuple(sequence.scores)))
+        return outputs
 
     def _continue(
-        self, text: Text, token: int, log_probability: float, alternatives: tuple[tuple[int, float], ...]
-    ) -> News:
-        request = text.request
-        if token == NO_TOKEN:  # the answer cannot go on as it must, and is not whole either
-            self.schedule.finish(text)
-            return News(request.name, finish="length")
+        self, sequence: SequenceState, token: int, log_probability: float, alternatives: tuple[tuple[int, float], ...]
+    ) -> StepOutput:
+        request = sequence.request
+        if token == NO_TOKEN:  # the grammar allows no token, and the answer is not complete
+            self.scheduler.finish(sequence)
+            return StepOutput(request.name, finish="length")
         if token in request.stop_tokens:
-            self.schedule.finish(text)
-            return News(request.name, None, log_probability, alternatives, finish="stop", stop_token=token)
-        self.schedule.append(text, token)
-        is_last = len(text.tokens) - len(request.prompt) == request.sampling.max_tokens
+            self.scheduler.finish(sequence)
+            return StepOutput(request.name, None, log_probability, alternatives, finish="stop", stop_token=token)
+        self.scheduler.append(sequence, token)
+        is_last = len(sequence.tokens) - len(request.prompt) == request.sampling.max_tokens
         if is_last:
-            self.schedule.finish(text)
-        return News(request.name, token, log_probability, alternatives, finish="length" if is_last else None)
+            self.scheduler.finish(sequence)
+        return StepOutput(request.name, token, log_probability, alternatives, finish="length" if is_last else None)
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """A token that is to be scored, and how many of the likeliest are to be told beside it."""
+class TargetToken:
+    """A token to score, and how many of the top tokens to report beside it."""
 
     token: int
     alternatives: int = 0
 
 
-def score(logits_WV: Tensor, given: Sequence[Given]) -> list[Score]:
-    """What the model thinks of each given token."""
+def score(logits_WV: Tensor, targets: Sequence[TargetToken]) -> list[Score]:
+    """The score of each target token under the model."""
     log_probability_WV = logits_WV.log_softmax(-1)
-    given_W1 = torch.tensor([one.token for one in given], device=logits_WV.device)[:, None]
+    target_W1 = torch.tensor([target.token for target in targets], device=logits_WV.device)[:, None]
     entropy_W = -(log_probability_WV.exp() * log_probability_WV).nansum(-1)
-    columns = (log_probability_WV.gather(1, given_W1).squeeze(1), log_probability_WV.argmax(-1), entropy_W)
-    best = log_probability_WV.topk(max(one.alternatives for one in given))
-    listed = zip(best.indices.tolist(), best.values.tolist(), given, strict=True)
-    alternatives = [tuple(zip(tokens, values, strict=True))[: one.alternatives] for tokens, values, one in listed]
+    columns = (log_probability_WV.gather(1, target_W1).squeeze(1), log_probability_WV.argmax(-1), entropy_W)
+    best = log_probability_WV.topk(max(target.alternatives for target in targets))
+    listed = zip(best.indices.tolist(), best.values.tolist(), targets, strict=True)
+    alternatives = [tuple(zip(tokens, values, strict=True))[: target.alternatives] for tokens, values, target in listed]
     return [Score(*values) for values in zip(*(column.tolist() for column in columns), alternatives, strict=True)]

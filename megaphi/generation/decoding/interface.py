@@ -1,7 +1,7 @@
-"""What the generation engine takes and gives: requests in token ids, and a step's news about each of them.
+"""The interface of generation: requests in token ids, the outputs of a step, and the `Generator` that makes them.
 
-A request asks for new tokens, or for the scores of its own last tokens (teacher forcing). The engine knows neither text
-nor conversations; `local.py` and `server.py` do.
+A request asks for new tokens, or for the scores of its own last tokens (teacher forcing). A generator knows neither
+text nor conversations; `local_sampler.py` and `server/` do.
 """
 
 from __future__ import annotations
@@ -15,35 +15,36 @@ from megaphi.sampling import Finish, Sampling
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One text to continue, or to score."""
+    """One sequence to continue, or to score."""
 
     name: str
-    """Unique among the requests that are in the engine."""
+    """Unique among the requests that a generator has open."""
     prompt: tuple[int, ...]
     """Token ids, at least one."""
     sampling: Sampling = field(default_factory=Sampling)
     sample: int = 0
-    """Number of this sample among those of one prompt: part of the key of its draws."""
+    """Number of this sample among those of one prompt; its draws depend on it."""
     stop_tokens: frozenset[int] = frozenset()
-    """Ids that end the answer and are not part of it. Stop texts are the caller's business: it cancels."""
+    """Ids that end the answer and are not part of it. Stop texts are the caller's business, who cancels."""
     scored: int = 0
-    """Score so many of the prompt's last tokens, and add none."""
+    """Score this many of the prompt's last tokens, and generate none."""
 
 
 class Score(NamedTuple):
-    """What the model thinks of one given token, and of its place."""
+    """The model's prediction at one target token."""
 
     log_probability: float
-    likeliest: int
+    top_token: int
+    """The most probable token there."""
     entropy: float
-    """Of the whole distribution at this place, in nats."""
+    """Of the whole distribution there, in nats."""
     alternatives: tuple[tuple[int, float], ...] = ()
-    """As many of the likeliest as `sampling.alternatives` asks for, with their log-probabilities."""
+    """The top tokens, as many as `sampling.alternatives` asks for, with their log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """What a step did for one request: a token, its end, or both."""
+class StepOutput:
+    """What a step made for one request: a token, its end, or both."""
 
     name: str
     token: int | None = None
@@ -51,30 +52,30 @@ class News:
     """Of `token`, or of `stop_token`, under the model itself (temperature 1, no token left out)."""
     alternatives: tuple[tuple[int, float], ...] = ()
     finish: Finish | None = None
-    """Set in the last news of a request. With "stop", `token` is None: the stop token is not part of the answer."""
+    """Set in the last output of a request. With "stop", `token` is None: the stop token is not part of the answer."""
     stop_token: int | None = None
-    """What ended the answer, where a token did."""
+    """The token that ended the answer, where one did."""
     scores: tuple[Score, ...] = ()
-    """In the last news of a request that asked for them."""
+    """In the last output of a request that asked for them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """What a generator has to do with, and has done."""
+    """Counters of a generator: its cache, and how well it was used."""
 
     cache_blocks: int = 0
     cache_blocks_used: int = 0
     reused_tokens: int = 0
-    """Tokens of prompts that were in the cache already."""
+    """Prompt tokens that were in the cache already."""
     preemptions: int = 0
-    """How often a text gave its blocks to an older one."""
+    """How often a sequence gave its blocks to an older one."""
 
 
 class Generator(Protocol):
-    """The engine as the server and the local sampler see it: add, step until nothing is left, cancel at any time."""
+    """What the server and the local sampler drive: add, step until nothing is left, cancel at any time."""
 
     context: int
-    """Tokens that prompt and answer may have together."""
+    """The longest that prompt and answer may be together, in tokens."""
     vocabulary: int
 
     def add(self, request: Request) -> None:
@@ -82,19 +83,19 @@ class Generator(Protocol):
         ...
 
     def cancel(self, name: str) -> None:
-        """Drop a request; its last news comes with the next step. Unknown names are passed over."""
+        """Drop a request; its last output comes with the next step. Unknown names are ignored."""
         ...
 
-    def step(self) -> Sequence[News]:
+    def step(self) -> Sequence[StepOutput]:
         """Advance every running request by at most one token."""
         ...
 
     @property
     def usage(self) -> Usage:
-        """As of the last step; may be asked by any thread."""
+        """As of the last step; may be read by any thread."""
         ...
 
     @property
     def is_idle(self) -> bool:
-        """Is there neither a running nor a waiting request?"""
+        """Is no request running or waiting?"""
         ...

@@ -1,10 +1,10 @@
-"""Who runs next: waiting requests, running texts, their blocks of the cache, and what one pass computes of each.
+"""Continuous batching: waiting requests, running sequences, their cache blocks, and what each forward pass computes.
 
-A text takes a place as soon as one is free, in order of arrival (continuous batching), with whatever prefix of it the
-cache holds already. It waits if a text before it is about to compute more of its prefix. A pass takes one token of
-every text that is being continued and up to `pass_tokens` tokens of prompts. When blocks run out, the text that came
-last gives its own back and waits; it goes on from its tokens as if nothing had happened, because a draw depends on its
-place only. Every rank decides the same from the same tokens, so nothing of this is communicated.
+A request takes a slot as soon as one is free, in order of arrival, with whatever prefix the cache holds already; it
+waits while a running sequence is about to compute more of that prefix. A pass computes one token of every sequence that
+is being decoded, and up to `prefill_tokens` prompt tokens in prefill chunks. When blocks run out, the sequence that
+came last is preempted: it frees its blocks, waits, and later goes on from its tokens with the same result, because a
+draw depends on its position only. Every rank decides the same from the same tokens, so nothing here is communicated.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from megaphi.generation.decoding.json_constraint import Constraint
 
 
 @dataclass(slots=True, eq=False)
-class Text:
-    """A request with what has become of it."""
+class SequenceState:
+    """A request with its tokens so far and its blocks of the cache."""
 
     request: Request
     tokens: list[int]
-    """Prompt and answer."""
+    """Of the prompt and the answer."""
     computed: int = 0
-    """Tokens whose keys and values are in the cache, or will be after the pass that is being made."""
+    """Tokens whose keys and values are in the cache, or will be after the current pass."""
     blocks: list[int] = field(default_factory=list)
     keys: list[Key] = field(default_factory=list)
     """Of the full blocks of all its tokens."""
     published: int = 0
-    """Full blocks that others can find."""
+    """Full blocks that other sequences can find."""
     scores: list[Score] = field(default_factory=list)
     constraint: Constraint | None = None
-    """What the answer must be, once that was asked."""
+    """The grammar of the answer, opened when its first token is chosen."""
 
     @property
     def answer(self) -> list[int]:
@@ -41,134 +41,142 @@ class Text:
 
     @property
     def first_scored(self) -> int:
-        """The first place whose next token is to be scored; one past the last if none is."""
+        """The first position whose next token is to be scored; one past the last if none is."""
         return len(self.tokens) - (self.request.scored + 1 if self.request.scored else 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Tokens [start, end) of a text, to be computed in one pass."""
+class ScheduledChunk:
+    """Tokens [start, end) of a sequence, computed in one pass: a decoded token, or a chunk of prefill."""
 
-    text: Text
+    sequence: SequenceState
     start: int
     end: int
 
     @property
-    def wanted(self) -> range:
-        """Places in the text after which logits are wanted."""
-        if self.text.request.scored:  # nothing follows the last token of a text that is only scored
-            return range(max(self.start, self.text.first_scored), min(self.end, len(self.text.tokens) - 1))
-        return range(self.end - 1, self.end) if self.end == len(self.text.tokens) else range(0)
+    def logit_positions(self) -> range:
+        """Positions in the sequence whose logits are needed."""
+        if self.sequence.request.scored:  # nothing follows the last token of what is only scored
+            return range(max(self.start, self.sequence.first_scored), min(self.end, len(self.sequence.tokens) - 1))
+        return range(self.end - 1, self.end) if self.end == len(self.sequence.tokens) else range(0)
 
 
-class Schedule:
-    """`rows`: texts that run at once; `pass_tokens`: tokens of prompts in one pass; `scored_rows`: logits in one."""
+class Scheduler:
+    """Decides what each pass computes.
 
-    def __init__(self, pool: BlockPool, *, rows: int, pass_tokens: int, scored_rows: int) -> None:
-        self.pool, self.rows = pool, rows
-        self.pass_tokens, self.scored_rows = pass_tokens, scored_rows
-        self.waiting: deque[Text] = deque()
-        self.running: list[Text] = []
+    Args:
+        slots: sequences that run at once.
+        prefill_tokens: prompt tokens in one pass.
+        scored_tokens: tokens scored in one pass.
+    """
+
+    def __init__(self, pool: BlockPool, *, slots: int, prefill_tokens: int, scored_tokens: int) -> None:
+        self.pool, self.slots = pool, slots
+        self.prefill_tokens, self.scored_tokens = prefill_tokens, scored_tokens
+        self.waiting: deque[SequenceState] = deque()
+        self.running: list[SequenceState] = []
         self.reused_tokens = 0
-        """Tokens of prompts that were in the cache already."""
-        self.put_back = 0
-        """How often a text gave its blocks up."""
+        """Prompt tokens that were in the cache already."""
+        self.preemptions = 0
+        """How often a sequence gave its blocks up for an older one."""
 
     def add(self, request: Request) -> None:
-        text = Text(request, list(request.prompt))
-        text.keys = list(block_keys(text.tokens, size=self.pool.size))
-        self.waiting.append(text)
+        sequence = SequenceState(request, list(request.prompt))
+        sequence.keys = list(block_keys(sequence.tokens, size=self.pool.size))
+        self.waiting.append(sequence)
 
-    def remove(self, name: str) -> Text | None:
-        """Take a request out, wherever it is."""
+    def remove(self, name: str) -> SequenceState | None:
+        """Take a request out, running or waiting; None for an unknown name."""
         for queue in (self.running, self.waiting):
-            for text in queue:
-                if text.request.name == name:
-                    queue.remove(text)
-                    self._release(text)
-                    return text
+            for sequence in queue:
+                if sequence.request.name == name:
+                    queue.remove(sequence)
+                    self._release(sequence)
+                    return sequence
         return None
 
-    def finish(self, text: Text) -> None:
-        self.running.remove(text)
-        self._release(text)
+    def finish(self, sequence: SequenceState) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
 
-    def append(self, text: Text, token: int) -> None:
-        """A new token of a running text."""
-        text.tokens.append(token)
-        full = len(text.tokens) // self.pool.size
-        if full > len(text.keys):
-            after = text.keys[-1] if text.keys else b""
-            text.keys += block_keys(text.tokens, size=self.pool.size, after=after, start=(full - 1) * self.pool.size)
+    def append(self, sequence: SequenceState, token: int) -> None:
+        """Append a token to a running sequence."""
+        sequence.tokens.append(token)
+        full = len(sequence.tokens) // self.pool.size
+        if full > len(sequence.keys):
+            after = sequence.keys[-1] if sequence.keys else b""
+            sequence.keys += block_keys(
+                sequence.tokens, size=self.pool.size, after=after, start=(full - 1) * self.pool.size
+            )
 
-    def next_pass(self) -> list[Part]:
-        """What to compute now; the texts of single tokens first. Empty only if nothing waits or runs."""
+    def next_pass(self) -> list[ScheduledChunk]:
+        """What to compute now, decodes first, then prefill chunks. Empty only if nothing waits or runs."""
         self._admit()
-        parts, room, wanted = [], self.pass_tokens, self.scored_rows
-        for text in list(self.running):
-            if text not in self.running:  # it has just given its blocks up
+        chunks, prefill_left, scored_left = [], self.prefill_tokens, self.scored_tokens
+        for sequence in list(self.running):
+            if sequence not in self.running:  # it has just been preempted
                 continue
-            pending = len(text.tokens) - text.computed
-            count = min(pending, room) if pending > 1 else pending
-            if text.request.scored:
-                count = min(count, max(text.first_scored - text.computed, 0) + wanted)
-            if count < 1 or not self._reserve(text, text.computed + count):
+            pending = len(sequence.tokens) - sequence.computed
+            count = min(pending, prefill_left) if pending > 1 else pending
+            if sequence.request.scored:
+                count = min(count, max(sequence.first_scored - sequence.computed, 0) + scored_left)
+            if count < 1 or not self._reserve(sequence, sequence.computed + count):
                 continue
-            part = Part(text, text.computed, text.computed + count)
-            parts.append(part)
-            room -= count if count > 1 else 0
-            wanted -= len(part.wanted) if text.request.scored else 0
-            text.computed += count
-            self._publish(text)
-        return sorted(parts, key=lambda part: part.end - part.start > 1)
+            chunk = ScheduledChunk(sequence, sequence.computed, sequence.computed + count)
+            chunks.append(chunk)
+            prefill_left -= count if count > 1 else 0
+            scored_left -= len(chunk.logit_positions) if sequence.request.scored else 0
+            sequence.computed += count
+            self._publish(sequence)
+        return sorted(chunks, key=lambda chunk: chunk.end - chunk.start > 1)
 
     def _admit(self) -> None:
-        about_to_come = {key for text in self.running for key in text.keys[text.published :]}
-        skipped: list[Text] = []
-        while self.waiting and len(self.running) < self.rows:
-            text = self.waiting.popleft()
-            # The last token is computed in any case: what follows it is what is asked for.
-            usable = min(len(text.tokens) - 1, text.first_scored) // self.pool.size
-            found = self.pool.find(text.keys[:usable])
-            if len(found) < usable and text.keys[len(found)] in about_to_come:
-                skipped.append(text)
+        being_computed = {key for sequence in self.running for key in sequence.keys[sequence.published :]}
+        skipped: list[SequenceState] = []
+        while self.waiting and len(self.running) < self.slots:
+            sequence = self.waiting.popleft()
+            # The last token is always computed: its logits are what is asked for.
+            usable = min(len(sequence.tokens) - 1, sequence.first_scored) // self.pool.size
+            found = self.pool.find(sequence.keys[:usable])
+            if len(found) < usable and sequence.keys[len(found)] in being_computed:
+                skipped.append(sequence)
                 continue
             self.pool.hold(found)
-            if self.running and self.pool.free < self.pool.needed(len(text.tokens) + 1) - len(found):
+            if self.running and self.pool.free < self.pool.needed(len(sequence.tokens) + 1) - len(found):
                 self.pool.give_back(found)
-                skipped.append(text)
+                skipped.append(sequence)
                 break
-            text.blocks, text.published = found, len(found)
-            text.computed = len(found) * self.pool.size
-            self.reused_tokens += text.computed
-            self.running.append(text)
-            about_to_come |= set(text.keys[text.published :])
+            sequence.blocks, sequence.published = found, len(found)
+            sequence.computed = len(found) * self.pool.size
+            self.reused_tokens += sequence.computed
+            self.running.append(sequence)
+            being_computed |= set(sequence.keys[sequence.published :])
         self.waiting.extendleft(reversed(skipped))
 
-    def _reserve(self, text: Text, tokens: int) -> bool:
-        """Blocks for so many tokens; texts that came later give theirs up for it."""
-        while len(text.blocks) < self.pool.needed(tokens):
+    def _reserve(self, sequence: SequenceState, tokens: int) -> bool:
+        """Take blocks for so many tokens, preempting sequences that came later; False if this one was preempted."""
+        while len(sequence.blocks) < self.pool.needed(tokens):
             if not self.pool.free:
                 last = self.running[-1]
-                self._put_back(last)
-                if last is text:
+                self._preempt(last)
+                if last is sequence:
                     return False
                 continue
-            text.blocks.append(self.pool.take())
+            sequence.blocks.append(self.pool.take())
         return True
 
-    def _put_back(self, text: Text) -> None:
-        self.running.remove(text)
-        self._release(text)
-        self.put_back += 1
-        text.scores.clear()
-        self.waiting.appendleft(text)
+    def _preempt(self, sequence: SequenceState) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.preemptions += 1
+        sequence.scores.clear()
+        self.waiting.appendleft(sequence)
 
-    def _publish(self, text: Text) -> None:
-        for place in range(text.published, text.computed // self.pool.size):
-            self.pool.publish(text.blocks[place], text.keys[place])
-            text.published = place + 1
+    def _publish(self, sequence: SequenceState) -> None:
+        for number in range(sequence.published, sequence.computed // self.pool.size):
+            self.pool.publish(sequence.blocks[number], sequence.keys[number])
+            sequence.published = number + 1
 
-    def _release(self, text: Text) -> None:
-        self.pool.give_back(text.blocks)
-        text.blocks, text.computed, text.published = [], 0, 0
+    def _release(self, sequence: SequenceState) -> None:
+        self.pool.give_back(sequence.blocks)
+        sequence.blocks, sequence.computed, sequence.published = [], 0, 0

@@ -1,11 +1,11 @@
 """Which token comes next: greedy, or a draw after biases, penalties, temperature, top-k, top-p and min-p.
 
-The order and the meaning of the rules are Hugging Face's. Every text of a batch has rules of its own. A draw uses one
-number that is a function of (seed, number of the sample, place in the answer): what a text becomes depends neither on
-its neighbours in the batch nor on the layout, and every rank draws the same. Most of the work is bounded by looking at
-the likeliest few hundred tokens first; all of the vocabulary is sorted only where those do not reach top-p.
+The order and the meaning of the rules are Hugging Face's. Every sequence of a batch has its own rules. A draw uses one
+number that is a function of (seed, number of the sample, position in the answer): what a sequence becomes depends
+neither on its neighbours in the batch nor on the layout, and every rank draws the same. Only the few hundred most
+probable tokens are looked at first; the whole vocabulary is sorted only where those do not reach top-p.
 
-Legend: W rows, V vocabulary, C candidates.
+Legend: W rows of logits, V vocabulary, C candidates.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from torch import Tensor
 from megaphi.sampling import Sampling
 
 NO_TOKEN = -1
-"""What is chosen where nothing is allowed."""
+"""The choice where no token is allowed."""
 CANDIDATES = 256
-"""How many of the likeliest tokens are looked at first."""
+"""How many of the top tokens are looked at first."""
 _MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The state of one text as its next token is chosen."""
+    """One sequence whose next token is to be chosen."""
 
     sampling: Sampling
     sample: int
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """The next token of each row, with what the model itself thinks of it: temperature 1, nothing left out."""
+    """The next token of each row, with its log-probability under the model itself: temperature 1, nothing left out."""
 
     tokens: list[int]
     log_probabilities: list[float]
@@ -55,14 +55,14 @@ def choose(logits_WV: Tensor, rows: Sequence[Row]) -> Choice:
     raw_WV = logits_WV.clone() if any(_is_adjusted(row) for row in rows) else logits_WV
     most = max((row.sampling.alternatives for row in rows), default=0)
     best = (raw_WV - normaliser_W[:, None]).topk(most) if most else None
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         if _is_adjusted(row):
-            _adjust(logits_WV[place], row)
+            _adjust(logits_WV[number], row)
     tokens_W = logits_WV.argmax(-1)
-    drawn = [place for place, row in enumerate(rows) if row.sampling.temperature > 0]
+    drawn = [number for number, row in enumerate(rows) if row.sampling.temperature > 0]
     if drawn:
         chosen = logits_WV if len(drawn) == len(rows) else logits_WV[drawn]
-        tokens_W[drawn] = draw(chosen, [rows[place] for place in drawn])
+        tokens_W[drawn] = draw(chosen, [rows[number] for number in drawn])
     log_probability_W = raw_WV.gather(1, tokens_W[:, None]).squeeze(1) - normaliser_W
     alternatives: list[tuple[tuple[int, float], ...]] = [()] * len(rows)
     if best is not None:
@@ -89,8 +89,8 @@ def _adjust(logits_V: Tensor, row: Row) -> None:
         logits_V.masked_fill_(torch.from_numpy(~row.allowed).to(logits_V.device), -torch.inf)
     if row.sampling.logit_bias:
         tokens, biases = zip(*row.sampling.logit_bias, strict=True)
-        places, added = torch.tensor(tokens, device=logits_V.device), torch.tensor(biases, device=logits_V.device)
-        logits_V.index_add_(0, places, added.to(logits_V.dtype))
+        ids, added = torch.tensor(tokens, device=logits_V.device), torch.tensor(biases, device=logits_V.device)
+        logits_V.index_add_(0, ids, added.to(logits_V.dtype))
     _penalise(logits_V, row)
 
 
@@ -110,40 +110,40 @@ def _penalise(logits_V: Tensor, row: Row) -> None:
 def draw(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:
     """One token id per row from what the rules leave; every temperature must be above 0.
 
-    In which order tokens share the numbers between 0 and 1 depends on the row alone: tokens that are looked at in order
+    In which order tokens share the interval from 0 to 1 depends on the row alone: tokens that are looked at in order
     of their probability are so whatever the other rows ask for.
     """
     device = logits_WV.device
     temperature_W1 = torch.tensor([[row.sampling.temperature] for row in rows], device=device)
-    numbers = [uniform(row.sampling.seed, row.sample, len(row.answer)) for row in rows]
-    number_W1 = torch.tensor(numbers, dtype=torch.float64, device=device)[:, None]
+    draws = [uniform(row.sampling.seed, row.sample, len(row.answer)) for row in rows]
+    draw_W1 = torch.tensor(draws, dtype=torch.float64, device=device)[:, None]
     scaled_WV = logits_WV / temperature_W1
     tokens_W = torch.empty(len(rows), dtype=torch.int64, device=device)
-    for candidates, places in _by_candidates([row.sampling for row in rows]).items():
+    for candidates, numbers in _by_candidates([row.sampling for row in rows]).items():
         if candidates is None:
-            tokens_W[places] = _at(scaled_WV[places].double().softmax(-1), number_W1[places])
+            tokens_W[numbers] = _at(scaled_WV[numbers].double().softmax(-1), draw_W1[numbers])
             continue
-        while places:
-            rules = [rows[place].sampling for place in places]
-            kept_WC, order_WC, is_sure_W = likeliest(scaled_WV[places], rules, candidates=candidates)
-            chosen_W = _at(kept_WC, number_W1[places])
-            tokens_W[places] = order_WC.gather(1, chosen_W[:, None]).squeeze(1)
-            places = [place for place, is_sure in zip(places, is_sure_W, strict=True) if not is_sure]
+        while numbers:
+            rules = [rows[number].sampling for number in numbers]
+            kept_WC, order_WC, is_sure_W = keep_of_top(scaled_WV[numbers], rules, candidates=candidates)
+            chosen_W = _at(kept_WC, draw_W1[numbers])
+            tokens_W[numbers] = order_WC.gather(1, chosen_W[:, None]).squeeze(1)
+            numbers = [number for number, is_sure in zip(numbers, is_sure_W, strict=True) if not is_sure]
             candidates = logits_WV.shape[1]
     return tokens_W
 
 
 def _by_candidates(rules: Sequence[Sampling]) -> dict[int | None, list[int]]:
-    """The rows by how many of their likeliest tokens are looked at first; None: all, in the vocabulary's order."""
+    """Rows by how many of their top tokens are looked at first; None: all, in the vocabulary's order."""
     groups: dict[int | None, list[int]] = defaultdict(list)
-    for place, rule in enumerate(rules):
+    for number, rule in enumerate(rules):
         keeps_all = rule.top_k == 0 and rule.top_p == 1 and rule.min_p == 0
-        groups[None if keeps_all else max(CANDIDATES, rule.top_k)].append(place)
+        groups[None if keeps_all else max(CANDIDATES, rule.top_k)].append(number)
     return groups
 
 
-def likeliest(scaled_WV: Tensor, rules: Sequence[Sampling], *, candidates: int) -> tuple[Tensor, Tensor, list[bool]]:
-    """What the rules keep of so many likeliest tokens.
+def keep_of_top(scaled_WV: Tensor, rules: Sequence[Sampling], *, candidates: int) -> tuple[Tensor, Tensor, list[bool]]:
+    """What the rules keep of the `candidates` most probable tokens.
 
     Returns:
         probabilities [W, C] of what is kept, falling, with sum 1; the token ids [W, C] that they belong to; for each
@@ -177,18 +177,18 @@ def _keep(sorted_WC: Tensor, scaled_WV: Tensor, rules: Sequence[Sampling]) -> tu
     return kept_WC / kept_WC.sum(-1, keepdim=True), reached_W
 
 
-def _at(probability_WC: Tensor, number_W1: Tensor) -> Tensor:
-    """The first place at which the cumulated probability exceeds the number."""
-    cumulated_WC = probability_WC.cumsum(-1)
-    place_W1 = torch.searchsorted(cumulated_WC, number_W1 * cumulated_WC[:, -1:], right=True)
+def _at(probability_WC: Tensor, draw_W1: Tensor) -> Tensor:
+    """The first index at which the cumulative probability exceeds the drawn number."""
+    cumulative_WC = probability_WC.cumsum(-1)
+    index_W1 = torch.searchsorted(cumulative_WC, draw_W1 * cumulative_WC[:, -1:], right=True)
     last_W1 = (probability_WC > 0).to(torch.uint8).flip(-1).argmax(-1, keepdim=True)
-    return torch.minimum(place_W1, probability_WC.shape[1] - 1 - last_W1).squeeze(1)
+    return torch.minimum(index_W1, probability_WC.shape[1] - 1 - last_W1).squeeze(1)
 
 
-def uniform(seed: int, sample: int, place: int) -> float:
+def uniform(seed: int, sample: int, position: int) -> float:
     """A number in [0, 1) for one draw: splitmix64's finaliser over the three (Steele et al. 2014)."""
     state = 0
-    for part in (seed, sample, place):
+    for part in (seed, sample, position):
         state = _mixed(state + 0x9E3779B97F4A7C15 + (part & _MASK) * 0xD1342543DE82EF95)
     return (state >> 11) * 2.0**-53
 

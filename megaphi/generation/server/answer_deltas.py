@@ -1,8 +1,8 @@
-"""News of several requests as pieces of their answers: text as far as it is certain, tokens, and how it ended.
+"""Step outputs of several requests as deltas of their answers: text as far as it is certain, tokens, and the end.
 
-This is where stop texts act: the engine knows tokens only, so a request is called off here once its text holds one. It
-is also where a prompt is put before its answers (`echo`), as soon as the engine has told what it thinks of its tokens;
-what comes of an answer before that is held back.
+Stop texts act here: the engine knows tokens only, so a request is cancelled once its text holds one. A prompt is also
+put before its answers here (`echo`), as soon as the engine has scored its tokens; deltas of the answer that come
+earlier are held back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from megaphi.generation.decoding.interface import News, Request, Score
+from megaphi.generation.decoding.interface import Request, Score, StepOutput
 from megaphi.generation.server.workers import Submission
 from megaphi.generation.text import TextStream
 from megaphi.sampling import Finish
@@ -19,19 +19,19 @@ from megaphi.tokenizer.interface import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What is asked of the engine for one order, and what its answers are made of."""
+class AnswerPlan:
+    """What is asked of the engine for one API request, and what its answers are made of."""
 
     choices: tuple[Request, ...]
-    """An answer each: all samples of the first prompt, then those of the second."""
+    """One per answer: all samples of the first prompt, then those of the second."""
     is_echo: bool = False
     """Every answer begins with its prompt."""
     continues: bool = True
     """False: the answers are the prompts, and nothing is generated."""
     scored: tuple[Request, ...] = ()
     """The prompts whose tokens are to be scored for the echo."""
-    tells_stop_token: bool = False
-    """The token that ended an answer is told, as a token without a text."""
+    reports_stop_token: bool = False
+    """Report the token that ended an answer, as a token without text."""
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -40,7 +40,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class AnswerToken:
     """One token of an answer."""
 
     id: int
@@ -52,84 +52,86 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What came to one answer. The pieces of an answer join to the whole of it."""
+class AnswerDelta:
+    """What one step added to one answer; the deltas of an answer join to the whole of it."""
 
-    place: int
-    """Number of the answer among those asked for together."""
+    index: int
+    """Of the answer among those asked for together."""
     text: str
-    tokens: tuple[Token, ...]
+    tokens: tuple[AnswerToken, ...]
     finish: Finish | None
     is_prompt: bool = False
     """The echo of the prompt."""
 
 
-async def answer_pieces(submission: Submission, plan: Plan, tokenizer: Tokenizer) -> AsyncIterator[Piece]:
-    """Pieces of all answers, as they come. Raises what the submission raises. `submission` is of `plan.requests`."""
+async def answer_deltas(submission: Submission, plan: AnswerPlan, tokenizer: Tokenizer) -> AsyncIterator[AnswerDelta]:
+    """Deltas of all answers, as they come; `submission` is of `plan.requests`. Raises what the submission raises."""
     names = [request.name for request in submission.requests]
     scored = {name: request.prompt for name, request in zip(names, plan.scored, strict=False)}
-    places = {name: place for place, name in enumerate(names[len(scored) :])}
+    indices = {name: index for index, name in enumerate(names[len(scored) :])}
     streams = [_stream(choice, plan, tokenizer) for choice in plan.choices]
     awaited = set(scored.values())
-    held: dict[int, list[Piece]] = defaultdict(list)
+    held: dict[int, list[AnswerDelta]] = defaultdict(list)
     if plan.is_echo:
-        for place, choice in enumerate(plan.choices):
+        for index, choice in enumerate(plan.choices):
             if choice.prompt not in awaited:
-                yield prompt_piece(plan, place, (), tokenizer)
-    async for news in submission:
-        if news.name in scored:
-            prompt = scored[news.name]
+                yield prompt_delta(plan, index, (), tokenizer)
+    async for output in submission:
+        if output.name in scored:
+            prompt = scored[output.name]
             awaited.discard(prompt)
-            for place in (place for place, choice in enumerate(plan.choices) if choice.prompt == prompt):
-                yield prompt_piece(plan, place, news.scores, tokenizer)
-                for piece in held.pop(place, []):
-                    yield piece
+            for index in (index for index, choice in enumerate(plan.choices) if choice.prompt == prompt):
+                yield prompt_delta(plan, index, output.scores, tokenizer)
+                for delta in held.pop(index, []):
+                    yield delta
             continue
-        place = places[news.name]
-        piece = piece_of(news, streams[place], place=place, tells_stop_token=plan.tells_stop_token)
-        if piece.finish is not None:
-            submission.cancel(news.name)  # a stop text: the engine does not know that it is over
-        if plan.choices[place].prompt in awaited:
-            held[place].append(piece)
+        index = indices[output.name]
+        delta = delta_of(output, streams[index], index=index, reports_stop_token=plan.reports_stop_token)
+        if delta.finish is not None:
+            submission.cancel(output.name)  # after a stop text the engine does not know that it is over
+        if plan.choices[index].prompt in awaited:
+            held[index].append(delta)
         else:
-            yield piece
+            yield delta
 
 
-def _stream(choice: Request, plan: Plan, tokenizer: Tokenizer) -> TextStream:
-    """The text of an answer, behind that of its prompt if it is told."""
+def _stream(choice: Request, plan: AnswerPlan, tokenizer: Tokenizer) -> TextStream:
+    """The text stream of an answer, behind that of its prompt if it is echoed."""
     before = len(tokenizer.decode(choice.prompt)) if plan.is_echo else 0
     return TextStream(tokenizer, choice.sampling.stop, before=before)
 
 
-def prompt_piece(plan: Plan, place: int, scores: Sequence[Score], tokenizer: Tokenizer) -> Piece:
-    """A prompt as the beginning of an answer. Nothing is known of its first token: nothing is before it."""
-    prompt = plan.choices[place].prompt
+def prompt_delta(plan: AnswerPlan, index: int, scores: Sequence[Score], tokenizer: Tokenizer) -> AnswerDelta:
+    """The echo of a prompt. Its first token has no log-probability: nothing comes before it."""
+    prompt = plan.choices[index].prompt
     stream, text, tokens = TextStream(tokenizer), "", []
     for number, token in enumerate(prompt):
         score = scores[number - 1] if number and scores else None
         known = (score.log_probability, score.alternatives) if score is not None else (None, ())
-        tokens.append(Token(token, *known, stream.characters))
+        tokens.append(AnswerToken(token, *known, stream.characters))
         text += stream.add(token)
     finish: Finish | None = None if plan.continues else "length"
-    return Piece(place, text + stream.end(), tuple(tokens), finish, is_prompt=True)
+    return AnswerDelta(index, text + stream.end(), tuple(tokens), finish, is_prompt=True)
 
 
-def piece_of(news: News, stream: TextStream, *, place: int = 0, tells_stop_token: bool = False) -> Piece:
-    """What `news` adds to the answer whose text is in `stream`."""
+def delta_of(
+    output: StepOutput, stream: TextStream, *, index: int = 0, reports_stop_token: bool = False
+) -> AnswerDelta:
+    """What `output` adds to the answer whose text is in `stream`."""
     tokens = ()
     text = ""
-    told = news.stop_token if tells_stop_token and news.token is None else news.token
-    if told is not None:
-        tokens = (Token(told, news.log_probability, news.alternatives, stream.characters),)
-    if news.token is not None:
-        text = stream.add(news.token)
-    if news.finish is not None:
+    token = output.stop_token if reports_stop_token and output.token is None else output.token
+    if token is not None:
+        tokens = (AnswerToken(token, output.log_probability, output.alternatives, stream.characters),)
+    if output.token is not None:
+        text = stream.add(output.token)
+    if output.finish is not None:
         text += stream.end()
-    finish: Finish | None = "stop" if stream.is_stopped else news.finish
-    return Piece(place, text, tokens, finish)
+    finish: Finish | None = "stop" if stream.is_stopped else output.finish
+    return AnswerDelta(index, text, tokens, finish)
 
 
-def join_pieces(place: int, pieces: Sequence[Piece]) -> Piece:
-    """The whole of one answer from its pieces, of which the last says how it ended."""
-    tokens = tuple(token for piece in pieces for token in piece.tokens)
-    return Piece(place, "".join(piece.text for piece in pieces), tokens, pieces[-1].finish if pieces else None)
+def join_deltas(index: int, deltas: Sequence[AnswerDelta]) -> AnswerDelta:
+    """The whole of one answer from its deltas, of which the last says how it ended."""
+    tokens = tuple(token for delta in deltas for token in delta.tokens)
+    return AnswerDelta(index, "".join(delta.text for delta in deltas), tokens, deltas[-1].finish if deltas else None)

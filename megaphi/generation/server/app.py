@@ -2,7 +2,7 @@
 
 `create_app` makes an application around a `GenerationService`. A request is read up to a limit, checked and turned into
 tokens on another thread, queued, and answered whole or as server-sent events. When a client goes away, whatever was
-generated for it is called off. Bodies must say that they are JSON: a page of a foreign site, which cannot say so
+generated for it is cancelled. Bodies must say that they are JSON: a page of a foreign site, which cannot say so
 without asking the browser first, thereby cannot make a server on this machine work for it. Nor can one whose own name
 was made to mean this machine (DNS rebinding), where `Serving.hosts` says which names do.
 """
@@ -24,12 +24,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from megaphi.errors import InputError, RunFailed, did_you_mean
-from megaphi.generation.server.answer_deltas import Piece, answer_pieces, join_pieces
+from megaphi.generation.server.answer_deltas import AnswerDelta, answer_deltas, join_deltas
 from megaphi.generation.server.chat_page import chat_page
 from megaphi.generation.server.handlers import Serving, check_model, make_plan
 from megaphi.generation.server.metrics import CONTENT_TYPE, CountResponses, ServingMetrics
 from megaphi.generation.server.openai_fields import ApiError, Kind
-from megaphi.generation.server.openai_responses import Writer, error_object, json_bytes
+from megaphi.generation.server.openai_responses import ResponseWriter, error_object, json_bytes
 from megaphi.generation.server.workers import TooManyWaiting
 
 PATHS = ("/", "/health", "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions")
@@ -114,46 +114,46 @@ async def _answer(request: Request, kind: Kind, serving: Serving, metrics: Servi
     _admit(request, serving)
     body = await read_body(request, largest_bytes=serving.largest_body_bytes)
     identity = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
-    order, plan = await asyncio.to_thread(make_plan, body, kind, serving, identity)
+    api_request, plan = await asyncio.to_thread(make_plan, body, kind, serving, identity)
     submission = serving.service.submit(plan.requests)
-    writer = Writer(
-        order=order,
+    writer = ResponseWriter(
+        api_request=api_request,
         plan=plan,
         tokenizer=serving.tokenizer,
         model=serving.model,
         identity=identity,
         created=int(time.time()),
     )
-    pieces = metrics.watch(answer_pieces(submission, plan, serving.tokenizer), plan, began=began)
-    if order.stream:
-        return EventStream(_events(pieces, writer), submission.cancel)
+    deltas = metrics.watch(answer_deltas(submission, plan, serving.tokenizer), plan, began=began)
+    if api_request.stream:
+        return EventStream(_events(deltas, writer), submission.cancel)
     try:
-        return _json(writer.whole(await _unless_gone(request, _whole_answers(pieces, writer))))
+        return _json(writer.whole(await _unless_gone(request, _whole_answers(deltas, writer))))
     finally:
         submission.cancel()
 
 
-async def _whole_answers(pieces: AsyncIterator[Piece], writer: Writer) -> list[Piece]:
-    answers: list[list[Piece]] = [[] for _ in writer.plan.choices]
-    async for piece in pieces:
-        answers[piece.place].append(piece)
-    return [join_pieces(place, parts) for place, parts in enumerate(answers)]
+async def _whole_answers(deltas: AsyncIterator[AnswerDelta], writer: ResponseWriter) -> list[AnswerDelta]:
+    answers: list[list[AnswerDelta]] = [[] for _ in writer.plan.choices]
+    async for delta in deltas:
+        answers[delta.index].append(delta)
+    return [join_deltas(index, deltas) for index, deltas in enumerate(answers)]
 
 
-async def _events(pieces: AsyncIterator[Piece], writer: Writer) -> AsyncIterator[bytes]:
+async def _events(deltas: AsyncIterator[AnswerDelta], writer: ResponseWriter) -> AsyncIterator[bytes]:
     """The chunks of a stream; an error ends it with an error object in place of `[DONE]`."""
     answer_tokens = [0] * len(writer.plan.choices)
     begun: set[int] = set()
     try:
         for opening in writer.opening():
             yield _event(json_bytes(opening))
-        async for piece in pieces:
-            answer_tokens[piece.place] += 0 if piece.is_prompt else len(piece.tokens)
-            chunk = writer.piece(piece, is_first=piece.place not in begun)
+        async for delta in deltas:
+            answer_tokens[delta.index] += 0 if delta.is_prompt else len(delta.tokens)
+            chunk = writer.chunk(delta, is_first=delta.index not in begun)
             if chunk is not None:
-                begun.add(piece.place)
+                begun.add(delta.index)
                 yield _event(json_bytes(chunk))
-        if writer.order.include_usage:
+        if writer.api_request.include_usage:
             yield _event(json_bytes(writer.closing_usage(answer_tokens)))
         yield _event(b"[DONE]")
     except (InputError, RunFailed) as error:
@@ -248,7 +248,7 @@ def _host_of(request: Request) -> str | None:
 
 
 def as_api_error(error: Exception, *, path: str = "") -> ApiError:
-    """Every exception as what a client is told of it."""
+    """Every exception as the error that a client gets."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, TooManyWaiting):
@@ -265,15 +265,15 @@ def as_api_error(error: Exception, *, path: str = "") -> ApiError:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    told = as_api_error(error, path=request.url.path)
+    reported = as_api_error(error, path=request.url.path)
     headers = {}
-    if told.status == 401:
+    if reported.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    elif told.status == 413:
+    elif reported.status == 413:
         headers["Connection"] = "close"
-    elif told.status in (429, 503):
+    elif reported.status in (429, 503):
         headers["Retry-After"] = str(RETRY_SECONDS)
-    return _json(error_object(told), status=told.status, headers=headers)
+    return _json(error_object(reported), status=reported.status, headers=headers)
 
 
 def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

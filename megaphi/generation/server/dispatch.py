@@ -1,7 +1,7 @@
-"""Which replica a request goes to: the least busy, or one that has read its beginning and is hardly busier.
+"""Prefix-aware dispatch: a request goes to the least busy replica, or to a hardly busier one that holds its prefix.
 
-A beginning is known by the keys of its blocks, those that the cache itself goes by (`blocks.py`). Replicas are equal,
-and a text does not depend on its neighbours: the choice changes when an answer comes, never what it is.
+A prefix is known by the keys of its blocks, the same as in the cache (`cache_blocks.py`). Replicas are identical, and a
+sequence does not depend on its neighbours: the choice changes when an answer comes, never what it is.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ BLOCK_TOKENS = 16
 REMEMBERED_BLOCKS = 1 << 16
 """Blocks whose replica is remembered; the oldest are forgotten."""
 WORTH_REQUESTS = 4
-"""So many more requests than the least busy one a replica may have that knows the beginning."""
+"""How many more requests than the least busy replica one that holds the prefix may have."""
 
 
-class Dispatch:
-    """Remembers which replica has read what."""
+class Dispatcher:
+    """Chooses replicas, and remembers which of them computed which prefix."""
 
     def __init__(self) -> None:
         self._replica_of: OrderedDict[Key, int] = OrderedDict()

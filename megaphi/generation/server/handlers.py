@@ -1,6 +1,6 @@
-"""What the server's handlers share, and how they make of a request's body what the engine is asked for.
+"""What the server's handlers share, and how they turn the body of an API request into requests to the engine.
 
-A body becomes an `Order` (`openai_requests.py`), which knows the protocol; here it meets the model: its name, its
+A body becomes an `ApiRequest` (`openai_requests.py`), which knows the protocol; here it meets the model: its name, its
 tokenizer, its context, its vocabulary, and how much may wait at once.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from megaphi.errors import InputError
 from megaphi.generation.decoding.interface import Request
 from megaphi.generation.decoding.json_constraint import Constraints
-from megaphi.generation.server.answer_deltas import Plan
+from megaphi.generation.server.answer_deltas import AnswerPlan
 from megaphi.generation.server.openai_fields import ApiError, Kind
-from megaphi.generation.server.openai_requests import Order, read_order
+from megaphi.generation.server.openai_requests import ApiRequest, read_request
 from megaphi.generation.server.workers import GenerationService
 from megaphi.generation.text import render_prompt
 from megaphi.tokenizer.interface import Tokenizer
@@ -38,48 +38,50 @@ class Serving:
     """When the model was opened, in seconds since 1970."""
 
 
-def make_plan(body: bytes, kind: Kind, serving: Serving, identity: str) -> tuple[Order, Plan]:
+def make_plan(body: bytes, kind: Kind, serving: Serving, identity: str) -> tuple[ApiRequest, AnswerPlan]:
     """Check a body and make the engine's requests of it. Raises ApiError."""
     context, service = serving.service.context, serving.service
-    order = read_order(body, kind, context=context)
-    if order.model is not None:
-        check_model(order.model, serving.model)
-    _check_rules(order, serving)
+    api_request = read_request(body, kind, context=context)
+    if api_request.model is not None:
+        check_model(api_request.model, serving.model)
+    _check_rules(api_request, serving)
     field = "messages" if kind == "chat" else "prompt"
-    count = len(order.prompts) * order.samples
+    count = len(api_request.prompts) * api_request.samples
     if count > service.max_waiting:
         message = f"{count} answers at once are more than this server's limit of {service.max_waiting}"
         raise ApiError(400, message, field=field)
     choices: list[Request] = []
-    for number, prompt in enumerate(order.prompts, start=1):
+    for number, prompt in enumerate(api_request.prompts, start=1):
         ids = render_prompt(prompt, serving.tokenizer)
-        _check_prompt(ids, number, field, serving, room=1 if order.continues else 0)
-        rules = replace(order.sampling, max_tokens=max(1, min(order.sampling.max_tokens, context - len(ids))))
-        stops = order.stop_tokens | (frozenset() if order.ignores_end else serving.tokenizer.stop_tokens)
+        _check_prompt(ids, number, field, serving, room=1 if api_request.continues else 0)
+        most = min(api_request.sampling.max_tokens, context - len(ids))
+        rules = replace(api_request.sampling, max_tokens=max(1, most))
+        stops = api_request.stop_tokens | (frozenset() if api_request.ignores_end else serving.tokenizer.stop_tokens)
         one = Request(name=identity, prompt=ids, sampling=rules, stop_tokens=stops)
-        choices += [replace(one, sample=sample) for sample in range(order.samples)]
-    plan = Plan(choices=tuple(choices), is_echo=order.echo, continues=order.continues)
-    return order, _with_scores(plan) if order.echo and order.log_probabilities else plan
+        choices += [replace(one, sample=sample) for sample in range(api_request.samples)]
+    plan = AnswerPlan(choices=tuple(choices), is_echo=api_request.echo, continues=api_request.continues)
+    return api_request, _with_scores(plan) if api_request.echo and api_request.log_probabilities else plan
 
 
-def _with_scores(plan: Plan) -> Plan:
+def _with_scores(plan: AnswerPlan) -> AnswerPlan:
     """Clients that score texts (lm-eval) count on one token more than those of the prompt, also where it ends all."""
     prompts = {choice.prompt: choice for choice in plan.choices if len(choice.prompt) > 1}
     scored = tuple(replace(choice, scored=len(prompt) - 1, sample=0) for prompt, choice in prompts.items())
-    return replace(plan, scored=scored, tells_stop_token=True)
+    return replace(plan, scored=scored, reports_stop_token=True)
 
 
-def _check_rules(order: Order, serving: Serving) -> None:
+def _check_rules(api_request: ApiRequest, serving: Serving) -> None:
     """What of the rules depends on the model's vocabulary. Raises ApiError."""
-    named = {"logit_bias": [token for token, _ in order.sampling.logit_bias], "stop_token_ids": order.stop_tokens}
+    biased = [token for token, _ in api_request.sampling.logit_bias]
+    named = {"logit_bias": biased, "stop_token_ids": api_request.stop_tokens}
     for field, tokens in named.items():
         wrong = next((token for token in tokens if not 0 <= token < serving.service.vocabulary), None)
         if wrong is not None:
             last = serving.service.vocabulary - 1
             raise ApiError(400, f"{field} names token id {wrong}: ids are 0 to {last}", field=field)
-    if order.sampling.json_schema is not None:
+    if api_request.sampling.json_schema is not None:
         try:
-            serving.constraints.check(order.sampling.json_schema)
+            serving.constraints.check(api_request.sampling.json_schema)
         except InputError as error:
             raise ApiError(400, f"response_format: {error}", field="response_format") from None
 

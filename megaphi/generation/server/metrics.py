@@ -1,6 +1,6 @@
 """What the server tells Prometheus at /metrics: requests, tokens, queue, cache, and how long clients wait.
 
-Times are taken where a client's are: from the request's arrival, before it is read, to the first piece of an answer and
+Times are taken where a client's are: from the request's arrival, before it is read, to the first token of an answer and
 to its last. What the engine counts itself is asked for when Prometheus comes. Counters live as long as the server.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from megaphi.generation.server.answer_deltas import Piece, Plan
+from megaphi.generation.server.answer_deltas import AnswerDelta, AnswerPlan
 from megaphi.generation.server.workers import GenerationService
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -52,20 +52,22 @@ class ServingMetrics:
     def count_response(self, path: str, status: int) -> None:
         self._requests.labels(path, str(status)).inc()
 
-    async def watch(self, pieces: AsyncIterator[Piece], plan: Plan, *, began: float) -> AsyncIterator[Piece]:
-        """The same pieces, counted; `began` by `time.perf_counter`."""
+    async def watch(
+        self, deltas: AsyncIterator[AnswerDelta], plan: AnswerPlan, *, began: float
+    ) -> AsyncIterator[AnswerDelta]:
+        """The same deltas, counted; `began` by `time.perf_counter`."""
         self._prompt_tokens.inc(sum(len(choice.prompt) for choice in plan.choices if choice.sample == 0))
         begun: set[int] = set()
-        async for piece in pieces:
-            if piece.tokens and not piece.is_prompt:
-                self._generated.inc(len(piece.tokens))
-                if piece.place not in begun:
-                    begun.add(piece.place)
+        async for delta in deltas:
+            if delta.tokens and not delta.is_prompt:
+                self._generated.inc(len(delta.tokens))
+                if delta.index not in begun:
+                    begun.add(delta.index)
                     self._first_token.observe(time.perf_counter() - began)
-            if piece.finish is not None:
+            if delta.finish is not None:
                 self._answer.observe(time.perf_counter() - began)
-                self._answers.labels(piece.finish).inc()
-            yield piece
+                self._answers.labels(delta.finish).inc()
+            yield delta
 
     def collect(self) -> Iterator[Metric]:
         """What the service knows; called by the registry."""
@@ -82,9 +84,9 @@ class ServingMetrics:
 
 ENGINE_METRICS = (
     ("cache_blocks", GaugeMetricFamily, "Blocks of the cache of keys and values"),
-    ("cache_blocks_used", GaugeMetricFamily, "Blocks that texts hold"),
+    ("cache_blocks_used", GaugeMetricFamily, "Blocks that sequences hold"),
     ("reused_tokens", CounterMetricFamily, "Tokens of prompts that the cache held already"),
-    ("preemptions", CounterMetricFamily, "Times that a text gave its blocks to an older one"),
+    ("preemptions", CounterMetricFamily, "Times that a sequence gave its blocks to an older one"),
 )
 
 

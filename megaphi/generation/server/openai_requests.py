@@ -29,7 +29,7 @@ DEFAULT_COMPLETION_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
+class ApiRequest:
     """A request body that makes sense."""
 
     kind: Kind
@@ -54,14 +54,14 @@ class Order:
     """Name tokens in log-probabilities `token_id:7`, because two tokens may have the same text."""
 
 
-def read_order(body: bytes, kind: Kind, *, context: int) -> Order:
+def read_request(body: bytes, kind: Kind, *, context: int) -> ApiRequest:
     """Parse and check a body. Raises ApiError (400) that names the field."""
     fields = _Fields(_parse(body))
     check_fields(fields.plain, kind)
     streams = fields.boolean("stream")
     echo = kind == "completion" and fields.boolean("echo")
     counts, alternatives = _log_probabilities(fields, kind)
-    return Order(
+    return ApiRequest(
         kind=kind,
         model=fields.text("model"),
         prompts=_prompts(fields) if kind == "completion" else (_conversation(fields),),
@@ -170,7 +170,7 @@ def _samples(fields: _Fields) -> int:
 def _max_tokens(fields: _Fields, kind: Kind, *, context: int) -> int:
     """The newer of chat's two names wins; a value beyond the context is cut to it, as an answer would be.
 
-    An echo alone, with 0, has no use for the value (`Order.continues`).
+    An echo alone, with 0, has no use for the value (`ApiRequest.continues`).
     """
     names = ("max_completion_tokens", "max_tokens") if kind == "chat" else ("max_tokens",)
     default = context if kind == "chat" else DEFAULT_COMPLETION_TOKENS
@@ -206,7 +206,7 @@ def _ignores_end(fields: _Fields) -> bool:
 
 
 def _logit_bias(fields: _Fields) -> tuple[tuple[int, float], ...]:
-    """Token ids as keys, which JSON makes texts; a number from -100 to 100 for each."""
+    """AnswerToken ids as keys, which JSON makes texts; a number from -100 to 100 for each."""
     plain = fields.plain.get("logit_bias", {})
     if not isinstance(plain, dict):
         raise _wrong("logit_bias", plain, "an object")

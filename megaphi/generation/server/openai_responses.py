@@ -1,4 +1,4 @@
-"""How OpenAI's protocol writes answers down: whole, in chunks of a stream, and errors.
+"""OpenAI's form of answers: whole, in chunks of a stream, and errors.
 
 The same four functions make the choices of whole answers and of chunks, because the two may differ in their frame only.
 With `return_token_ids` a choice carries the ids of its tokens, and, in vLLM's places, those of its prompt.
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from megaphi.generation.decoding.interface import Request
-from megaphi.generation.server.answer_deltas import Piece, Plan, Token
+from megaphi.generation.server.answer_deltas import AnswerDelta, AnswerPlan, AnswerToken
 from megaphi.generation.server.openai_fields import ApiError
-from megaphi.generation.server.openai_requests import Order
+from megaphi.generation.server.openai_requests import ApiRequest
 from megaphi.tokenizer.interface import Tokenizer
 
 SMALLEST_LOG_PROBABILITY = -9999.0  # vLLM's stand-in for minus infinity, which JSON cannot hold
@@ -33,11 +33,11 @@ def error_object(error: ApiError) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Writer:
-    """What all parts of one response share."""
+class ResponseWriter:
+    """Writes one response, whole or in chunks."""
 
-    order: Order
-    plan: Plan
+    api_request: ApiRequest
+    plan: AnswerPlan
     tokenizer: Tokenizer
     model: str
     identity: str
@@ -48,12 +48,12 @@ class Writer:
     def choices(self) -> Sequence[Request]:
         return self.plan.choices
 
-    def whole(self, answers: Sequence[Piece]) -> dict[str, Any]:
+    def whole(self, answers: Sequence[AnswerDelta]) -> dict[str, Any]:
         """The response of a request without `stream`."""
-        is_chat = self.order.kind == "chat"
+        is_chat = self.api_request.kind == "chat"
         choices = [self._chat_choice(answer) if is_chat else self._completion_choice(answer) for answer in answers]
         frame = self._frame("chat.completion" if is_chat else "text_completion", choices)
-        if is_chat and self.order.token_ids:
+        if is_chat and self.api_request.token_ids:
             frame["prompt_token_ids"] = self.choices[0].prompt
         echoed = [len(choice.prompt) if self.plan.is_echo else 0 for choice in self.choices]
         counts = [len(answer.tokens) - before for answer, before in zip(answers, echoed, strict=True)]
@@ -61,33 +61,33 @@ class Writer:
 
     def opening(self) -> list[dict[str, Any]]:
         """What a stream starts with: in chat, who speaks."""
-        if self.order.kind == "completion":
+        if self.api_request.kind == "completion":
             return []
-        prompt = {"prompt_token_ids": self.choices[0].prompt} if self.order.token_ids else {}
+        prompt = {"prompt_token_ids": self.choices[0].prompt} if self.api_request.token_ids else {}
         delta = {"role": "assistant", "content": ""}
         return [
-            {**self._chunk([{"index": place, "delta": delta, "logprobs": None, "finish_reason": None}]), **prompt}
-            for place in range(len(self.choices))
+            {**self._chunk_frame([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}]), **prompt}
+            for index in range(len(self.choices))
         ]
 
-    def piece(self, piece: Piece, *, is_first: bool) -> dict[str, Any] | None:
+    def chunk(self, delta: AnswerDelta, *, is_first: bool) -> dict[str, Any] | None:
         """A chunk; None when there is nothing in it that the client can see."""
-        shows_tokens = piece.tokens and (self.order.token_ids or self.order.log_probabilities)
-        if not (piece.text or piece.finish or shows_tokens):
+        shows_tokens = delta.tokens and (self.api_request.token_ids or self.api_request.log_probabilities)
+        if not (delta.text or delta.finish or shows_tokens):
             return None
-        if self.order.kind == "chat":
-            choice = self._chat_choice(piece)
+        if self.api_request.kind == "chat":
+            choice = self._chat_choice(delta)
             message = choice.pop("message")
-            choice["delta"] = {"content": message["content"]} if piece.text else {}
-            return self._chunk([choice])
-        choice = self._completion_choice(piece)
+            choice["delta"] = {"content": message["content"]} if delta.text else {}
+            return self._chunk_frame([choice])
+        choice = self._completion_choice(delta)
         if not is_first:
             choice.pop("prompt_token_ids", None)
-        return self._chunk([choice])
+        return self._chunk_frame([choice])
 
     def closing_usage(self, answer_tokens: Sequence[int]) -> dict[str, Any]:
         """The chunk after the last, for `stream_options.include_usage`."""
-        return {**self._chunk([]), "usage": self.usage(answer_tokens)}
+        return {**self._chunk_frame([]), "usage": self.usage(answer_tokens)}
 
     def usage(self, answer_tokens: Sequence[int]) -> dict[str, int]:
         """A prompt counts once, however many samples it has."""
@@ -104,45 +104,45 @@ class Writer:
             "choices": choices,
         }
 
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        frame = self._frame("chat.completion.chunk" if self.order.kind == "chat" else "text_completion", choices)
-        return {**frame, "usage": None} if self.order.include_usage else frame
+    def _chunk_frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        frame = self._frame("chat.completion.chunk" if self.api_request.kind == "chat" else "text_completion", choices)
+        return {**frame, "usage": None} if self.api_request.include_usage else frame
 
-    def _completion_choice(self, piece: Piece) -> dict[str, Any]:
+    def _completion_choice(self, delta: AnswerDelta) -> dict[str, Any]:
         choice = {
-            "index": piece.place,
-            "text": piece.text,
-            "logprobs": self._columns(piece.tokens) if self.order.log_probabilities else None,
-            "finish_reason": piece.finish,
+            "index": delta.index,
+            "text": delta.text,
+            "logprobs": self._columns(delta.tokens) if self.api_request.log_probabilities else None,
+            "finish_reason": delta.finish,
         }
-        if self.order.token_ids:
-            choice["prompt_token_ids"] = self.choices[piece.place].prompt
-            choice["token_ids"] = [token.id for token in piece.tokens]
+        if self.api_request.token_ids:
+            choice["prompt_token_ids"] = self.choices[delta.index].prompt
+            choice["token_ids"] = [token.id for token in delta.tokens]
         return choice
 
-    def _chat_choice(self, piece: Piece) -> dict[str, Any]:
-        content = [self._described(token) for token in piece.tokens]
+    def _chat_choice(self, delta: AnswerDelta) -> dict[str, Any]:
+        content = [self._described(token) for token in delta.tokens]
         choice = {
-            "index": piece.place,
-            "message": {"role": "assistant", "content": piece.text, "refusal": None},
-            "logprobs": {"content": content, "refusal": None} if self.order.log_probabilities else None,
-            "finish_reason": piece.finish,
+            "index": delta.index,
+            "message": {"role": "assistant", "content": delta.text, "refusal": None},
+            "logprobs": {"content": content, "refusal": None} if self.api_request.log_probabilities else None,
+            "finish_reason": delta.finish,
         }
-        if self.order.token_ids:
-            choice["token_ids"] = [token.id for token in piece.tokens]
+        if self.api_request.token_ids:
+            choice["token_ids"] = [token.id for token in delta.tokens]
         return choice
 
-    def _columns(self, tokens: Sequence[Token]) -> dict[str, Any]:
+    def _columns(self, tokens: Sequence[AnswerToken]) -> dict[str, Any]:
         """Log-probabilities as completions have them."""
         return {
             "tokens": [self._name(token.id) for token in tokens],
             "token_logprobs": [_finite(token.log_probability) for token in tokens],
-            "top_logprobs": [self._top(token) for token in tokens] if self.order.sampling.alternatives else None,
+            "top_logprobs": [self._top(token) for token in tokens] if self.api_request.sampling.alternatives else None,
             "text_offset": [token.offset for token in tokens],
         }
 
-    def _top(self, token: Token) -> dict[str, float | None] | None:
-        """Of alternatives with the same text the likeliest is kept."""
+    def _top(self, token: AnswerToken) -> dict[str, float | None] | None:
+        """Of alternatives with the same text the most probable is kept."""
         if token.log_probability is None:
             return None
         top: dict[str, float | None] = {}
@@ -150,7 +150,7 @@ class Writer:
             top.setdefault(self._name(other), _finite(value))
         return top
 
-    def _described(self, token: Token) -> dict[str, Any]:
+    def _described(self, token: AnswerToken) -> dict[str, Any]:
         """Log-probabilities as chats have them."""
         alternatives = [self._entry(other, value) for other, value in token.alternatives]
         return {**self._entry(token.id, token.log_probability), "top_logprobs": alternatives}
@@ -160,7 +160,7 @@ class Writer:
         return {"token": self._name(token), "logprob": _finite(log_probability), "bytes": spelled}
 
     def _name(self, token: int) -> str:
-        return f"token_id:{token}" if self.order.tokens_as_ids else self.tokenizer.decode([token])
+        return f"token_id:{token}" if self.api_request.tokens_as_ids else self.tokenizer.decode([token])
 
 
 def _finite(log_probability: float | None) -> float | None:

@@ -85,7 +85,7 @@ def check_answers(answers: Any, prompts: Any, *, samples: int) -> None:
 
 
 def test_answers_of_our_server_are_complete_and_in_order():
-    with served(FakeGenerator(rows=4)) as (url, _):
+    with served(FakeGenerator(slots=4)) as (url, _):
         check_answers(sampler(url).sample(PROMPTS, RULES, samples=3), PROMPTS, samples=3)
 
 

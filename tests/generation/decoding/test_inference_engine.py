@@ -104,9 +104,9 @@ def refusals(checkpoint: str) -> list[str]:
     """What the engine says of requests that can never run."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
 
-    engine = Engine(open_model(open_weights(checkpoint)), rows=2, cache_bytes=45_000)
+    engine = InferenceEngine(open_model(open_weights(checkpoint)), slots=2, cache_bytes=45_000)
     ten = Sampling(max_tokens=10)
     requests = [
         Request(name="a", prompt=()),
@@ -123,7 +123,7 @@ def refusals(checkpoint: str) -> list[str]:
     messages.append(refusal(engine, Request(name="b", prompt=(1,))))
     engine.cancel("b")
     engine.cancel("nobody")
-    assert [(news.name, news.finish) for news in engine.step()] == [("b", "cancelled")]
+    assert [(output.name, output.finish) for output in engine.step()] == [("b", "cancelled")]
     assert engine.is_idle
     engine.add(Request(name="b", prompt=(1,), sampling=ten))
     return messages

@@ -1,7 +1,7 @@
 """The scheduler and its blocks without a model: a cache that remembers tokens instead of keys and values.
 
-What a text becomes is a hash of all its tokens as the cache shows them, so a block that is shared wrongly, overwritten
-too early or read before it was written changes an answer. The brute force has no cache and no neighbours.
+What a sequence becomes is a hash of all its tokens as the cache shows them, so a block that is shared wrongly,
+overwritten too early or read before it was written changes an answer. The brute force has no cache and no neighbours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from megaphi.generation.decoding.cache_blocks import BlockPool, block_keys
 from megaphi.generation.decoding.interface import Request
-from megaphi.generation.decoding.scheduler import Schedule
+from megaphi.generation.decoding.scheduler import Scheduler
 from megaphi.sampling import Sampling
 
 SIZE = 4
@@ -32,41 +32,45 @@ def alone(prompt, max_tokens):
 
 
 class RememberingCache:
-    """Runs passes of a schedule; what stands in the cache is what the model would have seen."""
+    """Runs passes of a scheduler; what stands in the cache is what the model would have seen."""
 
-    def __init__(self, schedule):
-        self.schedule = schedule
-        self.positions = {}
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+        self.stored = {}
         self.answers = {}
         self.computed = 0
 
-    def run_pass(self):
-        parts = self.schedule.next_pass()
-        assert parts
-        for part in parts:  # every layer stores all tokens of a pass before it attends
-            for place in range(part.start, part.end):
-                self.positions[part.text.blocks[place // SIZE], place % SIZE] = part.text.tokens[place]
-        for part in parts:
-            self.computed += part.end - part.start
-            seen = [self.positions[part.text.blocks[place // SIZE], place % SIZE] for place in range(part.end)]
-            assert seen == part.text.tokens[: part.end]
-            if part.wanted and not part.text.request.scored:
-                self.advance(part.text, next_token(seen))
-            elif part.text.request.scored:
-                part.text.scores += [part.text.tokens[place + 1] for place in part.wanted]
-                if len(part.text.scores) == part.text.request.scored:
-                    self.schedule.finish(part.text)
-                    self.answers[part.text.request.name] = part.text.scores
+    def address(self, sequence, position):
+        """(block, offset in it)."""
+        return sequence.blocks[position // SIZE], position % SIZE
 
-    def advance(self, text, token):
-        self.schedule.append(text, token)
-        if len(text.answer) == text.request.sampling.max_tokens:
-            self.schedule.finish(text)
-            self.answers[text.request.name] = text.answer
+    def run_pass(self):
+        chunks = self.scheduler.next_pass()
+        assert chunks
+        for chunk in chunks:  # every layer stores all tokens of a pass before it attends
+            for position in range(chunk.start, chunk.end):
+                self.stored[self.address(chunk.sequence, position)] = chunk.sequence.tokens[position]
+        for chunk in chunks:
+            self.computed += chunk.end - chunk.start
+            seen = [self.stored[self.address(chunk.sequence, position)] for position in range(chunk.end)]
+            assert seen == chunk.sequence.tokens[: chunk.end]
+            if chunk.logit_positions and not chunk.sequence.request.scored:
+                self.advance(chunk.sequence, next_token(seen))
+            elif chunk.sequence.request.scored:
+                chunk.sequence.scores += [chunk.sequence.tokens[position + 1] for position in chunk.logit_positions]
+                if len(chunk.sequence.scores) == chunk.sequence.request.scored:
+                    self.scheduler.finish(chunk.sequence)
+                    self.answers[chunk.sequence.request.name] = chunk.sequence.scores
+
+    def advance(self, sequence, token):
+        self.scheduler.append(sequence, token)
+        if len(sequence.answer) == sequence.request.sampling.max_tokens:
+            self.scheduler.finish(sequence)
+            self.answers[sequence.request.name] = sequence.answer
 
     def run(self):
         passes = 0
-        while self.schedule.running or self.schedule.waiting:
+        while self.scheduler.running or self.scheduler.waiting:
             self.run_pass()
             passes += 1
             assert passes < 10_000
@@ -78,45 +82,45 @@ PROMPTS = st.lists(
 )
 
 
-@given(prompts=PROMPTS, rows=st.integers(1, 5), pass_tokens=st.integers(1, 20), blocks=st.integers(6, 30))
+@given(prompts=PROMPTS, slots=st.integers(1, 5), prefill_tokens=st.integers(1, 20), blocks=st.integers(6, 30))
 @settings(max_examples=300)
-def test_no_text_learns_of_another(prompts, rows, pass_tokens, blocks):
+def test_no_sequence_depends_on_another(prompts, slots, prefill_tokens, blocks):
     """Prompts with beginnings in common, answers of many lengths, passes that cut prompts, and too few blocks."""
     pool = BlockPool(blocks, size=SIZE)
-    schedule = Schedule(pool, rows=rows, pass_tokens=pass_tokens, scored_rows=3)
+    scheduler = Scheduler(pool, slots=slots, prefill_tokens=prefill_tokens, scored_tokens=3)
     expected = {}
     for number, (beginning, length, max_tokens, is_scored) in enumerate(prompts):
         prompt = ([beginning] * 9 + [number % 2] * 9)[:length] if number % 3 else [number % 5] * length
         scored = min(max_tokens, length - 1) if is_scored else 0
         sampling = Sampling(max_tokens=max_tokens)
-        schedule.add(Request(name=str(number), prompt=tuple(prompt), sampling=sampling, scored=scored))
+        scheduler.add(Request(name=str(number), prompt=tuple(prompt), sampling=sampling, scored=scored))
         expected[str(number)] = prompt[length - scored :] if scored else alone(prompt, max_tokens)
-    assert RememberingCache(schedule).run() == expected
+    assert RememberingCache(scheduler).run() == expected
     assert pool.free == blocks
 
 
 def test_samples_of_one_prompt_compute_it_once():
-    schedule = Schedule(BlockPool(200, size=SIZE), rows=16, pass_tokens=1_000, scored_rows=8)
+    scheduler = Scheduler(BlockPool(200, size=SIZE), slots=16, prefill_tokens=1_000, scored_tokens=8)
     prompt = tuple(number % 7 for number in range(100))
     for sample in range(16):
-        schedule.add(Request(name=str(sample), prompt=prompt, sampling=Sampling(max_tokens=3), sample=sample))
-    cache = RememberingCache(schedule)
+        scheduler.add(Request(name=str(sample), prompt=prompt, sampling=Sampling(max_tokens=3), sample=sample))
+    cache = RememberingCache(scheduler)
     cache.run()
-    assert schedule.reused_tokens == 15 * 96  # all but the last token's block, of which 4 tokens are computed anew
+    assert scheduler.reused_tokens == 15 * 96  # all but the last token's block, of which 4 tokens are computed anew
     assert cache.computed == 100 + 15 * 4 + 16 * 2
 
 
-def test_a_text_that_waits_for_a_prefix_is_not_held_up_when_its_owner_leaves():
-    schedule = Schedule(BlockPool(50, size=SIZE), rows=4, pass_tokens=8, scored_rows=8)
+def test_a_sequence_that_waits_for_a_prefix_is_not_held_up_when_its_owner_leaves():
+    scheduler = Scheduler(BlockPool(50, size=SIZE), slots=4, prefill_tokens=8, scored_tokens=8)
     prompt = tuple(range(32))
     for name in ("first", "second"):
-        schedule.add(Request(name=name, prompt=prompt, sampling=Sampling(max_tokens=2)))
-    cache = RememberingCache(schedule)
+        scheduler.add(Request(name=name, prompt=prompt, sampling=Sampling(max_tokens=2)))
+    cache = RememberingCache(scheduler)
     cache.run_pass()
-    assert [text.request.name for text in schedule.waiting] == ["second"]
-    assert schedule.remove("first") is not None
+    assert [sequence.request.name for sequence in scheduler.waiting] == ["second"]
+    assert scheduler.remove("first") is not None
     assert cache.run() == {"second": alone(prompt, 2)}
-    assert schedule.reused_tokens == 8
+    assert scheduler.reused_tokens == 8
 
 
 def test_the_oldest_content_is_forgotten_first():
@@ -127,20 +131,20 @@ def test_the_oldest_content_is_forgotten_first():
         pool.publish(block, key)
     pool.give_back(blocks)
     assert pool.find(keys) == blocks
-    assert pool.take() == blocks[2]  # the end of the text went first
+    assert pool.take() == blocks[2]  # the end of the sequence went first
     assert pool.find(keys) == blocks[:2]
     pool.hold(blocks[:1])
     assert (pool.take(), pool.free) == (blocks[1], 0)
 
 
 @given(tokens=st.lists(st.integers(0, 5), max_size=40))
-def test_keys_of_a_text_that_grows_are_those_of_the_whole(tokens):
-    schedule = Schedule(BlockPool(50, size=SIZE), rows=1, pass_tokens=8, scored_rows=8)
-    schedule.add(Request(name="text", prompt=(1,)))
-    (text,) = schedule.waiting
+def test_keys_of_a_sequence_that_grows_are_those_of_the_whole(tokens):
+    scheduler = Scheduler(BlockPool(50, size=SIZE), slots=1, prefill_tokens=8, scored_tokens=8)
+    scheduler.add(Request(name="text", prompt=(1,)))
+    (sequence,) = scheduler.waiting
     for token in tokens:
-        schedule.append(text, token)
-    assert text.keys == list(block_keys([1, *tokens], size=SIZE))
+        scheduler.append(sequence, token)
+    assert sequence.keys == list(block_keys([1, *tokens], size=SIZE))
 
 
 @pytest.mark.parametrize("other", [[0, 1, 2, 4, 4, 5, 6, 7], [4, 5, 6, 7, 0, 1, 2, 3]])

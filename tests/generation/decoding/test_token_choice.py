@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from megaphi.errors import InputError
-from megaphi.generation.decoding import sampling as module
-from megaphi.generation.decoding.token_choice import NO_TOKEN, Row, choose, likeliest, uniform
+from megaphi.generation.decoding import token_choice as module
+from megaphi.generation.decoding.token_choice import NO_TOKEN, Row, choose, keep_of_top, uniform
 from megaphi.sampling import Sampling
 
 RULES = st.builds(
@@ -52,11 +52,11 @@ def rows_of(rules, *, prompt=(), answer=(), count=1):
 @given(seed=st.integers(0, 10_000), rules=st.lists(RULES, min_size=1, max_size=4), first=st.sampled_from([2, 8, 256]))
 @settings(max_examples=200)
 def test_what_is_kept_is_what_transformers_keeps(seed, rules, first):
-    """Rows with rules of their own; `first` likeliest tokens are looked at before the whole vocabulary is sorted."""
+    """Rows with rules of their own; `first` top tokens are looked at before the whole vocabulary is sorted."""
     logits_WV = torch.randn(len(rules), 40, generator=torch.Generator().manual_seed(seed)) * 3
     temperature_W1 = torch.tensor([[rule.temperature] for rule in rules])
     for candidates in (max(first, *(rule.top_k for rule in rules)), 40):
-        kept_WC, order_WC, is_sure_W = likeliest(logits_WV / temperature_W1, rules, candidates=candidates)
+        kept_WC, order_WC, is_sure_W = keep_of_top(logits_WV / temperature_W1, rules, candidates=candidates)
         found_WV = torch.zeros(logits_WV.shape, dtype=torch.float64).scatter(1, order_WC, kept_WC)
         for row in (row for row, is_sure in enumerate(is_sure_W) if is_sure):
             torch.testing.assert_close(found_WV[row], warped(logits_WV[row], rules[row]), rtol=1e-5, atol=1e-9)
@@ -68,11 +68,13 @@ def test_what_is_kept_is_what_transformers_keeps(seed, rules, first):
 def test_a_draw_does_not_depend_on_the_rules_of_its_neighbours(seed, rules, first):
     """Nor on tokens that are equally likely, of which a model in bf16 has many: the logits are halves."""
     logits_WV = (torch.randn(len(rules), 40, generator=torch.Generator().manual_seed(seed)) * 4).round() / 2
-    rows = [Row(replace(rule, seed=seed), place, (), ()) for place, rule in enumerate(rules)]
+    rows = [Row(replace(rule, seed=seed), position, (), ()) for position, rule in enumerate(rules)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CANDIDATES", first)
         together = choose(logits_WV.clone(), rows).tokens
-        alone = [choose(logits_WV[place : place + 1].clone(), [row]).tokens[0] for place, row in enumerate(rows)]
+        alone = [
+            choose(logits_WV[position : position + 1].clone(), [row]).tokens[0] for position, row in enumerate(rows)
+        ]
     assert together == alone
 
 
@@ -101,7 +103,7 @@ def test_draws_follow_the_distribution(rules):
     assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
 
 
-def test_greedy_takes_the_likeliest_and_the_first_of_equals():
+def test_greedy_takes_the_top_token_and_the_first_of_equals():
     logits_WV = torch.tensor([[0.0, 3.0, 1.0], [2.0, 2.0, 2.0]])
     assert choose(logits_WV, rows_of(Sampling(), count=2)).tokens == [1, 0]
 
@@ -141,14 +143,14 @@ def test_biases_come_first_as_in_transformers(temperature):
 
 def test_a_bias_of_a_hundred_decides():
     logits_WV = torch.randn(2, 30, generator=torch.Generator().manual_seed(1)) * 3
-    likeliest_W = logits_WV.argmax(-1).tolist()
-    wanted = [(token + 1) % 30 for token in likeliest_W]
+    top_W = logits_WV.argmax(-1).tolist()
+    wanted = [(token + 1) % 30 for token in top_W]
     for temperature in (0.0, 1.0):
         for bias in (((wanted[0], 100.0),), ((wanted[0], 50.0), (wanted[0], 50.0))):  # named twice counts twice
             row = Row(Sampling(temperature=temperature, logit_bias=bias), 0, (), ())
             assert choose(logits_WV[:1].clone(), [row]).tokens == [wanted[0]]
-        against = Row(Sampling(temperature=temperature, logit_bias=((likeliest_W[1], -100.0),)), 0, (), ())
-        assert choose(logits_WV[1:].clone(), [against]).tokens != [likeliest_W[1]]
+        against = Row(Sampling(temperature=temperature, logit_bias=((top_W[1], -100.0),)), 0, (), ())
+        assert choose(logits_WV[1:].clone(), [against]).tokens != [top_W[1]]
 
 
 @pytest.mark.parametrize(
@@ -185,26 +187,26 @@ def test_alternatives_and_log_probabilities_are_the_models_own():
         assert choice.log_probabilities[row] == pytest.approx(expected_WV[row, token].item())
 
 
-def test_a_draw_depends_on_seed_sample_and_place_only():
+def test_a_draw_depends_on_seed_sample_and_position_only():
     logits_V = torch.zeros(1_000)
-    keys = [(seed, sample, place) for seed in (1, 2) for sample in (0, 1) for place in range(50)]
-    rows = [Row(Sampling(temperature=1.0, seed=seed), sample, (), range(place)) for seed, sample, place in keys]
+    keys = [(seed, sample, position) for seed in (1, 2) for sample in (0, 1) for position in range(50)]
+    rows = [Row(Sampling(temperature=1.0, seed=seed), sample, (), range(position)) for seed, sample, position in keys]
     together = choose(logits_V.expand(len(rows), -1).clone(), rows).tokens
     assert [choose(logits_V[None].clone(), [row]).tokens[0] for row in rows] == together
     assert len(set(together)) > 150
 
 
-@given(seed=st.integers(-(2**70), 2**70), sample=st.integers(0, 2**40), place=st.integers(0, 2**20))
-def test_numbers_for_draws_are_in_range_and_change_with_each_part(seed, sample, place):
-    number = uniform(seed, sample, place)
+@given(seed=st.integers(-(2**70), 2**70), sample=st.integers(0, 2**40), position=st.integers(0, 2**20))
+def test_numbers_for_draws_are_in_range_and_change_with_each_part(seed, sample, position):
+    number = uniform(seed, sample, position)
     assert 0 <= number < 1
-    assert number != uniform(seed + 1, sample, place)
-    assert number != uniform(seed, sample + 1, place)
-    assert number != uniform(seed, sample, place + 1)
+    assert number != uniform(seed + 1, sample, position)
+    assert number != uniform(seed, sample + 1, position)
+    assert number != uniform(seed, sample, position + 1)
 
 
 def test_numbers_for_draws_are_uniform():
-    numbers = [uniform(seed, sample, place) for seed in range(20) for sample in range(20) for place in range(100)]
+    numbers = [uniform(seed, sample, position) for seed in range(20) for sample in range(20) for position in range(100)]
     assert chisquare(np.histogram(numbers, bins=100, range=(0, 1))[0]).pvalue > 1e-3
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from megaphi.errors import InputError
-from megaphi.generation.decoding.interface import News, Request, Score, Usage
+from megaphi.generation.decoding.interface import Request, Score, StepOutput, Usage
 from megaphi.sampling import Finish, Sampling
 
 ORDINARY = range(256, 90_000)
@@ -20,12 +20,12 @@ ORDINARY = range(256, 90_000)
 
 
 class FakeGenerator:
-    """Fulfils `Generator`: `rows` requests run at a time, the others wait in the order in which they came."""
+    """Implements `Generator`: `slots` requests run at a time, the others wait in the order in which they came."""
 
     def __init__(
         self,
         *,
-        rows: int = 8,
+        slots: int = 8,
         context: int = 512,
         vocabulary: int = 100_352,
         alphabet: Sequence[int] = ORDINARY,
@@ -35,7 +35,7 @@ class FakeGenerator:
         """`ends`: may an answer end by itself, with a stop token?"""
         self.context = context
         self.vocabulary = vocabulary
-        self.rows = rows
+        self.slots = slots
         self.alphabet = alphabet
         self.seconds_per_step = seconds_per_step
         self.ends = ends
@@ -59,20 +59,20 @@ class FakeGenerator:
         self.waiting = [request for request in self.waiting if request.name != name]
         self.running.pop(name, None)
 
-    def step(self) -> list[News]:
+    def step(self) -> list[StepOutput]:
         if self.explode:
             raise RuntimeError("out of memory")
         self.steps += 1
         time.sleep(self.seconds_per_step)
-        while self.waiting and len(self.running) < self.rows:
+        while self.waiting and len(self.running) < self.slots:
             request = self.waiting.pop(0)
             self.running[request.name] = (request, 0)
         return [self._advance(request, place) for request, place in list(self.running.values())]
 
-    def _advance(self, request: Request, place: int) -> News:
+    def _advance(self, request: Request, place: int) -> StepOutput:
         if request.scored:
             del self.running[request.name]
-            return News(request.name, finish="length", scores=scores_of(request))
+            return StepOutput(request.name, finish="length", scores=scores_of(request))
         token = token_at(request, place, self.alphabet)
         finish: Finish | None = None
         if token is None:
@@ -83,11 +83,11 @@ class FakeGenerator:
         if finish is not None:
             del self.running[request.name]
         if token is None:
-            return News(request.name, None, -0.5, finish=finish, stop_token=min(request.stop_tokens))
+            return StepOutput(request.name, None, -0.5, finish=finish, stop_token=min(request.stop_tokens))
         alternatives = tuple(
             (token + rank, log_probability(token) - rank) for rank in range(request.sampling.alternatives)
         )
-        return News(request.name, token, log_probability(token), alternatives, finish)
+        return StepOutput(request.name, token, log_probability(token), alternatives, finish)
 
     @property
     def usage(self) -> Usage:

@@ -13,14 +13,14 @@ def through_replicas(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] 
     """Tokens of every prompt by the rules, asked for at once; on rank 0."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.driver import lead_or_follow
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.driver import drive_or_follow
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.decoding.interface import Request
     from megaphi.generation.server.workers import GenerationService
 
     model = open_model(open_weights(checkpoint), layout)
-    generators: list[Any] = lead_or_follow(Engine(model, rows=3))
-    if not generators:
+    generators: list[Any] | None = drive_or_follow(InferenceEngine(model, slots=3))
+    if generators is None:
         return None
     service = GenerationService(*generators)
     prompts = prompts_of(model.architecture.vocabulary)
@@ -32,11 +32,11 @@ def through_replicas(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] 
 
     async def answer(request: Request) -> list[int]:
         submission = service.submit([request])
-        return [news.token async for news in submission if news.token is not None]
+        return [output.token async for output in submission if output.token is not None]
 
     async def everybody() -> list[list[int]]:
-        called_off = service.submit([requests[0]])
-        called_off.cancel()
+        cancelled = service.submit([requests[0]])
+        cancelled.cancel()
         return await asyncio.gather(*(answer(request) for request in requests))
 
     service.start()

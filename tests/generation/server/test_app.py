@@ -29,7 +29,7 @@ FIELDS = {"max_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 11}
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with served(FakeGenerator(rows=8)) as (url, _):
+    with served(FakeGenerator(slots=8)) as (url, _):
         yield url
 
 
@@ -194,7 +194,7 @@ def test_the_seed_is_drawn_when_none_is_given(url):
 
 
 def test_too_many_waiting_requests_are_sent_away():
-    with served(FakeGenerator(rows=1, seconds_per_step=0.05), max_waiting=4) as (url, service):
+    with served(FakeGenerator(slots=1, seconds_per_step=0.05), max_waiting=4) as (url, service):
         with ThreadPoolExecutor(12) as pool:
             replies = list(
                 pool.map(lambda number: ask(f"{url}/v1/completions", {"prompt": [number], **FIELDS}), range(12))
@@ -268,7 +268,7 @@ def test_a_client_who_leaves_stops_the_work_for_him(stream):
 def test_many_clients_for_a_while_each_get_their_own_answer_and_memory_stays():
     """32 clients, streams and whole answers, some of whom leave early: no answer is mixed up, nothing piles up."""
     counts, problems = [0] * 32, []
-    with served(FakeGenerator(rows=8)) as (url, service):
+    with served(FakeGenerator(slots=8)) as (url, service):
         end = time.monotonic() + 6
 
         def client(number: int) -> None:

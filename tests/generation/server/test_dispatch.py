@@ -10,7 +10,7 @@ import pytest
 from megaphi.errors import RunFailed
 from megaphi.generation.decoding.interface import Request
 from megaphi.generation.server import dispatch as module
-from megaphi.generation.server.dispatch import WORTH_REQUESTS, Dispatch
+from megaphi.generation.server.dispatch import WORTH_REQUESTS, Dispatcher
 from megaphi.generation.server.workers import GenerationService
 from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
@@ -19,13 +19,13 @@ TALK = tuple(range(100))
 
 
 def test_the_least_busy_is_chosen_for_what_is_new():
-    dispatch = Dispatch()
+    dispatch = Dispatcher()
     assert dispatch.choose(TALK, [3, 1, 2]) == 1
     assert dispatch.choose((1, 2), [3, 1, 0]) == 2
 
 
 def test_the_next_turn_goes_where_the_talk_is_unless_that_is_much_busier():
-    dispatch = Dispatch()
+    dispatch = Dispatcher()
     assert dispatch.choose(TALK, [1, 0]) == 1
     assert dispatch.choose((*TALK, 7, 8, 9), [0, WORTH_REQUESTS]) == 1
     assert dispatch.choose((*TALK, 7, 8, 9), [0, WORTH_REQUESTS + 1]) == 0
@@ -34,7 +34,7 @@ def test_the_next_turn_goes_where_the_talk_is_unless_that_is_much_busier():
 
 def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "REMEMBERED_BLOCKS", 10)
-    dispatch = Dispatch()
+    dispatch = Dispatcher()
     dispatch.choose(TALK, [1, 0])
     for number in range(20):
         dispatch.choose((number,) * 20, [0, 3])
@@ -44,7 +44,7 @@ def test_what_is_remembered_is_bounded(monkeypatch):
 
 class Slow(FakeGenerator):
     def __init__(self) -> None:
-        super().__init__(rows=3, seconds_per_step=0.002, ends=False)
+        super().__init__(slots=3, seconds_per_step=0.002, ends=False)
         self.names: list[str] = []
 
     def add(self, request: Request) -> None:
@@ -59,7 +59,7 @@ def asked(number: int) -> Request:
 
 async def answer(service: GenerationService, request: Request) -> list[int]:
     submission = service.submit([request])
-    return [news.token async for news in submission if news.token is not None]
+    return [output.token async for output in submission if output.token is not None]
 
 
 def test_every_replica_works_and_answers_are_the_same_from_each():
@@ -97,7 +97,7 @@ def test_a_replica_that_fails_is_the_end_for_all():
     service.close(timeout_seconds=10)
 
 
-def test_a_request_that_is_called_off_is_so_in_its_replica_only():
+def test_a_request_is_cancelled_in_its_replica_only():
     replicas = [Slow(), Slow()]
     service = GenerationService(*replicas)
 

@@ -20,7 +20,7 @@ PROMPTS: list[Any] = ["Once upon a time 👋", [5, 7, 9, 2000], ["one", "two and
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with served(FakeGenerator(rows=3)) as (url, _):
+    with served(FakeGenerator(slots=3)) as (url, _):
         yield url
 
 

@@ -63,7 +63,7 @@ def _post(url: str, body: dict[str, Any], headers: dict[str, str]) -> urllib.req
 
 
 def test_queue_and_failure_are_seen():
-    generator = FakeGenerator(rows=1, seconds_per_step=0.01, ends=False)
+    generator = FakeGenerator(slots=1, seconds_per_step=0.01, ends=False)
     with served(generator) as (url, service):
         import threading
 

@@ -55,10 +55,10 @@ def greedy(checkpoint: str, prompts: list[list[int]]) -> list[list[int]]:
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.generate import generate
-    from megaphi.generation.decoding.inference_engine import Engine
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.sampling import Sampling
 
-    engine = Engine(open_model(open_weights(checkpoint)))
+    engine = InferenceEngine(open_model(open_weights(checkpoint)))
     return [found.tokens for (found,) in generate(engine, prompts, Sampling(max_tokens=8))]
 
 
@@ -124,7 +124,7 @@ def test_two_replicas_answer_alike_behind_one_address_and_end_together(checkpoin
         answer = client.completions.create(**fields, temperature=0)
         assert len({choice.text for choice in answer.choices}) == 1
         metrics = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
-        for replica in (0, 1):  # what a replica uses is told with the news of its steps
+        for replica in (0, 1):  # what a replica uses comes with the outputs of its steps
             assert float(re.search(rf'cache_blocks{{replica="{replica}"}} (\S+)', metrics)[1]) > 0  # pyright: ignore
         other = psutil.Process(children_of(server.pid)[1])
         other.kill()

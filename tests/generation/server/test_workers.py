@@ -1,4 +1,4 @@
-"""The thread between handlers and a generator: right news to the right reader, bounds, cancelling, failing, ending."""
+"""The worker between handlers and a generator: outputs reach their reader, bounds, cancelling, failing, ending."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from megaphi.errors import InputError, RunFailed
-from megaphi.generation.decoding.interface import News, Request
+from megaphi.generation.decoding.interface import Request, StepOutput
 from megaphi.generation.server.workers import GenerationService, Submission, TooManyWaiting
 from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
@@ -40,9 +40,9 @@ def expected(one: Request) -> list[int]:
 
 async def tokens_of(submission: Submission) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {one.name: [] for one in submission.requests}
-    async for news in submission:
-        if news.token is not None:
-            found[news.name].append(news.token)
+    async for output in submission:
+        if output.token is not None:
+            found[output.name].append(output.token)
     return found
 
 
@@ -55,7 +55,7 @@ def test_hundreds_of_callers_each_get_their_own_answers():
             assert answers[one.name] == expected(one)
 
     async def everybody() -> None:
-        with running(FakeGenerator(rows=5), max_waiting=1000) as service:
+        with running(FakeGenerator(slots=5), max_waiting=1000) as service:
             await asyncio.gather(*(caller(service, number) for number in range(300)))
             assert service.load().waiting == service.load().running == 0
 
@@ -73,10 +73,10 @@ def test_one_caller_is_not_disturbed_by_others_who_leave():
                 await anext(submission)
         submission.cancel(submission.requests[0].name if draw.random() < 0.5 else None)
         submission.cancel()
-        assert [news async for news in submission] == []
+        assert [output async for output in submission] == []
 
     async def everybody() -> None:
-        generator = FakeGenerator(rows=4)
+        generator = FakeGenerator(slots=4)
         with running(generator) as service:
             steady = service.submit([request(99, max_tokens=300)])
             visitors = [visitor(service, number) for number in range(60)]
@@ -99,7 +99,7 @@ async def reaches(condition) -> bool:
 
 def test_waiting_requests_are_bounded_and_room_comes_back():
     async def everybody() -> None:
-        with running(FakeGenerator(rows=1, seconds_per_step=0.01), max_waiting=3) as service:
+        with running(FakeGenerator(slots=1, seconds_per_step=0.01), max_waiting=3) as service:
             first = service.submit([request(1, max_tokens=400)])
             await anext(first)
             assert service.load().running == 1
@@ -175,8 +175,8 @@ def test_a_closed_loop_does_not_stop_the_thread():
         async def leave() -> None:
             service.submit([request(1, max_tokens=10)])
 
-        async def stay() -> list[News]:
-            return [news async for news in service.submit([request(2)])]
+        async def stay() -> list[StepOutput]:
+            return [output async for output in service.submit([request(2)])]
 
         asyncio.run(leave())
         assert len(asyncio.run(stay())) == 5
