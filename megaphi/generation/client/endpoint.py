@@ -18,7 +18,7 @@ from typing import Any
 
 from megaphi.conversation import Conversation, to_plain
 from megaphi.errors import InputError, RunFailed
-from megaphi.generation.client.http_exchange import Patience, connect, post_json
+from megaphi.generation.client.http_exchange import RetryPolicy, connect, post_json
 from megaphi.generation.client.request_journal import RequestJournal, request_key
 from megaphi.json_text import parse_json
 from megaphi.sampling import Answer, Finish, Prompt, Sampling
@@ -41,7 +41,7 @@ class EndpointSampler:
         tokenizer: Tokenizer,
         api_key: str | None = None,
         concurrency: int = 16,
-        patience: Patience = Patience(),  # noqa: B008 (frozen)
+        patience: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
         journal: str | os.PathLike[str] | None = None,
         token_ids: bool = True,
     ) -> None:

@@ -24,14 +24,14 @@ LONGEST_MESSAGE = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """How long to wait for what, and how often."""
+class RetryPolicy:
+    """How often a request is tried, and how long each wait may be."""
 
     attempts: int = 6
     timeout_seconds: float = 600.0
     """For a connection, and for each silence of the server after it."""
     first_wait_seconds: float = 0.5
-    """Before the second attempt; it doubles with each further one."""
+    """Wait before the second attempt; it doubles with each further one."""
     longest_wait_seconds: float = 60.0
 
 
@@ -46,7 +46,7 @@ def post_json(
     body: Any,
     *,
     headers: Mapping[str, str],
-    patience: Patience,
+    patience: RetryPolicy,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Any:
     """The parsed answer to a POST.

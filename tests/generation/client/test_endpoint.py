@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.client.endpoint import EndpointSampler
-from megaphi.generation.client.http_exchange import Patience, post_json
+from megaphi.generation.client.http_exchange import RetryPolicy, post_json
 from megaphi.generation.client.request_journal import RequestJournal, request_key
 from megaphi.generation.server.workers import GenerationService
 from megaphi.generation.text import render_prompt
@@ -25,7 +25,7 @@ from tests.generation.server.served import app_of, serve_app, served, tokenizer
 
 RULES = Sampling(max_tokens=7, temperature=0.9, top_k=5, seed=21, alternatives=2)
 PROMPTS = [Conversation((Message("user", "hi"),)), "once upon", [5, 7, 9], *([number] for number in range(30))]
-QUICK = Patience(attempts=4, timeout_seconds=5, first_wait_seconds=0.01, longest_wait_seconds=1)
+QUICK = RetryPolicy(attempts=4, timeout_seconds=5, first_wait_seconds=0.01, longest_wait_seconds=1)
 
 
 class Faults:
@@ -100,7 +100,7 @@ def test_faults_are_outlived(fault, caplog):
 def test_many_faults_among_many_requests():
     faults = iter([500, None, 429, "break off", None, "garbage", 503] * 10)
     with serve_app(app(FakeGenerator(), faults)) as url:
-        patient = Patience(attempts=20, timeout_seconds=5, first_wait_seconds=0.01, longest_wait_seconds=0.05)
+        patient = RetryPolicy(attempts=20, timeout_seconds=5, first_wait_seconds=0.01, longest_wait_seconds=0.05)
         one = EndpointSampler(f"{url}/v1", "tiny", tokenizer=tokenizer(), patience=patient)
         check_answers(one.sample(PROMPTS, RULES), PROMPTS, samples=1)
 
@@ -125,7 +125,7 @@ def test_what_the_server_refuses_is_not_asked_again():
 
 def test_a_silent_server_is_a_timeout():
     with served(FakeGenerator(seconds_per_step=1.0)) as (url, _):
-        hasty = Patience(attempts=2, timeout_seconds=0.2, first_wait_seconds=0.01)
+        hasty = RetryPolicy(attempts=2, timeout_seconds=0.2, first_wait_seconds=0.01)
         with pytest.raises(RunFailed, match="given up after 2 attempts: TimeoutError"):
             EndpointSampler(f"{url}/v1", "tiny", tokenizer=tokenizer(), patience=hasty).sample(["a"], RULES)
 
@@ -139,7 +139,7 @@ def test_a_key_is_sent():
 
 def test_waits_grow_and_are_as_long_as_the_server_wishes():
     waits = []
-    patience = Patience(attempts=7, first_wait_seconds=1, longest_wait_seconds=8)
+    patience = RetryPolicy(attempts=7, first_wait_seconds=1, longest_wait_seconds=8)
     with serve_app(app(FakeGenerator(), iter([500, 500, 500, 500, 500, 429]))) as url:
         body = {"prompt": "a", "max_tokens": 1}
         post_json(f"{url}/v1/completions", body, headers={}, patience=patience, sleep=waits.append)
