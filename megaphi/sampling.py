@@ -80,7 +80,7 @@ class Answer:
     text: str
     """Decoded, and cut before a stop text."""
     log_probabilities: tuple[float, ...]
-    """Of each token under the model itself: temperature 1, nothing left out. Empty where the source gives none."""
+    """One for each token, of the model itself: temperature 1, nothing left out. Empty where there are none."""
     alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
     """The top (token, log-probability) pairs at each position, best first."""
     finish: Finish
@@ -95,7 +95,7 @@ class Sampler(Protocol):
     """Anything that continues prompts."""
 
     name: str
-    """Of the model, for records."""
+    """Name of the model, for records."""
 
     def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
         """`samples` answers to every prompt, in the order of the prompts. Raises InputError, RunFailed."""

@@ -178,10 +178,6 @@ def test_every_file_opens_with_its_story() -> None:
     assert not untold
 
 
-SHARED_CLASS_NAMES = {"Piece"}
-"""Names that two public classes still share; the set only shrinks."""
-
-
 def test_public_classes_have_names_of_their_own() -> None:
     places: dict[str, list[str]] = {}
     for path in SOURCES:
@@ -189,7 +185,11 @@ def test_public_classes_have_names_of_their_own() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
     shared = {name: paths for name, paths in places.items() if len(paths) > 1}
-    assert set(shared) <= SHARED_CLASS_NAMES, shared
+    assert not shared
+
+
+def test_docstrings_name_their_subject() -> None:
+    assert not [str(path.relative_to(ROOT)) for path in SOURCES if '"""Of ' in path.read_text()]
 
 
 def test_native_files_tell_their_story_and_stay_short() -> None:

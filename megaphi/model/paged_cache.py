@@ -41,7 +41,7 @@ class PrefillChunk:
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Of query [S, 1, H, K], keys and values [L, 1, G, K], and which keys are visible (None: causal), [S, 1, H K]."""
+"""Attention [S, 1, H K] from query [S, 1, H, K], keys and values [L, 1, G, K], and the visible keys (None: causal)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

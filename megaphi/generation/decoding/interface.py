@@ -37,7 +37,7 @@ class Score(NamedTuple):
     top_token: int
     """The most probable token there."""
     entropy: float
-    """Of the whole distribution there, in nats."""
+    """Entropy of the whole distribution there, in nats."""
     alternatives: tuple[tuple[int, float], ...] = ()
     """The top tokens, as many as `sampling.alternatives` asks for, with their log-probabilities."""
 
@@ -49,7 +49,7 @@ class StepOutput:
     name: str
     token: int | None = None
     log_probability: float = 0.0
-    """Of `token`, or of `stop_token`, under the model itself (temperature 1, no token left out)."""
+    """Log-probability of `token`, or of `stop_token`, under the model itself (temperature 1, no token left out)."""
     alternatives: tuple[tuple[int, float], ...] = ()
     finish: Finish | None = None
     """Set in the last output of a request. With "stop", `token` is None: the stop token is not part of the answer."""

@@ -23,12 +23,12 @@ class SequenceState:
 
     request: Request
     tokens: list[int]
-    """Of the prompt and the answer."""
+    """Tokens of the prompt and the answer."""
     computed: int = 0
     """Tokens whose keys and values are in the cache, or will be after the current pass."""
     blocks: list[int] = field(default_factory=list)
     keys: list[Key] = field(default_factory=list)
-    """Of the full blocks of all its tokens."""
+    """Keys of the full blocks of all its tokens."""
     published: int = 0
     """Full blocks that other sequences can find."""
     scores: list[Score] = field(default_factory=list)

@@ -56,7 +56,7 @@ class AnswerDelta:
     """What one step added to one answer; the deltas of an answer join to the whole of it."""
 
     index: int
-    """Of the answer among those asked for together."""
+    """Number of the answer among those asked for together."""
     text: str
     tokens: tuple[AnswerToken, ...]
     finish: Finish | None

@@ -142,7 +142,7 @@ class ResponseWriter:
         }
 
     def _top(self, token: AnswerToken) -> dict[str, float | None] | None:
-        """Of alternatives with the same text the most probable is kept."""
+        """Among alternatives with the same text the most probable is kept."""
         if token.log_probability is None:
             return None
         top: dict[str, float | None] = {}

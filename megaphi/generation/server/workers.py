@@ -145,7 +145,7 @@ class GenerationService:
                 thread.join(timeout_seconds)
 
     def usage(self) -> list[Usage]:
-        """Of every replica."""
+        """Usage of every replica."""
         return [worker.generator.usage for worker in self._workers]
 
     def load(self) -> Load:
