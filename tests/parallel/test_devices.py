@@ -93,7 +93,13 @@ def test_a_layout_is_cut_down_to_the_gpus(layout, gpus, expected):
     assert fitting(layout, gpus=gpus) == expected
 
 
-@pytest.mark.parametrize("recipe", [quickstart_pretrain, quickstart_sft, quickstart_dpo])
+def quickstart_dpo_on_two_replicas():
+    """As the story starts it; the recipe leaves the number of replicas open."""
+    run = quickstart_dpo()
+    return dataclasses.replace(run, layout=dataclasses.replace(run.layout, data=2))
+
+
+@pytest.mark.parametrize("recipe", [quickstart_pretrain, quickstart_sft, quickstart_dpo_on_two_replicas])
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_examples_start_what_the_machine_can_run(recipe, number, pretend):
     """No GPU: two ranks on the CPU; one: one rank, and the fields that say so; two: one rank each."""
