@@ -41,6 +41,7 @@ class Bucket(MemoryFileSystem):
     store: dict = {}  # noqa: RUF012 (fsspec keeps its files so)
     pseudo_dirs = [""]  # noqa: RUF012
     requests: Counter = Counter()  # noqa: RUF012
+    counting = threading.Lock()
     answer = None
 
     @classmethod
@@ -49,7 +50,8 @@ class Bucket(MemoryFileSystem):
 
     def cat_file(self, path, start=None, end=None, **kwargs):
         name = self._strip_protocol(path)
-        Bucket.requests[name] += 1
+        with Bucket.counting:  # += reads and writes, and threads ask at the same time
+            Bucket.requests[name] += 1
         content = super().cat_file(path, start=start, end=end, **kwargs)
         return content if Bucket.answer is None else Bucket.answer(name, start, content)
 
