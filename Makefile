@@ -2,7 +2,7 @@
 # make story         the whole recipe at toy scale: pretraining, fine-tuning, preferences, a chat
 # make test          install, then lint, types and the whole test suite, on the CPU of any machine
 # make test-fast     the tests that start no processes: under two minutes, for the loop of writing code
-# make golden        write the golden loss curve anew (after a change that is meant to change it)
+# make golden        rewrite the golden loss curve (after a change that is meant to change it)
 # make bench         step time, operators, loader, packing, checkpoints, generation against their peers, into benchmarks/results
 # make test-gpu      the tests that need a CUDA device
 # make first-gpu     what to run first on a machine with a GPU: test-gpu, bench, quickstart (not yet run on a GPU)

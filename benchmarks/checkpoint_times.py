@@ -140,7 +140,7 @@ def load_ours(model: TrainingModel, folder: Path) -> None:
 
 
 def ours_beside(model: TrainingModel, folder: Path, memory: dict[str, Saver]) -> Measured:
-    """Of a run that has saved before: its host memory is there."""
+    """Our saver in a run that has saved before: its host memory is there."""
     there = _run_in(model, folder, Saving())
     began = time.perf_counter()
     with Saver(there) as saver:

@@ -201,7 +201,7 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def resident_bytes(process: psutil.Process) -> int:
-    """Of a server with all its ranks."""
+    """Resident memory of a server with all its ranks."""
     family = [process, *process.children(recursive=True)]
     return sum(one.memory_info().rss for one in family)
 

@@ -22,7 +22,7 @@ from megaphi.files import whole_file
 from megaphi.recipes.phi4_14b import phi4_14b_pretrain
 
 DOCUMENTS = 20_000_000
-"""Of every source, at fraction 1."""
+"""Documents of every source, at fraction 1."""
 CHUNK = 1 << 20
 """Documents that are drawn and written at a time."""
 SPREAD = 1.0

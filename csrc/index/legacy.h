@@ -1,4 +1,4 @@
-// The order in which Megatron-Core's GPTDataset and BlendedDataset visit a corpus, written anew from what they compute.
+// The order in which Megatron-Core's GPTDataset and BlendedDataset visit a corpus, written from what they compute.
 // In this order: NumPy's RandomState.shuffle, with the same draws; where every sample starts in the shuffled documents;
 // which dataset sample n comes from; and which stretches of the .bin make up a sample. Every count is 64-bit; only what
 // is stored is as narrow as the caller chose. The arrays of an .idx are unaligned, so they are read byte by byte.

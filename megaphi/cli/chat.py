@@ -133,7 +133,7 @@ class Talk:
             raise InputError(f"the talk has {len(prompt)} tokens, the context {self.generator.context}: /reset it")
         rules = replace(self.rules, max_tokens=min(self.rules.max_tokens, room))
         stops = self.tokenizer.stop_tokens
-        turn = len(self.said)  # every turn draws anew
+        turn = len(self.said)  # every turn has draws of its own
         self.generator.add(Request(name="chat", prompt=prompt, sampling=rules, sample=turn, stop_tokens=stops))
         text = TextStream(self.tokenizer)
         try:

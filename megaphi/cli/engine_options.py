@@ -1,6 +1,6 @@
 """What the verbs that generate through the engine share: its options, its ranks, and the engine itself.
 
-With more than one process the verb starts itself anew once per rank; only the first rank talks to anybody.
+With more than one process the verb starts itself once per rank; only the first rank talks to anybody.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from megaphi.cli.tokenizer_option import add_tokenizer
 from megaphi.config import user_path
 
 if TYPE_CHECKING:
@@ -32,13 +33,7 @@ def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", action="store_true", help="the file holds preference pairs")
     parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to print (default 3)")
     parser.add_argument("--vocabulary", type=int, metavar="V", help="vocabulary size (default: the whole of Phi-4's)")
-    parser.add_argument(
-        "--tokenizer",
-        default="phi4",
-        type=user_path,
-        metavar="PATH",
-        help="folder with tokenizer.json (default phi4: Phi-4's)",
-    )
+    add_tokenizer(parser)
     parser.add_argument("--train-on", choices=("assistant", "last"), default="assistant", help="which answers to train")
     parser.add_argument(
         "--bad-records", choices=("error", "skip"), default="error", help="records that cannot be used (default: error)"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from megaphi.cli.tokenizer_option import add_tokenizer
 from megaphi.config import user_path
 from megaphi.errors import InputError
 
@@ -36,13 +37,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         "--document-end", type=int, metavar="ID", help="token that ends a document, where none are listed"
     )
     parser.add_argument("--document", type=int, metavar="N", help="print document N as text")
-    parser.add_argument(
-        "--tokenizer",
-        default="phi4",
-        type=user_path,
-        metavar="PATH",
-        help="folder with tokenizer.json (default phi4: Phi-4's)",
-    )
+    add_tokenizer(parser)
     parser.add_argument("--vocabulary", type=int, metavar="V", help="vocabulary size, if the dataset does not give it")
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from megaphi.cli.tokenizer_option import add_tokenizer
 from megaphi.config import user_path
 
 HELP = "text files to .bin/.idx token files"
@@ -34,13 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=user_path, metavar="PREFIX", help="writes PREFIX.bin, PREFIX.idx, PREFIX.json"
     )
-    parser.add_argument(
-        "--tokenizer",
-        default="phi4",
-        type=user_path,
-        metavar="PATH",
-        help="a folder with tokenizer.json (default phi4: Phi-4's)",
-    )
+    add_tokenizer(parser)
     parser.add_argument("--vocabulary", type=int, metavar="V", help="how many of Phi-4's tokens (default: all 100352)")
     parser.add_argument(
         "--ranks-file", type=user_path, metavar="FILE", help="cl100k_base.tiktoken, if it is not installed"

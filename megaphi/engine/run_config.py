@@ -166,7 +166,7 @@ def _check_packed(run: RunConfig, layout: ParallelLayout) -> None:
     if run.model.kernels != "fused":
         raise InputError(f"model.kernels={run.model.kernels}: packed rows need model.kernels=fused")
     if run.run.continue_sources:
-        raise InputError("run.continue_sources=true is for mixtures: conversations and pairs always begin anew")
+        raise InputError("run.continue_sources=true is for mixtures: conversations and pairs always start over")
     if not run.run.steps and not run.run.epochs > 0:
         raise InputError(f"run.steps=0 and run.epochs={run.run.epochs}: give one of them")
     if run.run.steps and run.run.epochs:

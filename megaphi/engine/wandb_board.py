@@ -2,7 +2,7 @@
 
 A process of its own (`wandb_process.py`) talks to it, so that no network, disk or exception of W&B's can stop or slow
 a step: a record is put into a pipe that never makes anybody wait, and a process that has ended is said once. The run's
-id lies in the run folder, so a run that is resumed goes on in the same W&B run; one that begins anew is a new one. What
+id lies in the run folder, so a run that is resumed goes on in the same W&B run; one that starts over is a new one. What
 the section `wandb` leaves open, the environment (WANDB_MODE, WANDB_ENTITY, WANDB_RUN_ID, ...) says. No torch here.
 """
 

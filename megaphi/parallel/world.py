@@ -74,7 +74,7 @@ def start_world(
     """Start or join torch.distributed and cut the world by `layout` (whose `data` may be open).
 
     `facts`, beside layout and seed, must be the same on all ranks; not asked for where there is one rank. May be called
-    again in the same process with another layout: the groups are then made anew.
+    again in the same process with another layout: the groups are then rebuilt.
 
     Raises:
         InputError: ranks differ, do not come, or cannot be reached; on all ranks.

@@ -16,7 +16,7 @@ from tests.test_house import ROOT
 
 @pytest.fixture
 def versions(monkeypatch):
-    """Ask anew, and let the process forget it afterwards."""
+    """Ask again, and let the process forget it afterwards."""
     monkeypatch.setattr(module, "versions", module.versions.__wrapped__)
     return lambda: module.versions()
 

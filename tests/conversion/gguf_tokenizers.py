@@ -1,7 +1,7 @@
 """Tokenizers in llama.cpp's form, and what their ids must be: by its own rules, over whole texts, with no library.
 
 llama.cpp's patterns are applied one after the other, each to the pieces that the one before left; merges are searched
-for anew after each. A SentencePiece vocabulary merges the two neighbours whose piece has the best score, the leftmost
+for again after each. A SentencePiece vocabulary merges the two neighbours whose piece has the best score, the leftmost
 first.
 """
 

@@ -75,7 +75,7 @@ def test_weights_are_those_of_the_module(saved: tuple[Path, dict[str, dict[str, 
 def test_logits_are_those_of_the_module(
     saved: tuple[Path, dict[str, dict[str, Any]]], tokens: np.ndarray, form: str, tmp_path: Path
 ) -> None:
-    """Of four, through a checkpoint of two tensor ranks; of tied, straight from Megatron's folder."""
+    """The form of four ranks goes through a checkpoint of two, the tied one straight from Megatron's folder."""
     folder, modules = saved
     expected = modules["tied" if form == "tied" else "alone"]["logits"]
     source, layout = folder / form, ParallelLayout()

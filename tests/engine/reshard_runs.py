@@ -40,7 +40,7 @@ def world_of(name: str) -> int:
 
 
 UNEVEN = replace(TINY, vocabulary=255)
-"""Of a vocabulary that two tensor ranks do not divide."""
+"""A model with a vocabulary that two tensor ranks do not divide."""
 
 
 def run_under(name: str, folder: str, *, bf16: bool = False, asynchronous: bool = False) -> RunConfig:

@@ -79,7 +79,7 @@ def test_runs_of_one_relative_name_are_two(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_checkpoints_without_a_mark_say_it_themselves(tmp_path: Path) -> None:
-    """Of an earlier version, or another run's own `checkpoints` folder, where a save of ours would delete."""
+    """Checkpoints of an earlier version, or another run's own `checkpoints` folder, where our save would delete."""
     mine, other = (run_in(tmp_path / name, tmp_path / "fallback") for name in ("mine", "other"))
     folder = saved(mine, 10, marked=False)
     saved(mine, 20, marked=False)

@@ -4,7 +4,7 @@ The curve in tests/golden/tiny_pretrain.txt was written by one process in plain 
 learning rate is small, because an unstable run multiplies rounding until two correct layouts look like a bug.
 Micro-batches hold unequal numbers of trained tokens, so a mean of means instead of the global mean would show at once.
 
-    python -m tests.engine.test_golden_curve      writes the curve anew
+    python -m tests.engine.test_golden_curve      rewrites the curve
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.gloo_world import run_in_world
 CURVE = Path(__file__).parent.parent / "golden" / "tiny_pretrain.txt"
 STEPS = 20
 TRAINED_TOKENS = [8 * 32 - sum(number % 5 for number in range(8 * step, 8 * step + 8)) for step in range(STEPS)]
-"""Of eight sequences of 32: number n has its first n mod 5 tokens masked (`layout_runs.py`)."""
+"""Tokens that count: of eight sequences of 32 in a step, number n has its first n mod 5 masked (`layout_runs.py`)."""
 
 LAYOUTS = {
     "one process": {},

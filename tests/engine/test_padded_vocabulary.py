@@ -60,7 +60,7 @@ def test_three_tensor_ranks_follow_one_process(alone: dict[int, dict[str, Any]])
 
 
 def test_two_tensor_ranks_beside_other_ways_to_cut_follow_one_process(alone: dict[int, dict[str, Any]]) -> None:
-    """Of two replicas one owns optimizer state that lies wholly in the padding."""
+    """One of two replicas owns optimizer state that lies wholly in the padding."""
     layouts: list[dict[str, Any]] = [{"tensor": 2, "data": 2}, {"tensor": 2, "pipeline": 2}]
     cases = [
         case(layout, {"vocabulary": size, **way}) for layout in layouts for size, way in ((65, {}), (257, WAYS[1]))

@@ -88,7 +88,7 @@ TIED_LAYOUTS = [ParallelLayout(), ParallelLayout(tensor=2, pipeline=2), Parallel
 
 @pytest.fixture(scope="module")
 def tied_curve(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """Of transformers' own tied model."""
+    """The curve of transformers' own tied model."""
     folder = tmp_path_factory.mktemp("tied")
     run = tiny_run(folder=str(folder / "run"), optimizer=CLIPPED, model=TIED)
     return plain_torch(run, folder / "hf", steps=6)

@@ -86,7 +86,7 @@ def test_layouts_differ_by_rounding_only(pairs: Pairs) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resuming_ones_own_is_bit_exact(precision: str, tmp_path: Path) -> None:
-    """bf16: from an asynchronous save, which two replicas write while their gradients are already reduced anew."""
+    """bf16: from an asynchronous save, which two replicas write while their gradients are already reduced again."""
     bf16 = precision == "bf16"
     for size, names in BY_WORLD.items():
         for rank in run_in_world(_resume, names, str(tmp_path), bf16, processes=size):

@@ -95,9 +95,9 @@ def test_the_same_numbers_go_to_one_run_that_a_restart_continues(
     log_steps(run, range(3, 6), after=2).close()
     log_steps(run, range(1, 2)).close()
     calls = noted(notes)
-    first, second, anew = [given for name, *given in calls if name == "init"]
+    first, second, restarted = [given for name, *given in calls if name == "init"]
     assert first == second
-    assert first[0]["id"] != anew[0]["id"]
+    assert first[0]["id"] != restarted[0]["id"]
     assert first[0] == {
         "project": "phi",
         "mode": "offline",

@@ -19,7 +19,7 @@ LAYOUTS = (
 
 
 def fingerprints(layouts: tuple[ParallelLayout, ...]) -> list[str]:
-    """Of the same initial weights under every layout; an odd vocabulary is padded under some."""
+    """The fingerprint of the same initial weights under every layout; an odd vocabulary is padded under some."""
     from megaphi.engine.weights_fingerprint import weights_fingerprint
     from tests.engine.layout_runs import build
 
@@ -28,7 +28,7 @@ def fingerprints(layouts: tuple[ParallelLayout, ...]) -> list[str]:
 
 
 def changes() -> dict[str, str]:
-    """Of weights that differ in one bit, in two places that are swapped, in nothing."""
+    """Fingerprints of weights that differ in one bit, in two places that are swapped, in nothing."""
     import torch
 
     from megaphi.engine.weights_fingerprint import weights_fingerprint

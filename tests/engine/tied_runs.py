@@ -31,7 +31,7 @@ from tests.engine.reshard_runs import run_under, state_digest
 LAYOUTS = {**COMMON, "PP2xDP2": ParallelLayout(pipeline=2, data=2)}
 IN_BF16 = ("PP2", "PP2xDP2")
 TIED = replace(TINY, vocabulary=255, tied_embeddings=True)
-"""Of a vocabulary that two tensor ranks do not divide."""
+"""A model with a vocabulary that two tensor ranks do not divide."""
 FIRST, NEXT = 2, 3
 """Steps before the save, and after it."""
 

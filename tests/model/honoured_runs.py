@@ -121,7 +121,7 @@ def outcome(architecture: Architecture, config: Any) -> list[float]:
 
 
 def fields_that_matter() -> dict[str, list[str]]:
-    """Of what changes a layer's function: what makes a difference. The others must be refused by the whole model."""
+    """What changes a layer's function and makes a difference. The others must be refused by the whole model."""
     found: dict[str, list[str]] = {}
     for kernels in ("fused", "reference"):
         architecture: Any = dataclasses.replace(TINY, kernels=kernels)  # pyright: ignore[reportArgumentType]

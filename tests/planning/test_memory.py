@@ -69,7 +69,7 @@ def test_reference_layers_hold_what_was_planned(layout):
     ids=str,
 )
 def test_other_ways_to_compute_it_hold_what_was_planned(layout, computed_by):
-    """Of the chunked loss, autograd's ledger sees all but the chunk of logits that exists for a moment.
+    """Autograd's ledger sees all of the chunked loss but the chunk of logits that exists for a moment.
 
     A vocabulary of 385 is padded to 512.
     """

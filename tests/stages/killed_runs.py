@@ -31,7 +31,7 @@ from tests.stages.mixture_runs import pretrain_here
 VOCABULARY = 512
 EVERY, KEPT = 3, 2
 LIFE_SECONDS = 1.5
-"""Of processes that are killed at any moment, about."""
+"""About how long processes live that are killed at any moment."""
 DEADLINE_SECONDS = 120.0
 
 

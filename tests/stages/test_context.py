@@ -27,7 +27,7 @@ from tests.stages.packed_runs import SHAPE
 from tests.stages.stage_runs import base, dpo_run, sft_run, stage_here, write_conversations, write_pairs
 
 ROWS = 4
-"""Of a step."""
+"""Samples of a step."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def run_all(runs: list[RunConfig]) -> list[str | None]:
 
 
 def contexts(folder: Path, out: Path) -> tuple[int, ...]:
-    """Of the run's configuration, its checkpoint, the export, what is read from that, and a converted checkpoint."""
+    """Contexts of the configuration, checkpoint, the export, what is read from that, and a converted checkpoint."""
     exported = to_huggingface(folder, out / "hf")
     config = json.loads((exported / "config.json").read_text())
     assert config["original_max_position_embeddings"] == config["max_position_embeddings"]

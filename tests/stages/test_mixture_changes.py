@@ -163,8 +163,8 @@ def test_a_new_run_may_go_on_with_the_sources_of_another(recipe: RunConfig, tmp_
     assert fresh["message"] is None
     for old, new in zip(before["ledger"]["sources"], fresh["state"]["ledger"]["sources"], strict=True):
         assert new["at_origin"] == old["now"]
-    anew = go(recipe, folder=str(tmp_path / "anew"), initial_checkpoint=folder, steps=6)
-    assert anew["state"]["ledger"]["sources"][0]["at_origin"]["drawn"] == 0
+    restarted = go(recipe, folder=str(tmp_path / "restarted"), initial_checkpoint=folder, steps=6)
+    assert restarted["state"]["ledger"]["sources"][0]["at_origin"]["drawn"] == 0
 
 
 def test_a_run_in_megatrons_order_resumes_and_cannot_be_edited(recipe: RunConfig, tmp_path: Path) -> None:

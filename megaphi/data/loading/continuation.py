@@ -1,7 +1,7 @@
 """From a checkpoint's ledger to the place where its run goes on, with the mixture as it is now.
 
 Nothing changed: the plan is counted from where it was counted before, so the next sample is the one that would have
-followed. The plan was edited (weights, sources, stages, batch size): it begins anew at this step, and every source goes
+followed. The plan was edited (weights, sources, stages, batch size): it starts over at this step, and every source goes
 on where it stopped; a new one begins, and one taken out keeps its place for the day it comes back. The data changed:
 refused, unless the user accepts it; a changed source then begins an epoch that nobody has seen.
 """

@@ -1,7 +1,7 @@
 """Epoch after epoch of packed rows, each with other neighbours: row number -> the units (conversations, pairs) in it.
 
 Best-fit decreasing looks at nothing but lengths, so how rows are cut (say, 900 + 100 + 24 tokens) is found once and
-holds for every epoch; what changes is which of the units of 100 tokens lies where. That is dealt anew by a keyed
+holds for every epoch; what changes is which of the units of 100 tokens lies where. That is reshuffled by a keyed
 permutation of (seed, epoch), and another one puts the rows into order. The result is that of packing the permuted
 units, without packing again: a row is a pure function of (lengths, capacity, seed, number), and a run resumes from the
 number alone. The surprising fact: neighbours change only as far as lengths are shared. Of many units of 100 tokens

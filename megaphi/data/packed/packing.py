@@ -146,7 +146,7 @@ class _OpenRows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedRow:
-    """The arrays of one row of S positions, as `Batch` wants them, and positions that start anew in every sample."""
+    """The arrays of one row of S positions, as `Batch` wants them, and positions that restart in every sample."""
 
     tokens_S: NDArray[np.int64]
     labels_S: NDArray[np.int64]

@@ -4,7 +4,7 @@ A cached file holds its bytes and then 16 more: a mark, their number, their CRC-
 whole or not at all; what a crash or a bad disk made of it is found by the mark and the sum, and fetched again. The sum
 is computed once per process and file. Reading a file notes the time; when the limit is reached the files that were not
 read for longest go, blocks before indices. A process that reads one keeps it open: what is removed under it stays
-readable. The bytes in use are counted in one locked file, and counted anew at every clean-up.
+readable. The bytes in use are counted in one locked file, and recounted at every clean-up.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _write_last_use(descriptor: int, seconds: float) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """Hold the lock of a file: between processes and, as every call opens it anew, between threads."""
+    """Hold the lock of a file: between processes and, as every call reopens it, between threads."""
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)  # again: somebody may empty the cache while it is in use
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -105,7 +105,7 @@ def _count_all(plan: TokenizePlan) -> list[ShardCounts]:
     for shard in plan.distinct_shards:
         counts = count_shard(shard)
         if counts is None:
-            raise InputError(f"the shard {shard.prefix} cannot be read: run the same command again to make it anew")
+            raise InputError(f"the shard {shard.prefix} cannot be read: run the same command again to rebuild it")
         known[shard.prefix] = counts
     return [known[shard.prefix] for shard in plan.shards]
 

@@ -37,7 +37,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
         elif number < len(lines):
-            raise InputError(f"{path}, line {number}: not valid JSON of a step; delete the file to start it anew")
+            raise InputError(f"{path}, line {number}: not valid JSON of a step; delete the file to start a new one")
     return records
 
 

@@ -1,7 +1,7 @@
 """Which checkpoint a run goes on from: the newest that is complete and is, byte for byte, what was saved.
 
 All ranks read a share of every candidate's files and compare hashes; one that is damaged is named and skipped for the
-one before it. A run that has checkpoints but none that is whole stops: to begin anew in silence would be worse.
+one before it. A run that has checkpoints but none that is whole stops: to restart in silence would be worse.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def newest_checkpoint(folders: Sequence[Path], world: World, *, verify: bool) ->
         refuse(
             world,
             f"no checkpoint in {where} is whole ({len(skipped)} tried; the newest: {skipped[0]}): "
-            "restore one, or begin anew with run.resume=false",
+            "restore one, or start from scratch with run.resume=false",
         )
     return None
 
@@ -72,7 +72,7 @@ def candidates(folders: Sequence[Path]) -> list[Path]:
     if pointers and not found:
         raise InputError(
             f"{pointers[0]} says that there is a checkpoint, and there is none: restore it, or remove the file to "
-            "begin anew"
+            "start from scratch"
         )
     return [path for _, _, path in sorted(found)]
 

@@ -72,7 +72,7 @@ def load_checkpoint(model: TrainingModel, folder: str | Path) -> CheckpointReade
         _load_parameters(model, reader)
         _load_optimizer(reader, model)
         if not _is_same_layout(reader, model) or not restore_random_states(reader, model.world):
-            logger.info("  saved under another layout: random generators begin anew")
+            logger.info("  saved under another layout: random generators are reseeded")
         return reader
 
     return agreed(model.world, load)

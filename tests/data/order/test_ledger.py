@@ -70,7 +70,7 @@ def test_the_next_epoch_is_the_first_that_nobody_has_seen(cursor):
     assert cursor.next_epoch == cursor.first_epoch + begun
     again = cursor.restarted()
     assert (again.first_epoch, again.tokens, again.drawn) == (cursor.next_epoch, 0, cursor.drawn)
-    assert again.next_epoch == again.first_epoch, "a source that is cut anew has not begun an epoch yet"
+    assert again.next_epoch == again.first_epoch, "a source that is cut again has not begun an epoch yet"
 
 
 def test_which_samples_fit_into_the_present_blocks():

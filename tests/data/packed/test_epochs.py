@@ -1,4 +1,4 @@
-"""Epochs of packed rows against packing the permuted units anew, and against what an epoch has to be."""
+"""Epochs of packed rows against packing the permuted units again, and against what an epoch has to be."""
 
 from __future__ import annotations
 

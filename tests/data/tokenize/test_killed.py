@@ -150,7 +150,7 @@ def test_a_shard_that_a_power_cut_truncated_is_made_again(tmp_path, source, endi
 
 
 def test_a_killed_joiner_is_replaced(tmp_path, source, monkeypatch):
-    """It dies holding the lock, between two renames: the kernel drops the lock, the next one joins anew."""
+    """It dies holding the lock, between two renames: the kernel drops the lock, the next one joins again."""
     run(source, tmp_path / "alone" / "d")
     folder = tmp_path / "joined"
     run(source, folder / "d", rank=0)

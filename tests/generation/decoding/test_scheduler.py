@@ -106,7 +106,7 @@ def test_samples_of_one_prompt_compute_it_once():
         scheduler.add(Request(name=str(sample), prompt=prompt, sampling=Sampling(max_tokens=3), sample=sample))
     cache = RememberingCache(scheduler)
     cache.run()
-    assert scheduler.reused_tokens == 15 * 96  # all but the last token's block, of which 4 tokens are computed anew
+    assert scheduler.reused_tokens == 15 * 96  # all but the last token's block, of which 4 tokens are recomputed
     assert cache.computed == 100 + 15 * 4 + 16 * 2
 
 

@@ -108,7 +108,7 @@ def token_at(request: Request, place: int, alphabet: Sequence[int] = ORDINARY) -
 
 
 def scores_of(request: Request) -> tuple[Score, ...]:
-    """Of each scored token; the alternatives are the tokens after it, itself first."""
+    """A score for each scored token; the alternatives are the tokens after it, itself first."""
     wanted = range(request.sampling.alternatives)
     return tuple(
         Score(
