@@ -46,8 +46,9 @@ class FakeGenerator:
         self.running: dict[str, tuple[Request, int]] = {}
 
     def add(self, request: Request) -> None:
-        if not request.prompt or len(request.prompt) >= self.context:
-            raise InputError(f"the prompt of {request.name} has {len(request.prompt)} tokens")
+        added = 0 if request.scored else request.sampling.max_tokens
+        if not request.prompt or len(request.prompt) + added > self.context:  # as the engine does
+            raise InputError(f"{request.name}: {len(request.prompt)} tokens of prompt and {added} to add")
         if not all(0 <= token < self.vocabulary for token in request.prompt):
             raise InputError(f"the prompt of {request.name} holds an id that is out of range")
         assert request.name not in self.running
@@ -77,7 +78,7 @@ class FakeGenerator:
         finish: Finish | None = None
         if token is None:
             finish = "stop"
-        elif place + 1 >= request.sampling.max_tokens or len(request.prompt) + place + 1 >= self.context:
+        elif place + 1 >= request.sampling.max_tokens:
             finish = "length"
         self.running[request.name] = (request, place + 1)
         if finish is not None:

@@ -183,8 +183,12 @@ def test_fields_that_ask_for_nothing_are_taken(url):
 
 
 def test_an_answer_is_cut_at_the_context(url):
-    choice = ask(f"{url}/v1/completions", {"prompt": [5] * 500, "max_tokens": 5000, "return_token_ids": True}).body
-    assert len(choice["choices"][0]["token_ids"]) <= 12
+    """The generator refuses a request for more, and says what the right answer is."""
+    fields = FIELDS | {"prompt": [5] * 500, "max_tokens": 5000, "return_token_ids": True}
+    (choice,) = ask(f"{url}/v1/completions", fields).body["choices"]
+    assert choice["token_ids"] == expected_tokens([5] * 500, RULES)
+    assert len(choice["token_ids"]) == 512 - 500
+    assert choice["finish_reason"] == "length"
 
 
 def test_the_seed_is_drawn_when_none_is_given(url):
