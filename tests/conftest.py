@@ -7,6 +7,7 @@ Hypothesis does not time its examples: the first one may pay for an import, and 
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from importlib.util import find_spec
@@ -44,6 +45,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if marked and not is_possible():
             config.hook.pytest_deselected(items=marked)
             items[:] = [item for item in items if item not in set(marked)]
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector need not go through modules and tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _has_gpu() -> bool:

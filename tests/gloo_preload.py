@@ -1,8 +1,10 @@
 """What the fork server imports once for all ranks of all tests, which compute on the CPU.
 
-The GPU is hidden first: a process that asks CUDA what there is cannot fork ones that use it.
+The GPU is hidden first: a process that asks CUDA what there is cannot fork ones that use it. What the imports left is
+frozen last: the garbage collector would go through it, and so copy its pages, in every rank again and again.
 """
 
+import gc
 import os
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -12,3 +14,5 @@ import megaphi.engine.inference.forward_only
 import megaphi.engine.saving.saver
 import megaphi.engine.training.train_step
 import megaphi.stages.pretrain  # noqa: F401
+
+gc.freeze()
