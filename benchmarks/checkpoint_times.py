@@ -33,9 +33,9 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
-from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
+from megaphi.engine.run_sections import TrainingLength
 from megaphi.engine.saving.latest_checkpoint import newest_checkpoint
 from megaphi.engine.saving.saver import Saver
 from megaphi.engine.saving.shards import load_checkpoint, pieces_of
@@ -95,7 +95,8 @@ def main() -> None:
 def build_model() -> TrainingModel:
     run = RunConfig(
         recipe="checkpoint_times",
-        run=Progress(folder="unused", steps=10),
+        folder="unused",
+        training=TrainingLength(steps=10),
         layout=ParallelLayout(data=1),
         model=MODEL,
         batch=BatchShape(sequence_length=64, global_batch=1),
@@ -121,7 +122,7 @@ def all_sides(model: TrainingModel, state: State) -> dict[str, Side]:
 
 
 def _run_in(model: TrainingModel, folder: Path, saving: Saving) -> TrainingModel:
-    run = dataclasses.replace(model.run, run=dataclasses.replace(model.run.run, folder=str(folder)), saving=saving)
+    run = dataclasses.replace(model.run, folder=str(folder), saving=saving)
     return dataclasses.replace(model, run=run)
 
 

@@ -67,7 +67,7 @@ def _judged(
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         run = killed_run(Path(folder), layout=layout, asynchronous=asynchronous, bf16=bf16)
-        run = replace(run, run=replace(run.run, steps=9 * kills + 60))
+        run = replace(run, training=replace(run.training, steps=9 * kills + 60))
         straight = tell(_elsewhere(run, f"{folder}/straight"), kills=0, seed=0)
         story = tell(run, kills=kills, seed=seed)
     return {
@@ -81,7 +81,7 @@ def _judged(
 
 
 def _elsewhere(run: RunConfig, folder: str) -> RunConfig:
-    return replace(run, run=replace(run.run, folder=folder))
+    return replace(run, folder=folder)
 
 
 def _figures(story: Story) -> dict[str, object]:

@@ -33,10 +33,10 @@ from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.data.batch import BatchShape
 from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
+from megaphi.engine.run_sections import Start, TrainingLength, ValidationPasses
 from megaphi.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -76,9 +76,9 @@ def main() -> None:
     write_data(questions, arguments.folder)
     sft, dpo = arguments.folder / "sft", arguments.folder / "dpo"
     # One step of no length tells the loss of the model as it is.
-    train("sft", arguments.folder / "before", ["run.steps=1", "optimizer.learning_rate=1e-12"])
-    train("sft", sft, [f"run.steps={arguments.steps}"])
-    train("dpo", dpo, [f"run.steps={arguments.steps}", f"run.initial_checkpoint={sft}"])
+    train("sft", arguments.folder / "before", ["training.steps=1", "optimizer.learning_rate=1e-12"])
+    train("sft", sft, [f"training.steps={arguments.steps}"])
+    train("dpo", dpo, [f"training.steps={arguments.steps}", f"start.initial_checkpoint={sft}"])
     rows = [loss_row(arguments.folder / "before", sft, arguments.folder), accuracy_row(dpo, arguments.folder)]
     plot(sft, dpo, loss_before=last_validation(arguments.folder / "before", "validation_loss"))
     if arguments.write:
@@ -166,7 +166,10 @@ def base_run(name: str) -> RunConfig:
     gguf = smollm2()
     return RunConfig(
         recipe=name,
-        run=Progress(folder="unused", steps=200, validate_every=100, initial_checkpoint=str(gguf)),
+        folder="unused",
+        training=TrainingLength(steps=200),
+        validation=ValidationPasses(every=100),
+        start=Start(initial_checkpoint=str(gguf)),
         saving=Saving(every=10_000, verify=False),
         model=GgufWeights(gguf).architecture,
         batch=BatchShape(sequence_length=192, global_batch=1, micro_batch=1),
@@ -200,7 +203,7 @@ def dpo() -> RunConfig:
 
 def train(recipe: str, folder: Path, fields: Sequence[str]) -> None:
     """Run a recipe of this file, as a user would."""
-    command = [sys.executable, "-m", "megaphi", "train", f"{Path(__file__)}:{recipe}", f"run.folder={folder}", *fields]
+    command = [sys.executable, "-m", "megaphi", "train", f"{Path(__file__)}:{recipe}", f"folder={folder}", *fields]
     subprocess.run(command, check=True)
 
 

@@ -74,7 +74,7 @@ def make_corpus(folder: Path, *, fraction: float) -> Corpus:
         paths=tuple(paths),
         tokens=sum(tokens // pieces * pieces for tokens in sizes),
         documents=documents // pieces * pieces * len(sizes),
-        total_samples=round(run.run.steps * run.batch.global_batch * fraction),
+        total_samples=round(run.training.steps * run.batch.global_batch * fraction),
         sequence_length=run.batch.sequence_length,
         global_batch=run.batch.global_batch,
         vocabulary_size=run.model.vocabulary,

@@ -86,7 +86,7 @@ def transformers_step(ours: TrainingModel) -> Step:
     from transformers import Phi3ForCausalLM
 
     with tempfile.TemporaryDirectory() as folder:
-        run = dataclasses.replace(ours.run, run=dataclasses.replace(ours.run.run, folder=folder))
+        run = dataclasses.replace(ours.run, folder=folder)
         save_checkpoint(dataclasses.replace(ours, run=run), {"step": 0})
         to_huggingface(folder, Path(folder) / "huggingface", tokenizer=False)
         model = Phi3ForCausalLM.from_pretrained(Path(folder) / "huggingface", dtype=torch.float32)

@@ -60,10 +60,10 @@ class Ranks:
         inside = f'hostname host-{"ab"[host]} && exec "$@"'
         enter = ["ip", "netns", "exec", NAMES[host], "unshare", "--uts", "sh", "-c", inside, "sh"]
         recipe = f"{ROOT / 'tests/stages/tiny_recipe.py'}:tiny"
-        train = [sys.executable, "-m", "megaphi", "train", recipe, f"run.folder={self.folder / 'run'}"]
+        train = [sys.executable, "-m", "megaphi", "train", recipe, f"folder={self.folder / 'run'}"]
         with open(self._said(rank), "wb") as said:
             self.processes[rank] = subprocess.Popen(
-                [*enter, *train, "layout.tensor=2", "run.validate_every=0", *words],
+                [*enter, *train, "layout.tensor=2", "validation.every=0", *words],
                 env={**os.environ, **place, **variables},
                 stdout=said,
                 stderr=said,
@@ -106,7 +106,7 @@ class Ranks:
 
 
 def train_and_save(ranks: Ranks) -> None:
-    start_all(ranks, "run.steps=40")
+    start_all(ranks, "training.steps=40")
 
 
 def stop_and_save(ranks: Ranks) -> None:
@@ -177,7 +177,7 @@ def start_all(
         variables = dict(on_second_host or {}) if rank >= PER_HOST else {}
         if third_is is not None and rank == WORLD - 1:
             variables["RANK"] = third_is
-        ranks.start(rank, *(words or ("run.steps=1000000", "saving.every=50")), **variables)
+        ranks.start(rank, *(words or ("training.steps=1000000", "saving.every=50")), **variables)
 
 
 CASES: dict[str, Callable[[Ranks], None]] = {

@@ -68,7 +68,7 @@ def main() -> None:
     compare_with_unigram(run, report)
     export_and_compare(run, report)
     write_text(HOME / "report.md", report.text)
-    print(f"\n{report.text}\nThis report: {HOME / 'report.md'}, the picture: {run.run.folder}/loss.png")
+    print(f"\n{report.text}\nThis report: {HOME / 'report.md'}, the picture: {run.folder}/loss.png")
 
 
 def on_this_machine(run: RunConfig) -> RunConfig:
@@ -113,13 +113,13 @@ def tokenise(run: RunConfig, report: Report) -> None:
 
 def train(run: RunConfig, report: Report) -> None:
     """Half of the run, stop, and the other half from the checkpoint."""
-    half = run.run.steps // 2
+    half = run.training.steps // 2
     start = start_words(run, quickstart_pretrain())
     if steps_done(run) < half:
-        command("train, first half", [*start, f"run.stop_after={half}"], report)
+        command("train, first half", [*start, f"training.stop_after={half}"], report)
     resumed_at = steps_done(run)
     command("train, resumed", start, report)
-    records = read_metrics(Path(run.run.folder) / "metrics.jsonl")
+    records = read_metrics(Path(run.folder) / "metrics.jsonl")
     speed = statistics.median(record["tokens_per_second"] for record in records)
     report.figures["model"] = f"{run.model.parameters:,} parameters, vocabulary {run.model.vocabulary:,}"
     report.figures["layout"] = str(run.layout.for_world(run.layout.model_ranks))
@@ -132,14 +132,14 @@ def train(run: RunConfig, report: Report) -> None:
 
 
 def steps_done(run: RunConfig) -> int:
-    latest = Path(run.run.folder) / "checkpoints" / "latest"
+    latest = Path(run.folder) / "checkpoints" / "latest"
     return int(latest.read_text().strip().removeprefix("step_")) if latest.is_file() else 0
 
 
 def sample(run: RunConfig, report: Report) -> None:
     prompts = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     options = ["--max-tokens", "60", "--temperature", "0.7", "--top-p", "0.9", "--seed", "1"]
-    report.sample = command("sample", ["generate", run.run.folder, *prompts, *options], report, capture=True)
+    report.sample = command("sample", ["generate", run.folder, *prompts, *options], report, capture=True)
     print(report.sample)
 
 
@@ -151,12 +151,12 @@ def compare_with_unigram(run: RunConfig, report: Report) -> None:
     training, validation = open_data(run)
     assert validation is not None
     counts_V = weighted_token_counts(training, vocabulary_size=run.model.vocabulary)
-    labels = validation.batch(np.arange(run.run.validation_samples)).labels_BS
+    labels = validation.batch(np.arange(run.validation.samples)).labels_BS
     unigram = unigram_cross_entropy(counts_V, labels)
     report.figures["best unigram model, same tokens"] = f"{unigram:.4f} nats per token"
     taken = training.tokens_by_source(training.order.end_sample)
     report.figures["tokens by source"] = ", ".join(f"{name} {count:,}" for name, count in taken.items())
-    folder = Path(run.run.folder)
+    folder = Path(run.folder)
     records = read_metrics(folder / "metrics.jsonl")
     plot_losses(records, folder / "loss.png", title=run.recipe, marks={"best unigram model": unigram})
     report.seconds["unigram model and plot"] = time.monotonic() - began
@@ -166,7 +166,7 @@ def export_and_compare(run: RunConfig, report: Report) -> None:
     """Export to Hugging Face's format, and compare logits with transformers on validation text."""
     out = HOME / "huggingface"
     shutil.rmtree(out, ignore_errors=True)
-    command("export", ["convert", "to-huggingface", run.run.folder, str(out)], report)
+    command("export", ["convert", "to-huggingface", run.folder, str(out)], report)
     began = time.monotonic()
     difference, largest = logit_difference(run, out)
     report.figures["logits, ours against transformers"] = (
@@ -189,7 +189,7 @@ def logit_difference(run: RunConfig, exported: Path) -> tuple[float, float]:
     _, validation = open_data(run)
     assert validation is not None
     tokens_BS = validation.batch(np.arange(4)).tokens_BS
-    ours: Any = logits_of(open_model(open_weights(run.run.folder)), tokens_BS)
+    ours: Any = logits_of(open_model(open_weights(run.folder)), tokens_BS)
     theirs = Phi3ForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens_BS)).logits

@@ -41,7 +41,7 @@ QUESTIONS = ("Find the greatest common divisor of 84 and 36.", "What is 816 in t
 
 def main() -> None:
     run, report = on_this_machine(quickstart_pretrain()), Report(title="The story, at toy scale", pictures=PICTURES)
-    if not (Path(run.run.folder) / "checkpoints" / "latest").is_file():
+    if not (Path(run.folder) / "checkpoints" / "latest").is_file():
         tokenise(run, report)
     train(run, report)
     write_conversations()
@@ -120,7 +120,7 @@ def answers(questions: Sequence[str]) -> list[str]:
     from megaphi.tokenizer.phi4 import load_tokenizer
 
     run = quickstart_sft()
-    model = open_model(open_weights(run.run.folder))
+    model = open_model(open_weights(run.folder))
     rules = Sampling(max_tokens=96, temperature=0.7, seed=1)
     prompts = [Conversation((Message("user", question),)) for question in questions]
     with progress_bar(total=len(prompts), unit="answer", label="attempts", visible=True) as bar:
@@ -143,7 +143,7 @@ def post_train(recipe: str, report: Report) -> None:
     run, replicas = {"quickstart_sft": (quickstart_sft(), None), "quickstart_dpo": (quickstart_dpo(), 2)}[recipe]
     wide = dataclasses.replace(run, layout=dataclasses.replace(run.layout, data=replicas))
     command(recipe, start_words(on_this_machine(wide), run), report)
-    records = read_metrics(Path(run.run.folder) / "metrics.jsonl")
+    records = read_metrics(Path(run.folder) / "metrics.jsonl")
     held_out = [record for record in records if "validation_loss" in record]
     report.figures[f"{recipe}: first and last loss"] = f"{records[0]['loss']:.4f}, {records[-1]['loss']:.4f}"
     report.figures[f"{recipe}: held-out loss"] = ", ".join(f"{record['validation_loss']:.4f}" for record in held_out)
@@ -153,7 +153,7 @@ def post_train(recipe: str, report: Report) -> None:
 
 def chat(report: Report) -> None:
     """Two talks with the model at the end of the recipe."""
-    folder = quickstart_dpo().run.folder
+    folder = quickstart_dpo().folder
     options = ["--max-tokens", "80", "--temperature", "0"]
     typed = "\n/reset\n".join(QUESTIONS) + "\n"
     answers = command("chat", ["chat", folder, *options], report, capture=True, typed=typed)

@@ -2,7 +2,7 @@
 # Open MPI, from the system or from `pip install megaphi[mpi]`:
 #
 #   PROCESSES=2 launch/mpirun.sh quickstart_pretrain
-#   PROCESSES=512 HOSTFILE=hosts.txt launch/mpirun.sh phi4_14b_pretrain run.folder=/shared/runs/phi4
+#   PROCESSES=512 HOSTFILE=hosts.txt launch/mpirun.sh phi4_14b_pretrain folder=/shared/runs/phi4
 #
 # HOSTFILE: a host a line (`host0 slots=8`). GPUS: ranks per host (default: the GPUs that nvidia-smi lists here; 0, on
 # CPUs: as many as fit). MASTER_ADDR: the host of rank 0 (default: the first of the host file). Ranks on other hosts get

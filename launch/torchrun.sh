@@ -1,7 +1,7 @@
 #!/bin/sh
 # One machine, or several with the same command on each:
 #
-#   launch/torchrun.sh phi4_14b_pretrain run.folder=/shared/runs/phi4
+#   launch/torchrun.sh phi4_14b_pretrain folder=/shared/runs/phi4
 #   NODES=8 NODE_RANK=$RANK_OF_THIS_NODE MASTER_ADDR=host0 launch/torchrun.sh phi4_14b_pretrain ...
 #
 # GPUS: processes per machine (default: the GPUs that nvidia-smi lists, else 2 CPU processes).

@@ -26,7 +26,9 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast
 
 from megaphi.errors import InputError, did_you_mean
 from megaphi.json_text import parse_json
+from megaphi.log import logger
 from megaphi.other_names import our_name
+from megaphi.renamed_fields import renamed
 
 Config = TypeVar("Config")
 
@@ -102,8 +104,18 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise InputError(f"expected field=value, got {assignment!r} (example: layout.tensor=2)")
+        path = _path_of_today(config, path)
         config = _assign(config, path.split("."), text, where=path)
     return config
+
+
+def _path_of_today(config: Any, path: str) -> str:
+    """The path itself, or for one that was renamed the new one, with a message."""
+    now = None if path.split(".")[0] in _hints(type(config)) else renamed(path)
+    if now is None:
+        return path
+    logger.info("%s is called %s now: taken as that", path, now)
+    return now
 
 
 def _assign(node: Any, steps: list[str], text: str, *, where: str) -> Any:

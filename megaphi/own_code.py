@@ -32,6 +32,7 @@ _MOVED = {
     "megaphi.engine.checkpoint_files": "megaphi.checkpoint.format",
     "megaphi.engine.forward_only": "megaphi.engine.inference.forward_only",
     "megaphi.engine.loop": "megaphi.engine.training.loop",
+    "megaphi.engine.progress": "megaphi.engine.run_sections, TrainingLength, ValidationPasses and Start",
     "megaphi.engine.train_step": "megaphi.engine.training.train_step",
     "megaphi.generation.engine": "megaphi.generation.decoding.inference_engine",
     "megaphi.generation.endpoint": "megaphi.generation.client.endpoint",

@@ -20,8 +20,8 @@ from megaphi.config import FilePath, Range, describe, difference, from_plain, le
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import NumericPrecision, RunConfig, check
+from megaphi.engine.run_sections import Start, TrainingLength
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes import RECIPES, load_recipe
@@ -44,13 +44,9 @@ RUNS = st.builds(
     RunConfig,
     recipe=NAMES,
     seed=st.integers(0, 2**63),
-    run=st.builds(
-        Progress,
-        folder=NAMES,
-        steps=st.integers(1, 10**6),
-        stop_after=st.none() | st.integers(1, 99),
-        resume=st.booleans(),
-    ),
+    folder=NAMES,
+    training=st.builds(TrainingLength, steps=st.integers(1, 10**6), stop_after=st.none() | st.integers(1, 99)),
+    start=st.builds(Start, resume=st.booleans()),
     layout=st.builds(ParallelLayout, tensor=st.integers(1, 8), data=st.none() | st.integers(1, 64)),
     model=st.just(QUICKSTART_MODEL),
     batch=st.builds(BatchShape, global_batch=st.integers(1, 9_999)),
@@ -86,14 +82,14 @@ def test_every_leaf_can_be_said_on_the_command_line(run):
 @pytest.mark.parametrize(
     ("assignment", "path", "value"),
     [
-        ("run.steps=2_000", "run.steps", 2_000),
-        ("run.steps=1e3", "run.steps", 1_000),
+        ("training.steps=2_000", "training.steps", 2_000),
+        ("training.steps=1e3", "training.steps", 1_000),
         ("optimizer.learning_rate=.5", "optimizer.learning_rate", 0.5),
         ("optimizer.learning_rate=3", "optimizer.learning_rate", 3.0),
         ("layout.sequence_parallel=False", "layout.sequence_parallel", False),
-        ("run.stop_after=none", "run.stop_after", None),
-        ("run.folder=3", "run.folder", "3"),
-        ("run.folder=a=b", "run.folder", "a=b"),
+        ("training.stop_after=none", "training.stop_after", None),
+        ("folder=3", "folder", "3"),
+        ("folder=a=b", "folder", "a=b"),
         ("precision.parameters=bfloat16", "precision.parameters", "bfloat16"),
         ("mixture.sources.code.weight=0.25", "mixture.sources.code.weight", 0.25),
         ("mixture.sources.0.weight=1", "mixture.sources.web.weight", 1.0),
@@ -109,22 +105,22 @@ def test_overrides(assignment, path, value):
 
 
 def test_the_last_override_wins():
-    assert override(RUN, ["run.steps=5", "seed=1", "run.steps=6"]).run.steps == 6
+    assert override(RUN, ["training.steps=5", "seed=1", "training.steps=6"]).training.steps == 6
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("run.steps", r"expected field=value, got 'run\.steps'"),
-        ("run.step=5", r"unknown field 'run\.step'\. Did you mean 'run\.steps'\?"),
+        ("training.steps", r"expected field=value, got 'training\.steps'"),
+        ("training.step=5", r"unknown field 'training\.step'\. Did you mean 'training\.steps'\?"),
         ("layuot.tensor=2", r"unknown field 'layuot\.tensor'\. Did you mean 'layout'"),
-        ("run.steps=many", r"run\.steps=many: expected a whole number"),
-        ("run.steps=1.5", r"run\.steps=1\.5: expected a whole number"),
-        ("run.steps=true", r"run\.steps=True: expected a whole number"),
-        ("run.resume=1", r"run\.resume=1: expected true or false"),
+        ("training.steps=many", r"training\.steps=many: expected a whole number"),
+        ("training.steps=1.5", r"training\.steps=1\.5: expected a whole number"),
+        ("training.steps=true", r"training\.steps=True: expected a whole number"),
+        ("start.resume=1", r"start\.resume=1: expected true or false"),
         ("optimizer.learning_rate=fast", r"optimizer\.learning_rate=fast: expected a number"),
         ("precision.parameters=fp8", r"precision\.parameters='fp8': expected one of float32, bfloat16"),
-        ("run.stop_after=soon", r"run\.stop_after=soon: expected a whole number of at least 1 or none"),
+        ("training.stop_after=soon", r"training\.stop_after=soon: expected a whole number of at least 1 or none"),
         ("mixture.sources.cod.weight=1", r"no item 'cod', there are web, .*Did you mean 'code'\?"),
         ("mixture.sources.code=1", r"mixture\.sources\.code is a whole section"),
         ("seed.x=1", r"seed\.x: 'seed' is a single value and has no field 'x'"),
@@ -177,11 +173,11 @@ def test_every_field_of_a_recipe_explains_itself():
 @pytest.mark.parametrize(
     ("assignments", "message"),
     [
-        (["run.steps=0"], r"run\.steps=0: must be at least 1"),
+        (["training.steps=0"], r"training\.steps=0: must be at least 1"),
         (["saving.keep_last=-1"], r"saving\.keep_last=-1: must be at least 0"),
         (["saving.every=0"], r"saving\.every=0: must be at least 1"),
         (["saving.keep_best=1", "saving.every=50"], r"saving\.keep_best=1 needs a validation loss at every checkpoint"),
-        (["optimizer.warmup_steps=240"], r"leaves no step after the warm-up of run\.steps=240"),
+        (["optimizer.warmup_steps=240"], r"leaves no step after the warm-up of training\.steps=240"),
         (["optimizer.learning_rate=0"], r"optimizer\.learning_rate=0\.0: must be above 0"),
         (["optimizer.beta2=1.5"], r"optimizer\.beta2=1\.5: must be at least 0 and below 1"),
         (
@@ -244,7 +240,7 @@ def test_no_default_of_a_recipe_forbids_a_layout():
                 assert re.search(r"layout\.\w+=\d+ does not divide model\.\w+=\d+: choose one of", found), found
                 continue
             passed += 1
-            assert found.run.validation_samples == 64, "the same samples on every layout"
+            assert found.validation.samples == 64, "the same samples on every layout"
     assert passed > 300
 
 
@@ -302,15 +298,15 @@ def text_fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def test_every_field_that_is_a_path_says_so_and_begins_at_home_if_asked(monkeypatch):
     fields = dict(text_fields(RunConfig))
-    assert {"run.folder", "mixture.sources.paths", "saving.fallback_folder", "tokenizer.path"} <= {*fields}
+    assert {"folder", "mixture.sources.paths", "saving.fallback_folder", "tokenizer.path"} <= {*fields}
     assert [path for path, hint in fields.items() if PLACES.search(path) and hint != FilePath] == []
     monkeypatch.setenv("HOME", "/home/ada")
-    words = ["run.folder=~/runs/x", "mixture.sources.web.paths=~/a,s3://bucket/~b,/c", "saving.fallback_folder=~"]
+    words = ["folder=~/runs/x", "mixture.sources.web.paths=~/a,s3://bucket/~b,/c", "saving.fallback_folder=~"]
     run = override(load_recipe("quickstart_pretrain"), words)
-    assert (run.run.folder, run.saving.fallback_folder) == ("/home/ada/runs/x", "/home/ada")
+    assert (run.folder, run.saving.fallback_folder) == ("/home/ada/runs/x", "/home/ada")
     assert run.mixture.sources[0].paths == ("/home/ada/a", "s3://bucket/~b", "/c")
-    made = dataclasses.replace(run, run=dataclasses.replace(run.run, initial_checkpoint="~/phi-4"))
-    assert check(made, world_size=2).run.initial_checkpoint == "/home/ada/phi-4"
+    made = dataclasses.replace(run, start=dataclasses.replace(run.start, initial_checkpoint="~/phi-4"))
+    assert check(made, world_size=2).start.initial_checkpoint == "/home/ada/phi-4"
 
 
 def values_outside(numbers: Range, *, whole: bool) -> Iterator[Any]:

@@ -19,7 +19,18 @@ ALL_SOURCES = sorted(
 NATIVE_SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
 KERNELS = ("cross_entropy.h", "paged_attention.h", "rms_norm.h", "rotary.h", "softmax.h", "swiglu.h")
 ROWS = [
-    {"errors", "json_text", "files", "config", "conversation", "sampling", "log", "other_names", "own_code"},
+    {
+        "errors",
+        "json_text",
+        "files",
+        "config",
+        "conversation",
+        "sampling",
+        "log",
+        "other_names",
+        "own_code",
+        "renamed_fields",
+    },
     {"kernels", "tokenizer", "parallel"},
     {"model", "data", "curation"},
     {"checkpoint"},
@@ -41,6 +52,7 @@ WITHOUT_TORCH = {
     "errors",
     "json_text",
     "other_names",
+    "renamed_fields",
     "own_code",
     "files",
     "config",

@@ -126,6 +126,6 @@ def test_a_signal_reaches_the_ranks_as_one_that_saves(tmp_path, start, number, s
 
 
 def test_a_rank_of_the_batch_script_gets_all_its_cores(tmp_path, start):
-    assert start("slurm/pretrain.sbatch", "run.folder=/x", SLURM_CPUS_PER_TASK="12").wait(30) == 5
+    assert start("slurm/pretrain.sbatch", "folder=/x", SLURM_CPUS_PER_TASK="12").wait(30) == 5
     assert "--cpus-per-task=12" in words_of(tmp_path)
-    assert words_of(tmp_path)[-1] == "run.folder=/x"
+    assert words_of(tmp_path)[-1] == "folder=/x"

@@ -71,9 +71,9 @@ def test_a_recipe_may_import_what_lies_beside_it(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from dataclasses import replace\nfrom beside_it import STEPS\n"
         "from megaphi.recipes.quickstart import quickstart_pretrain as q\n"
-        "def run():\n    return replace(q(), run=replace(q().run, steps=STEPS))\n"
+        "def run():\n    return replace(q(), training=replace(q().training, steps=STEPS))\n"
     )
-    assert load_recipe(f"{tmp_path / 'mine.py'}:run").run.steps == 77
+    assert load_recipe(f"{tmp_path / 'mine.py'}:run").training.steps == 77
     with pytest.raises(InputError, match=r"there is no file .*yours\.py"):
         load_recipe(f"{tmp_path / 'yours.py'}:run")
     with pytest.raises(InputError, match=r"name a function too, as in mine\.py:my_recipe"):
@@ -161,7 +161,7 @@ def test_an_objective_of_ones_own_is_used_and_belongs_to_the_run(tmp_path):
     own = replace(sft_run(tmp_path / "own", tmp_path / "data", epochs=0.8), objective=f"{path}:Halved")
     halved, whole = go(own), go(plain)
     assert halved[0]["loss"] == pytest.approx(whole[0]["loss"] / 2, rel=1e-6)
-    again = override(load_recipe(str(tmp_path / "own" / "config.json")), [f"run.folder={tmp_path / 'again'}"])
+    again = override(load_recipe(str(tmp_path / "own" / "config.json")), [f"folder={tmp_path / 'again'}"])
     assert again.objective is not None
     assert re.fullmatch(rf"{re.escape(str(path))}:Halved@[0-9a-f]{{16}}", again.objective)
     assert [record["loss"] for record in go(again)] == [record["loss"] for record in halved]

@@ -32,6 +32,7 @@ from megaphi.config import from_plain
 from megaphi.errors import InputError
 from megaphi.files import copy_files, read_json, write_json, write_text
 from megaphi.model.architecture import Architecture
+from megaphi.renamed_fields import with_new_names
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
 SMALL_FILES = ("config.json", "state.json", "index.json")
@@ -177,7 +178,8 @@ class CheckpointReader:
         check_sizes(self.folder, self.manifest)
         for name in SMALL_FILES:
             check_content(self.folder, self.manifest, name)
-        self.config: dict[str, Any] = read_json(self.folder / "config.json", what="checkpoint configuration")
+        self.config = with_new_names(read_json(self.folder / "config.json", what="checkpoint configuration"))
+        """Of the run that saved it, with the names that fields have today."""
         self.state: dict[str, Any] = read_json(self.folder / "state.json", what="checkpoint state")
         self.tensors: Mapping[str, Any] = read_json(self.folder / "index.json", what="checkpoint index")["tensors"]
         """Key -> {shape, dtype, pieces}; a weight's key is `model/` and its name."""

@@ -5,7 +5,7 @@ SOURCE is a checkpoint, a run folder (its newest checkpoint), a Hugging Face fol
 says otherwise, and come back byte for byte. No GPU and no process group is needed, and 200 MB of memory beside the
 program's, whatever the model's size. The output appears when it is complete.
 
-A checkpoint is written without optimizer state: train on from it with run.initial_checkpoint. Files that came with a
+A checkpoint is written without optimizer state: train on from it with start.initial_checkpoint. Files that came with a
 Hugging Face model (tokenizer, chat template, configurations) are kept in the checkpoint and written back on export, and
 so is the tokenizer inside a GGUF file. --tokenizer gives one to a model that came without; a model that has another one
 keeps it, unless --no-tokenizer leaves that out.

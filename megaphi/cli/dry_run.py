@@ -10,6 +10,7 @@ from megaphi.config import leaves
 from megaphi.data.order.report import MixtureReport
 from megaphi.engine.learning_rate import learning_rate, milestones
 from megaphi.engine.run_config import RunConfig, check, check_kind
+from megaphi.engine.run_sections import TrainingLength
 from megaphi.engine.run_tokenizer import check_tokenizer
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
@@ -89,10 +90,14 @@ def _print_steps(run: RunConfig) -> None:
     print("\nSchedule")
     print(f"  tokens per step       {run.batch.tokens_per_step:,}")
     print(f"  micro-batches         {micro_batches} of {run.batch.micro_batch} on each of {replicas} replicas")
-    print(f"  steps                 {f'{run.run.steps:,}' if run.run.steps else f'those of {run.run.epochs:g} epochs'}")
-    if run.run.steps:
+    print(f"  steps                 {_length(run.training)}")
+    if run.training.steps:
         rates = [
-            f"{learning_rate(step, run.optimizer, steps=run.run.steps):.3g} at step {step:,}"
-            for step in milestones(run.optimizer, steps=run.run.steps)
+            f"{learning_rate(step, run.optimizer, steps=run.training.steps):.3g} at step {step:,}"
+            for step in milestones(run.optimizer, steps=run.training.steps)
         ]
         print(f"  learning rate         {run.optimizer.schedule}: {', '.join(rates)}")
+
+
+def _length(training: TrainingLength) -> str:
+    return f"{training.steps:,}" if training.steps else f"those of {training.epochs:g} epochs"

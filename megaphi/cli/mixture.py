@@ -75,7 +75,7 @@ def report_run(run: RunConfig) -> MixtureReport:
 
     return report_mixture(
         run.mixture,
-        steps=run.run.steps,
+        steps=run.training.steps,
         sequence_length=run.batch.sequence_length,
         global_batch=run.batch.global_batch,
     )

@@ -16,13 +16,14 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_lock import Lock, Occupied, take
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_text
+from megaphi.renamed_fields import with_new_names
 
 OWNER = "run_folder"
 """The file with the absolute path of the run folder whose checkpoints these are."""
 
 
 def usual_folder(run: RunConfig) -> Path:
-    return Path(run.run.folder) / "checkpoints"
+    return Path(run.folder) / "checkpoints"
 
 
 def fallback_folders(run: RunConfig) -> list[Path]:
@@ -40,7 +41,7 @@ def hold_fallback(run: RunConfig) -> list[Lock]:
     for folder in fallback_folders(run):
         check_fallback(run, folder)
         try:
-            locks.append(take(folder, take_over=run.run.take_over, field="saving.fallback_folder"))
+            locks.append(take(folder, take_over=run.start.take_over, field="saving.fallback_folder"))
         except Occupied:
             raise
         except (InputError, OSError):  # run_folder.py says on which ranks nothing can be written there
@@ -54,7 +55,7 @@ def check_fallback(run: RunConfig, folder: Path) -> None:
     if folder.resolve() == usual_folder(run).resolve():
         raise InputError(f"{field} is where the checkpoints of this run go anyhow: choose another folder, or none")
     owner = _owner(folder)
-    if owner is not None and owner != Path(run.run.folder).resolve():
+    if owner is not None and owner != Path(run.folder).resolve():
         raise InputError(
             f"{field} holds checkpoints of the run {owner}: give every run a folder of its own, or if that run has "
             f"become this one, correct {folder / OWNER}"
@@ -65,7 +66,7 @@ def mark_fallback(run: RunConfig, folder: Path) -> None:
     """Before a checkpoint goes to a fallback folder: it is this run's from now on. Raises InputError, see above."""
     check_fallback(run, folder)
     if not (folder / OWNER).is_file():
-        write_text(folder / OWNER, f"{Path(run.run.folder).resolve()}\n")
+        write_text(folder / OWNER, f"{Path(run.folder).resolve()}\n")
 
 
 def clear_fallback(run: RunConfig, folder: Path, *, until: int) -> None:
@@ -86,5 +87,5 @@ def _owner(folder: Path) -> Path | None:
     for step in reversed(stored_steps(folder)):
         with suppress(InputError, OSError, KeyError, TypeError):
             config = read_json(folder / checkpoint_name(step) / "config.json", what="checkpoint configuration")
-            return Path(config["run"]["folder"]).resolve()
+            return Path(with_new_names(config)["folder"]).resolve()
     return None

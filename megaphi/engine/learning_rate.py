@@ -2,8 +2,8 @@
 
 Every schedule rises linearly from zero over the warm-up. After it, `linear` (paper, section 3) and `cosine` fall to the
 floor over the steps of the decay and stay there, `wsd` holds the peak until the last steps of the run and falls
-linearly in them, `constant` holds it to the end. The surprising fact: linear and cosine depend on `run.steps`, so a
-finished run that is given more steps would climb back up. `check_rate_continues` refuses that unless it is meant.
+linearly in them, `constant` holds it to the end. The surprising fact: linear and cosine depend on `training.steps`, so
+a finished run that is given more steps would climb back up. `check_rate_continues` refuses that unless it is meant.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def check_schedule(optimizer: Optimizer, *, steps: int) -> None:
     if optimizer.warmup_steps >= steps:
         raise InputError(
             f"optimizer.warmup_steps={optimizer.warmup_steps} leaves no step after the warm-up of "
-            f"run.steps={steps}: set optimizer.warmup_steps below {steps}"
+            f"training.steps={steps}: set optimizer.warmup_steps below {steps}"
         )
     if optimizer.schedule == "constant" and optimizer.decay_steps:
         raise InputError(f"optimizer.decay_steps={optimizer.decay_steps}: optimizer.schedule=constant has no decay")
@@ -82,7 +82,7 @@ def check_schedule(optimizer: Optimizer, *, steps: int) -> None:
     if optimizer.schedule == "wsd" and optimizer.decay_steps > most:
         raise InputError(
             f"optimizer.decay_steps={optimizer.decay_steps} and optimizer.warmup_steps={optimizer.warmup_steps} do not "
-            f"both fit into run.steps={steps}: set optimizer.decay_steps to at most {most}"
+            f"both fit into training.steps={steps}: set optimizer.decay_steps to at most {most}"
         )
 
 
@@ -99,21 +99,21 @@ def check_rate_continues(config: Mapping[str, Any], run: RunConfig, *, step: int
     Raises:
         InputError: with both rates, what was changed, and how to go on without a jump or with it.
     """
-    if run.run.accept_rate_jump or step >= run.run.steps or "optimizer" not in config:
+    if run.start.accept_rate_jump or step >= run.training.steps or "optimizer" not in config:
         return
-    before, steps_before = from_plain(Optimizer, config["optimizer"], where="optimizer"), config["run"]["steps"]
+    before, steps_before = from_plain(Optimizer, config["optimizer"], where="optimizer"), config["training"]["steps"]
     expected = learning_rate(step + 1, before, steps=steps_before)
-    found = learning_rate(step + 1, run.optimizer, steps=run.run.steps)
+    found = learning_rate(step + 1, run.optimizer, steps=run.training.steps)
     if abs(found - expected) <= SMALLEST_JUMP * expected:
         return
     changes = [
         f"{path} from {old} to {new}"
-        for path, old, new in difference(_schedule(before, steps_before), _schedule(run.optimizer, run.run.steps))
+        for path, old, new in difference(_schedule(before, steps_before), _schedule(run.optimizer, run.training.steps))
     ]
     raise InputError(
-        f"the learning rate would jump from {expected:.3g} to {found:.3g} at step {step + 1:,} of {run.run.folder}:"
+        f"the learning rate would jump from {expected:.3g} to {found:.3g} at step {step + 1:,} of {run.folder}:"
         f" changed are {', '.join(changes)}. {_remedy(before, steps_before, run)}; or, if the jump is meant, set"
-        " run.accept_rate_jump=true"
+        " start.accept_rate_jump=true"
     )
 
 
@@ -121,7 +121,7 @@ def _schedule(optimizer: Optimizer, steps: int) -> dict[str, Any]:
     """Every field that the rate depends on, with its path."""
     fields = ("schedule", "learning_rate", "final_fraction", "warmup_steps", "decay_steps")
     plain = to_plain(optimizer)
-    return {"run": {"steps": steps}, "optimizer": {name: plain[name] for name in fields}}
+    return {"training": {"steps": steps}, "optimizer": {name: plain[name] for name in fields}}
 
 
 def _remedy(before: Optimizer, steps_before: int, run: RunConfig) -> str:

@@ -45,7 +45,7 @@ class Saving:
     train_unsaved: bool = False
     """Train on although the first checkpoint since the start could not be written anywhere."""
     fallback_folder: FilePath | None = None
-    """Where checkpoints go when run.folder cannot take them; resuming looks there too. One for each run."""
+    """Where checkpoints go when the run folder cannot take them; resuming looks there too. One for each run."""
     patience_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 600.0
     """How long training waits for the save before, if that is still being written when the next is due."""
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from megaphi.config import Range, check_values
+from megaphi.config import FilePath, Range, check_values
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture
 from megaphi.data.order.schedule import StageSpan, lay_out_stages
 from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.data.storage.remote import check_remote_reading
 from megaphi.engine.learning_rate import Optimizer, check_schedule
-from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
+from megaphi.engine.run_sections import Start, TrainingLength, ValidationPasses
 from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.engine.time_limit import limit_seconds
 from megaphi.engine.wandb_board import Wandb, check_wandb
@@ -48,7 +48,11 @@ class RunConfig:
     """Name of the recipe function that made this configuration."""
     seed: Annotated[int, Range(minimum=0, maximum=2**64 - 1)] = 1_234
     """Seed of everything random: initial weights, data order."""
-    run: Progress
+    folder: FilePath = "runs/phi4"
+    """Run folder: config.json, metrics.jsonl, checkpoints/, boards, loss.png, logs/ and steps/ of every rank."""
+    training: TrainingLength = field(default_factory=TrainingLength)
+    validation: ValidationPasses = field(default_factory=ValidationPasses)
+    start: Start = field(default_factory=Start)
     saving: Saving = field(default_factory=Saving)
     layout: ParallelLayout = field(default_factory=ParallelLayout)
     model: Architecture
@@ -91,24 +95,24 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     _check_kernels(run)
     check_wandb(run.wandb)
     if check_kind(run) == "pretrain":
-        if run.run.steps < 1:
-            raise InputError(f"run.steps={run.run.steps}: must be at least 1")
+        if run.training.steps < 1:
+            raise InputError(f"training.steps={run.training.steps}: must be at least 1")
         _check_stages(run, layout)
     else:
         _check_packed(run, layout)
-    if run.run.steps:
-        check_schedule(run.optimizer, steps=run.run.steps)
+    if run.training.steps:
+        check_schedule(run.optimizer, steps=run.training.steps)
     _check_context(run)
     check_remote_reading(run.mixture.remote)
-    if run.run.time_limit is not None:
-        limit_seconds(run.run.time_limit)
+    if run.training.time_limit is not None:
+        limit_seconds(run.training.time_limit)
     if run.mixture.reset_positions and not run.mixture.isolate_documents:
         raise InputError(
             "mixture.reset_positions=true needs mixture.isolate_documents=true: rotary positions are relative, so they"
             " only matter between tokens that attend to each other"
         )
-    if run.run.continue_sources and run.run.initial_checkpoint is None:
-        raise InputError("run.continue_sources=true needs run.initial_checkpoint, the run whose sources go on")
+    if run.start.continue_sources and run.start.initial_checkpoint is None:
+        raise InputError("start.continue_sources=true needs start.initial_checkpoint, the run whose sources go on")
     if layout.context > 1 and run.mixture.isolate_documents:
         raise InputError(
             "mixture.isolate_documents=true is not available with layout.context > 1: turn one of them off"
@@ -165,12 +169,14 @@ def _check_packed(run: RunConfig, layout: ParallelLayout) -> None:
         raise InputError(f"layout.context={layout.context}: packed rows are not available under context parallelism")
     if run.model.kernels != "fused":
         raise InputError(f"model.kernels={run.model.kernels}: packed rows need model.kernels=fused")
-    if run.run.continue_sources:
-        raise InputError("run.continue_sources=true is for mixtures: conversations and pairs always start over")
-    if not run.run.steps and not run.run.epochs > 0:
-        raise InputError(f"run.steps=0 and run.epochs={run.run.epochs}: give one of them")
-    if run.run.steps and run.run.epochs:
-        raise InputError(f"run.steps={run.run.steps} and run.epochs={run.run.epochs}: set one of them to 0")
+    if run.start.continue_sources:
+        raise InputError("start.continue_sources=true is for mixtures: conversations and pairs always start over")
+    if not run.training.steps and not run.training.epochs > 0:
+        raise InputError(f"training.steps=0 and training.epochs={run.training.epochs}: give one of them")
+    if run.training.steps and run.training.epochs:
+        raise InputError(
+            f"training.steps={run.training.steps} and training.epochs={run.training.epochs}: set one of them to 0"
+        )
     if run.preferences is not None:
         run.preferences.check()
 
@@ -179,7 +185,7 @@ def stages_of(run: RunConfig) -> tuple[StageSpan, ...]:
     """The run's stages, laid out in steps and samples."""
     return lay_out_stages(
         run.mixture,
-        steps=run.run.steps,
+        steps=run.training.steps,
         sequence_length=run.batch.sequence_length,
         global_batch=run.batch.global_batch,
         micro_batch=run.batch.micro_batch,
@@ -224,11 +230,11 @@ def _check_kernels(run: RunConfig) -> None:
 
 def _check_saving(run: RunConfig) -> None:
     saving = run.saving
-    validated = run.run.validate_every > 0 and saving.every % run.run.validate_every == 0
+    validated = run.validation.every > 0 and saving.every % run.validation.every == 0
     if saving.keep_best and not (validated and has_validation(run)):
         raise InputError(
             f"saving.keep_best={saving.keep_best} needs a validation loss at every checkpoint: validation_paths of a "
-            f"source, and a run.validate_every that divides saving.every={saving.every}"
+            f"source, and a validation.every that divides saving.every={saving.every}"
         )
 
 

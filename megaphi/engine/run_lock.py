@@ -2,7 +2,7 @@
 
 The kernel knows whether its holder lives (flock, released by any kind of death), so what a crash leaves on a host is
 taken over there at once. Whether a job on another host lives, nobody can know: it is named and refused, unless it was
-an earlier life of the same Slurm job, or `run.take_over` says that it is dead. Where a file system has no flock, the
+an earlier life of the same Slurm job, or `start.take_over` says that it is dead. Where a file system has no flock, the
 process and the time at which it started decide. No torch here.
 """
 
@@ -34,7 +34,7 @@ class Occupied(InputError):
     """Another job has the folder."""
 
 
-def take(folder: Path, *, take_over: bool = False, field: str = "run.folder") -> Lock:
+def take(folder: Path, *, take_over: bool = False, field: str = "folder") -> Lock:
     """The lock of a folder, until this process ends or `Lock.release`; `field` names it in the configuration."""
     path = folder.absolute() / LOCK
     if path not in _held or not path.exists():  # somebody may have deleted the run folder
@@ -46,7 +46,7 @@ def take(folder: Path, *, take_over: bool = False, field: str = "run.folder") ->
 class Lock:
     """The file `.lock` of a folder, held."""
 
-    def __init__(self, path: Path, *, take_over: bool, field: str = "run.folder") -> None:
+    def __init__(self, path: Path, *, take_over: bool, field: str = "folder") -> None:
         self._field = field
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,5 +182,5 @@ def _occupied(path: Path, holder: Mapping[str, Any], *, provably: bool, field: s
         return f"{path.parent} is in use by {_described(holder)}: end that job first, or choose another {field}"
     return (
         f"{path.parent} is in use by {_described(holder)}, or was when that host died: if it is surely dead, start "
-        f"with run.take_over=true; else end it, or choose another {field}"
+        f"with start.take_over=true; else end it, or choose another {field}"
     )

@@ -38,7 +38,7 @@ def check_tokenizer(run: RunConfig) -> None:
     """
     if run.tokenizer.path not in (None, PHI4):
         open_path(run.tokenizer.path, vocabulary=run.model.vocabulary)
-    elif run.tokenizer.path == PHI4 or run.run.initial_checkpoint is None:
+    elif run.tokenizer.path == PHI4 or run.start.initial_checkpoint is None:
         try:
             check_vocabulary_size(run.model.vocabulary)
         except InputError as error:

@@ -1,4 +1,4 @@
-"""`run.time_limit`: end a run by itself, saved, before the time that the queue grants is over.
+"""`training.time_limit`: end a run by itself, saved, before the time that the queue grants is over.
 
 The clock starts when the process does, so imports and waiting for other ranks count. How long before the limit a run
 must stop is learnt from its own steps and saves. No torch here.
@@ -26,7 +26,7 @@ def limit_seconds(text: str) -> float:
         days, hours, minutes, rest = (int(part or 0) for part in found.groups())
         seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
     if not seconds:
-        raise InputError(f"run.time_limit={text}: write it as hours:minutes:seconds or days-hours:minutes:seconds")
+        raise InputError(f"training.time_limit={text}: write it as hours:minutes:seconds or days-hours:minutes:seconds")
     return float(seconds)
 
 

@@ -39,11 +39,11 @@ class Wandb:
     entity: str | None = None
     """User or team that the project belongs to; none: WANDB_ENTITY, or the account's default."""
     name: str | None = None
-    """What the run is called there; none: WANDB_NAME, or the name of run.folder."""
+    """What the run is called there; none: WANDB_NAME, or the name of the run folder."""
     group: str | None = None
     """Group of runs that it belongs to; none: WANDB_RUN_GROUP, or no group."""
     mode: Literal["online", "offline"] | None = None
-    """offline: write to run.folder/wandb, for `wandb sync`; none: WANDB_MODE, or online."""
+    """offline: write to wandb/ in the run folder, for `wandb sync`; none: WANDB_MODE, or online."""
 
 
 def check_wandb(section: Wandb) -> None:

@@ -15,6 +15,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.errors import InputError, did_you_mean
 from megaphi.files import read_json
 from megaphi.own_code import is_own_code, load_own, running, split_name
+from megaphi.renamed_fields import with_new_names
 
 RECIPES = {
     "phi4_14b_pretrain": "megaphi.recipes.phi4_14b",
@@ -52,7 +53,7 @@ def _from_configuration(path: Path) -> RunConfig:
     """The run that a config.json describes, as it was when it had been checked."""
     plain = read_json(path, what="configuration of a run")
     try:
-        return from_plain(RunConfig, plain)
+        return from_plain(RunConfig, with_new_names(plain))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

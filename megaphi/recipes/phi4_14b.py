@@ -10,8 +10,8 @@ from __future__ import annotations
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_sections import TrainingLength, ValidationPasses
 from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
 
@@ -20,7 +20,9 @@ def phi4_14b_pretrain() -> RunConfig:
     """Pretraining: 424,000 steps of 5,760 sequences of 4,096 tokens (paper: about 10T tokens)."""
     return RunConfig(
         recipe="phi4_14b_pretrain",
-        run=Progress(folder="runs/phi4_14b", steps=424_000, validate_every=1_000),
+        folder="runs/phi4_14b",
+        training=TrainingLength(steps=424_000),
+        validation=ValidationPasses(every=1_000),
         layout=ParallelLayout(tensor=2, pipeline=4, sequence_parallel=True),
         model=PHI4_14B,
         batch=BatchShape(sequence_length=4_096, global_batch=5_760, micro_batch=1),

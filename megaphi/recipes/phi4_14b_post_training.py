@@ -11,9 +11,9 @@ import dataclasses
 from megaphi.data.batch import BatchShape
 from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_sections import Start, TrainingLength, ValidationPasses
 from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
 
@@ -26,9 +26,10 @@ def phi4_14b_sft() -> RunConfig:
     """About 8B tokens of conversations at a learning rate of 1e-6 (paper); the batch is a default."""
     return RunConfig(
         recipe="phi4_14b_sft",
-        run=Progress(
-            folder="runs/phi4_14b_sft", epochs=1.0, validate_every=200, initial_checkpoint="runs/phi4_14b_midtrain"
-        ),
+        folder="runs/phi4_14b_sft",
+        training=TrainingLength(epochs=1.0),
+        validation=ValidationPasses(every=200),
+        start=Start(initial_checkpoint="runs/phi4_14b_midtrain"),
         saving=Saving(every=500),
         layout=LAYOUT,
         model=MODEL,
@@ -55,7 +56,10 @@ def _dpo(kind: str, *, after: str) -> RunConfig:
     name = f"phi4_14b_dpo_{kind}"
     return RunConfig(
         recipe=name,
-        run=Progress(folder=f"runs/{name}", epochs=1.0, validate_every=100, initial_checkpoint=after),
+        folder=f"runs/{name}",
+        training=TrainingLength(epochs=1.0),
+        validation=ValidationPasses(every=100),
+        start=Start(initial_checkpoint=after),
         saving=Saving(every=250),
         layout=LAYOUT,
         model=MODEL,

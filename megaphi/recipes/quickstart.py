@@ -13,9 +13,9 @@ from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture
 from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
+from megaphi.engine.run_sections import Start, TrainingLength, ValidationPasses
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes.phi4_14b import phi4_sources
@@ -36,7 +36,9 @@ def quickstart_pretrain() -> RunConfig:
     sources = tuple(dataclasses.replace(source, unique_tokens=None) for source in phi4_sources("runs/quickstart/data"))
     return RunConfig(
         recipe="quickstart_pretrain",
-        run=Progress(folder="runs/quickstart/run", steps=240, validate_every=40, validation_samples=64),
+        folder="runs/quickstart/run",
+        training=TrainingLength(steps=240),
+        validation=ValidationPasses(every=40, samples=64),
         saving=Saving(every=120),
         layout=ParallelLayout(tensor=2, sequence_parallel=True),
         model=QUICKSTART_MODEL,
@@ -76,12 +78,10 @@ def _after(name: str, start: str, *, epochs: float) -> RunConfig:
     """What both have in common."""
     return RunConfig(
         recipe=name,
-        run=Progress(
-            folder=f"runs/story/{name.removeprefix('quickstart_')}",
-            epochs=epochs,
-            validate_every=50,
-            initial_checkpoint=start,
-        ),
+        folder=f"runs/story/{name.removeprefix('quickstart_')}",
+        training=TrainingLength(epochs=epochs),
+        validation=ValidationPasses(every=50),
+        start=Start(initial_checkpoint=start),
         saving=Saving(every=100),
         model=QUICKSTART_MODEL,
         batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=4),

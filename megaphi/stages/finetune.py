@@ -117,8 +117,8 @@ def open_rows(
     """
     batch = run.batch
     packed = PackedEpochs(lengths, capacity=batch.sequence_length, seed=run.seed)
-    steps = run.run.steps or steps_of_epochs(
-        run.run.epochs, rows_per_epoch=packed.rows_per_epoch, global_batch=batch.global_batch
+    steps = run.training.steps or steps_of_epochs(
+        run.training.epochs, rows_per_epoch=packed.rows_per_epoch, global_batch=batch.global_batch
     )
     logger.info(
         "%s: %d units in %d rows of %d tokens, %.1f %% padding; %d steps are %.2f epochs",
@@ -134,7 +134,7 @@ def open_rows(
         name=name, epochs=packed, order=_order(run, name, steps=steps), make_batch=make_batch, content=content
     )
     # Without epochs: config.json is the run as it was, and can be run again.
-    run = replace(run, run=replace(run.run, steps=steps, epochs=0.0))
+    run = replace(run, training=replace(run.training, steps=steps, epochs=0.0))
     check_schedule(run.optimizer, steps=steps)
     return run, RunData(training=training, validation=held_out)
 

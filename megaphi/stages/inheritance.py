@@ -1,7 +1,7 @@
 """What a run takes over from the model that it goes on from: its tokenizer, and its context.
 
-That model is the run's own newest checkpoint, else `run.initial_checkpoint`, else there is none: then the tokenizer is
-the one that `tokenizer.path` names, or Phi-4's, and the context is the longest sequence of the run. Both are written
+That model is the run's own newest checkpoint, else `start.initial_checkpoint`, else there is none: then the tokenizer
+is the one that `tokenizer.path` names, or Phi-4's, and the context is the longest sequence of the run. Both are written
 into the configuration, from where every checkpoint has them.
 """
 
@@ -59,7 +59,7 @@ def inherit(run: RunConfig, world: World, open_weights: OpenWeights) -> Inherita
     found = agreed(world, lambda: inheritance_of(run, open_weights))
     tokenizer = found.tokenizer
     files = {} if tokenizer is None else {n: path for n, path in tokenizer.files.items() if n in TOKENIZER_FILES}
-    folder = Path(run.run.folder) / CARRIED_FOLDER
+    folder = Path(run.folder) / CARRIED_FOLDER
     agreed(world, lambda: copy_files(files, folder) if world.is_main and files else None)
     named = "none, data must hold ids" if tokenizer is None else f"{tokenizer}, {tokenizer.fingerprint[:12]}"
     logger.info("tokenizer: %s; context: %d tokens", named, found.run.model.context)
@@ -83,13 +83,13 @@ def inheritance_of(run: RunConfig, open_weights: OpenWeights) -> Inheritance:
 
 def _predecessor(run: RunConfig, open_weights: OpenWeights) -> WeightReader | None:
     """Whose weights the run will go on from: the newest checkpoint of its own that opens, or the initial one."""
-    for folder in candidates(checkpoint_folders(run)) if run.run.resume else ():
+    for folder in candidates(checkpoint_folders(run)) if run.start.resume else ():
         if (folder / MANIFEST).is_file():
             try:
                 return CheckpointReader(folder)
             except InputError:  # which checkpoint is whole is decided, and said, when it is loaded
                 continue
-    return None if run.run.initial_checkpoint is None else open_weights(run.run.initial_checkpoint)
+    return None if run.start.initial_checkpoint is None else open_weights(run.start.initial_checkpoint)
 
 
 def _tokenizer(run: RunConfig, reader: WeightReader | None) -> Tokenizer | None:

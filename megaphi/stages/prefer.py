@@ -79,13 +79,13 @@ def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> R
     )
     agree_on_data(world, data.training, data.validation)
     model = build_training_model(run, world)
-    if run.run.initial_checkpoint is not None:
-        path = run.run.initial_checkpoint
+    if run.start.initial_checkpoint is not None:
+        path = run.start.initial_checkpoint
         reader = agreed(world, lambda: open_weights(path))
         agree_on_weights(world, reader)
         load_weights(model, reader)
     key = reference_model_key(model, tokenizer_fingerprint=run.tokenizer.fingerprint)
-    folder = Path(rules.reference_folder or f"{run.run.folder}/reference") / key[:32]
+    folder = Path(rules.reference_folder or f"{run.folder}/reference") / key[:32]
     computed = fill_reference_log_probabilities(
         model, pairs, split_units(pairs), reference_N2, folder=folder, padding_token=padding_token
     )

@@ -22,7 +22,7 @@ from megaphi.stages.inheritance import Inheritance, inherit, inheritance_of
 def pretrain(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
     """Train until the run's last step, a stop, or a failure. Every rank of the job calls this.
 
-    `open_weights` opens `run.initial_checkpoint`: `conversion.open_weights` knows other formats than checkpoints.
+    `open_weights` opens `start.initial_checkpoint`: `conversion.open_weights` knows other formats than checkpoints.
     """
     world = start_run(run)
     inherited = inherit(run, world, open_weights)

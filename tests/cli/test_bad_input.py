@@ -35,8 +35,8 @@ def refused(capsys, tmp_path, monkeypatch):
         (["quickstart_pretrian"], "unknown recipe 'quickstart_pretrian'. Did you mean 'quickstart_pretrain'?"),
         (["mine.py:run"], "recipe 'mine.py:run': there is no file mine.py"),
         (["mine.py"], "name a function too, as in mine.py:my_recipe"),
-        (["quickstart_pretrain", "run.step=3"], "unknown field 'run.step'. Did you mean 'run.steps'?"),
-        (["quickstart_pretrain", "run.steps"], "expected field=value, got 'run.steps'"),
+        (["quickstart_pretrain", "training.step=3"], "unknown field 'training.step'. Did you mean 'training.steps'?"),
+        (["quickstart_pretrain", "training.steps"], "expected field=value, got 'training.steps'"),
         (["quickstart_pretrain", "--processes", "0"], "--processes 0: must be at least 1"),
         (["quickstart_pretrain", "--processes", "3"], "3 processes cannot hold whole copies of a model"),
         (["quickstart_pretrain", "layout.tensor=4", "--processes", "4"], "does not divide model.key_value_groups=2"),
@@ -57,7 +57,7 @@ def test_a_recipe_file_of_ones_own(refused, tmp_path):
 def test_mixture(refused, tmp_path):
     recipe = "phi4_14b_pretrain"
     assert "Did you mean 'phi4_14b_pretrain'?" in refused("mixture", "phi4_14b_pretrian")
-    assert "Did you mean 'run.steps'?" in refused("mixture", recipe, "run.step=3")
+    assert "Did you mean 'training.steps'?" in refused("mixture", recipe, "training.step=3")
     assert "batch.global_batch=0: must be at least 1" in refused("mixture", recipe, "batch.global_batch=0")
     assert "names 'wep', which is no source of the mixture. Did you mean 'web'?" in refused(
         "mixture", recipe, 'mixture.stages=[{"name": "a", "shares": [{"name": "wep", "weight": 1}]}]'

@@ -56,7 +56,7 @@ def test_paths_are_of_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = _parser().parse_args(words)
     assert parsed.inputs == ["/home/ada/a/*.jsonl", "s3://bucket/~x"]
     assert (parsed.output, parsed.tokenizer, parsed.text_key) == ("/home/ada/out/d", "phi4", "~")
-    assert _parser().parse_args(["train", "~/mine.py:run", "run.folder=~"]).recipe == "/home/ada/mine.py:run"
+    assert _parser().parse_args(["train", "~/mine.py:run", "folder=~"]).recipe == "/home/ada/mine.py:run"
 
 
 def test_a_verb_reads_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -99,7 +99,7 @@ def _resumed(run: RunConfig, world: World, kind: str) -> dict[str, Any]:
     first = _curve(before, kind, steps=HALF)
     save_checkpoint(before, {"step": HALF})
     after = build_training_model(run, world)
-    load_checkpoint(after, run.run.folder)
+    load_checkpoint(after, run.folder)
     second = _curve(after, kind, steps=STEPS - HALF, first=HALF)
     return {
         "losses": first["losses"] + second["losses"],

@@ -13,8 +13,8 @@ import numpy as np
 from megaphi.data.batch import Batch, BatchShape
 from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import NumericPrecision, RunConfig
+from megaphi.engine.run_sections import TrainingLength
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 
@@ -28,7 +28,8 @@ def tiny_run(*, folder: str = "unused", layout: ParallelLayout | None = None, **
     """A calm run: a small learning rate with warm-up, so that rounding does not grow."""
     run = RunConfig(
         recipe="tiny",
-        run=Progress(folder=folder, steps=20),
+        folder=folder,
+        training=TrainingLength(steps=20),
         layout=layout or ParallelLayout(),
         model=TINY,
         batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=1),
@@ -121,7 +122,7 @@ def advance(
     curves: dict[str, list[float]] = {"losses": [], "norms": [], "tokens": []}
     for step in range(first + 1, first + steps + 1):
         batches = step_batches(run, step=step - 1, replica=world.replica, replicas=world.replicas)
-        result = train_step(model, batches, learning_rate=learning_rate(step, run.optimizer, steps=run.run.steps))
+        result = train_step(model, batches, learning_rate=learning_rate(step, run.optimizer, steps=run.training.steps))
         curves["losses"].append(result.loss)
         curves["norms"].append(result.gradient_norm)
         curves["tokens"].append(result.trained)

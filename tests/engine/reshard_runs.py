@@ -96,7 +96,7 @@ def move(names: list[str], trained: str, folder: str) -> None:
         model = build(replace(run_under(name, "unused", bf16=True), model=UNEVEN))
         for source in LAYOUTS:
             load_checkpoint(model, f"{trained}/{source}")
-            run = replace(model.run, run=replace(model.run.run, folder=f"{folder}/{name}/{source}"))
+            run = replace(model.run, folder=f"{folder}/{name}/{source}")
             save_checkpoint(replace(model, run=run), {"step": FIRST})
 
 
@@ -126,7 +126,7 @@ def resume(names: list[str], folder: str, *, bf16: bool, asynchronous: bool) -> 
             saver.save({"step": FIRST}, wait=not asynchronous)
             straight = advance(model, first=FIRST, steps=NEXT)
         again = build(run)
-        load_checkpoint(again, run.run.folder)
+        load_checkpoint(again, run.folder)
         continued = advance(again, first=FIRST, steps=NEXT)
         found[name] = [{**curve, "state": state_digest(one)} for curve, one in ((straight, model), (continued, again))]
     return found

@@ -41,7 +41,7 @@ def saved(run: RunConfig, step: int, *, marked: bool = True) -> Path:
     if marked:
         mark_fallback(run, folder)
     (folder / checkpoint_name(step)).mkdir(parents=True)
-    (folder / checkpoint_name(step) / "config.json").write_text(json.dumps({"run": {"folder": run.run.folder}}))
+    (folder / checkpoint_name(step) / "config.json").write_text(json.dumps({"folder": run.folder}))
     (folder / "latest").write_text(f"{checkpoint_name(step)}\n")
     return folder
 

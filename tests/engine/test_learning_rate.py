@@ -128,7 +128,10 @@ def test_a_decay_may_end_before_the_run_does():
     ("fields", "message"),
     [
         (["optimizer.schedule=constant", "optimizer.decay_steps=3"], "schedule=constant has no decay"),
-        (["optimizer.schedule=wsd", "optimizer.decay_steps=217"], "do not both fit into run.steps=240: .* at most 216"),
+        (
+            ["optimizer.schedule=wsd", "optimizer.decay_steps=217"],
+            "do not both fit into training.steps=240: .* at most 216",
+        ),
     ],
 )
 def test_schedules_that_cannot_be(fields, message):
@@ -138,9 +141,13 @@ def test_schedules_that_cannot_be(fields, message):
 
 RUN = load_recipe("quickstart_pretrain")  # 240 steps, warm-up of 24, from 2e-3 to 2e-4
 JUMPS = [
-    (240, ["run.steps=480"], r"from 0.0002 to 0.00114 at step 241 .*run.steps from 240 to 480.*decay_steps=216, which"),
-    (100, ["run.steps=480"], r"run.steps from 240 to 480.*decay_steps=216"),
-    (100, ["run.steps=120"], r"run.steps from 240 to 120"),
+    (
+        240,
+        ["training.steps=480"],
+        r"from 0.0002 to 0.00114 at step 241 .*training.steps from 240 to 480.*decay_steps=216, which",
+    ),
+    (100, ["training.steps=480"], r"training.steps from 240 to 480.*decay_steps=216"),
+    (100, ["training.steps=120"], r"training.steps from 240 to 120"),
     (100, ["optimizer.learning_rate=1e-3"], r"optimizer.learning_rate from 0.002 to 0.001. Put the old values back"),
     (200, ["optimizer.final_fraction=0"], r"optimizer.final_fraction from 0.1 to 0.0"),
     (10, ["optimizer.warmup_steps=48"], r"optimizer.warmup_steps from 24 to 48"),
@@ -149,17 +156,17 @@ JUMPS = [
 ]
 NO_JUMPS = [
     (100, []),
-    (10, ["run.steps=480"]),  # within the warm-up
-    (240, ["run.steps=480", "optimizer.decay_steps=216"]),  # what the message proposes
-    (240, ["run.steps=480", "run.accept_rate_jump=true"]),
-    (240, ["run.steps=120"]),  # nothing is left to train
+    (10, ["training.steps=480"]),  # within the warm-up
+    (240, ["training.steps=480", "optimizer.decay_steps=216"]),  # what the message proposes
+    (240, ["training.steps=480", "start.accept_rate_jump=true"]),
+    (240, ["training.steps=120"]),  # nothing is left to train
     (25, ["optimizer.schedule=cosine"]),  # where both are still at the peak
 ]
 
 
 @pytest.mark.parametrize(("step", "fields", "message"), JUMPS)
 def test_a_rate_that_would_jump_is_refused_with_both_rates_and_what_changed(step, fields, message):
-    with pytest.raises(InputError, match=rf"the learning rate would jump .*{message}.*run.accept_rate_jump=true"):
+    with pytest.raises(InputError, match=rf"the learning rate would jump .*{message}.*start.accept_rate_jump=true"):
         check_rate_continues(to_plain(RUN), override(RUN, fields), step=step)
 
 
@@ -170,7 +177,7 @@ def test_a_rate_that_goes_on_is_not_refused(step, fields):
 
 def test_a_wsd_run_is_extended_before_its_decay_and_not_after():
     run = override(RUN, ["optimizer.schedule=wsd", "optimizer.decay_steps=40"])
-    longer = override(run, ["run.steps=480"])
+    longer = override(run, ["training.steps=480"])
     check_rate_continues(to_plain(run), longer, step=199)
     with pytest.raises(InputError, match=r"from a checkpoint before its decay, which began after step 200"):
         check_rate_continues(to_plain(run), longer, step=240)

@@ -32,7 +32,7 @@ TIED = replace(TINY, tied_embeddings=True)
 def plain_torch(run: RunConfig, folder: Path, *, steps: int) -> np.ndarray:
     """(loss, gradient norm) of each step."""
     run_in_world(partial(train, run, steps=0, save=True), processes=1)
-    exported = to_huggingface(run.run.folder, folder, tokenizer=False)
+    exported = to_huggingface(run.folder, folder, tokenizer=False)
     model = Phi3ForCausalLM.from_pretrained(exported, dtype=torch.float32).train()
     model.model.embed_tokens.padding_idx = None  # tokens here are numbers, and none of them is padding
     settings = run.optimizer
@@ -43,7 +43,7 @@ def plain_torch(run: RunConfig, folder: Path, *, steps: int) -> np.ndarray:
     rows = []
     for step in range(1, steps + 1):
         rising = step / settings.warmup_steps
-        falling = 1 - 0.9 * (step - settings.warmup_steps) / (run.run.steps - settings.warmup_steps)
+        falling = 1 - 0.9 * (step - settings.warmup_steps) / (run.training.steps - settings.warmup_steps)
         for group in adam.param_groups:
             group["lr"] = settings.learning_rate * min(rising, falling)
         adam.zero_grad()

@@ -82,7 +82,9 @@ def test_a_run_folder_that_was_deleted_is_taken_anew(folder: Path) -> None:
 
 def test_a_job_on_another_host_is_named_and_can_be_taken_over(folder: Path) -> None:
     left_by(folder, host="node17", boot="another", pid=7)
-    with pytest.raises(InputError, match=r"process 7 on node17.*if it is surely dead, start with run\.take_over=true"):
+    with pytest.raises(
+        InputError, match=r"process 7 on node17.*if it is surely dead, start with start\.take_over=true"
+    ):
         take(folder)
     assert json.loads((folder / LOCK).read_text())["host"] == "node17"
     take(folder, take_over=True)

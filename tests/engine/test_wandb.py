@@ -71,7 +71,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str = "pas
 
 
 def run_of(folder: Path, *words: str) -> RunConfig:
-    fields = [f"run.folder={folder / 'run'}", "wandb.project=phi", *words]
+    fields = [f"folder={folder / 'run'}", "wandb.project=phi", *words]
     return override(load_recipe("quickstart_pretrain"), fields)
 
 
@@ -188,7 +188,7 @@ def test_what_is_not_installed_is_refused_by_name_at_the_start(
 ) -> None:
     """Also where W&B has left its folder in the working directory: that is no package."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    command = ["train", "quickstart_pretrain", "wandb.project=phi", f"run.folder={tmp_path / 'run'}"]
+    command = ["train", "quickstart_pretrain", "wandb.project=phi", f"folder={tmp_path / 'run'}"]
     for words in ([*command, "--dry-run"], [*command, "layout.tensor=1"]):
         assert main(words) == 2
         expected = "wandb.project=phi needs the package wandb, which is not installed: pip install 'megaphi[wandb]'"

@@ -63,7 +63,7 @@ def change_ties(source: str, folder: str) -> dict[str, Any]:
     advance(model, first=0, steps=1)
     trains_by_itself = not torch.equal(weights[OUTPUT], weights[EMBEDDING])
     save_checkpoint(model, {"step": 1})
-    old = CheckpointReader(free.run.folder)
+    old = CheckpointReader(free.folder)
     del old.config["model"]["tied_embeddings"]  # of before there was such a field
     load_weights(build_training_model(free, world), old)
     return {
@@ -105,7 +105,7 @@ def _resumed(run: RunConfig, world: World) -> dict[str, Any]:
     save_checkpoint(model, {"step": FIRST})
     following = advance(model, first=FIRST, steps=NEXT)
     again = build_training_model(run, world)
-    load_checkpoint(again, run.run.folder)
+    load_checkpoint(again, run.folder)
     advance(again, first=FIRST, steps=NEXT)
     return {
         "losses": curves["losses"] + following["losses"],

@@ -51,7 +51,7 @@ def test_doctor_names_what_is_broken_and_megatron_is_not_bothered(broken):
 
 
 def test_a_run_that_asks_for_it_is_refused_with_the_reason(broken, tmp_path):
-    fields = ("model.kernels=transformer_engine", "layout.tensor=1", f"run.folder={tmp_path}/run")
+    fields = ("model.kernels=transformer_engine", "layout.tensor=1", f"folder={tmp_path}/run")
     done = run_beside(broken, "train", "quickstart_pretrain", *fields)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Transformer Engine is installed but broken (RuntimeError: Found empty" in done.stderr

@@ -81,11 +81,11 @@ def write_tokens(prefix: Path) -> None:
 def tell(run: RunConfig, *, kills: int, seed: int) -> Story:
     """Kill `run` so many times, then let it come to its end."""
     story, generator = Story(), random.Random(seed)
-    checkpoints = Path(run.run.folder) / "checkpoints"
+    checkpoints = Path(run.folder) / "checkpoints"
     leftovers: dict[tuple[str, int], int] = {}
     while story.kills < kills:
         reached = _killed_once(run, story, generator, in_save=story.kills % 2 == 0)
-        if reached >= run.run.steps:
+        if reached >= run.training.steps:
             raise AssertionError(f"the run came to its end after {story.kills} kills: give it more steps")
         leftovers = _look(checkpoints, story, reached, leftovers)
     ranks, readers = start_ranks(pretrain_here, run, processes=_ranks(run))
@@ -101,7 +101,7 @@ def tell(run: RunConfig, *, kills: int, seed: int) -> Story:
 
 
 def losses(run: RunConfig) -> list[tuple[int, float]]:
-    return [(record["step"], record["loss"]) for record in read_metrics(Path(run.run.folder) / "metrics.jsonl")]
+    return [(record["step"], record["loss"]) for record in read_metrics(Path(run.folder) / "metrics.jsonl")]
 
 
 def _ranks(run: RunConfig) -> int:
@@ -110,7 +110,7 @@ def _ranks(run: RunConfig) -> int:
 
 def _killed_once(run: RunConfig, story: Story, generator: random.Random, *, in_save: bool) -> int:
     """Start the run, kill all its ranks at once; returns the last step that was recorded."""
-    checkpoints = Path(run.run.folder) / "checkpoints"
+    checkpoints = Path(run.folder) / "checkpoints"
     before = {path.name for path in checkpoints.glob(".step_*")} if checkpoints.is_dir() else set()
     ranks, _ = start_ranks(pretrain_here, run, processes=_ranks(run))
     deadline = time.monotonic() + DEADLINE_SECONDS

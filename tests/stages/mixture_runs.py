@@ -14,7 +14,7 @@ def pretrain_here(run: RunConfig) -> dict[str, Any]:
     from megaphi.files import read_json
 
     found = stage_here(run)
-    latest = Path(run.run.folder) / "checkpoints" / "latest"
+    latest = Path(run.folder) / "checkpoints" / "latest"
     found["state"] = None
     if latest.is_file():
         found["state"] = read_json(latest.parent / latest.read_text().strip() / "state.json", what="state")

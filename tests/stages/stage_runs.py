@@ -13,7 +13,6 @@ import numpy as np
 from megaphi.data.batch import BatchShape
 from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
 from megaphi.parallel.layout import ParallelLayout
@@ -50,7 +49,7 @@ def stage_here(run: RunConfig) -> dict[str, Any]:
         message = str(error)
     finally:
         logger.removeFilter(keep)
-    metrics = Path(run.run.folder) / "metrics.jsonl"
+    metrics = Path(run.folder) / "metrics.jsonl"
     return {"records": read_metrics(metrics) if metrics.is_file() else [], "log": lines, "message": message}
 
 
@@ -64,9 +63,18 @@ def base(folder: Path, checkpoint: Path | None, **fields: Any) -> RunConfig:
         saving=Saving(every=100, keep_last=0),
     )
     start = None if checkpoint is None else str(checkpoint)
-    return replace(
-        run, run=Progress(folder=str(folder), initial_checkpoint=start, **fields), mixture=type(run.mixture)(sources=())
-    )
+    run = replace(run, folder=str(folder), mixture=type(run.mixture)(sources=()))
+    return with_sections(run, initial_checkpoint=start, **fields)
+
+
+def with_sections(run: RunConfig, **fields: Any) -> RunConfig:
+    """The run with these fields of its sections `training`, `validation` and `start`."""
+    for name in ("training", "validation", "start"):
+        section = getattr(run, name)
+        own = {field: fields.pop(field) for field in list(fields) if hasattr(section, field)}
+        run = replace(run, **{name: replace(section, **own)})
+    assert not fields, fields
+    return run
 
 
 def sft_run(folder: Path, data: Path, checkpoint: Path | None = None, **fields: Any) -> RunConfig:

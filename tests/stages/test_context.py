@@ -94,7 +94,7 @@ def test_the_longest_stage_decides_wherever_it_stands(home: Path, tmp_path: Path
 def test_resuming_in_another_stage_or_with_other_rows_keeps_it(home: Path, tmp_path: Path) -> None:
     """Stopped behind the long rows, and continued with shorter ones than were planned; a run over rows of 64, of 48."""
     whole = staged(home, "resumed", [128, 64])
-    first = replace(whole, run=replace(whole.run, stop_after=2))
+    first = replace(whole, training=replace(whole.training, stop_after=2))
     shorter = staged(home, "resumed", [128, 16], accept_changed_data=True)
     start = home / "start_long"
     chats = sft_run(home / "sft_resumed", home, start, steps=4, stop_after=2)

@@ -30,7 +30,7 @@ def go(run: RunConfig, processes: int = 1) -> dict[str, Any]:
 
 
 def test_epochs_become_steps_and_the_loss_falls(data: Path, tmp_path: Path) -> None:
-    found = go(sft_run(tmp_path / "run", data, epochs=2.5, validate_every=8))
+    found = go(sft_run(tmp_path / "run", data, epochs=2.5, every=8))
     assert found["message"] is None
     (rows,) = [line for line in found["log"] if line.startswith("conversations: 60 units in ")]
     per_epoch = int(rows.split(" in ")[1].split(" rows")[0])
@@ -46,8 +46,8 @@ def test_a_run_that_is_stopped_within_an_epoch_goes_on_bit_for_bit(data: Path, t
     halves = sft_run(tmp_path / "halves", data, steps=9)
     assert go(whole)["message"] is None
     for stop in (4, None):
-        assert go(replace(halves, run=replace(halves.run, stop_after=stop)))["message"] is None
-    folders = [Path(run.run.folder) / "checkpoints" / "step_00000009" for run in (whole, halves)]
+        assert go(replace(halves, training=replace(halves.training, stop_after=stop)))["message"] is None
+    folders = [Path(run.folder) / "checkpoints" / "step_00000009" for run in (whole, halves)]
     assert contents(folders[0]) == contents(folders[1])
 
 
@@ -58,7 +58,7 @@ def test_every_layout_has_the_same_losses(data: Path, tmp_path: Path) -> None:
     (tmp_path / "long.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
 
     def run(name: str, *held_out: Path) -> RunConfig:
-        made = sft_run(tmp_path / name, data, steps=6, validate_every=3)
+        made = sft_run(tmp_path / name, data, steps=6, every=3)
         assert made.conversations is not None
         return replace(made, conversations=replace(made.conversations, validation_paths=tuple(map(str, held_out))))
 
@@ -84,25 +84,27 @@ def test_every_layout_has_the_same_losses(data: Path, tmp_path: Path) -> None:
 
 def test_other_conversations_do_not_continue_a_run(data: Path, tmp_path: Path) -> None:
     run = sft_run(tmp_path / "run", data, steps=6)
-    assert go(replace(run, run=replace(run.run, stop_after=2)))["message"] is None
+    assert go(replace(run, training=replace(run.training, stop_after=2)))["message"] is None
     write_conversations(tmp_path / "train.jsonl", 60, seed=5)
     write_conversations(tmp_path / "held_out.jsonl", 5, seed=5)
     other = sft_run(tmp_path / "run", tmp_path, steps=6)
     assert "was trained on other conversations" in go(other)["message"]
-    assert go(replace(other, run=replace(other.run, accept_changed_data=True)))["message"] is None
+    assert go(replace(other, start=replace(other.start, accept_changed_data=True)))["message"] is None
 
 
 def test_another_batch_or_more_epochs_do_not_skip_rows_or_raise_the_rate_in_silence(data: Path, tmp_path: Path) -> None:
     run = sft_run(tmp_path / "run", data, epochs=1.5)
     steps = len(go(run)["records"])
-    more = go(replace(run, run=replace(run.run, epochs=3.0)))["message"]
+    more = go(replace(run, training=replace(run.training, epochs=3.0)))["message"]
     assert "the learning rate would jump from 0.0001 to 0.000" in more
-    assert f"run.steps from {steps} to" in more
+    assert f"training.steps from {steps} to" in more
     halves = sft_run(tmp_path / "halves", data, steps=9)
-    assert go(replace(halves, run=replace(halves.run, stop_after=4)))["message"] is None
+    assert go(replace(halves, training=replace(halves.training, stop_after=4)))["message"] is None
     wider = replace(halves, batch=replace(halves.batch, global_batch=8))
     assert "had taken 16 rows after 4 steps, which are not of batch.global_batch=8" in go(wider)["message"]
-    accepted = replace(wider, run=replace(wider.run, accept_changed_data=True, stop_after=6))
+    accepted = replace(
+        wider, start=replace(wider.start, accept_changed_data=True), training=replace(wider.training, stop_after=6)
+    )
     assert go(accepted)["message"] is None
     last = go(wider)  # the second time nothing has changed any more
     assert last["message"] is None
@@ -130,12 +132,12 @@ def test_fields_that_do_not_go_together(data: Path, tmp_path: Path) -> None:
     wrong = {
         "exactly one of them; this one has 2": replace(run, preferences=pairs.preferences),
         "exactly one of them; this one has 0": replace(run, conversations=None),
-        "give one of them": replace(run, run=replace(run.run, steps=0)),
-        "set one of them to 0": replace(run, run=replace(run.run, epochs=1.0)),
+        "give one of them": replace(run, training=replace(run.training, steps=0)),
+        "set one of them to 0": replace(run, training=replace(run.training, epochs=1.0)),
         "packed rows are not available under context": in_layout(run, context=2),
         "packed rows need model.kernels=fused": replace(run, model=replace(run.model, kernels="reference")),
         "for mixtures: conversations and pairs": replace(
-            run, run=replace(run.run, continue_sources=True, initial_checkpoint="x")
+            run, start=replace(run.start, continue_sources=True, initial_checkpoint="x")
         ),
         "preferences.beta=0.0: must be above 0": replace(pairs, preferences=replace(pairs.preferences, beta=0.0)),
         "needs preferences.loss=sigmoid": replace(

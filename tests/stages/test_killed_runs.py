@@ -25,8 +25,8 @@ def test_a_run_that_is_killed_loses_one_interval_at_most(
     layout: ParallelLayout, asynchronous: bool, bf16: bool, tmp_path: Path
 ) -> None:
     run = killed_run(tmp_path, layout=layout, asynchronous=asynchronous, bf16=bf16)
-    run = replace(run, run=replace(run.run, steps=60))
-    straight = tell(replace(run, run=replace(run.run, folder=str(tmp_path / "straight"))), kills=0, seed=0)
+    run = replace(run, training=replace(run.training, steps=60))
+    straight = tell(replace(run, folder=str(tmp_path / "straight")), kills=0, seed=0)
     story = tell(run, kills=4, seed=1)
     assert story.damaged == []
     assert story.leftovers == []

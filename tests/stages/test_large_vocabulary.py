@@ -21,8 +21,8 @@ from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.data.storage.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_sections import Start, TrainingLength
 from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.model.architecture import Architecture
 from megaphi.tokenizer.open_tokenizer import open_path
@@ -46,7 +46,9 @@ def lines(path: Path, records: list[dict[str, Any]]) -> str:
 
 def run_of(folder: Path, *, start: Path | None = None, **fields: Any) -> RunConfig:
     return tiny_run(
-        run=Progress(folder=str(folder), steps=10, initial_checkpoint=None if start is None else str(start)),
+        folder=str(folder),
+        training=TrainingLength(steps=10),
+        start=Start(initial_checkpoint=None if start is None else str(start)),
         model=SHAPE,
         batch=BatchShape(sequence_length=64, global_batch=2, micro_batch=1),
         mixture=fields.pop("mixture", Mixture(sources=())),

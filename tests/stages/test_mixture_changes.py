@@ -24,6 +24,7 @@ from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.engine.layout_runs import TINY, tiny_run
 from tests.gloo_world import run_in_world
 from tests.stages.mixture_runs import pretrain_here
+from tests.stages.stage_runs import with_sections
 
 VOCABULARY = 512
 SIZES = {"web": 3_000, "code": 1_700, "books": 1_100}
@@ -47,7 +48,7 @@ def recipe(tmp_path: Path) -> RunConfig:
         for name, weight in (("web", 0.5), ("code", 0.3), ("books", 0.2))
     )
     run = tiny_run(folder=str(tmp_path / "run"), mixture=Mixture(sources=sources), model=replace(TINY, vocabulary=512))
-    return replace(run, run=replace(run.run, steps=12), saving=Saving(every=4))
+    return replace(run, training=replace(run.training, steps=12), saving=Saving(every=4))
 
 
 STAGES = (
@@ -66,8 +67,8 @@ def with_stages(run: RunConfig, *stages: Stage) -> RunConfig:
 
 
 def go(run: RunConfig, *, processes: int = 1, **fields: Any) -> dict[str, Any]:
-    """Rank 0's result of a run with these fields of section `run`."""
-    return run_in_world(partial(pretrain_here, replace(run, run=replace(run.run, **fields))), processes=processes)[0]
+    """Rank 0's result of a run with these fields of its sections."""
+    return run_in_world(partial(pretrain_here, with_sections(run, **fields)), processes=processes)[0]
 
 
 def losses(result: dict[str, Any]) -> list[tuple[int, float, int]]:
@@ -133,7 +134,7 @@ def test_changed_data_is_refused_and_named(recipe: RunConfig, tmp_path: Path) ->
     refused = go(recipe)
     assert refused["state"]["step"] == 4
     assert f"source 'code': {code} had 1,700 tokens and has 1,650" in refused["message"]
-    assert "run.accept_changed_data=true" in refused["message"]
+    assert "start.accept_changed_data=true" in refused["message"]
     accepted = go(recipe, accept_changed_data=True)
     assert "  source code has changed: it begins epoch 1" in accepted["log"]
     assert any(line.startswith("  source web goes on") for line in accepted["log"])
@@ -158,7 +159,7 @@ def test_data_may_move(recipe: RunConfig, tmp_path: Path) -> None:
 
 def test_a_new_run_may_go_on_with_the_sources_of_another(recipe: RunConfig, tmp_path: Path) -> None:
     before = go(recipe, stop_after=4)["state"]
-    folder = recipe.run.folder
+    folder = recipe.folder
     fresh = go(recipe, folder=str(tmp_path / "next"), initial_checkpoint=folder, continue_sources=True, steps=6)
     assert fresh["message"] is None
     for old, new in zip(before["ledger"]["sources"], fresh["state"]["ledger"]["sources"], strict=True):
@@ -183,6 +184,6 @@ def test_more_steps_for_a_finished_run_do_not_raise_its_rate_in_silence(recipe: 
     assert "the learning rate would jump from 3e-05 to 0.000186 at step 13" in refused["message"]
     assert "optimizer.decay_steps=7, which keeps the schedule as it was" in refused["message"]
     assert refused["records"] == finished["records"]
-    assert read_json(Path(recipe.run.folder) / "config.json", what="configuration")["run"]["steps"] == 12
+    assert read_json(Path(recipe.folder) / "config.json", what="configuration")["training"]["steps"] == 12
     kept = go(replace(recipe, optimizer=replace(recipe.optimizer, decay_steps=7)), steps=16)
     assert [record["learning_rate"] for record in kept["records"][11:]] == pytest.approx([3e-5] * 5)

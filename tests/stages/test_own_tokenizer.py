@@ -21,8 +21,8 @@ from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.data.storage.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.run_config import RunConfig, check
+from megaphi.engine.run_sections import Start, TrainingLength
 from megaphi.engine.run_tokenizer import RunTokenizer, check_tokenizer
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
@@ -51,7 +51,9 @@ def run_of(folder: Path, *, length: int, **fields: Any) -> RunConfig:
     """Eight steps in rows of `length` tokens."""
     start = fields.pop("initial_checkpoint", None)
     return tiny_run(
-        run=Progress(folder=str(folder), steps=8, initial_checkpoint=start),
+        folder=str(folder),
+        training=TrainingLength(steps=8),
+        start=Start(initial_checkpoint=start),
         model=fields.pop("model", SHAPE),
         batch=BatchShape(sequence_length=length, global_batch=4, micro_batch=1),
         mixture=fields.pop("mixture", Mixture(sources=())),
@@ -244,9 +246,7 @@ def test_a_model_without_a_tokenizer_has_none_made_up(tmp_path: Path, home: Path
         conversations=Conversations(paths=(chats,)),
         initial_checkpoint=start,
     )
-    of_ids = replace(
-        texts, run=replace(texts.run, folder=str(tmp_path / "of_ids")), conversations=Conversations(paths=(ids,))
-    )
+    of_ids = replace(texts, folder=str(tmp_path / "of_ids"), conversations=Conversations(paths=(ids,)))
     messages = run_in_world(train_all, [texts, of_ids], processes=1)[0]
     assert "4 x a text, and the model came without a tokenizer: name it in tokenizer.path" in str(messages[0])
     assert messages[1] is None

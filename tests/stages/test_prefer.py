@@ -58,7 +58,7 @@ def test_every_layout_starts_at_ln_2_and_learns_the_same(data: Path, checkpoint:
     curves = {}
     for name, ways in LAYOUTS.items():
         # Interleaved schedules take micro-batches in pairs.
-        run = in_layout(dpo_run(tmp_path / name, data, checkpoint, steps=12, validate_every=4), **ways)
+        run = in_layout(dpo_run(tmp_path / name, data, checkpoint, steps=12, every=4), **ways)
         assert run.preferences is not None
         held_out = (*run.preferences.validation_paths, str(data / "others.held_out.jsonl"))
         run = replace(run, preferences=replace(run.preferences, validation_paths=held_out))
@@ -88,7 +88,7 @@ def test_the_reference_is_computed_once(data: Path, checkpoint: Path, tmp_path: 
     """Looked up after a restart and under another layout; a part that is lost is computed again, and nothing else."""
     reference = tmp_path / "reference"
     run = dpo_run(tmp_path / "first", data, checkpoint, reference=reference, steps=6)
-    assert computed(go(replace(run, run=replace(run.run, stop_after=2)))) == (150, 0)
+    assert computed(go(replace(run, training=replace(run.training, stop_after=2)))) == (150, 0)
     resumed = go(run)
     assert resumed["message"] is None
     assert computed(resumed) == (0, 150)

@@ -45,7 +45,7 @@ def train(token_files: Path, tmp_path: Path) -> Iterator[Callable[..., WarmMegap
 
     def start(*words: str, environment: dict[str, str] | None = None, **options: Any) -> WarmMegaphi:
         variables = {**os.environ, "TINY_DATA": str(token_files), "OMP_NUM_THREADS": "1", **(environment or {})}
-        arguments = ["train", RECIPE, f"run.folder={tmp_path / 'run'}", *words]
+        arguments = ["train", RECIPE, f"folder={tmp_path / 'run'}", *words]
         started.append(WarmMegaphi(arguments, env=variables, **options))
         return started[-1]
 
@@ -83,7 +83,7 @@ def message(errors: str) -> str:
 
 
 def test_a_stopped_run_continues_as_if_nothing_had_happened(train: Any, tmp_path: Path) -> None:
-    code, errors = finish(train(f"run.folder={tmp_path / 'straight' / 'run'}"))
+    code, errors = finish(train(f"folder={tmp_path / 'straight' / 'run'}"))
     assert code == 0, errors
     stopped = train()
     wait_for_step(tmp_path, 13)
@@ -108,7 +108,7 @@ def _trained(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def test_a_rank_that_dies_ends_the_job(train: Any, tmp_path: Path) -> None:
-    job = train("--processes", "2", "layout.tensor=2", "run.steps=100000")
+    job = train("--processes", "2", "layout.tensor=2", "training.steps=100000")
     wait_for_step(tmp_path, 2)
     victim = children_of(job.pid)[1]
     killed_at = time.monotonic()
@@ -121,11 +121,11 @@ def test_a_rank_that_dies_ends_the_job(train: Any, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint(train: Any, tmp_path: Path) -> None:
-    job = train("run.steps=60", "saving.asynchronous=false")
+    job = train("training.steps=60", "saving.asynchronous=false")
     wait_for_step(tmp_path, 25)
     job.kill()
     job.wait()
-    code, errors = finish(train("run.steps=60", "run.stop_after=30"))
+    code, errors = finish(train("training.steps=60", "training.stop_after=30"))
     assert code == 0, errors
     assert "from step 20" in errors
     assert [record["step"] for record in records(tmp_path)] == list(range(1, 31))
@@ -133,11 +133,11 @@ def test_a_killed_run_continues_from_its_last_checkpoint(train: Any, tmp_path: P
 
 def test_going_back_keeps_the_new_checkpoint_and_the_later_ones(train: Any, tmp_path: Path) -> None:
     """`latest` is set back by hand to step 10 of 30: what follows must not be taken for old."""
-    assert finish(train("run.stop_after=30"))[0] == 0
+    assert finish(train("training.stop_after=30"))[0] == 0
     folder = tmp_path / "run/checkpoints"
     assert _steps(folder) == [10, 20, 30]
     (folder / "latest").write_text("step_00000010\n")
-    code, errors = finish(train("run.stop_after=15", "saving.keep_last=1"))
+    code, errors = finish(train("training.stop_after=15", "saving.keep_last=1"))
     assert code == 0, errors
     assert "from step 10" in errors
     assert _steps(folder) == [15, 20, 30]
@@ -176,12 +176,12 @@ def test_checkpoints_go_to_the_fallback_and_the_run_continues_from_there(train: 
     (tmp_path / "run").mkdir()
     (tmp_path / "run/checkpoints").write_text("a file is in the way")
     storage = ("saving.attempts=1", f"saving.fallback_folder={fallback}")
-    code, errors = finish(train("run.stop_after=15", *storage))
+    code, errors = finish(train("training.stop_after=15", *storage))
     assert code == 0, errors
     assert _steps(fallback) == [10, 15]
     assert records(tmp_path)[-1]["checkpoint_failures"] == 0
     (tmp_path / "run/checkpoints").unlink()
-    code, errors = finish(train("run.stop_after=25", *storage))
+    code, errors = finish(train("training.stop_after=25", *storage))
     assert code == 0, errors
     assert "from step 15" in errors
     assert _steps(tmp_path / "run/checkpoints") == [20, 25]
@@ -189,12 +189,12 @@ def test_checkpoints_go_to_the_fallback_and_the_run_continues_from_there(train: 
 
 
 def test_a_damaged_checkpoint_is_skipped_and_named(train: Any, tmp_path: Path) -> None:
-    assert finish(train("run.stop_after=20"))[0] == 0
+    assert finish(train("training.stop_after=20"))[0] == 0
     newest = tmp_path / "run/checkpoints/step_00000020/rank_00000.safetensors"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 4
     newest.write_bytes(content)
-    code, errors = finish(train("run.stop_after=22"))
+    code, errors = finish(train("training.stop_after=22"))
     assert code == 0, errors
     assert "step_00000020: rank_00000.safetensors is damaged" in errors
     assert "from step 10" in errors
@@ -209,7 +209,7 @@ def test_a_run_that_diverges_ends_without_saving(train: Any, tmp_path: Path) -> 
 
 
 def test_another_architecture_is_refused(train: Any) -> None:
-    assert finish(train("run.stop_after=2"))[0] == 0
+    assert finish(train("training.stop_after=2"))[0] == 0
     code, errors = finish(train("model.feed_forward=64"))
     assert code == 2
     assert "of another architecture: model.feed_forward is 48, the run has 64" in message(errors)

@@ -31,6 +31,7 @@ from tests.conversion.random_models import random_folder
 from tests.engine.layout_runs import TINY, tiny_run
 from tests.gloo_world import run_in_world
 from tests.stages.mixture_runs import pretrain_here
+from tests.stages.stage_runs import with_sections
 from tests.stages.test_mixture_changes import VOCABULARY, write_tokens
 
 SHAPE = replace(TINY, vocabulary=VOCABULARY, rotary_base=250_000.0)
@@ -56,7 +57,11 @@ def run(tmp_path: Path, folder: Path) -> RunConfig:
         saving=Saving(every=2),
         tokenizer=RunTokenizer(path="phi4"),  # which the data is made with, and the folder does not say
     )
-    return replace(run, run=replace(run.run, steps=8, stop_after=2, initial_checkpoint=str(folder)))
+    return replace(
+        run,
+        training=replace(run.training, steps=8, stop_after=2),
+        start=replace(run.start, initial_checkpoint=str(folder)),
+    )
 
 
 def their_loss(run: RunConfig, folder: Path) -> float:
@@ -73,7 +78,7 @@ def their_loss(run: RunConfig, folder: Path) -> float:
 
 
 def go(run: RunConfig, **fields: Any) -> dict[str, Any]:
-    return run_in_world(partial(pretrain_here, replace(run, run=replace(run.run, **fields))), processes=2)[0]
+    return run_in_world(partial(pretrain_here, with_sections(run, **fields)), processes=2)[0]
 
 
 def test_a_run_starts_from_a_hugging_face_folder_and_its_checkpoint_is_enough(

@@ -7,9 +7,9 @@ import os
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
-from megaphi.engine.progress import Progress
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
+from megaphi.engine.run_sections import TrainingLength, ValidationPasses
 from megaphi.model.architecture import Architecture
 
 
@@ -22,7 +22,9 @@ def tiny() -> RunConfig:
     )
     return RunConfig(
         recipe="tiny",
-        run=Progress(folder=f"{folder}/run", steps=40, validate_every=20, validation_samples=4),
+        folder=f"{folder}/run",
+        training=TrainingLength(steps=40),
+        validation=ValidationPasses(every=20, samples=4),
         saving=Saving(every=10),
         model=Architecture(
             layers=2, hidden=32, feed_forward=48, heads=4, key_value_groups=2, head_size=8, vocabulary=512

@@ -41,8 +41,9 @@ def continue_run(
     if changes and not accept_changed_data:
         listed = "; ".join(f"source {name!r}: {what}" if name else what for name, what in changes.items())
         raise InputError(
-            f"the data is not what {where} was trained on: {listed}. Put it back, or set run.accept_changed_data=true:"
-            " sources that changed then begin an epoch of their own, the others go on where they stopped"
+            f"the data is not what {where} was trained on: {listed}. Put it back, or set"
+            " start.accept_changed_data=true: sources that changed then"
+            " begin an epoch of their own, the others go on where they stopped"
         )
     names = {source.name for source in mixture.sources}
     former = tuple(record for record in ledger.sources if record.name not in names)
@@ -54,7 +55,7 @@ def continue_run(
     if mixture.order.kind == "megatron":
         raise InputError(
             f"the mixture, its weights or the batch size differ from those of {where}, and Megatron's order can only be"
-            " continued unchanged: put them back, or set mixture.order=keyed in a new run.folder"
+            " continued unchanged: put them back, or set mixture.order=keyed in a run with another folder"
         )
     everything = "" in changes
     cursors = {

@@ -123,7 +123,7 @@ def read_ledger(state: Mapping[str, Any], *, where: str) -> Ledger:
     if found is None:
         raise InputError(
             f"{where} has no data ledger (an older version of megaphi wrote it), so its place in the data is not known."
-            f" Start a new run.folder with run.initial_checkpoint={where} to train its weights on"
+            f" Start a run in another folder with start.initial_checkpoint={where} to train its weights on"
         )
     if not isinstance(found, dict) or found.get("version") != LEDGER_VERSION:
         version = found.get("version") if isinstance(found, dict) else None

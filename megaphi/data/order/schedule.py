@@ -74,8 +74,8 @@ def lay_out_stages(
         step, sample = end, spans[-1].end_sample
     if step != steps:
         raise InputError(
-            f"the stages of the mixture last {step:,} steps, but run.steps={steps:,}: set run.steps={step}, or leave"
-            f" mixture.stages.{stages[-1].name}.tokens open (none) to let the last stage fill the run"
+            f"the stages of the mixture last {step:,} steps, but training.steps={steps:,}: set training.steps={step},"
+            f" or leave mixture.stages.{stages[-1].name}.tokens open (none) to let the last stage fill the run"
         )
     return tuple(spans)
 

@@ -107,7 +107,7 @@ class PackedRows:
             raise InputError(
                 f"{where} had taken {position.sample:,} rows after {position.step:,} steps, which are not of "
                 f"batch.global_batch={self.order.span.global_batch}: put the old batch back, or set "
-                "run.accept_changed_data=true to go on at the next row (run.steps counts steps of both sizes)"
+                "start.accept_changed_data=true to go on at the next row (training.steps counts steps of both sizes)"
             )
         return replace(self, order=replace(self.order, origin=position))
 
@@ -116,8 +116,8 @@ class PackedRows:
         if known.get("kind") != expected["kind"] or known.get("data") != expected["data"]:
             raise InputError(
                 f"{where} was trained on other {self.name}, or packed otherwise (files, seed, batch.sequence_length): "
-                "use another run.folder, with run.initial_checkpoint to train its weights on; or "
-                "run.accept_changed_data=true to go on at the same row number of the new data"
+                "use another folder, with start.initial_checkpoint to train its weights on; or "
+                "start.accept_changed_data=true to go on at the same row number of the new data"
             )
 
 

@@ -53,7 +53,7 @@ class Preferences:
     bad_records: OnBadRecords = "error"
     """What to do with records that cannot be used, such as equal sides: name all and stop, or skip and count them."""
     reference_folder: FilePath | None = None
-    """Where log-probabilities of the reference model are kept for this and later runs (none: in run.folder)."""
+    """Where log-probabilities of the reference model are kept for this and later runs (none: in the run folder)."""
 
     def check(self) -> None:
         """Raises InputError that names the field."""

@@ -119,7 +119,7 @@ class TensorBoard:
 
 def open_log(run: RunConfig, *, after: int) -> MetricsLog:
     """The metrics of a run that goes on after step `after`, with the boards that it asks for."""
-    folder = Path(run.run.folder)
+    folder = Path(run.folder)
     boards: dict[str, Callable[[], Board]] = {
         "tensorboard": lambda: TensorBoard(folder / "tensorboard", after=after),
     }

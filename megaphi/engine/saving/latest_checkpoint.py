@@ -46,7 +46,7 @@ def newest_checkpoint(folders: Sequence[Path], world: World, *, verify: bool) ->
         refuse(
             world,
             f"no checkpoint in {where} is whole ({len(skipped)} tried; the newest: {skipped[0]}): "
-            "restore one, or start from scratch with run.resume=false",
+            "restore one, or start from scratch with start.resume=false",
         )
     return None
 

@@ -145,7 +145,7 @@ class CheckpointWriter:
 
     def _publish(self, job: Job, files: Mapping[str, FileRecord], partial: Path, folder: Path) -> None:
         state = {**job.state, "versions": versions()}
-        carried = {path.name: path for path in sorted((Path(self._run.run.folder) / CARRIED_FOLDER).glob("*"))}
+        carried = {path.name: path for path in sorted((Path(self._run.folder) / CARRIED_FOLDER).glob("*"))}
         manifest = finish_checkpoint(partial, to_plain(self._run), state, files, run=self._save_name, carried=carried)
         if self._rules.verify:
             for name in manifest.files.keys() - files.keys():

@@ -35,7 +35,7 @@ from megaphi.parallel.agreement import agreed, refuse
 from megaphi.parallel.world import World
 
 OpenWeights = Callable[[str], WeightReader]
-"""Opens `run.initial_checkpoint`: `CheckpointReader`, or a function that knows other formats too."""
+"""Opens `start.initial_checkpoint`: `CheckpointReader`, or a function that knows other formats too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +49,9 @@ class RunData:
 def resume(model: TrainingModel, data: RunData, open_weights: OpenWeights) -> tuple[RunData, int]:
     """(data from where it goes on, steps done); loads what there is, and leaves config.json in the run folder."""
     run, world = model.run, model.world
-    folder, step = Path(run.run.folder), 0
+    folder, step = Path(run.folder), 0
     newest = None
-    if run.run.resume:
+    if run.start.resume:
         newest = newest_checkpoint(checkpoint_folders(run), world, verify=run.saving.verify)
     if newest is not None:
         agreed(world, lambda: _check_rate(newest, run))
@@ -61,8 +61,8 @@ def resume(model: TrainingModel, data: RunData, open_weights: OpenWeights) -> tu
         logger.info("continuing %s from step %d", folder, step)
         agreed(world, lambda: _log_changes(reader, run))
         _carry(reader, folder, world)
-    elif run.run.initial_checkpoint is not None:
-        data = _start_from(run.run.initial_checkpoint, model, data, open_weights)
+    elif run.start.initial_checkpoint is not None:
+        data = _start_from(run.start.initial_checkpoint, model, data, open_weights)
     agreed(world, lambda: write_json(folder / "config.json", to_plain(run)) if world.is_main else None)
     return data, step
 
@@ -78,8 +78,8 @@ def _start_from(path: str, model: TrainingModel, data: RunData, open_weights: Op
             refuse(world, problem)
     load_weights(model, reader)
     logger.info("starting from the weights of %s", path)
-    _carry(reader, Path(run.run.folder), world)
-    return _warm(data, reader.state, path, world) if run.run.continue_sources else data
+    _carry(reader, Path(run.folder), world)
+    return _warm(data, reader.state, path, world) if run.start.continue_sources else data
 
 
 def _carry(reader: WeightReader, folder: Path, world: World) -> None:
@@ -88,17 +88,17 @@ def _carry(reader: WeightReader, folder: Path, world: World) -> None:
 
 
 def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: World) -> RunData:
-    folder, training = run.run.folder, data.training
+    folder, training = run.folder, data.training
     position = Origin(step=state["step"], sample=state["samples"], tokens=state["tokens"])
     if isinstance(training, PackedRows):
-        accept, ledger = run.run.accept_changed_data, state.get("ledger")
+        accept, ledger = run.start.accept_changed_data, state.get("ledger")
         rows = agreed(world, lambda: training.continued(ledger, position, accept_changes=accept, where=folder))
         return replace(data, training=rows)
     assert isinstance(training, OpenMixture)
 
     def compare() -> DataContinuation:
         ledger = read_ledger(state, where=folder)
-        accept = run.run.accept_changed_data
+        accept = run.start.accept_changed_data
         return continue_run(ledger, training, position=position, accept_changed_data=accept, where=folder)
 
     return _at(data, training, agreed(world, lambda: compare() if world.is_main else None), world)
@@ -111,7 +111,7 @@ def _warm(data: RunData, state: Mapping[str, Any], checkpoint: str, world: World
     def compare() -> DataContinuation:
         if "ledger" not in state:
             raise InputError(
-                f"run.continue_sources=true: {checkpoint} does not know what its weights have read; set it to false"
+                f"start.continue_sources=true: {checkpoint} does not know what its weights have read; set it to false"
             )
         return warm_start(read_ledger(state, where=checkpoint), training)
 

@@ -42,7 +42,7 @@ def start_run(run: RunConfig) -> World:
     """
     world = start_world(run.layout, seed=run.seed, facts=lambda: run_facts(run), patience=run.patience)
     check_machine(run, world)
-    folder = Path(run.run.folder)
+    folder = Path(run.folder)
     locks = agreed(world, lambda: _take_folders(run) if world.is_main else [])
     if world.is_main:
         versions()  # of the code that was loaded, whatever is there when the first checkpoint is written
@@ -56,7 +56,7 @@ def start_run(run: RunConfig) -> World:
 
 def _take_folders(run: RunConfig) -> list[Lock]:
     """The locks of the run folder and of its fallback."""
-    lock = take(Path(run.run.folder), take_over=run.run.take_over)
+    lock = take(Path(run.folder), take_over=run.start.take_over)
     try:
         return [lock, *hold_fallback(run)]
     except InputError:
@@ -67,7 +67,7 @@ def _take_folders(run: RunConfig) -> list[Lock]:
 def _check_places(run: RunConfig, world: World, token: str) -> None:
     """Every rank sees rank 0's folder and can write where its checkpoints go, or the job ends here. Collective."""
     usual, *fallback = checkpoint_folders(run)
-    if problem := _problem_anywhere(world, Path(run.run.folder), token):
+    if problem := _problem_anywhere(world, Path(run.folder), token):
         refuse(world, problem)
     problems = {folder: _problem_anywhere(world, folder, token) for folder in (usual, *fallback)}
     if all(problems.values()):

@@ -62,17 +62,17 @@ def training_loop(
     objective: Objective = NEXT_TOKEN,
     check_step: CheckStep = lambda step, result: None,
 ) -> RunResult:
-    """Train from the newest checkpoint (or from nothing) to `run.steps`, or `run.stop_after`."""
+    """Train from the newest checkpoint (or from nothing) to `training.steps`, or `training.stop_after`."""
     run, world = model.run, model.world
     data, step = resume(model, data, open_weights)
-    last = min(run.run.steps, run.run.stop_after or run.run.steps)
+    last = min(run.training.steps, run.training.stop_after or run.training.steps)
     if step >= last:
-        logger.info("step %d of %d is already done: nothing to train", step, run.run.steps)
-        return RunResult(step=step, finished=step >= run.run.steps)
+        logger.info("step %d of %d is already done: nothing to train", step, run.training.steps)
+        return RunResult(step=step, finished=step >= run.training.steps)
     log = agreed(world, lambda: open_log(run, after=step) if world.is_main else None)
     validation = None if data.validation is None else Validation(data.validation, run, world)
-    bar = progress_bar(total=run.run.steps, initial=step, unit="step", label="train", visible=world.is_main)
-    stop, times, activity = StopRequest(TimeLimit(run.run.time_limit)), _step_times(run, world), world.activity
+    bar = progress_bar(total=run.training.steps, initial=step, unit="step", label="train", visible=world.is_main)
+    stop, times, activity = StopRequest(TimeLimit(run.training.time_limit)), _step_times(run, world), world.activity
     with stop, bar, times, Saver(model, saved_step=step, after_save=partial(_plot, run)) as saver:
         meter = Meter(run, world)
         activity.begin(step + 1)
@@ -85,7 +85,7 @@ def training_loop(
             record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
             stopping = stop.agreed(world, save_seconds=saver.longest_seconds) or step == last
             saver.check_first()
-            if validation is not None and _is_due(step, run.run.validate_every, last=run.run.steps):
+            if validation is not None and _is_due(step, run.validation.every, last=run.training.steps):
                 activity.enter("validation")
                 record |= validation.means(model, objective, step=step)
             activity.enter("metrics")
@@ -103,19 +103,19 @@ def training_loop(
             meter.restart()
     if log is not None:
         log.close()
-    return RunResult(step=step, finished=step >= run.run.steps)
+    return RunResult(step=step, finished=step >= run.training.steps)
 
 
 def _step_times(run: RunConfig, world: World) -> StepTimes:
     names = " ".join(f"{name} {number}" for name, number in world.place._asdict().items())
-    return StepTimes(Path(run.run.folder), rank=world.rank, place=names)
+    return StepTimes(Path(run.folder), rank=world.rank, place=names)
 
 
 def _update(
     model: TrainingModel, batches: list[Batch], objective: Objective, check_step: CheckStep, *, step: int
 ) -> dict[str, Any]:
     """Take update number `step` (from 1); returns what is known of it."""
-    rate = learning_rate(step, model.run.optimizer, steps=model.run.run.steps)
+    rate = learning_rate(step, model.run.optimizer, steps=model.run.training.steps)
     result = train_step(model, batches, learning_rate=rate, objective=objective)
     check_finite(result, step=step, world=model.world)
     check_step(step, result)
@@ -183,6 +183,6 @@ def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any
 
 
 def _plot(run: RunConfig) -> None:
-    folder = Path(run.run.folder)
+    folder = Path(run.folder)
     unit = "cross-entropy, nats per token" if run.preferences is None else "preference loss of a pair"
     plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png", title=run.recipe, marks={}, unit=unit)

@@ -60,7 +60,7 @@ class StopRequest:
         distributed.all_reduce(reason, op=distributed.ReduceOp.MAX)
         number = int(reason.item())
         if number and world.is_main:
-            name = "run.time_limit is near" if number == TIME_IS_UP else signal.Signals(number).name
+            name = "training.time_limit is near" if number == TIME_IS_UP else signal.Signals(number).name
             logger.info("%s: saving and ending", name)
         return bool(number)
 

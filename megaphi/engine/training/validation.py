@@ -31,7 +31,7 @@ class Validation:
 
     def __init__(self, data: HeldOutData, run: RunConfig, world: World) -> None:
         self._data = data
-        numbers = data.numbers_by_source(run.run.validation_samples)
+        numbers = data.numbers_by_source(run.validation.samples)
         self.sources = tuple(name for name, numbers_N in numbers.items() if len(numbers_N))
         multiple = world.replicas * (world.layout.pipeline if world.layout.virtual_pipeline > 1 else 1)
         dealt = micro_batches(numbers, rows=run.batch.micro_batch, multiple=multiple)
@@ -73,6 +73,6 @@ def _introduce(numbers: Mapping[str, NDArray[np.int64]]) -> None:
     if absent := [name for name, numbers_N in numbers.items() if not len(numbers_N)]:
         logger.warning(
             "validation: no held-out rows of %s: no validation_paths, nothing kept of them, or a weight that gets "
-            "none of run.validation_samples",
+            "none of validation.samples",
             ", ".join(absent),
         )

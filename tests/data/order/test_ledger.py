@@ -109,7 +109,7 @@ def test_what_changed_is_named(now, message):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({}, "runs/a has no data ledger .* run.initial_checkpoint=runs/a"),
+        ({}, "runs/a has no data ledger .* start.initial_checkpoint=runs/a"),
         ({"ledger": {"version": LEDGER_VERSION + 1}}, f"of version {LEDGER_VERSION + 1}; this program reads"),
         ({"ledger": []}, "of version None"),
         ({"ledger": {"version": LEDGER_VERSION, "sauces": []}}, "runs/a: ledger.sauces"),

@@ -134,7 +134,10 @@ def test_an_unknown_size_is_no_number():
     [
         (Mixture(sources=()), "the mixture has no sources"),
         (Mixture(sources=phi4_sources(), stages=(Stage(name="a", sequence_length=-1),)), "sequence_length=-1 in stage"),
-        (Mixture(sources=phi4_sources(), stages=(Stage(name="a", tokens=1),)), "last 1 steps, but run.steps=424,000"),
+        (
+            Mixture(sources=phi4_sources(), stages=(Stage(name="a", tokens=1),)),
+            "last 1 steps, but training.steps=424,000",
+        ),
     ],
 )
 def test_plans_that_cannot_be_meant(mixture, message):

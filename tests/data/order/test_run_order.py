@@ -185,7 +185,7 @@ def test_lengths_without_a_small_common_multiple_are_refused():
     [
         (
             [Stage(name="a", tokens=160), Stage(name="b", tokens=16)],
-            "last 11 steps, but run.steps=10: set run.steps=11",
+            "last 11 steps, but training.steps=10: set training.steps=11",
         ),
         ([Stage(name="a"), Stage(name="b")], "mixture.stages.a.tokens is open"),
         ([Stage(name="a", tokens=160), Stage(name="b")], "no step is left for stage 'b'"),

@@ -32,7 +32,8 @@ def run_with_a_slow_rank(folder: Path, time_limit: str) -> dict[str, Any]:
     run = killed_run(folder / str(rank), layout=ParallelLayout(data=2), asynchronous=True, bf16=False)
     run = replace(
         run,
-        run=replace(run.run, folder=str(folder / "run"), steps=1_000_000, time_limit=time_limit),
+        folder=str(folder / "run"),
+        training=replace(run.training, steps=1_000_000, time_limit=time_limit),
         saving=replace(run.saving, every=50),
     )
     found = stage_here(run)

@@ -84,7 +84,7 @@ def test_a_run_with_a_slow_rank_ends_before_its_time_limit_and_names_it(
     steps = [record["step"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))
     assert (tmp_path / "run/checkpoints/latest").read_text() == f"step_{steps[-1]:08d}\n"
-    assert "run.time_limit is near: saving and ending" in results[0]["log"]
+    assert "training.time_limit is near: saving and ending" in results[0]["log"]
     main(["inspect", "ranks", str(tmp_path / "run")])
     shown = capsys.readouterr().out
     assert "slow: rank 1 on " in shown

@@ -54,7 +54,7 @@ def test_the_newest_whole_checkpoint_is_found(found: list[dict[str, dict[str, An
 def test_checkpoints_of_which_none_is_whole_stop_the_run(found: list[dict[str, dict[str, Any]]]) -> None:
     main, other = (rank["all of them"] for rank in found)
     assert "is whole (3 tried; the newest: checkpoint " in main["message"]
-    assert "run.resume=false" in main["message"]
+    assert "start.resume=false" in main["message"]
     assert other["message"] is not None
 
 

@@ -38,14 +38,14 @@ def all_cases(folder: str) -> dict[str, Any]:
     run = tiny_run(folder=f"{folder}/shared", layout=ParallelLayout(data=2), saving=Saving())
     world = start_run(run)
     found: dict[str, Any] = {"tree": sorted(path.name for path in Path(folder, "shared").iterdir())}
-    alone = replace(run, run=replace(run.run, folder=f"{folder}/of_rank_{rank}"))
+    alone = replace(run, folder=f"{folder}/of_rank_{rank}")
     found["not shared"] = said(lambda: start_run(alone))
     Path(folder, "occupied").mkdir(exist_ok=True)
     torch.distributed.barrier()
     if rank == 1:
         Path(folder, "occupied", "fallback").write_text("")
     torch.distributed.barrier()
-    both = replace(run, run=replace(run.run, folder=f"{folder}/occupied"))
+    both = replace(run, folder=f"{folder}/occupied")
     found["fallback"] = said(
         lambda: start_run(replace(both, saving=Saving(fallback_folder=f"{folder}/occupied/fallback")))
     )

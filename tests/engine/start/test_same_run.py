@@ -66,9 +66,9 @@ def test_every_field_is_compared_except_where_things_lie() -> None:
     left_out = [path for path, _ in leaves(to_plain(run)) if path not in compared]
     assert left_out
     assert all(path.endswith(PLACES) for path in left_out)
-    assert {"run.folder", "saving.fallback_folder", "run.initial_checkpoint"} <= set(left_out)
+    assert {"folder", "saving.fallback_folder", "start.initial_checkpoint"} <= set(left_out)
     assert {"seed", "saving.every", "layout.tensor", "optimizer.learning_rate", "preferences.beta"} <= compared.keys()
-    elsewhere = dataclasses.replace(run, run=dataclasses.replace(run.run, folder="/node7/run"))
+    elsewhere = dataclasses.replace(run, folder="/node7/run")
     assert run_facts(elsewhere) == compared
 
 
@@ -112,7 +112,7 @@ def test_a_job_whose_ranks_differ_ends_on_all_of_them_in_seconds(tmp_path: Path)
     for rank, words in enumerate((["layout.tensor=2"], ["optimizer.learning_rate=0.002", "saving.every=7"])):
         place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TINY_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        arguments = ["train", recipe, f"run.folder={tmp_path}/run", *words]
+        arguments = ["train", recipe, f"folder={tmp_path}/run", *words]
         jobs.append(WarmMegaphi(arguments, env={**os.environ, **place, **where}))
     began = time.monotonic()
     said = [job.communicate(timeout=120)[1] for job in jobs]

@@ -51,7 +51,7 @@ def test_a_limit_is_written_as_slurm_writes_it(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "3600", "23:50", "1:75:00", "0:00:00", "-1:00:00", "1-2", "24h", "1:00:00.5"])
 def test_other_forms_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"run\.time_limit=.*: write it as hours:minutes:seconds"):
+    with pytest.raises(InputError, match=r"training\.time_limit=.*: write it as hours:minutes:seconds"):
         limit_seconds(text)
 
 

@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=2),
         mixture=Mixture(sources=tuple(sources), mask_document_ends=True),
     )
-    return replace(run, run=replace(run.run, validation_samples=SAMPLES))
+    return replace(run, validation=replace(run.validation, samples=SAMPLES))
 
 
 def test_every_layout_validates_the_same_samples(run: RunConfig) -> None:
@@ -97,7 +97,7 @@ def test_the_loss_of_a_source_is_that_of_a_run_that_has_only_it(run: RunConfig) 
     only = []
     for source, samples in zip(run.mixture.sources, (7, 4, 2), strict=True):
         alone = replace(run, mixture=replace(run.mixture, sources=(source,)))
-        only.append(replace(alone, run=replace(run.run, validation_samples=samples)))
+        only.append(replace(alone, validation=replace(run.validation, samples=samples)))
     rows = replace(run, batch=replace(run.batch, micro_batch=4))
     bare = [replace(source, validation_paths=()) for source in run.mixture.sources[1:]]
     first = replace(run, mixture=replace(run.mixture, sources=(run.mixture.sources[0], *bare)))

@@ -1,7 +1,6 @@
-"""How long a run goes on, where it begins, what it may take for granted: the configuration section `run`.
+"""How long a run goes on, how often it is validated, where it begins: three sections of a run's configuration.
 
-The loop, resuming and validation look at it. What its fields mean together with others is checked in `run_config.py`.
-No torch here.
+What their fields mean together with others is checked in `run_config.py`. No torch here.
 """
 
 from __future__ import annotations
@@ -13,27 +12,37 @@ from megaphi.config import FilePath, Range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How long the run goes on and what it leaves behind (config section `run`)."""
+class TrainingLength:
+    """How long the run goes on (config section `training`)."""
 
-    folder: FilePath = "runs/phi4"
-    """Run folder: config.json, metrics.jsonl, checkpoints/, boards, loss.png, logs/ and steps/ of every rank."""
     steps: Annotated[int, Range(minimum=0)] = 0
     """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
     epochs: Annotated[float, Range(minimum=0)] = 0.0
-    """Passes over the conversations or pairs, where run.steps is 0."""
+    """Passes over the conversations or pairs, where training.steps is 0."""
     stop_after: Annotated[int, Range(minimum=1)] | None = None
-    """Stop early after this step, with a checkpoint, as a signal would; the schedule still spans `steps`."""
+    """Stop early after this step, with a checkpoint, as a signal would; the learning rate still spans `steps`."""
     time_limit: str | None = None
     """Save and end, with exit code 0, before so much time has passed since the start: 23:50:00, or 1-12:00:00."""
-    validate_every: Annotated[int, Range(minimum=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationPasses:
+    """When and on how much held-out data the run is validated (config section `validation`)."""
+
+    every: Annotated[int, Range(minimum=0)] = 0
     """Steps between validation passes; 0 means only at the end, where validation data is given."""
-    validation_samples: Annotated[int, Range(minimum=1)] = 64
+    samples: Annotated[int, Range(minimum=1)] = 64
     """Held-out sequences of a mixture per pass, always the same ones; of conversations and pairs all are taken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """Where the run begins, and what it may take for granted (config section `start`)."""
+
     resume: bool = True
     """Continue from the newest whole checkpoint where there is one."""
     take_over: bool = False
-    """Begin although run.folder is locked by a job on another host, which must be dead."""
+    """Begin although the run folder is locked by a job on another host, which must be dead."""
     initial_checkpoint: FilePath | None = None
     """Start a new run (step 0, no optimizer state) from these weights: a checkpoint, or a Hugging Face folder."""
     continue_sources: bool = False
