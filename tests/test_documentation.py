@@ -233,13 +233,18 @@ def test_what_is_not_there_is_found() -> None:
     for text in (
         *("make tests", "megaphi training", "megaphi inspect chats FILE", "megaphi convert to-checkpoint --ranks 2"),
         *("--no-such-option", "megaphi[gpu]", "tests/engine/test_nothing.py", "csrc/bind/{order,nothing}.cpp"),
-        *("run.save_every", "saving.keep_worst=3", "mixture.sources.books.weight", "generation.local.RemoteSampler"),
+        *(
+            "training.save_every",
+            "saving.keep_worst=3",
+            "mixture.sources.books.weight",
+            "generation.local.RemoteSampler",
+        ),
     ):
         assert problem_of(text), text
     for words in (
         ["megaphi", "train", "quickstart_pretrain", "layout.tensor=7"],
         ["megaphi", "train", "no_such_recipe"],
-        ["launch/torchrun.sh", "phi4_14b_pretrain", "run.stepps=3"],
+        ["launch/torchrun.sh", "phi4_14b_pretrain", "training.stepps=3"],
         ["make", "everything"],
         ["megatron", "train"],
     ):

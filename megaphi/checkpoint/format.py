@@ -179,7 +179,7 @@ class CheckpointReader:
         for name in SMALL_FILES:
             check_content(self.folder, self.manifest, name)
         self.config = with_new_names(read_json(self.folder / "config.json", what="checkpoint configuration"))
-        """Of the run that saved it, with the names that fields have today."""
+        """The configuration of the run that saved it, under the names that fields have today."""
         self.state: dict[str, Any] = read_json(self.folder / "state.json", what="checkpoint state")
         self.tensors: Mapping[str, Any] = read_json(self.folder / "index.json", what="checkpoint index")["tensors"]
         """Key -> {shape, dtype, pieces}; a weight's key is `model/` and its name."""

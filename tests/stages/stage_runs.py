@@ -15,6 +15,7 @@ from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_sections import TrainingLength
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import tiny_run
 from tests.stages.packed_runs import SHAPE
@@ -63,7 +64,7 @@ def base(folder: Path, checkpoint: Path | None, **fields: Any) -> RunConfig:
         saving=Saving(every=100, keep_last=0),
     )
     start = None if checkpoint is None else str(checkpoint)
-    run = replace(run, folder=str(folder), mixture=type(run.mixture)(sources=()))
+    run = replace(run, training=TrainingLength(), mixture=type(run.mixture)(sources=()))
     return with_sections(run, initial_checkpoint=start, **fields)
 
 
