@@ -69,13 +69,12 @@ def base(folder: Path, checkpoint: Path | None, **fields: Any) -> RunConfig:
 
 
 def with_sections(run: RunConfig, **fields: Any) -> RunConfig:
-    """The run with these fields of its sections `training`, `validation` and `start`."""
+    """The run with these fields, its own and of its sections `training`, `validation` and `start`."""
     for name in ("training", "validation", "start"):
         section = getattr(run, name)
         own = {field: fields.pop(field) for field in list(fields) if hasattr(section, field)}
         run = replace(run, **{name: replace(section, **own)})
-    assert not fields, fields
-    return run
+    return replace(run, **fields)
 
 
 def sft_run(folder: Path, data: Path, checkpoint: Path | None = None, **fields: Any) -> RunConfig:
