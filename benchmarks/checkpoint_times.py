@@ -33,13 +33,13 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
+from megaphi.engine.model.training_model import TrainingModel, build_training_model
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.run_sections import TrainingLength
 from megaphi.engine.saving.latest_checkpoint import newest_checkpoint
 from megaphi.engine.saving.saver import Saver
 from megaphi.engine.saving.shards import load_checkpoint, pieces_of
-from megaphi.engine.training_model import TrainingModel, build_training_model
 from megaphi.log import progress_bar
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout

@@ -33,9 +33,9 @@ from torch import Tensor
 
 from megaphi.checkpoint.tensor_file import TensorFile
 from megaphi.checkpoint.versions import short_commit
-from megaphi.conversion.huggingface_config import config_for, token_fields
-from megaphi.conversion.streaming import PlannedFile, row_blocks, write_files
-from megaphi.conversion.weight_names import our_table, their_shapes
+from megaphi.conversion.formats.huggingface.config import config_for, token_fields
+from megaphi.conversion.formats.streaming import PlannedFile, row_blocks, write_files
+from megaphi.conversion.formats.weight_names import our_table, their_shapes
 from megaphi.files import write_json
 from megaphi.model.architecture import PHI4_14B, Architecture
 

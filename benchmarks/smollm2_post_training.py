@@ -161,7 +161,7 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def base_run(name: str) -> RunConfig:
-    from megaphi.conversion.gguf_weights import GgufWeights
+    from megaphi.conversion.formats.gguf.weights import GgufWeights
 
     gguf = smollm2()
     return RunConfig(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.data.storage.indexed_dataset import CODE_OF_DTYPE, HEADER, MAGIC, VERSION
+from megaphi.data.storage.formats.indexed_dataset import CODE_OF_DTYPE, HEADER, MAGIC, VERSION
 from megaphi.files import whole_file
 from megaphi.recipes.phi4_14b import phi4_14b_pretrain
 

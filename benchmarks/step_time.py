@@ -28,10 +28,10 @@ from machine import settled
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import Batch
+from megaphi.engine.model.training_model import TrainingModel, build_training_model
 from megaphi.engine.run_config import RunConfig, check
 from megaphi.engine.saving.saver import save_checkpoint
 from megaphi.engine.training.train_step import train_step
-from megaphi.engine.training_model import TrainingModel, build_training_model
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import start_world
 from megaphi.recipes.quickstart import quickstart_pretrain

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,24 +23,57 @@ from megaphi.errors import InputError, did_you_mean
 Result = TypeVar("Result")
 _LOADED: dict[Path, ModuleType] = {}
 _MOVED = {
+    "megaphi.conversion.carried_files": "megaphi.conversion.formats.side_files",
+    "megaphi.conversion.gguf_header": "megaphi.conversion.formats.gguf.header",
+    "megaphi.conversion.gguf_splits": "megaphi.conversion.formats.gguf.splits",
+    "megaphi.conversion.gguf_tokenizer": "megaphi.conversion.formats.gguf.tokenizer",
+    "megaphi.conversion.gguf_weights": "megaphi.conversion.formats.gguf.weights",
+    "megaphi.conversion.huggingface_config": "megaphi.conversion.formats.huggingface.config",
+    "megaphi.conversion.huggingface_keys": "megaphi.conversion.formats.huggingface.keys",
+    "megaphi.conversion.huggingface_weights": "megaphi.conversion.formats.huggingface.weights",
+    "megaphi.conversion.megatron_arguments": "megaphi.conversion.formats.megatron.arguments",
+    "megaphi.conversion.megatron_weights": "megaphi.conversion.formats.megatron.weights",
+    "megaphi.conversion.restricted_pickle": "megaphi.conversion.formats.megatron.restricted_pickle",
+    "megaphi.conversion.streaming": "megaphi.conversion.formats.streaming",
+    "megaphi.conversion.torch_dist": "megaphi.conversion.formats.megatron.torch_dist",
+    "megaphi.conversion.understood": "megaphi.conversion.formats.understood",
+    "megaphi.conversion.weight_names": "megaphi.conversion.formats.weight_names",
     "megaphi.data.documents": "megaphi.data.text.documents",
-    "megaphi.data.indexed_dataset": "megaphi.data.storage.indexed_dataset",
+    "megaphi.data.indexed_dataset": "megaphi.data.storage.formats.indexed_dataset",
     "megaphi.data.indexed_dataset_writer": "megaphi.data.storage.indexed_dataset_writer",
     "megaphi.data.loader": "megaphi.data.loading.loader",
     "megaphi.data.mixture": "megaphi.data.order.mixture",
     "megaphi.data.post_training": "megaphi.data.packed.settings",
+    "megaphi.data.storage.block_cache": "megaphi.data.storage.files.block_cache",
+    "megaphi.data.storage.dataset_formats": "megaphi.data.storage.formats.dataset_formats",
+    "megaphi.data.storage.flat_tokens": "megaphi.data.storage.formats.flat_tokens",
+    "megaphi.data.storage.headerless_file": "megaphi.data.storage.formats.headerless_file",
+    "megaphi.data.storage.indexed_dataset": "megaphi.data.storage.formats.indexed_dataset",
+    "megaphi.data.storage.numpy_file": "megaphi.data.storage.formats.numpy_file",
+    "megaphi.data.storage.own_dataset": "megaphi.data.storage.formats.own_dataset",
+    "megaphi.data.storage.remote": "megaphi.data.storage.files.remote",
+    "megaphi.data.storage.token_dataset": "megaphi.data.storage.formats.token_dataset",
+    "megaphi.data.storage.token_files": "megaphi.data.storage.files.token_files",
     "megaphi.data.tokenize_documents": "megaphi.data.tokenize.pipeline",
     "megaphi.engine.checkpoint_files": "megaphi.checkpoint.format",
     "megaphi.engine.forward_only": "megaphi.engine.inference.forward_only",
     "megaphi.engine.loop": "megaphi.engine.training.loop",
+    "megaphi.engine.optimizer": "megaphi.engine.model.optimizer",
     "megaphi.engine.progress": "megaphi.engine.run_sections, TrainingLength, ValidationPasses and Start",
     "megaphi.engine.train_step": "megaphi.engine.training.train_step",
-    "megaphi.generation.engine": "megaphi.generation.decoding.inference_engine",
+    "megaphi.engine.training_model": "megaphi.engine.model.training_model",
+    "megaphi.engine.weights_fingerprint": "megaphi.engine.model.weights_fingerprint",
     "megaphi.generation.endpoint": "megaphi.generation.client.endpoint",
+    "megaphi.generation.engine": "megaphi.generation.decoding.inference_engine",
     "megaphi.generation.generate": "megaphi.generation.decoding.generate",
     "megaphi.generation.local": "megaphi.generation.local_sampler",
+    "megaphi.parallel.differences": "megaphi.parallel.rendezvous.differences",
+    "megaphi.parallel.interface": "megaphi.parallel.rendezvous.interface",
+    "megaphi.parallel.job_store": "megaphi.parallel.rendezvous.job_store",
+    "megaphi.parallel.meeting": "megaphi.parallel.rendezvous.meeting",
+    "megaphi.parallel.place": "megaphi.parallel.rendezvous.place",
 }
-"""Where modules are now that files of users may import: 0.2 gave the large packages folders."""
+"""Where modules are now that files of users may import: 0.2 gave the large packages folders, then parts of them."""
 _KINDS = {"recipe": "function", "objective": "class", "dataset": "class"}
 
 
@@ -93,11 +127,19 @@ def running(path: Path, what: str, action: Callable[[], Result]) -> Result:
         where = f"{error.filename or path}, line {error.lineno}"
         raise InputError(f"{what}: {where}: {error.msg}") from None
     except (Exception, SystemExit) as error:
-        now = _MOVED.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
+        now = _new_place(error) if isinstance(error, ImportError) else None
         hint = f": import {now}" if now else ""
         line = _line_in(path, error)
         where = str(path) if line is None else f"{path}, line {line}"
         raise InputError(f"{what}: {where}: {type(error).__name__}: {error}{hint}") from None
+
+
+def _new_place(error: ImportError) -> str | None:
+    """Where a module is today that `import megaphi.data.loader` or `from megaphi.data import loader` looked for."""
+    module = error.name or ""
+    if missing := re.match(r"cannot import name '(\w+)'", str(error)):  # error.name_from is of Python 3.12
+        module += f".{missing[1]}"
+    return _MOVED.get(module)
 
 
 def _line_in(path: Path, error: BaseException) -> int | None:

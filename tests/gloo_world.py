@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from megaphi.parallel.launcher import free_port
-from megaphi.parallel.place import Place, export
+from megaphi.parallel.rendezvous.place import Place, export
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.gloo_preload"])

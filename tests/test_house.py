@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -41,11 +42,17 @@ ROWS = [
     {"cli"},
 ]
 INSIDE = {
+    "parallel": [{"rendezvous"}, {""}],
     "data": [{"batch", "compiled"}, {"text", "storage"}, {"order"}, {"tokenize", "packed"}, {"loading"}],
-    "engine": [{""}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],
+    "data.storage": [{"files"}, {"formats"}, {""}],
+    "curation": [{"extract"}, {"synthesize"}],
+    "engine": [{"boards"}, {""}, {"model"}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],
+    "conversion": [{"formats"}, {""}],
+    "conversion.formats": [{""}, {"gguf", "huggingface", "megatron"}],
     "generation": [{"text", "decoding", "client"}, {"local_sampler"}, {"server"}],
+    "cli": [{""}, {"inspect"}],
 }
-"""Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file beside them."""
+"""Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 MEGATRON_USERS = {"parallel", "model", "engine"}
 WITHOUT_TORCH = {
@@ -65,7 +72,7 @@ WITHOUT_TORCH = {
     "recipes",
     "cli",
 }
-LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 400, 60, 12
+LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION, LARGEST_FOLDER = 400, 60, 12, 14
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py", "base.py", "manager.py"}
 
 
@@ -134,18 +141,30 @@ def row_inside(package: str, name: str) -> int | None:
 
 def test_folders_of_a_package_import_lower_rows_of_it_only() -> None:
     wrong = []
-    for path in SOURCES:
-        package, *inside = path.relative_to(ROOT / "megaphi").parts
-        if package not in INSIDE or inside == ["__init__.py"]:
-            continue
-        own = row_inside(package, inside[0].removesuffix(".py"))
-        assert own is not None, f"{path.relative_to(ROOT)} has no row within {package}"
-        for line, module in imports(path, at_module_level=False):
-            head, _, rest = module.partition(f"megaphi.{package}.")
-            other = None if head or not rest else row_inside(package, rest.split(".")[0])
-            if other is not None and other > own:
-                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    for package in INSIDE:
+        folder = ROOT / "megaphi" / package.replace(".", "/")
+        for path in sorted(folder.rglob("*.py")):
+            inside = path.relative_to(folder).parts
+            if inside == ("__init__.py",):
+                continue
+            own = row_inside(package, inside[0].removesuffix(".py"))
+            assert own is not None, f"{path.relative_to(ROOT)} has no row within {package}"
+            for line, module in imports(path, at_module_level=False):
+                head, _, rest = module.partition(f"megaphi.{package}.")
+                other = None if head or not rest else row_inside(package, rest.split(".")[0])
+                if other is not None and other > own:
+                    wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
     assert not wrong
+
+
+def test_a_package_with_folders_has_rows() -> None:
+    parents = {path.parents[1].relative_to(ROOT) for path in SOURCES}
+    assert {".".join(folder.parts[1:]) for folder in parents if len(folder.parts) > 1} == set(INSIDE)
+
+
+def test_a_folder_is_seen_at_one_glance() -> None:
+    folders = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    assert {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > LARGEST_FOLDER} == {}
 
 
 def test_every_package_has_a_row() -> None:
@@ -221,8 +240,9 @@ def test_instruction_set_files_share_no_inline_function_with_others() -> None:
 
 
 READS_PICKLES = (
-    ROOT / "megaphi/conversion/restricted_pickle.py",  # other projects' metadata, with nothing of it ever called
-    ROOT / "tests/conversion/test_restricted_pickle.py",  # makes the hostile ones
+    # Other projects' metadata, with nothing of it ever called.
+    ROOT / "megaphi/conversion/formats/megatron/restricted_pickle.py",
+    ROOT / "tests/conversion/formats/megatron/test_restricted_pickle.py",  # makes the hostile ones
 )
 
 

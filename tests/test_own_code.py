@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from megaphi import own_code
 from megaphi.cli import main
 from megaphi.config import override, to_plain
 from megaphi.engine.run_config import check
@@ -25,6 +27,10 @@ BROKEN = {
     "a module that has moved": (
         "x = 1\nfrom megaphi.data.mixture import Source\n",
         "line 2: ModuleNotFoundError: No module named 'megaphi.data.mixture': import megaphi.data.order.mixture",
+    ),
+    "a module that has moved, out of its package": (
+        "from megaphi.parallel import place\n",
+        "import megaphi.parallel.rendezvous.place",
     ),
     "syntax": ("x = 1\ndef run(:\n    pass\n", "line 2: invalid syntax"),
     "exception at import": ("x = 1\ny = 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
@@ -52,6 +58,13 @@ BROKEN = {
         "optimizer.eps=nan: must be a finite number",
     ),
 }
+
+
+def test_every_module_that_has_moved_is_where_the_table_says() -> None:
+    for old, new in own_code._MOVED.items():
+        assert importlib.util.find_spec(new.partition(",")[0]), new
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(old)
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -15,9 +15,9 @@ import sys
 from megaphi.checkpoint.format import CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import user_path
-from megaphi.conversion.gguf_weights import GgufWeights
-from megaphi.conversion.huggingface_weights import HuggingFaceWeights
-from megaphi.conversion.megatron_weights import MegatronWeights
+from megaphi.conversion.formats.gguf.weights import GgufWeights
+from megaphi.conversion.formats.huggingface.weights import HuggingFaceWeights
+from megaphi.conversion.formats.megatron.weights import MegatronWeights
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface

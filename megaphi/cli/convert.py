@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from megaphi.checkpoint.weight_reader import WeightReader
-    from megaphi.conversion.streaming import PlannedFile
+    from megaphi.conversion.formats.streaming import PlannedFile
 
 HELP = "weights to and from Hugging Face's format, and between layouts"
 EXAMPLE = """examples:

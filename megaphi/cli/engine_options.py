@@ -76,7 +76,7 @@ def _operators(text: str) -> tuple[str, ...]:
 def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namespace], int]) -> int:
     """Do `work` here, or in as many processes as the layout takes; returns the exit code."""
     from megaphi.parallel import launcher
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
 
     patience_of(arguments)
     for name in ("batch", "tensor", "pipeline", "replicas"):
@@ -118,7 +118,7 @@ def open_or_follow(arguments: argparse.Namespace) -> Opened | None:
     from megaphi.generation.decoding.json_constraint import Constraints
     from megaphi.kernels.loading import allow_slow
     from megaphi.parallel.layout import ParallelLayout
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
 
     patience = patience_of(arguments)
     if detect().rank > 0:

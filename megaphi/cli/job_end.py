@@ -19,7 +19,7 @@ from megaphi.errors import InputError, RunFailed
 @contextmanager
 def told_to_all_ranks() -> Iterator[None]:
     """Bad input that one rank meets before it joins the job: the others must not wait for it."""
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
 
     try:
         yield

@@ -131,7 +131,7 @@ def make_app(arguments: argparse.Namespace, key: str | None, *, hosts: frozenset
     from megaphi.generation.server.app import create_app
     from megaphi.generation.server.handlers import Serving
     from megaphi.generation.server.workers import GenerationService
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
 
     opened = open_or_follow(arguments)
     if opened is None:

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from megaphi.engine.run_config import check
     from megaphi.engine.run_tokenizer import check_tokenizer
     from megaphi.parallel import launcher
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
     from megaphi.recipes import load_recipe
 
     is_real = not (arguments.list_fields or arguments.dry_run)

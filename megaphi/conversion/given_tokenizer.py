@@ -17,8 +17,8 @@ from torch import Tensor
 from megaphi.checkpoint.format import Box
 from megaphi.checkpoint.model_tokenizer import NO_TOKENIZER, tokenizer_of
 from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.conversion.carried_files import CONFIG, GENERATION_CONFIG
-from megaphi.conversion.gguf_weights import GgufWeights
+from megaphi.conversion.formats.gguf.weights import GgufWeights
+from megaphi.conversion.formats.side_files import CONFIG, GENERATION_CONFIG
 from megaphi.errors import InputError
 from megaphi.files import read_object
 from megaphi.tokenizer.interface import Tokenizer

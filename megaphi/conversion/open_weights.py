@@ -7,11 +7,11 @@ from pathlib import Path
 
 from megaphi.checkpoint.format import CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.conversion.carried_files import CONFIG
-from megaphi.conversion.gguf_weights import GgufWeights, is_gguf
+from megaphi.conversion.formats.gguf.weights import GgufWeights, is_gguf
+from megaphi.conversion.formats.huggingface.weights import HuggingFaceWeights
+from megaphi.conversion.formats.megatron.weights import MegatronWeights, is_megatron
+from megaphi.conversion.formats.side_files import CONFIG
 from megaphi.conversion.given_tokenizer import WithTokenizer
-from megaphi.conversion.huggingface_weights import HuggingFaceWeights
-from megaphi.conversion.megatron_weights import MegatronWeights, is_megatron
 from megaphi.errors import InputError
 from megaphi.files import read_json
 from megaphi.model.weights import weights_of

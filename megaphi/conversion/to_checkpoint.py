@@ -18,8 +18,8 @@ from torch import Tensor
 
 from megaphi.checkpoint.format import Box, file_metadata, finish_checkpoint, piece_entry, rank_file
 from megaphi.checkpoint.weight_reader import WeightReader
+from megaphi.conversion.formats.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
 from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
-from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
 from megaphi.files import whole_folder
 from megaphi.model.architecture import Architecture
 from megaphi.model.weights import Weight, pipeline_rank_of, weights_of

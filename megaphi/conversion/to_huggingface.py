@@ -15,17 +15,17 @@ from torch import Tensor
 
 from megaphi.checkpoint.model_tokenizer import context_of, tokenizer_of
 from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.conversion.carried_files import CARRIED, CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
-from megaphi.conversion.huggingface_config import (
+from megaphi.conversion.formats.huggingface.config import (
     config_for,
     generation_config_for,
     refuse_other_fields,
     token_fields,
 )
-from megaphi.conversion.huggingface_weights import INDEX, ONE_FILE
+from megaphi.conversion.formats.huggingface.weights import INDEX, ONE_FILE
+from megaphi.conversion.formats.side_files import CARRIED, CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
+from megaphi.conversion.formats.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
+from megaphi.conversion.formats.weight_names import Table, our_table, their_shapes, their_table
 from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
-from megaphi.conversion.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
-from megaphi.conversion.weight_names import Table, our_table, their_shapes, their_table
 from megaphi.files import copy_files, read_object, whole_folder, write_json
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture

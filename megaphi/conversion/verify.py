@@ -21,11 +21,11 @@ from torch.nn.functional import cross_entropy
 
 from megaphi.checkpoint.model_tokenizer import context_of, tokenizer_of
 from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.conversion.gguf_weights import GgufWeights
+from megaphi.conversion.formats.gguf.weights import GgufWeights
+from megaphi.conversion.formats.huggingface.weights import HuggingFaceWeights
+from megaphi.conversion.formats.streaming import row_blocks
+from megaphi.conversion.formats.weight_names import KNOWN_AND_DROPPED
 from megaphi.conversion.given_tokenizer import WithTokenizer
-from megaphi.conversion.huggingface_weights import HuggingFaceWeights
-from megaphi.conversion.streaming import row_blocks
-from megaphi.conversion.weight_names import KNOWN_AND_DROPPED
 from megaphi.engine.inference.forward_only import logits_of, open_model
 from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar

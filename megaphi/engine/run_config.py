@@ -15,13 +15,13 @@ from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture
 from megaphi.data.order.schedule import StageSpan, lay_out_stages
 from megaphi.data.packed.settings import Conversations, Preferences
-from megaphi.data.storage.remote import check_remote_reading
+from megaphi.data.storage.files.remote import check_remote_reading
+from megaphi.engine.boards.wandb_board import Wandb, check_wandb
 from megaphi.engine.learning_rate import Optimizer, check_schedule
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_sections import Start, TrainingLength, ValidationPasses
 from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.engine.time_limit import limit_seconds
-from megaphi.engine.wandb_board import Wandb, check_wandb
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.own_code import digest_of, split_name

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import torch.distributed as distributed
 
 from megaphi.errors import InputError, ReportedElsewhere
-from megaphi.parallel.differences import Facts, differences
+from megaphi.parallel.rendezvous.differences import Facts, differences
 from megaphi.parallel.world import World
 
 Answer = TypeVar("Answer")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.parallel.place import Place, choose_gpu
+from megaphi.parallel.rendezvous.place import Place, choose_gpu
 
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES="
 """In front of a command: no GPU is seen."""

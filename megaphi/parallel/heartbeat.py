@@ -25,7 +25,7 @@ from typing import Annotated, Any, NamedTuple, Protocol
 from megaphi import log
 from megaphi.config import Range
 from megaphi.log import logger
-from megaphi.parallel.differences import named
+from megaphi.parallel.rendezvous.differences import named
 
 INTERVAL_SECONDS = 2.0
 HURRIED_BEATS = 4

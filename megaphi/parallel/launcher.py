@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from megaphi.parallel.devices import check_processes
-from megaphi.parallel.place import Place, export, without_launchers
+from megaphi.parallel.rendezvous.place import Place, export, without_launchers
 
 GRACE_SECONDS = 20.0
 """How long the other ranks may take to end by themselves once one has failed, before they are killed."""

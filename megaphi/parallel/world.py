@@ -1,8 +1,8 @@
 """Join the job: emulation where there is no GPU, torch.distributed, Megatron's process groups, random state.
 
 `start_world` is the only way in. A world of one process opens no port. In a larger one the ranks meet in the job's
-store and are compared (meeting.py) before anything collective; from then on until `stop_world` a heartbeat ends the job
-when one of them falls silent.
+store and are compared (rendezvous/meeting.py) before anything collective; from then on until `stop_world` a heartbeat
+ends the job when one of them falls silent.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from megaphi.log import host_name, set_up_logging
 from megaphi.parallel import cpu_emulation
 from megaphi.parallel.activity import Activity
 from megaphi.parallel.devices import gpu_identity
-from megaphi.parallel.differences import Facts
 from megaphi.parallel.heartbeat import FIRST_BEAT, Heartbeat, Patience, Person
-from megaphi.parallel.interface import choose_interface, local_address
-from megaphi.parallel.job_store import Connections, open_store
 from megaphi.parallel.layout import Coordinates, ParallelLayout
-from megaphi.parallel.meeting import Arrival, meet
-from megaphi.parallel.place import Place, choose_gpu, detect, export
+from megaphi.parallel.rendezvous.differences import Facts
+from megaphi.parallel.rendezvous.interface import choose_interface, local_address
+from megaphi.parallel.rendezvous.job_store import Connections, open_store
+from megaphi.parallel.rendezvous.meeting import Arrival, meet
+from megaphi.parallel.rendezvous.place import Place, choose_gpu, detect, export
 from megaphi.parallel.seeds import model_seed
 
 SECONDS_TO_DECLINE = 60.0

@@ -18,13 +18,13 @@ from megaphi.data.packed.epochs import PackedEpochs
 from megaphi.data.packed.held_out import HeldOutRows, HeldOutSource, split_by_source
 from megaphi.data.packed.rows import MakeBatch, PackedRows, RowOrder, conversation_batch, steps_of_epochs
 from megaphi.engine.learning_rate import check_schedule
+from megaphi.engine.model.training_model import build_training_model
 from megaphi.engine.own_objective import load_objective
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.start.resume import OpenWeights, RunData
 from megaphi.engine.start.run_folder import start_run
 from megaphi.engine.start.same_run import agree_on_data
 from megaphi.engine.training.loop import RunResult, training_loop
-from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed
 from megaphi.stages.inheritance import inherit

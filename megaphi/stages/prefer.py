@@ -18,6 +18,7 @@ from megaphi.data.packed.held_out import split_by_source
 from megaphi.data.packed.pair_rows import content_of, length_of, pair_batch, units_of
 from megaphi.data.packed.preference_pairs import PreferencePair, read_pairs
 from megaphi.data.packed.settings import Preferences
+from megaphi.engine.model.training_model import build_training_model
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saving.shards import load_weights
 from megaphi.engine.start.resume import OpenWeights
@@ -25,7 +26,6 @@ from megaphi.engine.start.run_folder import start_run
 from megaphi.engine.start.same_run import agree_on_data, agree_on_weights
 from megaphi.engine.training.loop import RunResult, training_loop
 from megaphi.engine.training.train_step import StepResult
-from megaphi.engine.training_model import build_training_model
 from megaphi.errors import RunFailed
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed

@@ -5,13 +5,13 @@ from __future__ import annotations
 from megaphi.checkpoint.format import CheckpointReader
 from megaphi.data.loading.loader import OpenMixture, open_mixture
 from megaphi.data.order.mixture import Split
+from megaphi.engine.model.training_model import build_training_model
 from megaphi.engine.own_objective import load_objective
 from megaphi.engine.run_config import RunConfig, has_validation, stages_of
 from megaphi.engine.start.resume import OpenWeights, RunData
 from megaphi.engine.start.run_folder import start_run
 from megaphi.engine.start.same_run import agree_on_data
 from megaphi.engine.training.loop import RunResult, training_loop
-from megaphi.engine.training_model import build_training_model
 from megaphi.log import logger
 from megaphi.model.arithmetic import explain_utilisation
 from megaphi.parallel.agreement import agreed

@@ -22,9 +22,9 @@ from megaphi.config import to_plain
 from megaphi.data.packed.epochs import PackedEpochs
 from megaphi.data.packed.pair_rows import Unit, length_of, pair_batch
 from megaphi.data.packed.preference_pairs import PivotalGroup, PreferencePair
+from megaphi.engine.model.training_model import TrainingModel
+from megaphi.engine.model.weights_fingerprint import weights_fingerprint
 from megaphi.engine.training.train_step import reading, run_schedule
-from megaphi.engine.training_model import TrainingModel
-from megaphi.engine.weights_fingerprint import weights_fingerprint
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_json
 from megaphi.log import logger, progress_bar

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megaphi.cli import main
-from megaphi.conversion import streaming
-from megaphi.conversion.huggingface_weights import HuggingFaceWeights
+from megaphi.conversion.formats import streaming
+from megaphi.conversion.formats.huggingface.weights import HuggingFaceWeights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.errors import InputError
@@ -187,7 +187,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(direction: str, folder: P
 
 SLOW = """
 import sys, time
-import megaphi.conversion.streaming as streaming
+import megaphi.conversion.formats.streaming as streaming
 from megaphi.checkpoint.tensor_file import TensorFileWriter
 append = TensorFileWriter.append
 def slowly(self, values):

@@ -14,8 +14,8 @@ from megaphi.cli import main
 from megaphi.conversion.open_weights import open_weights
 from megaphi.model.architecture import Architecture
 from megaphi.tokenizer.open_tokenizer import open_path
-from tests.conversion.gguf_model import write_gguf
-from tests.conversion.gguf_tokenizers import add_fields, byte_level_fields
+from tests.conversion.formats.gguf.gguf_model import write_gguf
+from tests.conversion.formats.gguf.gguf_tokenizers import add_fields, byte_level_fields
 from tests.conversion.random_models import random_folder
 from tests.tokenizer.own_tokenizer import write_tokenizer
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megaphi.conversion.streaming import MEMORY_CEILING_BYTES
+from megaphi.conversion.formats.streaming import MEMORY_CEILING_BYTES
 from megaphi.model.architecture import Architecture
 from tests.conversion.random_models import random_folder
 

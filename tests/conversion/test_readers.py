@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from megaphi.checkpoint.format import Box, CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.conversion.huggingface_weights import HuggingFaceWeights
+from megaphi.conversion.formats.huggingface.weights import HuggingFaceWeights
+from megaphi.conversion.formats.weight_names import our_table, their_table
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
-from megaphi.conversion.weight_names import our_table, their_table
 from megaphi.errors import InputError
 from megaphi.model.weights import weights_of
 from megaphi.parallel.layout import ParallelLayout

@@ -15,13 +15,13 @@ import torch
 
 from megaphi.checkpoint.model_tokenizer import tokenizer_of as tokenizer_of_model
 from megaphi.conversation import Conversation, Message
-from megaphi.conversion.gguf_weights import GgufWeights
+from megaphi.conversion.formats.gguf.weights import GgufWeights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.errors import InputError
 from megaphi.model.weights import weights_of
 from megaphi.parallel.layout import ParallelLayout
-from tests.conversion.gguf_tokenizers import byte_level_ids
+from tests.conversion.formats.gguf.gguf_tokenizers import byte_level_ids
 from tests.conversion.parity_runs import greedy, logits
 from tests.gloo_world import run_in_world
 from tests.smollm2_model import gguf_file, in_transformers, tokenizer_of

@@ -14,12 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megaphi.conversion import gguf_weights, huggingface_config, huggingface_weights
+from megaphi.conversion.formats.gguf import weights as gguf_weights
+from megaphi.conversion.formats.huggingface import config as huggingface_config
+from megaphi.conversion.formats.huggingface import weights as huggingface_weights
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.conversion.verify import report
-from tests.conversion.gguf_model import MODEL, write_gguf
+from tests.conversion.formats.gguf.gguf_model import MODEL, write_gguf
 from tests.conversion.random_models import random_folder
 from tests.gloo_world import run_in_world
 

@@ -15,9 +15,9 @@ import numpy as np
 from megaphi.data.batch import BatchShape
 from megaphi.data.packed.epochs import PackedEpochs
 from megaphi.data.packed.rows import conversation_batch
+from megaphi.engine.model.training_model import TrainingModel, build_training_model
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
-from megaphi.engine.training_model import TrainingModel, build_training_model
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import World
 from tests.engine.layout_runs import step_batches, tiny_run, weights_digest

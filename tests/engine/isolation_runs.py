@@ -13,10 +13,10 @@ from tests.engine.layout_runs import TINY, sample, tiny_run
 
 def losses_of_packed_and_separate_documents(layout: ParallelLayout, **computed_by: str) -> tuple[float, float, float]:
     """Mean loss of two documents in one window: isolated, each in a window of its own, and not isolated."""
+    from megaphi.engine.model.training_model import build_training_model
     from megaphi.engine.run_config import check
     from megaphi.engine.training.train_step import evaluate, means_of
-    from megaphi.engine.training_model import build_training_model
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
     from megaphi.parallel.world import start_world
 
     # Weights of this size make attention matter: near zero it would hardly look at anything.

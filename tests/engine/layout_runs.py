@@ -19,7 +19,7 @@ from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 
 if TYPE_CHECKING:
-    from megaphi.engine.training_model import TrainingModel
+    from megaphi.engine.model.training_model import TrainingModel
 
 TINY = Architecture(layers=4, hidden=48, feed_forward=80, heads=6, key_value_groups=2, head_size=8, vocabulary=256)
 
@@ -102,9 +102,9 @@ def train(
 
 def build(run: RunConfig) -> TrainingModel:
     """This rank's share of a new model; may be called again in the same process, with another layout."""
+    from megaphi.engine.model.training_model import build_training_model
     from megaphi.engine.run_config import check
-    from megaphi.engine.training_model import build_training_model
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
     from megaphi.parallel.world import start_world
 
     run = check(run, world_size=detect().world_size)
@@ -132,7 +132,7 @@ def advance(
 
 def weights_digest(model: object) -> str:
     """SHA-256 over the bytes of every parameter of this rank."""
-    from megaphi.engine.training_model import TrainingModel, whole_parameters
+    from megaphi.engine.model.training_model import TrainingModel, whole_parameters
 
     assert isinstance(model, TrainingModel)
     digest = hashlib.sha256()

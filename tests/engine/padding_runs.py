@@ -19,7 +19,7 @@ from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import tiny_run, train
 
 if TYPE_CHECKING:
-    from megaphi.engine.training_model import TrainingModel
+    from megaphi.engine.model.training_model import TrainingModel
 
 SIX = Architecture(layers=2, hidden=48, feed_forward=96, heads=6, key_value_groups=6, head_size=8, vocabulary=257)
 TEN = dataclasses.replace(SIX, hidden=40, feed_forward=80, heads=10, key_value_groups=10, head_size=4, vocabulary=362)
@@ -60,8 +60,8 @@ def trained(cases: list[Case]) -> list[dict[str, Any]]:
 
 def zeros_of_padding(model: TrainingModel) -> int:
     """Elements of padding; weights, gradients and moments there must be exactly zero."""
-    from megaphi.engine.optimizer import state_pieces
-    from megaphi.engine.training_model import whole_parameters
+    from megaphi.engine.model.optimizer import state_pieces
+    from megaphi.engine.model.training_model import whole_parameters
     from megaphi.model.initialize import parameter_shares
 
     count = 0

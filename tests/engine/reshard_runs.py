@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from megaphi.data.batch import BatchShape
-from megaphi.engine.optimizer import state_pieces
+from megaphi.engine.model.optimizer import state_pieces
+from megaphi.engine.model.training_model import TrainingModel, whole_parameters
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.saving.saver import Saver, save_checkpoint
 from megaphi.engine.saving.shards import load_checkpoint
-from megaphi.engine.training_model import TrainingModel, whole_parameters
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import TINY, advance, build, tiny_run, weights_digest
 

@@ -14,11 +14,11 @@ import torch
 import torch.distributed as distributed
 
 from megaphi.checkpoint.format import CheckpointReader
-from megaphi.engine.optimizer import state_pieces
+from megaphi.engine.model.optimizer import state_pieces
+from megaphi.engine.model.training_model import TrainingModel, build_training_model, whole_parameters
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saving.saver import save_checkpoint
 from megaphi.engine.saving.shards import load_checkpoint, load_weights
-from megaphi.engine.training_model import TrainingModel, build_training_model, whole_parameters
 from megaphi.errors import InputError
 from megaphi.model.initialize import parameter_shares
 from megaphi.model.weights import EMBEDDING, OUTPUT

@@ -14,7 +14,7 @@ def losses_and_gradients(kind: str, z_weight: float) -> dict[str, Any]:
     from megaphi.kernels.checks import IGNORED
     from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
     from megaphi.parallel.layout import ParallelLayout
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
     from megaphi.parallel.world import start_world
     from tests.kernels.exactness import numbers, results
 

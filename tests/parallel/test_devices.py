@@ -19,7 +19,7 @@ from megaphi.errors import InputError
 from megaphi.parallel import devices, launcher
 from megaphi.parallel.devices import as_fields, check_processes, fitting, gpu_identity, gpus
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.parallel.place import ALONE
+from megaphi.parallel.rendezvous.place import ALONE
 from megaphi.recipes.quickstart import quickstart_dpo, quickstart_pretrain, quickstart_sft
 from tests.conftest import asks_for_gpu
 from tests.gloo_world import run_in_world

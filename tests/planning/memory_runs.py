@@ -50,11 +50,11 @@ def measured_bytes(run: RunConfig) -> dict[str, int]:
     """Bytes that this rank holds: weights, gradients, optimizer state, and at most for the backward pass."""
     import torch
 
-    from megaphi.engine.optimizer import state_pieces
+    from megaphi.engine.model.optimizer import state_pieces
+    from megaphi.engine.model.training_model import build_training_model
     from megaphi.engine.run_config import check
     from megaphi.engine.training.train_step import train_step
-    from megaphi.engine.training_model import build_training_model
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
     from megaphi.parallel.world import start_world
 
     run = check(run, world_size=detect().world_size)

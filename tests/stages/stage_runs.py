@@ -30,7 +30,7 @@ def stage_here(run: RunConfig) -> dict[str, Any]:
     from megaphi.engine.run_config import check, check_kind
     from megaphi.errors import InputError, ReportedElsewhere, RunFailed
     from megaphi.log import logger
-    from megaphi.parallel.place import detect
+    from megaphi.parallel.rendezvous.place import detect
     from megaphi.stages.finetune import finetune
     from megaphi.stages.prefer import prefer
     from megaphi.stages.pretrain import pretrain

@@ -18,7 +18,7 @@ from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
 from megaphi.data.packed.settings import Conversations, Preferences
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.run_config import RunConfig, check
@@ -28,8 +28,8 @@ from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.stages.inheritance import inheritance_of
 from megaphi.tokenizer.open_tokenizer import open_path
-from tests.conversion.gguf_model import write_gguf
-from tests.conversion.gguf_tokenizers import add_fields, byte_level_fields, byte_level_ids
+from tests.conversion.formats.gguf.gguf_model import write_gguf
+from tests.conversion.formats.gguf.gguf_tokenizers import add_fields, byte_level_fields, byte_level_ids
 from tests.conversion.random_models import random_folder
 from tests.engine.layout_runs import tiny_run
 from tests.gloo_world import run_in_world

@@ -21,9 +21,9 @@ from megaphi.data.order.mixture import Mixture, Source, Split, check_sources
 from megaphi.data.order.permutation import ORDER_VERSION
 from megaphi.data.order.run_order import RunOrder, SourceTokens
 from megaphi.data.order.schedule import StageSpan, single_stage
+from megaphi.data.storage.formats.token_dataset import TokenLayout
 from megaphi.data.storage.reader import TokenReader
 from megaphi.data.storage.streams import SAMPLED_TOKENS, TokenStream, open_streams
-from megaphi.data.storage.token_dataset import TokenLayout
 from megaphi.errors import InputError
 from megaphi.log import logger
 

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.compiled import compiled
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.token_dataset import TokenDataset
 from megaphi.data.storage.reader import Runs
-from megaphi.data.storage.token_dataset import TokenDataset
 from megaphi.errors import InputError
 from megaphi.log import logger
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from megaphi.config import FilePath, Range, check_values
-from megaphi.data.storage.remote import RemoteReading
+from megaphi.data.storage.files.remote import RemoteReading
 from megaphi.errors import InputError
 
 Split = Literal["training", "validation"]

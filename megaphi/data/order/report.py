@@ -122,11 +122,11 @@ def report_mixture(
 
 def unique_tokens(source: Source) -> UniqueTokens:
     """Tokens that a source holds: counted in its files if all are there, else the number that its recipe expects."""
-    from megaphi.data.storage.dataset_formats import is_there, open_dataset
-    from megaphi.data.storage.remote import RemoteStore
+    from megaphi.data.storage.files.remote import RemoteStore
+    from megaphi.data.storage.files.token_files import is_url
+    from megaphi.data.storage.formats.dataset_formats import is_there, open_dataset
+    from megaphi.data.storage.formats.token_dataset import TokenLayout
     from megaphi.data.storage.source_paths import find_datasets
-    from megaphi.data.storage.token_dataset import TokenLayout
-    from megaphi.data.storage.token_files import is_url
 
     listed = []
     if not any(map(is_url, source.paths)):

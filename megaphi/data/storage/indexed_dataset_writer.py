@@ -20,8 +20,8 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from megaphi.data.storage.indexed_dataset import CODE_OF_DTYPE, HEADER, LONGEST_DOCUMENT, MAGIC, VERSION
-from megaphi.data.storage.token_files import with_ending
+from megaphi.data.storage.files.token_files import with_ending
+from megaphi.data.storage.formats.indexed_dataset import CODE_OF_DTYPE, HEADER, LONGEST_DOCUMENT, MAGIC, VERSION
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, locked, sync_folder
 from megaphi.json_text import json_bytes

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.data.storage.indexed_dataset import HEADER, IndexedDataset
+from megaphi.data.storage.files.token_files import with_ending
+from megaphi.data.storage.formats.indexed_dataset import HEADER, IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import CHUNK, put_in_place, temporary_file, write_index
-from megaphi.data.storage.token_files import with_ending
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
 from megaphi.json_text import json_bytes

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.compiled import compiled
-from megaphi.data.storage.indexed_dataset import CODE_OF_DTYPE
+from megaphi.data.storage.files.token_files import LocalTokens, Pieces, explain_read_failure
+from megaphi.data.storage.formats.indexed_dataset import CODE_OF_DTYPE
 from megaphi.data.storage.streams import TokenStream
-from megaphi.data.storage.token_files import LocalTokens, Pieces, explain_read_failure
 from megaphi.errors import InputError
 
 

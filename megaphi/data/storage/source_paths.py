@@ -22,10 +22,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from megaphi.data.storage.dataset_formats import format_of, open_dataset
-from megaphi.data.storage.indexed_dataset import INDEXED_PAIR
-from megaphi.data.storage.own_dataset import OWN_DATASET
-from megaphi.data.storage.token_files import is_url, with_ending
+from megaphi.data.storage.files.token_files import is_url, with_ending
+from megaphi.data.storage.formats.dataset_formats import format_of, open_dataset
+from megaphi.data.storage.formats.indexed_dataset import INDEXED_PAIR
+from megaphi.data.storage.formats.own_dataset import OWN_DATASET
 from megaphi.errors import InputError
 from megaphi.files import write_json
 from megaphi.json_text import parse_json

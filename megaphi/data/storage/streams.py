@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.data.storage.dataset_formats import open_dataset
-from megaphi.data.storage.remote import RemoteReading, RemoteStore
+from megaphi.data.storage.files.remote import RemoteReading, RemoteStore
+from megaphi.data.storage.files.token_files import is_url
+from megaphi.data.storage.formats.dataset_formats import open_dataset
+from megaphi.data.storage.formats.token_dataset import TokenDataset, TokenLayout
 from megaphi.data.storage.source_paths import ListedDataset, find_datasets
-from megaphi.data.storage.token_dataset import TokenDataset, TokenLayout
-from megaphi.data.storage.token_files import is_url
 from megaphi.errors import InputError
 from megaphi.log import logger
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.data.order.permutation import KeyedPermutation, derive_key
-from megaphi.data.storage.indexed_dataset import IndexedDataset, best_dtype
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset, best_dtype
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.tokenize.plan import Shard, TokenizePlan
 from megaphi.data.tokenize.shards import ShardCounts, count_shard

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.text.bad_records import OnBadRecords
 from megaphi.data.tokenize.encoders import chosen_encoder
 from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle, check_sentinels

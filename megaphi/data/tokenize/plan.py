@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.data.order.permutation import ORDER_VERSION
-from megaphi.data.storage.indexed_dataset import IndexedDataset
-from megaphi.data.storage.token_files import with_ending
+from megaphi.data.storage.files.token_files import with_ending
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.text.bad_records import OnBadRecords
 from megaphi.data.text.documents import FilePiece, plan_pieces
 from megaphi.data.text.input_files import LeftOut, find_files

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.data.storage.indexed_dataset import IndexedDataset, best_dtype
+from megaphi.data.storage.files.token_files import with_ending
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset, best_dtype
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
-from megaphi.data.storage.token_files import with_ending
 from megaphi.data.text.bad_records import BadRecords
 from megaphi.data.text.documents import FilePiece, read_piece
 from megaphi.data.tokenize.encoders import (

@@ -17,7 +17,7 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.log import logger
-from megaphi.parallel.place import Claim, chosen_claim, integer
+from megaphi.parallel.rendezvous.place import Claim, chosen_claim, integer
 
 MPI_LAUNCHERS = ("Open MPI", "MVAPICH", "jsrun", "Hydra")
 POLL_SECONDS = 0.05

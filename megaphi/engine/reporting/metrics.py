@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from megaphi.config import to_plain
+from megaphi.engine.boards.wandb_board import WandbBoard
 from megaphi.engine.run_config import RunConfig
-from megaphi.engine.wandb_board import WandbBoard
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, write_text
 from megaphi.json_text import parse_json

@@ -19,11 +19,11 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as distributed
 
+from megaphi.engine.model.training_model import TrainingModel, whole_parameters
 from megaphi.engine.saving.random_states import random_pieces
 from megaphi.engine.saving.shards import pieces_of
 from megaphi.engine.saving.snapshot import HostMemory, sample_live
 from megaphi.engine.saving.writer import CheckpointWriter, Job, Outcome
-from megaphi.engine.training_model import TrainingModel, whole_parameters
 from megaphi.errors import RunFailed
 from megaphi.log import logger
 from megaphi.parallel.channel import CalledOff

@@ -17,9 +17,9 @@ from torch import Tensor
 from megaphi.checkpoint.format import Box, CheckpointReader, TensorPiece
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import to_plain
-from megaphi.engine.optimizer import set_update_count, state_pieces
+from megaphi.engine.model.optimizer import set_update_count, state_pieces
+from megaphi.engine.model.training_model import TrainingModel, whole_parameters
 from megaphi.engine.saving.random_states import restore_random_states
-from megaphi.engine.training_model import TrainingModel, whole_parameters
 from megaphi.errors import InputError
 from megaphi.log import logger
 from megaphi.model.architecture import HOW_IT_IS_COMPUTED

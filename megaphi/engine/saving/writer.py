@@ -21,9 +21,9 @@ from megaphi.checkpoint.manifest import check_content
 from megaphi.checkpoint.tensor_file import FileRecord
 from megaphi.checkpoint.versions import versions
 from megaphi.config import to_plain
-from megaphi.engine.fallback import clear_fallback, fallback_folders, mark_fallback, usual_folder
 from megaphi.engine.retention import checkpoint_name, prune
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.saving.fallback import clear_fallback, fallback_folders, mark_fallback, usual_folder
 from megaphi.engine.saving.snapshot import Sample, check_written
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, replace_folder, write_text

@@ -21,13 +21,13 @@ from megaphi.data.loading.loader import OpenMixture
 from megaphi.data.order.ledger import Origin, read_ledger
 from megaphi.data.packed.rows import PackedRows
 from megaphi.engine.learning_rate import check_rate_continues
+from megaphi.engine.model.training_model import TrainingModel
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saving.latest_checkpoint import newest_checkpoint, problem_of
 from megaphi.engine.saving.shards import load_checkpoint, load_weights
 from megaphi.engine.saving.writer import checkpoint_folders
 from megaphi.engine.start.same_run import agree_on_weights
 from megaphi.engine.training_data import HeldOutData, TrainingData
-from megaphi.engine.training_model import TrainingModel
 from megaphi.errors import InputError
 from megaphi.files import copy_files, write_json
 from megaphi.log import logger

@@ -16,17 +16,17 @@ from typing import Any
 import torch.distributed as distributed
 
 from megaphi.checkpoint.versions import versions
-from megaphi.engine.fallback import hold_fallback
+from megaphi.engine.model.training_model import check_machine
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_lock import Lock, take
+from megaphi.engine.saving.fallback import hold_fallback
 from megaphi.engine.saving.writer import checkpoint_folders
 from megaphi.engine.start.same_run import run_facts
-from megaphi.engine.training_model import check_machine
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
 from megaphi.log import keep_rank_log, logger
 from megaphi.parallel.agreement import agreed, refuse
-from megaphi.parallel.differences import named
+from megaphi.parallel.rendezvous.differences import named
 from megaphi.parallel.world import World, start_world
 
 SECONDS_TO_APPEAR = 15.0

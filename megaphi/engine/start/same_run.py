@@ -25,14 +25,14 @@ from megaphi.config import leaves, to_plain
 from megaphi.data.loading.loader import OpenMixture
 from megaphi.data.packed.held_out import HeldOutRows
 from megaphi.data.packed.rows import PackedRows
-from megaphi.data.storage.token_files import is_url
+from megaphi.data.storage.files.token_files import is_url
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_data import HeldOutData, TrainingData
 from megaphi.kernels.contents import kernels_digest
 from megaphi.kernels.loading import instruction_set
 from megaphi.model.weights import Weight, weights_of
 from megaphi.parallel.agreement import agree_on, agreed
-from megaphi.parallel.differences import Facts
+from megaphi.parallel.rendezvous.differences import Facts
 from megaphi.parallel.world import World
 
 PLACES = ("folder", "paths", "file", "initial_checkpoint")

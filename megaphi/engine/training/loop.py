@@ -22,6 +22,7 @@ from megaphi.data.loading.loader import batch_sample_numbers
 from megaphi.data.loading.prefetch import prefetch
 from megaphi.data.order.schedule import StageSpan
 from megaphi.engine.learning_rate import learning_rate
+from megaphi.engine.model.training_model import TrainingModel
 from megaphi.engine.objective import Objective
 from megaphi.engine.reporting.loss_plot import plot_losses
 from megaphi.engine.reporting.meter import Meter
@@ -35,7 +36,6 @@ from megaphi.engine.training.stop_conditions import StopRequest, check_finite
 from megaphi.engine.training.train_step import NEXT_TOKEN, StepResult, train_step
 from megaphi.engine.training.validation import Validation
 from megaphi.engine.training_data import TrainingData
-from megaphi.engine.training_model import TrainingModel
 from megaphi.log import logger, progress_bar
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World

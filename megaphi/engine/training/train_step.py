@@ -19,9 +19,9 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megaphi.data.batch import Batch
+from megaphi.engine.model.optimizer import set_rates
+from megaphi.engine.model.training_model import TrainingModel, whole_parameters
 from megaphi.engine.objective import NextToken, Objective
-from megaphi.engine.optimizer import set_rates
-from megaphi.engine.training_model import TrainingModel, whole_parameters
 
 NEXT_TOKEN = NextToken()
 
@@ -53,7 +53,7 @@ def train_step(
     activity.enter("optimizer")
     set_rates(model.optimizer, learning_rate=learning_rate, weight_decay=model.run.optimizer.weight_decay)
     _, gradient_norm, _ = model.optimizer.step()
-    assert gradient_norm is not None  # measured in every step, see optimizer.py
+    assert gradient_norm is not None  # measured in every step, see model/optimizer.py
     activity.enter("exchange")
     (sums,) = _over_all_ranks(reports, objective, sizes=[len(batches)], device=model.world.device)
     means = means_of(sums)

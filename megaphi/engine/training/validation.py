@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.data.batch import NO_SAMPLE
+from megaphi.engine.model.training_model import TrainingModel
 from megaphi.engine.objective import Objective
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training.train_step import evaluate, means_of
 from megaphi.engine.training_data import HeldOutData
-from megaphi.engine.training_model import TrainingModel
 from megaphi.log import logger
 from megaphi.parallel.world import World
 

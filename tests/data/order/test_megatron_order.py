@@ -24,7 +24,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from megaphi import _C
 from megaphi.data.order import megatron_order
 from megaphi.data.order.megatron_order import SPLITS, LegacyOrder, document_range, samples_before_last_epoch
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.errors import InputError
 

@@ -16,7 +16,7 @@ import pytest
 
 from megaphi.data.loading.loader import open_mixture
 from megaphi.data.order.mixture import Mixture, Source
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.storage.source_paths import find_datasets, natural_order, write_manifest
 from megaphi.data.storage.streams import open_streams

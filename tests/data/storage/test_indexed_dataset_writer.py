@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from megatron.core.datasets import indexed_dataset as megatron
 
 import megaphi.data.storage.indexed_dataset_writer as subject
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter, write_index
 from megaphi.errors import InputError
 from tests.test_house import ROOT

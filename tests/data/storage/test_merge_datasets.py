@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets import indexed_dataset as megatron
 
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.storage.merge_datasets import find_pairs, merge_datasets
 from megaphi.errors import InputError

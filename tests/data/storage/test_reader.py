@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from megaphi import _C
 from megaphi.data.loading.loader import batch_sample_numbers, open_mixture
 from megaphi.data.order.mixture import Mixture, Source
-from megaphi.data.storage.indexed_dataset import DTYPE_OF_CODE, IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import DTYPE_OF_CODE, IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.storage.reader import Runs, TokenReader
 from megaphi.data.storage.streams import TokenStream

@@ -10,7 +10,7 @@ import pytest
 from megaphi.cli import main
 from megaphi.data.packed.conversations import read_conversations
 from megaphi.data.packed.preference_pairs import read_pairs
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.text.bad_records import MOST_NAMED, BadRecords
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.errors import InputError

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megaphi.data.storage import indexed_dataset_writer
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.text.documents import FilePiece
 from megaphi.data.text.input_formats import Format

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import join as join_shards
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import tokenize_documents

@@ -13,7 +13,7 @@ import pytest
 import tiktoken
 
 import megaphi.data.tokenize.pipeline as subject
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.text.documents import read_documents
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import tokenize_documents

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from megaphi.cli import main
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle, rearrange
 from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from megaphi.data.storage.indexed_dataset import IndexedDataset
+from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import pipeline as subject
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents

@@ -22,13 +22,13 @@ import torch
 import torch.distributed as distributed
 
 from megaphi.checkpoint.format import rank_file
+from megaphi.engine.model.training_model import TrainingModel
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision
 from megaphi.engine.saving import writer as checkpoint_writer
 from megaphi.engine.saving.saver import Saver, save_checkpoint
 from megaphi.engine.saving.shards import load_checkpoint
 from megaphi.engine.saving.snapshot import HostMemory
-from megaphi.engine.training_model import TrainingModel
 from megaphi.errors import RunFailed
 from megaphi.log import logger
 from megaphi.parallel.layout import ParallelLayout

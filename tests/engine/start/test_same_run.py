@@ -1,7 +1,7 @@
 """Ranks that would train apart are refused at the start: whatever decides the numbers is compared, by name.
 
 One world of two runs what needs ranks (same_runs.py). That every fact reaches the comparison is shown by changing it;
-how a difference is said, and that nobody waits, by tests/parallel/test_meeting.py and one real job below.
+how a difference is said, and that nobody waits, by tests/parallel/rendezvous/test_meeting.py and one real job below.
 """
 
 from __future__ import annotations

@@ -1,0 +1,247 @@
+"""A GGUF file of a Llama model (llama.cpp's format) as a `WeightReader`: any rows of ours, dequantised when asked for.
+
+The `gguf` package (extra `megaphi[gguf]`) says what the file holds and undoes the quantisation; rows are read by
+position. llama.cpp interleaves the two halves of each head's rows of queries and keys, because it rotates neighbours
+where everyone else rotates halves: here they are put apart again. The tokenizer inside the file is made into files when
+it is asked for (tokenizer.py), and travels with the weights.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.weight_reader import box_from_rows
+from megaphi.config import to_plain
+from megaphi.conversion.formats.gguf.header import check_header
+from megaphi.conversion.formats.gguf.tokenizer import tokenizer_files
+from megaphi.conversion.formats.weight_names import our_table, segments_within, their_shapes
+from megaphi.errors import InputError
+from megaphi.model.architecture import Architecture
+from megaphi.model.weights import EMBEDDING
+
+MAGIC = b"GGUF"
+TOKENIZER = "tokenizer."
+"""How keys of the tokenizer begin."""
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""Hugging Face's names and llama.cpp's, without `.weight`; layers are `model.layers.N.` there and `blk.N.` here."""
+INTERLEAVED = ("attn_q.weight", "attn_k.weight")
+
+
+class GgufWeights:
+    """An open file.
+
+    Raises:
+        InputError: the file is damaged or truncated, holds another architecture or an unknown quantisation, or the
+            package is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = Path(path)
+        reader = _open(self.folder)
+        self._metadata: dict[str, Any] = {  # without the tokenizer, which takes seconds to read
+            name: field.contents() for name, field in reader.fields.items() if not name.startswith(TOKENIZER)
+        }
+        self._tokenizer = {name: field for name, field in reader.fields.items() if name.startswith(TOKENIZER)}
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._handle = os.open(self.folder, os.O_RDONLY)
+        self.architecture = self._read_architecture()
+        self._table = our_table(self.architecture, "llama")
+        self._check_tensors()
+        self.config: dict[str, Any] = {
+            "recipe": "from_gguf",
+            "model": to_plain(self.architecture),
+            "batch": {"sequence_length": self._number("context_length", int)},
+            "precision": {"parameters": str(self.dtype(EMBEDDING)).removeprefix("torch.")},
+        }
+        self.state: dict[str, Any] = {"step": 0, "imported_from": self.folder.name}
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+    @property
+    def carried(self) -> dict[str, Path]:
+        """The tokenizer's files. Raises InputError if it cannot be read."""
+        return self._carried
+
+    @cached_property
+    def _carried(self) -> dict[str, Path]:
+        fields = {name: field.contents() for name, field in self._tokenizer.items()}
+        return tokenizer_files(self.folder, fields, context=self._number("context_length", int))
+
+    def dtype(self, name: str) -> torch.dtype:
+        """bfloat16 where it is stored so; float32 for everything else, quantised or not."""
+        stored = {self._tensors[_their_name(part.tensor)].tensor_type.name for part in self._table[name]}
+        return torch.bfloat16 if stored == {"BF16"} else torch.float32
+
+    def rows(self, name: str, start: int, end: int) -> Tensor:
+        """Rows [start, end) of the matrix form of our weight `name`."""
+        parts = [
+            self._their_rows(_their_name(part.tensor), part.first, part.first + part.rows)
+            for part in segments_within(self._table[name], start, end)
+        ]
+        values = torch.from_numpy(np.concatenate(parts))
+        return values.to(self.dtype(name))
+
+    def box(self, name: str, box: Box) -> Tensor:
+        return box_from_rows(self, name, box)
+
+    def _their_rows(self, name: str, start: int, end: int) -> np.ndarray:
+        """Rows of a tensor in the order that the model was trained in, as float32."""
+        if not name.endswith(INTERLEAVED):
+            return self._stored_rows(name, start, end)
+        size = self.architecture.head_size
+        first, last = start // size * size, -(-end // size) * size
+        pairs = self._stored_rows(name, first, last).reshape(-1, size // 2, 2, self.architecture.hidden)
+        halves = pairs.swapaxes(1, 2).reshape(last - first, -1)
+        return halves[start - first : end - first]
+
+    def _stored_rows(self, name: str, start: int, end: int) -> np.ndarray:
+        from gguf import dequantize
+
+        tensor = self._tensors[name]
+        rows = 1 if len(tensor.shape) == 1 else int(tensor.shape[-1])
+        row_bytes = tensor.n_bytes // rows
+        if len(tensor.shape) == 1:  # a norm: its elements are our rows
+            item = tensor.n_bytes // int(tensor.shape[0])
+            data = self._bytes(name, tensor.data_offset + start * item, (end - start) * item)
+            return dequantize(data, tensor.tensor_type)
+        data = self._bytes(name, tensor.data_offset + start * row_bytes, (end - start) * row_bytes)
+        return dequantize(data.reshape(end - start, row_bytes), tensor.tensor_type)
+
+    def _bytes(self, name: str, place: int, count: int) -> np.ndarray:
+        data = os.pread(self._handle, count, place)
+        if len(data) < count:
+            raise InputError(f"{self.folder} ends at byte {place + len(data):,}, within {name}: it was cut off")
+        return np.frombuffer(data, dtype=np.uint8)
+
+    def _read_architecture(self) -> Architecture:
+        kind = self._metadata.get("general.architecture")
+        if kind != "llama":
+            raise InputError(f"{self.folder} holds a model of the architecture {kind!r}; only 'llama' can be built")
+        check_header(self._metadata, path=self.folder)
+        if "rope_freqs.weight" in self._tensors:
+            raise InputError(f"{self.folder}: rope_freqs.weight: rotary positions are scaled, which is not available")
+        heads = self._number("attention.head_count", int)
+        hidden = self._number("embedding_length", int)
+        model = Architecture(
+            layers=self._number("block_count", int),
+            hidden=hidden,
+            feed_forward=self._number("feed_forward_length", int),
+            heads=heads,
+            key_value_groups=self._number("attention.head_count_kv", int, default=heads),
+            head_size=self._number("attention.key_length", int, default=hidden // heads),
+            vocabulary=self._number("vocab_size", int, default=self._embedding_rows()),
+            tied_embeddings="output.weight" not in self._tensors,
+            norm_eps=round(self._number("attention.layer_norm_rms_epsilon", float), 12),  # stored in 32 bits
+            rotary_base=self._number("rope.freq_base", float, default=10_000.0),
+        )
+        model.check()
+        rotated = self._number("rope.dimension_count", int, default=model.head_size)
+        if rotated != model.head_size:
+            raise InputError(
+                f"{self.folder}: llama.rope.dimension_count={rotated}: rotary positions turn a part of each head "
+                f"({model.head_size} wide), which is not available"
+            )
+        return model
+
+    def _number(self, key: str, kind: type, *, default: Any = None) -> Any:
+        value = self._metadata.get(f"llama.{key}", default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            raise InputError(f"{self.folder}: llama.{key} is {value!r}, expected a positive number")
+        return kind(value)
+
+    def _embedding_rows(self) -> int | None:
+        tensor = self._tensors.get("token_embd.weight")
+        return None if tensor is None else int(tensor.shape[-1])
+
+    def _check_tensors(self) -> None:
+        """Names and shapes; llama.cpp lists dimensions from the innermost."""
+        shapes = {_their_name(name): shape for name, shape in their_shapes(self.architecture, self._table).items()}
+        missing, unknown = shapes.keys() - self._tensors.keys(), self._tensors.keys() - shapes.keys()
+        if missing or unknown:
+            raise InputError(
+                f"{self.folder}: the tensors do not fit its metadata: missing {sorted(missing)[:3] or 'none'}, "
+                f"unknown {sorted(unknown)[:3] or 'none'}"
+            )
+        for name, shape in shapes.items():
+            self._check_tensor(name, shape)
+
+    def _check_tensor(self, name: str, shape: Sequence[int]) -> None:
+        from gguf import GGMLQuantizationType, dequantize
+
+        tensor = self._tensors[name]
+        found = tuple(int(size) for size in reversed(tensor.shape))
+        if found != tuple(shape):
+            raise InputError(f"{self.folder}: {name} has the shape {found}, its metadata says {tuple(shape)}")
+        end, size = tensor.data_offset + tensor.n_bytes, os.fstat(self._handle).st_size
+        if end > size:
+            raise InputError(f"{self.folder} is truncated: {name} ends at byte {end:,}, the file at {size:,}")
+        kind: GGMLQuantizationType = tensor.tensor_type
+        try:
+            dequantize(self._stored_sample(tensor), kind)
+        except RuntimeError:
+            raise InputError(
+                f"{self.folder}: {name} is quantised as {kind.name}, which cannot be undone here"
+            ) from None
+
+    def _stored_sample(self, tensor: Any) -> np.ndarray:
+        """The smallest part of a tensor that can be dequantised."""
+        from gguf import GGML_QUANT_SIZES
+
+        _, block_bytes = GGML_QUANT_SIZES[tensor.tensor_type]
+        return self._bytes(tensor.name, tensor.data_offset, block_bytes)
+
+
+def is_gguf(path: Path) -> bool:
+    """By its first bytes."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _open(path: Path) -> Any:
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise InputError(f"{path}: reading GGUF files needs the package gguf: pip install 'megaphi[gguf]'") from None
+    try:
+        reader = GGUFReader(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged or truncated: it is no whole GGUF file ({error})") from None
+    if reader.byte_order != "I":
+        raise InputError(f"{path} has its bytes in the order of another machine (big-endian): not available here")
+    return reader
+
+
+def _their_name(name: str) -> str:
+    """llama.cpp's name of a Hugging Face tensor."""
+    stem = name.removesuffix(".weight")
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
+    return f"blk.{match[1]}.{NAMES[match[2]]}.weight" if match else f"{NAMES[stem]}.weight"

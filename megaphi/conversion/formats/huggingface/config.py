@@ -1,0 +1,206 @@
+"""config.json in both directions: the shape that it describes, and the one that describes our shape.
+
+What our model cannot express, or nobody here knows (keys.py), is refused by name instead of being dropped,
+and so is, on the way out, what config.json has no word for. A sliding window is no obstacle: up to its length it is
+full attention, so it becomes the context. The surprising part is the way back: where a model came from Hugging Face,
+its own file is written again, byte for byte if nothing changed, else with only those fields changed that describe the
+shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from megaphi.conversion.formats.huggingface.keys import BASES, CONFIG_KEYS, told
+from megaphi.conversion.formats.understood import shown
+from megaphi.conversion.formats.weight_names import Naming
+from megaphi.errors import InputError
+from megaphi.log import logger
+from megaphi.model.architecture import HOW_IT_IS_COMPUTED, Architecture
+from megaphi.tokenizer.interface import Tokenizer
+from megaphi.tokenizer.phi4 import Phi4Tokenizer
+
+_DEFAULTS: Mapping[Naming, Mapping[str, Any]] = {
+    "phi3": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4_096},
+    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2_048},
+}
+"""What transformers takes for a field that is not there, where the two kinds differ."""
+TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_CODE_FIELDS = ("auto_map",)
+"""Name Python files, which do not travel with the weights."""
+_OF_THE_OLD_SHAPE = ("rope_parameters", "dtype", "layer_types", "use_sliding_window", "max_window_layers")
+"""Repeat what `_shape_fields` says by other names, or belong to it."""
+_WRITTEN_AS: Mapping[str, str] = {
+    "vocabulary": "vocab_size",
+    "hidden": "hidden_size",
+    "feed_forward": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "key_value_groups": "num_key_value_heads",
+    "head_size": "head_dim",
+    "norm_eps": "rms_norm_eps",
+    "rotary_base": "rope_theta",
+    "initial_std": "initializer_range",
+    "tied_embeddings": "tie_word_embeddings",
+}
+"""Fields of the architecture, and what config.json calls them."""
+_SAME_FUNCTION = tuple(name for name in HOW_IT_IS_COMPUTED if name != "initial_std")
+"""Fields that say how, not what is computed; `context` is written by what the caller knows of it."""
+
+
+def naming_of(config: Mapping[str, Any], *, where: str) -> Naming:
+    """How the weights of this kind of model are named."""
+    kind = config.get("model_type")
+    if kind not in ("phi3", "llama"):
+        raise InputError(f"{where}: model_type is {kind!r}, expected 'phi3' (Phi-3 and Phi-4 models) or 'llama'")
+    return kind
+
+
+def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
+    """The shape that a config.json describes; InputError for what we cannot build."""
+    defaults = _DEFAULTS[naming_of(config, where=where)]
+    given = told(config)
+    if refused := CONFIG_KEYS.refused(given):
+        raise InputError(
+            f"{where}: {shown(given, refused)}: not available here, and the model would not be the same without; a "
+            "key that does not belong to the model can be removed from the file"
+        )
+    try:
+        heads = config["num_attention_heads"]
+        model = Architecture(
+            layers=config["num_hidden_layers"],
+            hidden=config["hidden_size"],
+            feed_forward=config["intermediate_size"],
+            heads=heads,
+            key_value_groups=config.get("num_key_value_heads") or heads,
+            head_size=config.get("head_dim") or config["hidden_size"] // heads,
+            vocabulary=config["vocab_size"],
+            tied_embeddings=config.get("tie_word_embeddings") or False,
+            norm_eps=config.get("rms_norm_eps", defaults["rms_norm_eps"]),
+            rotary_base=float(next((given[name] for name in BASES if name in given), 10_000)),
+            initial_std=config.get("initializer_range", 0.02),
+        )
+        model.check()
+    except KeyError as error:
+        raise InputError(f"{where}: the field {error} is missing") from None
+    except (TypeError, ZeroDivisionError) as error:
+        raise InputError(f"{where}: a size is not a positive whole number ({error})") from None
+    return model
+
+
+def context_from(config: Mapping[str, Any], *, where: str) -> int:
+    """Longest sequence for which our full attention is what the model computes; says so where it is shorter."""
+    defaults = _DEFAULTS[naming_of(config, where=where)]
+    context = config.get("max_position_embeddings", defaults["max_position_embeddings"])
+    window = config.get("sliding_window")
+    if window is None or window >= context:
+        return context
+    logger.warning(
+        "%s: sliding_window=%d is shorter than the context of %d: the context becomes %d tokens, up to which full"
+        " attention is the same",
+        *(where, window, context, window),
+    )
+    return window
+
+
+def config_for(
+    model: Architecture,
+    *,
+    dtype: str,
+    context: int,
+    tokens: Mapping[str, int | None],
+    original: Mapping[str, Any] | None = None,
+    where: str = "",
+) -> dict[str, Any]:
+    """config.json of a `Phi3ForCausalLM`.
+
+    Args:
+        model: the shape.
+        dtype: "float32" or "bfloat16".
+        context: longest sequence, in tokens.
+        tokens: as `token_fields` gives them, for a model that came without a config.json.
+        original: the config.json that the model came with; what does not describe the shape is kept.
+        where: its name, for messages.
+    """
+    if original is None:
+        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **tokens}
+    if original["model_type"] != "phi3":
+        tokens = {name: original.get(name) for name in TOKEN_FIELDS}
+        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **tokens}
+    kept = _understood_part(original, where=where)
+    found = architecture_from(kept, where=where)
+    same = replace(model, **{name: getattr(found, name) for name in _SAME_FUNCTION})
+    is_same_context = context_from(kept, where=where) == context
+    if found != same or not is_same_context:
+        kept = {name: value for name, value in kept.items() if name not in _OF_THE_OLD_SHAPE}
+        return {**kept, **_shape_fields(model, dtype=dtype, context=context)}
+    return {name: dtype if name in ("dtype", "torch_dtype") else value for name, value in kept.items()}
+
+
+def refuse_other_fields(model: Architecture) -> None:
+    """Raise InputError if a field of the architecture is not at its default and has no word in config.json."""
+    defaults = {field.name: field.default for field in fields(model)}
+    other = defaults.keys() - _WRITTEN_AS.keys() - set(_SAME_FUNCTION)
+    given = {f"model.{name}": getattr(model, name) for name in sorted(other) if getattr(model, name) != defaults[name]}
+    if given:
+        raise InputError(
+            f"{shown(given, given.keys())}: a Phi-3 model of Hugging Face has nothing of the kind, and would not be the"
+            " same without: it cannot be exported"
+        )
+
+
+def _understood_part(original: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """A file that an earlier version let in may hold what nothing was ever computed with."""
+    given = told(original)
+    refused = CONFIG_KEYS.refused(given)
+    if refused:
+        logger.warning("%s: %s: left out, the model was never computed with it", where, shown(given, refused))
+    left_out = {*_CODE_FIELDS, *(name if name in original else name.partition(".")[0] for name in refused)}
+    return {name: value for name, value in original.items() if name not in left_out}
+
+
+def _shape_fields(model: Architecture, *, dtype: str, context: int) -> dict[str, Any]:
+    return {
+        **{theirs: getattr(model, ours) for ours, theirs in _WRITTEN_AS.items()},
+        "rope_scaling": None,
+        "partial_rotary_factor": 1.0,
+        "max_position_embeddings": context,
+        "original_max_position_embeddings": context,
+        "sliding_window": None,
+        "torch_dtype": dtype,  # transformers 5 calls it dtype and reads both; older ones and servers know this one
+    }
+
+
+def _fixed_fields() -> dict[str, Any]:
+    """The same for every model of ours."""
+    return {
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "use_cache": True,
+    }
+
+
+def token_fields(tokenizer: Tokenizer | None) -> dict[str, int | None]:
+    """The ids that config.json names: Phi-4's 100257, 100265, 100349, or the own tokenizer's; none without one."""
+    if tokenizer is None:
+        return dict.fromkeys(TOKEN_FIELDS)
+    if isinstance(tokenizer, Phi4Tokenizer):
+        first, end = tokenizer.end_of_text, tokenizer.message_end
+    else:
+        first, end = (tokenizer.text_start[0] if tokenizer.text_start else None), tokenizer.end_of_text
+    return {"bos_token_id": first, "eos_token_id": end, "pad_token_id": tokenizer.pad}
+
+
+def generation_config_for(tokenizer: Tokenizer | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json that goes with a config.json; every token that ends a text of ours does in it."""
+    tokens = {name: config.get(name) for name in TOKEN_FIELDS}
+    if tokenizer is not None and tokens == token_fields(tokenizer) and len(tokenizer.stop_tokens) > 1:
+        tokens["eos_token_id"] = sorted(tokenizer.stop_tokens)
+    return tokens

@@ -1,0 +1,1 @@
+"""Megatron-LM's checkpoints: arguments and tensors, without running a pickle."""

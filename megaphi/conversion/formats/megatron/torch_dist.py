@@ -1,0 +1,250 @@
+"""Tensors of a `torch.distributed.checkpoint` folder, any rows of them by position, without running its pickles.
+
+`.metadata` says which chunk of which tensor lies where: in a file `__RANK_NUMBER.distcp`, at an offset, as what
+`torch.save` writes, a zip archive whose entry `data/0` is the values, not compressed. A small pickle beside it says
+type, shape and strides. Both pickles go through the restricted reader; the values are read by position.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.tensor_file import read_at
+from megaphi.conversion.formats.megatron.restricted_pickle import LARGEST_BYTES, StandIn, read_pickle
+from megaphi.errors import InputError
+
+METADATA = ".metadata"
+STORAGE_TYPES = {
+    "torch.FloatStorage": torch.float32,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.HalfStorage": torch.float16,
+}
+TYPES = {str(dtype): dtype for dtype in STORAGE_TYPES.values()}
+_LOCAL_HEADER_BYTES = 30
+_PACKAGES = ("torch.", "collections.", "pathlib.", "megatron.core.")
+"""What the metadata's own classes come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of a tensor, and where its archive lies."""
+
+    box: Box
+    file: str
+    first_byte: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of the folder."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+
+class TorchDistFolder:
+    """An open folder.
+
+    Raises:
+        InputError: `.metadata` is missing, damaged or hostile; on reading: a file is missing, truncated or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tensors: Mapping[str, StoredTensor] = _read_metadata(folder / METADATA)
+        self._handles: dict[str, int] = {}
+        self._values: dict[tuple[str, int], int] = {}
+        """Archive -> first byte of its values."""
+
+    def __del__(self) -> None:
+        for handle in getattr(self, "_handles", {}).values():
+            os.close(handle)
+
+    def check(self, key: str) -> None:
+        """All chunks of a tensor are there and cover it. Raises InputError."""
+        tensor = self.tensors[key]
+        covered = sum(chunk.box.numel for chunk in tensor.chunks)
+        if covered != math.prod(tensor.shape):
+            raise InputError(
+                f"{self.folder}: the chunks of {key} hold {covered:,} of {math.prod(tensor.shape):,} numbers"
+            )
+        for chunk in tensor.chunks:
+            size, end = os.fstat(self._open(chunk.file)).st_size, chunk.first_byte + chunk.bytes
+            if end > size:
+                raise InputError(
+                    f"{self.folder / chunk.file} is truncated: {size:,} bytes, and {key} ends at byte {end:,}"
+                )
+
+    def rows(self, key: str, above: tuple[int, ...], start: int, end: int) -> Tensor:
+        """Rows [start, end) of the matrix (or vector) at the index `above` of the leading dimensions."""
+        tensor = self.tensors[key]
+        columns = tensor.shape[len(above) + 1 :]
+        wanted = Box((*above, start, *(0 for _ in columns)), (*(1 for _ in above), end - start, *columns))
+        values = torch.empty((end - start, *columns), dtype=tensor.dtype)
+        for chunk in tensor.chunks:
+            common = chunk.box.overlap(wanted)
+            if common is not None:
+                values[common.slices_within(wanted)[len(above) :]] = self._part(key, chunk, common, len(above))
+        return values
+
+    def _part(self, key: str, chunk: Chunk, part: Box, leading: int) -> Tensor:
+        """A part of a chunk that is whole rows of it, cut to the part's columns."""
+        width = math.prod(chunk.box.shape[leading + 1 :])
+        row = 0
+        for start, origin, size in zip(
+            part.offset[: leading + 1], chunk.box.offset[: leading + 1], chunk.box.shape[: leading + 1], strict=True
+        ):
+            row = row * size + start - origin
+        dtype = self.tensors[key].dtype
+        rows = torch.empty(part.shape[leading] * width, dtype=dtype)
+        place = self._first_value(key, chunk) + row * width * dtype.itemsize
+        read_at(self._open(chunk.file), rows, place, path=self.folder / chunk.file)
+        left = part.offset[leading + 1 :]
+        columns = tuple(
+            slice(start - origin, start - origin + size)
+            for start, origin, size in zip(
+                left, chunk.box.offset[leading + 1 :], part.shape[leading + 1 :], strict=True
+            )
+        )
+        return rows.view(part.shape[leading], *chunk.box.shape[leading + 1 :])[(slice(None), *columns)]
+
+    def _open(self, name: str) -> int:
+        if name not in self._handles:
+            try:
+                self._handles[name] = os.open(self.folder / name, os.O_RDONLY)
+            except OSError as error:
+                raise InputError(f"{self.folder / name} cannot be read: {error.strerror}") from None
+        return self._handles[name]
+
+    def _first_value(self, key: str, chunk: Chunk) -> int:
+        """Where the values of a chunk begin, once its archive was found to be what it should be."""
+        archive = (chunk.file, chunk.first_byte)
+        if archive not in self._values:
+            where = f"{self.folder / chunk.file}, the chunk of {key} at byte {chunk.first_byte:,}"
+            content = _Window(self._open(chunk.file), chunk.first_byte, chunk.bytes)
+            try:
+                self._values[archive] = chunk.first_byte + _values_within(
+                    io.BufferedReader(content), numel=chunk.box.numel, dtype=self.tensors[key].dtype, where=where
+                )
+            except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError) as error:
+                raise InputError(f"{where} is damaged: {error}") from None
+        return self._values[archive]
+
+
+class _Window(io.RawIOBase):
+    """A part of an open file as a file."""
+
+    def __init__(self, handle: int, first: int, size: int) -> None:
+        self._handle, self._first, self._size, self._place = handle, first, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + (0, self._place, self._size)[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._size - self._place))
+        data = os.pread(self._handle, count, self._first + self._place)
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+
+def _values_within(content: IO[bytes], *, numel: int, dtype: torch.dtype, where: str) -> int:
+    """Where in an archive of `torch.save` the values of its one tensor begin."""
+    with zipfile.ZipFile(content) as archive:
+        entries = {entry.filename.split("/", 1)[-1]: entry for entry in archive.infolist()}
+        if archive.read(entries["byteorder"]) != b"little" if "byteorder" in entries else False:
+            raise InputError(f"{where} was written by a big-endian machine, which is not supported")
+        if entries["data.pkl"].file_size > LARGEST_BYTES:
+            raise InputError(f"{where} is damaged: its description has {entries['data.pkl'].file_size:,} bytes")
+        described = read_pickle(archive.read(entries["data.pkl"]), where=where, is_expected=_is_expected)
+        storage_name, offset = _contiguous_storage(described, numel=numel, dtype=dtype, where=where)
+        entry = entries[f"data/{storage_name}"]
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < (offset + numel) * dtype.itemsize:
+            raise InputError(f"{where} is damaged: {entry.file_size:,} bytes for {numel:,} numbers")
+        content.seek(entry.header_offset)
+        header = content.read(_LOCAL_HEADER_BYTES)
+        names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        return entry.header_offset + _LOCAL_HEADER_BYTES + names + offset * dtype.itemsize
+
+
+def _contiguous_storage(described: Any, *, numel: int, dtype: torch.dtype, where: str) -> tuple[str, int]:
+    """(name, first element) of the storage of a tensor that lies in it without gaps."""
+    try:
+        storage, offset, shape, strides = described.arguments[:4]
+        ((kind, storage_class, name, _, _),) = storage.arguments
+        found = STORAGE_TYPES.get(storage_class.global_name)
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{where} does not describe a tensor") from None
+    dense = [math.prod(shape[number + 1 :]) for number in range(len(shape))]
+    matters = [stride for stride, size in zip(strides, shape, strict=True) if size > 1]
+    expected = [stride for stride, size in zip(dense, shape, strict=True) if size > 1]
+    if kind != "storage" or found != dtype or math.prod(shape) != numel or matters != expected:
+        raise InputError(f"{where} is no dense tensor of {numel:,} numbers of type {dtype}: it is not as it was saved")
+    return str(name), offset
+
+
+def _is_expected(name: str) -> bool:
+    return name.startswith(_PACKAGES)
+
+
+def _read_metadata(path: Path) -> dict[str, StoredTensor]:
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= LARGEST_BYTES else b""
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if size > LARGEST_BYTES:
+        raise InputError(f"{path} has {size:,} bytes, expected at most {LARGEST_BYTES:,}")
+    metadata = read_pickle(content, where=str(path), is_expected=_is_expected)
+    try:
+        tensors = metadata.field("state_dict_metadata")
+        places: dict[str, dict[tuple[int, ...], Any]] = {}
+        for index, place in metadata.field("storage_data").items():
+            offset = _numbers(index.field("offset")) if index.field("offset") is not None else ()
+            places.setdefault(index.field("fqn"), {})[offset] = place
+        entries = {key: entry for key, entry in tensors.items() if entry.name.endswith(".TensorStorageMetadata")}
+        return {
+            key: _stored_tensor(entry, TYPES[name], places.get(key, {}))
+            for key, entry in entries.items()
+            if (name := entry.field("properties").state[0].global_name) in TYPES
+        }
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not the metadata of a distributed checkpoint ({error!r})") from None
+
+
+def _stored_tensor(entry: StandIn, dtype: torch.dtype, places: Mapping[tuple[int, ...], StandIn]) -> StoredTensor:
+    chunks = []
+    for chunk in entry.field("chunks"):
+        box = Box(_numbers(chunk.field("offsets")), _numbers(chunk.field("sizes")))
+        place = places[box.offset]
+        name = place.field("relative_path")
+        if place.field("transform_descriptors") is not None or Path(name).name != name:
+            raise ValueError(f"the chunk in {name!r} is compressed, or not in this folder")
+        chunks.append(Chunk(box, name, int(place.field("offset")), int(place.field("length"))))
+    return StoredTensor(dtype, _numbers(entry.field("size")), tuple(chunks))
+
+
+def _numbers(size: StandIn) -> tuple[int, ...]:
+    """A `torch.Size`."""
+    (numbers,) = size.arguments
+    return tuple(int(number) for number in numbers)

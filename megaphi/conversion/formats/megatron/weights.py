@@ -1,0 +1,221 @@
+"""A Megatron-LM checkpoint (`torch_dist`) of a GPT model as a `WeightReader`: any rows of ours, when asked for.
+
+The engine is the same, so names and the order of rows are ours: layers are stacked in one tensor, or numbered one by
+one; norms go by their own names or, with Transformer Engine, by those of the layers that hold them. Shapes tell most of
+the architecture, the run's arguments the rest (arguments.py), and `field=value` what neither does. Optimizer
+and random states are left where they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.weight_reader import box_from_rows
+from megaphi.config import to_plain
+from megaphi.conversion.formats.megatron.arguments import COMMON, read_arguments, refuse_arguments
+from megaphi.conversion.formats.megatron.torch_dist import METADATA, TorchDistFolder
+from megaphi.errors import InputError, did_you_mean
+from megaphi.files import read_json
+from megaphi.model.architecture import Architecture
+from megaphi.model.weights import EMBEDDING, OUTPUT, weights_of
+
+POINTER, DESCRIPTION = "latest_checkpointed_iteration.txt", "metadata.json"
+LAYERS = "decoder.layers."
+HELD_BY_OTHERS = {
+    "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
+    "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
+}
+"""Norms under Transformer Engine's names."""
+NOT_WEIGHTS = re.compile(r"(^|\.)(optimizer|chained_\d+|rng_state|rerun_state_machine)|_extra_state|inv_freq")
+ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "heads": ("num_attention_heads",),
+    "rotary_base": ("rotary_base",),
+    "norm_eps": ("norm_epsilon", "layernorm_epsilon"),
+}
+"""Fields of the architecture that shapes do not tell -> Megatron-LM's arguments."""
+FIELDS = (*ARGUMENTS, "head_size", "vocabulary", "sequence_length")
+IGNORE = "ignore"
+"""`ignore=NAME,NAME`: arguments that change nothing, which only the user can know."""
+
+
+class MegatronWeights:
+    """An open checkpoint.
+
+    Args:
+        path: a folder `iter_0001000`, or the one above it with `latest_checkpointed_iteration.txt`.
+        fields: `field=value` for what the checkpoint does not say: heads, head_size, rotary_base, norm_eps,
+            vocabulary (rows without padding), sequence_length; ignore=NAME,NAME for arguments that change nothing.
+
+    Raises:
+        InputError: it is damaged or hostile, of another architecture, or does not say enough of it.
+    """
+
+    def __init__(self, path: str | Path, fields: Sequence[str] = ()) -> None:
+        self.folder = iteration_folder(Path(path))
+        self._stored = TorchDistFolder(self.folder)
+        self._prefix = self._find_prefix()
+        given, ignored = _parsed(fields)
+        arguments, iteration = read_arguments(self.folder)
+        tied = self._prefix + OUTPUT not in self._stored.tensors
+        refuse_arguments(arguments, tied=tied, ignored=ignored, where=str(self.folder))
+        self.architecture = self._read_architecture(given, arguments, tied=tied)
+        self._check_tensors()
+        length = given.get("sequence_length", arguments.get("seq_length"))
+        self.config: dict[str, Any] = {
+            "recipe": "from_megatron",
+            "model": to_plain(self.architecture),
+            "batch": {"sequence_length": int(length)} if length else {},
+            "precision": {"parameters": str(self.dtype(EMBEDDING)).removeprefix("torch.")},
+        }
+        self.state: dict[str, Any] = {"step": 0, "imported_from": self.folder.name, "megatron_iteration": iteration}
+        self.carried: dict[str, Path] = {}
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._stored.tensors[self._place(name)[0]].dtype
+
+    def rows(self, name: str, start: int, end: int) -> Tensor:
+        """Rows [start, end) of the matrix form of our weight `name`."""
+        key, above = self._place(name)
+        return self._stored.rows(key, above, start, end)
+
+    def box(self, name: str, box: Box) -> Tensor:
+        return box_from_rows(self, name, box)
+
+    def _place(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """(tensor, index within it) of one of our weights."""
+        match = re.fullmatch(rf"{re.escape(LAYERS)}(\d+)\.(.+)", name)
+        if match is None:
+            return self._prefix + name, ()
+        candidates = [match[2], *([HELD_BY_OTHERS[match[2]]] if match[2] in HELD_BY_OTHERS else [])]
+        for theirs in candidates:
+            stacked, single = (f"{self._prefix}{LAYERS}{part}{theirs}" for part in ("", f"{match[1]}."))
+            if stacked in self._stored.tensors:
+                return stacked, (int(match[1]),)
+            if single in self._stored.tensors:
+                return single, ()
+        return f"{self._prefix}{LAYERS}{match[2]}", (int(match[1]),)
+
+    def _find_prefix(self) -> str:
+        found = [key for key in self._stored.tensors if key.endswith(EMBEDDING) and not NOT_WEIGHTS.search(key)]
+        if len(found) != 1:
+            raise InputError(f"{self.folder} holds {len(found)} tensors named {EMBEDDING}: it is no GPT checkpoint")
+        return found[0].removesuffix(EMBEDDING)
+
+    def _read_architecture(
+        self, given: Mapping[str, float], arguments: Mapping[str, Any], *, tied: bool
+    ) -> Architecture:
+        told = {
+            field: given.get(field, next((arguments[name] for name in names if arguments.get(name)), None))
+            for field, names in ARGUMENTS.items()
+        }
+        missing = [f"{field}=..." for field, value in told.items() if value is None]
+        if missing:
+            raise InputError(
+                f"{self.folder} does not say all of its architecture ({COMMON} lacks it): add {' '.join(missing)}"
+            )
+        heads = int(told["heads"])  # pyright: ignore[reportArgumentType]
+        layer = f"{LAYERS}0."
+        query_width = self._columns(f"{layer}self_attention.linear_proj.weight")
+        qkv_rows = self._rows(f"{layer}self_attention.linear_qkv.weight")
+        head_size = int(given.get("head_size", query_width // heads))
+        model = Architecture(
+            layers=self._layers(),
+            hidden=self._columns(EMBEDDING),
+            feed_forward=self._rows(f"{layer}mlp.linear_fc1.weight") // 2,
+            heads=heads,
+            key_value_groups=(qkv_rows - query_width) // (2 * head_size),
+            head_size=head_size,
+            vocabulary=int(given.get("vocabulary", self._rows(EMBEDDING))),
+            tied_embeddings=tied,
+            norm_eps=float(told["norm_eps"]),  # pyright: ignore[reportArgumentType]
+            rotary_base=float(told["rotary_base"]),  # pyright: ignore[reportArgumentType]
+        )
+        model.check()
+        if model.vocabulary > self._rows(EMBEDDING):
+            raise InputError(f"vocabulary={model.vocabulary}: the embedding has {self._rows(EMBEDDING):,} rows")
+        return model
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the matrix form."""
+        key, above = self._place(name)
+        if key not in self._stored.tensors:
+            raise InputError(f"{self.folder} holds no tensor {key}: it is of another architecture, or not whole")
+        return self._stored.tensors[key].shape[len(above) :]
+
+    def _rows(self, name: str) -> int:
+        return self._shape(name)[0]
+
+    def _columns(self, name: str) -> int:
+        return self._shape(name)[-1]
+
+    def _layers(self) -> int:
+        key, above = self._place(f"{LAYERS}0.mlp.linear_fc2.weight")
+        if above:
+            return self._stored.tensors[key].shape[0]
+        numbers = (re.search(rf"{re.escape(LAYERS)}(\d+)\.", key) for key in self._stored.tensors)
+        return 1 + max(int(match[1]) for match in numbers if match)
+
+    def _check_tensors(self) -> None:
+        """Every weight is there, in its shape and whole, and nothing else is part of the model."""
+        used = set()
+        for weight in weights_of(self.architecture):
+            found, (key, _) = self._shape(weight.name), self._place(weight.name)
+            rows, rest = found[0], found[1:]
+            may_be_padded = weight.name in (EMBEDDING, OUTPUT) and rows >= weight.rows
+            expected_rest = () if len(weight.shape) == 1 else (weight.columns,)
+            if (rows != weight.rows and not may_be_padded) or rest != expected_rest:
+                raise InputError(
+                    f"{self.folder}: {key} holds {list(found)}, and {[weight.rows, *expected_rest]} is needed"
+                )
+            used.add(key)
+        for key in used:
+            self._stored.check(key)
+        unknown = [key for key in self._stored.tensors if key not in used and not NOT_WEIGHTS.search(key)]
+        if unknown:
+            raise InputError(f"{self.folder} holds {unknown[0]}, which has no place in our architecture")
+
+
+def is_megatron(path: Path) -> bool:
+    """A `torch_dist` folder, or the folder above it."""
+    return (path / POINTER).is_file() or ((path / METADATA).is_file() and (path / DESCRIPTION).is_file())
+
+
+def iteration_folder(path: Path) -> Path:
+    """The folder of one iteration; of the newest, if `path` is the one above."""
+    if (path / POINTER).is_file():
+        iteration = (path / POINTER).read_text(errors="replace").strip()
+        name = "release" if iteration == "release" else f"iter_{iteration:0>7}"
+        if not re.fullmatch(r"release|iter_\d{7,}", name) or not (path / name).is_dir():
+            raise InputError(f"{path / POINTER} names the iteration {iteration[:20]!r}, which is not there")
+        path = path / name
+    described = read_json(path / DESCRIPTION, what="Megatron checkpoint description")
+    backend = described.get("sharded_backend") if isinstance(described, dict) else None
+    if backend != "torch_dist":
+        raise InputError(f"{path / DESCRIPTION}: sharded_backend is {backend!r}, and only 'torch_dist' can be read")
+    return path
+
+
+def _parsed(fields: Sequence[str]) -> tuple[dict[str, float], set[str]]:
+    """(fields of the architecture, names of arguments to pass over)"""
+    found, ignored = {}, set()
+    for field in fields:
+        name, _, value = field.partition("=")
+        name = name.removeprefix("model.")
+        if name == IGNORE:
+            ignored |= set(value.split(","))
+            continue
+        if name not in FIELDS:
+            known = (*FIELDS, IGNORE)
+            raise InputError(f"{field}: the fields to give here are {', '.join(known)}.{did_you_mean(name, known)}")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError(f"{field}: {value!r} is not a number") from None
+    return found, ignored

@@ -1,0 +1,1 @@
+"""The formats a dataset may have, each a TokenDataset once it is open."""

@@ -1,0 +1,45 @@
+"""The formats that a path of a source may mean. A new one is a module of its own and one line here.
+
+The ending decides; a prefix that has an .idx beside it is a pair, whatever it is called (`web.npy.idx`). Nothing else
+knows how many formats there are: what is opened is a `token_dataset.TokenDataset`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megaphi.data.storage.files.remote import RemoteStore
+from megaphi.data.storage.files.token_files import is_url
+from megaphi.data.storage.formats.headerless_file import HEADERLESS_FILE
+from megaphi.data.storage.formats.indexed_dataset import INDEXED_PAIR
+from megaphi.data.storage.formats.numpy_file import NUMPY_FILE
+from megaphi.data.storage.formats.own_dataset import OWN_DATASET
+from megaphi.data.storage.formats.token_dataset import DatasetFormat, TokenDataset, TokenLayout
+
+FORMATS: tuple[DatasetFormat, ...] = (
+    OWN_DATASET,
+    NUMPY_FILE,
+    HEADERLESS_FILE,
+    INDEXED_PAIR,  # any path that the others do not claim
+)
+
+
+def format_of(path: str) -> DatasetFormat:
+    """The format that a path, a glob or a URL means."""
+    if not is_url(path) and Path(INDEXED_PAIR.marker(path)).exists():
+        return INDEXED_PAIR
+    return next(one for one in FORMATS if one.claims(path))
+
+
+def open_dataset(path: str, *, layout: TokenLayout | None = None, remote: RemoteStore | None = None) -> TokenDataset:
+    """The dataset of a path, without its ending if it is a .bin/.idx pair.
+
+    Raises:
+        InputError: it is missing, damaged, not of its format, or the layout contradicts it.
+    """
+    return format_of(path).open(path, layout or TokenLayout(), remote or RemoteStore())
+
+
+def is_there(path: str) -> bool:
+    """Whether the dataset of a path on this machine has been made."""
+    return Path(format_of(path).marker(path)).is_file()

@@ -1,0 +1,124 @@
+"""A dataset that is nothing but tokens: one behind the other from some byte of one file on, and no list of documents.
+
+What .npy files, files without a header and classes of the user's have in common once their headers are read. Documents
+are found by what ends them: the token that the source names (`document_end`), searched in the very stretches that a
+batch reads, so nothing is built and nothing is remembered. Shape legend: N runs, K places where documents begin.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megaphi.data.storage.files.token_files import (
+    LocalTokens,
+    TokenFile,
+    is_url,
+    open_to_read,
+    read_description,
+    read_run,
+    sampled,
+)
+from megaphi.data.storage.formats.token_dataset import DocumentIndex
+from megaphi.errors import InputError
+
+DocumentStarts = Callable[[int, int], NDArray[np.int64]]
+"""(first token, tokens) -> tokens of that stretch, ascending, at which a document begins."""
+
+
+class FlatTokens:
+    """Tokens of one file (`token_dataset.TokenDataset`)."""
+
+    def __init__(
+        self,
+        name: str,
+        data: TokenFile,
+        dtype: np.dtype[Any],
+        *,
+        first_byte: int = 0,
+        token_count: int,
+        document_end: int | None = None,
+        document_starts: DocumentStarts | None = None,
+        read_description: Callable[[], dict[str, Any] | None] = lambda: None,
+        identity: str = "",
+    ) -> None:
+        """Documents begin where `document_starts` says or, without it, behind every token `document_end`.
+
+        `identity`: what else makes this dataset another one than one of the same bytes.
+        """
+        self.name, self.data, self.dtype = name, data, dtype
+        self.first_byte, self.token_count = first_byte, token_count
+        self.document_end = document_end
+        self._starts = document_starts or (self._behind_ends if document_end is not None else None)
+        self.has_documents = self._starts is not None
+        self._read_description, self._identity = read_description, identity
+
+    def __repr__(self) -> str:
+        return f"FlatTokens({self.name!r}: {self.token_count:,} tokens)"
+
+    @property
+    def document_count(self) -> int | None:
+        """Not known without reading all tokens; none where there is nothing."""
+        return None if self.token_count else 0
+
+    @functools.cached_property
+    def description(self) -> dict[str, Any] | None:
+        return self._read_description()
+
+    def tokens(self, start: int, count: int) -> NDArray[Any]:
+        if not 0 <= start <= start + count <= self.token_count:
+            raise IndexError(f"tokens {start} .. {start + count} of {self.name}, which has {self.token_count}")
+        width = self.dtype.itemsize
+        return read_run(self.data, self.first_byte + start * width, count * width).view(self.dtype)
+
+    def document_index(self, start_N: NDArray[np.int64], count_N: NDArray[np.int64]) -> DocumentIndex:
+        """Documents that begin within these runs; of what lies between them nothing is known, or asked."""
+        assert self._starts is not None
+        runs = zip(start_N.tolist(), count_N.tolist(), strict=True)
+        start_K = np.unique(np.concatenate([[0], *(self._starts(start, count) for start, count in runs)]))
+        start_K = start_K.astype(np.int64)
+        return DocumentIndex(start_K, np.arange(len(start_K) + 1), self.token_count, 1, self.name)
+
+    def _behind_ends(self, start: int, count: int) -> NDArray[np.int64]:
+        (ends_K,) = np.nonzero(self.tokens(start, max(0, count - 1)) == self.document_end)
+        return start + 1 + ends_K
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over the dtype, the size and the bytes: all of them up to 256 KiB, else 16 blocks of 4 KiB.
+
+        The blocks are spread evenly from the first byte to the last. A change of the same length between them goes
+        unnoticed, as it does in a .bin whose index stays as it was.
+        """
+        digest = hashlib.sha256(f"{self.dtype.str} {self.first_byte} {self.token_count} {self._identity}\n".encode())
+        for block in self.data.samples(*sampled(self.data.size)):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        self.data.close()
+
+
+def open_token_file(path: str, remote: Any) -> tuple[TokenFile, Callable[[], dict[str, Any] | None]]:
+    """(the file, on disk or in object storage; how to read the .json of its name, which may tell its tokenizer)."""
+    beside = path.rpartition(".")[0] + ".json"
+    if is_url(path):
+        return remote.tokens(path), functools.partial(remote.read_description, beside)
+    descriptor = open_to_read(Path(path), hint=lambda: "check the folder and the name")
+    return LocalTokens(Path(path), descriptor), functools.partial(read_description, Path(beside))
+
+
+def counted(name: str, size: int, dtype: np.dtype[Any], *, first_byte: int = 0) -> int:
+    """Tokens of a file of `size` bytes; raises InputError where they do not fill it."""
+    tokens, rest = divmod(size - first_byte, dtype.itemsize)
+    if rest:
+        raise InputError(
+            f"{name} has {size:,} bytes, no whole number of {dtype.name} tokens: it is truncated, or of another dtype"
+        )
+    return tokens

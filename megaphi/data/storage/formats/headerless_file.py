@@ -1,0 +1,103 @@
+"""A .bin without an index: tokens of uint16 or uint32 and nothing else, as nanoGPT and its kin write them.
+
+Nothing in such a file says what it is, so the source must (`dtype`), and what can be told apart is: the .bin of a pair,
+which has other dtypes; uint32 read as uint16, whose every second token would be a small one. llm.c puts 256 numbers in
+front (a magic, a version, the number of tokens): those are recognised, checked and skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megaphi.data.storage.files.remote import RemoteStore
+from megaphi.data.storage.files.token_files import TokenFile, is_url, read_run, sampled
+from megaphi.data.storage.formats.flat_tokens import FlatTokens, counted, open_token_file
+from megaphi.data.storage.formats.token_dataset import DatasetFormat, TokenLayout
+from megaphi.errors import InputError
+
+HEADER_BYTES = 1_024
+DTYPE_OF_HEADER = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
+"""llm.c's magic and version -> dtype (dev/data/data_common.py there)."""
+LARGEST_UPPER_HALF = 3
+"""The upper 16 bits of any id below 2^18, the size of the largest vocabularies in use."""
+
+
+def open_headerless_file(path: str, layout: TokenLayout, remote: RemoteStore) -> FlatTokens:
+    """The tokens of a .bin that has no .idx.
+
+    Raises:
+        InputError: it is missing, is one half of a pair, or is not of the dtype that the source names, or names none.
+    """
+    prefix = path.removesuffix(".bin")
+    if bool(remote.glob(f"{prefix}.idx")) if is_url(path) else Path(f"{prefix}.idx").exists():
+        raise InputError(
+            f"{path} has an index beside it, {prefix}.idx: give the prefix of the pair, {prefix}, in a source that"
+            " names no dtype"
+        )
+    data, read_description = open_token_file(path, remote)
+    try:
+        return flat_file(path, data, layout, read_description)
+    except BaseException:
+        data.close()
+        raise
+
+
+def flat_file(
+    path: str, data: TokenFile, layout: TokenLayout, read_description: Callable[[], dict[str, Any] | None]
+) -> FlatTokens:
+    """A file of tokens of the source's dtype, from its first byte or from llm.c's header on."""
+    if layout.dtype is None:
+        raise InputError(
+            f"{path} has no .idx beside it, and does not say itself what its tokens are: set the source's dtype=uint16"
+            " or uint32 (and document_end, if documents matter)"
+        )
+    dtype = np.dtype(layout.dtype).newbyteorder("<")
+    first_byte = _check_header(path, data, dtype)
+    tokens = counted(path, data.size, dtype, first_byte=first_byte)
+    found = FlatTokens(
+        path,
+        data,
+        dtype,
+        first_byte=first_byte,
+        token_count=tokens,
+        document_end=layout.document_end,
+        read_description=read_description,
+    )
+    if dtype.itemsize == 2 and _looks_wider(found):
+        raise InputError(f"{path} looks like uint32: every second uint16 in it is next to nothing. Set dtype=uint32")
+    return found
+
+
+def _check_header(path: str, data: TokenFile, dtype: np.dtype[Any]) -> int:
+    """Bytes of llm.c's header: 0 where there is none."""
+    if data.size < HEADER_BYTES:
+        return 0
+    magic, version, tokens = read_run(data, 0, 12).view("<i4").tolist()
+    stored = DTYPE_OF_HEADER.get((magic, version))
+    if stored is None:
+        return 0
+    if stored != dtype.name:
+        raise InputError(f"{path} holds {stored} by its header (llm.c's), the source's dtype is {dtype.name}")
+    if HEADER_BYTES + tokens * dtype.itemsize != data.size:
+        raise InputError(f"{path} is damaged: {data.size:,} bytes, but {tokens:,} tokens by its header (llm.c's)")
+    return HEADER_BYTES
+
+
+def _looks_wider(dataset: FlatTokens) -> bool:
+    """Are every second of these uint16, wherever one looks, what the upper half of a uint32 is?"""
+    pairs = dataset.token_count // 2
+    if pairs < 8 or dataset.token_count % 2:
+        return False
+    starts, count = sampled(4 * pairs)
+    starts = starts[:1] if dataset.data.is_remote else starts
+    halves = [dataset.tokens(start // 4 * 2, count // 4 * 2).reshape(-1, 2) for start in starts]
+    return all((half[:, 1] <= LARGEST_UPPER_HALF).all() for half in halves) and any(
+        (half[:, 0] > LARGEST_UPPER_HALF).any() for half in halves
+    )
+
+
+HEADERLESS_FILE = DatasetFormat(lambda path: path.endswith(".bin"), lambda path: path, open_headerless_file)

@@ -1,0 +1,96 @@
+"""A .npy file: one row of tokens behind NumPy's header, which says what they are.
+
+Only what can be nothing else is read: one dimension of uint16, uint32 or int32, little-endian. Objects (pickles) are
+never loaded. Tokens of OLMo's data pipeline lie in files that end in .npy and have no header at all: those are read as
+`headerless_file.py` does, with the dtype that the source names.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from megaphi.data.storage.files.remote import RemoteStore
+from megaphi.data.storage.files.token_files import TokenFile, read_run
+from megaphi.data.storage.formats.flat_tokens import FlatTokens, open_token_file
+from megaphi.data.storage.formats.headerless_file import flat_file
+from megaphi.data.storage.formats.token_dataset import DatasetFormat, TokenLayout
+from megaphi.errors import InputError
+
+MAGIC = b"\x93NUMPY"
+LONGEST_HEADER = 12 + 10_000
+"""NumPy's own limit for headers that it does not trust, and what comes before the text."""
+DTYPES = ("uint16", "uint32", "int32")
+
+
+def open_numpy_file(path: str, layout: TokenLayout, remote: RemoteStore) -> FlatTokens:
+    """The tokens of a .npy file.
+
+    Raises:
+        InputError: it is missing, damaged, holds something else than one row of such tokens, or has no header and the
+            source no dtype; the source's dtype is another one.
+    """
+    data, read_description = open_token_file(path, remote)
+    try:
+        head = read_run(data, 0, min(data.size, LONGEST_HEADER)).tobytes()
+        if not head.startswith(MAGIC):
+            if layout.dtype is None:
+                raise InputError(
+                    f"{path} has no header of a .npy file: it is damaged or, as OLMo's files are, tokens and nothing"
+                    " else; then set the source's dtype=uint16 or uint32"
+                )
+            return flat_file(path, data, layout, read_description)
+        dtype, first_byte, tokens = _read_header(path, head)
+        _check(path, data, dtype, first_byte, tokens, layout)
+    except BaseException:
+        data.close()
+        raise
+    return FlatTokens(
+        path,
+        data,
+        dtype,
+        first_byte=first_byte,
+        token_count=tokens,
+        document_end=layout.document_end,
+        read_description=read_description,
+    )
+
+
+def _read_header(path: str, head: bytes) -> tuple[np.dtype[Any], int, int]:
+    """(dtype, bytes of the header, tokens) of a file that holds one row of tokens."""
+    file = io.BytesIO(head)
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise InputError(f"{path} has version {version[0]}.{version[1]} of .npy; tokens are stored in 1.0 or 2.0")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(file)
+    except InputError:
+        raise
+    except Exception as error:  # NumPy parses it as Python's literals, which fail in many ways
+        raise InputError(f"{path} is damaged: its .npy header cannot be read ({error})") from None
+    if dtype.hasobject:
+        raise InputError(f"{path} holds pickled Python objects, which are never loaded: save its tokens as uint16/32")
+    if dtype not in [np.dtype(name).newbyteorder("<") for name in DTYPES]:
+        raise InputError(
+            f"{path} holds {dtype.name} ({dtype.str}): tokens must be {', '.join(DTYPES)}, little-endian. Convert it:"
+            " numpy.save(path, tokens.astype('uint32'))"
+        )
+    if len(shape) != 1 or is_fortran:
+        layout = ", in Fortran's order" if is_fortran else ""
+        raise InputError(f"{path} has the shape {shape}{layout}: tokens must be one row. Save tokens.reshape(-1)")
+    return dtype, file.tell(), int(shape[0])
+
+
+def _check(path: str, data: TokenFile, dtype: np.dtype[Any], first_byte: int, tokens: int, layout: TokenLayout) -> None:
+    described = first_byte + tokens * dtype.itemsize
+    if data.size != described:
+        what = "is truncated" if data.size < described else "is damaged"
+        raise InputError(f"{path} {what}: it has {data.size:,} bytes, its header describes {described:,}")
+    if layout.dtype not in (None, dtype.name):
+        raise InputError(f"{path} holds {dtype.name} by its header, the source's dtype is {layout.dtype}: leave it out")
+
+
+NUMPY_FILE = DatasetFormat(lambda path: path.endswith(".npy"), lambda path: path, open_numpy_file)

@@ -1,0 +1,1 @@
+"""Where a run's numbers are shown outside its folder: Weights & Biases."""

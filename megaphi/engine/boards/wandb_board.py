@@ -1,0 +1,148 @@
+"""Weights & Biases: the numbers of metrics.jsonl in a run on wandb.ai, or in files for `wandb sync`.
+
+A process of its own (`wandb_process.py`) talks to it, so that no network, disk or exception of W&B's can stop or slow
+a step: a record is put into a pipe that never makes anybody wait, and a process that has ended is said once. The run's
+id lies in the run folder, so a run that is resumed goes on in the same W&B run; one that starts over is a new one. What
+the section `wandb` leaves open, the environment (WANDB_MODE, WANDB_ENTITY, WANDB_RUN_ID, ...) says. No torch here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from megaphi.config import difference
+from megaphi.errors import InputError
+from megaphi.files import read_json, write_json
+from megaphi.log import logger
+
+CLOSING_SECONDS = 10.0
+"""How long the end of a run waits for what W&B has not sent yet."""
+LONGEST_WAITING = 16 << 20
+"""Bytes that wait in memory for a process that takes none, before it is given up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wandb:
+    """Weights & Biases, beside TensorBoard (config section `wandb`); needs `pip install 'megaphi[wandb]'`."""
+
+    project: str | None = None
+    """Project to log to; none: W&B is off, whatever the environment says."""
+    entity: str | None = None
+    """User or team that the project belongs to; none: WANDB_ENTITY, or the account's default."""
+    name: str | None = None
+    """What the run is called there; none: WANDB_NAME, or the name of the run folder."""
+    group: str | None = None
+    """Group of runs that it belongs to; none: WANDB_RUN_GROUP, or no group."""
+    mode: Literal["online", "offline"] | None = None
+    """offline: write to wandb/ in the run folder, for `wandb sync`; none: WANDB_MODE, or online."""
+
+
+def check_wandb(section: Wandb) -> None:
+    """Raises InputError if W&B is asked for and is not installed, or is described and not asked for."""
+    if not section.project:
+        for path, value, _ in difference(section, Wandb(project=section.project)):
+            raise InputError(f"wandb.{path}={value} needs wandb.project: only a project turns W&B on")
+        return
+    spec = importlib.util.find_spec("wandb")
+    if spec is None or spec.origin is None:  # a folder that W&B left in the working directory is no package
+        raise InputError(
+            f"wandb.project={section.project} needs the package wandb, which is not installed: "
+            "pip install 'megaphi[wandb]', or set wandb.project=none"
+        )
+
+
+class WandbBoard:
+    """Logs the records of one run, from the record after step `after` on."""
+
+    def __init__(self, folder: Path, section: Wandb, *, config: dict[str, Any], after: int) -> None:
+        self._log = folder / "logs" / "wandb.log"
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        start = _arguments(folder, section, config=config, after=after)
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "megaphi.engine.boards.wandb_process"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        assert self._process.stdin is not None
+        self._pipe = self._process.stdin
+        os.set_blocking(self._pipe.fileno(), False)
+        self._waiting = b""
+        self.add(start)
+        logger.info("W&B: run %s of project %s; what it says is in %s", start["id"], section.project, self._log)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Hand a record on without waiting. Raises RuntimeError if W&B has ended or takes nothing."""
+        self._waiting += json.dumps(record).encode() + b"\n"
+        self._write()
+        if len(self._waiting) > LONGEST_WAITING:
+            raise RuntimeError(f"it has taken nothing for {len(self._waiting):,} bytes")
+
+    def _write(self) -> None:
+        if self._process.poll() is not None:
+            raise RuntimeError(self._reason())
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[os.write(self._pipe.fileno(), self._waiting) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            raise RuntimeError(self._reason()) from None
+
+    def _reason(self) -> str:
+        """The last that the process said, which has ended."""
+        self._process.wait(CLOSING_SECONDS)
+        said = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"its process ended with code {self._process.returncode}, see {self._log}: {' '.join(said[-1:])}"
+
+    def close(self) -> None:
+        """End the W&B run; what it cannot send soon, its process goes on sending. Raises RuntimeError if it failed."""
+        limit = time.monotonic() + CLOSING_SECONDS
+        self.add({"exit_code": 0})
+        while self._waiting and time.monotonic() < limit:
+            time.sleep(0.01)
+            self._write()
+        self._pipe.close()
+        try:
+            if self._process.wait(max(limit - time.monotonic(), 0)):
+                raise RuntimeError(self._reason())
+        except subprocess.TimeoutExpired:
+            number = self._process.pid
+            logger.warning("W&B is not done after %g s: process %d goes on by itself", CLOSING_SECONDS, number)
+
+
+def _arguments(folder: Path, section: Wandb, *, config: dict[str, Any], after: int) -> dict[str, Any]:
+    """What `wandb.init` is called with; what is left out, W&B takes from the environment."""
+    known = {name: getattr(section, name) for name in ("project", "entity", "name", "group", "mode")}
+    defaults = {
+        "name": ("WANDB_NAME", folder.resolve().name),
+        "resume": ("WANDB_RESUME", "allow"),
+        "dir": ("WANDB_DIR", str(folder.resolve())),
+        "settings": ("WANDB_CONSOLE", {"console": "off"}),  # a rank has its logs; this process has nothing to show
+    }
+    for name, (variable, value) in defaults.items():
+        if known.get(name) is None and variable not in os.environ:
+            known[name] = value
+    given = {name: value for name, value in known.items() if value is not None}
+    return {**given, "id": _run_id(folder / "wandb.json", after=after), "config": config}
+
+
+def _run_id(path: Path, *, after: int) -> str:
+    """The id of the W&B run that goes on, or a new one, which is kept."""
+    found = os.environ.get("WANDB_RUN_ID")
+    if not found and after and path.is_file():
+        found = read_json(path, what="id of the W&B run")["id"]
+    found = found or secrets.token_hex(4)
+    write_json(path, {"id": found})
+    return found

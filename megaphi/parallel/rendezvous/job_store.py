@@ -1,0 +1,118 @@
+"""Two connections to the job's key-value store: one for torch and the meeting of the ranks, one for the heartbeat.
+
+Rank 0 listens, except under torchrun's agent, which already does. Connecting may block for as long as it likes, so it
+happens in a thread; the main thread says every 15 seconds what it waits for and how that looks from here, and gives up
+with one message.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import resource
+import socket
+import time
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+import torch.distributed as distributed
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+from megaphi.errors import InputError
+from megaphi.log import host_name, logger
+from megaphi.parallel.rendezvous.place import Place
+
+SAY_EVERY_SECONDS = 15.0
+
+Connections = tuple[Store, Store]
+
+
+def open_store(place: Place, *, start_seconds: float, operation_seconds: float) -> Connections:
+    """Connect to rank 0, twice.
+
+    Args:
+        start_seconds: how long to try.
+        operation_seconds: how long a request for a key waits for it; torch's communicators wait for each other in it.
+
+    Raises:
+        InputError: rank 0 cannot be reached in this time, or its port is another program's.
+    """
+    outcome: SimpleQueue[Connections | Exception] = SimpleQueue()
+    seconds = (start_seconds, operation_seconds)
+    Thread(target=_connect, args=(place, *seconds, outcome), name="job store", daemon=True).start()
+    began, said = time.monotonic(), 0.0
+    while True:
+        waited = time.monotonic() - began
+        try:
+            found = outcome.get(timeout=max(0.0, min(said + SAY_EVERY_SECONDS, start_seconds) - waited))
+        except Empty:
+            said = time.monotonic() - began
+            waits = f"rank {place.rank} on {host_name()} waits for rank 0 at {place.address}:{place.port}"
+            waits += f" ({_how_it_looks(place)})"
+            if said >= start_seconds:
+                raise InputError(f"{waits}, in vain for {said:.0f} s (patience.start_seconds)") from None
+            logger.warning("%s: %.0f s of %.0f", waits, said, start_seconds)
+            continue
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def _connect(
+    place: Place, start_seconds: float, operation_seconds: float, outcome: SimpleQueue[Connections | Exception]
+) -> None:
+    try:
+        # A restarted job must not find the keys of the one before.
+        prefix = f"megaphi/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        listens = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        stores: list[Store] = []
+        for is_master in (listens, False):
+            store = _client(place, is_master=is_master, seconds=start_seconds)
+            store.set_timeout(datetime.timedelta(seconds=operation_seconds))
+            stores.append(PrefixStore(prefix, store))
+        outcome.put((stores[0], stores[1]))
+    except Exception as error:
+        outcome.put(error)
+
+
+def _client(place: Place, *, is_master: bool, seconds: float) -> TCPStore:
+    port = place.port or 0
+    if is_master:
+        _allow_many_connections()
+    try:
+        return TCPStore(
+            place.address,
+            port,
+            is_master=is_master,
+            timeout=datetime.timedelta(seconds=seconds),
+            wait_for_workers=False,  # rank 0 does so itself, and says for whom (meeting.py)
+        )
+    except (distributed.DistError, RuntimeError) as error:
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+            raise InputError(
+                f"port {port} on {place.address} is in use by another program: set MASTER_PORT to a free port"
+            ) from None
+        raise InputError(
+            f"rank {place.rank} cannot reach rank 0 at {place.address}:{port} ({_first_line(error)}): "
+            "check MASTER_ADDR and MASTER_PORT, and that rank 0 is running"
+        ) from None
+
+
+def _how_it_looks(place: Place) -> str:
+    """What happens when one knocks at rank 0's door."""
+    try:
+        with socket.create_connection((place.address, place.port or 0), timeout=2.0):
+            return "something listens there but does not answer: rank 0 of this job, or another program?"
+    except OSError as error:
+        return f"{error.strerror or 'no answer'}: check MASTER_ADDR and MASTER_PORT, and that rank 0 is running"
+
+
+def _allow_many_connections() -> None:
+    """Every rank holds two connections to rank 0, and the usual soft limit is 1,024 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

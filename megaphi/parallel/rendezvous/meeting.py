@@ -1,0 +1,222 @@
+"""The ranks of a job meet in its key-value store, before anything collective: a rank that differs would hang there.
+
+Every process posts who it is, its GPU and its facts (configuration, code, versions) under the next free number. Rank 0
+reads them as they come, until all ranks of its world are there or one of them differs, and posts the verdict. So it
+notices another world size, two processes of one rank or on one GPU, and who is missing, and all end together, within
+seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch._C._distributed_c10d import Store
+
+from megaphi.errors import InputError, ReportedElsewhere
+from megaphi.log import logger
+from megaphi.parallel.rendezvous.differences import Facts, differences, named
+
+STRAGGLERS_SECONDS = 5.0
+"""How long rank 0 still listens once it knows of a difference, to name all who differ."""
+FAREWELL_SECONDS = 30.0
+"""How long rank 0, whose store it is, stays so that the others can read a verdict that ends the job."""
+SAY_EVERY_SECONDS = 15.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """A process that came to the meeting."""
+
+    rank: int
+    facts: Facts
+    host: str = field(default_factory=socket.gethostname)
+    kernel: str = field(default_factory=lambda: BOOT_ID.read_text().strip() if BOOT_ID.exists() else "")
+    """Hosts that share a name are told apart by it."""
+    pid: int = field(default_factory=os.getpid)
+    address: str = ""
+    """Address of the interface by which it reaches rank 0."""
+    gpu: str = ""
+    """UUID of the GPU that it is going to take, where there is one and that is known."""
+    problem: str = ""
+    """Why it cannot take part: bad input that it alone may have met."""
+
+    def is_beside(self, other: Arrival) -> bool:
+        """On the same host."""
+        return (self.host, self.kernel) == (other.host, other.kernel)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What rank 0 found."""
+
+    problem: str | None
+    present: dict[int, Arrival]
+
+
+def meet(store: Store, me: Arrival, *, world_size: int, patience_seconds: float) -> dict[int, Arrival]:
+    """Wait for all ranks and compare them; returns them by rank. On every host one rank says what ends the job.
+
+    Raises:
+        InputError: the ranks differ, or some did not come within `patience_seconds`; on all ranks.
+    """
+    store.set(f"arrival/{store.add('arrivals', 1)}", json.dumps(asdict(me)))
+    if me.rank == 0:
+        verdict = _Host(store, me, world_size=world_size).verdict(patience_seconds)
+        plain = {"problem": verdict.problem, "present": [asdict(one) for one in verdict.present.values()]}
+        store.set("verdict", json.dumps(plain))
+    else:
+        verdict = _read_verdict(store, me, patience_seconds=patience_seconds)
+    mine = verdict.present.get(me.rank)
+    if verdict.problem is None and (mine is None or (mine.host, mine.pid) != (me.host, me.pid)):
+        raise InputError(
+            f"the job of rank 0 already has all its {len(verdict.present)} ranks: {_who(me)} is one too many"
+        )
+    if verdict.problem is None:
+        return verdict.present
+    if me.rank == 0:
+        _wait_for_readers(store, store.add("arrivals", 0) - 1)  # who did not come does not read
+    else:
+        store.add("read", 1)
+    is_spoken_for = any(one.rank < me.rank and one.is_beside(me) for one in verdict.present.values())
+    raise ReportedElsewhere(verdict.problem) if is_spoken_for else InputError(verdict.problem)
+
+
+class _Host:
+    """Rank 0 at the door."""
+
+    def __init__(self, store: Store, me: Arrival, *, world_size: int) -> None:
+        self._store, self._me, self._world_size = store, me, world_size
+        self._present: dict[int, Arrival] = {}
+        self._strays: list[str] = []
+        self._seen = 0
+
+    def verdict(self, patience_seconds: float) -> Verdict:
+        began = said = time.monotonic()
+        ends = began + patience_seconds
+        pause = 0.005
+        while len(self._present) < self._world_size and time.monotonic() < ends:
+            if self._let_in() and self._differ():
+                ends = min(ends, time.monotonic() + STRAGGLERS_SECONDS)
+            if time.monotonic() - said > SAY_EVERY_SECONDS:
+                said = time.monotonic()
+                self._store.set("missing", self._missing())
+                logger.warning("%s: %.0f s of %.0f", self._missing(), said - began, patience_seconds)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        return Verdict(problem=self._problem(patience_seconds), present=self._present)
+
+    def _let_in(self) -> bool:
+        """Read who has come since; True if anybody has."""
+        count, before = self._store.add("arrivals", 0), self._seen
+        while self._seen < count:
+            self._seen += 1
+            one = Arrival(**json.loads(self._store.get(f"arrival/{self._seen}")))
+            if one.rank >= self._world_size:
+                self._strays.append(f"  {_who(one)} is not of a world of {self._world_size}")
+            elif one.rank in self._present:
+                self._strays.append(f"  {_who(one)} and {_who(self._present[one.rank])} are both rank {one.rank}")
+            if one.rank not in self._present:
+                self._present[one.rank] = one
+        return self._seen > before
+
+    def _differ(self) -> bool:
+        is_declined = any(one.problem for one in self._present.values())
+        return bool(self._strays or is_declined or self._differences() or self._shared_gpus())
+
+    def _differences(self) -> str | None:
+        facts = {rank: one.facts for rank, one in self._present.items()}
+        return differences({0: self._me.facts, **facts}, self._hosts())
+
+    def _shared_gpus(self) -> str | None:
+        """Ranks with one GPU between them: NCCL fails or hangs, or they take turns in silence."""
+        takers: dict[tuple[str, str], list[int]] = {}
+        for rank, one in sorted(self._present.items()):
+            if one.gpu:
+                takers.setdefault((one.kernel, one.gpu), []).append(rank)
+        lines = [f"  GPU {gpu}: {named(ranks, self._hosts())}" for (_, gpu), ranks in takers.items() if len(ranks) > 1]
+        if not lines:
+            return None
+        return "\n".join(
+            [
+                "ranks of this job have the same GPU:",
+                *lines,
+                "Give each rank one of its own: start at most as many ranks on a host as it has GPUs, and let the "
+                "launcher number them (LOCAL_RANK) or show each rank another one in CUDA_VISIBLE_DEVICES",
+            ]
+        )
+
+    def _hosts(self) -> dict[int, str]:
+        return {rank: one.host for rank, one in self._present.items()}
+
+    def _missing(self) -> str:
+        missing = [rank for rank in range(self._world_size) if rank not in self._present]
+        here = named(sorted(self._present), self._hosts())
+        return f"rank 0 waits for {named(missing, {})} of {self._world_size} (here: {here})"
+
+    def _declined(self) -> str | None:
+        """What ranks said that cannot take part, each reason once."""
+        reasons: dict[str, list[int]] = {}
+        for rank, one in sorted(self._present.items()):
+            if one.problem:
+                reasons.setdefault(one.problem, []).append(rank)
+        if list(map(len, reasons.values())) == [self._world_size]:
+            return next(iter(reasons))
+        return "\n".join(f"{reason} (on {named(ranks, self._hosts())})" for reason, ranks in reasons.items()) or None
+
+    def _problem(self, patience_seconds: float) -> str | None:
+        if declined := self._declined():
+            return declined
+        found = [*self._strays, *filter(None, [self._differences()])]
+        if found:
+            found.insert(0, "the ranks of this job differ:")
+            found.append("Start all of them with the same command, source files, packages and environment")
+        if shared := self._shared_gpus():
+            found.append(shared)
+        if found:
+            return "\n".join(found)
+        if len(self._present) < self._world_size:
+            return (
+                f"{self._missing()} and gives up after {patience_seconds:.0f} s: were they started, and with this "
+                "MASTER_ADDR and MASTER_PORT?"
+            )
+        return None
+
+
+def _who(one: Arrival) -> str:
+    return f"rank {one.rank} (process {one.pid} on {one.host})"
+
+
+def _read_verdict(store: Store, me: Arrival, *, patience_seconds: float) -> Verdict:
+    said = time.monotonic()
+    ends, pause = said + patience_seconds + FAREWELL_SECONDS, 0.005
+    try:
+        while not store.check(["verdict"]):
+            if time.monotonic() > ends:
+                raise InputError(f"{_who(me)} reached the job's store, but rank 0 did not come to it")
+            if time.monotonic() - said > SAY_EVERY_SECONDS:
+                said = time.monotonic()
+                missing = store.get("missing").decode() if store.check(["missing"]) else "rank 0 is not here yet"
+                logger.warning("%s waits: %s", _who(me), missing)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        plain: Mapping[str, Any] = json.loads(store.get("verdict"))
+    except InputError:
+        raise
+    except RuntimeError:
+        raise InputError(f"{_who(me)}: rank 0 ended before all ranks had come; its own message says why") from None
+    present = [Arrival(**one) for one in plain["present"]]
+    return Verdict(problem=plain["problem"], present={one.rank: one for one in present})
+
+
+def _wait_for_readers(store: Store, readers: int) -> None:
+    ends = time.monotonic() + FAREWELL_SECONDS
+    while store.add("read", 0) < readers and time.monotonic() < ends:
+        time.sleep(0.05)
