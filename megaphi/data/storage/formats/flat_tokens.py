@@ -11,11 +11,12 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megaphi.data.storage.files.remote import RemoteStore
 from megaphi.data.storage.files.token_files import (
     LocalTokens,
     TokenFile,
@@ -25,7 +26,7 @@ from megaphi.data.storage.files.token_files import (
     read_run,
     sampled,
 )
-from megaphi.data.storage.formats.token_dataset import DocumentIndex
+from megaphi.data.storage.formats.token_dataset import DocumentIndex, TokenLayout
 from megaphi.errors import InputError
 
 DocumentStarts = Callable[[int, int], NDArray[np.int64]]
@@ -105,7 +106,39 @@ class FlatTokens:
         self.data.close()
 
 
-def open_token_file(path: str, remote: Any) -> tuple[TokenFile, Callable[[], dict[str, Any] | None]]:
+class FlatSpan(NamedTuple):
+    """Where the tokens of a file lie, and what they are."""
+
+    dtype: np.dtype[Any]
+    first_byte: int
+    token_count: int
+
+
+def open_flat(
+    path: str,
+    layout: TokenLayout,
+    remote: RemoteStore,
+    find_span: Callable[[str, TokenFile, TokenLayout], FlatSpan],
+) -> FlatTokens:
+    """The dataset of a file; `find_span` reads its header, if it has one. Where that raises, nothing stays open."""
+    data, read_description = _open_token_file(path, remote)
+    try:
+        span = find_span(path, data, layout)
+    except BaseException:
+        data.close()
+        raise
+    return FlatTokens(
+        path,
+        data,
+        span.dtype,
+        first_byte=span.first_byte,
+        token_count=span.token_count,
+        document_end=layout.document_end,
+        read_description=read_description,
+    )
+
+
+def _open_token_file(path: str, remote: RemoteStore) -> tuple[TokenFile, Callable[[], dict[str, Any] | None]]:
     """(the file, on disk or in object storage; how to read the .json of its name, which may tell its tokenizer)."""
     beside = path.rpartition(".")[0] + ".json"
     if is_url(path):

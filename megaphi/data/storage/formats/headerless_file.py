@@ -7,7 +7,6 @@ front (a magic, a version, the number of tokens): those are recognised, checked 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from megaphi.data.storage.files.remote import RemoteStore
 from megaphi.data.storage.files.token_files import TokenFile, is_url, read_run, sampled
-from megaphi.data.storage.formats.flat_tokens import FlatTokens, counted, open_token_file
+from megaphi.data.storage.formats.flat_tokens import FlatSpan, FlatTokens, counted, open_flat
 from megaphi.data.storage.formats.token_dataset import DatasetFormat, TokenLayout
 from megaphi.errors import InputError
 
@@ -38,18 +37,11 @@ def open_headerless_file(path: str, layout: TokenLayout, remote: RemoteStore) ->
             f"{path} has an index beside it, {prefix}.idx: give the prefix of the pair, {prefix}, in a source that"
             " names no dtype"
         )
-    data, read_description = open_token_file(path, remote)
-    try:
-        return flat_file(path, data, layout, read_description)
-    except BaseException:
-        data.close()
-        raise
+    return open_flat(path, layout, remote, span_without_header)
 
 
-def flat_file(
-    path: str, data: TokenFile, layout: TokenLayout, read_description: Callable[[], dict[str, Any] | None]
-) -> FlatTokens:
-    """A file of tokens of the source's dtype, from its first byte or from llm.c's header on."""
+def span_without_header(path: str, data: TokenFile, layout: TokenLayout) -> FlatSpan:
+    """Tokens of the source's dtype, from the first byte or from llm.c's header on."""
     if layout.dtype is None:
         raise InputError(
             f"{path} has no .idx beside it, and does not say itself what its tokens are: set the source's dtype=uint16"
@@ -57,19 +49,10 @@ def flat_file(
         )
     dtype = np.dtype(layout.dtype).newbyteorder("<")
     first_byte = _check_header(path, data, dtype)
-    tokens = counted(path, data.size, dtype, first_byte=first_byte)
-    found = FlatTokens(
-        path,
-        data,
-        dtype,
-        first_byte=first_byte,
-        token_count=tokens,
-        document_end=layout.document_end,
-        read_description=read_description,
-    )
-    if dtype.itemsize == 2 and _looks_wider(found):
+    span = FlatSpan(dtype, first_byte, counted(path, data.size, dtype, first_byte=first_byte))
+    if dtype.itemsize == 2 and _looks_wider(data, span):
         raise InputError(f"{path} looks like uint32: every second uint16 in it is next to nothing. Set dtype=uint32")
-    return found
+    return span
 
 
 def _check_header(path: str, data: TokenFile, dtype: np.dtype[Any]) -> int:
@@ -87,14 +70,15 @@ def _check_header(path: str, data: TokenFile, dtype: np.dtype[Any]) -> int:
     return HEADER_BYTES
 
 
-def _looks_wider(dataset: FlatTokens) -> bool:
+def _looks_wider(data: TokenFile, span: FlatSpan) -> bool:
     """Are every second of these uint16, wherever one looks, what the upper half of a uint32 is?"""
-    pairs = dataset.token_count // 2
-    if pairs < 8 or dataset.token_count % 2:
+    pairs = span.token_count // 2
+    if pairs < 8 or span.token_count % 2:
         return False
     starts, count = sampled(4 * pairs)
-    starts = starts[:1] if dataset.data.is_remote else starts
-    halves = [dataset.tokens(start // 4 * 2, count // 4 * 2).reshape(-1, 2) for start in starts]
+    starts = starts[:1] if data.is_remote else starts
+    runs = [read_run(data, span.first_byte + start // 4 * 4, count // 4 * 4) for start in starts]
+    halves = [run.view(span.dtype).reshape(-1, 2) for run in runs]
     return all((half[:, 1] <= LARGEST_UPPER_HALF).all() for half in halves) and any(
         (half[:, 0] > LARGEST_UPPER_HALF).any() for half in halves
     )

@@ -8,14 +8,13 @@ never loaded. Tokens of OLMo's data pipeline lie in files that end in .npy and h
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 
 from megaphi.data.storage.files.remote import RemoteStore
 from megaphi.data.storage.files.token_files import TokenFile, read_run
-from megaphi.data.storage.formats.flat_tokens import FlatTokens, open_token_file
-from megaphi.data.storage.formats.headerless_file import flat_file
+from megaphi.data.storage.formats.flat_tokens import FlatSpan, FlatTokens, open_flat
+from megaphi.data.storage.formats.headerless_file import span_without_header
 from megaphi.data.storage.formats.token_dataset import DatasetFormat, TokenLayout
 from megaphi.errors import InputError
 
@@ -32,34 +31,25 @@ def open_numpy_file(path: str, layout: TokenLayout, remote: RemoteStore) -> Flat
         InputError: it is missing, damaged, holds something else than one row of such tokens, or has no header and the
             source no dtype; the source's dtype is another one.
     """
-    data, read_description = open_token_file(path, remote)
-    try:
-        head = read_run(data, 0, min(data.size, LONGEST_HEADER)).tobytes()
-        if not head.startswith(MAGIC):
-            if layout.dtype is None:
-                raise InputError(
-                    f"{path} has no header of a .npy file: it is damaged or, as OLMo's files are, tokens and nothing"
-                    " else; then set the source's dtype=uint16 or uint32"
-                )
-            return flat_file(path, data, layout, read_description)
-        dtype, first_byte, tokens = _read_header(path, head)
-        _check(path, data, dtype, first_byte, tokens, layout)
-    except BaseException:
-        data.close()
-        raise
-    return FlatTokens(
-        path,
-        data,
-        dtype,
-        first_byte=first_byte,
-        token_count=tokens,
-        document_end=layout.document_end,
-        read_description=read_description,
-    )
+    return open_flat(path, layout, remote, _span)
 
 
-def _read_header(path: str, head: bytes) -> tuple[np.dtype[Any], int, int]:
-    """(dtype, bytes of the header, tokens) of a file that holds one row of tokens."""
+def _span(path: str, data: TokenFile, layout: TokenLayout) -> FlatSpan:
+    head = read_run(data, 0, min(data.size, LONGEST_HEADER)).tobytes()
+    if head.startswith(MAGIC):
+        span = _read_header(path, head)
+        _check(path, data, span, layout)
+        return span
+    if layout.dtype is None:
+        raise InputError(
+            f"{path} has no header of a .npy file: it is damaged or, as OLMo's files are, tokens and nothing"
+            " else; then set the source's dtype=uint16 or uint32"
+        )
+    return span_without_header(path, data, layout)
+
+
+def _read_header(path: str, head: bytes) -> FlatSpan:
+    """What the header of a file describes that holds one row of tokens."""
     file = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(file)
@@ -81,16 +71,18 @@ def _read_header(path: str, head: bytes) -> tuple[np.dtype[Any], int, int]:
     if len(shape) != 1 or is_fortran:
         layout = ", in Fortran's order" if is_fortran else ""
         raise InputError(f"{path} has the shape {shape}{layout}: tokens must be one row. Save tokens.reshape(-1)")
-    return dtype, file.tell(), int(shape[0])
+    return FlatSpan(dtype, file.tell(), int(shape[0]))
 
 
-def _check(path: str, data: TokenFile, dtype: np.dtype[Any], first_byte: int, tokens: int, layout: TokenLayout) -> None:
-    described = first_byte + tokens * dtype.itemsize
+def _check(path: str, data: TokenFile, span: FlatSpan, layout: TokenLayout) -> None:
+    described = span.first_byte + span.token_count * span.dtype.itemsize
     if data.size != described:
         what = "is truncated" if data.size < described else "is damaged"
         raise InputError(f"{path} {what}: it has {data.size:,} bytes, its header describes {described:,}")
-    if layout.dtype not in (None, dtype.name):
-        raise InputError(f"{path} holds {dtype.name} by its header, the source's dtype is {layout.dtype}: leave it out")
+    if layout.dtype not in (None, span.dtype.name):
+        raise InputError(
+            f"{path} holds {span.dtype.name} by its header, the source's dtype is {layout.dtype}: leave it out"
+        )
 
 
 NUMPY_FILE = DatasetFormat(lambda path: path.endswith(".npy"), lambda path: path, open_numpy_file)
