@@ -15,6 +15,8 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,10 +86,20 @@ class WandbBoard:
 
     def add(self, record: dict[str, Any]) -> None:
         """Hand a record on without waiting. Raises RuntimeError if W&B has ended or takes nothing."""
-        self._waiting += json.dumps(record).encode() + b"\n"
-        self._write()
-        if len(self._waiting) > LONGEST_WAITING:
-            raise RuntimeError(f"it has taken nothing for {len(self._waiting):,} bytes")
+        with self._given_up_on_failure():
+            self._waiting += json.dumps(record).encode() + b"\n"
+            self._write()
+            if len(self._waiting) > LONGEST_WAITING:
+                raise RuntimeError(f"it has taken nothing for {len(self._waiting):,} bytes")
+
+    @contextmanager
+    def _given_up_on_failure(self) -> Iterator[None]:
+        """Whoever gets the exception asks no more: the process must see the end of its input now, not at the run's."""
+        try:
+            yield
+        except Exception:
+            self._pipe.close()
+            raise
 
     def _write(self) -> None:
         if self._process.poll() is not None:
@@ -110,9 +122,10 @@ class WandbBoard:
         """End the W&B run; what it cannot send soon, its process goes on sending. Raises RuntimeError if it failed."""
         limit = time.monotonic() + CLOSING_SECONDS
         self.add({"exit_code": 0})
-        while self._waiting and time.monotonic() < limit:
-            time.sleep(0.01)
-            self._write()
+        with self._given_up_on_failure():
+            while self._waiting and time.monotonic() < limit:
+                time.sleep(0.01)
+                self._write()
         self._pipe.close()
         try:
             if self._process.wait(max(limit - time.monotonic(), 0)):

@@ -183,6 +183,45 @@ def test_a_board_that_hangs_makes_nobody_wait(
     assert "goes on by itself" in said[1]
 
 
+def test_the_process_of_a_board_that_is_given_up_ends_while_training_goes_on(
+    notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    """Its input has ended, in the middle of a line; what came before is logged, and the W&B run is one that crashed."""
+    go_on = tmp_path / "go_on"
+    install(tmp_path, monkeypatch, f"import time\n    while not os.path.exists({str(go_on)!r}): time.sleep(0.01)")
+    monkeypatch.setattr(wandb_board, "LONGEST_WAITING", 1_000)
+    log = open_log(run_of(tmp_path), after=0)
+    board = log._boards["wandb"]
+    assert isinstance(board, wandb_board.WandbBoard)
+    step = 0
+    while not said:
+        step += 1
+        log.add({"step": step, "loss": 1.0, "validation_loss/web": 2.0})
+    assert "it has taken nothing for" in said[0]
+    go_on.touch()
+    assert board._process.wait(20) == 0
+    log.add({"step": step + 1, "loss": 1.0})
+    log.close()
+    calls = noted(notes)
+    assert calls[-1] == ["finish", 1]
+    logged = [given[0]["step"] for name, *given in calls if name == "log"]
+    assert logged == list(range(1, len(logged) + 1))
+    assert 0 < len(logged) < step
+    assert len(read_metrics(log.path)) == step + 1
+    assert len(said) == 1
+
+
+def test_a_record_that_cannot_be_sent_ends_the_process_too(
+    notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch)
+    board = open_log(run_of(tmp_path), after=0)._boards["wandb"]
+    assert isinstance(board, wandb_board.WandbBoard)
+    with pytest.raises(TypeError):
+        board.add({"step": object()})
+    assert board._process.wait(20) == 0
+
+
 def test_what_is_not_installed_is_refused_by_name_at_the_start(
     notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
