@@ -32,7 +32,7 @@ from machine import machine
 
 from megaphi.checkpoint.versions import short_commit
 from megaphi.conversion.open_weights import open_weights
-from megaphi.engine.inference.forward_only import ReadingModel, open_model
+from megaphi.engine.inference.forward_only import InferenceModel, open_model
 from megaphi.generation.decoding.generate import complete, generate
 from megaphi.generation.decoding.inference_engine import InferenceEngine
 from megaphi.generation.decoding.interface import Request
@@ -108,7 +108,7 @@ def limits(count: int, *, highest: int) -> list[int]:
 
 
 def measure_many(
-    case: str, ours: ReadingModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
+    case: str, ours: InferenceModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
 ) -> list[Any]:
     prompts, order = chats(tokenizer), list(range(MESSAGES))
     most = [arguments.max_tokens] * MESSAGES
@@ -140,7 +140,7 @@ def measure_many(
 
 
 def measure_samples(
-    ours: ReadingModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
+    ours: InferenceModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
 ) -> list[Any]:
     prompt = tokenizer((ROOT / "README.md").read_text())["input_ids"][:LONG_PROMPT]
     rules = Sampling(max_tokens=arguments.max_tokens // 2, temperature=1.0)

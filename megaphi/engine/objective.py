@@ -18,7 +18,10 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megaphi.data.batch import Batch
-from megaphi.model.attention import document_segments
+from megaphi.model.attention import Attention, Causal, CausalAcrossRanks
+from megaphi.model.forward_context import ForwardContext
+from megaphi.model.segments import Segments, document_segments
+from megaphi.model.targets import Labels
 
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 """From what the last stage gives to (sum of the losses, count, {"sums": fp64 [2 + further]})."""
@@ -31,7 +34,7 @@ class Objective(Protocol):
     """Names of the sums that are reported after the loss and the count."""
 
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
-        """Run one micro-batch through this rank's stage."""
+        """Run one micro-batch through this rank's stage: `chunk(tokens_BS, ForwardContext(...))`."""
         ...
 
 
@@ -41,16 +44,22 @@ class NextToken:
     names: tuple[str, ...] = ()
 
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
-        segments_N4 = None
-        if batch.document_ids_BS is not None:
-            segments_N4 = torch.from_numpy(document_segments(batch.document_ids_BS)).to(device, non_blocking=True)
-        output = chunk(
-            input_ids=local(batch.tokens_BS, device),
-            position_ids=None if batch.positions_BS is None else local(batch.positions_BS, device),
-            attention_mask=segments_N4,
-            labels=local(batch.labels_BS, device),
+        context = ForwardContext(
+            attention=attention_of(batch, device),
+            positions_BS=None if batch.positions_BS is None else local(batch.positions_BS, device),
+            targets=Labels(local(batch.labels_BS, device)),
         )
+        output = chunk(local(batch.tokens_BS, device), context)
         return output, partial(_summed_loss, local(batch.loss_mask_BS, device))
+
+
+def attention_of(batch: Batch, device: torch.device) -> Attention:
+    """Within documents where the batch tells them apart, or causal in the whole row, on as many ranks as hold it."""
+    if batch.document_ids_BS is not None:
+        return Segments(torch.from_numpy(document_segments(batch.document_ids_BS)).to(device, non_blocking=True))
+    if parallel_state.get_context_parallel_world_size() > 1:
+        return CausalAcrossRanks(parallel_state.get_context_parallel_group())
+    return Causal()
 
 
 def _summed_loss(loss_mask_BS: Tensor, loss_BS: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -26,6 +26,7 @@ from megaphi.errors import InputError
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary
 from megaphi.kernels.swiglu import swiglu_linear
+from megaphi.model.attention import Attention
 from megaphi.model.honoured import refuse_other_fields, refuse_other_slots
 from megaphi.model.norm import RMSNorm
 
@@ -61,7 +62,7 @@ class FusedSelfAttention(SelfAttention):
         super().__init__(config, submodules, *rest, **named)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, hidden_states: Tensor, attention_mask: Tensor | None, rotary_pos_emb: Tensor, **rest: Any
+        self, hidden_states: Tensor, *, rotary_pos_emb: Tensor, attention_bias: Attention, **rest: Any
     ) -> tuple[Tensor, Tensor | None]:
         """`rotary_pos_emb` is [2, S, K / 2], cos and sin of this rank's positions (`RotaryTable`)."""
         _refuse(rest)
@@ -74,8 +75,8 @@ class FusedSelfAttention(SelfAttention):
         query, key, value = packed_SBGNK.split((queries, 1, 1), dim=3)
         recomputes = self.checkpoint_core_attention and self.training
         attend: Any = self._checkpointed_attention_forward if recomputes else self.core_attention
-        context_SBD = attend(query.flatten(2, 3), key.squeeze(3), value.squeeze(3), attention_mask)
-        return self.linear_proj(context_SBD)
+        parts = (query.flatten(2, 3), key.squeeze(3), value.squeeze(3))
+        return self.linear_proj(attend(*parts, attention_mask=None, attention_bias=attention_bias))
 
 
 class PlainRowParallelLinear(RowParallelLinear):
@@ -123,18 +124,21 @@ class FusedLayer(TransformerLayer):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
         *,
         rotary_pos_emb: Tensor,
+        attention_bias: Attention,
         context: Tensor | None = None,
         **rest: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        """`attention_bias` is who attends to whom: what Megatron hands to the core attention as it is."""
         _refuse(rest)
         normalised = self.input_layernorm(hidden_states)
-        attended, attention_bias = self.self_attention(normalised, attention_mask, rotary_pos_emb)
+        attended, output_bias = self.self_attention(
+            normalised, rotary_pos_emb=rotary_pos_emb, attention_bias=attention_bias
+        )
         normalised, hidden_states = self.pre_mlp_layernorm(attended, hidden_states)
         expanded, mlp_bias = self.mlp(normalised)
-        _refuse({"the bias of its attention": attention_bias, "the bias of its MLP": mlp_bias})
+        _refuse({"the bias of its attention": output_bias, "the bias of its MLP": mlp_bias})
         return hidden_states + expanded, context
 
 

@@ -73,6 +73,7 @@ def _model_class(architecture: Architecture) -> Callable[..., PaddedModel]:
         )
     return partial(
         PaddedModel,
+        attends_by_itself=architecture.kernels == "transformer_engine",
         position_embedding_type="rope",
         rotary_percent=1.0,
         rotary_base=architecture.rotary_base,  # pyright: ignore[reportArgumentType]

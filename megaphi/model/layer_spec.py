@@ -22,7 +22,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from megaphi.errors import InputError
 from megaphi.kernels.loading import allow_slow, require
 from megaphi.model.architecture import Architecture
-from megaphi.model.attention import ScaledDotProductAttention, SoftmaxAttention
+from megaphi.model.core_attention import CoreAttention, ScaledDotProductAttention, SoftmaxAttention
 from megaphi.model.fused_layer import (
     FusedAddRMSNorm,
     FusedLayer,
@@ -59,7 +59,7 @@ def block_spec(
 
 
 def _layer_spec(
-    core_attention: type[ScaledDotProductAttention], norm: type[RMSNorm], head_norm: type, *, fused: bool
+    core_attention: type[CoreAttention], norm: type[RMSNorm], head_norm: type, *, fused: bool
 ) -> ModuleSpec:
     """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
 

@@ -1,4 +1,4 @@
-"""Megatron's GPT model of a vocabulary that the tensor ranks need not divide.
+"""Megatron's GPT model of a vocabulary that the tensor ranks need not divide, called with a `ForwardContext`.
 
 Each rank then holds equally many rows of the embedding and of the output matrix, and the last rows of the last ranks
 are padding: zeros that no token has. Their logits are as low as numbers go, which makes their share of the softmax, and
@@ -17,20 +17,53 @@ from torch import Tensor
 
 from megaphi.errors import InputError
 from megaphi.kernels.cross_entropy import hide_padding
+from megaphi.model.attention import Causal
+from megaphi.model.forward_context import ForwardContext
+from megaphi.model.targets import AllLogits, Labels
 from megaphi.parallel.layout import padded_vocabulary
 
 
 class PaddedModel(GPTModel):
     """A pipeline stage's part of the model; whatever computes the loss sees logits without a trace of padding."""
 
-    def __init__(self, *, vocabulary: int, **arguments: Any) -> None:
+    def __init__(self, *, vocabulary: int, attends_by_itself: bool = False, **arguments: Any) -> None:
+        """`attends_by_itself`: the layers are not ours (Transformer Engine) and compute causal attention, no other."""
         ranks = parallel_state.get_tensor_model_parallel_world_size()
         super().__init__(vocab_size=padded_vocabulary(vocabulary, ranks), **arguments)
         self._check_head_norms()
+        self.attends_by_itself = attends_by_itself
         self.vocabulary = vocabulary
         """Tokens that exist; Megatron's `vocab_size` counts the padding too."""
         if self.post_process and self.vocab_size > vocabulary:
             self.output_layer.register_forward_hook(self._hide_padding)
+
+    def forward(self, tokens_BS: Tensor, context: ForwardContext) -> Tensor:  # pyright: ignore
+        """Megatron's own pass, in which positions always count from the start of a row."""
+        self._check_context(context)
+        targets = context.targets
+        if not isinstance(targets, Labels | AllLogits):
+            name = type(targets).__name__
+            raise ValueError(f"model.kernels=reference gives losses of labels or all logits, no {name}")
+        arguments: dict[str, Any] = {
+            "input_ids": tokens_BS,
+            "position_ids": context.positions_BS,
+            "attention_mask": None,
+            "labels": targets.labels_BS if isinstance(targets, Labels) else None,
+        }
+        if not self.attends_by_itself:
+            # Beside the mask, because recomputation saves the mask as a tensor and hands this on as it is.
+            arguments["extra_block_kwargs"] = {"attention_bias": context.attention}
+        return super().forward(**arguments)
+
+    def _check_context(self, context: ForwardContext) -> None:
+        """Refuse attention that would be computed as another, without a word."""
+        ranks, attention = self.config.context_parallel_size, context.attention
+        name = type(attention).__name__
+        if attention.context_ranks != ranks:
+            seen = f"{attention.context_ranks} context rank{'s' * (attention.context_ranks > 1)}"
+            raise ValueError(f"{name} sees {seen} of a sequence on {ranks}")
+        if self.attends_by_itself and not isinstance(attention, Causal):
+            raise ValueError(f"model.kernels=transformer_engine computes causal attention, no {name}")
 
     def _is_in_embd_group(self) -> bool:
         """Where Megatron copies a tied embedding to the last stage: both stages draw or load it by its name instead."""

@@ -3,21 +3,21 @@
 A pass is a flat row of T tokens: first decodes, one token of a sequence each, then prefill chunks of several tokens.
 Only attention knows which token belongs to which sequence: it stores the new keys and values in their rows of the
 cache, then lets every token attend to the blocks of its own sequence. Linear layers see [T, 1, D] and nothing else.
-Megatron hands the pass through its layers where an attention mask would be.
 
 Legend: T tokens of a pass, N blocks, P positions of a block, M blocks of a sequence, H query heads, G key-value groups,
-K head size, W rows of logits.
+K head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from megaphi.kernels.paged_attention import paged_attention
+from megaphi.model.attention import Attention, CoreProduct, causally_visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,9 @@ class PrefillChunk:
     """int64 [M]: the sequence's blocks, as many as hold `cached_tokens`."""
 
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Attention [S, 1, H K] from query [S, 1, H, K], keys and values [L, 1, G, K], and the visible keys (None: causal)."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CachedPass:
-    """What attention and the output layer need to know about one pass."""
+class PagedPass(Attention):
+    """Tokens of many sequences, each of which sees what the cache has of its own, and itself."""
 
     cache: PagedCache
     cache_rows_T: Tensor
@@ -58,31 +54,27 @@ class CachedPass:
     lengths: Tensor
     """int32 [decodes]: positions that each of them attends to, itself included."""
     prefill_chunks: Sequence[PrefillChunk]
-    logit_rows_W: Tensor
-    """int64: tokens of the flat row whose logits are needed."""
 
-    def attend(
-        self, layer_number: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, attend: Attend
-    ) -> Tensor:
-        """query [T, 1, H, K], key and value [T, 1, G, K] -> context [T, 1, H K]."""
-        keys_NPGK, values_NPGK = self.cache.layers[layer_number]
-        for stored, new in ((keys_NPGK, key), (values_NPGK, value)):
+    def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
+        """Of one row, S = T and B = 1."""
+        keys_NPGK, values_NPGK = self.cache.layers[core.layer_number]
+        for stored, new in ((keys_NPGK, key_SBGK), (values_NPGK, value_SBGK)):
             stored.view(-1, *stored.shape[2:]).index_copy_(0, self.cache_rows_T, new.squeeze(1))
-        context = []
+        attended = []
         if self.decodes:
-            decode_THK = query[: self.decodes, 0]
-            attended = paged_attention(decode_THK, keys_NPGK, values_NPGK, self.tables, self.lengths, scale=scale)
-            context.append(attended.flatten(1).unsqueeze(1))
+            decode_THK = query_SBHK[: self.decodes, 0]
+            heads_THK = paged_attention(decode_THK, keys_NPGK, values_NPGK, self.tables, self.lengths, scale=core.scale)
+            attended.append(heads_THK.flatten(1).unsqueeze(1))
         for chunk in self.prefill_chunks:
             tokens = slice(chunk.start, chunk.end)
-            if not chunk.cached_tokens:
-                context.append(attend(query[tokens], key[tokens], value[tokens], None))
-                continue
-            earlier = (
-                stored[chunk.blocks].flatten(0, 1)[: chunk.cached_tokens, None] for stored in (keys_NPGK, values_NPGK)
-            )
-            keys, values = (torch.cat((old, new[tokens])) for old, new in zip(earlier, (key, value), strict=True))
-            count = chunk.end - chunk.start
-            visible = torch.ones(count, len(keys), dtype=torch.bool, device=keys.device).tril(chunk.cached_tokens)
-            context.append(attend(query[tokens], keys, values, visible))
-        return torch.cat(context)
+            query, key, value = query_SBHK[tokens], key_SBGK[tokens], value_SBGK[tokens]
+            visible = None
+            if chunk.cached_tokens:
+                earlier = (
+                    stored[chunk.blocks].flatten(0, 1)[: chunk.cached_tokens, None]
+                    for stored in (keys_NPGK, values_NPGK)
+                )
+                key, value = (torch.cat((old, new)) for old, new in zip(earlier, (key, value), strict=True))
+                visible = causally_visible(len(query), len(key), device=key.device)
+            attended.append(core.product(query, key, value, visible))
+        return torch.cat(attended)

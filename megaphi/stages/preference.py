@@ -20,7 +20,9 @@ from megaphi.data.batch import Batch
 from megaphi.data.packed.pair_rows import PairBatch
 from megaphi.data.packed.settings import Preferences
 from megaphi.engine.objective import LossFunction
-from megaphi.model.fused_model import Comparison
+from megaphi.model.forward_context import ForwardContext
+from megaphi.model.segments import Segments
+from megaphi.model.targets import Comparison
 from megaphi.stages.losses import ipo_loss, sigmoid_loss
 
 
@@ -103,11 +105,10 @@ def compared(batch: PairBatch, chunk: torch.nn.Module, device: torch.device) -> 
     def on_device(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(device, non_blocking=True)
 
-    return chunk(
-        input_ids=on_device(batch.tokens_BS),
-        position_ids=on_device(batch.positions_BS) if batch.positions_BS is not None else None,
-        attention_mask=on_device(batch.segments_N4),
-        comparison=Comparison(
+    context = ForwardContext(
+        attention=Segments(on_device(batch.segments_N4)),
+        positions_BS=on_device(batch.positions_BS) if batch.positions_BS is not None else None,
+        targets=Comparison(
             rows_R=on_device(batch.rows_R),
             targets_R=on_device(batch.targets_R),
             places_P=on_device(batch.places_P),
@@ -115,6 +116,7 @@ def compared(batch: PairBatch, chunk: torch.nn.Module, device: torch.device) -> 
             rejected_P=on_device(batch.rejected_P),
         ),
     )
+    return chunk(on_device(batch.tokens_BS), context)
 
 
 def log_probabilities(batch: PairBatch, output: Tensor) -> Tensor:

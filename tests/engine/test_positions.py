@@ -25,11 +25,18 @@ def batch_of(positions_BS):
     )
 
 
+class FakeGroup:
+    """A context parallel group of so many ranks."""
+
+    def __init__(self, ranks):
+        self.size = lambda: ranks
+
+
 class Recorder(torch.nn.Module):
     """A model that remembers what it was given."""
 
-    def forward(self, **given):
-        self.given = given
+    def forward(self, tokens_BS, context):
+        self.given = context
         return torch.zeros(1)
 
 
@@ -41,6 +48,7 @@ def test_positions_start_anew_with_every_document():
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_positions_of_a_context_rank(monkeypatch, ranks):
     monkeypatch.setattr(objective.parallel_state, "get_context_parallel_world_size", lambda: ranks)
+    monkeypatch.setattr(objective.parallel_state, "get_context_parallel_group", lambda: FakeGroup(ranks))
     for rank in range(ranks):
         monkeypatch.setattr(objective.parallel_state, "get_context_parallel_rank", lambda rank=rank: rank)
         places = [0, 1, 6, 7] if rank == 0 else [2, 3, 4, 5]
@@ -48,6 +56,7 @@ def test_positions_of_a_context_rank(monkeypatch, ranks):
         own, none = Recorder(), Recorder()
         objective.NextToken().forward(batch_of(document_positions(IDS_BS)), own, torch.device("cpu"))
         objective.NextToken().forward(batch_of(None), none, torch.device("cpu"))
-        assert own.given["position_ids"].tolist() == POSITIONS_BS[:, chosen].tolist()
-        assert own.given["position_ids"].dtype == torch.int64
-        assert none.given["position_ids"] is None  # the model counts by itself
+        assert own.given.positions_BS.tolist() == POSITIONS_BS[:, chosen].tolist()
+        assert own.given.positions_BS.dtype == torch.int64
+        assert none.given.positions_BS is None  # the model counts by itself
+        assert own.given.attention.context_ranks == ranks

@@ -15,6 +15,7 @@ def compiled_and_eager_layer() -> tuple[list[Any], list[Any]]:
     import torch
 
     from megaphi.kernels.rotary import rotary_table
+    from megaphi.model.attention import Causal
     from megaphi.model.language_model import build_model
     from megaphi.parallel.layout import ParallelLayout
     from megaphi.parallel.world import start_world
@@ -30,7 +31,7 @@ def compiled_and_eager_layer() -> tuple[list[Any], list[Any]]:
 
     def outcome(function: Any) -> list[Any]:
         def loss(x: torch.Tensor) -> torch.Tensor:
-            output, _ = function(x, None, rotary_pos_emb=table)
+            output, _ = function(x, rotary_pos_emb=table, attention_bias=Causal())
             return output
 
         given = x.clone().requires_grad_()

@@ -113,11 +113,15 @@ def model_of(architecture: Architecture, config: Any, **arguments: Any) -> Any:
 
 
 def outcome(architecture: Architecture, config: Any) -> list[float]:
+    from megaphi.model.attention import Causal
+    from megaphi.model.forward_context import ForwardContext
+    from megaphi.model.targets import Labels
+
     tokens = torch.arange(LENGTH)[None] % 8
     torch.manual_seed(0)
     model = model_of(architecture, config)
     with torch.no_grad():
-        return model(tokens, None, None, labels=tokens + 1)[0].tolist()
+        return model(tokens, ForwardContext(attention=Causal(), targets=Labels(tokens + 1)))[0].tolist()
 
 
 def fields_that_matter() -> dict[str, list[str]]:
@@ -178,10 +182,17 @@ def _slots(kind: type, prefix: str = "") -> list[str]:
             continue
         layer = build_layer(config_of("fused"), **{slot: _Foreign})
         try:
-            layer(torch.randn(4, 1, TINY.hidden), None, rotary_pos_emb=torch.ones(2, 4, TINY.head_size // 2))
+            layer(torch.randn(4, 1, TINY.hidden), **_of_a_pass())
         except LookupError:
             used.append(field.name)
     return used
+
+
+def _of_a_pass() -> dict[str, Any]:
+    """What a fused layer is told of four tokens."""
+    from megaphi.model.attention import Causal
+
+    return {"rotary_pos_emb": torch.ones(2, 4, TINY.head_size // 2), "attention_bias": Causal()}
 
 
 def layer_slots() -> list[str]:
@@ -234,10 +245,10 @@ def forward_arguments() -> list[str]:
     layer = build_layer(config_of("fused"))
     refused = []
     for name in inspect.signature(TransformerLayer._forward_attention).parameters:
-        if name in ("self", "hidden_states", "attention_mask", "rotary_pos_emb", "context"):
+        if name in ("self", "hidden_states", "attention_bias", "rotary_pos_emb", "context"):
             continue
         with pytest.raises(ValueError, match=f"does not take {name}:"):
-            layer(torch.randn(4, 1, TINY.hidden), None, rotary_pos_emb=torch.ones(2, 4, 4), **{name: object()})
+            layer(torch.randn(4, 1, TINY.hidden), **_of_a_pass(), **{name: object()})
         refused.append(name)
     return refused
 
@@ -245,7 +256,7 @@ def forward_arguments() -> list[str]:
 def attention_arguments() -> list[str]:
     from megatron.core.transformer.enums import AttnMaskType
 
-    from megaphi.model.attention import ScaledDotProductAttention
+    from megaphi.model.core_attention import ScaledDotProductAttention
 
     usual: dict[str, Any] = {"attn_mask_type": AttnMaskType.causal, "attention_type": "self"}
     changes: dict[str, Any] = {

@@ -89,8 +89,10 @@ def attention_outputs() -> list[tuple[np.ndarray, np.ndarray]]:
     import torch
     from megatron.core.transformer.enums import AttnMaskType
 
-    from megaphi.model.attention import ScaledDotProductAttention, SoftmaxAttention, document_segments
+    from megaphi.model.attention import Causal
+    from megaphi.model.core_attention import ScaledDotProductAttention, SoftmaxAttention
     from megaphi.model.megatron_config import transformer_config
+    from megaphi.model.segments import Segments, document_segments
     from megaphi.parallel.world import start_world
 
     layout = ParallelLayout()
@@ -106,9 +108,9 @@ def attention_outputs() -> list[tuple[np.ndarray, np.ndarray]]:
     same = documents_BS[:, None, :, None] == documents_BS[:, None, None, :]
     results = []
     for kind in (ScaledDotProductAttention, SoftmaxAttention):
-        attention = kind(config, 1, AttnMaskType.causal, "self")
-        for mask, visible in ((None, causal), (torch.from_numpy(segments), causal & same)):
-            ours = attention(query, key, value, mask)
+        core = kind(config, 1, AttnMaskType.causal, "self")
+        for attention, visible in ((Causal(), causal), (Segments(torch.from_numpy(segments)), causal & same)):
+            ours = core(query, key, value, None, attention_bias=attention)
             results.append((ours.numpy(), _by_definition(query, key, value, visible)))
     return results
 

@@ -50,7 +50,7 @@ def test_the_fused_model_refuses_arguments_that_it_would_ignore(found: dict[str,
 
 def test_the_fused_layer_refuses_arguments_that_it_would_ignore(found: dict[str, Any]) -> None:
     assert set(found["forward_arguments"]) >= {
-        *("context_mask", "rotary_pos_cos", "rotary_pos_sin", "attention_bias", "inference_context"),
+        *("context_mask", "rotary_pos_cos", "rotary_pos_sin", "attention_mask", "inference_context"),
         *("packed_seq_params", "sequence_len_offset", "padding_mask", "inference_params"),
     }
 

@@ -29,12 +29,15 @@ from megaphi.engine.saving.shards import load_weight, refuse_unread_weights
 from megaphi.engine.start.same_run import agree_on_weights, code_facts
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
+from megaphi.model.attention import Causal
+from megaphi.model.forward_context import ForwardContext
 from megaphi.model.initialize import parameter_shares
 from megaphi.model.language_model import build_model
 from megaphi.model.layer_spec import check_kernels
 from megaphi.model.megatron_config import Precision
 from megaphi.model.padded_model import PaddedModel
-from megaphi.model.paged_cache import CachedPass, PagedCache
+from megaphi.model.paged_cache import PagedCache
+from megaphi.model.targets import AllLogits
 from megaphi.model.weights import EMBEDDING
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.heartbeat import Patience
@@ -45,7 +48,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReadingModel:
+class InferenceModel:
     """This rank's share of a model without gradients or optimizer."""
 
     architecture: Architecture
@@ -62,10 +65,10 @@ def open_model(
     *,
     parameters: Precision | None = None,
     patience: Patience = USUAL_PATIENCE,
-) -> ReadingModel:
+) -> InferenceModel:
     """Load weights under any layout, in their own number format (fp16 as fp32), or in `parameters`."""
     architecture = replace(reader.architecture, kernels="fused")
-    layout = check_reading_layout(layout or ParallelLayout(), architecture)
+    layout = inference_layout(layout or ParallelLayout(), architecture)
     world = start_world(layout, seed=0, facts=code_facts, patience=patience)
     agree_on_weights(world, reader)
     context = context_of(reader)
@@ -86,13 +89,13 @@ def open_model(
             load_weight(reader, share)
 
     agreed(world, load)
-    return ReadingModel(architecture=architecture, world=world, module=module.eval(), context=context)
+    return InferenceModel(architecture=architecture, world=world, module=module.eval(), context=context)
 
 
-def check_reading_layout(layout: ParallelLayout, architecture: Architecture) -> ParallelLayout:
-    """The layout for reading: whole sequences, whole stages; one replica unless more are asked for."""
+def inference_layout(layout: ParallelLayout, architecture: Architecture) -> ParallelLayout:
+    """The layout for inference: whole sequences, whole stages; one replica unless more are asked for."""
     if layout.context > 1 or layout.virtual_pipeline > 1:
-        raise InputError("reading a model takes no layout.context and no layout.virtual_pipeline: leave them at 1")
+        raise InputError("inference takes no layout.context and no layout.virtual_pipeline: leave them at 1")
     layout = replace(layout, data=layout.data or 1, sequence_parallel=False)
     layout.check_model(
         layers=architecture.layers,
@@ -105,16 +108,17 @@ def check_reading_layout(layout: ParallelLayout, architecture: Architecture) -> 
 
 
 @torch.no_grad()
-def logits_of(model: ReadingModel, tokens_BS: np.ndarray) -> Tensor:
+def logits_of(model: InferenceModel, tokens_BS: np.ndarray) -> Tensor:
     """`[B, S, V]` next-token logits on the CPU, in fp32, equal on every rank. Collective."""
     device = model.world.device
-    logits_BSV = _run_pipeline(model, torch.from_numpy(tokens_BS).to(device), None, None)
+    context = ForwardContext(attention=Causal(), targets=AllLogits())
+    logits_BSV = _run_pipeline(model, torch.from_numpy(tokens_BS).to(device), context)
     if logits_BSV is None:
         logits_BSV = torch.empty((*tokens_BS.shape, model.architecture.vocabulary), device=device)
     return _logits_from_last_stage(logits_BSV).cpu()
 
 
-def make_cache(model: ReadingModel, *, blocks: int, block_size: int) -> PagedCache:
+def make_cache(model: InferenceModel, *, blocks: int, block_size: int) -> PagedCache:
     """An empty cache for the layers of this rank."""
     groups = model.architecture.key_value_groups // model.world.layout.tensor
     shape = (blocks, block_size, groups, model.architecture.head_size)
@@ -127,7 +131,7 @@ def make_cache(model: ReadingModel, *, blocks: int, block_size: int) -> PagedCac
     )
 
 
-def cache_bytes_per_token(model: ReadingModel) -> int:
+def cache_bytes_per_token(model: InferenceModel) -> int:
     """Bytes that one token takes in this rank's cache."""
     shape, config = model.architecture, model.module.config
     groups = shape.key_value_groups // model.world.layout.tensor
@@ -135,23 +139,20 @@ def cache_bytes_per_token(model: ReadingModel) -> int:
 
 
 @torch.no_grad()
-def pass_over_cache(
-    model: ReadingModel, tokens_T: Sequence[int], positions_T: Sequence[int], cached: CachedPass
-) -> Tensor | None:
-    """`[W, V]` fp32 logits of `logit_rows_W`; None on ranks of other pipeline stages than the last. Collective."""
-    device = model.world.device
-    tokens_1T = torch.tensor([tokens_T], dtype=torch.int64, device=device)
-    positions_1T = torch.tensor([positions_T], dtype=torch.int64, device=device)
-    logits_1WV = _run_pipeline(model, tokens_1T, positions_1T, cached)
+def pass_over_cache(model: InferenceModel, tokens_T: Sequence[int], context: ForwardContext) -> Tensor | None:
+    """`[W, V]` fp32 logits of a `PagedPass` and its `LogitRows`; None on other pipeline stages than the last.
+
+    Collective.
+    """
+    tokens_1T = torch.tensor([tokens_T], dtype=torch.int64, device=model.world.device)
+    logits_1WV = _run_pipeline(model, tokens_1T, context)
     return None if logits_1WV is None else logits_1WV[0]
 
 
-def _run_pipeline(
-    model: ReadingModel, tokens_BS: Tensor, positions_BS: Tensor | None, cached: CachedPass | None
-) -> Tensor | None:
+def _run_pipeline(model: InferenceModel, tokens_BS: Tensor, context: ForwardContext) -> Tensor | None:
     """Logits without the vocabulary's padding, on the last stage."""
     collected = get_forward_backward_func()(
-        forward_step_func=_forward_step(tokens_BS, positions_BS, cached),
+        forward_step_func=_forward_step(tokens_BS, context),
         data_iterator=iter(()),
         model=model.module,
         num_microbatches=1,
@@ -163,9 +164,9 @@ def _run_pipeline(
     return collected[0][..., : model.architecture.vocabulary].contiguous() if collected else None
 
 
-def _forward_step(tokens_BS: Tensor, positions_BS: Tensor | None, cached: CachedPass | None) -> Callable[..., Any]:
+def _forward_step(tokens_BS: Tensor, context: ForwardContext) -> Callable[..., Any]:
     def forward_step(_: Iterator[Any], module: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
-        return module(input_ids=tokens_BS, position_ids=positions_BS, attention_mask=cached), _gathered
+        return module(tokens_BS, context), _gathered
 
     return forward_step
 
@@ -175,7 +176,7 @@ def _gathered(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:
     return gather_from_tensor_model_parallel_region(logits_BSV).float()
 
 
-def broadcast_from_last_stage(model: ReadingModel, value: Any) -> Any:
+def broadcast_from_last_stage(model: InferenceModel, value: Any) -> Any:
     """Broadcast an object from the last pipeline stage to every rank of this replica. Collective."""
     layout, place = model.world.layout, model.world.place
     if layout.pipeline == 1:
@@ -187,7 +188,7 @@ def broadcast_from_last_stage(model: ReadingModel, value: Any) -> Any:
     return shared[0]
 
 
-def broadcast_from_first_rank(model: ReadingModel, value: Any) -> Any:
+def broadcast_from_first_rank(model: InferenceModel, value: Any) -> Any:
     """Broadcast an object from the first rank of this replica to all its ranks. Collective."""
     first = model.world.place._replace(tensor=0, pipeline=0)
     shared = [value]
@@ -196,7 +197,7 @@ def broadcast_from_first_rank(model: ReadingModel, value: Any) -> Any:
     return shared[0]
 
 
-def gather_over_replicas(model: ReadingModel, value: Value) -> list[Value]:
+def gather_over_replicas(model: InferenceModel, value: Value) -> list[Value]:
     """Gather one value per replica, in order, on every rank. Collective."""
     shares: list[Any] = [value] * model.world.replicas
     if len(shares) > 1:

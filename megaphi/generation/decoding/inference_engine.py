@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from megaphi.engine.inference.forward_only import (
-    ReadingModel,
+    InferenceModel,
     broadcast_from_last_stage,
     cache_bytes_per_token,
     make_cache,
@@ -29,7 +29,9 @@ from megaphi.generation.decoding.interface import Request, Score, StepOutput, Us
 from megaphi.generation.decoding.json_constraint import Constraint, Constraints
 from megaphi.generation.decoding.scheduler import ScheduledChunk, Scheduler, SequenceState
 from megaphi.generation.decoding.token_choice import NO_TOKEN, Choice, Row, choose
-from megaphi.model.paged_cache import CachedPass, PrefillChunk
+from megaphi.model.forward_context import ForwardContext
+from megaphi.model.paged_cache import PagedPass, PrefillChunk
+from megaphi.model.targets import LogitRows
 from megaphi.sampling import Sampling
 
 BLOCK_SIZE = 16
@@ -50,7 +52,7 @@ class InferenceEngine:
 
     def __init__(
         self,
-        model: ReadingModel,
+        model: InferenceModel,
         *,
         slots: int = 32,
         cache_bytes: int = CACHE_BYTES,
@@ -157,8 +159,7 @@ class InferenceEngine:
     ) -> tuple[Choice, list[Score]] | None:
         """On the last stage: a token for each sequence that is continued, and the scores of target tokens."""
         tokens_T = [token for chunk in chunks for token in chunk.sequence.tokens[chunk.start : chunk.end]]
-        positions_T = [position for chunk in chunks for position in range(chunk.start, chunk.end)]
-        logits_WV = pass_over_cache(self.model, tokens_T, positions_T, self._prepare_pass(chunks))
+        logits_WV = pass_over_cache(self.model, tokens_T, self._context(chunks))
         if logits_WV is None:
             return None
         rows = [row for chunk in sampled for row in self._rows_of(chunk)]
@@ -182,7 +183,21 @@ class InferenceEngine:
         )
         return [Row(rules, sequence.request.sample, sequence.request.prompt, sequence.answer, allowed)]
 
-    def _prepare_pass(self, chunks: list[ScheduledChunk]) -> CachedPass:
+    def _context(self, chunks: list[ScheduledChunk]) -> ForwardContext:
+        """Where the tokens of a pass stand and whose logits are needed."""
+        device = self.model.world.device
+        positions_T = [position for chunk in chunks for position in range(chunk.start, chunk.end)]
+        logit_rows, offset = [], 0
+        for chunk in chunks:
+            logit_rows += [offset + position - chunk.start for position in chunk.logit_positions]
+            offset += chunk.end - chunk.start
+        return ForwardContext(
+            attention=self._paged_pass(chunks),
+            positions_BS=torch.tensor([positions_T], dtype=torch.int64, device=device),
+            targets=LogitRows(torch.tensor(logit_rows, dtype=torch.int64, device=device)),
+        )
+
+    def _paged_pass(self, chunks: list[ScheduledChunk]) -> PagedPass:
         """Where the tokens of a pass go in the cache, and what each of them attends to."""
         device, size = self.model.world.device, self.scheduler.pool.size
         decodes = [chunk for chunk in chunks if chunk.end - chunk.start == 1]
@@ -191,11 +206,10 @@ class InferenceEngine:
         )
         for row, chunk in zip(tables, decodes, strict=True):
             row[: len(chunk.sequence.blocks)] = chunk.sequence.blocks
-        cache_rows, logit_rows, prefill, offset = [], [], [], 0
+        cache_rows, prefill, offset = [], [], 0
         for chunk in chunks:
             blocks, positions = chunk.sequence.blocks, range(chunk.start, chunk.end)
             cache_rows += [blocks[position // size] * size + position % size for position in positions]
-            logit_rows += [offset + position - chunk.start for position in chunk.logit_positions]
             if len(positions) > 1:
                 cached = torch.tensor(
                     blocks[: self.scheduler.pool.needed(chunk.start)], dtype=torch.int64, device=device
@@ -204,14 +218,13 @@ class InferenceEngine:
                     PrefillChunk(start=offset, end=offset + len(positions), cached_tokens=chunk.start, blocks=cached)
                 )
             offset += len(positions)
-        return CachedPass(
+        return PagedPass(
             cache=self.cache,
             cache_rows_T=torch.tensor(cache_rows, device=device),
             decodes=len(decodes),
             tables=torch.from_numpy(tables).to(device),
             lengths=torch.tensor([chunk.end for chunk in decodes], dtype=torch.int32, device=device),
             prefill_chunks=prefill,
-            logit_rows_W=torch.tensor(logit_rows, dtype=torch.int64, device=device),
         )
 
     def _apply(self, sampled: list[ScheduledChunk], choice: Choice, scores: list[Score]) -> list[StepOutput]:

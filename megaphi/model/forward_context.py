@@ -1,0 +1,28 @@
+"""What a forward pass is told beside its tokens: who attends to whom, where tokens stand, and what is wanted of them.
+
+Made anew for every micro-batch and handed to every pipeline stage, so that nothing is left on a module for a later call
+to find.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from megaphi.model.attention import Attention
+from megaphi.model.targets import Targets
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForwardContext:
+    """One pass of B rows of S tokens; under context parallelism, S is what this rank holds."""
+
+    attention: Attention
+    targets: Targets
+    positions_BS: Tensor | None = None
+    """Where each token stands in its text; None: rows are texts from their first token on.
+
+    Of one row (B = 1) alone, which may consist of parts of several texts. In several rows positions count from the
+    start of the row whatever is said here: rotary positions are relative.
+    """

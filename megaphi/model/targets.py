@@ -1,0 +1,98 @@
+"""What is wanted of the model's output, each kind a small class that computes it on the last pipeline stage.
+
+Losses of the next token, losses and margins of a few places, logits of some tokens or of all. A kind takes what it
+needs from the `OutputHead` (`FusedModel`), which knows how the vocabulary is cut over the tensor ranks and whether
+logits of a whole micro-batch may exist. A fork's own (distances to a teacher's logits, say) is one class like these.
+
+Legend: S sequence, B batch, T = B S tokens, D width, V this rank's part of the vocabulary, P pairs, R graded tokens,
+W rows of logits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class OutputHead(Protocol):
+    """The top of the last pipeline stage."""
+
+    def logits(self, hidden_SBD: Tensor) -> Tensor:
+        """`[S, B, V]`, as low as numbers go where the vocabulary is padded."""
+        ...
+
+    def losses(self, hidden_SBD: Tensor, labels_BS: Tensor) -> Tensor:
+        """`[B, S]` cross-entropies of the labels."""
+        ...
+
+    def whole_sequence(self, hidden_SBD: Tensor) -> Tensor:
+        """Hidden states `[S, B, D]` of all tokens of this context rank, for the two below."""
+        ...
+
+    def losses_in_chunks(self, hidden_RD: Tensor, labels_R: Tensor) -> Tensor:
+        """`[R]` cross-entropies; logits of all R tokens never exist at once."""
+        ...
+
+    def margins(self, hidden_PD: Tensor, tokens_P: Tensor, others_P: Tensor) -> Tensor:
+        """`[P]`: by how much the logit of one token is above that of another; no softmax is needed for it."""
+        ...
+
+
+class Targets(ABC):
+    """One kind of output."""
+
+    @abstractmethod
+    def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
+        """What the pass gives on the last stage, from the hidden states behind the last norm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels(Targets):
+    """`[B, S]` cross-entropies of the next tokens."""
+
+    labels_BS: Tensor
+
+    def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
+        return head.losses(hidden_SBD, self.labels_BS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison(Targets):
+    """`[R + P]`: of one flat row the losses of graded tokens, and then margins between two tokens."""
+
+    rows_R: Tensor
+    """Places whose next token is graded."""
+    targets_R: Tensor
+    """Those tokens."""
+    places_P: Tensor
+    """Places where the logits of two tokens are compared."""
+    accepted_P: Tensor
+    rejected_P: Tensor
+
+    def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
+        hidden_TD = head.whole_sequence(hidden_SBD).squeeze(1)
+        margins_P = head.margins(hidden_TD[self.places_P], self.accepted_P, self.rejected_P)
+        if not len(self.rows_R):
+            return margins_P
+        return torch.cat((head.losses_in_chunks(hidden_TD[self.rows_R], self.targets_R), margins_P))
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRows(Targets):
+    """`[1, W, V]` logits of some tokens of one flat row; a model under sequence parallelism cannot give them."""
+
+    rows_W: Tensor
+
+    def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
+        return head.logits(hidden_SBD[self.rows_W]).transpose(0, 1).contiguous()
+
+
+class AllLogits(Targets):
+    """`[B, S, V]` logits of every token."""
+
+    def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
+        return head.logits(hidden_SBD).transpose(0, 1).contiguous()

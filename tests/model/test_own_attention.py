@@ -1,0 +1,92 @@
+"""Every variant of attention, a fork's own too, against transformers' model with the same mask written out.
+
+Loss and every gradient, by every way to compute the model, with and without recomputation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.conversion.random_models import random_folder, whole_weights
+from tests.gloo_world import run_in_world
+from tests.model.own_attention import CASES, COMPUTED_BY, SHAPE, Found, losses_and_gradients, refusals
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model whose attention looks at something."""
+    folder = tmp_path_factory.mktemp("attention") / "model"
+    random_folder(folder, SHAPE, scale=0.2, pad_token_id=None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(checkpoint: Path) -> dict[tuple[str, str, str], Found]:
+    (found,) = run_in_world(losses_and_gradients, str(checkpoint), processes=1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def theirs(checkpoint: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+
+
+def by_transformers(model: Any, name: str) -> Found:
+    """Loss and gradients with an additive mask [B, 1, S, S]."""
+    case = CASES[name]
+    tokens_BS, labels_BS = case.batch()
+    hidden = torch.from_numpy(~case.visible_BSS[:, None])
+    mask_B1SS = torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)
+    positions_BS = torch.from_numpy(case.positions_S).expand(case.rows, -1)
+    model.zero_grad()
+    logits_BSV = model(tokens_BS, attention_mask=mask_B1SS, position_ids=positions_BS).logits
+    loss = functional.cross_entropy(logits_BSV.flatten(0, 1), labels_BS.flatten())
+    loss.backward()
+    gradients = whole_weights({name: weight.grad for name, weight in model.named_parameters()}, SHAPE)
+    return loss.item(), {name: values.double().numpy() for name, values in gradients.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_variant_is_its_mask_in_plain_pytorch(
+    name: str, found: dict[tuple[str, str, str], Found], theirs: Any
+) -> None:
+    loss, gradients = by_transformers(theirs, name)
+    ways = {key: ours for key, ours in found.items() if key[0] == name}
+    assert len(ways) == 3 * len(COMPUTED_BY) - 3 * (name == "prompt and answers")
+    for way, (our_loss, ours) in ways.items():
+        assert our_loss == pytest.approx(loss, rel=1e-6), way
+        assert ours.keys() == gradients.keys()
+        for weight, expected in gradients.items():
+            error = np.linalg.norm(ours[weight] - expected.reshape(ours[weight].shape)) / np.linalg.norm(expected)
+            assert error < 1e-5, (way, weight)
+
+
+def test_recomputation_changes_no_bit(found: dict[tuple[str, str, str], Found]) -> None:
+    for (name, computed_by, recompute), (loss, gradients) in found.items():
+        plain_loss, plain = found[name, computed_by, "none"]
+        assert loss == plain_loss, (name, computed_by, recompute)
+        for weight, values in gradients.items():
+            np.testing.assert_array_equal(values, plain[weight], err_msg=f"{name}, {computed_by}, {recompute}")
+
+
+def test_every_variant_is_another_function(found: dict[tuple[str, str, str], Found]) -> None:
+    losses = {name: found[name, "fused", "none"][0] for name in CASES if CASES[name].rows == 2}
+    values = sorted(losses.values())
+    assert min(np.diff(values)) > 1e-3, losses
+
+
+def test_a_pass_that_a_model_would_compute_as_another_is_refused() -> None:
+    (said,) = run_in_world(refusals, processes=1)
+    for kernels in ("fused", "reference"):
+        for attention in ("Causal", "Segments", "SlidingWindow"):
+            assert said[f"{kernels}, {attention}"] == f"{attention} sees 1 context rank of a sequence on 2"
+    assert said["reference, rows"] == "model.kernels=reference gives losses of labels or all logits, no LogitRows"
+    assert said["transformer_engine"] == "model.kernels=transformer_engine computes causal attention, no Segments"
