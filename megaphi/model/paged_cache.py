@@ -56,7 +56,7 @@ class PagedPass(Attention):
     prefill_chunks: Sequence[PrefillChunk]
 
     def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
-        """Of one row, S = T and B = 1."""
+        """The pass is one row: S = T and B = 1."""
         keys_NPGK, values_NPGK = self.cache.layers[core.layer_number]
         for stored, new in ((keys_NPGK, key_SBGK), (values_NPGK, value_SBGK)):
             stored.view(-1, *stored.shape[2:]).index_copy_(0, self.cache_rows_T, new.squeeze(1))
