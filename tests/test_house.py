@@ -43,6 +43,7 @@ ROWS = [
 ]
 INSIDE = {
     "parallel": [{"rendezvous"}, {""}],
+    "model": [{"forward"}, {""}],
     "data": [{"batch", "compiled"}, {"text", "storage"}, {"order"}, {"tokenize", "packed"}, {"loading"}],
     "data.storage": [{"files"}, {"formats"}, {""}],
     "curation": [{"extract"}, {"synthesize"}],
@@ -82,7 +83,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def package_of(path: Path) -> str:
-    """`model` for megaphi/model/attention.py, `files` for megaphi/files.py."""
+    """`model` for megaphi/model/norm.py, `files` for megaphi/files.py."""
     return path.relative_to(ROOT / "megaphi").parts[0].removesuffix(".py")
 
 

@@ -18,10 +18,10 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megaphi.data.batch import Batch
-from megaphi.model.attention import Attention, Causal, CausalAcrossRanks
-from megaphi.model.forward_context import ForwardContext
-from megaphi.model.segments import Segments, document_segments
-from megaphi.model.targets import Labels
+from megaphi.model.forward.attention import Attention, Causal, CausalAcrossRanks
+from megaphi.model.forward.context import ForwardContext
+from megaphi.model.forward.segments import Segments, document_segments
+from megaphi.model.forward.targets import Labels
 
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 """From what the last stage gives to (sum of the losses, count, {"sums": fp64 [2 + further]})."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from megaphi.errors import InputError
 from megaphi.kernels.softmax import causal_softmax, masked_softmax
-from megaphi.model.attention import Attention
+from megaphi.model.forward.attention import Attention
 
 
 class CoreAttention(MegatronModule, ABC):

@@ -26,7 +26,7 @@ from megaphi.errors import InputError
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary
 from megaphi.kernels.swiglu import swiglu_linear
-from megaphi.model.attention import Attention
+from megaphi.model.forward.attention import Attention
 from megaphi.model.honoured import refuse_other_fields, refuse_other_slots
 from megaphi.model.norm import RMSNorm
 

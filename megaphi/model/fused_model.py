@@ -21,7 +21,7 @@ from torch import Tensor
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
 from megaphi.kernels.logit_difference import logit_difference
 from megaphi.kernels.rotary import rotary_table
-from megaphi.model.forward_context import ForwardContext
+from megaphi.model.forward.context import ForwardContext
 from megaphi.model.honoured import refuse_other_arguments
 from megaphi.model.padded_model import PaddedModel
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from megaphi.errors import InputError
 from megaphi.kernels.cross_entropy import hide_padding
-from megaphi.model.attention import Causal
-from megaphi.model.forward_context import ForwardContext
-from megaphi.model.targets import AllLogits, Labels
+from megaphi.model.forward.attention import Causal
+from megaphi.model.forward.context import ForwardContext
+from megaphi.model.forward.targets import AllLogits, Labels
 from megaphi.parallel.layout import padded_vocabulary
 
 

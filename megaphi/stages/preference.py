@@ -20,9 +20,9 @@ from megaphi.data.batch import Batch
 from megaphi.data.packed.pair_rows import PairBatch
 from megaphi.data.packed.settings import Preferences
 from megaphi.engine.objective import LossFunction
-from megaphi.model.forward_context import ForwardContext
-from megaphi.model.segments import Segments
-from megaphi.model.targets import Comparison
+from megaphi.model.forward.context import ForwardContext
+from megaphi.model.forward.segments import Segments
+from megaphi.model.forward.targets import Comparison
 from megaphi.stages.losses import ipo_loss, sigmoid_loss
 
 

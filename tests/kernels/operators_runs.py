@@ -15,7 +15,7 @@ def compiled_and_eager_layer() -> tuple[list[Any], list[Any]]:
     import torch
 
     from megaphi.kernels.rotary import rotary_table
-    from megaphi.model.attention import Causal
+    from megaphi.model.forward.attention import Causal
     from megaphi.model.language_model import build_model
     from megaphi.parallel.layout import ParallelLayout
     from megaphi.parallel.world import start_world

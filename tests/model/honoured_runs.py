@@ -113,9 +113,9 @@ def model_of(architecture: Architecture, config: Any, **arguments: Any) -> Any:
 
 
 def outcome(architecture: Architecture, config: Any) -> list[float]:
-    from megaphi.model.attention import Causal
-    from megaphi.model.forward_context import ForwardContext
-    from megaphi.model.targets import Labels
+    from megaphi.model.forward.attention import Causal
+    from megaphi.model.forward.context import ForwardContext
+    from megaphi.model.forward.targets import Labels
 
     tokens = torch.arange(LENGTH)[None] % 8
     torch.manual_seed(0)
@@ -190,7 +190,7 @@ def _slots(kind: type, prefix: str = "") -> list[str]:
 
 def _of_a_pass() -> dict[str, Any]:
     """What a fused layer is told of four tokens."""
-    from megaphi.model.attention import Causal
+    from megaphi.model.forward.attention import Causal
 
     return {"rotary_pos_emb": torch.ones(2, 4, TINY.head_size // 2), "attention_bias": Causal()}
 

@@ -89,10 +89,10 @@ def attention_outputs() -> list[tuple[np.ndarray, np.ndarray]]:
     import torch
     from megatron.core.transformer.enums import AttnMaskType
 
-    from megaphi.model.attention import Causal
     from megaphi.model.core_attention import ScaledDotProductAttention, SoftmaxAttention
+    from megaphi.model.forward.attention import Causal
+    from megaphi.model.forward.segments import Segments, document_segments
     from megaphi.model.megatron_config import transformer_config
-    from megaphi.model.segments import Segments, document_segments
     from megaphi.parallel.world import start_world
 
     layout = ParallelLayout()

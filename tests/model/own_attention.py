@@ -17,8 +17,8 @@ from torch import Tensor
 
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
-from megaphi.model.attention import Attention, Causal, CoreProduct, causally_visible
-from megaphi.model.segments import Segments
+from megaphi.model.forward.attention import Attention, Causal, CoreProduct, causally_visible
+from megaphi.model.forward.segments import Segments
 from megaphi.parallel.layout import ParallelLayout
 
 SHAPE = Architecture(
@@ -139,8 +139,8 @@ def losses_and_gradients(checkpoint: str) -> dict[tuple[str, str, str], Found]:
 
 
 def _loss(model: Any, case: Case) -> Tensor:
-    from megaphi.model.forward_context import ForwardContext
-    from megaphi.model.targets import Labels
+    from megaphi.model.forward.context import ForwardContext
+    from megaphi.model.forward.targets import Labels
 
     tokens_BS, labels_BS = case.batch()
     positions_BS = torch.from_numpy(case.positions_S)[None] if case.rows == 1 else None
@@ -150,11 +150,11 @@ def _loss(model: Any, case: Case) -> Tensor:
 
 def refusals() -> dict[str, str]:
     """What each model says to a pass that it would compute as something else."""
-    from megaphi.model.attention import CausalAcrossRanks
-    from megaphi.model.forward_context import ForwardContext
+    from megaphi.model.forward.attention import CausalAcrossRanks
+    from megaphi.model.forward.context import ForwardContext
+    from megaphi.model.forward.targets import AllLogits, LogitRows, Targets
     from megaphi.model.language_model import build_model
     from megaphi.model.padded_model import PaddedModel
-    from megaphi.model.targets import AllLogits, LogitRows, Targets
     from megaphi.parallel.world import pretended_world
 
     tokens_BS = torch.zeros(1, 8, dtype=torch.int64)

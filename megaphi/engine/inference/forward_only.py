@@ -29,15 +29,15 @@ from megaphi.engine.saving.shards import load_weight, refuse_unread_weights
 from megaphi.engine.start.same_run import agree_on_weights, code_facts
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
-from megaphi.model.attention import Causal
-from megaphi.model.forward_context import ForwardContext
+from megaphi.model.forward.attention import Causal
+from megaphi.model.forward.context import ForwardContext
+from megaphi.model.forward.paged_cache import PagedCache
+from megaphi.model.forward.targets import AllLogits
 from megaphi.model.initialize import parameter_shares
 from megaphi.model.language_model import build_model
 from megaphi.model.layer_spec import check_kernels
 from megaphi.model.megatron_config import Precision
 from megaphi.model.padded_model import PaddedModel
-from megaphi.model.paged_cache import PagedCache
-from megaphi.model.targets import AllLogits
 from megaphi.model.weights import EMBEDDING
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.heartbeat import Patience

@@ -29,9 +29,9 @@ from megaphi.generation.decoding.interface import Request, Score, StepOutput, Us
 from megaphi.generation.decoding.json_constraint import Constraint, Constraints
 from megaphi.generation.decoding.scheduler import ScheduledChunk, Scheduler, SequenceState
 from megaphi.generation.decoding.token_choice import NO_TOKEN, Choice, Row, choose
-from megaphi.model.forward_context import ForwardContext
-from megaphi.model.paged_cache import PagedPass, PrefillChunk
-from megaphi.model.targets import LogitRows
+from megaphi.model.forward.context import ForwardContext
+from megaphi.model.forward.paged_cache import PagedPass, PrefillChunk
+from megaphi.model.forward.targets import LogitRows
 from megaphi.sampling import Sampling
 
 BLOCK_SIZE = 16

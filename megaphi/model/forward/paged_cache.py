@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from megaphi.kernels.paged_attention import paged_attention
-from megaphi.model.attention import Attention, CoreProduct, causally_visible
+from megaphi.model.forward.attention import Attention, CoreProduct, causally_visible
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megaphi.model.attention import Attention, CoreProduct, causally_visible
+from megaphi.model.forward.attention import Attention, CoreProduct, causally_visible
 
 # Flash attention over documents of any lengths, on a GPU; older versions of torch cannot group queries there.
 _VARLEN_GROUPS = {"enable_gqa", "window_size"} <= set(inspect.signature(varlen.varlen_attn).parameters)

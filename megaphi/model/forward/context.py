@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from megaphi.model.attention import Attention
-from megaphi.model.targets import Targets
+from megaphi.model.forward.attention import Attention
+from megaphi.model.forward.targets import Targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
