@@ -1,16 +1,17 @@
 """What a training step minimises: how a micro-batch goes through the model, and the sums that come out of it.
 
 Every objective returns sums and a count (of tokens, of pairs), never means: the gradient of a step is divided once by
-the count over all micro-batches and replicas.
+the count over all micro-batches and replicas. One whose loss needs a mean over the whole global batch, such as KTO's
+estimate of a divergence, names what to measure first: a `WholeBatchObjective`.
 
 Legend: B batch, S sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,10 +39,32 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class WholeBatchObjective(Objective, Protocol):
+    """An objective whose loss needs means over the whole global batch: all micro-batches of all replicas.
+
+    Before every update the step's micro-batches go through the model once more, without gradients; in validation the
+    whole of the held-out data does.
+    """
+
+    beforehand: Objective
+    """What is measured first. Its means are sums over all ranks in fp64, divided by its count."""
+
+    def knowing(self, means: Mapping[str, float]) -> Objective:
+        """What this step minimises: the same `names`, and `means` has `loss` and the `names` of `beforehand`."""
+        ...
+
+
+def unit_of(objective: Objective) -> str:
+    """What the loss is, for its plot; an objective may say it as `unit`."""
+    return getattr(objective, "unit", "loss")
+
+
 class NextToken:
     """Cross-entropy of the next token over all that the loss mask keeps: pretraining and supervised fine-tuning."""
 
     names: tuple[str, ...] = ()
+    unit = "cross-entropy, nats per token"
 
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
         context = ForwardContext(

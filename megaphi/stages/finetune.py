@@ -162,5 +162,6 @@ def _order(run: RunConfig, name: str, *, steps: int) -> RowOrder:
             first_step=0,
             end_step=steps,
             first_sample=0,
+            is_whole_run=True,
         )
     )

@@ -29,6 +29,8 @@ from megaphi.stages.losses import ipo_loss, sigmoid_loss
 class PreferenceObjective:
     """Mean over pairs; fulfils the engine's `Objective`."""
 
+    unit = "preference loss of a pair"
+
     names: tuple[str, ...] = (
         "preference_loss",
         "margin",

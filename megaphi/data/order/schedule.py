@@ -28,6 +28,8 @@ class StageSpan:
     first_step: int
     end_step: int
     first_sample: int
+    is_whole_run: bool = False
+    """The data has no stages, and this stands for all of it."""
 
     @property
     def samples(self) -> int:
@@ -69,6 +71,7 @@ def lay_out_stages(
                 first_step=step,
                 end_step=end,
                 first_sample=sample,
+                is_whole_run=not mixture.stages,
             )
         )
         step, sample = end, spans[-1].end_sample
@@ -92,6 +95,7 @@ def single_stage(sources: Sequence[Source], *, sequence_length: int, samples: in
         first_step=0,
         end_step=ENDLESS if samples is None else samples,
         first_sample=0,
+        is_whole_run=True,
     )
 
 

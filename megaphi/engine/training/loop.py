@@ -23,7 +23,7 @@ from megaphi.data.loading.prefetch import prefetch
 from megaphi.data.order.schedule import StageSpan
 from megaphi.engine.learning_rate import learning_rate
 from megaphi.engine.model.training_model import TrainingModel
-from megaphi.engine.objective import Objective
+from megaphi.engine.objective import Objective, unit_of
 from megaphi.engine.reporting.loss_plot import plot_losses
 from megaphi.engine.reporting.meter import Meter
 from megaphi.engine.reporting.metrics import open_log, read_metrics
@@ -73,12 +73,12 @@ def training_loop(
     validation = None if data.validation is None else Validation(data.validation, run, world)
     bar = progress_bar(total=run.training.steps, initial=step, unit="step", label="train", visible=world.is_main)
     stop, times, activity = StopRequest(TimeLimit(run.training.time_limit)), _step_times(run, world), world.activity
-    with stop, bar, times, Saver(model, saved_step=step, after_save=partial(_plot, run)) as saver:
+    with stop, bar, times, Saver(model, saved_step=step, after_save=partial(_plot, run, unit_of(objective))) as saver:
         meter = Meter(run, world)
         activity.begin(step + 1)
         for batches in prefetch(_steps_batches(data.training, world, first=step, last=last)):
             stage = data.training.order.span_at(step)
-            _announce(stage, run, step=step)
+            _announce(stage, step=step)
             step += 1
             record = _update(model, batches, objective, check_step, step=step)
             record["tokens"] = data.training.order.position_at(step).tokens
@@ -123,8 +123,8 @@ def _update(
     return known | result.means
 
 
-def _announce(stage: StageSpan, run: RunConfig, *, step: int) -> None:
-    if run.mixture.stages and step == stage.first_step:
+def _announce(stage: StageSpan, *, step: int) -> None:
+    if not stage.is_whole_run and step == stage.first_step:
         shares = ", ".join(f"{name} {weight:g}" for name, weight in zip(stage.sources, stage.weights, strict=True))
         logger.info(
             "stage %s begins: %d steps of %d x %d tokens; %s",
@@ -182,7 +182,6 @@ def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any
     }
 
 
-def _plot(run: RunConfig) -> None:
+def _plot(run: RunConfig, unit: str) -> None:
     folder = Path(run.folder)
-    unit = "cross-entropy, nats per token" if run.preferences is None else "preference loss of a pair"
     plot_losses(read_metrics(folder / "metrics.jsonl"), folder / "loss.png", title=run.recipe, marks={}, unit=unit)

@@ -21,7 +21,7 @@ from torch import Tensor
 from megaphi.data.batch import Batch
 from megaphi.engine.model.optimizer import set_rates
 from megaphi.engine.model.training_model import TrainingModel, whole_parameters
-from megaphi.engine.objective import NextToken, Objective
+from megaphi.engine.objective import NextToken, Objective, WholeBatchObjective
 
 NEXT_TOKEN = NextToken()
 
@@ -46,6 +46,7 @@ def train_step(
     """Forward, backward, clip, update on this replica's micro-batches of the step."""
     activity = model.world.activity
     activity.enter("forward_backward")
+    objective = _knowing_the_batch(model, [batches], objective)
     for chunk in model.chunks:
         chunk.zero_grad_buffer()
     model.optimizer.zero_grad()
@@ -73,9 +74,18 @@ def evaluate(
         By part: `loss` and `count`, and the objective's further sums by name. They are sums: parts can be added.
     """
     batches = [batch for part in parts for batch in part]
+    objective = _knowing_the_batch(model, parts, objective)
     with reading(model):
         reports = run_schedule(model, batches, objective, forward_only=True)
     return _over_all_ranks(reports, objective, sizes=[len(part) for part in parts], device=model.world.device)
+
+
+def _knowing_the_batch(model: TrainingModel, parts: Sequence[Sequence[Batch]], objective: Objective) -> Objective:
+    """The objective for these micro-batches, which may have to be measured first. Collective."""
+    if not isinstance(objective, WholeBatchObjective):
+        return objective
+    (sums,) = evaluate(model, [[batch for part in parts for batch in part]], objective.beforehand)
+    return objective.knowing(means_of(sums))
 
 
 def means_of(sums: Mapping[str, float]) -> dict[str, float]:
