@@ -68,21 +68,20 @@ class NextToken:
 
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
         context = ForwardContext(
-            attention=attention_of(batch, device),
+            attention=self.attention(batch, device),
             positions_BS=None if batch.positions_BS is None else local(batch.positions_BS, device),
             targets=Labels(local(batch.labels_BS, device)),
         )
         output = chunk(local(batch.tokens_BS, device), context)
         return output, partial(_summed_loss, local(batch.loss_mask_BS, device))
 
-
-def attention_of(batch: Batch, device: torch.device) -> Attention:
-    """Within documents where the batch tells them apart, or causal in the whole row, on as many ranks as hold it."""
-    if batch.document_ids_BS is not None:
-        return Segments(torch.from_numpy(document_segments(batch.document_ids_BS)).to(device, non_blocking=True))
-    if parallel_state.get_context_parallel_world_size() > 1:
-        return CausalAcrossRanks(parallel_state.get_context_parallel_group())
-    return Causal()
+    def attention(self, batch: Batch, device: torch.device) -> Attention:
+        """Within documents where the batch tells them apart, or causal in the row, on as many ranks as hold it."""
+        if batch.document_ids_BS is not None:
+            return Segments(torch.from_numpy(document_segments(batch.document_ids_BS)).to(device, non_blocking=True))
+        if parallel_state.get_context_parallel_world_size() > 1:
+            return CausalAcrossRanks(parallel_state.get_context_parallel_group())
+        return Causal()
 
 
 def _summed_loss(loss_mask_BS: Tensor, loss_BS: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

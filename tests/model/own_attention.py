@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megaphi.data.batch import Batch
+from megaphi.engine.objective import NextToken
 from megaphi.errors import InputError
-from megaphi.model.architecture import Architecture
 from megaphi.model.forward.attention import Attention, Causal, CoreProduct, causally_visible
 from megaphi.model.forward.segments import Segments
 from megaphi.parallel.layout import ParallelLayout
+from tests.stages.packed_runs import SHAPE, a_step
 
-SHAPE = Architecture(
-    layers=2, hidden=48, feed_forward=80, heads=6, key_value_groups=2, head_size=8, vocabulary=363
-)  # an odd vocabulary, padded in no layout of one process
 LENGTH = 24
 
 
@@ -36,6 +35,13 @@ class SlidingWindow(Attention):
     def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
         visible_SS = causally_visible(len(query_SBHK), len(key_SBGK), device=query_SBHK.device).triu(1 - self.window)
         return core.product(query_SBHK, key_SBGK, value_SBGK, visible_SS)
+
+
+class Windowed(NextToken):
+    """The fork's objective, which a recipe names: `objective=own_attention.py:Windowed`."""
+
+    def attention(self, batch: Batch, device: torch.device) -> Attention:
+        return SlidingWindow(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,22 @@ def _loss(model: Any, case: Case) -> Tensor:
     positions_BS = torch.from_numpy(case.positions_S)[None] if case.rows == 1 else None
     context = ForwardContext(attention=case.attention, targets=Labels(labels_BS), positions_BS=positions_BS)
     return model(tokens_BS, context).mean()
+
+
+def windowed_step(folder: str, checkpoint: str, layout: ParallelLayout) -> float:
+    """The loss of one update by the fork's objective, in any layout; its gradients are in `folder`."""
+    tokens_BS, labels_BS = (part.numpy() for part in CASES["sliding window"].batch())
+    rows = [
+        Batch(
+            tokens_BS=tokens_BS[row : row + 1],
+            labels_BS=labels_BS[row : row + 1],
+            loss_mask_BS=np.ones((1, LENGTH), dtype=np.float32),
+            document_ids_BS=None,
+            sample_numbers_B=np.array([row]),
+        )
+        for row in range(len(tokens_BS))
+    ]
+    return a_step(folder, checkpoint, layout, rows, Windowed())
 
 
 def refusals() -> dict[str, str]:

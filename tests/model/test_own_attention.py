@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from megaphi.parallel.layout import ParallelLayout
 from tests.conversion.random_models import random_folder, whole_weights
 from tests.gloo_world import run_in_world
-from tests.model.own_attention import CASES, COMPUTED_BY, SHAPE, Found, losses_and_gradients, refusals
+from tests.model.own_attention import CASES, COMPUTED_BY, Found, losses_and_gradients, refusals, windowed_step
+from tests.stages.packed_runs import SHAPE, difference, gradients
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +60,32 @@ def by_transformers(model: Any, name: str) -> Found:
 def test_a_variant_is_its_mask_in_plain_pytorch(
     name: str, found: dict[tuple[str, str, str], Found], theirs: Any
 ) -> None:
-    loss, gradients = by_transformers(theirs, name)
+    loss, expected = by_transformers(theirs, name)
     ways = {key: ours for key, ours in found.items() if key[0] == name}
     assert len(ways) == 3 * len(COMPUTED_BY) - 3 * (name == "prompt and answers")
     for way, (our_loss, ours) in ways.items():
         assert our_loss == pytest.approx(loss, rel=1e-6), way
-        assert ours.keys() == gradients.keys()
-        for weight, expected in gradients.items():
-            error = np.linalg.norm(ours[weight] - expected.reshape(ours[weight].shape)) / np.linalg.norm(expected)
-            assert error < 1e-5, (way, weight)
+        assert difference(ours, expected) < 1e-5, way
+
+
+LAYOUTS = [ParallelLayout(pipeline=2, virtual_pipeline=2), ParallelLayout(tensor=2, sequence_parallel=True)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_an_objective_that_names_its_attention_trains_in_every_layout(
+    layout: ParallelLayout, checkpoint: Path, theirs: Any, tmp_path: Path
+) -> None:
+    loss, expected = by_transformers(theirs, "sliding window")
+    found = run_in_world(windowed_step, str(tmp_path), str(checkpoint), layout, processes=layout.model_ranks)
+    assert found == pytest.approx([loss] * layout.model_ranks, rel=1e-6)
+    assert difference(gradients(tmp_path), expected) < 1e-5
 
 
 def test_recomputation_changes_no_bit(found: dict[tuple[str, str, str], Found]) -> None:
-    for (name, computed_by, recompute), (loss, gradients) in found.items():
+    for (name, computed_by, recompute), (loss, values_by_name) in found.items():
         plain_loss, plain = found[name, computed_by, "none"]
         assert loss == plain_loss, (name, computed_by, recompute)
-        for weight, values in gradients.items():
+        for weight, values in values_by_name.items():
             np.testing.assert_array_equal(values, plain[weight], err_msg=f"{name}, {computed_by}, {recompute}")
 
 
