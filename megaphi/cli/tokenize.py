@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from megaphi.cli.tokenizer_option import add_tokenizer
+from megaphi.cli.tokenizer_option import add_tokenizer, place_of_tokenizer
 from megaphi.config import user_path
 
 HELP = "text files to .bin/.idx token files"
@@ -112,11 +112,12 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides the result, as keyword arguments."""
     from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle
 
+    path, vocabulary = place_of_tokenizer(arguments.tokenizer, vocabulary=arguments.vocabulary)
     rates = {"rate": arguments.fim_rate, "spm_rate": arguments.fim_spm_rate, "seed": arguments.fim_seed}
     fill = FillInTheMiddle(**rates)
     return {
-        "tokenizer": arguments.tokenizer,
-        "vocabulary_size": arguments.vocabulary,
+        "tokenizer": path,
+        "vocabulary_size": vocabulary,
         "ranks_file": arguments.ranks_file,
         "text_key": arguments.text_key,
         "shuffle_seed": None if arguments.no_shuffle else arguments.seed,

@@ -15,7 +15,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from megaphi.cli.tokenizer_option import add_tokenizer
+from megaphi.cli.tokenizer_option import add_tokenizer, place_of_tokenizer
 from megaphi.config import user_path
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
 def show_conversations(arguments: argparse.Namespace) -> int:
     from megaphi.tokenizer.open_tokenizer import open_path
 
-    tokenizer = open_path(arguments.tokenizer, vocabulary=arguments.vocabulary)
+    path, vocabulary = place_of_tokenizer(arguments.tokenizer, vocabulary=arguments.vocabulary)
+    tokenizer = open_path(path, vocabulary=vocabulary)
     colour = sys.stdout.isatty() if arguments.colour is None else arguments.colour
     show = _show_pairs if arguments.pairs else _show_conversations
     for line in show(arguments, tokenizer, colour=colour):

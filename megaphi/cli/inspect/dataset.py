@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from megaphi.cli.tokenizer_option import add_tokenizer
+from megaphi.cli.tokenizer_option import add_tokenizer, place_of_tokenizer
 from megaphi.config import user_path
 from megaphi.errors import InputError
 
@@ -106,10 +106,11 @@ def _show_document(dataset: TokenDataset, arguments: argparse.Namespace) -> int:
 
     tokens = _document(dataset, arguments.document)
     described = dataset.description or {}
-    size = arguments.vocabulary or described.get("vocabulary_size")
-    if size is None and arguments.tokenizer == PHI4:
+    path, vocabulary = place_of_tokenizer(arguments.tokenizer, vocabulary=arguments.vocabulary)
+    size = vocabulary or described.get("vocabulary_size")
+    if size is None and path == PHI4:
         raise InputError(f"{dataset.name} does not say which vocabulary it was made with: give --vocabulary")
-    tokenizer = open_path(arguments.tokenizer, vocabulary=size if arguments.tokenizer == PHI4 else None)
+    tokenizer = open_path(path, vocabulary=size if path == PHI4 else None)
     if described.get("tokenizer") not in (None, tokenizer.fingerprint):
         raise InputError(f"{dataset.name} was made with another tokenizer than {arguments.tokenizer}: --tokenizer")
     print(tokenizer.decode(tokens.tolist()))
