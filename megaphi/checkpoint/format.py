@@ -107,15 +107,15 @@ def rank_file(rank: int) -> str:
     return f"rank_{rank:05d}.safetensors"
 
 
-def file_metadata(pieces: Mapping[str, dict[str, Any]], *, run: str, step: int) -> dict[str, str]:
+def file_metadata(pieces: Mapping[str, dict[str, Any]], *, save_id: str, step: int) -> dict[str, str]:
     """The header of a rank's file: what it holds, and which save it is of."""
-    return {"run": run, "step": str(step), "pieces": json.dumps(pieces, separators=(",", ":"))}
+    return {"save_id": save_id, "step": str(step), "pieces": json.dumps(pieces, separators=(",", ":"))}
 
 
-def write_rank_file(folder: Path, pieces: Iterable[TensorPiece], *, rank: int, run: str, step: int) -> FileRecord:
+def write_rank_file(folder: Path, pieces: Iterable[TensorPiece], *, rank: int, save_id: str, step: int) -> FileRecord:
     """Write one rank's file, forced to disk; wide types first, so that every tensor is aligned."""
     ordered = sorted(pieces, key=lambda piece: -piece.values.dtype.itemsize)
-    metadata = file_metadata({piece.key: piece.entry for piece in ordered}, run=run, step=step)
+    metadata = file_metadata({piece.key: piece.entry for piece in ordered}, save_id=save_id, step=step)
     tensors = {piece.key: (piece.values.dtype, tuple(piece.values.shape)) for piece in ordered}
     writer = TensorFileWriter(folder / rank_file(rank), tensors, metadata=metadata)
     try:
@@ -150,7 +150,7 @@ def finish_checkpoint(
     state: Mapping[str, Any],
     files: Mapping[str, FileRecord],
     *,
-    run: str,
+    save_id: str,
     carried: Mapping[str, Path] | None = None,
 ) -> Manifest:
     """Add the JSON files and copies of what is `carried`, the manifest last, to a folder with every rank's `files`."""
@@ -160,7 +160,7 @@ def finish_checkpoint(
     copy_files(carried or {}, folder / CARRIED_FOLDER)
     others = (*SMALL_FILES, *(f"{CARRIED_FOLDER}/{name}" for name in carried or {}))
     records = {name: hash_file(folder / name) for name in others}
-    manifest = Manifest(run=run, step=state["step"], files={**records, **files})
+    manifest = Manifest(save_id=save_id, step=state["step"], files={**records, **files})
     write_manifest(folder, manifest)
     return manifest
 

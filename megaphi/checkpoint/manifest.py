@@ -1,7 +1,8 @@
 """manifest.json: what every file of a checkpoint must be, so that damage has a name before it has an effect.
 
 Written last, when all other files are on disk; a folder without one is no checkpoint. It holds size and SHA-256 of
-every file, and is itself in one exact spelling with its own digest inside: a flipped byte anywhere shows.
+every file, and is itself in one exact spelling with its own digest inside: a flipped byte anywhere shows. The format
+became version 3 when `run` became `save_id`: an older megaphi then refuses it by name and does not call it damaged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from megaphi.checkpoint.tensor_file import FileRecord, TensorFile, hash_file
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_text
 
-FORMAT = "megaphi-checkpoint-2"
+FORMAT = "megaphi-checkpoint-3"
+SAVE_ID_NAMES = {FORMAT: "save_id", "megaphi-checkpoint-2": "run"}
+"""How each format that can be read calls the save id; nothing else differs between them."""
 MANIFEST = "manifest.json"
 
 
@@ -24,8 +27,9 @@ MANIFEST = "manifest.json"
 class Manifest:
     """Which save a checkpoint comes from, and its files by their path within the folder."""
 
-    run: str
-    """Drawn at random when a process set starts: tells shards of one run from another's."""
+    save_id: str
+    """Drawn at random when a run's processes start, and by each conversion: the files of one save share it, and the
+    step."""
     step: int
     files: Mapping[str, FileRecord]
 
@@ -35,7 +39,7 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_text(folder / MANIFEST, _spelled(manifest))
+    write_text(folder / MANIFEST, _spelled(manifest, FORMAT))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -43,12 +47,12 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     found = read_json(path, what="checkpoint manifest")
     stated = found.get("format") if isinstance(found, dict) else None
-    if stated != FORMAT:
-        raise InputError(f"{path} has the format {stated!r}, expected {FORMAT!r}")
+    if stated not in SAVE_ID_NAMES:
+        raise InputError(f"{path} has the format {stated!r}, expected {' or '.join(map(repr, SAVE_ID_NAMES))}")
     try:
         files = {name: FileRecord(entry["bytes"], entry["sha256"]) for name, entry in found["files"].items()}
-        manifest = Manifest(run=found["run"], step=found["step"], files=files)
-        is_whole = _spelled(manifest).encode() == path.read_bytes()
+        manifest = Manifest(save_id=found[SAVE_ID_NAMES[stated]], step=found["step"], files=files)
+        is_whole = _spelled(manifest, stated).encode() == path.read_bytes()
     except (KeyError, TypeError, AttributeError):
         is_whole = False
     if not is_whole:
@@ -56,10 +60,10 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
-def _spelled(manifest: Manifest) -> str:
+def _spelled(manifest: Manifest, stated: str) -> str:
     content = {
-        "format": FORMAT,
-        "run": manifest.run,
+        "format": stated,
+        SAVE_ID_NAMES[stated]: manifest.save_id,
         "step": manifest.step,
         "files": {
             name: {"bytes": record.bytes, "sha256": record.sha256} for name, record in sorted(manifest.files.items())
@@ -94,16 +98,23 @@ def check_content(folder: Path, manifest: Manifest, name: str, *, from_disk: boo
         )
 
 
+def save_of(metadata: Mapping[str, str]) -> tuple[str, str] | None:
+    """Save id and step of a rank's file, from its header; None where it does not say."""
+    save_id = next((metadata[name] for name in SAVE_ID_NAMES.values() if name in metadata), None)
+    return None if save_id is None or "step" not in metadata else (save_id, metadata["step"])
+
+
 def _origin(path: Path, manifest: Manifest) -> str:
     """What is wrong with a file of the wrong content: another save's, or damaged."""
     if path.suffix == ".safetensors":
         try:
             with TensorFile(path) as file:
-                run, step = file.metadata.get("run", manifest.run), file.metadata.get("step", str(manifest.step))
+                found = save_of(file.metadata)
         except InputError:
             return "is damaged"
-        if (run, step) != (manifest.run, str(manifest.step)):
-            whose = "this run" if run == manifest.run else f"another run ({run})"
+        if found is not None and found != (manifest.save_id, str(manifest.step)):
+            save_id, step = found
+            whose = "this run" if save_id == manifest.save_id else f"another save ({save_id})"
             return f"is not of this checkpoint: {whose} wrote it at step {step}"
     return "is damaged"
 

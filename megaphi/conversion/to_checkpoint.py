@@ -57,8 +57,8 @@ def to_checkpoint(
     """
     reader = source if not isinstance(source, str | Path) else open_weights(source)
     layout, out = layout or ParallelLayout(), Path(out)
-    run, step = secrets.token_hex(6), int(reader.state.get("step", 0))
-    files = plan_checkpoint(reader, layout=layout, dtype=dtype, run=run)
+    save_id, step = secrets.token_hex(6), int(reader.state.get("step", 0))
+    files = plan_checkpoint(reader, layout=layout, dtype=dtype, save_id=save_id)
     carried = reader.carried
     with whole_folder(out) as folder:
         check_space(out, files)
@@ -68,14 +68,14 @@ def to_checkpoint(
             _configuration(reader.config, layout, dtype),
             {**reader.state, "step": step},
             records,
-            run=run,
+            save_id=save_id,
             carried=carried,
         )
     return out
 
 
 def plan_checkpoint(
-    reader: WeightReader, *, layout: ParallelLayout, dtype: str | None, run: str = ""
+    reader: WeightReader, *, layout: ParallelLayout, dtype: str | None, save_id: str = ""
 ) -> dict[str, PlannedFile]:
     """The files of a checkpoint, and what each will hold. Raises InputError for what cannot be moved."""
     refuse_unlisted_weights(reader)
@@ -92,7 +92,7 @@ def plan_checkpoint(
                     kind = wanted_dtype(reader.dtype(weight.name), dtype, what=f"{reader.folder}: {weight.name}")
                     tensors[f"model/{weight.name}"] = (kind, (box.numel,))
                     pieces[f"model/{weight.name}"] = piece_entry(weight.shape, box, start=0, end=box.numel)
-            metadata = file_metadata(pieces, run=run, step=step)
+            metadata = file_metadata(pieces, save_id=save_id, step=step)
             files[_file_of(stage, rank, layout)] = PlannedFile(tensors=tensors, metadata=metadata)
     return files
 

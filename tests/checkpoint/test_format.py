@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise, product
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megaphi.checkpoint import format as format_module
+from megaphi.checkpoint import manifest as manifest_module
 from megaphi.checkpoint.format import (
     Box,
     CheckpointReader,
@@ -19,6 +22,8 @@ from megaphi.checkpoint.format import (
     resolve,
     write_rank_file,
 )
+from megaphi.checkpoint.manifest import check_content, read_manifest
+from megaphi.checkpoint.tensor_file import TensorFile
 from megaphi.errors import InputError
 
 
@@ -46,10 +51,10 @@ def write_checkpoint(folder, tensors, *, box_cuts, range_cuts):
                 )
                 number += 1
     files = {
-        rank_file(rank): write_rank_file(folder, pieces, rank=rank, run="this", step=7)
+        rank_file(rank): write_rank_file(folder, pieces, rank=rank, save_id="this", step=7)
         for rank, pieces in enumerate(ranks)
     }
-    finish_checkpoint(folder, {"recipe": "none"}, {"step": 7}, files, run="this")
+    finish_checkpoint(folder, {"recipe": "none"}, {"step": 7}, files, save_id="this")
     return CheckpointReader(folder)
 
 
@@ -101,9 +106,9 @@ def test_names_of_no_checkpoint(tmp_path, name, message):
 
 def test_a_piece_that_nobody_wrote_is_noticed(tmp_path):
     piece = TensorPiece(key="w", whole_shape=(4,), box=Box((0,), (4,)), start=1, values=torch.zeros(3))
-    record = write_rank_file(tmp_path, [piece], rank=0, run="this", step=1)
+    record = write_rank_file(tmp_path, [piece], rank=0, save_id="this", step=1)
     with pytest.raises(RuntimeError, match="w: the ranks wrote 3 of 4 elements"):
-        finish_checkpoint(tmp_path, {}, {"step": 1}, {rank_file(0): record}, run="this")
+        finish_checkpoint(tmp_path, {}, {"step": 1}, {rank_file(0): record}, save_id="this")
 
 
 def test_damage_is_named(reader):
@@ -126,8 +131,77 @@ def test_damage_is_named(reader):
 def test_another_format_or_none(reader):
     manifest = reader.folder / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": "other-2"}))
-    with pytest.raises(InputError, match="has the format 'other-2', expected 'megaphi-checkpoint-2'"):
+    expected = "has the format 'other-2', expected 'megaphi-checkpoint-3' or 'megaphi-checkpoint-2'"
+    with pytest.raises(InputError, match=expected):
         CheckpointReader(reader.folder)
     manifest.write_text("{")
     with pytest.raises(InputError, match=r"checkpoint manifest .* is not valid JSON"):
         CheckpointReader(reader.folder)
+
+
+OLD_MANIFEST = """{
+ "format": "megaphi-checkpoint-2",
+ "run": "0a1b2c3d4e5f",
+ "step": 7,
+ "files": {
+  "rank_00000.safetensors": {
+   "bytes": 8,
+   "sha256": "0000000000000000000000000000000000000000000000000000000000000000"
+  }
+ },
+ "sha256": "b048f1e007b7f92d38b67dead016be5ad630c1e24fe9ac3de72dac6167d3c100"
+}
+"""
+"""As version 2 of the format wrote it."""
+
+
+def test_a_manifest_of_the_format_before_is_read_and_its_damage_is_noticed(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text(OLD_MANIFEST)
+    found = read_manifest(tmp_path)
+    assert (found.save_id, found.step, list(found.files)) == ("0a1b2c3d4e5f", 7, ["rank_00000.safetensors"])
+    for damaged in (
+        OLD_MANIFEST.replace("0a1b", "0a1c"),
+        OLD_MANIFEST.replace('"run"', '"save_id"'),
+        OLD_MANIFEST.replace("checkpoint-2", "checkpoint-3"),
+        OLD_MANIFEST.replace(": 7", ": 8"),
+    ):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match="is damaged: it is not as it was written"):
+            read_manifest(tmp_path)
+
+
+def test_a_new_checkpoint_says_its_save_id_in_the_manifest_and_in_every_rank_file(reader):
+    manifest = json.loads((reader.folder / "manifest.json").read_text())
+    assert (manifest["format"], manifest["save_id"]) == ("megaphi-checkpoint-3", "this")
+    assert "run" not in manifest
+    for path in reader.folder.glob("rank_*"):
+        with TensorFile(path) as file:
+            assert (file.metadata["save_id"], file.metadata["step"]) == ("this", "7")
+            assert "run" not in file.metadata
+
+
+def test_a_checkpoint_of_the_format_before_loads_and_a_foreign_rank_file_is_named(tmp_path, monkeypatch):
+    """Version 2 called the save id `run`, in the manifest and in the header of every rank's file."""
+
+    def metadata(pieces, *, save_id, step):
+        return {"run": save_id, "step": str(step), "pieces": json.dumps(pieces)}
+
+    def write(save_id: str) -> CheckpointReader:
+        folder = tmp_path / save_id
+        folder.mkdir()
+        piece = TensorPiece(key="w", whole_shape=(3,), box=Box((0,), (3,)), start=0, values=torch.arange(3.0))
+        files = {rank_file(0): write_rank_file(folder, [piece], rank=0, save_id=save_id, step=7)}
+        finish_checkpoint(folder, {"recipe": "none"}, {"step": 7}, files, save_id=save_id)
+        return CheckpointReader(folder)
+
+    monkeypatch.setattr(manifest_module, "FORMAT", "megaphi-checkpoint-2")
+    monkeypatch.setattr(format_module, "file_metadata", metadata)
+    old, foreign = write("this"), write("that")
+    assert json.loads((old.folder / "manifest.json").read_text())["run"] == "this"
+    assert old.manifest.save_id == "this"
+    assert old.whole("w").tolist() == [0, 1, 2]
+    check_content(old.folder, old.manifest, rank_file(0))
+    shutil.copy(foreign.folder / rank_file(0), old.folder)
+    with pytest.raises(InputError, match=r"another save \(that\) wrote it at step 7"):
+        check_content(old.folder, old.manifest, rank_file(0))

@@ -66,7 +66,7 @@ LEDGER = Ledger(
 )
 
 
-def write_checkpoint(folder, *, run="first", change=0.0):
+def write_checkpoint(folder, *, save_id="first", change=0.0):
     """Two ranks' pieces of every weight of a small model, and of one moment."""
     folder.mkdir(parents=True)
     files = {}
@@ -80,10 +80,10 @@ def write_checkpoint(folder, *, run="first", change=0.0):
                 pieces.append(
                     TensorPiece(key=key, whole_shape=weight.shape, box=box, start=start, values=flat[start:end].clone())
                 )
-        files[rank_file(rank)] = write_rank_file(folder, pieces, rank=rank, run=run, step=3)
+        files[rank_file(rank)] = write_rank_file(folder, pieces, rank=rank, save_id=save_id, step=3)
     config = dataclasses.replace(load_recipe("quickstart_pretrain"), model=MODEL)
     state = {"step": 3, "tokens_by_source": {"web": 5}, "ledger": LEDGER.to_json()}
-    finish_checkpoint(folder, to_plain(config), state, files, run=run)
+    finish_checkpoint(folder, to_plain(config), state, files, save_id=save_id)
     (folder.parent / "latest").write_text(folder.name)
     return folder
 
@@ -96,6 +96,7 @@ def checkpoint(tmp_path):
 def test_a_checkpoint(shown, checkpoint):
     text = shown("inspect", "checkpoint", checkpoint.parents[1], "--tensors", "--files")
     assert re.search(r"step +3\n", text)
+    assert re.search(r"save id +first\n", text)
     assert re.search(r"layout +tensor 2 x pipeline 1 x data auto, sequence parallel\n", text)
     assert re.search(r"tokens_by_source web 5\n", text)
     assert re.search(r"data +keyed order, seed 7, this plan from step 0 on\n", text)
@@ -152,12 +153,12 @@ def test_one_flipped_bit_anywhere_is_found(capsys, checkpoint, name, finding, pl
 
 
 def test_what_does_not_belong_together_is_found(capsys, checkpoint, tmp_path):
-    other = write_checkpoint(tmp_path / "other", run="second")
+    other = write_checkpoint(tmp_path / "other", save_id="second")
     shutil.copy(other / "rank_00001.safetensors", checkpoint)
     (checkpoint / "rank_00002.safetensors").write_bytes(b"?")
     assert main(["verify", str(checkpoint)]) == 1
     text = capsys.readouterr().out
-    assert "rank_00001.safetensors is not of this checkpoint: another run (second) wrote it at step 3" in text
+    assert "rank_00001.safetensors is not of this checkpoint: another save (second) wrote it at step 3" in text
     assert "rank_00002.safetensors is not part of it" in text
 
 

@@ -27,7 +27,8 @@ def show_checkpoint(path: Path, *, tensors: bool, files: bool) -> int:
     weights = [entry for key, entry in reader.tensors.items() if key.startswith("model/")]
     print(f"parameters   {sum(map(_numel, weights)):,} in {len(weights)} tensors")
     _show_parts(reader)
-    print(f"files        {len(reader.manifest.files) + 1}, {reader.manifest.bytes:,} bytes, run {reader.manifest.run}")
+    print(f"save id      {reader.manifest.save_id}")
+    print(f"files        {len(reader.manifest.files) + 1}, {reader.manifest.bytes:,} bytes")
     if files:
         for name, record in reader.manifest.files.items():
             print(f"  {name:<40} {record.bytes:>16,}  {record.sha256}")

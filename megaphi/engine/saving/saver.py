@@ -43,11 +43,11 @@ class Saver:
         self, model: TrainingModel, *, saved_step: int = 0, after_save: Callable[[], object] = lambda: None
     ) -> None:
         self._model, self._rules, self._world = model, model.run.saving, model.world
-        name = [secrets.token_hex(6)]
-        distributed.broadcast_object_list(name, src=0)
+        save_id = [secrets.token_hex(6)]
+        distributed.broadcast_object_list(save_id, src=0)
         self._called_off = Event()
         self._writer = CheckpointWriter(
-            model.run, model.world, save_name=name[0], called_off=self._called_off, after_save=after_save
+            model.run, model.world, save_id=save_id[0], called_off=self._called_off, after_save=after_save
         )
         self._memory = HostMemory()
         self._saves = 0

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from megaphi.checkpoint.format import TensorPiece
+from megaphi.checkpoint.manifest import save_of
 from megaphi.checkpoint.tensor_file import FileRecord, TensorFile, hash_file
 from megaphi.errors import InputError
 
@@ -67,7 +68,7 @@ def sample_live(pieces: Iterable[TensorPiece], *, step: int) -> list[Sample]:
     return [replace(sample, values=sample.values.cpu()) for sample in samples]
 
 
-def check_written(path: Path, record: FileRecord, samples: Sequence[Sample], *, run: str, step: int) -> None:
+def check_written(path: Path, record: FileRecord, samples: Sequence[Sample], *, save_id: str, step: int) -> None:
     """Read a rank's file back from the disk.
 
     Raises:
@@ -77,8 +78,8 @@ def check_written(path: Path, record: FileRecord, samples: Sequence[Sample], *, 
     if hash_file(path, from_disk=True) != record:
         raise InputError(f"{path} was read back with other bytes than were written: the storage is not to be trusted")
     with TensorFile(path) as file:
-        if (file.metadata["run"], file.metadata["step"]) != (run, str(step)):
-            raise InputError(f"{path} is of another save: step {file.metadata['step']} of {file.metadata['run']}")
+        if (wrote := save_of(file.metadata)) != (save_id, str(step)):
+            raise InputError(f"{path} is of another save: {wrote}, not {(save_id, str(step))}")
         for sample in samples:
             for place, expected in zip(sample.places, sample.values.split(1), strict=True):
                 found = file.read(sample.key, place, place + 1)

@@ -64,13 +64,13 @@ def checkpoint_folders(run: RunConfig) -> list[Path]:
 
 
 class CheckpointWriter:
-    """Writes checkpoints of one run under the name `save_name`, which all ranks share and no other process set has."""
+    """Writes checkpoints of one run under a `save_id`, which all ranks share and no other process set has."""
 
     def __init__(
-        self, run: RunConfig, world: World, *, save_name: str, called_off: Event, after_save: Callable[[], object]
+        self, run: RunConfig, world: World, *, save_id: str, called_off: Event, after_save: Callable[[], object]
     ) -> None:
         self._run, self._rules, self._world = run, run.saving, world
-        self._save_name, self._called_off, self._after_save = save_name, called_off, after_save
+        self._save_id, self._called_off, self._after_save = save_id, called_off, after_save
 
     def write(self, job: Job) -> Outcome:
         """Try every place, several times each. Raises CalledOff."""
@@ -98,8 +98,8 @@ class CheckpointWriter:
 
     def _attempt(self, job: Job, folder: Path, attempt: int) -> str | None:
         """Write one checkpoint together with all other ranks; returns what went wrong, the same on all."""
-        channel = Channel(f"{self._save_name}/save/{job.number}/{attempt}", called_off=self._called_off)
-        partial = folder.with_name(f".{folder.name}.{self._save_name}.partial")
+        channel = Channel(f"{self._save_id}/save/{job.number}/{attempt}", called_off=self._called_off)
+        partial = folder.with_name(f".{folder.name}.{self._save_id}.partial")
         world, everyone = self._world, [f"report/{rank}" for rank in range(self._world.size)]
         if world.is_main:
             channel.post("folder", _problem(lambda: self._prepare(partial)))
@@ -125,10 +125,10 @@ class CheckpointWriter:
         report: dict[str, Any] = {}
 
         def write() -> None:
-            record = write_rank_file(partial, job.pieces, rank=self._world.rank, run=self._save_name, step=job.step)
+            record = write_rank_file(partial, job.pieces, rank=self._world.rank, save_id=self._save_id, step=job.step)
             if self._rules.verify:
                 path = partial / rank_file(self._world.rank)
-                check_written(path, record, job.samples, run=self._save_name, step=job.step)
+                check_written(path, record, job.samples, save_id=self._save_id, step=job.step)
             report.update(bytes=record.bytes, sha256=record.sha256)
 
         return report if (problem := _problem(write)) is None else {"problem": problem}
@@ -146,7 +146,7 @@ class CheckpointWriter:
     def _publish(self, job: Job, files: Mapping[str, FileRecord], partial: Path, folder: Path) -> None:
         state = {**job.state, "versions": versions()}
         carried = {path.name: path for path in sorted((Path(self._run.folder) / CARRIED_FOLDER).glob("*"))}
-        manifest = finish_checkpoint(partial, to_plain(self._run), state, files, run=self._save_name, carried=carried)
+        manifest = finish_checkpoint(partial, to_plain(self._run), state, files, save_id=self._save_id, carried=carried)
         if self._rules.verify:
             for name in manifest.files.keys() - files.keys():
                 check_content(partial, manifest, name, from_disk=True)

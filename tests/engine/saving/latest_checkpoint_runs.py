@@ -27,7 +27,7 @@ FILES = (
 )  # fmt: skip
 
 
-def write_checkpoints(folder: Path, *, run: str, steps: tuple[int, ...] = (10, 20, 30)) -> None:
+def write_checkpoints(folder: Path, *, save_id: str, steps: tuple[int, ...] = (10, 20, 30)) -> None:
     for step in steps:
         at = folder / f"step_{step:08d}"
         at.mkdir(parents=True)
@@ -38,10 +38,12 @@ def write_checkpoints(folder: Path, *, run: str, steps: tuple[int, ...] = (10, 2
             pieces = [
                 TensorPiece(key=f"model/{name}", whole_shape=(8, 8), box=box, start=0, values=values) for name in "ab"
             ]
-            files[rank_file(rank)] = write_rank_file(at, pieces, rank=rank, run=run, step=step)
+            files[rank_file(rank)] = write_rank_file(at, pieces, rank=rank, save_id=save_id, step=step)
         carried = folder.parent / "tokenizer.json"
         carried.write_text('{"version": "1.0"}')
-        finish_checkpoint(at, {"recipe": "none"}, {"step": step}, files, run=run, carried={"tokenizer.json": carried})
+        finish_checkpoint(
+            at, {"recipe": "none"}, {"step": step}, files, save_id=save_id, carried={"tokenizer.json": carried}
+        )
     write_text(folder / "latest", f"step_{max(steps):08d}\n")
 
 
@@ -59,8 +61,8 @@ def cut(name: str) -> Callable[[Path], None]:
 
 
 def replace_shard(newest: Path) -> None:
-    """The same step of another run: every size is right, and so is every header but for the run's name."""
-    write_checkpoints(newest.parent.parent / "another" / "checkpoints", run="that", steps=(30,))
+    """The same step of another run: every size is right, and so is every header but for the save id."""
+    write_checkpoints(newest.parent.parent / "another" / "checkpoints", save_id="that", steps=(30,))
     shutil.copy(newest.parent.parent / "another/checkpoints/step_00000030" / rank_file(1), newest / rank_file(1))
 
 
@@ -80,8 +82,8 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "all of them": lambda newest: [(path / "manifest.json").unlink() for path in newest.parent.glob("step_*")],
     "only latest is left": lambda newest: [shutil.rmtree(path) for path in newest.parent.glob("step_*")],
     "no checkpoints": lambda newest: shutil.rmtree(newest.parent),
-    "a newer one in the fallback": lambda newest: write_checkpoints(fallback(newest), run="this", steps=(40,)),
-    "an older one in the fallback": lambda newest: write_checkpoints(fallback(newest), run="this", steps=(30, 5)),
+    "a newer one in the fallback": lambda newest: write_checkpoints(fallback(newest), save_id="this", steps=(40,)),
+    "an older one in the fallback": lambda newest: write_checkpoints(fallback(newest), save_id="this", steps=(30, 5)),
 }
 
 
@@ -100,7 +102,7 @@ def find_after(name: str, folder: Path, world: World, *, verify: bool) -> dict[s
     """What is found and said after a damage."""
     if world.is_main:
         shutil.rmtree(folder, ignore_errors=True)
-        write_checkpoints(folder / "checkpoints", run="this")
+        write_checkpoints(folder / "checkpoints", save_id="this")
         DAMAGES[name](folder / "checkpoints" / "step_00000030")
     distributed.barrier()
     found, message = None, None

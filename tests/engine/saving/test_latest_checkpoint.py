@@ -27,7 +27,7 @@ EXPECTED = {
     "sizes only": ("checkpoints/step_00000030", ""),
     "latest names nothing": ("checkpoints/step_00000020", "names step 30, which is not there"),
     "nothing in it": ("checkpoints/step_00000020", "is not complete"),
-    "another run's shard": ("checkpoints/step_00000020", "another run (that) wrote it"),
+    "another run's shard": ("checkpoints/step_00000020", "another save (that) wrote it"),
     "an older shard": ("checkpoints/step_00000020", "this run wrote it at step 20"),
     "a newer one in the fallback": ("fallback/step_00000040", ""),
     "an older one in the fallback": ("checkpoints/step_00000030", ""),

@@ -156,7 +156,7 @@ def without_copies(checkpoint: Path) -> None:
         path.unlink()
     manifest = read_manifest(checkpoint)
     files = {name: record for name, record in manifest.files.items() if not name.startswith("huggingface/")}
-    write_manifest(checkpoint, Manifest(run=manifest.run, step=manifest.step, files=files))
+    write_manifest(checkpoint, Manifest(save_id=manifest.save_id, step=manifest.step, files=files))
 
 
 def transformers_folder(folder: Path, config: Any) -> Path:
