@@ -50,7 +50,7 @@ INSIDE = {
     "engine": [{"boards"}, {""}, {"model"}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],
     "conversion": [{"formats"}, {""}],
     "conversion.formats": [{""}, {"gguf", "huggingface", "megatron"}],
-    "generation": [{"text", "decoding", "client"}, {"local_sampler"}, {"server"}],
+    "generation": [{"text", "decoding", "client"}, {"answer_stream"}, {"local_sampler"}, {"server"}],
     "cli": [{""}, {"inspect"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""

@@ -17,12 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, open_or_follow
+from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, on_first_rank
 from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError, did_you_mean
 from megaphi.sampling import Sampling
 
 if TYPE_CHECKING:
+    from megaphi.cli.engine_options import Opened
     from megaphi.generation.decoding.interface import Generator
     from megaphi.tokenizer.interface import Tokenizer
 
@@ -64,9 +65,10 @@ def _chat(arguments: argparse.Namespace) -> int:
     from megaphi.log import set_up_logging
 
     set_up_logging()
-    opened = open_or_follow(arguments)
-    if opened is None:  # this rank has followed the first one to its end
-        return 0
+    return on_first_rank(arguments, lambda opened: _talk(opened, arguments))
+
+
+def _talk(opened: Opened, arguments: argparse.Namespace) -> int:
     talk = Talk(opened.generators[0], opened.tokenizer, rules_of(arguments), arguments.system)
     for line in read_lines():
         word, _, rest = line.strip().partition(" ")
@@ -123,8 +125,9 @@ class Talk:
                 self.said.append(Message("assistant", answer))
 
     def _generate(self) -> Iterator[str]:
+        from megaphi.generation.answer_stream import AnswerStream
         from megaphi.generation.decoding.interface import Request
-        from megaphi.generation.text import TextStream, render_prompt
+        from megaphi.generation.text import render_prompt
 
         opening = [Message("system", self.system)] if self.system else []
         prompt = render_prompt(Conversation((*opening, *self.said)), self.tokenizer)
@@ -134,14 +137,13 @@ class Talk:
         rules = replace(self.rules, max_tokens=min(self.rules.max_tokens, room))
         stops = self.tokenizer.stop_tokens
         turn = len(self.said)  # every turn has draws of its own
-        self.generator.add(Request(name="chat", prompt=prompt, sampling=rules, sample=turn, stop_tokens=stops))
-        text = TextStream(self.tokenizer)
+        request = Request(name="chat", prompt=prompt, sampling=rules, sample=turn, stop_tokens=stops)
+        self.generator.add(request)
+        stream = AnswerStream(request, self.tokenizer)
         try:
             while not self.generator.is_idle:
                 for output in self.generator.step():
-                    if output.token is not None:
-                        yield text.add(output.token)
-            yield text.end()
+                    yield stream.add(output)
         finally:
             self.generator.cancel("chat")
             while not self.generator.is_idle:

@@ -1,6 +1,7 @@
 """What the verbs that generate through the engine share: its options, its ranks, and the engine itself.
 
-With more than one process the verb starts itself once per rank; only the first rank talks to anybody.
+With more than one process the verb starts itself once per rank; only the first rank talks to anybody. What only it does
+is handed over as a function, so that no code of a verb runs on a rank that follows it.
 """
 
 from __future__ import annotations
@@ -105,15 +106,16 @@ def patience_of(arguments: argparse.Namespace) -> Patience:
         raise InputError(str(error).replace("heartbeat_seconds=", "--heartbeat-seconds ")) from None
 
 
-def open_or_follow(arguments: argparse.Namespace) -> Opened | None:
-    """The first rank gets a model that is ready to generate; the others follow it to its end, and get None.
+def on_first_rank(arguments: argparse.Namespace, work: Callable[[Opened], int]) -> int:
+    """Open the model on every rank, and do `work` with it on the first; the others follow that one until it ends.
 
-    Only the first rank acts on Ctrl-C and SIGTERM: the others must stay for its last step.
+    Returns the exit code of `work`; 0 on the others. Only the first rank acts on Ctrl-C and SIGTERM: the others must
+    stay for its last step.
     """
     from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.driver import drive_or_follow
+    from megaphi.generation.decoding.driver import drive, follow
     from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.decoding.json_constraint import Constraints
     from megaphi.kernels.loading import allow_slow
@@ -131,5 +133,8 @@ def open_or_follow(arguments: argparse.Namespace) -> Opened | None:
         tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
         constraints = Constraints(tokenizer)
     model = open_model(reader, layout, patience=patience)
-    generators = drive_or_follow(InferenceEngine(model, slots=arguments.batch, constraints=constraints))
-    return None if generators is None else Opened(generators, tokenizer, constraints)
+    engine = InferenceEngine(model, slots=arguments.batch, constraints=constraints)
+    if not model.world.is_main:
+        follow(engine)
+        return 0
+    return work(Opened(drive(engine), tokenizer, constraints))

@@ -53,9 +53,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.generate import generate
     from megaphi.generation.decoding.inference_engine import InferenceEngine
-    from megaphi.generation.text import render_prompt
+    from megaphi.generation.local_sampler import LocalSampler
     from megaphi.kernels.loading import allow_slow
     from megaphi.log import progress_bar
     from megaphi.parallel.layout import ParallelLayout
@@ -68,21 +67,19 @@ def _generate(arguments: argparse.Namespace) -> int:
         tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
     model = open_model(reader, layout, patience=patience_of(arguments))
     model.world.activity.phase = "generating"
-    prompts = [render_prompt(prompt, tokenizer) for prompt in arguments.prompt]
-    total = len(prompts) * arguments.samples
+    total = len(arguments.prompt) * arguments.samples
     with progress_bar(total=total, unit="text", label="generate", visible=model.world.is_main) as bar:
-        found = generate(
+        sampler = LocalSampler(
             InferenceEngine(model, slots=arguments.batch),
-            prompts,
-            sampling,
-            samples=arguments.samples,
-            stop_tokens=tokenizer.stop_tokens,
+            tokenizer,
+            name=arguments.checkpoint,
             on_end=lambda: bar.update(model.world.replicas),
         )
+        found = sampler.sample(arguments.prompt, sampling, samples=arguments.samples)
     if model.world.is_main:
-        for prompt, continuations in zip(arguments.prompt, found, strict=True):
-            for continuation in continuations:
-                print(prompt + tokenizer.decode(continuation.tokens))
+        for prompt, answers in zip(arguments.prompt, found, strict=True):
+            for answer in answers:
+                print(prompt + answer.text)
     return 0
 
 

@@ -15,7 +15,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, open_or_follow
+from megaphi.cli.engine_options import Opened, add_engine_arguments, on_every_rank, on_first_rank
 from megaphi.cli.job_end import end_job
 from megaphi.config import user_path
 from megaphi.errors import InputError
@@ -116,16 +116,19 @@ def _serve(arguments: argparse.Namespace) -> int:
         if key is None and not ipaddress.ip_address(address).is_loopback:
             logger.warning("WARNING: everybody who reaches %s port %d can use this server: no key", address, port)
             logger.warning("WARNING: give it one with --api-key-file, or leave --host out")
-        app = make_app(arguments, key, hosts=LOOPBACK if ipaddress.ip_address(address).is_loopback else frozenset())
-        if app is None:  # this rank has followed the first one to its end
-            return 0
-        bound.listen()  # who has read the next line may come, even before the server's first accept
-        logger.info("serving at http://%s:%d", f"[{address}]" if ":" in address else address, port)
-        return _run_until_signal(app, bound, max_waiting=arguments.max_waiting)
+        hosts = LOOPBACK if ipaddress.ip_address(address).is_loopback else frozenset()
+
+        def serve(opened: Opened) -> int:
+            app = make_app(opened, arguments, key, hosts=hosts)
+            bound.listen()  # who has read the next line may come, even before the server's first accept
+            logger.info("serving at http://%s:%d", f"[{address}]" if ":" in address else address, port)
+            return _run_until_signal(app, bound, max_waiting=arguments.max_waiting)
+
+        return on_first_rank(arguments, serve)
 
 
-def make_app(arguments: argparse.Namespace, key: str | None, *, hosts: frozenset[str]) -> FastAPI | None:
-    """Open the model, and build the application around it, on the first rank; `hosts` as in `Serving`."""
+def make_app(opened: Opened, arguments: argparse.Namespace, key: str | None, *, hosts: frozenset[str]) -> FastAPI:
+    """The application around a model; `hosts` as in `Serving`."""
     import time
 
     from megaphi.generation.server.app import create_app
@@ -133,9 +136,6 @@ def make_app(arguments: argparse.Namespace, key: str | None, *, hosts: frozenset
     from megaphi.generation.server.workers import GenerationService
     from megaphi.parallel.rendezvous.place import detect
 
-    opened = open_or_follow(arguments)
-    if opened is None:
-        return None
     in_a_job = {"on_failure": end_job} if detect().world_size > 1 else {}
     serving = Serving(
         service=GenerationService(*opened.generators, max_waiting=arguments.max_waiting, **in_a_job),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from megaphi.engine.inference.forward_only import gather_over_replicas
+from megaphi.generation.answer_stream import AnswerStream
 from megaphi.generation.decoding.generate import Completion
 from megaphi.generation.decoding.inference_engine import InferenceEngine
-from megaphi.generation.decoding.interface import Request
-from megaphi.generation.text import TextStream, render_prompt
+from megaphi.generation.decoding.interface import Request, StepOutput
+from megaphi.generation.text import render_prompt
 from megaphi.sampling import Answer, Prompt, Sampling
 from megaphi.tokenizer.interface import Tokenizer
 
@@ -19,9 +20,15 @@ class _OpenAnswer:
     """An answer that is being generated."""
 
     request: Request
-    stream: TextStream
-    completion: Completion
+    stream: AnswerStream
+    completion: Completion = field(default_factory=Completion)
     text: str = ""
+
+    def add(self, output: StepOutput) -> None:
+        """Take what a step made of it; nothing that comes after its end."""
+        if self.stream.finish is None:
+            self.completion.add(output)
+            self.text += self.stream.add(output)
 
 
 class LocalSampler:
@@ -53,13 +60,11 @@ class LocalSampler:
         while not self._engine.is_idle:
             for output in self._engine.step():
                 item = own[output.name]
-                item.completion.add(output)
-                if output.token is not None and not item.stream.is_stopped:
-                    item.text += item.stream.add(output.token)
-                    if item.stream.is_stopped and output.finish is None:
-                        self._engine.cancel(output.name)
+                item.add(output)
                 if output.finish is not None:
                     self._on_end()
+                elif item.stream.finish is not None:
+                    self._engine.cancel(output.name)
         answers: dict[str, Answer] = {}
         for share in gather_over_replicas(self._engine.model, {name: _answer(item) for name, item in own.items()}):
             answers |= share
@@ -69,16 +74,16 @@ class LocalSampler:
         request = Request(
             name=name, prompt=prompt, sampling=rules, sample=sample, stop_tokens=self._tokenizer.stop_tokens
         )
-        return _OpenAnswer(request, TextStream(self._tokenizer, rules.stop), Completion())
+        return _OpenAnswer(request, AnswerStream(request, self._tokenizer))
 
 
 def _answer(item: _OpenAnswer) -> Answer:
     completion = item.completion
     return Answer(
         tokens=tuple(completion.tokens),
-        text=item.text + item.stream.end(),
+        text=item.text,
         log_probabilities=tuple(completion.log_probabilities),
         alternatives=tuple(completion.alternatives),
-        finish="stop" if item.stream.is_stopped else completion.finish,
+        finish=item.stream.finish or completion.finish,
         prompt_tokens=len(item.request.prompt),
     )

@@ -15,12 +15,15 @@ from megaphi.tokenizer.interface import Tokenizer
 
 
 class TextStream:
-    """Detokenizes one answer incrementally: texts that join to its whole text."""
+    """Detokenizes one text incrementally: texts that join to the whole of it."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, before: int = 0) -> None:
-        """`stop`: texts that end the answer, none of them empty; `before`: characters that stand before it."""
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, after: Sequence[int] = (), before: int = 0
+    ) -> None:
+        """`stop`: texts that end this one, none of them empty; `after`: tokens that it continues; `before`:
+        characters that stand before it."""
         self._stop = tuple(stop)
-        self._decoder = tokenizer.open_decoder()
+        self._decoder = tokenizer.open_decoder(after)
         self._held = ""
         self.characters = before
         """Where the next token's text begins: what is decoded, held ones and those of a stop text included."""

@@ -20,6 +20,8 @@ from megaphi.conversation import Conversation
 
 TrainOn = Literal["assistant", "last"]
 """Which answers of a conversation are trained: all of the assistant's, or the last."""
+WINDOW = 8
+"""So many tokens of what a text continues say how it begins."""
 UNDECIDED = "�"
 """What half a character decodes to; the tokens that follow may complete it."""
 
@@ -110,8 +112,8 @@ class Tokenizer(Protocol):
         """A text; bytes that are not UTF-8 become U+FFFD."""
         ...
 
-    def open_decoder(self) -> TextDecoder:
-        """For the tokens of one text, as they come."""
+    def open_decoder(self, after: Sequence[int] = ()) -> TextDecoder:
+        """For the tokens of a text as they come; it continues the text of `after`, which is not given again."""
         ...
 
     def render(
@@ -149,10 +151,12 @@ class WindowDecoder:
     in front of the new ones.
     """
 
-    def __init__(self, decode: Callable[[Iterable[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Iterable[int]], str], after: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._ids: list[int] = []
-        self._told = 0
+        self._ids = list(after[-WINDOW:])
+        while self._ids and decode(self._ids).endswith(UNDECIDED):  # half a character there is not completed here
+            self._ids.pop()
+        self._told = len(self._ids)
         """So many of the ids are text already."""
 
     def add(self, token: int) -> str:

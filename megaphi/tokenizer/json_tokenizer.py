@@ -26,6 +26,7 @@ from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
 from megaphi.log import logger
 from megaphi.tokenizer.byte_letters import byte_letters
+from megaphi.tokenizer.byte_tokens import BYTE_TOKEN, with_broken_bytes_replaced
 from megaphi.tokenizer.chat_template import ChatTemplate, LocatedText, Span
 from megaphi.tokenizer.interface import RenderedConversation, TextDecoder, TrainOn, Utf8Decoder, WindowDecoder
 
@@ -36,7 +37,6 @@ TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 NAMED_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 LISTED_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 _NONCE = secrets.token_hex(8)
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class JsonTokenizer:
@@ -114,10 +114,14 @@ class JsonTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         if self._is_byte_level:
             return self.decode_bytes(ids).decode("utf-8", errors="replace")
-        return self._engine.decode([int(token) for token in ids], skip_special_tokens=False)
+        known = [int(token) for token in ids]
+        if not self._has_byte_tokens:
+            return self._engine.decode(known, skip_special_tokens=False)
+        spelled = [text for token in known if (text := self._engine.id_to_token(token)) is not None]
+        return self._engine.decoder.decode(with_broken_bytes_replaced(spelled))
 
-    def open_decoder(self) -> TextDecoder:
-        return Utf8Decoder(self.decode_bytes) if self._is_byte_level else WindowDecoder(self.decode)
+    def open_decoder(self, after: Sequence[int] = ()) -> TextDecoder:
+        return Utf8Decoder(self.decode_bytes) if self._is_byte_level else WindowDecoder(self.decode, after)
 
     def render(
         self, conversation: Conversation, *, train_on: TrainOn = "assistant", add_generation_prompt: bool = False
@@ -207,7 +211,7 @@ class JsonTokenizer:
             for token in self._data["added_tokens"]
         ]
         secret = {text: _secret_spelling(token) for text, token in self.special_ids.items()}
-        model = _respelled(self._data["model"], {text: secret[text] for text in secret if not _BYTE_TOKEN.match(text)})
+        model = _respelled(self._data["model"], {text: secret[text] for text in secret if not BYTE_TOKEN.match(text)})
         data = {**self._data, "model": model, "added_tokens": added, "post_processor": None}
         return _open(data, where=self.where)
 
@@ -249,6 +253,10 @@ class JsonTokenizer:
         return (self._data.get("decoder") or {}).get("type") == "ByteLevel"
 
     @cached_property
+    def _has_byte_tokens(self) -> bool:
+        return '"ByteFallback"' in json.dumps(self._data.get("decoder"))
+
+    @cached_property
     def _known_bytes(self) -> dict[int, bytes]:
         return {}
 
@@ -264,7 +272,7 @@ class JsonTokenizer:
         if self._is_byte_level:
             letters = [self._byte_of.get(letter) for letter in spelled]
             return spelled.encode() if None in letters else bytes(letters)  # pyright: ignore[reportArgumentType]
-        if byte := _BYTE_TOKEN.fullmatch(spelled):
+        if byte := BYTE_TOKEN.fullmatch(spelled):
             return bytes([int(byte[1], 16)])
         if spelled in self.special_ids:
             return spelled.encode()

@@ -127,7 +127,8 @@ class Phi4Tokenizer:
         """Like `decode_bytes`, as text; bytes that are not UTF-8 (say, half a character) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def open_decoder(self) -> TextDecoder:
+    def open_decoder(self, after: Sequence[int] = ()) -> TextDecoder:
+        """Bytes mean the same behind any text, so `after` changes nothing."""
         return Utf8Decoder(self.decode_bytes)
 
     def render(

@@ -39,7 +39,7 @@ def talk(monkeypatch, capsys):
 
     def run(lines: str, *words: str, context: int = 512) -> tuple[str, str]:
         generator = FakeGenerator(alphabet=ALPHABET, context=context)
-        monkeypatch.setattr(chat, "open_or_follow", lambda arguments: opened(generator))
+        monkeypatch.setattr(chat, "on_first_rank", lambda arguments, work: work(opened(generator)))
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode("utf-8", "surrogateescape"))))
         assert main(["chat", "model", *WORDS, *words]) == 0
         assert generator.is_idle
@@ -137,14 +137,12 @@ def test_a_key_file_holds_one_key(tmp_path):
 
 
 def test_the_model_has_its_folders_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(serve, "open_or_follow", lambda arguments: opened(FakeGenerator()))
     monkeypatch.chdir(tmp_path)
     for given, name in ((None, tmp_path.name), ("mine", "mine")):
         made = []
         monkeypatch.setattr("megaphi.generation.server.app.create_app", made.append)
-        serve.make_app(
-            argparse.Namespace(checkpoint=".", model_name=given, max_waiting=3, host="me"), None, hosts=frozenset()
-        )
+        arguments = argparse.Namespace(checkpoint=".", model_name=given, max_waiting=3, host="me")
+        serve.make_app(opened(FakeGenerator()), arguments, None, hosts=frozenset())
         assert made[0].model == name
 
 
@@ -152,7 +150,7 @@ PROGRAM = """
 from megaphi.cli import main, serve
 from tests.generation.server.fake_generator import FakeGenerator
 from tests.generation.server.served import opened
-serve.open_or_follow = lambda arguments: opened(FakeGenerator(slots=arguments.batch))
+serve.on_first_rank = lambda arguments, work: work(opened(FakeGenerator(slots=arguments.batch)))
 raise SystemExit(main(["serve", "some/model", "--port", "0", "--host", "0.0.0.0"]))
 """
 

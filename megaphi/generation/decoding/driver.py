@@ -38,27 +38,37 @@ class _ControlMessage:
     is_last: bool = False
 
 
-def drive_or_follow(engine: InferenceEngine) -> list[Generator] | None:
-    """Rank 0 gets a generator for every replica; any other rank follows it until it closes them, and gets None.
+def drive(engine: InferenceEngine) -> list[Generator]:
+    """On rank 0: a generator for every replica. Collective; every other rank calls `follow`."""
+    links = _open_links(engine)
+    return [_drive_replica(engine), *(RemoteReplica(engine, link) for link in links)]
 
-    Collective. A follower has nothing left to do when this returns.
-    """
+
+def follow(engine: InferenceEngine) -> None:
+    """On every other rank than 0: do what rank 0 says, until it closes its generators. Collective with `drive`."""
     world = engine.model.world
-    world.activity.phase = "serving"
-    links = [_ReplicaLink.open(number, engine) for number in range(1, world.replicas)]
-    is_first = (world.place.tensor, world.place.pipeline) == (0, 0)
-    if not is_first:
-        follow(engine)
-        return None
-    own: InferenceEngine | ReplicaDriver = ReplicaDriver(engine) if world.layout.model_ranks > 1 else engine
-    if world.is_main:
-        return [own, *(RemoteReplica(engine, link) for link in links)]
+    links = _open_links(engine)
+    if (world.place.tensor, world.place.pipeline) != (0, 0):
+        _follow_replica(engine)
+        return
+    own = _drive_replica(engine)
     try:
         serve_remotely(own, links[world.replica - 1])
     finally:
         if isinstance(own, ReplicaDriver):
             own.close()
-    return None
+
+
+def _open_links(engine: InferenceEngine) -> list[_ReplicaLink]:
+    """One for each replica but rank 0's. Collective over all ranks."""
+    world = engine.model.world
+    world.activity.phase = "serving"
+    return [_ReplicaLink.open(number, engine) for number in range(1, world.replicas)]
+
+
+def _drive_replica(engine: InferenceEngine) -> InferenceEngine | ReplicaDriver:
+    """The generator of this rank's replica, whose first rank it is."""
+    return ReplicaDriver(engine) if engine.model.world.layout.model_ranks > 1 else engine
 
 
 class _MessageSender:
@@ -127,7 +137,7 @@ class ReplicaDriver:
         self._sender.close()
 
 
-def follow(engine: InferenceEngine) -> None:
+def _follow_replica(engine: InferenceEngine) -> None:
     """On a replica's other ranks: repeat what its first rank does, until its last message."""
     while not (message := broadcast_from_first_rank(engine.model, None)).is_last:
         _run_commands(engine, message)

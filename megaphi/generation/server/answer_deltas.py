@@ -1,8 +1,7 @@
 """Step outputs of several requests as deltas of their answers: text as far as it is certain, tokens, and the end.
 
-Stop texts act here: the engine knows tokens only, so a request is cancelled once its text holds one. A prompt is also
-put before its answers here (`echo`), as soon as the engine has scored its tokens; deltas of the answer that come
-earlier are held back.
+A request is cancelled here once its text (`answer_stream.py`) holds a stop text. A prompt is also put before its
+answers here (`echo`), as soon as the engine has scored its tokens; deltas that come earlier are held back.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from megaphi.generation.answer_stream import AnswerStream
 from megaphi.generation.decoding.interface import Request, Score, StepOutput
 from megaphi.generation.server.workers import Submission
 from megaphi.generation.text import TextStream
@@ -95,10 +95,10 @@ async def answer_deltas(submission: Submission, plan: AnswerPlan, tokenizer: Tok
             yield delta
 
 
-def _stream(choice: Request, plan: AnswerPlan, tokenizer: Tokenizer) -> TextStream:
+def _stream(choice: Request, plan: AnswerPlan, tokenizer: Tokenizer) -> AnswerStream:
     """The text stream of an answer, behind that of its prompt if it is echoed."""
     before = len(tokenizer.decode(choice.prompt)) if plan.is_echo else 0
-    return TextStream(tokenizer, choice.sampling.stop, before=before)
+    return AnswerStream(choice, tokenizer, before=before)
 
 
 def prompt_delta(plan: AnswerPlan, index: int, scores: Sequence[Score], tokenizer: Tokenizer) -> AnswerDelta:
@@ -115,20 +115,15 @@ def prompt_delta(plan: AnswerPlan, index: int, scores: Sequence[Score], tokenize
 
 
 def delta_of(
-    output: StepOutput, stream: TextStream, *, index: int = 0, reports_stop_token: bool = False
+    output: StepOutput, stream: AnswerStream, *, index: int = 0, reports_stop_token: bool = False
 ) -> AnswerDelta:
     """What `output` adds to the answer whose text is in `stream`."""
     tokens = ()
-    text = ""
     token = output.stop_token if reports_stop_token and output.token is None else output.token
     if token is not None:
         tokens = (AnswerToken(token, output.log_probability, output.alternatives, stream.characters),)
-    if output.token is not None:
-        text = stream.add(output.token)
-    if output.finish is not None:
-        text += stream.end()
-    finish: Finish | None = "stop" if stream.is_stopped else output.finish
-    return AnswerDelta(index, text, tokens, finish)
+    text = stream.add(output)
+    return AnswerDelta(index, text, tokens, stream.finish)
 
 
 def join_deltas(index: int, deltas: Sequence[AnswerDelta]) -> AnswerDelta:

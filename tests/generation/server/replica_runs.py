@@ -13,15 +13,17 @@ def through_replicas(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] 
     """Tokens of every prompt by the rules, asked for at once; on rank 0."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.driver import drive_or_follow
+    from megaphi.generation.decoding.driver import drive, follow
     from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.decoding.interface import Request
     from megaphi.generation.server.workers import GenerationService
 
     model = open_model(open_weights(checkpoint), layout)
-    generators: list[Any] | None = drive_or_follow(InferenceEngine(model, slots=3))
-    if generators is None:
+    engine = InferenceEngine(model, slots=3)
+    if not model.world.is_main:
+        follow(engine)
         return None
+    generators: list[Any] = drive(engine)
     service = GenerationService(*generators)
     prompts = prompts_of(model.architecture.vocabulary)
     requests = [
