@@ -41,6 +41,7 @@ FAST = "-O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fno-signed-zeros -
 GPU_TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90"]
 # Code that was compiled in another folder is the same code: ranks compare it (megaphi/kernels/contents.py).
 NO_PATHS = ["-g0", f"-fmacro-prefix-map={get_include()}=pybind11"]
+BOUND_PARTS = ("python", "order", "reader", "megatron_order")
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's compiler brings none: there torch's pool does it
 
 
@@ -89,7 +90,7 @@ def modules() -> list[Extension]:
     found = [
         Extension(
             "megaphi._C",
-            ["csrc/cpu/choose.cpp", *(f"csrc/bind/{name}.cpp" for name in ("python", "order", "reader", "legacy"))],
+            ["csrc/cpu/choose.cpp", *(f"csrc/bind/{name}.cpp" for name in BOUND_PARTS)],
             include_dirs=[get_include()],
             extra_compile_args=["-std=c++17", "-O2", "-fvisibility=hidden", *NO_PATHS, *OPENMP, *WITH_CUDA]
             + (["-DMEGAPHI_X86"] if IS_X86 else []),

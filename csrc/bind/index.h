@@ -6,4 +6,4 @@
 
 void bind_order(pybind11::module_& module);
 void bind_reader(pybind11::module_& module);
-void bind_legacy(pybind11::module_& module);
+void bind_megatron_order(pybind11::module_& module);

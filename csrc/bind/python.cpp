@@ -22,6 +22,6 @@ PYBIND11_MODULE(_C, module) {
   module.attr("attachment") = reinterpret_cast<uintptr_t>(&attachment);
   bind_order(module);
   bind_reader(module);
-  bind_legacy(module);
+  bind_megatron_order(module);
   module.attr("compiler") = MEGAPHI_COMPILER;
 }

@@ -1,6 +1,6 @@
 """From a mixture of datasets on disk to batches: sample numbers in, arrays out, nothing remembered in between.
 
-`open_mixture` opens the datasets and works out the order of the run (`run_order.py`, or `legacy_order.py` for runs that
+`open_mixture` opens the datasets and works out the order of the run (`run_order.py`; `megatron_order.py` for a run that
 began in Megatron-LM). `OpenMixture.batch(sample_numbers)` asks the order where those samples lie and reads them. As a
 batch is a pure function of its numbers, resuming is knowing the next number, and replicas need not talk to each other:
 `batch_sample_numbers` deals every step's numbers out among any number of them. Shape legend: B batch, S sequence.
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.batch import NO_SAMPLE, Batch, document_positions
 from megaphi.data.order.ledger import Cursor, DatasetRecord, Ledger, Origin, SourceRecord
-from megaphi.data.order.megatron_run import LegacyRun, legacy_run
+from megaphi.data.order.megatron_run import MegatronRun, megatron_run
 from megaphi.data.order.mixture import Mixture, Source, Split, check_sources
 from megaphi.data.order.permutation import ORDER_VERSION
 from megaphi.data.order.run_order import RunOrder, SourceTokens
@@ -27,7 +27,7 @@ from megaphi.data.storage.streams import SAMPLED_TOKENS, TokenStream, open_strea
 from megaphi.errors import InputError
 from megaphi.log import logger
 
-SampleOrder = RunOrder | LegacyRun
+SampleOrder = RunOrder | MegatronRun
 
 
 class SourceSize(NamedTuple):
@@ -247,7 +247,7 @@ def _order(
 ) -> SampleOrder:
     """The order that the mixture names; held-out data has no run to continue, and is always read in the keyed one."""
     if mixture.order == "megatron" and split == "training":
-        return legacy_run(streams, spans, seed=seed, split=split, document_split=mixture.document_split)
+        return megatron_run(streams, spans, seed=seed, split=split, document_split=mixture.document_split)
     sources = [SourceTokens(stream.name, stream.token_count) for stream in streams]
     return RunOrder(spans, sources, seed=seed, split=split)
 

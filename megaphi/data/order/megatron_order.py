@@ -31,8 +31,8 @@ from megaphi.data.storage.reader import Runs
 from megaphi.errors import InputError
 from megaphi.log import logger
 
-LegacySplit = Literal["training", "validation", "test"]
-SPLITS: tuple[LegacySplit, ...] = ("training", "validation", "test")
+MegatronSplit = Literal["training", "validation", "test"]
+SPLITS: tuple[MegatronSplit, ...] = ("training", "validation", "test")
 
 SURPLUS = 0.005
 """Megatron's `mid_level_dataset_surplus`: a blended dataset is made this much longer than its share of the run."""
@@ -41,7 +41,7 @@ MOST_DATASETS = 32_766
 COUNTED_AT_ONCE = 1 << 22
 
 
-class LegacyOrder:
+class MegatronOrder:
     """Sample number -> the tokens that Megatron's training, validation or test dataset holds under that number.
 
     Megatron's `single` dataloader and `batch_sample_numbers` deal the numbers of a step out in the same way.
@@ -56,7 +56,7 @@ class LegacyOrder:
         sequence_length: int,
         seed: int,
         samples: int | None,
-        split: LegacySplit = "training",
+        split: MegatronSplit = "training",
         document_split: str | None = None,
         surplus: float = SURPLUS,
     ) -> None:
@@ -209,7 +209,7 @@ def samples_before_last_epoch(samples: int | None, *, epochs: int, tokens: int, 
     return before if samples - before < int(LAST_EPOCH_APART_BELOW * per_epoch) else 0
 
 
-class LegacyBlend(NamedTuple):
+class MegatronBlend(NamedTuple):
     """Dataset that every sample comes from, and how many samples of that dataset came before."""
 
     dataset_M: NDArray[np.int16]
@@ -218,7 +218,7 @@ class LegacyBlend(NamedTuple):
 
 def build_blend(
     names: Sequence[str], orders: Sequence[DatasetOrder], shares: list[float] | None, samples: int | None
-) -> LegacyBlend:
+) -> MegatronBlend:
     """Megatron's `BlendedDataset`: greedy by the given shares or, without, by the sizes of the datasets."""
     sizes = [len(order) for order in orders]
     if samples is None:
@@ -242,8 +242,8 @@ def build_blend(
     return blend
 
 
-def _empty_blend(samples: int) -> LegacyBlend:
-    return LegacyBlend(np.empty(samples, dtype=np.int16), np.empty(samples, dtype=fitting(samples, np.uint32)))
+def _empty_blend(samples: int) -> MegatronBlend:
+    return MegatronBlend(np.empty(samples, dtype=np.int16), np.empty(samples, dtype=fitting(samples, np.uint32)))
 
 
 def samples_of_dataset(samples: int | None, share: float | None, surplus: float) -> int | None:
@@ -257,7 +257,7 @@ def normalised(weights: Sequence[float]) -> list[float]:
     return (weights_K / np.sum(weights_K)).tolist()
 
 
-def document_range(documents: int, document_split: str | None, split: LegacySplit) -> range:
+def document_range(documents: int, document_split: str | None, split: MegatronSplit) -> range:
     """The documents that belong to a split of a dataset, by Megatron's `--split`."""
     if document_split is None:
         return range(documents)

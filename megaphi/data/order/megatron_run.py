@@ -1,6 +1,6 @@
 """A run in Megatron's order, seen as the loop sees any run: steps, samples, and what has been read of every source.
 
-The order (`legacy_order.py`) is one piece, made for one length of run and one set of weights. So there are no stages,
+The order (`megatron_order.py`) is one piece, made for one length of run and one set of weights. So there are no stages,
 and nothing in it can be edited on the way: the ledger records what it was made of, and a run goes on with just that.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from megaphi.data.order.ledger import UNREAD, Cursor, Origin, SegmentRecord
-from megaphi.data.order.megatron_order import LegacyOrder
+from megaphi.data.order.megatron_order import MegatronOrder
 from megaphi.data.order.mixture import Split
 from megaphi.data.order.schedule import StageSpan
 from megaphi.data.storage.reader import Runs, TokenReader
@@ -20,7 +20,7 @@ from megaphi.data.storage.streams import TokenStream
 from megaphi.errors import InputError
 
 
-class LegacyRun:
+class MegatronRun:
     """The counterpart of `RunOrder` for a run that began in Megatron-LM."""
 
     kind = "megatron"
@@ -40,7 +40,7 @@ class LegacyRun:
         self.span = span
         self.cursors_at_origin = dict.fromkeys(span.sources, UNREAD)
         self._document_split = document_split
-        self._legacy = LegacyOrder(
+        self._order = MegatronOrder(
             span.sources,
             span.weights,
             [stream.datasets for stream in streams],
@@ -69,11 +69,11 @@ class LegacyRun:
 
     def runs(self, sample_numbers: ArrayLike, reader: TokenReader) -> tuple[Runs, int]:
         """Where the S + 1 tokens of each sample are, and S; the datasets of the reader are those of the order."""
-        return self._legacy.runs(np.asarray(sample_numbers, dtype=np.int64)), self.span.sequence_length
+        return self._order.runs(np.asarray(sample_numbers, dtype=np.int64)), self.span.sequence_length
 
     def cursors(self, samples: int) -> dict[str, Cursor]:
         """What was drawn from every source by the first `samples` samples of the run."""
-        counts = self._legacy.counts(min(samples, self.end_sample))
+        counts = self._order.counts(min(samples, self.end_sample))
         length = self.span.sequence_length
         return {
             name: Cursor(block_tokens=0, blocks=0, first_epoch=0, tokens=count * length, drawn=count * length)
@@ -94,12 +94,12 @@ class LegacyRun:
         return (record,)
 
 
-def legacy_run(
+def megatron_run(
     streams: Sequence[TokenStream], spans: Sequence[StageSpan], *, seed: int, split: Split, document_split: str | None
-) -> LegacyRun:
+) -> MegatronRun:
     """Megatron's order of a run of one stage, in which all sources take part."""
     if len(spans) != 1:
         raise InputError(
             "mixture.order=megatron has no mixture stages: remove mixture.stages, or use mixture.order=keyed"
         )
-    return LegacyRun(streams, spans[0], seed=seed, split=split, document_split=document_split)
+    return MegatronRun(streams, spans[0], seed=seed, split=split, document_split=document_split)

@@ -176,10 +176,10 @@ def test_more_documents_than_32_bits_can_count():
 DRAW = """
 #include <cstdio>
 #include <cstdlib>
-#include "legacy.h"
+#include "megatron_order.h"
 int main(int, char** highest) {
   while (*++highest) {
-    megaphi::legacy::NumpyShuffle shuffle(1234);
+    megaphi::megatron_order::NumpyShuffle shuffle(1234);
     for (int i = 0; i < 6; i++) std::printf("%lld ", static_cast<long long>(shuffle.up_to(std::atoll(*highest))));
   }
 }

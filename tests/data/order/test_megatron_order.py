@@ -1,6 +1,6 @@
 """Megatron's order end to end: every sample holds the tokens that Megatron-Core's own datasets give for its number.
 
-`BlendedMegatronDatasetBuilder` reads .bin/.idx files that our writer wrote, and the runs of `LegacyOrder`, copied one
+`BlendedMegatronDatasetBuilder` reads .bin/.idx files that our writer wrote, and the runs of `MegatronOrder`, copied one
 by one, must agree: all splits, with and without weights, one dataset and several, last epochs on both sides of the
 threshold. Then what is refused, and what Megatron does there: it asserts, or looks for tokens for ever.
 """
@@ -23,7 +23,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from megaphi import _C
 from megaphi.data.order import megatron_order
-from megaphi.data.order.megatron_order import SPLITS, LegacyOrder, document_range, samples_before_last_epoch
+from megaphi.data.order.megatron_order import SPLITS, MegatronOrder, document_range, samples_before_last_epoch
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.errors import InputError
@@ -93,12 +93,12 @@ def megatron_dataset(datasets, weights, *, sequence_length, seed, samples, split
     return BlendedMegatronDatasetBuilder(GPTDataset, [samples] * 3, lambda: True, config).build()[place]
 
 
-def ours_of(datasets, weights, **settings) -> LegacyOrder:
+def ours_of(datasets, weights, **settings) -> MegatronOrder:
     names = [f"source {number}" for number in range(len(datasets))]
-    return LegacyOrder(names, weights, [[dataset] for dataset in datasets], **settings)
+    return MegatronOrder(names, weights, [[dataset] for dataset in datasets], **settings)
 
 
-def rows_of(order: LegacyOrder, datasets, numbers) -> list[np.ndarray]:
+def rows_of(order: MegatronOrder, datasets, numbers) -> list[np.ndarray]:
     """S + 1 tokens of every sample, each run copied by itself."""
     pieces: list[list[np.ndarray]] = [[] for _ in numbers]
     for row, dataset, start, count in zip(*(column.tolist() for column in order.runs(numbers)), strict=True):
@@ -259,7 +259,7 @@ def test_refuses_what_megatron_cannot_have_run(corpus, changes, message):
 
 def test_refuses_several_datasets_of_a_source_and_samples_that_are_not_there(corpus):
     with pytest.raises(InputError, match=r"'web' has 2 datasets.*make every dataset a source"):
-        LegacyOrder(["web"], [1.0], [corpus[:2]], **WANTED)
+        MegatronOrder(["web"], [1.0], [corpus[:2]], **WANTED)
     order = ours_of(corpus[:1], None, **WANTED)
     for number in (-1, order.samples):
         with pytest.raises(IndexError, match=f"of {order.samples}"):

@@ -21,7 +21,7 @@ WEIGHTS = {"web": 0.7, "code": 0.3}
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("legacy")
+    folder = tmp_path_factory.mktemp("megatron")
     draw = np.random.default_rng(0)
     for name in WEIGHTS:
         with IndexedDatasetWriter(folder / name, "uint16") as writer:

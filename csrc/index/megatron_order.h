@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <vector>
 
-namespace megaphi::legacy {
+namespace megaphi::megatron_order {
 
 // An array at any address.
 template <class T>
@@ -190,4 +190,4 @@ Stretches find_stretches(Unaligned<int32_t> lengths, Unaligned<int64_t> pointers
   return found;
 }
 
-}  // namespace megaphi::legacy
+}  // namespace megaphi::megatron_order

@@ -1,13 +1,13 @@
-// Binds csrc/index/legacy.h to Python: Megatron's order. Results go into arrays that Python allocates, so that their
-// dtypes say how much memory the order takes; nothing is converted or copied, and the GIL is free while they fill.
-#include "../index/legacy.h"
+// Python bindings of csrc/index/megatron_order.h. Results are written into arrays that Python allocates, so their dtypes
+// decide how much memory the order takes; nothing is converted or copied, and the GIL is released meanwhile.
+#include "../index/megatron_order.h"
 
 #include <limits>
 
 #include "index.h"
 
 namespace py = pybind11;
-using namespace megaphi::legacy;
+using namespace megaphi::megatron_order;
 
 namespace {
 
@@ -139,7 +139,7 @@ void bind_for_ranks(py::module_& module) {
 
 }  // namespace
 
-void bind_legacy(py::module_& module) {
+void bind_megatron_order(py::module_& module) {
   py::class_<NumpyShuffle>(module, "NumpyShuffle", "numpy.random.RandomState(seed), which can only shuffle.")
       .def(py::init<uint32_t>(), py::arg("seed"))
       .def("__call__", &shuffle_array, py::arg("array"), "Shuffle the rows (of 4, 8 or 16 bytes) in place.");
