@@ -51,7 +51,7 @@ PANELS = {
     "index_mb": "index files written, MB",
 }
 LIMITS = {"start_s": 0.05, "memory_mb": 50.0, "lookup_us": 3.0, "index_mb": 0.0}
-"""What is claimed of megaphi at fraction 1, warm."""
+"""Claims about megaphi at fraction 1, warm."""
 RATIOS = {"start_s": "time", "cpu_s": "CPU time", "memory_mb": "memory"}
 SPOTS = 64
 """Places of a file where is looked whether it is in the page cache."""
@@ -137,7 +137,7 @@ def drop_page_cache(files: Sequence[Path]) -> bool:
 
 
 def is_cached(path: Path) -> bool:
-    """Is any of some places of the file in memory? mincore tells without reading, as nothing else does."""
+    """Return whether any of some places of the file is in memory; only mincore can tell without reading."""
     mincore = ctypes.CDLL(None, use_errno=True).mincore
     mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
     bytes_of_file = np.memmap(path, dtype=np.uint8, mode="r")
@@ -181,7 +181,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def print_claims(rows: Sequence[Row]) -> None:
-    """What is claimed of the whole Phi-4 run, and whether it held."""
+    """Print the claims about the whole Phi-4 run, and whether each held."""
     row = medians(rows).get(("megaphi", 1.0, "warm"), {})
     for name, limit in LIMITS.items() if row else ():
         verdict = "held" if row[name] <= limit else "MISSED"

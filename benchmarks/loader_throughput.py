@@ -167,7 +167,7 @@ def open_ours(
 
 
 class MegatronTokenizer:
-    """What Megatron's datasets ask of a tokenizer."""
+    """The part of a tokenizer's interface that Megatron's datasets use."""
 
     vocab_size, eod, eos, pad, unique_identifiers = VOCABULARY, END, END, -1, {"class": "random"}
 

@@ -1,4 +1,4 @@
-"""What a line of results says of the machine that it was measured on."""
+"""The description of the machine that goes into each line of results."""
 
 from __future__ import annotations
 

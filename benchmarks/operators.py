@@ -1,4 +1,4 @@
-"""What kernels.py compares: every operator beside its peers, on Phi-4's shapes as tensor parallelism cuts them.
+"""The operators that kernels.py compares with their peers, on Phi-4's shapes as tensor parallelism cuts them.
 
 A `Problem` is one operator at one size: the contenders, the inputs each is given, the gradient of its outputs, and the
 bytes that have to move whoever computes it. Peers get their inputs in the layout they like best: queries and keys apart

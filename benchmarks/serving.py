@@ -47,7 +47,7 @@ class Reply:
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """Counts and times as the clients saw them."""
 
     replies: list[Reply] = field(default_factory=list)
     mixed_up: int = 0

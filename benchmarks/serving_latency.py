@@ -1,4 +1,4 @@
-"""What the server itself adds to an answer: round trips over one kept connection, against a minimal application.
+"""Overhead of the server itself: round trips over one kept connection, against a minimal application.
 
 The peer is the smallest application that starlette and uvicorn can make, started here on a port of uvicorn's choice. It
 answers with the very bytes that the server at URL gives for the list of its models, so that nothing but the two servers

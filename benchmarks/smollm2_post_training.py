@@ -1,4 +1,4 @@
-"""Do fine-tuning and preference optimisation of a real model do what they should? SmolLM2-135M on exam questions.
+"""Fine-tuning and preference optimisation of a real model: SmolLM2-135M on exam questions.
 
 Amateur and commercial radio licence pools (Debian packages hamexam and fccexam): multiple-choice questions with keys.
 One in five, by a hash of its text, is held out. Fine-tuning: answer a question and its four options with the right one.
@@ -148,7 +148,7 @@ def conversation(question: Question, ids: Any) -> dict[str, Any]:
 
 
 def pair(question: Question, ids: Any) -> dict[str, Any]:
-    """Which wrong option is a function of the question."""
+    """A preference pair; the rejected option is a function of the question."""
     wrong = [number for number in range(4) if number != question.right]
     chosen = wrong[hashlib.sha256(question.text.encode()).digest()[1] % 3]
     sides = [ids(f"{question.options[number]}<|im_end|>") for number in (question.right, chosen)]
@@ -219,7 +219,7 @@ def loss_row(before: Path, after: Path, folder: Path) -> list[Any]:
 
 
 def accuracy_row(run: Path, folder: Path) -> list[Any]:
-    """How often the right answer gained on the wrong one, with Wilson's 95 % interval."""
+    """Share of questions on which the right answer gained on the wrong one, with Wilson's 95 % interval."""
     accuracy = last_validation(run, "validation_accuracy")
     row = sizes(run, folder, "pairs")
     low, high = wilson(accuracy, row[-1])

@@ -29,7 +29,7 @@ SPREAD = 1.0
 """Standard deviation of the logarithm of a document's length."""
 DTYPE = np.dtype("<i4")
 TOKENIZER = "of the benchmark"
-"""What PREFIX.json says made the ids, so that opening believes it and does not look at tokens."""
+"""The tokenizer that PREFIX.json names, so that opening trusts it and does not scan the tokens."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def sides() -> dict[str, Side]:
-    """What is compared; those that end in `in order` are there to compare the bytes."""
+    """The tokenizers under comparison; those that end in `in order` are there to compare the bytes."""
     found: dict[str, Side] = {}
     for workers in (1, 2):
         found[f"megatron tiktoken {workers}"] = partial(megatron_way, encoder="tiktoken", workers=workers)

@@ -1,4 +1,4 @@
-// What every fused kernel takes and returns, on the CPU and on CUDA alike: plain pointers and sizes, no torch types.
+// The interface of every fused kernel, on the CPU and on CUDA alike: plain pointers and sizes, no torch types.
 //
 // A kernel is one function that takes a struct of named arguments, an element type and a stream (a cudaStream_t, unused
 // on the CPU) and returns a status: 0, or a cudaError_t. All functions of one device form a `KernelTable`. `_C` owns
@@ -35,8 +35,8 @@ struct RmsNormForward {
 // grad_weight = sum over rows of grad_y * xhat.
 struct RmsNormBackward {
   const void* grad_y;    // [rows, width]
-  const void* grad_sum;  // [rows, width] or null: what else flows into the normalised input
-  const void* x;         // [rows, width], what was normalised (the sum, where there was a residual)
+  const void* grad_sum;  // [rows, width] or null: the other gradient of the normalised input
+  const void* x;         // [rows, width], the normalised input (the sum, if there was a residual)
   const void* weight;    // [width]
   const void* rstd;      // accumulator [rows]
   void* grad_x;          // [rows, width]
@@ -80,7 +80,7 @@ struct SoftmaxBackward {
   bool causal;
 };
 
-// Attention of single queries to a key-value cache in blocks: y[t, h] = sum of softmax(scale * q . key) * value over
+// Attention of single queries over a key-value cache in blocks: y[t, h] = sum of softmax(scale * q . key) * value over
 // the first lengths[t] positions of query t, q = query[t, h]. Position j is place j % positions of block
 // tables[t, j / positions]; head h shares the keys and values of group h / (heads / groups). Nothing beyond a query's
 // length is read, in its table or in its last block. A query's result does not depend on the other queries.
@@ -120,8 +120,8 @@ struct CrossEntropyForward {
   int64_t rows, width, first;
 };
 
-// grad_logits = grad * (softmax * (1 + 2 z_weight lse) - onehot(label)) with softmax = exp(logit - m) / s and lse =
-// m + log s of the whole vocabulary. (Their sum rounded to one fp32 would cost the softmax a digit.) Rows with label ==
+// grad_logits = grad * (softmax * (1 + 2 z_weight lse) - onehot(label)) with softmax = exp(logit - m) / s and lse = m +
+// log s of the whole vocabulary. (Rounding m + log s to one fp32 would cost the softmax a digit.) Rows with label ==
 // ignored get zeros, whatever their logits hold. `grad_logits` may be `logits`.
 struct CrossEntropyBackward {
   const void* logits;     // [rows, V]
@@ -141,7 +141,7 @@ struct KernelTable {
   int32_t (*softmax_forward)(const SoftmaxForward&, Element, void* stream);
   int32_t (*softmax_backward)(const SoftmaxBackward&, Element, void* stream);
   int32_t (*paged_attention)(const PagedAttention&, Element, void* stream);
-  int64_t (*paged_attention_workspace)(const PagedAttention&);  // looks at nothing but sizes
+  int64_t (*paged_attention_workspace)(const PagedAttention&);  // reads nothing but sizes
   int32_t (*swiglu_forward)(const SwigluForward&, Element, void* stream);
   int32_t (*swiglu_backward)(const SwigluBackward&, Element, void* stream);
   int32_t (*cross_entropy_forward)(const CrossEntropyForward&, Element, void* stream);

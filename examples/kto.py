@@ -56,7 +56,7 @@ def judged_batch(
     capacity: int,
     padding_token: int,
 ) -> MakeBatch:
-    """How units of `answers` become micro-batches that know which were liked."""
+    """Return the function that makes micro-batches of units of `answers`, marking those that were liked."""
     liked_N = np.array([answer.liked for answer in answers])
     make = pair_batch(units, reference_N2, capacity=capacity, padding_token=padding_token)
 
@@ -120,7 +120,7 @@ def ratios(batch: PairBatch, output: Tensor) -> Tensor:
 
 
 def summed(loss_Q: Tensor, *measured: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """What the engine wants of a micro-batch: the sum, the count, and both with all that is reported."""
+    """Return a micro-batch's results for the engine: the sum, the count, and both with all that is reported."""
     count = torch.tensor(len(loss_Q), device=loss_Q.device, dtype=torch.int)
     sums = torch.stack([loss_Q.detach().sum(), count, *(values_Q.detach().sum() for values_Q in measured)])
     return loss_Q.sum(), count, {"sums": sums.double()}

@@ -42,7 +42,7 @@ class Report:
 
     title: str = "Quickstart report"
     pictures: dict[str, str] = field(default_factory=lambda: {"training and validation loss": "run/loss.png"})
-    """What a picture shows -> its path from the report."""
+    """Caption of each picture -> its path relative to the report."""
     seconds: dict[str, float] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
     sample: str = ""

@@ -33,7 +33,7 @@ from megaphi.renamed_fields import renamed
 Config = TypeVar("Config")
 
 LARGEST_INTEGER = (1 << 63) - 1
-"""What a whole number may be where its range names no maximum: all arithmetic on it stays exact below."""
+"""Upper limit of an integer whose range names no maximum: all arithmetic on it stays exact below."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -79,7 +79,7 @@ def _message_from_plain(plain: Mapping[str, Any], number: int) -> Message:
 
 
 def says_nothing(value: Any, key: str) -> bool:
-    """Whether a key with this value might as well not be there."""
+    """Return whether a key with this value means the same as its absence."""
     return value is None or value in ("", [], {}) or (key == "weight" and value == 1)
 
 

@@ -55,7 +55,7 @@ def decode_text(content: bytes) -> str:
 
 
 def reason_of(error: json.JSONDecodeError) -> str:
-    """What is wrong with a text and where, counted from 1."""
+    """Describe the error in a text and its position, counted from 1."""
     place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"character {error.pos + 1:,}"
     hint = ""
     if "\0" in error.doc:

@@ -1,4 +1,4 @@
-"""What a run prints: one line per message, from the ranks that have something to say.
+"""The log of a run: one line per message, from the ranks that have something to say.
 
 The main process logs at INFO, every other rank only warnings and errors, each marked with its rank and host; a rank's
 file in the run folder takes everything, with tracebacks. Progress bars go to standard error and only where a person or

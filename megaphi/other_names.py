@@ -1,4 +1,4 @@
-"""How Megatron-LM, Hugging Face's Trainer and torchtitan call what a field here is called: for `did you mean`.
+"""Names that Megatron-LM, Hugging Face's Trainer and torchtitan have for our fields: for `did you mean`.
 
 Only what somebody who comes from there would type. An answer is a field, or a field and what is different about it.
 """

@@ -73,12 +73,12 @@ _MOVED = {
     "megaphi.parallel.meeting": "megaphi.parallel.rendezvous.meeting",
     "megaphi.parallel.place": "megaphi.parallel.rendezvous.place",
 }
-"""Where modules are now that files of users may import: 0.2 gave the large packages folders, then parts of them."""
+"""New names of modules that users' files may import: 0.2 moved them into folders, some of them twice."""
 _KINDS = {"recipe": "function", "objective": "class", "dataset": "class"}
 
 
 def is_own_code(name: str) -> bool:
-    """Does `name` mean a Python file, rather than something of ours?"""
+    """Return whether `name` refers to a Python file rather than to something of ours."""
     return ".py:" in name or name.endswith(".py")
 
 
@@ -135,7 +135,7 @@ def running(path: Path, what: str, action: Callable[[], Result]) -> Result:
 
 
 def _new_place(error: ImportError) -> str | None:
-    """Where a module is today that `import megaphi.data.loader` or `from megaphi.data import loader` looked for."""
+    """New name of a module that `import megaphi.data.loader` or `from megaphi.data import loader` looked for."""
     module = error.name or ""
     if missing := re.match(r"cannot import name '(\w+)'", str(error)):  # error.name_from is of Python 3.12
         module += f".{missing[1]}"

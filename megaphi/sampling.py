@@ -1,4 +1,4 @@
-"""How prompts are continued: sampling parameters, answers, and the interface of everything that samples.
+"""Continuing prompts: sampling parameters, answers, and the interface of everything that samples.
 
 A `Sampler` continues conversations, texts or token ids: our own engine (`generation.local_sampler`) and every server
 that speaks OpenAI's protocol (`generation.client.endpoint`) are used alike.
@@ -16,7 +16,7 @@ from megaphi.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How to continue a prompt. The order of the rules is Hugging Face's.
+    """Rules for continuing a prompt, applied in Hugging Face's order.
 
     That is: biases, penalties, temperature, top-k, top-p, min-p.
     """
@@ -68,7 +68,7 @@ class Sampling:
 
 
 Finish = Literal["stop", "length", "cancelled"]
-"""Why an answer ended: a stop token or text, its `max_tokens` (or the context), or it was cancelled."""
+"""Reason an answer ended: a stop token or text, its `max_tokens` (or the context), or it was cancelled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def asks_for_gpu(marks: str) -> bool:
-    """Does the expression of `-m` name the mark `gpu`, and not to leave it out?"""
+    """Return whether the expression of `-m` selects the mark `gpu`."""
     return re.search(r"(?<!not )\bgpu\b", marks) is not None
 
 

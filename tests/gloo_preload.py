@@ -1,4 +1,4 @@
-"""What the fork server imports once for all ranks of all tests, which compute on the CPU.
+"""Imports of the fork server, made once for all ranks of all tests, which compute on the CPU.
 
 The GPU is hidden first: a process that asks CUDA what there is cannot fork ones that use it. What the imports left is
 frozen last: the garbage collector would go through it, and so copy its pages, in every rank again and again.

@@ -154,16 +154,16 @@ def test_every_field_of_a_recipe_explains_itself():
     @dataclass(frozen=True)
     class Section:
         plain: Annotated[int, Range(minimum=1)] | None = 1
-        """How much
+        """Amount
         of it."""
         silent: Literal["a", "b"] = "a"
         listed: tuple[int, ...] = field(default=(1, 2))
-        """Which."""
+        """Listed."""
 
     assert list(describe(Section())) == [
-        ("plain", 1, "a whole number of at least 1 or none", "How much of it."),
+        ("plain", 1, "a whole number of at least 1 or none", "Amount of it."),
         ("silent", "a", "one of a, b", ""),
-        ("listed", (1, 2), "a list of a whole number", "Which."),
+        ("listed", (1, 2), "a list of a whole number", "Listed."),
     ]
     shown = {field.path: field.meaning for field in describe(RUN)}
     assert set(shown) == {path for path, _ in leaves(RUN)}

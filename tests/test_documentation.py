@@ -47,7 +47,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def quoted(page: Path) -> set[str]:
-    """What the page quotes `so`, outside its blocks."""
+    """Texts that the page quotes in backticks, outside its blocks."""
     return {" ".join(found.split()) for found in QUOTED.findall(BLOCK.sub("", page.read_text()))}
 
 
@@ -148,7 +148,7 @@ def test_commands_can_be_given(page: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def problem_of(text: str) -> str | None:
-    """What is wrong with something quoted; None where nothing is, or nothing can be said."""
+    """Problem of a quoted text; None if there is none, or it cannot be checked."""
     words = text.split()
     if words[0] == "make" and len(words) > 1:
         return None if set(words[1:]) <= make_targets() else "no such target"

@@ -1,4 +1,4 @@
-"""What goes to the terminal and what to a rank's file: in small processes, since it is about file descriptors."""
+"""Messages on the terminal and in a rank's file: in small processes, since it is about file descriptors."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_without_a_compiler_nothing_is_installed_and_one_message_says_why(tmp_pa
     [("yes", "MEGAPHI_CUDA='yes': must be auto, 0 or 1"), ("1", "/bin/false")],
 )
 def test_a_wish_that_cannot_be_granted_fails(tmp_path, wish, message):
-    """Who asks for CUDA is told why there is none, instead of getting a build without it."""
+    """An impossible MEGAPHI_CUDA fails the build with the reason, instead of building without CUDA."""
     done = build_into(tmp_path, MEGAPHI_CUDA=wish, CC="/bin/false", CXX="/bin/false", CUDA_HOME=fake_toolkit(tmp_path))
     assert done.returncode != 0
     assert message in done.stdout + done.stderr

@@ -24,7 +24,7 @@ from tests.gloo_world import forked_from_server
 
 
 class WarmMegaphi:
-    """What tests use of `subprocess.Popen`, of a process that runs `megaphi WORDS`."""
+    """The part of `subprocess.Popen` that tests use, for a process that runs `megaphi WORDS`."""
 
     def __init__(
         self,

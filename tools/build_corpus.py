@@ -186,7 +186,7 @@ class Packages:
                     yield name, content.read()
 
     def describe(self, origin: Origin) -> dict[str, str]:
-        """What the manifest says of an origin: the very package too, by name and hash."""
+        """The manifest's entry for an origin, including the package by name and hash."""
         described = {"what": origin.what, "upstream": origin.upstream, "licence": origin.licence}
         if origin.archive:
             package = self.path(origin)

@@ -1,5 +1,5 @@
-// How `_T`, which knows torch, gets at the kernels, which live once in `_C`: Python passes these three addresses from
-// one to the other when both are loaded (megaphi/kernels/loading.py).
+// The bridge from `_T`, which knows torch, to the kernels, which live in `_C` alone: Python passes these three
+// addresses from one to the other when both are loaded (megaphi/kernels/loading.py).
 #pragma once
 #include "../cpu/parallel.h"
 #include "../kernels.h"

@@ -1,4 +1,4 @@
-// What `megaphi._C` takes from csrc/index, one function per file that binds a part of it.
+// The bindings of csrc/index in `megaphi._C`, one function per file.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// Python bindings of csrc/index/megatron_order.h. Results are written into arrays that Python allocates, so their dtypes
+// Python bindings of csrc/index/megatron_order.h. Results go into arrays that Python allocates, so that their dtypes
 // decide how much memory the order takes; nothing is converted or copied, and the GIL is released meanwhile.
 #include "../index/megatron_order.h"
 
@@ -120,7 +120,7 @@ void bind_for_documents(py::module_& module) {
   const auto lengths = py::arg("lengths").noconvert(), documents = py::arg("documents").noconvert();
   module.def("legacy_sample_starts", &sample_starts<Document, uint32_t>, lengths, documents, py::kw_only(),
              py::arg("sequence_length"), py::arg("out").noconvert(),
-             "Where each sample starts: out[k] = (entry of `documents`, token within it).");
+             "Find the start of each sample: out[k] = (entry of `documents`, token within it).");
   module.def("legacy_sample_starts", &sample_starts<Document, int64_t>, lengths, documents, py::kw_only(),
              py::arg("sequence_length"), py::arg("out").noconvert());
   module.def("legacy_runs", &runs<Document>, lengths, py::arg("pointers").noconvert(), py::arg("token_bytes"),
@@ -140,7 +140,7 @@ void bind_for_ranks(py::module_& module) {
 }  // namespace
 
 void bind_megatron_order(py::module_& module) {
-  py::class_<NumpyShuffle>(module, "NumpyShuffle", "numpy.random.RandomState(seed), which can only shuffle.")
+  py::class_<NumpyShuffle>(module, "NumpyShuffle", "numpy.random.RandomState(seed), for shuffling only.")
       .def(py::init<uint32_t>(), py::arg("seed"))
       .def("__call__", &shuffle_array, py::arg("array"), "Shuffle the rows (of 4, 8 or 16 bytes) in place.");
   bind_for_documents<int32_t>(module);

@@ -1,4 +1,4 @@
-// What every torch operator needs: its kernels, its stream, checks that memory safety asks for, new tensors.
+// Shared by all torch operators: their kernels, their stream, the checks that memory safety requires, new tensors.
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -43,7 +43,7 @@ inline ScalarType accumulator_of(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// The kernels of a tensor's device, its current stream, and its device made current while a launch goes on.
+// The kernels of a tensor's device, its current stream, and a guard that makes the device current during a launch.
 struct Launch {
   const KernelTable& kernels;
   void* stream = nullptr;
@@ -58,7 +58,7 @@ struct Launch {
   }
 
   static const KernelTable& kernels_for(const Tensor& tensor) {
-    STD_TORCH_CHECK(attached != nullptr, "megaphi's operators are used before megaphi.kernels was imported");
+    STD_TORCH_CHECK(attached != nullptr, "megaphi's operators were used before megaphi.kernels was imported");
     if (tensor.is_cpu()) return attached->cpu_kernels();
     STD_TORCH_CHECK(attached->cuda_kernels != nullptr, "megaphi was built without CUDA kernels");
     return *attached->cuda_kernels;
@@ -92,8 +92,8 @@ inline int64_t rows_of(const Tensor& tensor) { return width_of(tensor) == 0 ? 0 
 
 inline Tensor packed(const Tensor& tensor) { return torch::stable::contiguous(tensor); }
 
-// Ask for huge pages under a large new output: touching it for the first time, page by page, would cost a CPU kernel
-// more than its arithmetic. Nothing happens where the system does not offer them on request.
+// Ask for huge pages under a large new output: page faults on first touch would cost a CPU kernel more than its
+// arithmetic. No effect where the system does not offer them on request.
 inline void ask_for_huge_pages(const Tensor& tensor, int64_t bytes) {
 #ifdef __linux__
   constexpr uintptr_t page = 2 << 20;

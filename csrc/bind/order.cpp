@@ -1,5 +1,5 @@
-// Binds csrc/index to Python: the keyed order of the data. Arrays of numbers are int64 and packed, of any shape; what
-// comes back has that shape. Everything that takes an array works with the interpreter released.
+// Python bindings of csrc/index: the keyed order of the data. Arrays of numbers are contiguous int64 of any shape;
+// results have the same shape. Everything that takes an array releases the GIL.
 #include <cstring>
 
 #include "../index/order.h"
@@ -48,13 +48,13 @@ py::array_t<uint64_t> look_up(const Permutation& permutation, const Numbers& num
 }
 
 std::vector<uint64_t> words_of(const std::string& bytes) {
-  if (bytes.empty() || bytes.size() % 8) throw std::invalid_argument("a long number comes in words of eight bytes");
+  if (bytes.empty() || bytes.size() % 8) throw std::invalid_argument("a long number: whole eight-byte words");
   std::vector<uint64_t> words(bytes.size() / 8);
   std::memcpy(words.data(), bytes.data(), bytes.size());
   return words;
 }
 
-// Of every share, 1 / share = whole + remainder / numerator; the two as little-endian bytes.
+// For every share, 1 / share = whole + remainder / numerator, the latter two as little-endian bytes.
 using InverseShare = std::tuple<int64_t, py::bytes, py::bytes>;
 
 std::shared_ptr<Blend> new_table(const std::vector<InverseShare>& shares, int64_t slots, bool repeats) {
@@ -73,7 +73,7 @@ std::shared_ptr<Blend> new_table(const std::vector<InverseShare>& shares, int64_
   return std::make_shared<TableBlend>(std::move(sources), slots, repeats);
 }
 
-// Of every node, (left, right, fraction): children are nodes that come before it, or ~source.
+// For every node, (left, right, fraction): children are earlier nodes, or ~source.
 using Node = std::tuple<int32_t, int32_t, uint64_t>;
 
 std::shared_ptr<Blend> new_tree(int32_t root, const std::vector<Node>& nodes, int64_t sources, int64_t limit) {
@@ -100,7 +100,7 @@ std::vector<int64_t> counts_of_blend(const Blend& blend, int64_t samples) {
   return blend.counts(samples);
 }
 
-// Of every source, (key, tokens, block_tokens, first_sample, first_epoch).
+// For every source, (key, tokens, block_tokens, first_sample, first_epoch).
 using Grid = std::tuple<uint64_t, int64_t, int64_t, int64_t, int64_t>;
 
 Order new_order(std::shared_ptr<Blend> blend, const std::vector<Grid>& grids, int64_t sequence_length) {

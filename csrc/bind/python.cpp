@@ -1,4 +1,4 @@
-// `megaphi._C`: the kernels themselves and what Python asks about them. Needs no torch, neither here nor to be built.
+// `megaphi._C`: the kernels and queries about them. Needs torch neither to build nor to load.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -12,11 +12,11 @@ extern "C" const megaphi::KernelTable* megaphi_cuda_kernels() { return nullptr; 
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Fused kernels of megaphi for CPUs and, where it was built with nvcc, for CUDA devices.";
-  module.def("instruction_sets", &megaphi::instruction_sets, "What this processor can run, best first.");
-  module.def("instruction_set", &megaphi::instruction_set, "The one that the CPU kernels use.");
+  module.def("instruction_sets", &megaphi::instruction_sets, "Instruction sets of this processor, best first.");
+  module.def("instruction_set", &megaphi::instruction_set, "The instruction set that the CPU kernels use.");
   module.def("use_instruction_set", &megaphi::use_instruction_set, pybind11::arg("name"),
-             "Use another one from now on; False where this processor does not have it.");
-  module.def("has_cuda", [] { return megaphi_cuda_kernels() != nullptr; }, "Whether CUDA kernels were built.");
+             "Use another one from now on; False if this processor lacks it.");
+  module.def("has_cuda", [] { return megaphi_cuda_kernels() != nullptr; }, "True if CUDA kernels were built.");
   static const megaphi::Attachment attachment{&megaphi::cpu_kernels, &megaphi::set_parallel_for,
                                               megaphi_cuda_kernels()};
   module.attr("attachment") = reinterpret_cast<uintptr_t>(&attachment);

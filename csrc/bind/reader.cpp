@@ -1,7 +1,6 @@
-// Binds csrc/index to Python: reading tokens and document boundaries.
-//
-// Arguments are checked before the GIL is let go: shapes, ranges, and that runs fill the result exactly. What files
-// hold is not an argument: where reading fails, the place comes back, and Python says it with the file's name.
+// Python bindings of csrc/index: reading tokens and document boundaries. Arguments are checked before the GIL is
+// released: shapes, ranges, and that runs fill the result exactly. Contents of files are not arguments: where reading
+// fails, the location is returned, and Python raises with the file's name.
 #include "../index/reader.h"
 
 #include "../index/documents.h"
@@ -29,9 +28,9 @@ Runs checked_runs(const Array* row, const Array& file, const Array& offset, cons
   Runs runs{size, row == nullptr ? nullptr : checked(*row, size, "runs: one row each"), file.data(),
             checked(offset, size, "runs: one offset each"), checked(count, size, "runs: one count each")};
   for (int64_t run = 0; run < size; ++run) {
-    if (runs.file[run] < 0 || runs.file[run] >= files) throw std::out_of_range("runs: a file that is not there");
+    if (runs.file[run] < 0 || runs.file[run] >= files) throw std::out_of_range("runs: no such file");
     require(runs.offset[run] >= 0 && runs.count[run] >= 0, "runs: negative offset or count");
-    require(runs.count[run] <= (int64_t{1} << 59) && runs.offset[run] <= (int64_t{1} << 62), "runs: a size beyond all");
+    require(runs.count[run] <= (int64_t{1} << 59) && runs.offset[run] <= (int64_t{1} << 62), "runs: an absurd size");
   }
   return runs;
 }
@@ -61,10 +60,10 @@ py::tuple gather_tokens(const Array& files, const Array& codes, const Array& row
   const auto* descriptors = checked(files, files.size(), "files: one dimension");
   const auto* dtypes = checked(codes, files.size(), "files: one dtype code each");
   for (py::ssize_t i = 0; i < codes.size(); ++i)
-    require(bytes_of_dtype_code(dtypes[i]) != 0, "a dtype code that is not of whole numbers");
+    require(bytes_of_dtype_code(dtypes[i]) != 0, "a dtype code that is not an integer type");
   const Runs runs = checked_runs(&row, file, offset, count, files.size());
   check_rows(runs, rows, columns);
-  require(vocabulary > 0, "a vocabulary of no tokens");
+  require(vocabulary > 0, "an empty vocabulary");
   require(columns > 0, "rows without a token");
   py::array_t<int64_t> inputs({rows, columns - 1}), labels({rows, columns - 1});
   const InputsAndLabels out{inputs.mutable_data(), labels.mutable_data(), columns};
@@ -173,11 +172,11 @@ void bind_reader(py::module_& module) {
              "Tokens of runs (offsets in bytes, counts in tokens) that fill rows: (all but the last of each, all but "
              "the first, None or (what failed, run, byte in the run, errno or token)), int64 [rows, columns - 1].");
   module.def("read_runs", &read_runs, py::arg("files"), py::arg("file"), py::arg("offset"), py::arg("count"),
-             py::arg("out").noconvert(), "Bytes of runs into `out`, one behind the other; None or what failed.");
+             py::arg("out").noconvert(), "Read runs into `out`, back to back; returns None or what failed.");
   module.def("find_sequences", &find_sequences, py::arg("pointers"), py::arg("bytes"), py::arg("offset"),
              "For each byte offset, the last sequence that begins there or before: int64 [N].");
   module.def("document_ids", &document_ids, py::arg("indices"), py::arg("row"), py::arg("file"), py::arg("start"),
              py::arg("count"), py::kw_only(), py::arg("rows"), py::arg("columns"),
              "Documents of runs of tokens, 0, 1, .. along each row: (int32 [rows, columns], None or (run, sequence) "
-             "where an index (pointers, documents, bytes, bytes of a token) is damaged).");
+             "where an index (pointers, documents, bytes, bytes of a token) is corrupted).");
 }

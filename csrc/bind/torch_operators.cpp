@@ -1,6 +1,6 @@
-// `megaphi._T`: torch's operators `megaphi::*`, through torch's stable ABI, so that one binary serves torch 2.10 and
-// newer. Each function checks its arguments, allocates the outputs and calls the kernel of the tensors' device.
-// Schemas, fake kernels, autograd and friendly errors are in Python (megaphi/kernels), one file an operator.
+// `megaphi._T`: torch's operators `megaphi::*`, through torch's stable ABI, so that one binary works with torch 2.10
+// and newer. Each function checks its arguments, allocates the outputs and calls the kernel of the tensors' device.
+// Schemas, fake kernels, autograd and friendly errors are in Python (megaphi/kernels), one file per operator.
 #include "operator_support.h"
 
 namespace megaphi {
@@ -210,7 +210,7 @@ void check_cache(const Tensor& query, const Tensor& keys, const Tensor& values, 
         "paged_attention: lengths must be int32 [T] on query's device");
 }
 
-// Looking at them costs nothing on the CPU, where a wrong one would be followed out of the cache.
+// Checking costs nothing on the CPU, where a wrong block number would read outside the cache.
 void check_blocks(const PagedAttention& a) {
   for (int64_t t = 0; t < a.tokens; t++) {
     check(1 <= a.lengths[t] && a.lengths[t] <= a.table_width * a.positions, "paged_attention: a length out of range");
@@ -360,7 +360,7 @@ void run_with_torch(int64_t count, int64_t grain, RangeBody body, void* context)
 }  // namespace
 }  // namespace megaphi
 
-// Called once by Python, with the address that `_C` gave it.
+// Called once by Python, with the address from `_C`.
 extern "C" __attribute__((visibility("default"))) void megaphi_attach(const megaphi::Attachment* attachment) {
   megaphi::attached = attachment;
   attachment->set_parallel_for(megaphi::run_with_torch);

@@ -1,4 +1,4 @@
-// Looks at the processor once, and holds the process's thread runner.
+// Detects the processor once, and holds the process's thread runner.
 #include "choose.h"
 
 #include <atomic>

@@ -9,11 +9,11 @@ namespace megaphi {
 
 // Compiled in and usable on this processor, best first; "base" is always the last.
 std::vector<std::string> instruction_sets();
-// The one in use.
+// The instruction set in use.
 std::string instruction_set();
-// Use another from now on; false where this processor does not have it.
+// Use another from now on; false if this processor lacks it.
 bool use_instruction_set(const std::string& name);
-// The kernels of the one in use.
+// The kernels of the instruction set in use.
 const KernelTable& cpu_kernels();
 
 }  // namespace megaphi

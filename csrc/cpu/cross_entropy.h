@@ -1,5 +1,5 @@
 // Cross-entropy over this rank's part of the vocabulary: one read of the logits forward, one pass in place backward.
-// The forward pass goes tile by tile, so that a tile's maximum and its sum of exponentials cost one trip to memory.
+// The forward pass works tile by tile, so that a tile's maximum and its sum of exponentials cost one read of memory.
 #pragma once
 #include "element.h"
 

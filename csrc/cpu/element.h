@@ -1,8 +1,8 @@
 // Numbers in memory and in registers: fp32, bfloat16 and (for gradient checks) fp64; an exponential that vectorises.
 //
-// Everything here lies in a namespace named after the instruction set that the including file is compiled for
-// (MEGAPHI_INSTRUCTION_SET), and nothing of the standard library is used: an inline function of <cmath> compiled for
-// AVX-512 could otherwise be the copy that the linker keeps for all.
+// Everything here is in a namespace named after the instruction set that the including file is compiled for
+// (MEGAPHI_INSTRUCTION_SET), and the standard library is not used: an inline function of <cmath> compiled for AVX-512
+// could be the copy that the linker keeps for everyone.
 #pragma once
 #include <cstdint>
 
@@ -70,12 +70,12 @@ inline float exponential(float x) {
 }
 inline double exponential(double x) { return __builtin_exp(x); }
 
-// 1 / (1 + e^-x), with an argument that the exponential can take: e^88 is large enough for a zero.
+// 1 / (1 + e^-x), with the argument clamped to the exponential's range: e^88 is large enough to give zero.
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(x > -88.0f ? -x : 88.0f)); }
 inline double sigmoid(double x) { return 1.0 / (1.0 + __builtin_exp(-x)); }
 
-// What to subtract before the exponential: the maximum, or 0 where all is -inf, so that a -inf counts 0 and a NaN,
-// which no maximum shows, stays one.
+// The shift before the exponential: the maximum, or 0 where all is -inf, so that a -inf counts 0 and a NaN, which a
+// maximum may hide, stays NaN.
 template <class A>
 A shift_of(A highest) {
   return highest == -__builtin_inff() ? A(0) : highest;
@@ -84,8 +84,8 @@ A shift_of(A highest) {
 inline float logarithm(float x) { return __builtin_logf(x); }
 inline double logarithm(double x) { return __builtin_log(x); }
 
-// The sum of term(j) over [0, n): in many lanes (which also hides the latency of an addition), that are put together in
-// fp64 every so often. Nearer to the exact sum than one long chain. For cheap terms: an exponential is not vectorised.
+// The sum of term(j) over [0, n): in many lanes (which also hides the latency of an addition) that are combined in fp64
+// periodically. Closer to the exact sum than one long chain. For cheap terms only: an exponential is not vectorised.
 template <class A, class Term>
 A lane_sum(int64_t n, Term term) {
   constexpr int64_t lanes = 32, block = 1024;

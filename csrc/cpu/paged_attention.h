@@ -1,13 +1,10 @@
-// Attention of single queries to a key-value cache kept in blocks, where groups of query heads share a key.
-//
-// The positions of a query are cut into pieces of PIECE. A piece is attended to as if there were nothing else, and what
-// comes of it (the largest score, the sum of the exponentials, the weighted sum of values) is put together with the
-// other pieces' afterwards. So one long query keeps all cores busy, and since nothing but its own length cuts it, the
-// result of a query does not depend on what else is in the call, bit for bit, or on the number of threads.
-//
-// Keys and values are read once, in the order in which they lie in memory, TILE positions at a time; each serves all
-// heads of its group. A tile's sums stay in registers: vectors are the compiler's own (an extension of GCC and Clang),
-// because of a loop over lanes it would keep them in memory.
+// Attention of single queries over a key-value cache in blocks, where groups of query heads share a key. The positions
+// of a query are split into pieces of PIECE. Each piece is attended to on its own, and the partial results (largest
+// score, sum of exponentials, weighted sum of values) are merged afterwards. So one long query keeps all cores busy,
+// and since the split depends on its own length alone, the result of a query does not depend on what else is in the
+// call, bit for bit, or on the number of threads. Keys and values are read once, in memory order, TILE positions at a
+// time; each serves all heads of its group. A tile's sums stay in registers: the code uses vector types of the compiler
+// (an extension of GCC and Clang), because in a loop over lanes it would keep the sums in memory.
 #pragma once
 #include <cstdlib>
 
@@ -73,7 +70,7 @@ A sum_of_lanes(Vector<A> vector) {
   return lanes[0];
 }
 
-// Whole vectors that hold `size` elements.
+// Number of whole vectors that hold `size` elements.
 template <class A>
 int64_t padded_size(int64_t size) {
   return (size + LANES<A> - 1) / LANES<A> * LANES<A>;
@@ -127,8 +124,8 @@ struct constant {
 };
 
 // Call `tile(R, N, rows, head, n)`, R and N constants, for R heads from `head` on and N positions from `n` on, until a
-// piece is covered; `rows` is the heads' group in `cache`. It goes along the cache as it lies in memory, all groups of
-// a tile, while the next tiles are on their way: the processor cannot guess where a block is.
+// piece is covered; `rows` is the heads' group in `cache`. It walks the cache in memory order, all groups of a tile,
+// while the next tiles are prefetched: the processor cannot guess where a block is.
 template <class T, class Tile>
 void for_tiles(const PagedAttention& a, const void* cache, const int64_t* offsets, int64_t count, Tile tile) {
   const int64_t sharing = a.heads / a.groups, row_bytes = a.groups * a.head_size * sizeof(T);
@@ -154,7 +151,7 @@ void for_tiles(const PagedAttention& a, const void* cache, const int64_t* offset
   for (; n < count; n++) all_heads(constant<1>{}, n);
 }
 
-// What comes of a piece: for every head the highest score, the sum of exponentials, the sum of values weighted so.
+// Partial result of a piece: for every head the highest score, the sum of exponentials, the weighted sum of values.
 template <class A>
 struct Partial {
   A *highest, *sum, *values;  // [heads], [heads], [heads, padded]
@@ -163,7 +160,7 @@ struct Partial {
   static int64_t size(const PagedAttention& a) { return a.heads * (2 + padded_size<A>(a.head_size)); }
 };
 
-// Where the positions of a piece are in keys and values, from their group's first one on.
+// Offsets of a piece's positions in keys and values, relative to their group's first element.
 inline void find_positions(const PagedAttention& a, int64_t token, int64_t first, int64_t count, int64_t* offsets) {
   const int32_t* table = a.tables + token * a.table_width;
   for (int64_t n = 0; n < count; n++) {
@@ -172,7 +169,7 @@ inline void find_positions(const PagedAttention& a, int64_t token, int64_t first
   }
 }
 
-// [heads, padded] out of a view into a packed product.
+// [heads, padded], copied from a view into the packed product.
 template <class T, class A>
 void copy_queries(const PagedAttention& a, int64_t token, A* queries) {
   const int64_t padded = padded_size<A>(a.head_size);
@@ -182,7 +179,7 @@ void copy_queries(const PagedAttention& a, int64_t token, A* queries) {
   }
 }
 
-// From scores to what they are exponentials of; `row` is of one head.
+// Turns scores into their exponentials; `row` belongs to one head.
 template <class A>
 void exponentiate(A* row, int64_t count, A scale, A& highest, A& sum) {
   highest = scaled_scores(row, nullptr, scale, row, count);
@@ -209,7 +206,7 @@ void attend_to_piece(const PagedAttention& a, const A* queries, const int64_t* o
   });
 }
 
-// One head of one query out of its pieces, whose partial results lie `step` apart.
+// Merges the pieces of one head of one query, whose partial results are `step` apart.
 template <class T, class A>
 void join_pieces(const PagedAttention& a, A* partials, int64_t step, int64_t pieces, int64_t head, A* sums, T* y) {
   const int64_t padded = padded_size<A>(a.head_size);

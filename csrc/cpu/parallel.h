@@ -1,12 +1,12 @@
-// Rows over threads: by OpenMP, or by whatever pool the process already has (`_T` hands in torch's, so that
-// torch.set_num_threads counts here too and two pools do not fight over the cores).
+// Distributes rows over threads: by OpenMP, or by a pool that the process already has (`_T` passes torch's, so that
+// torch.set_num_threads applies here too and two pools do not compete for the cores).
 #pragma once
 #include <cstdint>
 
 namespace megaphi {
 
 using RangeBody = void (*)(void* context, int64_t begin, int64_t end);
-// Call `body` on ranges that cover [0, count), each of at least `grain` elements but for the last.
+// Call `body` on ranges that cover [0, count), each of at least `grain` elements except the last.
 using ParallelFor = void (*)(int64_t count, int64_t grain, RangeBody body, void* context);
 
 void set_parallel_for(ParallelFor runner);

@@ -1,4 +1,4 @@
-// RMSNorm, alone or behind a residual addition. The weight's gradient is summed in blocks of rows, and these in pairs:
+// RMSNorm, alone or after a residual addition. The weight's gradient is summed in blocks of rows, and these in pairs:
 // closer to the exact sum than one long chain, and the same for any number of threads.
 #pragma once
 #include "element.h"
@@ -17,7 +17,7 @@ template <class T>
 Accumulator<T> normalise_row(const T* x, const T* weight, T* y, int64_t width, double eps) {
   using A = Accumulator<T>;
   const A squares = lane_sum<A>(width, [=](int64_t j) { return load(x + j) * load(x + j); });
-  // Once a row, so in fp64: every element inherits this number's error.
+  // Once per row, so in fp64: every element inherits this number's error.
   const A rstd = static_cast<A>(1.0 / __builtin_sqrt(static_cast<double>(squares) / width + eps));
 #pragma omp simd
   for (int64_t j = 0; j < width; j++) store(y + j, load(x + j) * rstd * load(weight + j));

@@ -1,4 +1,5 @@
-// Rotary positions on the packed QKV product, usually in place: queries and keys turn in one pass, values stay.
+// Rotary positions on the packed QKV product, usually in place: queries and keys are rotated in one pass, values are
+// left alone.
 #pragma once
 #include "element.h"
 

@@ -29,7 +29,7 @@ Accumulator<T> scaled_scores(const T* x, const uint8_t* mask, Accumulator<T> sca
   }
 #pragma omp simd
   for (int64_t j = 0; j < n; j++) scores[j] = load(x + j) * scale;
-#pragma omp simd  // a loop of its own: three widths of numbers in one make slow code
+#pragma omp simd  // a separate loop: three widths of numbers in one make slow code
   for (int64_t j = 0; j < n; j++) scores[j] = mask[j] != 0 ? nothing : scores[j];
 #pragma omp simd reduction(max : highest)
   for (int64_t j = 0; j < n; j++) highest = scores[j] > highest ? scores[j] : highest;

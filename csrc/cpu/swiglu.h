@@ -21,7 +21,7 @@ void swiglu_forward(const SwigluForward& a) {
   });
 }
 
-// One row; `y` is written too where the caller did not keep it from the forward pass.
+// One row; `y` is written too if the caller did not save it in the forward pass.
 template <class T, bool emit>
 void swiglu_backward_row(const T* grad_y, const T* x, T* grad_x, T* y, int64_t width) {
   using A = Accumulator<T>;

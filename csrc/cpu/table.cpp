@@ -29,7 +29,7 @@ const KernelTable table = {
     [](const PagedAttention& a, Element element, void*) {
       return by_element(element, [&](auto e) { paged_attention<decltype(e)>(a); });
     },
-    [](const PagedAttention&) -> int64_t { return 0; },  // knows the lengths, and takes no more than they need
+    [](const PagedAttention&) -> int64_t { return 0; },  // reads the lengths, and allocates no more than they need
     [](const SwigluForward& a, Element element, void*) {
       return by_element(element, [&](auto e) { swiglu_forward<decltype(e)>(a); });
     },

@@ -1,9 +1,9 @@
 // Cross-entropy over this rank's slice of the vocabulary: one read forward, one read and one write backward.
 //
-// Forward: one CTA per row carries a running maximum and sum of exponentials, so the row is never read again; what it
-// leaves, (maximum, sum, logit of the label), is all that the ranks have to exchange. Backward: every element is read
-// and then written by one thread, so the gradient may overwrite the logits. A row is long (200 KB in bf16 for the whole
-// vocabulary) and is cut into slices.
+// Forward: one CTA per row carries a running maximum and sum of exponentials, so the row is read only once; its result,
+// (maximum, sum, logit of the label), is all that the ranks have to exchange. Backward: every element is read and then
+// written by one thread, so the gradient may overwrite the logits. A row is long (200 KB in bf16 for the whole
+// vocabulary) and is split into slices.
 #include "launch.cuh"
 #include "reduction.cuh"
 
@@ -48,9 +48,9 @@ __global__ void __launch_bounds__(STATISTICS_THREADS, 2) cross_entropy_forward_k
   stats[2] = label >= 0 && label < arguments.width ? Convert<T>::widen(logits[label]) : 0.0f;
 }
 
-// What all elements of a row have in common.
+// Values shared by all elements of a row.
 struct GradientRow {
-  int64_t label;  // column of the label on this rank, out of reach where it is another rank's
+  int64_t label;  // column of the label on this rank, out of range if it is another rank's
   float maximum, grad, scale;
 
   __device__ __forceinline__ GradientRow(const CrossEntropyBackward& arguments, int64_t row)

@@ -1,7 +1,7 @@
 // The launchers of the CUDA table, one per entry of `KernelTable`; csrc/kernels.h says what each computes.
 //
-// Element types f32, bf16 and f16, arithmetic in float. A launcher enqueues on the stream it is given and returns at
-// once: it allocates nothing and waits for nothing. f64 is UNSUPPORTED.
+// Element types f32, bf16 and f16, arithmetic in float. A launcher enqueues on the given stream and returns
+// immediately: it allocates nothing and waits for nothing. f64 is UNSUPPORTED.
 #pragma once
 #include "../kernels.h"
 

@@ -1,7 +1,6 @@
-// From a KernelTable call to a kernel on a stream: the element type, the shape of the grid, the status.
-//
-// Nothing here allocates, waits or asks the device. A grid's x dimension may reach 2^31 - 1 and carries the rows; y may
-// reach 65,535 and carries slices of a row.
+// From a KernelTable call to a kernel on a stream: the element type, the shape of the grid, the status. Nothing here
+// allocates, waits or queries the device. A grid's x dimension may reach 2^31 - 1 and carries the rows; y may reach
+// 65,535 and carries slices of a row.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -58,7 +57,7 @@ inline int threads_for(int64_t width, int elements, int largest) {
   return static_cast<int>(std::clamp<int64_t>(warps * 32, 32, largest));
 }
 
-// One CTA per row; rows beyond x go on along y, where the last few may be one too many.
+// One CTA per row; rows beyond x continue along y, where the last CTAs may have no row.
 inline dim3 grid_of_rows(int64_t rows) {
   const int64_t more = ceiling_divide(rows, LARGEST_GRID_X);
   return dim3(static_cast<unsigned>(std::min(rows, LARGEST_GRID_X)), static_cast<unsigned>(more));

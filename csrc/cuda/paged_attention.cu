@@ -1,9 +1,8 @@
-// Attention of single queries to a key-value cache in blocks, in two launches.
-//
-// The first cuts the positions of a query into pieces of PIECE and attends to each as if there were nothing else: a CTA
-// owns a piece for the heads of one group, up to HEADS of them, so that every key and value is read once for all. TEAM
-// threads share a position, 128 bytes of it at a time; KEYS positions are in flight in each team. The second puts the
-// pieces of a query together. What cuts a query, and the order in which it is added up, depend on its own length alone.
+// Attention of single queries over a key-value cache in blocks, in two launches. The first splits the positions of a
+// query into pieces of PIECE and attends to each on its own: a CTA owns a piece for the heads of one group, up to HEADS
+// of them, so that every key and value is read once for all of them. TEAM threads share a position, 128 bytes of it at
+// a time; KEYS positions are in flight in each team. The second merges the pieces of a query. The split of a query and
+// its order of summation depend on its own length alone.
 #include "launch.cuh"
 #include "reduction.cuh"
 
@@ -38,7 +37,7 @@ struct Partials {
   }
 };
 
-// What a CTA works on: heads [head, head + heads) of a token, which share a group; positions [first, first + count).
+// The work of a CTA: heads [head, head + heads) of a token, which share a group; positions [first, first + count).
 struct Piece {
   int64_t token, group, head, number;
   int heads, count;
@@ -58,7 +57,7 @@ __device__ __forceinline__ Piece own_piece(const PagedAttention& arguments) {
           static_cast<int>(min(static_cast<int64_t>(PIECE), left))};
 }
 
-// offset[i]: where position i of the piece begins in keys and values, from the first element of its group on.
+// offset[i]: offset of position i of the piece in keys and values, relative to the first element of its group.
 __device__ __forceinline__ void find_positions(const PagedAttention& arguments, const Piece& piece, int64_t* offset) {
   const int32_t* table = arguments.tables + piece.token * arguments.table_width;
   for (int i = threadIdx.x; i < piece.count; i += PIECE_THREADS) {
@@ -68,7 +67,7 @@ __device__ __forceinline__ void find_positions(const PagedAttention& arguments, 
   }
 }
 
-// Heads that the chunk does not have are zeros: they cost nothing more, and nobody reads what becomes of them.
+// Heads that the chunk does not have are zeros: they cost nothing extra, and their results are not read.
 template <class T, int HEADS>
 __device__ __forceinline__ void read_queries(const PagedAttention& arguments, const Piece& piece,
                                              float (*query)[LARGEST_HEAD]) {
@@ -131,7 +130,7 @@ __device__ __forceinline__ void find_scores(const PagedAttention& arguments, con
   }
 }
 
-// From scores to what they weigh within the piece; a warp for every head.
+// Turns scores into weights within the piece; one warp per head.
 template <int HEADS>
 __device__ __forceinline__ void weigh(const Partials& partials, const PagedAttention& arguments, const Piece& piece,
                                       float (*score)[PIECE]) {
@@ -250,7 +249,7 @@ void launch_pieces(const PagedAttention& arguments, void* stream) {
 
 template <class T, int N>
 void launch_both(const PagedAttention& arguments, void* stream) {
-  constexpr int HEADS_ALONE = N == 1 ? 4 : 1;  // single elements are slow in any case: one kernel less
+  constexpr int HEADS_ALONE = N == 1 ? 4 : 1;  // single elements are slow in any case: save a kernel
   arguments.heads == arguments.groups ? launch_pieces<T, N, HEADS_ALONE>(arguments, stream)
                                       : launch_pieces<T, N, 4>(arguments, stream);
   const dim3 block(threads_for(arguments.head_size, 1, JOIN_THREADS));

@@ -1,9 +1,9 @@
 // Sums and maxima over the threads that share a row: a `Warp`, or a whole `Block`.
 //
-// Both answer `rank`, `size` and `reduce`, so a kernel is written once for either. Butterfly shuffles give every thread
-// the same bits, whatever its lane. A Block's reduction costs one barrier: it writes to one half of its scratch while
-// the other half may still be read, and two uses of one half always have the barrier of the other half between them.
-// All threads of the team must call `reduce`; a block's size is a multiple of 32.
+// Both answer `rank`, `size` and `reduce`, so a kernel is written once for either. Butterfly shuffles give every lane
+// the same bits. A Block's reduction costs one barrier: it writes to one half of its scratch while the other half may
+// still be read, and the barrier of the other half separates any two uses of one half. All threads of the team must
+// call `reduce`; a block's size is a multiple of 32.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -64,7 +64,7 @@ class Block {
   int half_ = 0;
 };
 
-// What to subtract before exp: the maximum, or 0 where all is -inf, so that exp(-inf - shift) is 0 and NaN stays NaN.
+// The shift before exp: the maximum, or 0 where all is -inf, so that exp(-inf - shift) is 0 and NaN stays NaN.
 __device__ __forceinline__ float shift_of(float maximum) { return maximum == -INFINITY ? 0.0f : maximum; }
 
 // exp for the terms of a sum whose largest term is 1, in two instructions. Its relative error grows with |value|, but

@@ -1,9 +1,10 @@
-// RMSNorm with the residual addition in front of it, and its gradient.
+// RMSNorm with the preceding residual addition, and its gradient.
 //
 // Forward: one CTA per row, the row stays in registers between the sum of squares and the scaling. Backward: at most
-// BACKWARD_CTAS persistent CTAs; each adds the weight gradients of its rows in registers, reads its next row while it
-// works on this one, and at the end writes one row of partial sums that a second, small kernel adds up: no atomics, so
-// two runs agree bit for bit. Rows too wide or off the 16-byte grid are read twice and element by element instead.
+// BACKWARD_CTAS persistent CTAs; each adds the weight gradients of its rows in registers, prefetches its next row while
+// it works on the current one, and finally writes one row of partial sums that a second, small kernel adds up: no
+// atomics, so two runs agree bit for bit. Rows too wide or off the 16-byte grid are read twice and element by element
+// instead.
 #include "launch.cuh"
 #include "reduction.cuh"
 
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(GENERAL_THREADS) rms_norm_forward_general(RmsN
   }
 }
 
-// One thread's share of what the gradient of a row is made from, still packed.
+// One thread's share of the inputs to a row's gradient, still packed.
 template <class T, int N, int VECTORS>
 struct GradientInputs {
   Vector<T, N> x[VECTORS], grad_y[VECTORS], grad_sum[VECTORS];

@@ -3,7 +3,7 @@
 // A thread owns one vector of a head's first half and its partner in the second half; it reads cos and sin of its token
 // once and walks over the heads. A CTA is a box: x along the half head, y over heads, z over tokens. In place only the
 // rotated heads are visited. A position outside the tables turns its token's rotated heads to NaN: a wrong offset must
-// not train quietly.
+// not go unnoticed.
 #include "launch.cuh"
 
 namespace megaphi::cuda {
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(ROTARY_THREADS) rotary_kernel(Rotary arguments
   }
 }
 
-// Heads are shared out evenly: 50 heads over at most 32 threads become two rounds of 25.
+// Heads are distributed evenly: 50 heads over at most 32 threads become two rounds of 25.
 template <class T, int N>
 void launch_rotary(const Rotary& arguments, void* stream) {
   const int64_t vectors = arguments.head_size / 2 / N;

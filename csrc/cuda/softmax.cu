@@ -38,7 +38,7 @@ __host__ __device__ __forceinline__ int64_t rows_of(const Arguments& arguments) 
   return arguments.batch * arguments.heads * arguments.queries;
 }
 
-// How many keys from the first a query may see.
+// Number of keys, from the first, that a query may see.
 template <class Arguments>
 __device__ __forceinline__ int64_t visible_keys(const Arguments& arguments, int64_t row) {
   if (!arguments.causal) return arguments.keys;
@@ -53,7 +53,7 @@ __device__ __forceinline__ const uint8_t* mask_row(const SoftmaxForward& argumen
   return arguments.mask + batch * arguments.mask_batch + head * arguments.mask_head + query * arguments.mask_query;
 }
 
-// How many elements of the vector at `key` are visible.
+// Number of visible elements of the vector at `key`.
 template <int N>
 __device__ __forceinline__ int visible_lanes(int64_t visible, int64_t key) {
   return visible - key < N ? static_cast<int>(visible - key) : N;

@@ -2,7 +2,7 @@
 //
 // A CTA owns one row and a slice of its columns; every thread loads all it needs before it computes. Rows run along the
 // grid's x, slices along y. With s = sigmoid(gate): d gate = grad_y * up * s * (1 + gate * (1 - s)),
-// d up = grad_y * gate * s. The backward pass can emit y again, so that a training step need not have kept it.
+// d up = grad_y * gate * s. The backward pass can emit y again, so that a training step need not save it.
 #include "launch.cuh"
 
 namespace megaphi::cuda {

@@ -1,6 +1,5 @@
-// The CUDA kernels under one name of C linkage, in the order of `KernelTable`.
-//
-// No kernel lives here: this is all that a loader has to find.
+// The CUDA kernels under one name of C linkage, in the order of `KernelTable`. There is no kernel here: a loader finds
+// all of them through this one symbol.
 #include "kernels_cuda.h"
 
 extern "C" const megaphi::KernelTable* megaphi_cuda_kernels() {

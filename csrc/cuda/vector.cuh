@@ -76,20 +76,20 @@ struct Convert<__half> {
   static __device__ __forceinline__ Pair narrow_pair(float low, float high) { return __floats2half2_rn(low, high); }
 };
 
-// For what is read once: it leaves the cache first. The address may be written later, but not before by this kernel:
-// the compiler sees an instruction here, not a read of memory.
+// For data that is read once: it is evicted first. This kernel may write the address later, but not earlier: the
+// compiler sees an instruction here, not a read of memory.
 template <int N, class T>
 __device__ __forceinline__ Vector<T, N> load(const T* from) {
   return {__ldcs(reinterpret_cast<const typename Vector<T, N>::Word*>(from))};
 }
 
-// For what this thread has written itself.
+// For data that this thread has written itself.
 template <int N, class T>
 __device__ __forceinline__ Vector<T, N> load_own(const T* from) {
   return {*reinterpret_cast<const typename Vector<T, N>::Word*>(from)};
 }
 
-// For what many CTAs read and nobody writes: weights, tables, masks.
+// For data that many CTAs read and none writes: weights, tables, masks.
 template <int N, class T>
 __device__ __forceinline__ Vector<T, N> load_shared_by_all(const T* from) {
   return {__ldg(reinterpret_cast<const typename Vector<T, N>::Word*>(from))};

@@ -1,7 +1,7 @@
-// Sample number -> (source, rank within the source), in the two forms that data/order/blend.py defines: a table of
-// one period (or one run) of a Pfair schedule, and a tree that splits counts exactly. Fractions, quotas and the shape
-// of the tree come from Python, which has exact numbers of any size; the schedule's slots are worked out here, with
-// remainders as long as they need to be, because a table has up to 2^20 of them.
+// Sample number -> (source, rank within the source), in the two forms that data/order/blend.py defines: a table of one
+// period (or one run) of a Pfair schedule, and a tree that splits counts exactly. Fractions, quotas and the shape of
+// the tree come from Python, which has exact numbers of any size; the schedule's slots are computed here, with
+// remainders of any length, because a table has up to 2^20 of them.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -100,7 +100,7 @@ struct Slot {
   uint32_t rank;
 };
 
-// The least of one number per source, kept in a tree of minima: no comparison that a processor could guess wrong.
+// The least of one number per source, kept in a tree of minima: no branch for the processor to mispredict.
 class Tournament {
  public:
   static constexpr int64_t NOBODY = INT64_MAX;
@@ -131,7 +131,7 @@ inline std::vector<Slot> earliest_deadline_first(std::vector<SampleWindows> sour
   constexpr int32_t NONE = -1;
   std::vector<Slot> schedule(slots);
   std::vector<uint32_t> ranks(sources.size());
-  std::vector<int32_t> first_of_slot(slots, NONE), following(sources.size(), NONE);  // lists: who begins at a slot
+  std::vector<int32_t> first_of_slot(slots, NONE), following(sources.size(), NONE);  // lists: sources by first slot
   Tournament waiting(sources.size());
   // Deadline and source in one number: the smaller, the more urgent.
   const auto enter = [&](int32_t source) { waiting.enter(source, sources[source].advance() << SOURCE_BITS | source); };
@@ -204,7 +204,7 @@ class TreeBlend : public Blend {
   TreeBlend(int32_t root, std::vector<TreeNode> nodes, int64_t sources, int64_t limit)
       : Blend(sources, limit), root_(root), nodes_(std::move(nodes)) {
     const auto check = [&](int32_t child, int64_t nodes_before) {
-      if (child >= nodes_before || child < -sources) throw std::invalid_argument("a blend's tree is no tree");
+      if (child >= nodes_before || child < -sources) throw std::invalid_argument("a blend's tree is not a tree");
     };
     check(root, static_cast<int64_t>(nodes_.size()));
     for (size_t i = 0; i < nodes_.size(); i++) {

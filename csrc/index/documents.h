@@ -1,7 +1,6 @@
 // Which sequence of a dataset holds a token, and where documents begin inside windows: from the pointers of the .idx.
-//
-// The arrays lie behind a header of 34 bytes, so nothing in them is aligned: every load is a copy. They are memory maps
-// of files that may be damaged: an index is used only after it was compared with the size of its array, and pointers
+// The arrays follow a header of 34 bytes, so nothing in them is aligned: every load is a copy. They are memory maps of
+// files that may be corrupted: an index is used only after it was compared with the size of its array, and pointers
 // that do not ascend end the walk. Pointers are byte offsets of sequences in the .bin; an empty sequence repeats the
 // pointer of the next. Documents are the first sequences of each, usually 0, 1, 2, ..: one sequence per document.
 #pragma once
@@ -22,12 +21,12 @@ struct Numbers {
   }
 };
 
-// The next place to look at, so that few pages of a cold file are touched: lengths of documents vary, so the guess from
-// a distance of d sequences is off by about sqrt(d). Looking that much beyond it closes the range from the other side.
+// The next probe, chosen so that few pages of a cold file are touched: lengths of documents vary, so the guess from a
+// distance of d sequences is off by about sqrt(d). Probing that much beyond it closes the range from the other side.
 struct Guess {
   int64_t low, high;              // the answer is in [low, high)
   double value_low, value_high;   // pointers of the two
-  bool raised_low = false;        // which side the last look moved
+  bool raised_low = false;        // which side the last probe moved
 
   int64_t interpolated(double target) const {
     const double share = (target - value_low) / (value_high - value_low);
@@ -42,7 +41,7 @@ struct Guess {
 };
 
 // The largest i with pointers[i] <= target, for ascending pointers with pointers[0] <= target < end: by interpolation,
-// and by halves where that gains too little, so in at most about 3 log2(size) steps whatever the lengths are.
+// and by bisection where that gains too little, so in at most about 3 log2(size) steps whatever the lengths are.
 inline int64_t find_sequence(const Numbers& pointers, int64_t end, int64_t target) {
   constexpr int64_t near = 64;
   Guess guess{0, pointers.size, 0.0, static_cast<double>(end)};

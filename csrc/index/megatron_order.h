@@ -1,7 +1,7 @@
-// The order in which Megatron-Core's GPTDataset and BlendedDataset visit a corpus, written from what they compute.
-// In this order: NumPy's RandomState.shuffle, with the same draws; where every sample starts in the shuffled documents;
-// which dataset sample n comes from; and which stretches of the .bin make up a sample. Every count is 64-bit; only what
-// is stored is as narrow as the caller chose. The arrays of an .idx are unaligned, so they are read byte by byte.
+// The order in which Megatron-Core's GPTDataset and BlendedDataset visit a corpus, written from what they compute. In
+// this order: NumPy's RandomState.shuffle, with the same draws; the start of every sample in the shuffled documents;
+// the dataset of sample n; and the stretches of the .bin that make up a sample. Every count is 64-bit; only stored
+// values are as narrow as the caller chose. The arrays of an .idx are unaligned, so they are read byte by byte.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -14,7 +14,7 @@
 
 namespace megaphi::megatron_order {
 
-// An array at any address.
+// An array at an unaligned address.
 template <class T>
 struct Unaligned {
   const void* first;
@@ -28,13 +28,13 @@ struct Unaligned {
   }
 };
 
-// numpy.random.RandomState(seed), as far as shuffling needs it: std::mt19937 is the same generator with the same seeds.
+// The part of numpy.random.RandomState(seed) that shuffling needs: std::mt19937 is the same generator, seeded alike.
 class NumpyShuffle {
  public:
   explicit NumpyShuffle(uint32_t seed) : words(seed) {}
 
-  // Shuffles `count` items of `bytes` each. The draws do not depend on the items, so they are made a block ahead and
-  // the memory that they point to is on its way when its turn comes.
+  // Shuffles `count` items of `bytes` each. The draws do not depend on the items, so they are made a block ahead, and
+  // the memory that they refer to is prefetched.
   template <size_t bytes>
   void shuffle(void* items, int64_t count) {
     auto* first = static_cast<unsigned char*>(items);
@@ -101,7 +101,7 @@ void find_sample_starts(Unaligned<int32_t> lengths, const Document* documents, i
   if (found < samples) throw std::out_of_range("the documents end before the samples do");
 }
 
-// Datasets that samples are still taken from, each with its share. Sample n goes to the dataset that is furthest behind
+// Datasets that still give samples, each with its share. Sample n goes to the dataset that is furthest behind
 // share * max(n, 1), the first among equals. Counts are kept as doubles: exact up to 2^53, and ready to subtract.
 // Product and difference are rounded as in Megatron's own build: each by itself on x86, elsewhere as compilers like it.
 struct Shares {
@@ -133,8 +133,8 @@ struct Shares {
   }
 };
 
-// Where each of `samples` samples comes from, in proportion to shares that sum to one: the dataset, and how many of
-// that dataset's samples came before. Returns how many samples each dataset gives.
+// Deals `samples` samples to datasets in proportion to shares that sum to one: the dataset of each, and the number of
+// that dataset's samples before it. Returns the number of samples of each dataset.
 template <class Rank>
 std::vector<int64_t> blend(std::vector<double> weights, int16_t* datasets, Rank* ranks, int64_t samples) {
   Shares shares(std::move(weights));

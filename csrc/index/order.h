@@ -17,12 +17,12 @@ namespace megaphi::index {
 struct SourceGrid {
   uint64_t key;  // of (seed, split, name)
   int64_t tokens;
-  int64_t block_tokens;  // what is shuffled: a whole number of samples
+  int64_t block_tokens;  // the unit that is shuffled: a whole number of samples
   int64_t first_sample;  // samples of this source that were taken before, in its epoch `first_epoch`
   int64_t first_epoch;
 };
 
-// One value of each for every sample of a batch.
+// One value of each per sample of a batch.
 struct Places {
   int64_t* source;
   int64_t* epoch;
@@ -49,7 +49,7 @@ class Order {
       const int64_t source = places.source[i], samples = samples_per_epoch(grids_[source]);
       const int64_t taken = grids_[source].first_sample + places.window[i];
       places.epoch[i] = grids_[source].first_epoch + taken / samples;
-      places.window[i] = taken % samples;  // for now the place in the epoch, before the shuffle
+      places.window[i] = taken % samples;  // for now the position in the epoch, before the shuffle
       members[filled[source]++] = i;
     }
     for (size_t source = 0; source < ends.size(); source++) {
@@ -100,7 +100,7 @@ class Order {
     for (const int64_t* member = begin; member < end; member++) {
       int64_t& window = places.window[*member];
       window = static_cast<int64_t>(shuffle.item_at(window / parts)) * parts + window % parts;
-      const int64_t start = phase + window * sequence_length_;  // at most a block behind the end of the ring
+      const int64_t start = phase + window * sequence_length_;  // at most a block beyond the end of the ring
       places.start_token[*member] = start < grid.tokens ? start : start - grid.tokens;
     }
   }

@@ -20,7 +20,7 @@ inline uint64_t mix(uint64_t word) {
 
 inline uint64_t absorb(uint64_t state, uint64_t word) { return mix((state ^ word) + GOLDEN); }
 
-// A key is a left fold over its parts, so the key of (seed, split, name) goes on with what comes after them.
+// A key is a left fold over its parts, so the key of (seed, split, name) can be extended by further parts.
 inline uint64_t absorb_number(uint64_t key, uint64_t number) { return absorb(absorb(key, 1), number); }
 
 inline uint64_t absorb_text(uint64_t key, const char* text, uint64_t length) {  // at most eight bytes
@@ -54,7 +54,7 @@ inline uint64_t ceil_of_square_root(uint64_t number) {  // number < 2^63
   return root;
 }
 
-// Immutable once made, so threads may share it; 1 <= size <= 2^62, and what is asked for must lie in [0, size).
+// Immutable, so threads may share it; 1 <= size <= 2^62, and arguments must be in [0, size).
 class Permutation {
  public:
   static constexpr uint64_t LARGEST_TABLE = 4096;

@@ -1,10 +1,8 @@
-// Runs of tokens out of files: pread(2) and no memory map, as a map of a file that shrinks kills the whole process.
-//
-// A run is `count` items from a byte offset of an open file on. `gather` widens the tokens of runs to int64, one run
-// behind the other in its row, as inputs and as labels, and looks at every one on the way: outside the vocabulary it
-// would crash somewhere else, far from its cause. `read_bytes` copies runs as they are. The first run that fails ends
-// both and is reported with the place in it. Short files are no surprise to pread: it answers with fewer bytes, and
-// with none at the end.
+// Reads runs of tokens from files: by pread(2), because a memory map of a file that shrinks kills the whole process. A
+// run is `count` items from a byte offset of an open file on. `gather` widens the tokens of runs to int64, back to back
+// in their rows, as inputs and as labels, and checks every one along the way: a token outside the vocabulary would
+// crash far from its cause. `read_bytes` copies runs as they are. The first run that fails ends both and is reported
+// with the position in it. Short files are harmless to pread: it returns fewer bytes, and none at the end.
 #pragma once
 #include <errno.h>
 #include <unistd.h>
@@ -18,7 +16,7 @@
 
 namespace megaphi {
 
-// Where reading stopped: at this byte of this run. `error` is errno, 0 at the end of the file; or a token is wrong.
+// Location of a failure: this byte of this run. `error` is errno, 0 at the end of the file; or a token is wrong.
 struct ReadFailure {
   enum Kind { none, ended, system_error, wrong_token };
   Kind kind = none;
@@ -27,7 +25,7 @@ struct ReadFailure {
   int64_t value = 0;  // errno, or the token
 };
 
-// Megatron's codes of whole-number types; 0 for all others.
+// Sizes of Megatron's codes of integer types; 0 for all others.
 inline int64_t bytes_of_dtype_code(int64_t code) {
   switch (code) {
     case 1:
@@ -40,7 +38,7 @@ inline int64_t bytes_of_dtype_code(int64_t code) {
   }
 }
 
-// Reads `count` bytes, in as many calls as it takes; false with the reason where the file does not hold them.
+// Reads `count` bytes, in as many calls as needed; false with the reason if the file does not hold them.
 inline bool read_fully(int file, char* out, int64_t count, int64_t offset, ReadFailure& failure) {
   constexpr int64_t most_at_once = 1 << 30;  // Linux reads at most 2^31 - 4096 bytes in one call
   int64_t done = 0;
@@ -98,8 +96,8 @@ struct Runs {
   const int64_t* count;   // in tokens for `gather`, in bytes for `read_bytes`
 };
 
-// Where the tokens of rows of `columns` go: to two arrays [rows, columns - 1], all but the last of every row, and all
-// but the first. What a run brings is in the cache when it is widened for the second time.
+// Destination of rows of `columns` tokens: two arrays [rows, columns - 1], all but the last of every row, and all but
+// the first. The tokens of a run are still in the cache when they are widened for the second time.
 struct InputsAndLabels {
   int64_t* inputs;
   int64_t* labels;
@@ -149,7 +147,7 @@ inline ReadFailure gather(const Runs& runs, const int64_t* files, const int64_t*
   return {};
 }
 
-// Bytes of all runs, one behind the other.
+// Bytes of all runs, back to back.
 inline ReadFailure read_bytes(const Runs& runs, const int64_t* files, char* out) {
   for (int64_t run = 0; run < runs.size; ++run) {
     ReadFailure failure{ReadFailure::none, run, 0, 0};

@@ -82,7 +82,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorPiece:
-    """What one rank writes of one tensor."""
+    """The part of a tensor that one rank writes."""
 
     key: str
     whole_shape: tuple[int, ...]
@@ -289,7 +289,7 @@ def whole_box(shape: tuple[int, ...]) -> Box:
 
 
 def _flat_offset(inner: Box, outer: Box) -> int:
-    """Where a box of whole rows begins in the flattened box around it."""
+    """Offset of a box of whole rows in the flattened box around it."""
     place = 0
     for start, origin, size in zip(inner.offset, outer.offset, outer.shape, strict=True):
         place = place * size + start - origin

@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """Which save a checkpoint comes from, and its files by their path within the folder."""
+    """The save that a checkpoint comes from, and its files by their path within the folder."""
 
     save_id: str
     """Drawn at random when a run's processes start, and by each conversion: the files of one save share it, and the
@@ -105,7 +105,7 @@ def save_of(metadata: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _origin(path: Path, manifest: Manifest) -> str:
-    """What is wrong with a file of the wrong content: another save's, or damaged."""
+    """Explain wrong content: the file is another save's, or it is corrupted."""
     if path.suffix == ".safetensors":
         try:
             with TensorFile(path) as file:

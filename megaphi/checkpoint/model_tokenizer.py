@@ -1,4 +1,4 @@
-"""Which tokenizer a model has, and how long its context is: what every use of its weights takes over with them.
+"""The tokenizer and the context length of a model, which every use of its weights takes over with them.
 
 The files that came with the weights say the tokenizer; a run of ours without any was made with Phi-4's, unless its
 configuration says that it had none. A model that was imported without a tokenizer has none: its ids have a meaning that

@@ -49,7 +49,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What a file must be when it is read again."""
+    """Size and SHA-256 that a file must have when it is read again."""
 
     bytes: int
     sha256: str

@@ -1,4 +1,4 @@
-"""Is a checkpoint whole? Everything that can be said of one without training: files, index, completeness, values.
+"""Verification of a checkpoint as far as it goes without training: files, index, completeness, values.
 
 Files are read and hashed side by side; then the index is compared with what the files' own headers say, and the
 weights with what the architecture needs. Every finding is one sentence that names the file; none means that the
@@ -24,7 +24,7 @@ _READERS = 4
 def problems_of(
     folder: Path, *, values: bool = False, advance: Callable[[int], object] = lambda bytes: None
 ) -> Iterator[str]:
-    """What is wrong with a checkpoint, one sentence each.
+    """Yield the problems of a checkpoint, one sentence each.
 
     Args:
         values: also read every tensor, looking for numbers that are not finite.

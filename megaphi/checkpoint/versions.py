@@ -1,4 +1,4 @@
-"""What made a checkpoint or a measurement: versions of the packages, of Python, and the source tree itself.
+"""Provenance of a checkpoint or a measurement: versions of the packages, of Python, and of the source tree itself.
 
 All of this only describes a run, so nothing here may fail: what cannot be found out is left out, and said in the log.
 `source` is a digest of the code that runs, `kernels` of its compiled part, and neither needs git; `commit` is there

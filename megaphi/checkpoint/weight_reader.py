@@ -1,4 +1,4 @@
-"""What anything that holds a model's weights looks like to the engine: our checkpoints, and other projects' formats.
+"""The interface through which the engine reads weights, from our checkpoints and from other projects' formats.
 
 A format needs to know one thing: rows of a weight in its matrix form (model/weights.py). Boxes, which ranks of any
 layout ask for, are put together from rows here. Names and the order of rows are ours: a reader of another format
@@ -23,12 +23,12 @@ class WeightReader(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where the weights lie, for messages."""
+        """The folder that holds the weights, for messages."""
         ...
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """What is known of the run as plain `RunConfig` sections: at least `model`, and `batch.sequence_length`."""
+        """Known sections of the run's `RunConfig`, as plain values: at least `model` and `batch.sequence_length`."""
         ...
 
     @property

@@ -59,14 +59,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _print_anything() -> None:
-    """What a terminal's encoding cannot say is shown by its number: no text of a user's ends a command."""
+    """Show characters that the terminal's encoding lacks as escapes, so that no text of a user's ends a command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _as_fields(options: list[str]) -> str:
-    """What options of other trainers are called here."""
+    """Explain which of our fields an option of another trainer corresponds to."""
     from megaphi.other_names import our_name
 
     known = {option: our_name(option.partition("=")[0]) for option in options}

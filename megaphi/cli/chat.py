@@ -82,7 +82,7 @@ def _talk(opened: Opened, arguments: argparse.Namespace) -> int:
 
 
 def read_lines() -> Iterator[str]:
-    """What is typed, with a prompt on a terminal; the end of the input ends it."""
+    """Yield the lines that are typed, with a prompt on a terminal, until the end of the input."""
     for stream in (sys.stdin, sys.stdout):
         stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     if not sys.stdin.isatty():
@@ -151,7 +151,7 @@ class Talk:
 
 
 def obey(talk: Talk, command: str, text: str) -> str:
-    """Do what a command says; returns what to tell about it."""
+    """Carry out a command; returns the reply."""
     if command == "/reset":
         talk.said.clear()
         return "forgotten"

@@ -111,7 +111,7 @@ def _show_tokenizer() -> list[str]:
 
 
 def _show_paths() -> None:
-    """Which implementation each operation takes on this machine."""
+    """Print the implementation that each operation uses on this machine."""
     import torch
 
     gpu = torch.cuda.is_available()
@@ -127,7 +127,7 @@ def _show_paths() -> None:
 
 
 def _show_kernels() -> None:
-    """Which operators of `model.kernels=fused` are compiled, and why the others are not."""
+    """Print which operators of `model.kernels=fused` are compiled, and why the others are not."""
     import torch
 
     from megaphi.kernels import cross_entropy, loading, paged_attention, rms_norm, rotary, softmax, swiglu

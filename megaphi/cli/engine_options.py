@@ -1,4 +1,4 @@
-"""What the verbs that generate through the engine share: its options, its ranks, and the engine itself.
+"""The shared part of the verbs that generate through the engine: its options, its ranks, and the engine itself.
 
 With more than one process the verb starts itself once per rank; only the first rank talks to anybody. What only it does
 is handed over as a function, so that no code of a verb runs on a rank that follows it.
@@ -75,7 +75,7 @@ def _operators(text: str) -> tuple[str, ...]:
 
 
 def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namespace], int]) -> int:
-    """Do `work` here, or in as many processes as the layout takes; returns the exit code."""
+    """Run `work` here, or in as many processes as the layout takes; returns the exit code."""
     from megaphi.parallel import launcher
     from megaphi.parallel.rendezvous.place import detect
 
@@ -94,7 +94,7 @@ def on_every_rank(arguments: argparse.Namespace, work: Callable[[argparse.Namesp
 
 
 def patience_of(arguments: argparse.Namespace) -> Patience:
-    """How long the ranks wait for each other: as in training, where the options do not say otherwise."""
+    """Time that the ranks wait for each other: as in training, unless the options say otherwise."""
     from megaphi.config import check_values
     from megaphi.parallel.heartbeat import Patience
 

@@ -1,4 +1,4 @@
-"""How a verb that runs as one rank of a job ends: what goes wrong on one rank ends all of them, and is said once.
+"""The end of a verb that runs as one rank of a job: an error on one rank ends all of them, and is reported once.
 
 Bad input that a rank meets before it joins is told to the others, who would wait for it. Whatever fails later goes
 through the heartbeat, so that every rank says which one was lost, and none waits for it in its clean-up.
@@ -32,7 +32,7 @@ def told_to_all_ranks() -> Iterator[None]:
 
 
 def ending_together(work: Callable[[], int]) -> int:
-    """Do a rank's work; an error that is no message of ours ends this process here, and the job."""
+    """Run a rank's work; an unexpected error ends this process here, and the job."""
     from megaphi.log import logger
 
     try:

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def report_run(run: RunConfig) -> MixtureReport:
-    """What a run reads from its first step to its last."""
+    """Report what a run reads from its first step to its last."""
     from megaphi.data.order.report import report_mixture
 
     return report_mixture(

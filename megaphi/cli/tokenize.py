@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What decides the result, as keyword arguments."""
+    """The settings that determine the result, as keyword arguments."""
     from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle
 
     path, vocabulary = place_of_tokenizer(arguments.tokenizer, vocabulary=arguments.vocabulary)

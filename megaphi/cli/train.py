@@ -90,7 +90,7 @@ def _train(configuration: RunConfig) -> int:
 
 
 def _stage(configuration: RunConfig) -> Callable[..., object]:
-    """What to do with the run: its data says it."""
+    """Return the training function for the run, which its data selects."""
     from megaphi.engine.run_config import check_kind
     from megaphi.stages.finetune import finetune
     from megaphi.stages.prefer import prefer

@@ -18,7 +18,7 @@ from megaphi.model.weights import weights_of
 
 ADAPTER = "adapter_config.json"
 MODEL = "model/"
-"""How keys of weights begin in a checkpoint."""
+"""Prefix of the weights' keys in a checkpoint."""
 
 
 def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:

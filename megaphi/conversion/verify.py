@@ -1,4 +1,4 @@
-"""Did a conversion change anything? Every weight of both sides, number by number, and their logits on real text.
+"""Verification of a conversion: every weight of both sides, number by number, and their logits on real text.
 
 Weights stream in blocks of rows, so that models of any size can be compared. Logits are computed in fp32, of a Hugging
 Face folder or a GGUF file by `transformers` where it is installed, which shares no code with the conversion, else by
@@ -46,7 +46,7 @@ class WeightDifference:
 
     name: str
     numbers: int
-    """How many of its numbers differ."""
+    """Number of elements that differ."""
     largest: float
 
 
@@ -62,10 +62,10 @@ class LogitComparison:
     cross_entropies: tuple[float, float]
     """Nats per token, of the source and of the target."""
     programs: tuple[str, str]
-    """What computed each side."""
+    """The program that computed each side."""
 
     says_something: bool
-    """Whether both sides' logits are finite, and not all the same: two broken models may be equal."""
+    """True if both sides' logits are finite and not all the same: two broken models may be equal."""
     unread: tuple[str, ...]
     """Tensors that transformers did not use, or missed: two programs may pass over the same one."""
 

@@ -44,7 +44,7 @@ class Batch:
     document_ids_BS: NDArray[np.int32] | None
     """0, 1, 2, ... along each row, one more at every document start; None when attention may cross documents."""
     sample_numbers_B: NDArray[np.int64]
-    """Where in the run each row belongs: its number determines everything in it. `NO_SAMPLE` belongs nowhere."""
+    """Position of each row in the run, which determines its content; `NO_SAMPLE` for rows that belong to none."""
     positions_BS: NDArray[np.int64] | None = None
     """Positions counted from 0 in every document; None when they count through the row."""
 

@@ -70,7 +70,7 @@ def decay_span(optimizer: Optimizer, *, steps: int) -> tuple[int, int]:
 
 
 def check_schedule(optimizer: Optimizer, *, steps: int) -> None:
-    """What can only be said once the number of steps is known."""
+    """Checks that need the number of steps."""
     if optimizer.warmup_steps >= steps:
         raise InputError(
             f"optimizer.warmup_steps={optimizer.warmup_steps} leaves no step after the warm-up of "
@@ -125,7 +125,7 @@ def _schedule(optimizer: Optimizer, steps: int) -> dict[str, Any]:
 
 
 def _remedy(before: Optimizer, steps_before: int, run: RunConfig) -> str:
-    """How the run can take the steps that it was given without a jump."""
+    """Explain how to take the given number of steps without a jump."""
     if run.optimizer != before:
         return "Put the old values back"
     begin, end = decay_span(before, steps=steps_before)

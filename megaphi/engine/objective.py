@@ -1,4 +1,4 @@
-"""What a training step minimises: how a micro-batch goes through the model, and the sums that come out of it.
+"""The objective of a training step: how a micro-batch goes through the model, and the sums that come out of it.
 
 Every objective returns sums and a count (of tokens, of pairs), never means: the gradient of a step is divided once by
 the count over all micro-batches and replicas. One whose loss needs a mean over the whole global batch, such as KTO's
@@ -48,15 +48,15 @@ class WholeBatchObjective(Objective, Protocol):
     """
 
     beforehand: Objective
-    """What is measured first. Its means are sums over all ranks in fp64, divided by its count."""
+    """Objective that is measured first. Its means are sums over all ranks in fp64, divided by its count."""
 
     def knowing(self, means: Mapping[str, float]) -> Objective:
-        """What this step minimises: the same `names`, and `means` has `loss` and the `names` of `beforehand`."""
+        """Return the objective of this step: the same `names`; `means` has `loss` and the `names` of `beforehand`."""
         ...
 
 
 def unit_of(objective: Objective) -> str:
-    """What the loss is, for its plot; an objective may say it as `unit`."""
+    """Unit of the loss, for its plot; an objective may declare it as `unit`."""
     return getattr(objective, "unit", "loss")
 
 

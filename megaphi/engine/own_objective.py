@@ -16,7 +16,7 @@ from megaphi.own_code import load_own, running, split_name
 
 
 def load_objective(run: RunConfig) -> Objective:
-    """What the run minimises. Raises InputError if the user's class is no objective."""
+    """Return the objective of the run. Raises InputError if the user's class is not one."""
     if run.objective is None:
         return NextToken()
     name = run.objective.rpartition("@")[0] or run.objective

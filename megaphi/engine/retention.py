@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest few, those of round steps, the best by validation loss.
+"""Retention of checkpoints: the newest few, those of round steps, the best by validation loss.
 
 A checkpoint to delete first gets a hidden name: a deletion that is interrupted leaves no half of a checkpoint behind,
 only something that the next save clears away.
@@ -20,7 +20,7 @@ from megaphi.files import read_json, unused_name
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saving:
-    """When checkpoints are written, which are kept, and what happens when the storage fails (config section `saving`).
+    """Writing and retention of checkpoints, and the behaviour when the storage fails (config section `saving`).
 
     A save that fails ends the run if it is the last one, or if none has succeeded since the start (`train_unsaved`).
     Otherwise training goes on, and `checkpoint_failures` and `steps_since_checkpoint` in the metrics say so.
@@ -45,9 +45,9 @@ class Saving:
     train_unsaved: bool = False
     """Train on although the first checkpoint since the start could not be written anywhere."""
     fallback_folder: FilePath | None = None
-    """Where checkpoints go when the run folder cannot take them; resuming looks there too. One for each run."""
+    """Folder for checkpoints while the run folder cannot take them; resuming looks there too. One for each run."""
     patience_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 600.0
-    """How long training waits for the save before, if that is still being written when the next is due."""
+    """Seconds that training waits for the previous save, if it is still being written when the next is due."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

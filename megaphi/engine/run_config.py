@@ -37,7 +37,7 @@ class NumericPrecision:
 
     parameters: Literal["float32", "bfloat16"] = "bfloat16"
     fp8: Literal["none", "delayed", "tensorwise", "blockwise", "mxfp8"] = "none"
-    """How inputs of linear layers are scaled to 8 bits (needs model.kernels=transformer_engine, Hopper or newer)."""
+    """Scaling of inputs of linear layers to 8 bits (needs model.kernels=transformer_engine, Hopper or newer)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +58,9 @@ class RunConfig:
     model: Architecture
     batch: BatchShape
     mixture: Mixture = field(default_factory=lambda: Mixture(sources=()))
-    """What to pretrain on; a run has this, or conversations, or preferences."""
+    """Data for pretraining; a run has this, or conversations, or preferences."""
     conversations: Conversations | None = None
-    """What to fine-tune on."""
+    """Data for fine-tuning."""
     preferences: Preferences | None = None
     """Pairs to learn preferences from."""
     objective: str | None = None
@@ -164,7 +164,7 @@ def check_kind(run: RunConfig) -> Kind:
 
 
 def _check_packed(run: RunConfig, layout: ParallelLayout) -> None:
-    """What rows of packed units need."""
+    """Requirements of rows of packed units."""
     if layout.context > 1:
         raise InputError(f"layout.context={layout.context}: packed rows are not available under context parallelism")
     if run.model.kernels != "fused":
@@ -217,7 +217,7 @@ def _check_stages(run: RunConfig, layout: ParallelLayout) -> None:
 
 
 def _check_kernels(run: RunConfig) -> None:
-    """What only some of the ways to compute the model can do."""
+    """Features that only some values of model.kernels support."""
     if run.precision.fp8 != "none" and run.model.kernels != "transformer_engine":
         raise InputError(
             f"precision.fp8={run.precision.fp8} needs model.kernels=transformer_engine, not {run.model.kernels}"
@@ -239,6 +239,6 @@ def _check_saving(run: RunConfig) -> None:
 
 
 def has_validation(run: RunConfig) -> bool:
-    """Does the run name held-out data?"""
+    """Return whether the run names held-out data."""
     sections = [*run.mixture.sources, run.conversations, run.preferences]
     return any(section is not None and section.validation_paths for section in sections)

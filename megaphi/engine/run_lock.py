@@ -97,7 +97,7 @@ def _open(path: Path) -> int:
 
 
 def _flock(handle: int) -> bool | None:
-    """Whether we hold the lock now; None if this file system cannot tell."""
+    """Try to take the lock; True if we hold it now, None if this file system cannot tell."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -110,7 +110,7 @@ def _flock(handle: int) -> bool | None:
 
 
 def _holder(handle: int) -> Mapping[str, Any]:
-    """Who wrote the file; empty if nobody, or if the writer died while at it."""
+    """Read who wrote the file; empty if nobody, or if the writer died while writing it."""
     try:
         found = parse_json(os.pread(handle, 1 << 16, 0))
     except InputError:
@@ -138,7 +138,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _is_gone(holder: Mapping[str, Any], *, flock: bool, take_over: bool) -> bool:
-    """Has the holder ended? `flock`: the kernel says that nobody on this host holds the file."""
+    """Return whether the holder has ended. `flock`: the kernel reports that nobody on this host holds the file."""
     me = _myself()
     if holder.get("boot") == me["boot"] and me["boot"]:
         if flock or (holder.get("pid") == me["pid"] and holder.get("started") == me["started"]):
@@ -153,7 +153,7 @@ def _is_gone(holder: Mapping[str, Any], *, flock: bool, take_over: bool) -> bool
 
 
 def _start_of(pid: Any) -> str:
-    """When a process started, in ticks since boot: a number that is used again belongs to another process."""
+    """Start time of a process, in ticks since boot: a reused pid belongs to another process."""
     stat = _read(f"/proc/{pid}/stat")
     return stat.rpartition(")")[2].split()[19] if stat else ""
 

@@ -1,4 +1,4 @@
-"""How long a run goes on, how often it is validated, where it begins: three sections of a run's configuration.
+"""Length, validation and start of a run: three sections of its configuration.
 
 What their fields mean together with others is checked in `run_config.py`. No torch here.
 """
@@ -13,7 +13,7 @@ from megaphi.config import FilePath, Range
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingLength:
-    """How long the run goes on (config section `training`)."""
+    """Length of the run (config section `training`)."""
 
     steps: Annotated[int, Range(minimum=0)] = 0
     """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
@@ -27,7 +27,7 @@ class TrainingLength:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationPasses:
-    """When and on how much held-out data the run is validated (config section `validation`)."""
+    """Validation on held-out data (config section `validation`)."""
 
     every: Annotated[int, Range(minimum=0)] = 0
     """Steps between validation passes; 0 means only at the end, where validation data is given."""
@@ -37,7 +37,7 @@ class ValidationPasses:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """Where the run begins, and what it may take for granted (config section `start`)."""
+    """Start of the run, and the checks that it may skip (config section `start`)."""
 
     resume: bool = True
     """Continue from the newest whole checkpoint where there is one."""

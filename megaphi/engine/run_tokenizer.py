@@ -1,4 +1,4 @@
-"""Whether a run's tokenizer fits its model: looked at before a run starts, and by its dry run.
+"""Check that a run's tokenizer fits its model: before the run starts, and in its dry run.
 
 Apart from `run_config.check`, since the engine itself trains on any ids. No torch here.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunTokenizer:
-    """Which ids the data holds (config section `tokenizer`); they fit into `model.vocabulary`."""
+    """The tokenizer of the data (config section `tokenizer`); its ids fit into `model.vocabulary`."""
 
     path: FilePath | None = None
     """Folder with tokenizer.json, or `phi4`; none: that of the initial checkpoint, else Phi-4's, cut to the model."""

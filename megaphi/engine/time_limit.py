@@ -15,7 +15,7 @@ from megaphi.errors import InputError
 STEP_MARGIN, SAVE_MARGIN = 1.5, 2.0
 """Factors of the longest step and of the longest save (one may be under way when the last begins)."""
 FIRST_SAVE_SECONDS = 60.0
-"""What a save is taken for before there was one; at most a twentieth of the limit."""
+"""Assumed duration of a save before there was one; at most a twentieth of the limit."""
 
 
 def limit_seconds(text: str) -> float:
@@ -52,7 +52,7 @@ class TimeLimit:
 
 
 def process_age_seconds() -> float:
-    """How long ago this process was started; 0 where the system does not say."""
+    """Seconds since this process was started; 0 where the system does not tell."""
     try:
         with open("/proc/self/stat") as file:
             ticks = int(file.read().rsplit(")", 1)[1].split()[19])

@@ -1,4 +1,4 @@
-"""What training and validation ask of their data, whatever it is: a mixture of documents, or rows of packed units."""
+"""The interface of data for training and validation: a mixture of documents, or rows of packed units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megaphi.data.order.schedule import StageSpan
 
 
 class StepOrder(Protocol):
-    """Which samples a step takes."""
+    """The samples that each step takes."""
 
     def span_at(self, step: int) -> StageSpan:
         """The stage of update `step` + 1, with its batch shape."""

@@ -26,16 +26,16 @@ class TextStream:
         self._decoder = tokenizer.open_decoder(after)
         self._held = ""
         self.characters = before
-        """Where the next token's text begins: what is decoded, held ones and those of a stop text included."""
+        """Characters decoded so far, held ones and those of a stop text included: start of the next token's text."""
         self.is_stopped = False
-        """Has a stop text appeared? From then on there is no more text."""
+        """True once a stop text has appeared; from then on there is no more text."""
 
     def add(self, token: int) -> str:
         """The text that has become certain with this token, often none."""
         return self._advance(self._decoder.add(token))
 
     def end(self) -> str:
-        """What is left when no token follows; half a character becomes U+FFFD."""
+        """Return the rest of the text when no token follows; an incomplete character becomes U+FFFD."""
         text = self._advance(self._decoder.end()) + self._held
         self._held = ""
         return text
@@ -54,7 +54,7 @@ class TextStream:
 
 
 def stop_start(text: str, stop: Sequence[str]) -> int | None:
-    """Where the stop text begins that is complete first in `text`; the longest of several that end at one place."""
+    """Start of the stop text that is complete first in `text`; the longest of several that end at one place."""
     found = [(place + len(one), -len(one)) for one in stop if (place := text.find(one)) >= 0]
     if not found:
         return None

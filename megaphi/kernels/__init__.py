@@ -1,1 +1,1 @@
-"""What a step spends its memory traffic on, fused: norm, rotary positions, softmax, SwiGLU, cross-entropy."""
+"""Fused forms of the memory-bound operators of a step: norm, rotary positions, softmax, SwiGLU, cross-entropy."""

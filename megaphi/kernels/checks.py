@@ -7,12 +7,12 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 IGNORED = -100
-"""The label of a token that is not trained on (torch's `ignore_index`)."""
+"""Label of a token that is excluded from the loss (torch's `ignore_index`)."""
 _LARGEST = 2**31 - 1
 
 
 def check_float(name: str, tensor: Tensor) -> None:
-    """A floating point tensor whose rows and row length can be counted in 31 bits (all elements need not)."""
+    """Check for a floating point tensor whose rows and row length each fit in 31 bits (their product need not)."""
     if tensor.dtype not in FLOATS:
         raise ValueError(f"{name} is {tensor.dtype}: expected float32, bfloat16 or float16")
     if tensor.dim() == 0:
@@ -29,7 +29,7 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], *, what: str)
 
 
 def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Same number format and device."""
+    """Check that two tensors have the same dtype and device."""
     if tensor.dtype != other.dtype:
         raise ValueError(f"{name} is {tensor.dtype} but {other_name} is {other.dtype}: convert one of them")
     if tensor.device != other.device:
@@ -37,9 +37,9 @@ def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
 
 
 def check_range(name: str, tensor: Tensor, *, upper: int, ignored: int | None = None) -> None:
-    """Integers in [0, upper), or `ignored`.
+    """Check for integers in [0, upper), or `ignored`.
 
-    Only where looking at them is free: on a GPU it would stop the stream, so there the kernels answer with NaN.
+    Only on the CPU, where looking is free: on a GPU it would synchronise the stream, so the kernels return NaN instead.
     """
     if tensor.dtype != torch.int64:
         raise ValueError(f"{name} is {tensor.dtype}: expected int64")

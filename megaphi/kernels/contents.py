@@ -1,8 +1,8 @@
-"""Which compiled code this is: one digest of what the loader takes from `_C` and `_T` into memory.
+"""Identity of the compiled code: one digest of the parts of `_C` and `_T` that are loaded into memory.
 
-The same sources, compiled by the same compiler in another folder, give the same digest: debug information and the
-build's number, in which paths are, stay out of memory and are left out here (setup.py keeps paths out of the rest).
-Reads the files, not the memory; imports no torch.
+The same sources, compiled by the same compiler in another folder, give the same digest: debug information and the build
+id, which depend on paths, are not loaded and are left out here (setup.py keeps paths out of the rest). It reads the
+files, not the memory, and imports no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NOTE, _WITHOUT_BYTES, _IN_MEMORY = 7, 8, 2
 
 
 def kernels_digest() -> str | None:
-    """SHA-256 over both modules; None where neither is there."""
+    """SHA-256 over both modules; None if neither exists."""
     ending = sysconfig.get_config_var("EXT_SUFFIX")
     files = [path for name in MODULES if (path := PACKAGE / f"{name}{ending}").is_file()]
     if not files:
@@ -34,7 +34,7 @@ def kernels_digest() -> str | None:
 
 
 def loaded_parts(content: bytes) -> Iterator[bytes]:
-    """The sections of a 64-bit little-endian ELF file that are loaded, without its notes; of any other file all."""
+    """The loaded sections of a 64-bit little-endian ELF file, without its notes; any other file as a whole."""
     if not content.startswith(b"\x7fELF\x02\x01"):
         yield content
         return

@@ -1,12 +1,12 @@
-"""Cross-entropy over a vocabulary that tensor parallelism may have cut, one loss a token.
+"""Cross-entropy over a vocabulary that tensor parallelism may have sharded, one loss per token.
 
     loss = lse - logit[label] + z_weight lse^2,   lse = log sum exp over the whole vocabulary
     grad_logits = grad (softmax (1 + 2 z_weight lse) - onehot(label))
 
 Every rank reads its logits once and finds (maximum, sum of exponentials, label's logit) for each token; these three
 floats are gathered from all ranks in one call (Megatron needs three all-reduces), and every rank combines them in the
-same order, so all get the same bits. The gradient takes the logits' place if asked to. `linear_cross_entropy` adds the
-output matrix and goes through the tokens in chunks, forward and backward: logits of all tokens never exist.
+same order, so all get the same bits. The gradient overwrites the logits on request. `linear_cross_entropy` includes the
+output matrix and processes the tokens in chunks, forward and backward: the logits of all tokens never exist at once.
 
 Legend: T tokens, V this rank's part of the vocabulary, D width.
 """
@@ -47,13 +47,13 @@ def cross_entropy(
 
     Args:
         logits_TV: This rank's columns: rank r of `group` holds ids [r V, (r + 1) V).
-        group: Ranks that share the vocabulary; none means that this one holds it all.
+        group: Ranks that share the vocabulary; None if this rank holds all of it.
         z_weight: Weight of lse^2, which keeps logits from drifting (PaLM, section 5); 0 turns it off.
-        in_place: Let the gradient overwrite the logits. Any later use of them then fails with autograd's message.
+        in_place: Let the gradient overwrite the logits. Any later use of them then fails with autograd's error.
 
     Raises:
-        ValueError: a shape, format or device does not fit, or a label is neither -100 nor in the vocabulary (on a
-            GPU such a label makes its loss NaN instead).
+        ValueError: a shape, dtype or device does not fit, or a label is neither -100 nor in the vocabulary (on a GPU
+            such a label makes its loss NaN instead).
     """
     check_float("logits", logits_TV)
     if logits_TV.dim() != 2:
@@ -77,13 +77,13 @@ def linear_cross_entropy(
 ) -> Tensor:
     """cross_entropy(hidden @ weight^T, labels) with logits of `chunk_tokens` tokens at a time.
 
-    The backward pass computes each chunk's logits again: a third more work for the output layer. The weight's gradient
-    is added up over the chunks in fp32.
+    The backward pass recomputes each chunk's logits: a third more work for the output layer. The weight's gradient is
+    accumulated over the chunks in fp32.
 
     Args:
-        vocabulary: Ids from this one on are padding (see `hide_padding`); none: there is no padding.
-        weight_gradient_VD: fp32 buffer to add the weight's gradient to, which the caller has anyway; autograd then sees
-            zeros. Without it another buffer of that size exists during the backward pass.
+        vocabulary: Ids from this one on are padding (see `hide_padding`); None if there is no padding.
+        weight_gradient_VD: fp32 buffer that the caller has anyway, to accumulate the weight's gradient into; autograd
+            then gets zeros. Without it the backward pass allocates another buffer of that size.
 
     Raises:
         ValueError: as `cross_entropy`, or chunk_tokens is not positive.
@@ -110,11 +110,11 @@ def linear_cross_entropy(
 
 
 def hide_padding(logits_TV: Tensor, *, vocabulary: int, group: Group) -> Tensor:
-    """The same logits; in place, those of ids from `vocabulary` on become the lowest number of their format.
+    """Set the logits of ids from `vocabulary` on to the lowest finite number of their dtype, in place.
 
-    Its exponential is an exact zero beside any real logit's, so padding takes no part in a loss, and its gradient is
-    zero. Autograd is not told, because it would copy all the gradient to set to zero what is zero. Not minus infinity:
-    a rank that holds nothing but padding would find infinity minus infinity.
+    Its exponential is exactly zero next to any real logit's, so padding does not affect the loss, and its gradient is
+    zero. Autograd does not record this: it would copy the whole gradient to zero what is zero already. Not minus
+    infinity: a rank that holds nothing but padding would compute infinity minus infinity.
     """
     columns = logits_TV.shape[-1]
     first_hidden = max(vocabulary - _first(columns, group), 0)
@@ -124,7 +124,7 @@ def hide_padding(logits_TV: Tensor, *, vocabulary: int, group: Group) -> Tensor:
 
 
 def _check_labels(labels_T: Tensor, tokens: int, beside: Tensor, *, vocabulary: int) -> None:
-    check_shape("labels", labels_T, (tokens,), what="one label a token")
+    check_shape("labels", labels_T, (tokens,), what="one label per token")
     if labels_T.device != beside.device:
         raise ValueError(f"labels is on {labels_T.device}: expected {beside.device}")
     check_range("labels", labels_T, upper=vocabulary, ignored=IGNORED)
@@ -186,8 +186,8 @@ class _CrossEntropy(torch.autograd.Function):
         if not ctx.in_place:
             return _operators.cross_entropy_backward(logits_TV, *arguments), None, None, None, None
         _operators.cross_entropy_backward_(logits_TV, *arguments)
-        torch.autograd.graph.increment_version(logits_TV)  # whoever kept the logits for later must hear of it
-        # Without the history of the logits: what is returned is a gradient that happens to lie where they were.
+        torch.autograd.graph.increment_version(logits_TV)  # autograd must notice if the logits were saved elsewhere
+        # Without the history of the logits: the returned gradient merely occupies their memory.
         return logits_TV.detach(), None, None, None, None
 
 
@@ -238,7 +238,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _add_product(total_VD: Tensor, grad_TV: Tensor, hidden_TD: Tensor) -> None:
-    """total += grad^T @ hidden, in total's format, without a second tensor of its size."""
+    """total += grad^T @ hidden, in total's dtype, without a second tensor of its size."""
     if total_VD.dtype == hidden_TD.dtype:
         total_VD.addmm_(grad_TV.t(), hidden_TD)
         return

@@ -1,10 +1,10 @@
-"""Load the compiled kernels when they are first asked for, try them, and say which operators run on them.
+"""Load the compiled kernels on first use, test them, and decide which operators run on them.
 
-`megaphi._C` holds the kernels, `megaphi._T` binds them to torch. Before the first use of an operator on a kind of
-device and in a number format it is compared with its definition in PyTorch (`reference.py`) on a few numbers. What is
-not compiled, does not load or computes something else is not used. On a CPU the definition takes its place, and one
-warning names the operator and the reason: a model runs however megaphi was installed. On a GPU, where it would cost
-days in silence, it is refused unless it was allowed by name (`model.allow_slow_operators`).
+`megaphi._C` holds the kernels, `megaphi._T` binds them to torch. Before the first use of an operator on a device type
+and dtype it is compared with its definition in PyTorch (`reference.py`) on a few numbers. A kernel that is not
+compiled, does not load or computes something else is not used. On a CPU its definition is used instead, and one warning
+names the operator and the reason: a model runs however megaphi was installed. On a GPU, where this could silently cost
+days, it is refused unless it was allowed by name (`model.allow_slow_operators`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def self_test(operator: str) -> Callable[[SelfTest], SelfTest]:
 
 
 def is_compiled(operator: str, tensor: Tensor) -> bool:
-    """Whether the compiled operator is to be used on tensors like this one; loads and tries it at the first call."""
+    """Return whether to use the compiled operator on tensors like this one; loads and tests it at the first call."""
     return _is_usable(operator, tensor.device.type, tensor.dtype)
 
 
@@ -69,18 +69,18 @@ def _is_usable(operator: str, device_type: str, dtype: torch.dtype) -> bool:
 
 
 def allow_slow(names: Iterable[str]) -> None:
-    """From now on the definitions of these operators too may take their place on a GPU, in this process."""
+    """Allow the definitions of these operators to be used on a GPU, too, from now on and in this process."""
     _allowed.update(names)
 
 
 def require(names: Iterable[str], device: torch.device, dtype: torch.dtype) -> None:
-    """Try operators before they are needed. Raises InputError for one that could not be used."""
+    """Test operators before they are needed. Raises InputError for one that cannot be used."""
     for name in names:
         _is_usable(name, device.type, dtype)
 
 
 def why_not(operator: str, device_type: str, dtype: torch.dtype) -> str | None:
-    """None if the compiled operator is used, else the reason why its definition is."""
+    """None if the compiled operator is used, else the reason for using its definition."""
     if device_type == "meta":
         return None  # shapes only
     key = (operator, device_type, dtype)
@@ -93,7 +93,7 @@ def why_not(operator: str, device_type: str, dtype: torch.dtype) -> str | None:
 
 @cache
 def _load() -> str | None:
-    """Load both libraries once; the reason where that is not possible."""
+    """Load both libraries once; returns the reason if that is not possible."""
     try:
         kernels = importlib.import_module("megaphi._C")
         path = Path(__file__).parents[1] / f"_T{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -113,11 +113,11 @@ def _load() -> str | None:
 
 def _try(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
     try:
-        # Inside torch.compile, or under torch.device("meta"), the few numbers must still be real ones.
+        # Inside torch.compile, or under torch.device("meta"), the self-test still needs real tensors.
         with _disable_current_modes(), torch.no_grad():
             _self_tests[operator](device, dtype)
     except Exception as error:
-        # torch puts the place in our C++ source before the message.
+        # torch prefixes the message with the location in our C++ source.
         return re.sub(r"^\w+, \S+:\d+, ", "", str(error).splitlines()[0]) or type(error).__name__
     return None
 
@@ -132,17 +132,17 @@ def assert_agree(compiled: Tensor, defined: Tensor) -> None:
 
 
 def numbers(*shape: int, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Numbers for self-tests, between -2 and 2, without touching anybody's random state."""
+    """Numbers for self-tests, between -2 and 2, that leave every random state alone."""
     count = torch.Size(shape).numel()
     values = torch.sin(torch.arange(1, count + 1, dtype=torch.float64) * (seed + 1.7)) * 2
     return values.reshape(shape).to(device=device, dtype=dtype)
 
 
 def instruction_set() -> str | None:
-    """What the CPU kernels use (avx512, avx2, base), or None where there are none."""
+    """Instruction set of the CPU kernels (avx512, avx2, base), or None where there are none."""
     return importlib.import_module("megaphi._C").instruction_set() if _load() is None else None
 
 
 def operators() -> tuple[str, ...]:
-    """Every operator that can be compiled, once its file was imported."""
+    """Names of all operators that can be compiled, provided their files were imported."""
     return tuple(_self_tests)

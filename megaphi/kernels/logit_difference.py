@@ -1,9 +1,9 @@
-"""The difference of two tokens' logits at one place: all that a preference between two single tokens needs.
+"""The difference of two tokens' logits at one position: all that a preference between two single tokens needs.
 
     margin = h . (w_accepted - w_rejected)          h a hidden state, w rows of the output matrix
 
-log p(accepted) - log p(rejected) is the same number, because the softmax's normaliser cancels: of a vocabulary of
-100,352 two rows are read. Ranks that hold other rows add zeros.
+log p(accepted) - log p(rejected) is the same number, because the softmax's normaliser cancels: two of the vocabulary's
+100,352 rows are read. Ranks that hold other rows contribute zeros.
 
 Legend: P pairs, D width, V this rank's part of the vocabulary.
 """
@@ -32,15 +32,15 @@ def logit_difference(
     """Margins [P] in fp32, equal on every rank of `group`.
 
     Args:
-        weight_VD: this rank's rows of the output matrix, equally many on each rank.
+        weight_VD: this rank's rows of the output matrix, the same number on each rank.
         accepted_P: token ids, int64.
-        weight_gradient_VD: where the matrix' gradient is added; autograd then gets zeros for it.
+        weight_gradient_VD: buffer that the matrix's gradient is accumulated into; autograd then gets zeros for it.
 
     Raises:
         ValueError: shapes do not fit.
     """
     for name, tokens in (("accepted", accepted_P), ("rejected", rejected_P)):
-        check_shape(name, tokens, (len(hidden_PD),), what="one token a pair")
+        check_shape(name, tokens, (len(hidden_PD),), what="one token per pair")
     check_shape("hidden", hidden_PD, (len(hidden_PD), weight_VD.shape[1]), what="pairs by width")
     return _LogitDifference.apply(  # pyright: ignore[reportReturnType]
         hidden_PD, weight_VD, accepted_P, rejected_P, group, weight_gradient_VD
@@ -88,6 +88,6 @@ class _LogitDifference(torch.autograd.Function):
 
 
 def _held_here(rows_P: Tensor, held: int) -> tuple[Tensor, Tensor]:
-    """(row numbers, 0 for those of other ranks; [P, 1] whether this rank has the row)."""
+    """Return (row numbers, 0 for those of other ranks; [P, 1] whether this rank holds the row)."""
     is_here_P = (rows_P >= 0) & (rows_P < held)
     return torch.where(is_here_P, rows_P, 0), is_here_P[:, None]

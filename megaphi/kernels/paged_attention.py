@@ -1,10 +1,10 @@
-"""Paged attention for decoding: one query per sequence to a key-value cache in blocks, which is not gathered.
+"""Paged attention for decoding: one query per sequence against a key-value cache in blocks, which are not gathered.
 
     y[t, h] = sum over j < lengths[t] of softmax_j(scale q[t, h] . k[t, j, g]) v[t, j, g],   g = h // (H / G)
 
 Every query has a table of the blocks that hold its positions, in any order and anywhere in the cache, so sequences of
-any length share one cache and grow by a block. There is no gradient. Where it is compiled the result of a query is the
-same bits whatever else is in the call; the CUDA kernel takes heads of up to 512 elements.
+any length share one cache and grow by one block at a time. There is no gradient. The compiled kernel gives a query the
+same result, bit for bit, whatever else is in the call; the CUDA kernel takes heads of up to 512 elements.
 
 Legend: T queries, H heads, K head size, N blocks, P positions of a block, G key-value groups, M blocks of a table.
 """
@@ -35,8 +35,8 @@ def paged_attention(
 ) -> Tensor:
     """[T, H, K] of query's type: query t sees the first lengths[t] positions of the blocks tables[t] (both int32).
 
-    Table entries that no position needs may be anything, and so may positions of the cache that no query sees. The
-    query may be a view into a packed product: only its last dimension has to be contiguous.
+    Table entries beyond a query's length may be anything, and so may positions of the cache that no query sees. The
+    query may be a view into the packed QKV product: only its last dimension has to be contiguous.
 
     Raises:
         ValueError: shapes, types or devices do not fit; on the CPU also a length that is not in [1, M P], or a block
@@ -50,7 +50,7 @@ def paged_attention(
     try:
         return _operators.paged_attention(query_THK, keys_NPGK, values_NPGK, tables_TM, lengths_T, scale)
     except RuntimeError:
-        _check_contents(tables_TM, lengths_T, keys_NPGK)  # says clearly what the operator refused
+        _check_contents(tables_TM, lengths_T, keys_NPGK)  # raises a clear error for what the operator refused
         raise
 
 
@@ -69,7 +69,7 @@ def _check_query_and_cache(query: Tensor, keys: Tensor, values: Tensor) -> None:
     for name, cache in (("keys", keys), ("values", values)):
         check_like(name, cache, "query", query)
         if not cache.is_contiguous():
-            raise ValueError(f"{name} is not contiguous, and a copy of the whole cache would cost more than attention")
+            raise ValueError(f"{name} is not contiguous, and copying the whole cache would cost more than attention")
 
 
 def _check_tables(tables: Tensor, lengths: Tensor, query: Tensor) -> None:
@@ -84,7 +84,9 @@ def _check_tables(tables: Tensor, lengths: Tensor, query: Tensor) -> None:
 
 
 def _check_contents(tables: Tensor, lengths: Tensor, keys: Tensor) -> None:
-    """That lengths fit tables, and blocks the cache; not on a GPU, where looking would stop the stream."""
+    """Check that lengths fit their tables, and blocks the cache; not on a GPU, where it would synchronise the
+    stream.
+    """
     if tables.device.type != "cpu" or torch.compiler.is_compiling():
         return
     blocks, positions = keys.shape[:2]
@@ -93,7 +95,7 @@ def _check_contents(tables: Tensor, lengths: Tensor, keys: Tensor) -> None:
     if wrong_T.any():
         query = int(wrong_T.nonzero()[0])
         raise ValueError(
-            f"lengths[{query}] = {lengths[query].item()}: not in [1, {capacity}], what its table has room for"
+            f"lengths[{query}] = {lengths[query].item()}: not in [1, {capacity}], the capacity of its table"
         )
     is_used_TM = torch.arange(0, capacity, positions) < lengths[:, None]
     wrong_TM = ((tables < 0) | (tables >= blocks)) & is_used_TM
@@ -109,7 +111,9 @@ def _shapes(query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths
 
 @self_test("paged_attention")
 def _try(device: torch.device, dtype: torch.dtype) -> None:
-    """Two queries out of a packed product, one of a single position and one of more than a piece."""
+    """Test two queries that are views into a packed product, one with a single position and one with more than a
+    chunk.
+    """
     query = numbers(2, 8, 20, device=device, dtype=dtype)[:, 1:7]
     keys, values = (numbers(40, 4, 2, 20, device=device, dtype=dtype, seed=seed) for seed in (1, 2))
     tables = torch.arange(80, dtype=torch.int32, device=device).view(2, 40) * 7 % 40

@@ -1,6 +1,6 @@
-"""What every operator computes, in PyTorch: the definition that compiled kernels are compared with and fall back to.
+"""The operators in plain PyTorch: the definitions that compiled kernels are compared with and fall back to.
 
-Arithmetic is in fp32 (fp64 for fp64 inputs) whatever the inputs' format, and gradients are autograd's.
+Arithmetic is in fp32 (fp64 for fp64 inputs) whatever the inputs' dtype, and gradients are autograd's.
 
 Legend: S sequence, B batch, H heads, G key-value groups, N heads of a group (queries, key, value), K head size,
 D width, F feed-forward, V this rank's part of the vocabulary, T tokens, P positions. Of a cache: N blocks, P positions
@@ -18,7 +18,7 @@ from megaphi.kernels.checks import IGNORED
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """In the format that sums are taken in."""
+    """Convert to the dtype that sums are accumulated in."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -44,7 +44,7 @@ def rotary(
     positions_SB: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
-    """The first `rotated` heads of each group turned: halves (a, b) become (a cos - b sin, b cos + a sin)."""
+    """Rotate the first `rotated` heads of each group: halves (a, b) become (a cos - b sin, b cos + a sin)."""
     if positions_SB is None:
         positions_SB = torch.arange(offset, offset + x_SBGNK.shape[0], device=x_SBGNK.device)[:, None]
     cos_SB11K, sin_SB11K = (table[positions_SB][:, :, None, None] for table in (cos_PK, sin_PK))
@@ -85,7 +85,7 @@ def paged_attention(
     keys_TJGK, values_TJGK = (exact(cache[blocks_TM]).flatten(1, 2) for cache in (keys_NPGK, values_NPGK))
     scores_TGRJ = torch.einsum("tgrk,tjgk->tgrj", exact(query_THK).unflatten(1, (groups, -1)), keys_TJGK)
     weights_TGRJ = (scores_TGRJ * scale).masked_fill(~is_seen_TJ[:, None, None], -torch.inf).softmax(-1)
-    values_TJGK = values_TJGK.masked_fill(~is_seen_TJ[:, :, None, None], 0.0)  # nothing times NaN is NaN
+    values_TJGK = values_TJGK.masked_fill(~is_seen_TJ[:, :, None, None], 0.0)  # 0 * NaN is NaN
     return torch.einsum("tgrj,tjgk->tgrk", weights_TGRJ, values_TJGK).flatten(1, 2).to(query_THK.dtype)
 
 

@@ -2,7 +2,7 @@
 
     y = s / sqrt(mean(s^2) + eps) * weight,   s = x, or x + residual
 
-(Zhang and Sennrich 2019.) Kept for the backward pass: s in its own format and one number a row, instead of two fp32
+(Zhang and Sennrich 2019.) Saved for the backward pass: s in its own dtype and one number per row, instead of two fp32
 copies. The gradient that reaches s from elsewhere (the residual stream) is added in the same pass.
 """
 
@@ -27,10 +27,10 @@ _operators = torch.ops.megaphi
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """`x` [..., D] normalised over D; same format as x.
+    """`x` [..., D] normalised over D; same dtype as x.
 
     Raises:
-        ValueError: weight is not [D], or of another format or device than x.
+        ValueError: weight is not [D], or its dtype or device differs from x's.
     """
     _check(x, weight_D)
     if not is_compiled("rms_norm", x):
@@ -39,10 +39,10 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(rms_norm(x + residual), x + residual), the sum rounded to x's format as if it had been taken by itself.
+    """(rms_norm(x + residual), x + residual), the sum rounded to x's dtype as if it had been computed separately.
 
     Raises:
-        ValueError: residual is not like x, or weight not [D] of x's format.
+        ValueError: residual is not like x, or weight is not [D] of x's dtype.
     """
     _check(x, weight_D)
     check_shape("residual", residual, tuple(x.shape), what="the shape of x")

@@ -1,7 +1,8 @@
-"""Rotary positions (Su et al. 2021) on the packed QKV product: queries and keys turn in one launch, values stay.
+"""Rotary positions (Su et al. 2021) on the packed QKV product: queries and keys are rotated in one launch, values are
+left alone.
 
 Halves (a, b) of a head at position p become (a cos - b sin, b cos + a sin) with angles p base^(-2j/K), as in Phi-4's
-release. In place by default: the product of the QKV matrix is needed by nobody else. The gradient turns back.
+release. In place by default: nothing else needs the product of the QKV matrix. The gradient is rotated back.
 
 Legend: S sequence, B batch, G key-value groups, N heads of a group, K head size, P positions.
 """
@@ -42,22 +43,22 @@ def rotary(
     offset: int = 0,
     in_place: bool = False,
 ) -> Tensor:
-    """The first `rotated` of the N heads of every group, turned by their positions; the others as they are.
+    """Rotate the first `rotated` of the N heads of every group by their positions; the others stay as they are.
 
     Args:
         x_SBGNK: Megatron's packed QKV has H / G queries, a key and a value in each group: rotated = N - 1.
         cos_PK: From `rotary_table`; every position must be in it.
         positions_SB: int64 position of each token (they may restart at a document); default `offset` + s.
-        in_place: Turn x itself and return it.
+        in_place: Rotate x itself and return it.
 
     Raises:
-        ValueError: a shape, format or device does not fit, or a position is not in the table.
+        ValueError: a shape, dtype or device does not fit, or a position is not in the table.
     """
     _check(x_SBGNK, cos_PK, sin_PK, rotated=rotated, positions_SB=positions_SB, offset=offset)
     if not is_compiled("rotary", x_SBGNK):
         turned = reference.rotary(x_SBGNK, cos_PK, sin_PK, rotated=rotated, positions_SB=positions_SB, offset=offset)
         return x_SBGNK.copy_(turned) if in_place else turned
-    if in_place and not torch.compiler.is_compiling():  # the compiler finds out by itself what can be in place
+    if in_place and not torch.compiler.is_compiling():  # torch.compile works out by itself what can be in place
         return _InPlace.apply(x_SBGNK, cos_PK, sin_PK, positions_SB, offset, rotated)  # pyright: ignore
     return _operators.rotary(x_SBGNK, cos_PK, sin_PK, positions_SB, offset, rotated, False)
 
@@ -97,7 +98,7 @@ class _InPlace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        # Not in place: the gradient may be somebody else's too.
+        # Not in place: the gradient may be used elsewhere too.
         return _operators.rotary(gradients[0], *ctx.saved_tensors, *ctx.numbers, True), None, None, None, None, None
 
 

@@ -3,7 +3,7 @@
     y = softmax(scale x) over visible keys,   grad_x = scale y (grad - sum(grad y))
 
 Any number of queries and keys. Megatron's fused kernel stops at 16,384 keys and needs heads x batch to divide by four;
-Phi-4 under tensor parallelism 4 has ten heads a rank, for which it silently is not used.
+Phi-4 under tensor parallelism 4 has ten heads per rank, for which it is silently not used.
 
 Legend: B batch, H heads, Q queries, K keys.
 """
@@ -35,11 +35,11 @@ def causal_softmax(x_BHQK: Tensor, scale: float, *, in_place: bool = False) -> T
     """
     _check(x_BHQK)
     if x_BHQK.shape[3] < x_BHQK.shape[2]:
-        raise ValueError(f"x has {x_BHQK.shape[3]} keys for {x_BHQK.shape[2]} queries: the first would see nothing")
+        raise ValueError(f"x has {x_BHQK.shape[3]} keys for {x_BHQK.shape[2]} queries: the first would see none")
     if not is_compiled("causal_softmax", x_BHQK):
         y_BHQK = reference.causal_softmax(x_BHQK, scale)
         return x_BHQK.copy_(y_BHQK) if in_place else y_BHQK
-    if in_place and not torch.compiler.is_compiling():  # the compiler finds out by itself what can be in place
+    if in_place and not torch.compiler.is_compiling():  # torch.compile works out by itself what can be in place
         return _InPlace.apply(x_BHQK, None, scale)  # pyright: ignore[reportReturnType]
     return _operators.causal_softmax(x_BHQK, scale)
 
@@ -78,7 +78,7 @@ def _check_mask(hidden: Tensor, x: Tensor) -> None:
 
 
 class _InPlace(torch.autograd.Function):
-    """Scores are nobody's but the softmax's: their memory can hold the result."""
+    """Only the softmax uses the scores, so their memory can hold the result."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, hidden: Tensor | None, scale: float) -> Tensor:

@@ -2,8 +2,8 @@
 
     y = silu(gate) * up,   x = [gate | up]
 
-`swiglu_linear` keeps only x for the backward pass: its backward kernel writes y once more beside grad_x, for the
-gradient of the matrix. A third of what an MLP holds per token is then never stored.
+`swiglu_linear` keeps only x for the backward pass: its backward kernel recomputes y along with grad_x, for the gradient
+of the matrix. A third of an MLP's activations per token is then never stored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def swiglu_linear(x: Tensor, weight_DF: Tensor) -> Tensor:
     """swiglu(x) @ weight^T, [..., 2 F] -> [..., D], without keeping swiglu(x).
 
     Raises:
-        ValueError: the last dimension of x is not twice that of weight, or formats differ.
+        ValueError: the last dimension of x is not twice that of weight, or dtypes differ.
     """
     _check(x)
     if weight_DF.dim() != 2:

@@ -1,4 +1,4 @@
-"""How much arithmetic a token costs, and what share of a device's peak a run reaches.
+"""FLOPs per token, and the share of a device's peak that a run reaches.
 
 Model FLOPs only: 6 per weight that takes part in a matrix product (2 forward, 4 backward) plus attention's
 12 x layers x heads x head_size x sequence, halved when the causal half that is never computed is not counted.

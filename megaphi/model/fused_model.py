@@ -137,7 +137,7 @@ class FusedModel(PaddedModel):
         )
 
     def forward(self, tokens_BS: Tensor, context: ForwardContext) -> Tensor:
-        """What `context.targets` want of the tokens; on other stages than the last, hidden states [S, B, D]."""
+        """Return the output that `context.targets` ask for; on stages before the last, hidden states [S, B, D]."""
         self._check_context(context)
         length = tokens_BS.shape[1] * self.config.context_parallel_size
         hidden_SBD = self.decoder(
@@ -162,7 +162,7 @@ class FusedModel(PaddedModel):
         return losses_T.view(labels_BS.t().shape).t().contiguous()
 
     def whole_sequence(self, hidden_SBD: Tensor) -> Tensor:
-        """What every tensor rank multiplies with its part of the output matrix."""
+        """Hidden states that every tensor rank multiplies with its part of the output matrix."""
         group = self.pg_collection.tp
         if self.config.sequence_parallel:
             return gather_from_sequence_parallel_region(hidden_SBD, group=group)  # backward: reduce-scatter
@@ -170,5 +170,5 @@ class FusedModel(PaddedModel):
 
     @property
     def _tied_weight(self) -> Tensor | None:
-        """What the output layer multiplies with where the weight is the embedding's."""
+        """The output layer's weight if it is the embedding's, else None."""
         return self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None

@@ -1,4 +1,4 @@
-"""What our own modules honour of Megatron's configuration and of its layer specs; everything else is refused by name.
+"""Fields of Megatron's configuration and layer specs that our own modules honour; everything else is refused by name.
 
 Megatron hands one configuration with over two hundred fields to every module, and a module that does not know a field
 says nothing. So each of our ways to compute the model (`model.kernels`) lists the fields that it honours at any value,
@@ -72,7 +72,7 @@ _IN_MEGATRONS_LAYER = {
     "qk_layernorm",
     "rotary_interleaved",
 }
-"""What is outside our norm and attention, where Megatron's own layer computes the rest."""
+"""Fields outside our norm and attention, where Megatron's own layer computes the rest."""
 
 HONOURED: Mapping[str, Collection[str]] = {
     "fused": _FUSED,
@@ -108,7 +108,7 @@ def refuse_other_fields(config: TransformerConfig, *, kernels: str) -> None:
 
 
 def _defaults(config: TransformerConfig) -> dict[str, Any]:
-    """What Megatron makes of every field of this model where nothing is asked for but its shape."""
+    """Megatron's value of every field for this model, given nothing but its shape."""
     shape = {name: getattr(config, name) for name in _SHAPE | _NUMBERS | _LAYOUT | _SCHEDULE | _RECOMPUTE}
     plain = TransformerConfig(**shape)
     own = {field.name: _default(field) for field in dataclasses.fields(config)}

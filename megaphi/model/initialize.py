@@ -56,7 +56,7 @@ class ParameterShare:
         return math.prod(self.shape)
 
     def without_padding(self, start: int, end: int) -> tuple[int, int]:
-        """What of elements [start, end) of the flattened parameter belongs to the box; may be empty."""
+        """Return the part of elements [start, end) of the flattened parameter that is in the box; may be empty."""
         return min(start, self.numel), min(end, self.numel)
 
     @torch.no_grad()

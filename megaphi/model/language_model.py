@@ -107,7 +107,7 @@ def count_parameters(
 def shares_without_storage(
     architecture: Architecture, layout: ParallelLayout, *, place: Coordinates, sequence_length: int
 ) -> list[ParameterShare]:
-    """What the rank at `place` of one model copy would hold: its real modules, on the meta device."""
+    """Parameters that the rank at `place` of one model copy would hold: its real modules, on the meta device."""
     one_copy = dataclasses.replace(layout, data=1)
     with pretended_world(one_copy, rank=one_copy.rank_of(place)), torch.device("meta"):
         config = transformer_config(architecture, one_copy, parameters="bfloat16", on_default_device=True)

@@ -66,7 +66,7 @@ class PaddedModel(GPTModel):
             raise ValueError(f"model.kernels=transformer_engine computes causal attention, no {name}")
 
     def _is_in_embd_group(self) -> bool:
-        """Where Megatron copies a tied embedding to the last stage: both stages draw or load it by its name instead."""
+        """Keep Megatron from copying a tied embedding to the last stage: both stages draw or load it by name."""
         return False
 
     def _check_head_norms(self) -> None:

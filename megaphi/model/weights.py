@@ -72,7 +72,7 @@ def weights_of(model: Architecture) -> list[Weight]:
 
 
 def stored_name(name: str, stored: Architecture) -> str:
-    """Where a weight is found among those of a model that may be tied: its output layer is its embedding."""
+    """Name under which a weight is stored: the output layer of a tied model is its embedding."""
     return EMBEDDING if name == OUTPUT and stored.tied_embeddings else name
 
 

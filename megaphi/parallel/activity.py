@@ -1,4 +1,4 @@
-"""What a rank is doing: which step, which phase of it, and how long the phases of a step have taken.
+"""Activity of a rank: the step, the phase of the step, and the time that each phase has taken.
 
 The main thread enters phases; the heartbeat tells them to the other ranks, and `engine/reporting/step_times.py` writes
 them down. Marks are events of the device's stream, so that on a GPU a phase lasts as long as its kernels do (not yet

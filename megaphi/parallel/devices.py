@@ -1,4 +1,4 @@
-"""Which devices this machine has for the ranks of a job, and the layout that fits them.
+"""Devices of this machine for the ranks of a job, and the layout that fits them.
 
 A rank computes on a GPU of its own where torch sees any, else all ranks share the CPU. What torch sees is CUDA's own
 word: with `CUDA_VISIBLE_DEVICES=` (empty) in front of a command everything runs on the CPU, on any machine. That is the
@@ -74,7 +74,7 @@ def fitting(layout: ParallelLayout, *, gpus: int) -> ParallelLayout:
 
 
 def as_fields(layout: ParallelLayout, *, instead_of: ParallelLayout) -> list[str]:
-    """What makes a recipe's layout into another, as words of the command line."""
+    """Command line arguments that change a recipe's layout into this one."""
     names = [field.name for field in dataclasses.fields(ParallelLayout)]
     return [
         f"layout.{name}={str(getattr(layout, name)).lower()}"

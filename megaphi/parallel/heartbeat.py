@@ -29,17 +29,17 @@ from megaphi.parallel.rendezvous.differences import named
 
 INTERVAL_SECONDS = 2.0
 HURRIED_BEATS = 4
-"""How many beats a rank may miss once another has lost contact, or after its store has closed the connection."""
+"""Beats that a rank may miss once another has lost contact, or after its store has closed the connection."""
 STANDSTILL_SECONDS = 120.0
 """After so long without a new phase on any rank, rank 0 says who is where; after twice that again."""
 EXIT_CODE = 1
 LINGER_SECONDS = 5.0
-"""How long rank 0, which often holds the store, stays for the others to read its last word or to leave."""
+"""Seconds that rank 0, which often holds the store, stays for the others to read its last word or to leave."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How long ranks wait for each other (config section `patience`)."""
+    """Time that ranks wait for each other (config section `patience`)."""
 
     start_seconds: Annotated[float, Range(above=0, maximum=86_400)] = 600.0
     """For all ranks of the job to be there; every 15 s it is said who is missing."""
@@ -50,14 +50,14 @@ class Patience:
 
 
 class Person(NamedTuple):
-    """Who a rank is."""
+    """Identity of a rank."""
 
     host: str
     pid: int
 
 
 class Beat(NamedTuple):
-    """What a rank says of itself."""
+    """A rank's report about itself."""
 
     number: int
     """Number of this beat among its rank's."""
@@ -75,14 +75,14 @@ FIRST_BEAT = json.dumps(Beat(number=0, step=0, phase="start", state="here"))
 
 
 class Doing(Protocol):
-    """What `Activity` has."""
+    """The part of `Activity` that is used here."""
 
     step: int
     phase: str
 
 
 class Roll:
-    """Who has not been heard for how long. `note` is called at every look at the beats."""
+    """Silence of each rank, in seconds. `note` is called at every look at the beats."""
 
     def __init__(self, ranks: int, *, interval_seconds: float, now: float) -> None:
         self.beats = [Beat(*json.loads(FIRST_BEAT))] * ranks
@@ -110,7 +110,7 @@ class Roll:
 
 
 def whereabouts(ranks: Sequence[int], people: Sequence[Person], beats: Sequence[Beat]) -> str:
-    """Who they are and where they were last seen, those of one host and place together."""
+    """Describe the ranks and where they were last seen, those of one host and place together."""
     groups: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     for rank in ranks:
         groups[people[rank].host, beats[rank].step, beats[rank].phase].append(rank)

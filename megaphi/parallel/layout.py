@@ -1,4 +1,4 @@
-"""How many ways a run is cut, and which rank holds what: integers only, no torch.
+"""The parallel layout of a run, and the coordinates of each rank: integers only, no torch.
 
 A world of N ranks is tensor x context x data x pipeline, the tensor ranks next to each other (they talk most), then
 context, data, pipeline: Megatron's order `tp-cp-dp-pp`. `data` is what is left of the world. Every check names the
@@ -16,7 +16,7 @@ from megaphi.errors import InputError
 
 
 class Coordinates(NamedTuple):
-    """Where a rank stands in each of the four dimensions."""
+    """Coordinates of a rank in each of the four dimensions."""
 
     tensor: int
     context: int

@@ -52,7 +52,7 @@ class World:
     device: torch.device
     device_name: str
     activity: Activity = field(default_factory=Activity, compare=False)
-    """What this rank is doing, as the others are told."""
+    """This rank's activity, as reported to the others."""
 
     @property
     def is_main(self) -> bool:
@@ -175,7 +175,7 @@ def decline(problem: str) -> None:
 
 
 def has_lost_contact(error: BaseException) -> bool:
-    """Is this what communication gives on the ranks that are still alive?"""
+    """Return whether this is the error that communication raises on the ranks that are still alive."""
     signs = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
     cause: BaseException | None = error
     while cause is not None:

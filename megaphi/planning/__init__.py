@@ -1,1 +1,1 @@
-"""What a run needs before it is started: memory per rank, steps, epochs."""
+"""Planning of a run before it is started: memory per rank, steps, epochs."""

@@ -78,7 +78,7 @@ def _residual_ways(run: RunConfig) -> int:
 
 
 def _layer_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
-    """What one layer keeps for its backward pass per token on one rank."""
+    """Bytes that one layer keeps for its backward pass, per token, on one rank."""
     model = run.model
     attention = _attention_numbers_per_token(run)
     inputs = 2 * model.hidden * weight_bytes  # of the two column-parallel matrices
@@ -92,7 +92,7 @@ def _layer_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
 
 
 def _attention_numbers_per_token(run: RunConfig) -> float:
-    """What attention keeps per token, all tensor ranks together."""
+    """Numbers that attention keeps per token, over all tensor ranks."""
     model, layout = run.model, run.layout
     queries, keys = model.query_width, model.key_value_width
     copies_queries = model.kernels == "reference" or model.key_value_groups > layout.tensor
@@ -110,7 +110,7 @@ def _attention_numbers_per_token(run: RunConfig) -> float:
 
 
 def _head_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
-    """What the end of the model holds per token: the final norm, the output layer's input, and the logits.
+    """Bytes per token at the end of the model: the final norm, the output layer's input, and the logits.
 
     Fused, the logits' gradient takes their place. Else they count as computed and, unless they are that already, in
     fp32; the softmax takes the latter's place.

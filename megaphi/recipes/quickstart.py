@@ -75,7 +75,7 @@ def quickstart_dpo() -> RunConfig:
 
 
 def _after(name: str, start: str, *, epochs: float) -> RunConfig:
-    """What both have in common."""
+    """The part that both have in common."""
     return RunConfig(
         recipe=name,
         folder=f"runs/story/{name.removeprefix('quickstart_')}",

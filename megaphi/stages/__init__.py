@@ -1,1 +1,1 @@
-"""What a model is trained on and for: one file per stage of the recipe, all on the same engine."""
+"""The training tasks: one file per task of the recipe, all on the same engine."""

@@ -1,4 +1,4 @@
-"""What a run takes over from the model that it goes on from: its tokenizer, and its context.
+"""Inheritance from the model that a run starts from: its tokenizer, and its context.
 
 That model is the run's own newest checkpoint, else `start.initial_checkpoint`, else there is none: then the tokenizer
 is the one that `tokenizer.path` names, or Phi-4's, and the context is the longest sequence of the run. Both are written
@@ -82,7 +82,7 @@ def inheritance_of(run: RunConfig, open_weights: OpenWeights) -> Inheritance:
 
 
 def _predecessor(run: RunConfig, open_weights: OpenWeights) -> WeightReader | None:
-    """Whose weights the run will go on from: the newest checkpoint of its own that opens, or the initial one."""
+    """Return the weights that the run continues: its own newest checkpoint that opens, or the initial one."""
     for folder in candidates(checkpoint_folders(run)) if run.start.resume else ():
         if (folder / MANIFEST).is_file():
             try:

@@ -28,5 +28,5 @@ def ipo_loss(difference_Q: Tensor, *, beta: float) -> Tensor:
 
 
 def loss_before_the_first_update(loss: str, *, beta: float) -> float:
-    """What a pair costs while the model is its reference: ln 2, or 1 / (4 beta^2)."""
+    """Loss of a pair while the model equals its reference: ln 2, or 1 / (4 beta^2)."""
     return math.log(2) if loss == "sigmoid" else 1 / (4 * beta * beta)

@@ -38,7 +38,7 @@ from megaphi.stages.reference_log_probabilities import fill_reference_log_probab
 from megaphi.tokenizer.interface import Tokenizer
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
-"""How far the first loss may be from what it must be: rounding, because neighbours in a row are others."""
+"""Tolerance of the first loss: rounding, because the neighbours in a row differ."""
 
 
 def prefer(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:

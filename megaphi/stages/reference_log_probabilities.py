@@ -119,7 +119,7 @@ def _computed(
 
 
 def _shared(found: list[tuple[list[int], list[list[float]]]], ranks: int) -> dict[int, tuple[float, float]]:
-    """What any rank has found, on all of them."""
+    """Share the results of all ranks with all of them."""
     everywhere: list[list[tuple[list[int], list[list[float]]]]] = [[] for _ in range(ranks)]
     distributed.all_gather_object(everywhere, found)
     return {

@@ -37,7 +37,7 @@ class LocatedText:
 
     text: str
     spans: tuple[Span | None, ...]
-    """Where each message's content is; None where it is not, or is empty."""
+    """Span of each message's content; None for a message that is left out or empty."""
 
 
 class ChatTemplate:
@@ -83,7 +83,7 @@ class ChatTemplate:
 
     @cached_property
     def asks(self) -> bool:
-        """Does it write how an answer begins where one is to be generated? Some leave that to the model."""
+        """Return whether the template writes the beginning of a generated answer; some leave it to the model."""
         talk = to_plain(Conversation((Message("user", "a"),)))
         try:
             return self.render(talk) != self.render(talk, add_generation_prompt=True)
@@ -111,7 +111,7 @@ def _marked(message: Mapping[str, str], number: int, *, trimmed: bool) -> dict[s
 
 
 def _spans(with_marks: str, text: str, messages: int) -> tuple[Span | None, ...] | None:
-    """Where the marks are in `text`; None if it is not `with_marks` without them, or they are not in pairs."""
+    """Find the marks in `text`; None if it is not `with_marks` without them, or they are not in pairs."""
     begins: dict[int, int] = {}
     spans: dict[int, Span] = {}
     parts, copied, removed = [], 0, 0

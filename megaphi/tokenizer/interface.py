@@ -1,4 +1,4 @@
-"""What everyone asks of a tokenizer: Phi-4's own (`phi4.py`), or any tokenizer.json (`json_tokenizer.py`).
+"""The interface of tokenizers: Phi-4's own (`phi4.py`), or any tokenizer.json (`json_tokenizer.py`).
 
 A tokenizer belongs to a model: its fingerprint stands in datasets and checkpoints, and its files travel with the
 weights (`open_tokenizer.py` says where one comes from). Text is ordinary text for both kinds: what spells a special
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from megaphi.conversation import Conversation
 
 TrainOn = Literal["assistant", "last"]
-"""Which answers of a conversation are trained: all of the assistant's, or the last."""
+"""The answers of a conversation that are trained on: all of the assistant's, or the last."""
 WINDOW = 8
-"""So many tokens of what a text continues say how it begins."""
+"""Tokens of the preceding text that decide how a continuation begins."""
 UNDECIDED = "�"
-"""What half a character decodes to; the tokens that follow may complete it."""
+"""Decoding of an incomplete character, which the tokens that follow may complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class TextDecoder(Protocol):
         ...
 
     def end(self) -> str:
-        """What is left when no token follows; half a character becomes U+FFFD."""
+        """Return the rest of the text when no token follows; an incomplete character becomes U+FFFD."""
         ...
 
 

@@ -191,7 +191,7 @@ class JsonTokenizer:
         return len(self._secret(located.text[len(before) : span[0]]))
 
     def _with_end(self, text: str, span: Span) -> int:
-        """Where a trained span ends: behind the special token that follows, if only white space stands between."""
+        """End of a trained span: after the special token that follows, if only white space stands between."""
         following = re.compile(rf"\s*<{_NONCE}-\d+>").match(text, span[1])
         return span[1] if following is None else following.end()
 
@@ -364,7 +364,7 @@ def _open(data: Mapping[str, Any], *, where: Path) -> Engine:
 
 
 def _text_start(engine: Engine) -> tuple[int, ...]:
-    """What the file's post-processor puts before a text; what it puts behind is for models of another kind."""
+    """The tokens that the file's post-processor prepends to a text; those it appends are for models of another kind."""
     encoding = engine.encode("a", add_special_tokens=True)
     first = encoding.special_tokens_mask.index(0) if 0 in encoding.special_tokens_mask else 0
     return tuple(encoding.ids[:first])

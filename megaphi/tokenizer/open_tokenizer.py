@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json merges.txt"
     " tokenizer.model chat_template.jinja chat_template.json"
 ).split()
-"""What a tokenizer may consist of; only tokenizer.json and those that describe it are read."""
+"""Files that may make up a tokenizer; only tokenizer.json and those that describe it are read."""
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Without one of them there is no tokenizer, whatever else describes it."""
 READ_BESIDE = ("generation_config.json", "config.json")
@@ -107,7 +107,7 @@ def _phi4_described_by(files: Mapping[str, Path], *, ranks_file: str | os.PathLi
 
 
 def _has_our_format(files: Mapping[str, Path]) -> bool:
-    """Does the chat template, where there is one, write what we write?"""
+    """Return whether the chat template, if there is one, renders as ours does."""
     source = chat_template_source(files)
     if source is None:
         return True

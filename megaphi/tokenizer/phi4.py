@@ -155,7 +155,7 @@ def load_tokenizer(
 
 
 def can_have(vocabulary_size: int) -> bool:
-    """Whether Phi-4's tokenizer can be cut to so many tokens."""
+    """Return whether Phi-4's tokenizer can be cut to this vocabulary size."""
     return SMALLEST_VOCABULARY_SIZE <= vocabulary_size <= FULL_VOCABULARY_SIZE
 
 

@@ -21,7 +21,7 @@ from megaphi.errors import InputError
 RANKS_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 RANK_COUNT = 100_256
 CACHE_FILE_NAME = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
-"""What tiktoken calls the file in its cache folder: the SHA-1 of the address it comes from."""
+"""Name of the file in tiktoken's cache folder: the SHA-1 of the address it comes from."""
 
 THREE_WAYS = (
     "Three ways to supply it: give the path of cl100k_base.tiktoken as ranks_file; set TIKTOKEN_CACHE_DIR to a folder "

@@ -1,4 +1,4 @@
-"""What describes a run never stops it, and never calls changed code by the name of a clean commit."""
+"""Descriptions of a run's code never stop it, and never pass changed code off as a clean commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `inspect`, `doctor` and `train --dry-run` print, on real files and on this machine."""
+"""Output of `inspect`, `doctor` and `train --dry-run`, on real files and on this machine."""
 
 from __future__ import annotations
 

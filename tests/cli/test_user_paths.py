@@ -18,7 +18,7 @@ from tests.test_house import ROOT
 
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 NO_PATHS = {"field=value", "TEXT", "NAME", "KEY", "SIZE", "TYPE"}
-"""What text options that are no paths are called; a path of a field is a matter of its `FilePath`."""
+"""Names of text options that are not paths; a field that is one has the type `FilePath`."""
 
 
 def parser_of(tool: Path) -> argparse.ArgumentParser:

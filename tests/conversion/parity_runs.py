@@ -1,4 +1,4 @@
-"""What the ranks of the conversion's tests run."""
+"""Ranks of the conversion's tests."""
 
 from __future__ import annotations
 

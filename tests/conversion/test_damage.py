@@ -1,4 +1,4 @@
-"""What is missing, cut off, swapped or of the wrong kind is one message that names it, and nothing is left behind."""
+"""Missing, truncated, swapped or wrong input gives one message that names it, and nothing is left behind."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _another_activation(folder: Path) -> tuple[bool, list[str]]:
 
 
 def verify_all(folder: Path) -> dict[str, tuple[bool, list[str]]]:
-    """What `--verify` says of every faulty conversion."""
+    """Result of `--verify` for every faulty conversion."""
     found = {}
     with _without_refusals():
         for name, (naming, change) in CONFIGURATIONS.items():

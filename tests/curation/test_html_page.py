@@ -1,4 +1,4 @@
-"""What is taken from a page of documentation, and what is made of it."""
+"""Extraction of a page of documentation, and the exercises made of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ranks of the bucket tests run: pretraining, fine-tuning and preferences, with and without overlap.
+"""Ranks of the bucket tests: pretraining, fine-tuning and preferences, with and without overlap.
 
 With a bucket for every parameter each weight is gathered by itself while the forward pass runs, as the layers of a
 large model are. One world runs all layouts of its size.

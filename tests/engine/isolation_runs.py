@@ -1,4 +1,4 @@
-"""What the ranks of the document isolation test run."""
+"""Ranks of the document isolation test."""
 
 from __future__ import annotations
 

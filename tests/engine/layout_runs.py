@@ -1,4 +1,4 @@
-"""What the ranks of the engine's tests run: tiny models on batches that are a pure function of the sample number."""
+"""Ranks of the engine's tests: tiny models on batches that are a pure function of the sample number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ranks of the padding's tests run: many cases in one set of processes, all with vocabularies nobody divides.
+"""Ranks of the padding tests: many cases in one set of processes, all with vocabularies nobody divides.
 
 SIX has as many heads and groups as 1, 2, 3 and 6 tensor ranks share, TEN suits five. At three ranks and 100 tokens the
 last rank's part (64 rows) is nothing but padding.

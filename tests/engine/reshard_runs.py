@@ -1,4 +1,4 @@
-"""What the ranks of the re-shard tests run: save and continue under eight layouts, in worlds of one, two and four.
+"""Ranks of the re-shard tests: save and continue under eight layouts, in worlds of one, two and four.
 
 `cut` loads one state under a layout and saves it at once; `continue_from_all` goes on from all of these. `train_under`
 makes a state of its own under every layout, and `move` saves each under each. `resume` is a run that saves in the

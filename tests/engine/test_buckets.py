@@ -17,7 +17,7 @@ from tests.gloo_world import run_in_world
 
 @pytest.fixture(scope="module")
 def curves(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Any]]]:
-    """What every rank of the two worlds saw."""
+    """Losses that every rank of the two worlds saw."""
     folder = str(tmp_path_factory.mktemp("buckets"))
     small = run_in_world(all_curves, folder, ["DP2"], processes=2)
     large = run_in_world(all_curves, folder, ["TP2xDP2", "PP2xDP2"], processes=4)

@@ -44,7 +44,7 @@ LAYOUTS = {
 
 
 def curve_of(layout: ParallelLayout, **fields: object) -> list[dict[str, list[float]]]:
-    """What every rank saw."""
+    """Curve that every rank saw."""
     ranks = layout.model_ranks * (layout.data or 1)
     return run_in_world(partial(train, tiny_run(layout=layout, **fields), steps=STEPS), processes=ranks)
 

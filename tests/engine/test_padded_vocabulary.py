@@ -31,7 +31,7 @@ def run_cases(cases: list[Case], *, processes: int) -> list[list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def alone() -> dict[int, dict[str, Any]]:
-    """What one process finds, by vocabulary."""
+    """Results of one process, by vocabulary."""
     cases = [case({}, {"vocabulary": size}) for size in (65, 100, 257)] + [case({}, like=TEN)]
     found = run_cases(cases, processes=1)
     return {run.model.vocabulary: ranks[0] for (run, _), ranks in zip(cases, found, strict=True)}

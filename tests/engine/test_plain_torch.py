@@ -25,7 +25,7 @@ from tests.engine.test_golden_curve import CURVE, STEPS, curve_of
 from tests.gloo_world import run_in_world
 
 CLIPPED = Optimizer(learning_rate=3e-3, warmup_steps=2, clip_gradient_norm=0.5, weight_decay=1.0)
-"""Where clipping and weight decay change every step."""
+"""Settings under which clipping and weight decay change every step."""
 TIED = replace(TINY, tied_embeddings=True)
 
 

@@ -1,4 +1,4 @@
-"""What the ranks of the tests of tied embeddings run: one weight, of which a last pipeline stage holds a copy.
+"""Ranks of the tests of tied embeddings: one weight, of which a last pipeline stage holds a copy.
 
 `start` makes a state on one process. `all_curves` trains under each layout from the start, resumes what it has saved
 half-way, goes on from `start`'s state, and saves that again as it is. One world runs all layouts of its size.
@@ -52,7 +52,7 @@ def start(folder: str) -> list[float]:
 
 
 def change_ties(source: str, folder: str) -> dict[str, Any]:
-    """What becomes of a tied checkpoint in a run that is not, of an untied one in a run that is, and of an old one."""
+    """Load a tied checkpoint in an untied run, an untied one in a tied run, and an old one."""
     tied, free = tied_run("1", f"{folder}/tied"), tied_run("1", f"{folder}/free")
     free = replace(free, model=replace(free.model, tied_embeddings=False))
     world = start_world(tied.layout, seed=tied.seed)

@@ -1,4 +1,4 @@
-"""What the ranks of the validation test run: held-out losses of one model under several layouts, in one world."""
+"""Ranks of the validation test: held-out losses of one model under several layouts, in one world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ranks of the engine's tests run: many cases in one set of processes."""
+"""Ranks of the engine's tests: many cases in one set of processes."""
 
 from __future__ import annotations
 

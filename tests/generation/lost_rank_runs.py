@@ -1,4 +1,4 @@
-"""What the ranks of test_lost_ranks.py run: a verb that generates, until one of them comes to grief."""
+"""Ranks of test_lost_ranks.py: a verb that generates, until one of them fails."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def greedy(checkpoint: str, layout: ParallelLayout, prompts: list[list[int]]) ->
 
 @pytest.fixture(scope="module")
 def answers(gguf: Path, prompts: list[list[int]]) -> list[list[int]]:
-    """What one process of ours adds."""
+    """Continuations by one process of ours."""
     (found,) = run_in_world(greedy, str(gguf), ParallelLayout(), prompts, processes=1)
     return found
 

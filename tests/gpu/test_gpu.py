@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: every operator compiled, no bad memory access, the golden curve. `make test-gpu`
+"""Tests that need a CUDA device: every operator compiled, no bad memory access, the golden curve. `make test-gpu`
 
 The kernel tests (tests/kernels) run on the GPU too, with the same assertions. Not yet run on a GPU.
 """

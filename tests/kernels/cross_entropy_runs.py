@@ -1,4 +1,4 @@
-"""What the ranks of the cross-entropy tests run: each holds its part of 30 tokens, and perhaps of as much padding."""
+"""Ranks of the cross-entropy tests: each holds its part of 30 tokens, and perhaps of as much padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How exact a kernel must be: its error against fp64 at most twice that of PyTorch in the same number format.
+"""Required accuracy of a kernel: its error against fp64 at most twice that of PyTorch in the same number format.
 
 Errors are taken forward and for every gradient, as the root of the mean square and as the largest, over several draws
 (the largest of a few errors is mostly luck). What no result in that format can beat is allowed too: half a unit in the

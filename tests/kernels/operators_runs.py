@@ -1,4 +1,4 @@
-"""What the operator tests run in processes of their own: a compiled layer, and a megaphi that was not compiled.
+"""Operator tests in processes of their own: a compiled layer, and a megaphi that was not compiled.
 
 python -m tests.kernels.operators_runs _C|_T     prints numbers computed without that module
 """

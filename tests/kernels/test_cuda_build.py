@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(1024, 2) spills(float* x) {  // 32 registers f
 
 @dataclass(frozen=True)
 class Build:
-    """What came of compiling: per source the compiler's verdict, and where the objects are."""
+    """Result of compiling: the compiler's output per source, and the folder of the objects."""
 
     nvcc: str
     folder: Path

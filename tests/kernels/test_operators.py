@@ -183,7 +183,7 @@ def test_the_number_of_threads_is_torchs_and_changes_no_bit():
 
 @pytest.fixture
 def warnings(monkeypatch):
-    """What is warned of, by a process that has tried no kernel yet; nothing is remembered of it afterwards."""
+    """Warnings of a process that has tried no kernel yet; the state is restored afterwards."""
     messages = []
     monkeypatch.setattr(loading, "_verdicts", {})
     monkeypatch.setattr(loading.logger, "warning", lambda text, *arguments: messages.append(text % arguments))

@@ -88,7 +88,7 @@ def test_transformers_turns_queries_and_keys_the_same_way(device):
 
 
 def test_scores_depend_on_distance_only(device):
-    """What rotary positions are for: moving both tokens by the same offset leaves their product alone."""
+    """The purpose of rotary positions: moving both tokens by the same offset leaves their product unchanged."""
     x = numbers(8, 1, 1, 2, 32, dtype=torch.float32, device=device)
     cos, sin = rotary_table(500, 32, base=10_000.0, device=device)
     products = []

@@ -1,4 +1,4 @@
-"""Which weights a pass reads before anything could wait for their gather: what the test's one process runs.
+"""Weights that a pass reads before anything could wait for their gather: the test's one process.
 
 Under overlap, the distributed optimizer gathers weights while the forward pass runs, and waits in a hook in front of
 every module for the weights that this very module holds. `Reads` keeps, of each weight, whether such a hook has run,
@@ -128,7 +128,7 @@ def _train(model: Any, objective: Objective, batch: Batch) -> list[str]:
 
 
 def early_reads_of_a_careless_model() -> list[str]:
-    """What is found where a weight is used without its module."""
+    """Early reads found where a weight is used without its module."""
     careless = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
     with Reads(careless) as reads:
         careless[1](torch.nn.functional.linear(torch.ones(2, 3), careless[0].weight.t().contiguous()))

@@ -1,4 +1,4 @@
-"""What the one process of the tests of honoured fields runs: every field, slot and argument, given another value.
+"""The one process of the tests of honoured fields: every field, slot and argument, given another value.
 
 Each function returns names: what was refused, and what was taken and made a difference.
 """
@@ -125,7 +125,7 @@ def outcome(architecture: Architecture, config: Any) -> list[float]:
 
 
 def fields_that_matter() -> dict[str, list[str]]:
-    """What changes a layer's function and makes a difference. The others must be refused by the whole model."""
+    """Fields that change a layer's function. The others must be refused by the whole model."""
     found: dict[str, list[str]] = {}
     for kernels in ("fused", "reference"):
         architecture: Any = dataclasses.replace(TINY, kernels=kernels)  # pyright: ignore[reportArgumentType]
@@ -189,7 +189,7 @@ def _slots(kind: type, prefix: str = "") -> list[str]:
 
 
 def _of_a_pass() -> dict[str, Any]:
-    """What a fused layer is told of four tokens."""
+    """Arguments of a fused layer for four tokens."""
     from megaphi.model.forward.attention import Causal
 
     return {"rotary_pos_emb": torch.ones(2, 4, TINY.head_size // 2), "attention_bias": Causal()}

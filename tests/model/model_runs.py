@@ -1,4 +1,4 @@
-"""What the ranks of the model's tests run."""
+"""Ranks of the model's tests."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def names_of_transformer_engines_weights() -> list[str]:
 
 
 def fp8_settings() -> tuple[str, str]:
-    """What Megatron is told of a recipe."""
+    """Settings that Megatron gets for a recipe."""
     from megaphi.model.megatron_config import transformer_config
 
     config = transformer_config(TINY, ParallelLayout(), parameters="bfloat16", fp8="blockwise")

@@ -171,7 +171,7 @@ def windowed_step(folder: str, checkpoint: str, layout: ParallelLayout) -> float
 
 
 def refusals() -> dict[str, str]:
-    """What each model says to a pass that it would compute as something else."""
+    """Refusal of each model of a pass that it would compute as something else."""
     from megaphi.model.forward.attention import CausalAcrossRanks
     from megaphi.model.forward.context import ForwardContext
     from megaphi.model.forward.targets import AllLogits, LogitRows, Targets

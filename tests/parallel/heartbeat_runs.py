@@ -1,4 +1,4 @@
-"""What the ranks of the heartbeat's tests run: they meet, and then one of them comes to grief."""
+"""Ranks of the heartbeat tests: they meet, and then one of them fails."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.parallel.heartbeat_runs import hang, meet_and_go
 
 RANKS, HEARTBEAT_SECONDS, DEADLINE_SECONDS = 3, 4.0, 90.0
 CASES = {"stopped": 2, "first stopped": 0, "killed": 1, "first killed": 0, "failed": 1}
-"""What happens, and to which rank."""
+"""Faults, and the rank they happen to."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What a rank of the memory planner's tests runs: one real training step, with everything in it weighed."""
+"""A rank of the memory planner's tests: one real training step, with everything in it weighed."""
 
 from __future__ import annotations
 

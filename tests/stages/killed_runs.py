@@ -37,7 +37,7 @@ DEADLINE_SECONDS = 120.0
 
 @dataclass(kw_only=True, slots=True)
 class Story:
-    """What happened to one run."""
+    """Events of one run."""
 
     kills: int = 0
     during_save: int = 0
@@ -46,10 +46,10 @@ class Story:
     """Most steps that had to be taken again."""
     largest_loss_during_save: int = 0
     damaged: list[str] = field(default_factory=list)
-    """What is wrong with checkpoints that had their name when the processes died."""
+    """Problems of checkpoints that had their name when the processes died."""
     orphans: int = 0
     leftovers: list[str] = field(default_factory=list)
-    """What an interrupted save left, and the saves after it did not clear away."""
+    """Files that an interrupted save left and later saves did not clear away."""
     resumed: list[int] = field(default_factory=list)
     losses: list[tuple[int, float]] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the ranks of the tests of KTO run: one step of `examples/kto.py` on given answers."""
+"""Ranks of the tests of KTO: one step of `examples/kto.py` on given answers."""
 
 from __future__ import annotations
 

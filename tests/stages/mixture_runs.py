@@ -1,4 +1,4 @@
-"""What the ranks of the mixture's tests run: `pretrain` on real token files, with what it wrote, said or refused."""
+"""Ranks of the mixture's tests: `pretrain` on real token files, with what it wrote, said or refused."""
 
 from __future__ import annotations
 

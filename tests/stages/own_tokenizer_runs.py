@@ -1,4 +1,4 @@
-"""What the one rank of the tests of a model with a tokenizer of its own runs."""
+"""The one rank of the tests of a model with a tokenizer of its own."""
 
 from __future__ import annotations
 

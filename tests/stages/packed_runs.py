@@ -1,4 +1,4 @@
-"""What the ranks of the tests of fine-tuning and preferences run: one step each, and what it did to every weight."""
+"""Ranks of the tests of fine-tuning and preferences: one step each, and what it did to every weight."""
 
 from __future__ import annotations
 

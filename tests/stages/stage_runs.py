@@ -1,4 +1,4 @@
-"""What the ranks of the tests of whole stages run: a stage on real files, with what it wrote, said or refused."""
+"""Ranks of the tests of whole stages: a stage on real files, with what it wrote, said or refused."""
 
 from __future__ import annotations
 

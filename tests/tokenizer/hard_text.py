@@ -16,7 +16,7 @@ from megaphi.tokenizer.rank_file import read_ranks
 from megaphi.tokenizer.special_tokens import special_token_ids
 
 CONTRACTIONS = (*"s t re ve m ll d S RE Ll ſ ſt K İ ı ß st".split(), "\u212a", "\ufb05")
-"""What follows an apostrophe: contractions in both cases, and letters whose other case is another letter."""
+"""Texts after an apostrophe: contractions in both cases, and letters whose other case is another letter."""
 SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000" + "\u180e\u200b\u2060\ufeff\x1c\x1f"
 """All kinds of white space, then characters that some engines take for it."""
 DIGITS = "0179٠٩۵०๗໓１²½ⅷⅯ一〇𝟗𐒠🄀"

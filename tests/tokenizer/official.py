@@ -1,4 +1,4 @@
-"""What the tokenizer is compared with: tiktoken itself, from the installed rank file instead of a download.
+"""The reference for the tokenizer: tiktoken itself, from the installed rank file instead of a download.
 
 `official_cl100k` is tiktoken's own cl100k_base. `official_phi4` adds the released model's special tokens, which are
 written out here once more, so that a wrong table of ours cannot agree with itself.

@@ -179,7 +179,7 @@ def test_chat_template_is_our_chat_format(three, conversation, prompt):
 @example(conversation=talk(("user", FORGED)), prompt=True)
 @settings(max_examples=100, deadline=None)
 def test_frames_around_contents_encoded_alone_cannot_be_forged(three, conversation, prompt):
-    """What the export's docstring tells who serves strangers, with nothing but transformers."""
+    """The advice of the export's docstring to those who serve strangers, with nothing but transformers."""
     exported, ids = three.exported, []
     start, middle, end = exported.convert_tokens_to_ids(["<|im_start|>", "<|im_sep|>", "<|im_end|>"])
     for message in to_plain(conversation):

@@ -1,4 +1,4 @@
-"""What `megaphi inspect checkpoint` prints: where the run stood, how it was cut, what lies in which part."""
+"""Output of `megaphi inspect checkpoint`: where the run stood, its layout, and the contents of each part."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def show_checkpoint(path: Path, *, tensors: bool, files: bool) -> int:
 
 
 def _layout(reader: CheckpointReader) -> str:
-    """How the run that saved it was cut."""
+    """Describe the layout of the run that saved it."""
     from megaphi.config import from_plain
     from megaphi.parallel.layout import ParallelLayout
 
@@ -58,7 +58,7 @@ def _show_parts(reader: CheckpointReader) -> None:
 
 
 def _show_ledger(state: dict[str, Any], where: str) -> None:
-    """How far every source has been read."""
+    """Print how far every source has been read."""
     from megaphi.data.order.ledger import read_ledger
 
     if "ledger" not in state:

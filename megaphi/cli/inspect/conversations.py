@@ -1,4 +1,4 @@
-r"""What `megaphi inspect conversations` prints: the first conversations or pairs token for token, then counts of all.
+r"""Output of `megaphi inspect conversations`: the first conversations or pairs token by token, then counts of all.
 
 In colour, what is trained is green (a rejected side red), what is context is dim, and special tokens are underlined.
 Without colour, trained spans stand in ⟦ ⟧. Every message has a line of its own; a line break within one is shown as ↵

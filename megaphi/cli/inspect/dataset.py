@@ -91,7 +91,7 @@ def _document_lengths(dataset: TokenDataset) -> np.ndarray | None:
 
 
 def _document_starts(dataset: TokenDataset) -> Iterator[np.ndarray]:
-    """Where documents begin, stretch by stretch of the dataset; two stretches share a token, so no seam is missed."""
+    """Yield the document starts, stretch by stretch; two stretches share a token, so none is missed between them."""
     import numpy as np
 
     for start in range(0, dataset.token_count, READ_AT_ONCE):

@@ -1,4 +1,4 @@
-"""What `megaphi inspect diff` prints: fields of the configuration, facts of the state, tensors, and on request numbers.
+"""Output of `megaphi inspect diff`: fields of the configuration, facts of the state, tensors, and on request numbers.
 
 Two checkpoints may come from different layouts: tensors are compared whole, in parts that fit into memory.
 """

@@ -45,7 +45,7 @@ def show_ranks(folder: Path, *, last: int) -> int:
 
 
 def verdict(times: Mapping[int, RankTimes]) -> str:
-    """Which rank is slow, how much, and in what."""
+    """Name the slow rank, by how much it is slower, and in which part of the step."""
     usual = statistics.median_low(rank.own_work for rank in times.values())
     slowest = max(times, key=lambda rank: times[rank].own_work)
     ratio = times[slowest].own_work / usual if usual else 1.0

@@ -27,7 +27,7 @@ from megaphi.log import progress_bar
 BLOCK_BYTES = 1 << 22
 BLOCKS_AHEAD = 4
 MEMORY_CEILING_BYTES = 192 << 20
-"""What a conversion of a model of any size may take over its imports (tests/conversion/test_memory.py measures it)."""
+"""Memory that a conversion of any model may use beyond its imports (measured by tests/conversion/test_memory.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

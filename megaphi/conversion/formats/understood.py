@@ -1,4 +1,4 @@
-"""What a format says of its model, and which of it we act on: one rule for config.json, GGUF headers and Megatron's.
+"""One rule for the metadata of every format (config.json, GGUF headers, Megatron's arguments): act on it, or refuse it.
 
 A name is honoured (it becomes part of the architecture), says nothing of the function at any value, or changes nothing
 at the value that stands here. Everything else is refused by name and value, also what a later version adds: a list of

@@ -108,7 +108,7 @@ def their_table(table: Table) -> Table:
 
 
 def segments_within(segments: list[RowSegment], start: int, end: int) -> Iterator[RowSegment]:
-    """What rows [start, end) of a tensor are made of, in order."""
+    """Yield the segments that make up rows [start, end) of a tensor, in order."""
     row = 0
     for segment in segments:
         low, high = max(start, row), min(end, row + segment.rows)

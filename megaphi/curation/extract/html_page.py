@@ -38,7 +38,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a page says, in reading order."""
+    """The blocks of a page, in reading order."""
 
     title: str
     blocks: tuple[Block, ...]

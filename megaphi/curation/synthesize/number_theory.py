@@ -75,7 +75,7 @@ def power_modulo(random: Random) -> Checked:
 
 
 def count_multiples(random: Random) -> Checked:
-    """How many numbers up to n are divisible by a or b."""
+    """Count the numbers up to n that are divisible by a or b."""
     n, a, b = random.randint(50, 500), random.randint(2, 9), random.randint(2, 12)
     common = next(m for m in range(max(a, b), a * b + 1) if m % a == 0 == m % b)
     answer = n // a + n // b - n // common

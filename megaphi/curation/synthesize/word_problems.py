@@ -111,7 +111,7 @@ def drawing_balls(random: Random) -> Checked:
 
 
 def committees(random: Random) -> Checked:
-    """How many ways to choose."""
+    """Count the ways to choose a committee."""
     people, seats = random.randint(4, 16), random.randint(2, 4)
     name, goods = random.choice(NAMES), random.choice(GOODS)
     answer = comb(people, seats)
@@ -148,7 +148,7 @@ def right_triangle(random: Random) -> Checked:
 
 
 def tallest(random: Random) -> Checked:
-    """Who stands where, from comparisons; exactly one order fits."""
+    """Find the one order of people that fits the comparisons."""
     people = random.sample(NAMES, 4)
     order = people[:]
     random.shuffle(order)

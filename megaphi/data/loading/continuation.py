@@ -19,7 +19,7 @@ from megaphi.errors import InputError
 
 @dataclass(frozen=True)
 class DataContinuation:
-    """Where to count from, where the sources stand there, and what to tell the user."""
+    """The point a run continues from: first sample, position of each source, and notes for the user."""
 
     origin: Origin
     cursors: dict[str, Cursor]
@@ -31,7 +31,7 @@ class DataContinuation:
 def continue_run(
     ledger: Ledger, mixture: OpenMixture, *, position: Origin, accept_changed_data: bool, where: str
 ) -> DataContinuation:
-    """How `mixture`, freshly opened, goes on at `position` of the run that `ledger` belongs to.
+    """Work out how `mixture`, freshly opened, continues at `position` of the run that `ledger` belongs to.
 
     Raises:
         InputError: a source does not hold what it held, or the seed or the kind of order differ, and that was not
@@ -101,7 +101,7 @@ def _changed_sources(ledger: Ledger, now: Mapping[str, Sequence[DatasetRecord]])
 
 
 def _notes(mixture: OpenMixture, cursors: Mapping[str, Cursor], changed: Container[str]) -> list[str]:
-    """How each source goes on."""
+    """Tell the user how each source continues."""
     notes = []
     for source in mixture.describe():
         cursor = cursors.get(source.name)

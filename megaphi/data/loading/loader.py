@@ -31,7 +31,7 @@ SampleOrder = RunOrder | MegatronRun
 
 
 class SourceSize(NamedTuple):
-    """How much text a source of the mixture holds."""
+    """Amount of text in a source of the mixture."""
 
     name: str
     tokens: int
@@ -96,7 +96,7 @@ class OpenMixture:
         )
 
     def numbers_by_source(self, samples: int) -> dict[str, NDArray[np.int64]]:
-        """Which of the first `samples` samples come from each source of the mixture, whatever it has in this split."""
+        """Numbers of the first `samples` samples, by source; a source without any is a key too."""
         order = self.order
         assert isinstance(order, RunOrder)  # that of held-out data always is
         source_B = order.locate(np.arange(samples))[0].source_B
@@ -128,7 +128,7 @@ class OpenMixture:
         )
 
     def datasets(self) -> dict[str, tuple[DatasetRecord, ...]]:
-        """What each source consists of; reads a little of every dataset."""
+        """Return the datasets of each source; reads a little of every one."""
         return {
             source.name: tuple(
                 DatasetRecord(
@@ -143,7 +143,7 @@ class OpenMixture:
         }
 
     def ledger(self, step: int) -> Ledger:
-        """What a checkpoint after `step` steps must say of the data."""
+        """Return the data ledger of a checkpoint after `step` steps."""
         order = self.order
         samples = order.position_at(step).sample
         now = order.cursors(samples)
@@ -165,12 +165,12 @@ class OpenMixture:
         return {name: cursor.drawn for name, cursor in self.order.cursors(samples).items()}
 
     def epochs(self, samples: int) -> dict[str, float]:
-        """How often the first `samples` of the run go through each source."""
+        """Number of epochs of each source in the first `samples` samples of the run."""
         drawn = self.tokens_by_source(samples)
         return {size.name: drawn[size.name] / size.tokens for size in self.describe()}
 
     def describe(self) -> list[SourceSize]:
-        """What there is to read, source by source."""
+        """Describe the mixture, source by source."""
         return [
             SourceSize(source.name, stream.token_count, stream.document_count, len(stream.datasets))
             for source, stream in zip(self.sources, self.streams, strict=True)

@@ -36,13 +36,13 @@ def prefetch(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, 
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """What follows the last item: the error that ended the thread, if one did."""
+    """End marker after the last item, with the error that ended the thread, if one did."""
 
     error: BaseException | None = None
 
 
 class _Ahead(Generic[Item]):
-    """What the two threads share: items made, and permissions to make more."""
+    """State shared by the two threads: items made, and permissions to make more."""
 
     def __init__(self, items: Iterable[Item], *, depth: int) -> None:
         self._items = items

@@ -17,7 +17,7 @@ COUNTED_AT_ONCE = 1 << 22
 
 
 def token_counts(stream: TokenStream, *, vocabulary_size: int) -> NDArray[np.int64]:
-    """How often each id occurs in all of a stream: int64 [V]."""
+    """Count the occurrences of each id in a whole stream: int64 [V]."""
     counts_V = np.zeros(vocabulary_size, dtype=np.int64)
     for dataset in stream.datasets:
         for start in range(0, dataset.token_count, COUNTED_AT_ONCE):

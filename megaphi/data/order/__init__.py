@@ -1,1 +1,1 @@
-"""Which tokens sample n of a run is made of: pure functions of n, and the ledger of what was read."""
+"""The order of the data: the tokens of sample n as a pure function of n, and the ledger of what was read."""

@@ -1,4 +1,4 @@
-"""Which source does sample n come from, and how many of that source came before it? A pure function of n.
+"""Blending: the source of sample n, and the number of earlier samples from that source, as pure functions of n.
 
 `Blend(weights)` answers from one of two forms. A table holds a Pfair schedule: every prefix of the run is within one
 sample of its exact share, for any number of sources. When the weights, read as the decimals they were written as, have
@@ -35,7 +35,7 @@ ENDLESS = 1 << 48
 
 
 class Placement(NamedTuple):
-    """Where each of B samples comes from: the source's index, and how many samples of that source came before."""
+    """Origin of each of B samples: index of the source, and number of earlier samples from it."""
 
     source_B: NDArray[np.int64]
     rank_B: NDArray[np.int64]

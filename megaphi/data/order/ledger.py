@@ -1,4 +1,4 @@
-"""What a run has read of every source, as it stands in every checkpoint, and what has changed since.
+"""The data ledger: what a run has read of every source, as every checkpoint records it, and what has changed since.
 
 A source is cut into blocks; an epoch is one pass over its blocks in a shuffled order. A `Cursor` says how far that pass
 has come, so a run goes on at the next token whatever its stage, its weights or its batch size are from then on. The
@@ -20,7 +20,7 @@ LEDGER_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cursor:
-    """How far one source has been read."""
+    """Read position within one source."""
 
     block_tokens: int
     """Tokens of a block, the unit that is shuffled; 0 before the source is cut (again)."""
@@ -40,7 +40,7 @@ class Cursor:
         return self.first_epoch + (-(-self.tokens // tokens_per_epoch) if tokens_per_epoch else 0)
 
     def fits(self, *, sequence_length: int, token_count: int) -> bool:
-        """Whether samples of this length can be cut from what is left of the present blocks."""
+        """Return whether samples of this length can be cut from the rest of the current blocks."""
         cut = self.block_tokens
         return cut > 0 and cut % sequence_length == 0 and self.blocks == token_count // cut
 
@@ -71,7 +71,7 @@ class SourceRecord:
     name: str
     datasets: tuple[DatasetRecord, ...]
     at_origin: Cursor
-    """Where the source stood when the present plan began."""
+    """Position of the source when the current plan began."""
     now: Cursor
 
 
@@ -132,7 +132,7 @@ def read_ledger(state: Mapping[str, Any], *, where: str) -> Ledger:
 
 
 def changed_data(before: Sequence[DatasetRecord], now: Sequence[DatasetRecord]) -> str | None:
-    """What is different about a source's datasets, in words; None if they are the same in the same order."""
+    """Describe the differences between a source's datasets; None if they are the same in the same order."""
     old, new = [dataset.fingerprint for dataset in before], [dataset.fingerprint for dataset in now]
     if old == new:
         return None

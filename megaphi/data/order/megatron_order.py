@@ -104,7 +104,7 @@ class MegatronOrder:
         self._report(time.perf_counter() - began)
 
     def runs(self, sample_numbers: ArrayLike) -> Runs:
-        """Where the S + 1 tokens of each of these samples (one dimension, any order, repeats allowed) are."""
+        """Locate the S + 1 tokens of each of these samples (one dimension, any order, repeats allowed)."""
         numbers_B = np.asarray(sample_numbers, dtype=np.int64)
         if numbers_B.size and (numbers_B.min() < 0 or numbers_B.max() >= self.samples):
             raise IndexError(f"samples {numbers_B.min()} .. {numbers_B.max()} of {self.samples}")
@@ -198,7 +198,7 @@ def order_dataset(
 
 
 def samples_before_last_epoch(samples: int | None, *, epochs: int, tokens: int, sequence_length: int) -> int:
-    """How many samples end before the last epoch, if that is shuffled apart as too few of its own are used; else 0.
+    """Samples that end before the last epoch, if that is shuffled apart because too few of its own are used; else 0.
 
     An epoch apart has at least two samples, so the ones before it have some, and 0 is no other answer's.
     """

@@ -68,11 +68,11 @@ class MegatronRun:
         return Origin(step=step, sample=sample, tokens=sample * self.span.sequence_length)
 
     def runs(self, sample_numbers: ArrayLike, reader: TokenReader) -> tuple[Runs, int]:
-        """Where the S + 1 tokens of each sample are, and S; the datasets of the reader are those of the order."""
+        """Locate the S + 1 tokens of each sample; returns them and S. The reader's datasets are those of the order."""
         return self._order.runs(np.asarray(sample_numbers, dtype=np.int64)), self.span.sequence_length
 
     def cursors(self, samples: int) -> dict[str, Cursor]:
-        """What was drawn from every source by the first `samples` samples of the run."""
+        """Tokens drawn from each source by the first `samples` samples of the run."""
         counts = self._order.counts(min(samples, self.end_sample))
         length = self.span.sequence_length
         return {

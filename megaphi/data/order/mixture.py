@@ -1,4 +1,4 @@
-"""What a run is trained on: sources with weights, and stages that may change shares and lengths on the way.
+"""The training data: sources with weights, and stages that may change shares and lengths along the way.
 
 Plain configuration, and the checks of names, weights and sizes that need no file. How a mixture becomes an order of
 samples is in `mixture_order.py`, where its stages begin and end in `stages.py`.
@@ -39,7 +39,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """How much of a stage comes from one source."""
+    """Share of a stage that comes from one source."""
 
     name: str
     """A source of the mixture."""
@@ -56,7 +56,7 @@ class Stage:
     tokens: Annotated[int, Range(minimum=1)] | None = None
     """Length, rounded up to whole steps; none lasts to the end of the run (the last stage only)."""
     shares: tuple[Share, ...] = ()
-    """Which sources, and how much of each; empty takes all with the weights of mixture.sources."""
+    """Sources and their shares; empty takes all with the weights of mixture.sources."""
     sequence_length: Annotated[int, Range(minimum=1, below=2**32)] | None = None
     """Tokens per sample in this stage; none takes batch.sequence_length."""
     global_batch: Annotated[int, Range(minimum=1)] | None = None
@@ -67,7 +67,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mixture:
-    """What the model is trained on."""
+    """The sources and stages that the model is trained on."""
 
     sources: tuple[Source, ...]
     stages: tuple[Stage, ...] = ()
@@ -81,7 +81,7 @@ class Mixture:
     reset_positions: bool = False
     """Count positions from 0 in every document."""
     mask_document_ends: bool = False
-    """Do not train on what follows the last token of a document: the beginning of an unrelated one."""
+    """Mask the target that follows the last token of a document: it begins an unrelated one."""
     remote: RemoteReading = field(default_factory=RemoteReading)
     """Reading from object storage, for sources whose paths are URLs."""
 

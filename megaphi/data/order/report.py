@@ -1,4 +1,4 @@
-"""What a run reads, before it reads it: tokens, shares and epochs of every source, by stage and over the whole run.
+"""A preview of what a run reads: tokens, shares and epochs of every source, by stage and over the whole run.
 
 `report_mixture` lays the stages out in whole steps, asks the blend of each for its exact counts, and divides by what
 each source holds: its files where they are there (`unique_tokens`), else the number its recipe expects. `repeats` finds
@@ -25,7 +25,7 @@ GOOD_EPOCHS = 4.0
 
 
 class UniqueTokens(NamedTuple):
-    """What a source holds: `tokens` is None where neither files nor recipe say."""
+    """Size of a source: `tokens` is None where neither files nor recipe give it."""
 
     tokens: int | None
     counted: bool
@@ -34,7 +34,7 @@ class UniqueTokens(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What one stage reads of one source."""
+    """Tokens that one stage reads from one source."""
 
     name: str
     share: float
@@ -73,12 +73,12 @@ class SourceReport:
     epochs: float | None
     """Times through the source by the end of the run."""
     epochs_begun: tuple[int, ...] | None
-    """How many times each stage starts at the beginning of the source, the first time included."""
+    """Number of times each stage starts at the beginning of the source, the first time included."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureReport:
-    """What a run reads."""
+    """Tokens that a run reads, by source and stage."""
 
     steps: int
     tokens: int
@@ -102,7 +102,7 @@ def report_mixture(
     global_batch: int,
     unique: Mapping[str, UniqueTokens] | None = None,
 ) -> MixtureReport:
-    """What `steps` steps read of every source.
+    """Work out what `steps` steps read from every source.
 
     Args:
         sequence_length, global_batch: of the stages that name none of their own.

@@ -45,10 +45,10 @@ class RunSegment:
     source_of_order: NDArray[np.int64]
     """Index in the mixture of each source that takes part."""
     cursors: tuple[Cursor, ...]
-    """Where each of them stands at the beginning of the stage."""
+    """Position of each source at the beginning of the stage."""
 
     def cursors_after(self, samples: int) -> dict[str, Cursor]:
-        """Where its sources stand after the first `samples` samples of the stage."""
+        """Positions of its sources after the first `samples` samples of the stage."""
         length = self.span.sequence_length
         return {
             name: replace(
@@ -174,7 +174,7 @@ class RunOrder:
         return places, lengths.pop()
 
     def runs(self, sample_numbers: ArrayLike, reader: TokenReader) -> tuple[Runs, int]:
-        """Where the S + 1 tokens of each sample are, and S."""
+        """Locate the S + 1 tokens of each sample; returns them and S."""
         places, length = self.locate(sample_numbers)
         return reader.windows(places.source_B, places.start_token_B, length + 1), length
 
@@ -183,7 +183,7 @@ class RunOrder:
         return replace(places, source_B=segment.source_of_order[places.source_B])
 
     def cursors(self, samples: int) -> dict[str, Cursor]:
-        """Where every source stands after the first `samples` samples of the run."""
+        """Positions of all sources after the first `samples` samples of the run."""
         standing = dict(self.cursors_at_origin)
         for segment in self.segments:
             done = min(samples, segment.span.end_sample) - segment.span.first_sample

@@ -32,7 +32,7 @@ from megaphi.errors import InputError
 
 @dataclass(frozen=True)
 class Locations:
-    """Where each of B samples lies: source index, epoch and window of that source, first token in its stream.
+    """Location of each of B samples: source index, epoch and window of that source, first token in its stream.
 
     Window j of an epoch begins j S tokens after the epoch's phase.
     """
@@ -115,6 +115,6 @@ class MixtureOrder:
         return dict(zip(self.names, self.blend.counts(samples).tolist(), strict=True))
 
     def epochs(self, samples: int) -> dict[str, float]:
-        """How often the first `samples` of this order go through each source."""
+        """Number of epochs of each source in the first `samples` samples of this order."""
         taken = self.counts(samples).values()
         return {name: count / size for name, count, size in zip(self.names, taken, self.windows, strict=True)}

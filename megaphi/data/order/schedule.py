@@ -1,4 +1,4 @@
-"""Where each stage of a run begins and ends, in steps and samples: pure arithmetic on the mixture and the batch shape.
+"""Boundaries of the stages of a run, in steps and samples: pure arithmetic on the mixture and the batch shape.
 
 A stage lasts whole steps. Its tokens are rounded up to them, so a plan of stages never ends before the tokens it names;
 the last stage may leave its length open and takes what is left of the run.

@@ -117,7 +117,7 @@ def needed(tokenizer: Tokenizer | None) -> Tokenizer:
 
 
 def vocabulary_of(tokenizer: Tokenizer | None, vocabulary: int | None) -> int:
-    """What ids must be below."""
+    """Return the exclusive upper bound of token ids."""
     return vocabulary or needed(tokenizer).vocabulary_size
 
 

@@ -40,7 +40,7 @@ class PackedEpochs:
     seed: int
     lengths_N: NDArray[np.int64] = field(init=False, repr=False)
     _slots: Packing = field(init=False, repr=False)
-    """How every epoch's rows are cut; member i is the i-th longest unit."""
+    """Packing of every epoch's rows; member i is the i-th longest unit."""
     _epoch: Callable[[int], tuple[NDArray[np.int64], KeyedPermutation]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

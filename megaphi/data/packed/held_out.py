@@ -77,7 +77,7 @@ def split_by_source(units: Sequence[Unit], kept_of: Mapping[str, int]) -> dict[s
 
 
 def _names(inputs: Sequence[str]) -> list[str]:
-    """What metrics call files and folders: their last part without endings, where that tells them apart."""
+    """Names of files and folders in metrics: their last part without endings, where that tells them apart."""
     short = [Path(given).name.partition(".")[0] for given in inputs]
     tell_apart = len(set(short)) == len(short) and all(name and not set(name) & set("*?[") for name in short)
     return short if tell_apart else list(inputs)

@@ -23,7 +23,7 @@ from megaphi.tokenizer.chat_format import RenderedConversation
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packing:
-    """Which samples share a row: row r holds `members[offsets[r] : offsets[r + 1]]`, longest first."""
+    """Assignment of samples to rows: row r holds `members[offsets[r] : offsets[r + 1]]`, longest first."""
 
     capacity: int
     """Positions of a row."""

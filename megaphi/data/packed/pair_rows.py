@@ -39,13 +39,13 @@ class PairBatch(Batch):
     accepted_P: NDArray[np.int64]
     rejected_P: NDArray[np.int64]
     pairs_P: NDArray[np.int64]
-    """Which of the micro-batch's pairs it is."""
+    """Index of the pair within the micro-batch."""
     reference_Q2: NDArray[np.float64]
     """Log-probability of each side under the reference model; for a pair of single tokens (their difference, 0)."""
     lengths_Q2: NDArray[np.int64]
     """Graded tokens of each side."""
     numbers_Q: NDArray[np.int64]
-    """Which pair of the data each is."""
+    """Number of each pair in the data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,7 +59,7 @@ class PairUnit:
 
     @property
     def prompt(self) -> NDArray[np.int32]:
-        """What is computed once."""
+        """The shared tokens, which are computed once."""
         return np.concatenate((self.pair.prompt, self.pair.accepted[: self.shared]))
 
     @property
@@ -185,7 +185,7 @@ class _Column(list[NDArray[np.int64]]):
 def pair_batch(
     units: Sequence[Unit], reference_N2: NDArray[np.float64], *, capacity: int, padding_token: int
 ) -> MakeBatch:
-    """How units become micro-batches; `reference_N2` is by the pair's number, and may be filled in later."""
+    """Return the function that makes micro-batches of units; `reference_N2`, by pair, may be filled in later."""
 
     def make(rows: list[list[int]], numbers_B: NDArray[np.int64]) -> PairBatch:
         flat = _FlatRow(len(rows), capacity=capacity, padding_token=padding_token)

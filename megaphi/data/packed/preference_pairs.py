@@ -219,7 +219,7 @@ def _from_hub(form: Form, record: dict[str, Any]) -> Sides:
 
 
 def _holds(messages: tuple[Message, ...], part: tuple[Message, ...]) -> bool:
-    """Whether `part` stands in `messages` as it is: at the beginning, or behind a system message or earlier turns."""
+    """Return whether `messages` contain `part` as it is: at the start, or after a system message or earlier turns."""
     return any(messages[start : start + len(part)] == part for start in range(len(messages) - len(part) + 1))
 
 

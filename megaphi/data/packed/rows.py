@@ -29,7 +29,7 @@ MakeBatch = Callable[[list[list[int]], NDArray[np.int64]], Batch]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowOrder:
-    """Where a run is at a step; from `origin` on, every step takes `global_batch` rows."""
+    """Position of a run at a step; from `origin` on, every step takes `global_batch` rows."""
 
     span: StageSpan
     origin: Origin = field(default_factory=Origin)
@@ -63,7 +63,7 @@ class PackedRows:
     """Fulfils the engine's `TrainingData`."""
 
     name: str
-    """What metrics and checkpoints call this data."""
+    """Name of this data in metrics and checkpoints."""
     epochs: PackedEpochs
     order: RowOrder
     make_batch: MakeBatch
@@ -127,7 +127,7 @@ def steps_of_epochs(epochs: float, *, rows_per_epoch: int, global_batch: int) ->
 
 
 def conversation_batch(samples: Sequence[RenderedConversation], *, capacity: int, padding_token: int) -> MakeBatch:
-    """How conversations become micro-batches: attention and labels stay within each, positions start at 0 in each."""
+    """Return the function that makes micro-batches: attention, labels and positions stay within a conversation."""
 
     def make(rows: list[list[int]], numbers_B: NDArray[np.int64]) -> Batch:
         laid = [

@@ -1,4 +1,4 @@
-"""What supervised fine-tuning and preference optimisation read: two sections of a run's configuration."""
+"""Data of supervised fine-tuning and preference optimisation: two sections of a run's configuration."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Conversations:
     validation_paths: tuple[FilePath, ...] = ()
     """The same, held out."""
     train_on: TrainOn = "assistant"
-    """Which answers are trained: assistant (all of them) or last."""
+    """Answers to train on: assistant (all of them) or last."""
     too_long: TooLong = "skip"
-    """What to do with a conversation longer than batch.sequence_length: skip (and count) it, or stop with an error."""
+    """Treatment of a conversation longer than batch.sequence_length: skip (and count) it, or stop with an error."""
     bad_records: OnBadRecords = "error"
-    """What to do with records that cannot be used, such as empty answers: name all and stop, or skip and count them."""
+    """Treatment of unusable records, such as empty answers: name all and stop, or skip and count them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +49,11 @@ class Preferences:
     max_completion_tokens: Annotated[int, Range(minimum=1)] | None = None
     """Only so many first tokens of each side count (5 for hallucination data, paper section 4.4); none: all."""
     too_long: TooLong = "skip"
-    """What to do with a pair whose prompt and two sides do not fit into batch.sequence_length."""
+    """Treatment of a pair whose prompt and two answers do not fit into batch.sequence_length."""
     bad_records: OnBadRecords = "error"
-    """What to do with records that cannot be used, such as equal sides: name all and stop, or skip and count them."""
+    """Treatment of unusable records, such as equal answers: name all and stop, or skip and count them."""
     reference_folder: FilePath | None = None
-    """Where log-probabilities of the reference model are kept for this and later runs (none: in the run folder)."""
+    """Folder for log-probabilities of the reference model, for this and later runs (none: in the run folder)."""
 
     def check(self) -> None:
         """Raises InputError that names the field."""

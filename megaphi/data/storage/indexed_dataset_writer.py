@@ -199,7 +199,7 @@ def _rename_parts(prefix: Path, *, data: IO[bytes], index: IO[bytes], descriptio
 
 
 def _is_same(path: str, other: Path) -> bool:
-    """Whether two files hold the same bytes; an index that does may stay while its tokens are replaced."""
+    """Return whether two files hold the same bytes; an index that does may stay while its tokens are replaced."""
     try:
         return filecmp.cmp(path, other, shallow=False)
     except FileNotFoundError:

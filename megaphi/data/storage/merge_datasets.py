@@ -31,7 +31,7 @@ COPIED_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one input adds."""
+    """The contribution of one input."""
 
     prefix: Path
     dtype: np.dtype[Any]

@@ -28,7 +28,7 @@ class Runs(NamedTuple):
     """Stretches of datasets, all int64 [N]; `dataset_N` counts through the datasets of all sources."""
 
     row_N: NDArray[np.int64]
-    """Which row a run is part of, ascending."""
+    """Row that each run is part of, ascending."""
     dataset_N: NDArray[np.int64]
     start_N: NDArray[np.int64]
     """First token in the dataset."""
@@ -54,7 +54,7 @@ class TokenReader:
 
     @property
     def is_remote(self) -> bool:
-        """Whether any dataset is in object storage."""
+        """True if any dataset is in object storage."""
         return any(dataset.data.is_remote for dataset in self.datasets)
 
     def windows(self, source_B: ArrayLike, start_token_B: ArrayLike, count: int) -> Runs:
@@ -137,7 +137,7 @@ class TokenReader:
 
     @contextmanager
     def _pieces(self, runs: Runs) -> Iterator[tuple[Pieces, NDArray[np.int64]]]:
-        """Where to read the runs, and the dtype code of each file; files are open inside the block."""
+        """Locate the runs in files, with the dtype code of each file; files are open inside the block."""
         chosen, file_N = np.unique(runs.dataset_N, return_inverse=True)
         itemsize_N = self._itemsize_D[runs.dataset_N]
         offset_N = self._first_byte_D[runs.dataset_N] + runs.start_N * itemsize_N
@@ -163,7 +163,7 @@ class TokenReader:
     def _explain(
         self, runs: Runs, pieces: Pieces, kind: str, piece: int, byte: int, value: int, *, vocabulary_size: int
     ) -> str:
-        """What went wrong, where: the piece and the byte in it as a token of a file."""
+        """Explain a failure: turn the piece and the byte within it into a token of a file."""
         run = int(pieces.run_P[piece])
         number = int(runs.dataset_N[run])
         dataset, itemsize = self.datasets[number], int(self._itemsize_D[number])

@@ -1,4 +1,4 @@
-"""What the paths of a source may say, turned into a list of datasets.
+"""Expansion of the paths of a source into a list of datasets.
 
     data/web                    the prefix of one pair of .bin and .idx
     data/web.npy                any other format of `dataset_formats.py`, by its ending: .npy, .bin
@@ -45,7 +45,7 @@ class ListedDataset(NamedTuple):
 
 
 class RemoteFiles(Protocol):
-    """What is asked of object storage here (`remote.RemoteStore`)."""
+    """The part of object storage that is used here (`remote.RemoteStore`)."""
 
     def glob(self, pattern: str) -> list[str]: ...
 

@@ -41,7 +41,7 @@ class TokenStream:
 
     @functools.cached_property
     def ends(self) -> list[int]:
-        """Where each dataset ends in the stream, in tokens."""
+        """End of each dataset in the stream, in tokens."""
         return list(accumulate(dataset.token_count for dataset in self.datasets))
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 from megaphi.errors import InputError
 
 OnBadRecords = Literal["error", "skip"]
-"""What to do with records that cannot be used: stop, and name all of them; or leave them out and count them."""
+"""Treatment of unusable records: stop and name all of them, or leave them out and count them."""
 Refuse = Callable[[str, str], None]
 """Takes the place and the reason; may raise."""
 
@@ -31,7 +31,7 @@ def refuse_at_once(where: str, reason: str) -> NoReturn:
 
 @dataclass(slots=True)
 class BadRecords:
-    """What was found of them."""
+    """The unusable records that were found."""
 
     rule: OnBadRecords
     places: dict[str, list[str]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Which files a user means by a file, a folder or a pattern: one rule for tokenising, SFT, DPO and inspecting.
+"""Expansion of a file, a folder or a pattern into files: one rule for tokenising, SFT, DPO and inspecting.
 
 A folder stands for all files in it that can be read, in the order of their names, links followed (each file and each
 folder once). What nobody means by it is left out: hidden files and folders, bookkeeping of tools (`_temporary`), data

@@ -1,4 +1,4 @@
-"""How to read a file of documents or records: its name says what is in it, its content the rest.
+"""Formats of files of documents or records: the name tells what is in a file, its content the rest.
 
 The rest is what it is packed with, and whether a .json holds a record a line (as Megatron's tools take it) or one value
 (as Hugging Face writes it). A file whose name says nothing, as `part-00000`, is known by its content alone.
@@ -24,7 +24,7 @@ PARQUET = ".parquet"
 
 
 class Format(NamedTuple):
-    """How to read a file: what its bytes are once they are unpacked, and what they are packed with."""
+    """Format of a file: what its bytes are when decompressed, and how they are compressed."""
 
     kind: Literal["lines", "values", "parquet", "text"]
     """`lines` hold one JSON record each, `values` are anything else of JSON; a text is one document."""
@@ -40,14 +40,14 @@ def ending_of(path: Path) -> str:
 
 
 def content_of_name(path: Path) -> Content | None:
-    """What a file's name says is in it; None if it says nothing that can be read."""
+    """Kind of content that a file's name announces; None if it is none that we read."""
     if ending_of(path) in RECORD_ENDINGS or path.name.lower().endswith(PARQUET):
         return "records"
     return "text" if ending_of(path) in TEXT_ENDINGS else None
 
 
 def format_of(path: Path) -> Format | None:
-    """How to read a file; None if neither its name nor its content says it.
+    """Format of a file; None if neither its name nor its content tells it.
 
     Raises:
         InputError: it cannot be unpacked, or there is no such file.

@@ -23,7 +23,7 @@ from megaphi.data.text.input_files import LeftOut, files_by_input
 from megaphi.errors import InputError, did_you_mean
 
 TooLong = Literal["skip", "error"]
-"""What to do with a record that does not fit into a row: leave it out and count it, or stop."""
+"""Treatment of a record that does not fit into a row: leave it out and count it, or stop."""
 
 Made = TypeVar("Made")
 
@@ -45,7 +45,7 @@ class Form:
     may: tuple[str, ...] = ()
     """Further fields that are honoured where they are there."""
     answers: tuple[str, ...] = ()
-    """Which of them are what is learnt: a record that has another form's too is ambiguous."""
+    """Fields that hold the targets: a record that has those of another form too is ambiguous."""
     is_rendered: bool = False
     """It holds token ids: no column beside them says anything."""
 
@@ -61,7 +61,7 @@ class Skipped:
 
 @dataclass(slots=True)
 class SkipReport:
-    """How many records were read, and which were left out."""
+    """Number of records read, and the records left out."""
 
     read: int = 0
     skipped: dict[str, Skipped] = field(default_factory=dict)
@@ -203,7 +203,7 @@ def token_ids(value: Any, key: str, *, vocabulary: int) -> NDArray[np.int32]:
 
 
 def reason_if_too_long(tokens: int, *, sequence_length: int, too_long: TooLong) -> str | None:
-    """Why a record of `tokens` is left out, None if it fits; `InputError` where that is to be an error."""
+    """Reason to leave out a record of `tokens`, None if it fits; `InputError` where that is to be an error."""
     if tokens <= sequence_length:
         return None
     if too_long == "error":

@@ -37,7 +37,7 @@ _MAGIC: dict[Packing, tuple[bytes, ...]] = {
 
 
 def packing_of(path: Path) -> Packing | None:
-    """What the file is packed with, by its first bytes; None for a plain one.
+    """Compression of a file, by its first bytes; None for a plain one.
 
     Raises:
         InputError: its name says that it is packed, and it is not.
@@ -88,7 +88,7 @@ def _unpack(path: Path, packing: Packing) -> Iterator[bytes]:
 
 
 def _tools(packing: Packing) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
-    """What makes an object that unpacks one member, and what it raises over damage."""
+    """Return the class that decompresses one member, and the errors that it raises on corrupted input."""
     if packing == "gzip":
         return lambda: zlib.decompressobj(wbits=16 + zlib.MAX_WBITS), (zlib.error,)
     if packing == "bzip2":

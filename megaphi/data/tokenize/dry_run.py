@@ -1,4 +1,4 @@
-"""What `megaphi tokenize` would do, in words: files, shards, bytes, who does what, and about how many tokens.
+"""Description of what `megaphi tokenize` would do: files, shards, bytes, division of work, and approximate tokens.
 
 Tokens are estimated from the first documents of a few files. The surprising part is compressed input, whose size says
 little about its text: the sample is compressed by zlib, which is close enough to what the file's own packing achieves.

@@ -24,7 +24,7 @@ PREFIX, MIDDLE, SUFFIX = "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FillInTheMiddle:
-    """How many documents are rearranged, and how."""
+    """Share of documents to rearrange, and the forms they take."""
 
     rate: float
     """Share of all documents that are rearranged."""

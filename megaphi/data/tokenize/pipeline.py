@@ -40,12 +40,12 @@ from megaphi.log import logger
 from megaphi.tokenizer.open_tokenizer import PHI4
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a file system without locks answers."""
+"""Error codes of a file system without locks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeSummary:
-    """What `tokenize_documents` did."""
+    """Summary of a call of `tokenize_documents`."""
 
     prefix: Path
     files: int
@@ -65,7 +65,7 @@ class TokenizeSummary:
     joined: bool
     """The dataset is there; else other workers are still at work, and the last of them will join."""
     missing_shards: int
-    """How many shards others have not finished yet."""
+    """Number of shards that others have not finished yet."""
 
 
 def plan_tokenizing(
@@ -82,7 +82,7 @@ def plan_tokenizing(
     bad_records: OnBadRecords = "error",
     threads: int = 1,
 ) -> TokenizePlan:
-    """What `tokenize_documents` with these arguments would do; writes nothing."""
+    """Plan a call of `tokenize_documents` with these arguments; writes nothing."""
     if vocabulary_size is not None and tokenizer != PHI4:
         raise InputError(f"a vocabulary of {vocabulary_size} is for Phi-4's tokenizer: {tokenizer} has its own size")
     opened = tokenizer_at(tokenizer, vocabulary_size, ranks_file)
@@ -164,7 +164,7 @@ def tokenize_documents(
 def _tokenize(
     plan: TokenizePlan, worker: TokenizeWorker, barrier: Barrier, *, processes: int, show_progress: bool, began: float
 ) -> TokenizeSummary:
-    """Do this worker's share, and join if that is this worker's part."""
+    """Tokenize this worker's share, and join the shards if that is this worker's part."""
     was_there = is_up_to_date(plan)
     resumed = missing = 0
     if was_there:
@@ -245,7 +245,7 @@ def _hold_parts(plan: TokenizePlan, *, alone: bool) -> Iterator[None]:
 
 @contextmanager
 def _lock(path: Path, *, exclusive: bool) -> Iterator[bool | None]:
-    """Whether the lock could be had, at once; None where the file system has no locks."""
+    """Try to take the lock without waiting; None where the file system has no locks."""
     with explain_write_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     held: bool | None = True

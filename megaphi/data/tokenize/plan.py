@@ -1,4 +1,4 @@
-"""What is to be done to tokenise: which files, cut into which shards, named after their content and the settings.
+"""The plan of tokenising: files, cut into shards that are named after their content and the settings.
 
 Every worker of a job makes the same plan by itself, from the files alone, and nothing is agreed upon. Inputs of up to
 1 GiB in all are hashed whole; beyond, a larger file is known by its name, size, time of modification and four blocks of
@@ -43,18 +43,18 @@ SAMPLED_BLOCK = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeSettings:
-    """What a worker process needs to know besides the pieces."""
+    """Settings that a worker process needs besides the pieces."""
 
     vocabulary_size: int
     """Tokens of the tokenizer; Phi-4's is cut to them."""
     tokenizer: str
-    """Where it is: `phi4`, or a path, as `open_path` takes them."""
+    """`phi4` or a path, as `open_path` takes them."""
     ranks_file: str | None
     text_key: str
     encoder: str
     fill_in_the_middle: FillInTheMiddle | None
     bad_records: OnBadRecords = "error"
-    """What to do with records that hold no text."""
+    """Treatment of records that hold no text."""
     doubtful: tuple[int, ...] = ()
     """Characters that the encoder leaves to tiktoken; found once, when there is something to tokenise."""
 
@@ -110,7 +110,7 @@ class TokenizePlan:
 
 
 def parts_folder_of(output: str | os.PathLike[str]) -> Path:
-    """Where finished shards of `output` are kept until they are joined."""
+    """Folder for finished shards of `output` until they are joined."""
     return with_ending(output, ".parts")
 
 
@@ -160,7 +160,7 @@ def make_plan(
 
 
 def is_up_to_date(plan: TokenizePlan) -> bool:
-    """Whether a whole dataset is there that was made by this plan."""
+    """Return whether a complete dataset made by this plan exists."""
     try:
         dataset = IndexedDataset(plan.output)
         found = dataset.description or {}

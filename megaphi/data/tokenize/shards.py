@@ -49,7 +49,7 @@ BATCH_TOKENS = 1 << 18
 
 
 class ShardCounts(NamedTuple):
-    """What a shard holds."""
+    """Contents of a shard, as counts."""
 
     documents: int
     empty_documents: int

@@ -1,4 +1,4 @@
-"""Which of several processes that tokenise one dataset together this one is, and how they wait for each other.
+"""Workers that tokenise one dataset together: the rank of this process, and how they wait for each other.
 
 Workers share nothing but a folder. Who started them tells each its number: mpirun, an array of Slurm jobs, srun, or the
 user (`--rank`, `--world`). Under MPI they meet at a barrier, and rank 0 joins; everywhere else whoever finishes last

@@ -1,1 +1,1 @@
-"""Where a run's numbers are shown outside its folder: Weights & Biases."""
+"""Boards outside the run folder that show a run's metrics: Weights & Biases."""

@@ -27,7 +27,7 @@ from megaphi.files import read_json, write_json
 from megaphi.log import logger
 
 CLOSING_SECONDS = 10.0
-"""How long the end of a run waits for what W&B has not sent yet."""
+"""Seconds that the end of a run waits for what W&B has not sent yet."""
 LONGEST_WAITING = 16 << 20
 """Bytes that wait in memory for a process that takes none, before it is given up."""
 
@@ -41,7 +41,7 @@ class Wandb:
     entity: str | None = None
     """User or team that the project belongs to; none: WANDB_ENTITY, or the account's default."""
     name: str | None = None
-    """What the run is called there; none: WANDB_NAME, or the name of the run folder."""
+    """Name of the run there; none: WANDB_NAME, or the name of the run folder."""
     group: str | None = None
     """Group of runs that it belongs to; none: WANDB_RUN_GROUP, or no group."""
     mode: Literal["online", "offline"] | None = None
@@ -136,7 +136,7 @@ class WandbBoard:
 
 
 def _arguments(folder: Path, section: Wandb, *, config: dict[str, Any], after: int) -> dict[str, Any]:
-    """What `wandb.init` is called with; what is left out, W&B takes from the environment."""
+    """Arguments of `wandb.init`; those left out, W&B takes from the environment."""
     known = {name: getattr(section, name) for name in ("project", "entity", "name", "group", "mode")}
     defaults = {
         "name": ("WANDB_NAME", folder.resolve().name),

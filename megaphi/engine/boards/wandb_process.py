@@ -13,7 +13,7 @@ import sys
 from typing import Any, BinaryIO
 
 CRASHED = 1
-"""What W&B is told of a run whose process ended without a word."""
+"""Exit code that W&B gets for a run whose process ended without a word."""
 
 
 def main(lines: BinaryIO) -> int:

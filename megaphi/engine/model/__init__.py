@@ -1,1 +1,1 @@
-"""What of a run lives on a rank's device: the wrapped model, its optimizer, a fingerprint of its weights."""
+"""The part of a run that lives on a rank's device: the wrapped model, its optimizer, a fingerprint of its weights."""

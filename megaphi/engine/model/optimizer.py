@@ -60,7 +60,7 @@ def set_rates(optimizer: DistributedOptimizer, *, learning_rate: float, weight_d
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatePieces:
-    """What this rank owns of one parameter's optimizer state: elements [start, end) of its flattened local share."""
+    """Optimizer state of one parameter that this rank owns: elements [start, end) of its flattened local share."""
 
     start: int
     end: int

@@ -1,1 +1,1 @@
-"""What a run tells about itself: losses, speed and times, as lines, events and pictures."""
+"""Reporting of a run: losses, speed and times, as lines, events and pictures."""

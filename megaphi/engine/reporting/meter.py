@@ -1,4 +1,4 @@
-"""How fast a run is: tokens per second, model FLOP/s of each device, and their share of the peak where it is known."""
+"""Speed of a run: tokens per second, model FLOP/s per device, and their share of the peak where it is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Meter:
         self._since = time.perf_counter()
 
     def restart(self) -> None:
-        """Do not count the time since the last step."""
+        """Restart the clock: the time since the last step does not count."""
         self._since = time.perf_counter()
 
     def step(self, tokens: int, *, sequence_length: int) -> dict[str, float]:

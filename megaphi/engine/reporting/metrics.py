@@ -42,7 +42,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 class Board(Protocol):
-    """Where a run's numbers are looked at; may raise anything, and is not asked again then."""
+    """A destination of a run's metrics; once it raises anything, it is not called again."""
 
     def add(self, record: dict[str, Any]) -> None:
         """One step's record."""

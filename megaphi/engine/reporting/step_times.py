@@ -46,7 +46,7 @@ class StepTimes:
         self.flush()
 
     def add(self, step: int, seconds: Mapping[str, float]) -> None:
-        """What `Activity.take_seconds` gave for a step."""
+        """Add the times of a step, as `Activity.take_seconds` returned them."""
         phases = ", ".join(f'"{phase}": {value:.6f}' for phase, value in seconds.items())
         self._lines.append(f'{{"step": {step}, {phases}}}')
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -114,7 +114,7 @@ def _usual(seconds: list[float]) -> float:
 
 
 def _lines(path: Path) -> Iterator[dict]:
-    """What a crash cut off, and whatever else is no line of ours, is left out."""
+    """Yield the records; lines cut off by a crash, or not ours, are skipped."""
     for text in path.read_bytes().splitlines() if path.is_file() else ():
         with suppress(InputError):
             line = parse_json(text)

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest that is complete and is, byte for byte, what was saved.
+"""The checkpoint that a run resumes from: the newest that is complete and is, byte for byte, what was saved.
 
 All ranks read a share of every candidate's files and compare hashes; one that is damaged is named and skipped for the
 one before it. A run that has checkpoints but none that is whole stops: to restart in silence would be worse.
@@ -89,7 +89,7 @@ def _latest(folder: Path) -> int | None:
 
 
 def problem_of(path: Path, world: World, *, verify: bool) -> str | None:
-    """What is wrong with a checkpoint, found by all ranks together and known to all. Collective."""
+    """Describe the problem of a checkpoint, found by all ranks together and known to all. Collective."""
     problem = None
     try:
         if not (path / MANIFEST).is_file():

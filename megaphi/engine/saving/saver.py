@@ -53,7 +53,7 @@ class Saver:
         self._saves = 0
         self._pending: _Pending | None = None
         self._is_proven = self._rules.train_unsaved
-        """Whether the storage took a checkpoint of this process set, as far as all ranks know; or need not."""
+        """True once the storage took a checkpoint of this process set, as far as all ranks know, or if it need not."""
         self._given_up = ""
         self.saved_step = saved_step
         self.failures = 0
@@ -126,12 +126,12 @@ class Saver:
         self._is_proven = True
 
     def metrics(self, step: int) -> dict[str, int]:
-        """What must show when storage fails."""
+        """Metrics that must show when storage fails."""
         self.poll()
         return {"steps_since_checkpoint": step - self.saved_step, "checkpoint_failures": self.failures}
 
     def _is_free(self) -> bool:
-        """Is every rank done with the save before? Waits for it, but not for ever. Collective."""
+        """Return whether every rank has finished the previous save. Waits for it, but not for ever. Collective."""
         if self._pending is not None:
             self._pending.join(self._rules.patience_seconds)
             self.poll()

@@ -1,4 +1,4 @@
-"""What each rank holds of a checkpoint: the pieces that it writes, and the boxes that it reads.
+"""Each rank's part of a checkpoint: the pieces that it writes, and the boxes that it reads.
 
 Every rank writes what it owns, in its own file; nothing is gathered. Loading is by name and box, so any layout reads
 any checkpoint; under the layout that wrote it, a run continues bit for bit.
@@ -30,7 +30,7 @@ from megaphi.parallel.agreement import agreed
 
 
 def pieces_of(model: TrainingModel) -> Iterator[TensorPiece]:
-    """What this rank writes: an equal part of every weight it holds, and the optimizer state that it owns.
+    """Yield the pieces that this rank writes: an equal part of every weight it holds, and the optimizer state it owns.
 
     Padding of the vocabulary is left out; so may be all that a rank holds of a tensor.
     """

@@ -1,4 +1,4 @@
-"""What one rank is about to save, and the proof that it arrived.
+"""Snapshot of what one rank is about to save, and the proof that it arrived.
 
 A copy in host memory lets training go on while a thread writes it. A few numbers of every tensor are noted from the
 live weights themselves at that step: after the file is written, its bytes are read back from the disk, hashed, and

@@ -34,7 +34,7 @@ from megaphi.parallel.world import World
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What one rank has to write."""
+    """The part of a save that one rank writes."""
 
     number: int
     """Number of this save among those of this set of processes."""
@@ -42,7 +42,7 @@ class Job:
     pieces: Sequence[TensorPiece]
     samples: Sequence[Sample]
     waited_seconds: float | None = None
-    """How long training stood still for it; None if it does all the time."""
+    """Seconds that training stood still for it; None if it does until the end."""
 
     @property
     def step(self) -> int:
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a save ended; the same on all ranks."""
+    """Outcome of a save; the same on all ranks."""
 
     path: Path | None
     problem: str = ""
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def checkpoint_folders(run: RunConfig) -> list[Path]:
-    """Where checkpoints of a run may be, the usual place first."""
+    """Folders that may hold checkpoints of a run, the usual one first."""
     return [usual_folder(run), *fallback_folders(run)]
 
 
@@ -177,7 +177,7 @@ def _empty_folder(folder: Path) -> None:
 
 
 def _problem(action: Callable[[], object]) -> str | None:
-    """Do something with the storage; returns what went wrong. A save must not end a run, whatever happens in it."""
+    """Run an action on the storage; returns the error message. A save must not end a run, whatever happens in it."""
     try:
         action()
     except (InputError, OSError) as error:

@@ -1,1 +1,1 @@
-"""How a run begins: its folder, what must be the same on all ranks, and where it goes on."""
+"""The start of a run: its folder, what must be the same on all ranks, and the point it resumes from."""

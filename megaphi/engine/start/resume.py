@@ -1,4 +1,4 @@
-"""How a run begins: from its own newest checkpoint, from the weights of another run, or from nothing.
+"""Starting points of a run: its own newest checkpoint, the weights of another run, or nothing.
 
 Weights and optimizer come from the checkpoint, the place in the data from its ledger. The ledger is compared with the
 mixture on one rank, which reads a little of every dataset for that, and the verdict goes to all others.
@@ -40,7 +40,7 @@ OpenWeights = Callable[[str], WeightReader]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunData:
-    """What to train on and, where the recipe names any, what is held out."""
+    """Training data and, where the recipe names any, held-out data."""
 
     training: TrainingData
     validation: HeldOutData | None

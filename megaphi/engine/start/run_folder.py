@@ -30,7 +30,7 @@ from megaphi.parallel.rendezvous.differences import named
 from megaphi.parallel.world import World, start_world
 
 SECONDS_TO_APPEAR = 15.0
-"""How long a file may take to be seen on another host."""
+"""Seconds that a file may take to become visible on another host."""
 
 
 def start_run(run: RunConfig) -> World:
@@ -78,7 +78,7 @@ def _check_places(run: RunConfig, world: World, token: str) -> None:
 
 
 def _problem_anywhere(world: World, folder: Path, token: str) -> str | None:
-    """What is wrong with a folder, on which ranks and hosts; the same on all ranks. Collective."""
+    """Describe the problem of a folder, with ranks and hosts; the same on all ranks. Collective."""
     mine = folder / f".rank_{world.rank}.{token}"
     main = folder / f".rank_0.{token}"
     problem = _attempt(folder, mine) if world.is_main else None

@@ -1,4 +1,4 @@
-"""What must be the same on all ranks of a run, or they would train apart in silence, or wait for each other for ever.
+"""Facts that must be the same on all ranks, or they would silently train apart, or wait for each other for ever.
 
 Before the process groups are made (`run_facts`): every field of the configuration; every source file of megaphi, and
 every other Python file that the recipe brought along, by its bytes; versions of Python and of the packages; environment
@@ -36,7 +36,7 @@ from megaphi.parallel.rendezvous.differences import Facts
 from megaphi.parallel.world import World
 
 PLACES = ("folder", "paths", "file", "initial_checkpoint")
-"""How the names of fields end that say where something lies."""
+"""Endings of names of fields that hold paths."""
 SAMPLED_ROWS = 16
 """Rows compared of every matrix of initial weights: for 14B some 2,600 rows of 10 to 36 kB."""
 VARIABLES = (
@@ -51,7 +51,7 @@ VARIABLES_OF = ("NVTE_",)
 
 
 def run_facts(run: RunConfig) -> Facts:
-    """What must be the same before anything is opened: the configuration, and all of `code_facts`."""
+    """Facts that must be the same before anything is opened: the configuration, and all of `code_facts`."""
     fields = {path: json.dumps(value) for path, value in leaves(to_plain(run)) if not path.endswith(PLACES)}
     return {**fields, **code_facts()}
 
@@ -113,7 +113,7 @@ def data_facts(splits: Mapping[str, TrainingData | HeldOutData | None]) -> Facts
 
 
 def weights_facts(reader: WeightReader) -> Facts:
-    """Which weights these are: a checkpoint's hashes; of other formats types, norms, and samples of every matrix.
+    """Identity of the weights: a checkpoint's hashes; for other formats types, norms, and samples of every matrix.
 
     Another model differs in every weight, and another training of it in nearly every row. Damage to single rows of one
     host's copy can pass: to know that too every rank would have to read all of the file, where it now reads its share.

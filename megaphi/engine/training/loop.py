@@ -43,7 +43,7 @@ from megaphi.parallel.world import World
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """How a run ended."""
+    """Result of a run."""
 
     step: int
     finished: bool
@@ -169,7 +169,7 @@ def _numbers_of(data: TrainingData, world: World, step: int) -> NDArray[np.int64
 
 
 def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any]:
-    """What a checkpoint says of the place in the run."""
+    """The state that a checkpoint records: the position in the run."""
     step, training = record["step"], data.training
     position = training.order.position_at(step)
     return {

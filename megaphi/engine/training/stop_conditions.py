@@ -1,4 +1,4 @@
-"""What may end a run early: a signal, its time limit, or a loss that is no number.
+"""Conditions that end a run early: a signal, its time limit, or a loss that is not finite.
 
 A signal only raises a flag; the ranks agree on it between two steps, so that they stop at the same one and save.
 """
@@ -49,7 +49,7 @@ class StopRequest:
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
     def agreed(self, world: World, *, save_seconds: float) -> bool:
-        """Is any rank asked to stop after this step, or short of time? Collective.
+        """Return whether any rank was asked to stop after this step, or is short of time. Collective.
 
         Args:
             save_seconds: of the longest save of this process so far; 0 if there was none.

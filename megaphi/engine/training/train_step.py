@@ -28,14 +28,14 @@ NEXT_TOKEN = NextToken()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What one optimizer step gave, equal on every rank."""
+    """Result of one optimizer step, equal on every rank."""
 
     loss: float
     """Mean over all that the objective counts, before the update; for tokens the cross-entropy in nats."""
     gradient_norm: float
     """Global L2 norm before clipping."""
     trained: int
-    """What was counted: tokens, or pairs."""
+    """Number of targets trained on: tokens, or pairs."""
     means: dict[str, float] = field(default_factory=dict)
     """Means of the objective's further sums, by name."""
 
@@ -65,7 +65,7 @@ def train_step(
 def evaluate(
     model: TrainingModel, parts: Sequence[Sequence[Batch]], objective: Objective = NEXT_TOKEN
 ) -> list[dict[str, float]]:
-    """What all replicas' micro-batches of each part come to, without gradients. Collective.
+    """Evaluate each part over all replicas' micro-batches, without gradients. Collective.
 
     Args:
         parts: this replica's micro-batches of each; every replica has as many parts, and as many micro-batches in all.

@@ -180,7 +180,7 @@ class EndpointSampler:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What a server says about a token."""
+    """A server's record of one token."""
 
     name: str
     log_probability: float

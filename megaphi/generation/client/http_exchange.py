@@ -25,7 +25,7 @@ LONGEST_MESSAGE = 500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How often a request is tried, and how long each wait may be."""
+    """Number of attempts of a request, and the longest wait between them."""
 
     attempts: int = 6
     timeout_seconds: float = 600.0
@@ -107,7 +107,7 @@ def connect(url: str, *, timeout_seconds: float) -> http.client.HTTPConnection:
 
 
 def message_of(content: bytes) -> str:
-    """What an error's body says, of OpenAI's form or any other."""
+    """Message in an error's body, of OpenAI's form or any other."""
     try:
         return str(parse_json(content)["error"]["message"])[:LONGEST_MESSAGE]
     except (ValueError, TypeError, KeyError):

@@ -30,7 +30,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class _ControlMessage:
-    """What other ranks have to do before the next step, and whether there is one."""
+    """Message to the other ranks: the work before the next step, and whether there is one."""
 
     commands: tuple[Request | str, ...] = ()
     """Requests that were added and names that were cancelled, in order: a name may be used again."""

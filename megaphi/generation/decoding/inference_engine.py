@@ -184,7 +184,7 @@ class InferenceEngine:
         return [Row(rules, sequence.request.sample, sequence.request.prompt, sequence.answer, allowed)]
 
     def _context(self, chunks: list[ScheduledChunk]) -> ForwardContext:
-        """Where the tokens of a pass stand and whose logits are needed."""
+        """Return the context of a pass: positions of its tokens, and the tokens whose logits are needed."""
         device = self.model.world.device
         positions_T = [position for chunk in chunks for position in range(chunk.start, chunk.end)]
         logit_rows, offset = [], 0
@@ -198,7 +198,7 @@ class InferenceEngine:
         )
 
     def _paged_pass(self, chunks: list[ScheduledChunk]) -> PagedPass:
-        """Where the tokens of a pass go in the cache, and what each of them attends to."""
+        """Prepare a pass: the cache slots of its tokens, and the positions each of them attends to."""
         device, size = self.model.world.device, self.scheduler.pool.size
         decodes = [chunk for chunk in chunks if chunk.end - chunk.start == 1]
         tables = np.zeros(

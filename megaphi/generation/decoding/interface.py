@@ -44,7 +44,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What a step made for one request: a token, its end, or both."""
+    """Output of a step for one request: a token, its end, or both."""
 
     name: str
     token: int | None = None
@@ -68,11 +68,11 @@ class Usage:
     reused_tokens: int = 0
     """Prompt tokens that were in the cache already."""
     preemptions: int = 0
-    """How often a sequence gave its blocks to an older one."""
+    """Number of times that a sequence was preempted for an older one."""
 
 
 class Generator(Protocol):
-    """What the server and the local sampler drive: add, step until nothing is left, cancel at any time."""
+    """The interface that server and local sampler drive: add, step until nothing is left, cancel at any time."""
 
     context: int
     """The longest that prompt and answer may be together, in tokens."""
@@ -97,5 +97,5 @@ class Generator(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Is no request running or waiting?"""
+        """Return whether no request is running or waiting."""
         ...

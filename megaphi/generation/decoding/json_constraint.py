@@ -88,7 +88,7 @@ class _Spelled:
 
 
 class Constraint:
-    """Where one answer stands in its grammar."""
+    """Position of one answer in its grammar."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher

@@ -78,7 +78,7 @@ class Scheduler:
         self.reused_tokens = 0
         """Prompt tokens that were in the cache already."""
         self.preemptions = 0
-        """How often a sequence gave its blocks up for an older one."""
+        """Number of times that a sequence was preempted for an older one."""
 
     def add(self, request: Request) -> None:
         sequence = SequenceState(request, list(request.prompt))
@@ -110,7 +110,7 @@ class Scheduler:
             )
 
     def next_pass(self) -> list[ScheduledChunk]:
-        """What to compute now, decodes first, then prefill chunks. Empty only if nothing waits or runs."""
+        """Schedule the next pass: decodes first, then prefill chunks. Empty only if nothing waits or runs."""
         self._admit()
         chunks, prefill_left, scored_left = [], self.prefill_tokens, self.scored_tokens
         for sequence in list(self.running):

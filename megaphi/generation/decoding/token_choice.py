@@ -1,4 +1,4 @@
-"""Which token comes next: greedy, or a draw after biases, penalties, temperature, top-k, top-p and min-p.
+"""Choice of the next token: greedy, or a draw after biases, penalties, temperature, top-k, top-p and min-p.
 
 The order and the meaning of the rules are Hugging Face's. Every sequence of a batch has its own rules. A draw uses one
 number that is a function of (seed, number of the sample, position in the answer): what a sequence becomes depends
@@ -24,7 +24,7 @@ from megaphi.sampling import Sampling
 NO_TOKEN = -1
 """The choice where no token is allowed."""
 CANDIDATES = 256
-"""How many of the top tokens are looked at first."""
+"""Number of top tokens that are considered first."""
 _MASK = (1 << 64) - 1
 
 
@@ -143,7 +143,7 @@ def _by_candidates(rules: Sequence[Sampling]) -> dict[int | None, list[int]]:
 
 
 def keep_of_top(scaled_WV: Tensor, rules: Sequence[Sampling], *, candidates: int) -> tuple[Tensor, Tensor, list[bool]]:
-    """What the rules keep of the `candidates` most probable tokens.
+    """Apply the rules to the `candidates` most probable tokens.
 
     Returns:
         probabilities [W, C] of what is kept, falling, with sum 1; the token ids [W, C] that they belong to; for each

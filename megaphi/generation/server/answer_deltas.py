@@ -20,7 +20,7 @@ from megaphi.tokenizer.interface import Tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerPlan:
-    """What is asked of the engine for one API request, and what its answers are made of."""
+    """Plan of one API request: the requests to the engine, and how its answers are assembled."""
 
     choices: tuple[Request, ...]
     """One per answer: all samples of the first prompt, then those of the second."""
@@ -53,7 +53,7 @@ class AnswerToken:
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelta:
-    """What one step added to one answer; the deltas of an answer join to the whole of it."""
+    """The addition of one step to one answer; the deltas of an answer join to the whole of it."""
 
     index: int
     """Number of the answer among those asked for together."""
@@ -117,7 +117,7 @@ def prompt_delta(plan: AnswerPlan, index: int, scores: Sequence[Score], tokenize
 def delta_of(
     output: StepOutput, stream: AnswerStream, *, index: int = 0, reports_stop_token: bool = False
 ) -> AnswerDelta:
-    """What `output` adds to the answer whose text is in `stream`."""
+    """Return what `output` adds to the answer whose text is in `stream`."""
     tokens = ()
     token = output.stop_token if reports_stop_token and output.token is None else output.token
     if token is not None:

@@ -15,7 +15,7 @@ BLOCK_TOKENS = 16
 REMEMBERED_BLOCKS = 1 << 16
 """Blocks whose replica is remembered; the oldest are forgotten."""
 WORTH_REQUESTS = 4
-"""How many more requests than the least busy replica one that holds the prefix may have."""
+"""Requests that a replica with the prefix may have beyond those of the least busy one."""
 
 
 class Dispatcher:

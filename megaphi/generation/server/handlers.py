@@ -1,4 +1,4 @@
-"""What the server's handlers share, and how they turn the body of an API request into requests to the engine.
+"""State shared by the server's handlers, and the translation of an API request into requests to the engine.
 
 A body becomes an `ApiRequest` (`openai_requests.py`), which knows the protocol; here it meets the model: its name, its
 tokenizer, its context, its vocabulary, and how much may wait at once.
@@ -21,7 +21,7 @@ from megaphi.tokenizer.interface import Tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Serving:
-    """What the handlers of one application share."""
+    """State shared by the handlers of one application."""
 
     service: GenerationService
     tokenizer: Tokenizer
@@ -30,12 +30,12 @@ class Serving:
     model: str
     """The name that requests may give; another one is a 404."""
     api_key: str | None = None
-    """What `Authorization: Bearer …` must say; None lets everybody in."""
+    """Key expected in `Authorization: Bearer …`; None lets everybody in."""
     hosts: frozenset[str] = frozenset()
     """Names that requests may have in their Host header; empty: any."""
     largest_body_bytes: int = 8 * 2**20
     created: int = 0
-    """When the model was opened, in seconds since 1970."""
+    """Time at which the model was opened, in seconds since 1970."""
 
 
 def make_plan(body: bytes, kind: Kind, serving: Serving, identity: str) -> tuple[ApiRequest, AnswerPlan]:
@@ -71,7 +71,7 @@ def _with_scores(plan: AnswerPlan) -> AnswerPlan:
 
 
 def _check_rules(api_request: ApiRequest, serving: Serving) -> None:
-    """What of the rules depends on the model's vocabulary. Raises ApiError."""
+    """Check the rules that depend on the model's vocabulary. Raises ApiError."""
     biased = [token for token, _ in api_request.sampling.logit_bias]
     named = {"logit_bias": biased, "stop_token_ids": api_request.stop_tokens}
     for field, tokens in named.items():

@@ -1,4 +1,4 @@
-"""What the server tells Prometheus at /metrics: requests, tokens, queue, cache, and how long clients wait.
+"""Metrics for Prometheus at /metrics: requests, tokens, queue, cache, and waiting times of clients.
 
 Times are taken where a client's are: from the request's arrival, before it is read, to the first token of an answer and
 to its last. What the engine counts itself is asked for when Prometheus comes. Counters live as long as the server.
@@ -70,7 +70,7 @@ class ServingMetrics:
             yield delta
 
     def collect(self) -> Iterator[Metric]:
-        """What the service knows; called by the registry."""
+        """Yield the service's metrics; called by the registry."""
         load, replicas = self._service.load(), self._service.usage()
         yield GaugeMetricFamily("megaphi_engine_up", "Does the engine work?", value=float(not self._service.failure))
         yield GaugeMetricFamily("megaphi_answers_running", "Answers that have a first token", value=load.running)

@@ -1,4 +1,4 @@
-"""What a client of OpenAI's protocol asks for: a request body checked field by field, as prompts and sampling rules.
+"""Parsing of requests in OpenAI's protocol: a body checked field by field, as prompts and sampling rules.
 
 Nothing is passed over in silence. A field that we do not know is an error with the nearest name that we do know; one
 that we know and do not implement is refused by its name, unless its value asks for nothing (`openai_fields.py`). `null`

@@ -60,7 +60,7 @@ class ResponseWriter:
         return {**frame, "usage": self.usage(counts)}
 
     def opening(self) -> list[dict[str, Any]]:
-        """What a stream starts with: in chat, who speaks."""
+        """Return the first chunks of a stream: in chat, the role of the speaker."""
         if self.api_request.kind == "completion":
             return []
         prompt = {"prompt_token_ids": self.choices[0].prompt} if self.api_request.token_ids else {}

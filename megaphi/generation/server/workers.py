@@ -106,7 +106,7 @@ class GenerationService:
         max_waiting: int = 256,
         on_failure: Callable[[Exception], object] = _log_failure,
     ) -> None:
-        """Does not start yet.
+        """Make the worker without starting it.
 
         Args:
             max_waiting: requests that may wait for their first token at a time.
@@ -116,7 +116,7 @@ class GenerationService:
         self.vocabulary = generators[0].vocabulary
         self.max_waiting = max_waiting
         self.failure: str | None = None
-        """Why the engine failed, in one sentence; None while it works."""
+        """Reason the engine failed, in one sentence; None while it works."""
         self.is_closing = False
         self._on_failure = on_failure
         self._workers = [_Worker(generator) for generator in generators]

@@ -1,1 +1,1 @@
-"""What a forward pass is told: its context, the variants of attention and the kinds of output. No Megatron."""
+"""Inputs of a forward pass beside its tokens: context, variants of attention, kinds of output. Imports no Megatron."""

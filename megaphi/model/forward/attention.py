@@ -1,4 +1,4 @@
-"""Who attends to whom: every variant of attention is a small class that owns its `attend`.
+"""Variants of attention, each a small class that owns its `attend`.
 
 Here are the two of plain causal attention: in one rank, and with the sequence spread over the ranks of a context
 parallel group. `segments.py` has isolated documents and shared prefixes, `paged_cache.py` the passes of generation. A
@@ -22,12 +22,12 @@ from torch import Tensor
 
 
 class CoreProduct(Protocol):
-    """What a layer computes attention with."""
+    """A layer's implementation of the attention product."""
 
     layer_number: int
     """Megatron's, from 1 through all pipeline stages."""
     scale: float
-    """What q k^T is multiplied with."""
+    """Factor of q k^T."""
 
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
         """`[S, B, H K]`. `visible_SL` is True where a query may look; None: causal, and there are as many keys."""

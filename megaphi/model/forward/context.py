@@ -1,4 +1,4 @@
-"""What a forward pass is told beside its tokens: who attends to whom, where tokens stand, and what is wanted of them.
+"""The context of a forward pass: its attention, the positions of its tokens, and its targets.
 
 Made anew for every micro-batch and handed to every pipeline stage, so that nothing is left on a module for a later call
 to find.
@@ -21,7 +21,7 @@ class ForwardContext:
     attention: Attention
     targets: Targets
     positions_BS: Tensor | None = None
-    """Where each token stands in its text; None: rows are texts from their first token on.
+    """Position of each token in its text; None: rows are texts from their first token on.
 
     Of one row (B = 1) alone, which may consist of parts of several texts. In several rows positions count from the
     start of the row whatever is said here: rotary positions are relative.

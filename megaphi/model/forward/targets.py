@@ -1,4 +1,4 @@
-"""What is wanted of the model's output, each kind a small class that computes it on the last pipeline stage.
+"""Targets of a forward pass: each kind of output is a small class that computes it on the last pipeline stage.
 
 Losses of the next token, losses and margins of a few places, logits of some tokens or of all. A kind takes what it
 needs from the `OutputHead` (`FusedModel`), which knows how the vocabulary is cut over the tensor ranks and whether
@@ -47,7 +47,7 @@ class Targets(ABC):
 
     @abstractmethod
     def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
-        """What the pass gives on the last stage, from the hidden states behind the last norm."""
+        """Compute the output on the last stage, from the hidden states after the final norm."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""How a process finds the others of its job: its rank, its way there, the store, the first comparison."""
+"""Rendezvous of a job's processes: rank, network interface, store, and the first comparison."""

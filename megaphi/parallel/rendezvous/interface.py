@@ -1,4 +1,4 @@
-"""Which network interface a job's traffic takes: the one that reaches rank 0, for gloo and for NCCL.
+"""The network interface for a job's traffic: the one that reaches rank 0, for gloo and for NCCL.
 
 Left alone, gloo takes the address of the host's name, which is 127.0.1.1 on many systems, and then waits for ever on
 other hosts; NCCL takes the first interface that is up. The route to MASTER_ADDR is what works already: the store uses

@@ -99,7 +99,7 @@ def _client(place: Place, *, is_master: bool, seconds: float) -> TCPStore:
 
 
 def _how_it_looks(place: Place) -> str:
-    """What happens when one knocks at rank 0's door."""
+    """Describe the result of connecting to rank 0."""
     try:
         with socket.create_connection((place.address, place.port or 0), timeout=2.0):
             return "something listens there but does not answer: rank 0 of this job, or another program?"

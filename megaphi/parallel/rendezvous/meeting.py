@@ -24,9 +24,9 @@ from megaphi.log import logger
 from megaphi.parallel.rendezvous.differences import Facts, differences, named
 
 STRAGGLERS_SECONDS = 5.0
-"""How long rank 0 still listens once it knows of a difference, to name all who differ."""
+"""Seconds that rank 0 still listens once it knows of a difference, to name all who differ."""
 FAREWELL_SECONDS = 30.0
-"""How long rank 0, whose store it is, stays so that the others can read a verdict that ends the job."""
+"""Seconds that rank 0, which holds the store, stays so that the others can read a verdict that ends the job."""
 SAY_EVERY_SECONDS = 15.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -46,7 +46,7 @@ class Arrival:
     gpu: str = ""
     """UUID of the GPU that it is going to take, where there is one and that is known."""
     problem: str = ""
-    """Why it cannot take part: bad input that it alone may have met."""
+    """Reason it cannot take part: bad input that it alone may have met."""
 
     def is_beside(self, other: Arrival) -> bool:
         """On the same host."""
@@ -55,7 +55,7 @@ class Arrival:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What rank 0 found."""
+    """Rank 0's verdict."""
 
     problem: str | None
     present: dict[int, Arrival]
@@ -162,7 +162,7 @@ class _Host:
         return f"rank 0 waits for {named(missing, {})} of {self._world_size} (here: {here})"
 
     def _declined(self) -> str | None:
-        """What ranks said that cannot take part, each reason once."""
+        """Reasons given by ranks that cannot take part, each once."""
         reasons: dict[str, list[int]] = {}
         for rank, one in sorted(self._present.items()):
             if one.problem:

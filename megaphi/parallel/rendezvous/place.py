@@ -1,4 +1,4 @@
-"""Which rank this process is, read from the variables of whoever started it: torchrun, an MPI, srun, or we ourselves.
+"""The rank of this process, read from the variables of its launcher: torchrun, an MPI, srun, or we ourselves.
 
 Several may have left theirs (mpirun in a Slurm job, torchrun in a step of srun, an interactive shell that srun gave).
 `detect` lists the claims that are there. torchrun's own comes first; a world of one gives way to a larger one; of the
@@ -100,7 +100,7 @@ class Place:
     local_world_size: int | None
     address: str
     port: int | None
-    """Where rank 0 listens; None in a job of one process, which needs no port."""
+    """Port that rank 0 listens on; None in a job of one process, which needs none."""
 
 
 ALONE = Place(launcher="single", rank=0, world_size=1, local_rank=0, local_world_size=1, address="127.0.0.1", port=None)
@@ -108,7 +108,7 @@ ALONE = Place(launcher="single", rank=0, world_size=1, local_rank=0, local_world
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """What one launcher's variables say."""
+    """One launcher's variables."""
 
     launcher: str
     rank: int
@@ -253,7 +253,7 @@ def _step_tasks(environment: Mapping[str, str]) -> list[int]:
 
 
 def _tasks_here(environment: Mapping[str, str]) -> int | None:
-    """How many tasks of this step run on this node."""
+    """Number of tasks of this step on this node."""
     size = _number(environment, ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NPROCS"))
     tasks = _step_tasks(environment)
     if sum(tasks) == size:
@@ -284,7 +284,7 @@ def _port(environment: Mapping[str, str]) -> int:
 
 
 def _address(environment: Mapping[str, str], claim: Claim) -> str:
-    """Where rank 0 is: MASTER_ADDR, this host if all ranks are here, or the first of the nodes that Slurm lists."""
+    """Address of rank 0: MASTER_ADDR, this host if all ranks are here, or the first of the nodes that Slurm lists."""
     given = environment.get("MASTER_ADDR", "").strip()
     if given:
         if claim.local_world_size not in (None, claim.world_size) and _is_loopback(given):

@@ -1,4 +1,4 @@
-"""What `megaphi inspect conversations` prints, letter by letter, with and without colour."""
+"""Output of `megaphi inspect conversations`, letter by letter, with and without colour."""
 
 from __future__ import annotations
 

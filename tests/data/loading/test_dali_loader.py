@@ -146,7 +146,7 @@ def damaged(folder, tmp_path):
 
 
 def until_error(steps):
-    """What comes out, and the message of the InputError that ends it."""
+    """The steps that come out, and the message of the InputError that ends them."""
     found = []
     try:
         found.extend(steps)

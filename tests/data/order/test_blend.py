@@ -236,7 +236,7 @@ def test_refuses_numbers_that_are_none():
 
 
 def test_the_compiled_blend_trusts_nobody():
-    """What would make it read outside its arrays, or never end, is refused where it is made."""
+    """Arguments that would make it read outside its arrays, or never end, are refused on construction."""
     half = (2, bytes(8), (1).to_bytes(8, "little"))
     native = compiled().Blend
     for shares, slots, message in [

@@ -30,7 +30,7 @@ from megaphi.errors import InputError
 
 
 class Tokenizer:
-    """What Megatron asks of one; no token of the data is its padding."""
+    """The interface that Megatron needs; no token of the data is its padding."""
 
     vocab_size, eod, unique_identifiers = 50_000, 0, "stands for a tokenizer"
 

@@ -1,4 +1,4 @@
-"""What a run reads: the paper's numbers for Phi-4, and any plan of stages against counting sample by sample."""
+"""The report of what a run reads: the paper's numbers for Phi-4, and any plan against counting sample by sample."""
 
 from __future__ import annotations
 

@@ -134,13 +134,13 @@ def test_a_plan_edited_at_any_step_repeats_nothing_and_skips_nothing(stages, oth
 @given(plans(lengths=(8,)), plans(lengths=(8, 16)), st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_length_that_was_not_planned_begins_an_epoch_of_its_own(stages, other, data):
-    """What is left of the epoch is given up, but nothing is repeated within one."""
+    """The rest of the epoch is dropped, but nothing is repeated within one."""
     stop = data.draw(st.integers(0, steps_of(stages)))
     check_coverage(edited(stages, other, stop), allowed_gap=max(TOKENS.values()) + 1)
 
 
 def test_a_run_without_stages_is_the_mixture_order():
-    """What runs of one stage were ever given: the order is a promise."""
+    """The order that runs of one stage have always had: it is a promise."""
     sources = [Source(name=name, weight=weight, paths=(name,)) for name, weight in zip(NAMES, (5, 3, 2), strict=True)]
     alone = MixtureOrder(NAMES, (5.0, 3.0, 2.0), token_counts=list(TOKENS.values()), sequence_length=16, seed=5).locate(
         np.arange(500)

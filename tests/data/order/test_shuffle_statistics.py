@@ -1,4 +1,4 @@
-"""Is the keyed shuffle as random as numpy's? The same tests look at both, and at ciphers that are known to be weak.
+"""Randomness of the keyed shuffle: the same tests look at it, at numpy's, and at ciphers that are known to be weak.
 
 Every test turns a whole permutation into a p-value: uniform on [0, 1] for a fair shuffle. For five fixed keys each, the
 p-values of the keyed shuffle and of numpy's stay away from both ends; a Feistel network of two rounds and a linear
@@ -46,7 +46,7 @@ def chi_square(counts, expected, degrees):
 
 
 def contingency(rows, columns, kinds):
-    """Are two labels in [0, kinds) of every position independent?"""
+    """Test whether two labels in [0, kinds) of every position are independent."""
     counts = np.bincount(rows * kinds + columns, minlength=kinds * kinds).reshape(kinds, kinds)
     expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / SIZE
     return chi_square(counts, expected, (kinds - 1) ** 2)

@@ -118,7 +118,7 @@ def test_an_index_that_shrinks_while_in_use(web):
 
 
 def test_pointers_that_do_not_ascend(web):
-    """Where opening does not look: the walk through a window must end, and within its row."""
+    """Opening does not check these: the walk through a window must end, and within its row."""
     path, sequences = f"{web}.idx", 2_000
     for wrong, sequence in ((-1, 501), (1 << 60, 701), (0, 901)):
         with open(path, "r+b") as file:

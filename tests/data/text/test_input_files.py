@@ -1,4 +1,4 @@
-"""What a folder, a pattern or a name stands for, and how its files are read: the same for documents and for records."""
+"""Expansion of a folder, a pattern or a name, and reading its files: the same for documents and for records."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_twenty_kills(tmp_path, source):
 
 
 def stage_of(folder: Path) -> str:
-    """How far a killed run had come; what is in place must be readable."""
+    """Stage that a killed run had reached; what is in place must be readable."""
     if (folder / "d.idx").exists():
         assert len(IndexedDataset(folder / "d")) > 0
         return "whole"

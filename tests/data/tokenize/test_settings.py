@@ -1,4 +1,4 @@
-"""What else `megaphi tokenize` can be told: fill in the middle, a plan to look at; what damage and full disks do."""
+"""Other settings of `megaphi tokenize`: fill in the middle, a dry run; the effect of corrupted files and full disks."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def init(**options):
 
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the stand-in writes; no other variable of W&B's is set."""
+    """File that the stand-in writes; no other variable of W&B's is set."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_NOTES", str(tmp_path / "notes"))
@@ -56,7 +56,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is logged as an error or a warning."""
+    """Messages logged as an error or a warning."""
     lines: list[str] = []
     for level in ("error", "warning"):
         monkeypatch.setattr(logger, level, lambda text, *words: lines.append(text % words))

@@ -1,4 +1,4 @@
-"""What the ranks of the tests of step times run: a run in which rank 1 is slower than the others."""
+"""Ranks of the tests of step times: a run in which rank 1 is slower than the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two ranks of the resume tests run: three checkpoints, the newest damaged in every way there is.
+"""Two ranks of the resume tests: three checkpoints, the newest damaged in every way there is.
 
 Nothing is trained: the checkpoints hold two tensors, each rank's file a half of each, and one carried file.
 """
@@ -99,7 +99,7 @@ def find_under_all_damages(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def find_after(name: str, folder: Path, world: World, *, verify: bool) -> dict[str, Any]:
-    """What is found and said after a damage."""
+    """Find the latest checkpoint after one was corrupted; returns it and what was logged."""
     if world.is_main:
         shutil.rmtree(folder, ignore_errors=True)
         write_checkpoints(folder / "checkpoints", save_id="this")

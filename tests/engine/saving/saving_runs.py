@@ -1,4 +1,4 @@
-"""What the ranks of the saver's tests run: saves that are watched, delayed, corrupted, and refused by their storage.
+"""Ranks of the saver's tests: saves that are watched, delayed, corrupted, and refused by their storage.
 
 All cases run one after the other in one world of two; each returns what the test then looks at.
 """
@@ -75,7 +75,7 @@ def listening() -> Iterator[list[str]]:
 
 @contextmanager
 def changed_writing(before: Callable[..., object], after: Callable[[Path], object] = lambda _: None) -> Iterator[None]:
-    """Do something before and after a rank's file is written."""
+    """Run something before and after a rank's file is written."""
     original = checkpoint_writer.write_rank_file
 
     def write(folder: Path, pieces: Any, *, rank: int, run: str, step: int) -> Any:

@@ -1,4 +1,4 @@
-"""What the ranks of a test read or write differently: their folders, data and weights."""
+"""Ranks that read or write differently: their folders, data and weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends a run early: every signal that asks for it, and the time limit."""
+"""Early ends of a run: every signal that asks for one, and the time limit."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_replicas_behind_one_service_say_the_same(
 
 
 def refusals(checkpoint: str) -> list[str]:
-    """What the engine says of requests that can never run."""
+    """Messages of the engine for requests that can never run."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.inference_engine import InferenceEngine

@@ -34,7 +34,7 @@ RULES = st.builds(
 
 
 def warped(logits_V, rules):
-    """What transformers leaves, as probabilities."""
+    """Probabilities after transformers' logits processors."""
     scores = TemperatureLogitsWarper(rules.temperature)(None, logits_V[None].double())
     if rules.top_k:
         scores = TopKLogitsWarper(rules.top_k)(None, scores)

@@ -126,7 +126,7 @@ def log_probability(token: int) -> float:
 def expected_tokens(
     prompt: Sequence[int], rules: Sampling, *, sample: int = 0, alphabet: Sequence[int] = ORDINARY, ends: bool = True
 ) -> list[int]:
-    """What the fake model answers. `ends`: may it end an answer by itself?"""
+    """The fake model's answer. `ends`: whether it may end an answer by itself."""
     stop_tokens = frozenset({1}) if ends else frozenset()
     request = Request(name="", prompt=tuple(prompt), sampling=rules, sample=sample, stop_tokens=stop_tokens)
     tokens: list[int] = []

@@ -1,4 +1,4 @@
-"""What the ranks of the replicas' tests run: rank 0 serves through all of them, the others follow."""
+"""Ranks of the replicas' tests: rank 0 serves through all of them, the others follow."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from megaphi.generation.server.workers import GenerationService
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-"""How a request over a bare socket begins."""
+"""Head of a request over a bare socket."""
 
 
 @cache
@@ -65,7 +65,7 @@ def constraints() -> Constraints:
 
 
 def opened(generator: Generator) -> Opened:
-    """What the command line gets when it opens a model."""
+    """Stand-in for a model opened by the command line."""
     return Opened([generator], tokenizer(), constraints())
 
 

@@ -1,4 +1,4 @@
-"""Which replica gets a request: the least busy, or the one that knows its beginning; and equal answers from each."""
+"""Dispatch of requests to the least busy replica, or the one that has the prefix; equal answers from each."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ CASES = {
         "20000",
     ],
 }
-"""What happens to rank 1, and of what."""
+"""Faults of rank 1, and the phase they happen in."""
 DEADLINE_SECONDS = 120.0
 
 

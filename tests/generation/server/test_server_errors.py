@@ -1,4 +1,4 @@
-"""What the server refuses: wrong fields by name, broken and huge bodies, strangers; defects keep their details."""
+"""Requests that the server refuses: wrong fields by name, broken and huge bodies, strangers. Defects keep details."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_one_caller_is_not_disturbed_by_others_who_leave():
 
 
 async def reaches(condition) -> bool:
-    """Does it become true within ten seconds?"""
+    """Return whether the condition becomes true within ten seconds."""
     end = time.monotonic() + 10
     while not condition() and time.monotonic() < end:
         await asyncio.sleep(0.01)

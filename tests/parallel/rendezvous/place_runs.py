@@ -1,4 +1,4 @@
-"""What the ranks of test_place.py run."""
+"""Ranks of test_place.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def without_local_ranks() -> tuple[int, int]:
 
 
 def with_gpus(identities: tuple[str, ...], visible: int) -> str:
-    """What a start says where rank R sees `visible` GPUs, and the one that it would take has identity R."""
+    """Message of a start where rank R sees `visible` GPUs, and the one that it would take has identity R."""
 
     def identity(place: Place) -> str:
         choose_gpu(place, visible=visible)

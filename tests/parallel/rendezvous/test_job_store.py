@@ -20,7 +20,7 @@ from megaphi.parallel.rendezvous.place import Place
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the waiting ranks log, every 0.2 s."""
+    """Messages logged by the waiting ranks, every 0.2 s."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())

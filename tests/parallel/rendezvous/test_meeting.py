@@ -33,7 +33,7 @@ def arrival(rank: int, **facts: str) -> Arrival:
 
 
 def outcomes(*arrivals: Arrival, size: int, patience_seconds: float = 5.0) -> list[Any]:
-    """What each of the processes that come gets, rank 0 the last of them: the ranks present, or its error."""
+    """Outcome of each process that comes, rank 0 the last of them: the ranks present, or its error."""
     store = HashStore()
 
     def come(one: Arrival) -> Any:

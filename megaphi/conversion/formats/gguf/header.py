@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself, and which of it we act on: everything else that changes the function is refused.
+"""The metadata of a GGUF file, and the keys that we act on: every other key that changes the function is refused.
 
 A key of the model is honoured (it becomes part of the architecture), is neutral at the value that stands here, or is
 refused by name: what a later llama.cpp adds is not passed over. Keys of the tokenizer, of how a file was quantised and
@@ -55,7 +55,7 @@ _ACCEPTED_AT: Mapping[str, Test] = {
 }
 """Behind `llama.`: at which value a key changes nothing."""
 _OUTSIDE = ("general.", "tokenizer.", "quantize.", "split.", "GGUF.")
-"""How keys begin that say nothing of the function."""
+"""Prefixes of keys that do not affect the function."""
 _KEYS = Understood(
     honoured={f"llama.{name}" for name in HONOURED},
     accepted_at={f"llama.{name}": test for name, test in _ACCEPTED_AT.items()},

@@ -1,4 +1,4 @@
-"""How text is cut before merges, by the name that a GGUF file has for it (`tokenizer.ggml.pre`, llama.cpp's names).
+"""Pre-tokenization (splitting text before merges) by its name in a GGUF file (`tokenizer.ggml.pre`, llama.cpp's names).
 
 The file holds nothing but the name, so this table is knowledge of ours: for each name what llama.cpp does under it, in
 the form that the models' own tokenizer.json has. Where the two differ (Qwen composes characters first, llama.cpp does
@@ -31,7 +31,7 @@ GPT4O = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """What stands behind a name."""
+    """The definition of one named pre-tokenization."""
 
     pattern: str | None = None
     """Pieces of text that no merge crosses; none: GPT-2's, which `tokenizers` has built in."""

@@ -49,7 +49,7 @@ _NEUTRAL: Mapping[str, Callable[[Any, str], bool]] = {
 }
 """Behind `tokenizer.ggml.`: at which value a key changes no id."""
 _INFILLING = ("fim_", "prefix_token_id", "suffix_token_id", "middle_token_id")
-"""How keys begin that name tokens of uses that are none here."""
+"""Prefixes of keys that name tokens for uses that we do not have."""
 SPACE = "▁"
 
 
@@ -244,7 +244,7 @@ class _Reading:
                 self._refuse(f"the added token {token} ({text!r}) does not keep its id")
 
     def _frame_texts(self, engine: Engine, named: Mapping[str, str]) -> None:
-        """What stands before and behind every text."""
+        """Return the texts that frame every encoded text, in front and at the end."""
         from tokenizers import processors
 
         split = SPLITS[self._own["pre"]] if self._kind == "gpt2" else Split(begins=True)
@@ -272,7 +272,7 @@ class _Reading:
         return {"chat_template": [{"name": name, "template": text} for name, text in every.items()]}
 
     def _generation_config(self) -> dict[str, str]:
-        """Where more tokens than one end a text, the file that says so."""
+        """Return the generation_config.json that lists the end tokens, if there is more than one."""
         ends: Sequence[int] = sorted({self._own[key] for key in ("eos_token_id", *ALSO_END) if key in self._own})
         if len(ends) < 2:
             return {}

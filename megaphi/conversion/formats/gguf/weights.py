@@ -31,7 +31,7 @@ from megaphi.model.weights import EMBEDDING
 
 MAGIC = b"GGUF"
 TOKENIZER = "tokenizer."
-"""How keys of the tokenizer begin."""
+"""Prefix of the tokenizer's keys."""
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",

@@ -26,7 +26,7 @@ _DEFAULTS: Mapping[Naming, Mapping[str, Any]] = {
     "phi3": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4_096},
     "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2_048},
 }
-"""What transformers takes for a field that is not there, where the two kinds differ."""
+"""Defaults of transformers for missing fields, where the two kinds differ."""
 TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _CODE_FIELDS = ("auto_map",)
 """Name Python files, which do not travel with the weights."""
@@ -51,7 +51,7 @@ _SAME_FUNCTION = tuple(name for name in HOW_IT_IS_COMPUTED if name != "initial_s
 
 
 def naming_of(config: Mapping[str, Any], *, where: str) -> Naming:
-    """How the weights of this kind of model are named."""
+    """Return the naming scheme of this kind of model's weights."""
     kind = config.get("model_type")
     if kind not in ("phi3", "llama"):
         raise InputError(f"{where}: model_type is {kind!r}, expected 'phi3' (Phi-3 and Phi-4 models) or 'llama'")

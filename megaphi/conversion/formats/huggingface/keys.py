@@ -1,4 +1,4 @@
-"""Which keys of a config.json we act on, which change nothing, and at which value the others do: the rest is refused.
+"""Keys of a config.json: those we act on, those that change nothing, harmless values of others. The rest is refused.
 
 The lists are of Phi-3 (and Phi-4) and Llama models, as transformers 4 and 5, their authors and the tools around them
 write them. What stands in `rope_scaling` and `rope_parameters` is told key by key: transformers takes the first of the

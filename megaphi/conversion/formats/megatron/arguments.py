@@ -1,4 +1,4 @@
-"""What a Megatron checkpoint says of its model: `args` in common.pt, and `model` in Megatron-Bridge's run_config.yaml.
+"""The model described by a Megatron checkpoint: `args` in common.pt, or `model` in Megatron-Bridge's run_config.yaml.
 
 Several hundred arguments describe a whole run. One that is None, false, zero or empty is not set; every other is
 honoured, is known to change nothing, or is refused by name and value: functions, enumerations and types of torch by
@@ -30,7 +30,7 @@ _OF_SUBSYSTEMS = tuple(
     tp_comm_ train_ transformer_pipeline_ valid_ virtual_pipeline_ vision_ wandb_ weight_decay wgrad_
     """.split()
 )
-"""How arguments begin that steer a run, or a part that another argument switches on, which is then refused by name."""
+"""Prefixes of arguments that steer a run, or a part that another argument (refused by name) switches on."""
 _OF_THE_RUN = """
     _target_ account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split
     accumulate_allreduce_grads_in_fp32 add_position_embedding align_grad_reduce align_param_gather
@@ -85,7 +85,7 @@ _OF_LATENT_ATTENTION = """
     q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim rotary_scaling_factor mscale mscale_all_dim
     beta_fast beta_slow original_max_position_embeddings
 """
-"""Have values without `multi_latent_attention` too, and are not used then; so has a scaling that is off."""
+"""Arguments that are set but unused without `multi_latent_attention`, or while scaling is off."""
 _SHAPES_TELL = "num_layers hidden_size ffn_hidden_size kv_channels num_query_groups"
 _SWITCHES = """
     activation_func_clamp_value add_bias_linear add_qkv_bias apply_layernorm_1p
@@ -117,7 +117,7 @@ def _on_every_layer(value: Any, given: Mapping[str, Any]) -> bool:
 
 
 def _is_the_usual_spec(value: Any, given: Mapping[str, Any]) -> bool:
-    """Which modules make up a layer; a spec of one's own may be anything."""
+    """Return whether the layer spec is Megatron's usual one; a custom spec could be anything."""
     name = value.get("_target_") if isinstance(value, Mapping) else value
     usual = (
         "default_layer_spec",

@@ -18,7 +18,7 @@ LARGEST_BYTES = 1 << 28
 
 
 class StandIn:
-    """What a pickle made of a class or function: its name, the arguments it was called with, its attributes."""
+    """Stand-in for a class or function named by a pickle: its name, arguments of the call, and attributes."""
 
     def __init__(self, name: str, arguments: tuple[Any, ...]) -> None:
         self.name, self.arguments = name, arguments
@@ -56,7 +56,7 @@ class StandIn:
 
 
 def read_pickle(content: bytes, *, where: str, is_expected: Callable[[str], bool] = lambda name: True) -> Any:
-    """What a pickle holds, with a `StandIn` for everything that is no plain value.
+    """Read a pickle, with a `StandIn` for everything that is not a plain value.
 
     Args:
         where: names the file in errors.

@@ -33,7 +33,7 @@ STORAGE_TYPES = {
 TYPES = {str(dtype): dtype for dtype in STORAGE_TYPES.values()}
 _LOCAL_HEADER_BYTES = 30
 _PACKAGES = ("torch.", "collections.", "pathlib.", "megatron.core.")
-"""What the metadata's own classes come from."""
+"""Packages of the metadata's own classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class TorchDistFolder:
         return self._handles[name]
 
     def _first_value(self, key: str, chunk: Chunk) -> int:
-        """Where the values of a chunk begin, once its archive was found to be what it should be."""
+        """Offset of the first value of a chunk, after checking its archive."""
         archive = (chunk.file, chunk.first_byte)
         if archive not in self._values:
             where = f"{self.folder / chunk.file}, the chunk of {key} at byte {chunk.first_byte:,}"
@@ -169,7 +169,7 @@ class _Window(io.RawIOBase):
 
 
 def _values_within(content: IO[bytes], *, numel: int, dtype: torch.dtype, where: str) -> int:
-    """Where in an archive of `torch.save` the values of its one tensor begin."""
+    """Offset of the values of the only tensor in a `torch.save` archive."""
     with zipfile.ZipFile(content) as archive:
         entries = {entry.filename.split("/", 1)[-1]: entry for entry in archive.infolist()}
         if archive.read(entries["byteorder"]) != b"little" if "byteorder" in entries else False:

@@ -44,12 +44,12 @@ LONGEST_WAIT_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteReading:
-    """How datasets in object storage are read (paths like s3://bucket/web_*)."""
+    """Reading of datasets in object storage (paths like s3://bucket/web_*)."""
 
     cache_folder: FilePath = str(Path.home() / ".cache/megaphi/blocks")
-    """Where fetched blocks are kept: a folder on a disk of this machine, shared by all its processes."""
+    """Cache for fetched blocks: a folder on a disk of this machine, shared by all its processes."""
     cache_bytes: Annotated[int, Range(minimum=1)] = 200_000_000_000
-    """How much of that disk to use; best more than all the data drawn from."""
+    """Size limit of the cache; ideally more than all the data drawn from."""
     block_bytes: Annotated[int, Range(minimum=4_096)] = 4 << 20
     """Bytes per request, a multiple of 8; smaller where the cache cannot hold the data."""
     read_ahead_blocks: Annotated[int, Range(minimum=0)] = 64
@@ -57,7 +57,7 @@ class RemoteReading:
     connections: Annotated[int, Range(minimum=1)] = 16
     """Requests at a time for a batch, and as many again for reading ahead, per process."""
     attempts: Annotated[int, Range(minimum=1)] = 6
-    """How often a request is made before its failure ends the run."""
+    """Attempts of a request before its failure ends the run."""
     first_wait_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 0.5
     """Pause before the second attempt; it doubles with every further one."""
 
@@ -124,7 +124,7 @@ class RemoteStore:
         return RemoteTokens(self, url)
 
     def read_description(self, url: str) -> dict[str, Any] | None:
-        """What the .json beside a dataset says; None where there is none."""
+        """Contents of the .json beside a dataset; None where there is none."""
         try:
             return parse_json(self.read(url))
         except FileNotFoundError:
@@ -152,7 +152,7 @@ class RemoteStore:
         raise AssertionError("at least one attempt")
 
     def fetch_ahead(self, name: str, obtain: Callable[[], int]) -> None:
-        """Have `obtain` put a file into the cache some time soon, unless enough is under way already."""
+        """Schedule `obtain` to put a file into the cache soon, unless enough is in flight already."""
         with self._ahead_lock:
             if name in self._ahead or len(self._ahead) >= self.settings.read_ahead_blocks:
                 return
@@ -275,7 +275,7 @@ class RemoteTokens:
             raise InputError(f"{self.name} is gone: it was deleted while in use") from None
 
     def _version_now(self) -> dict[str, str]:
-        """What tells one version of the object from another."""
+        """Return the headers that identify this version of the object."""
         info = self._store.persistently(lambda: self._system.info(self._path), what=self.name)
         if info.get("type") == "directory" or info.get("size") is None:
             raise InputError(f"cannot read {self.name}: it is a folder, or its size is not known")

@@ -43,7 +43,7 @@ class Pieces(NamedTuple):
     offset_P: NDArray[np.int64]
     bytes_P: NDArray[np.int64]
     run_P: NDArray[np.int64]
-    """Which run a piece belongs to."""
+    """Run that each piece belongs to."""
 
 
 class TokenFile(Protocol):
@@ -53,10 +53,10 @@ class TokenFile(Protocol):
     """Path or URL, for messages."""
     size: int
     is_remote: bool
-    """Whether `prepare` is worth a call."""
+    """True if `prepare` is worth calling."""
 
     def pieces(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> AbstractContextManager[Pieces]:
-        """Where to read these runs of bytes; the descriptors are open inside the block."""
+        """Locate these runs of bytes; the descriptors are open inside the block."""
         ...
 
     def prepare(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> None:
@@ -132,7 +132,7 @@ class MappedFile:
         self.content: NDArray[np.uint8] = everything[:size]
 
     def _advise(self, name: str) -> None:
-        """What the system should expect; where it knows no such advice, it expects what it likes."""
+        """Advise the system of the access pattern, where it takes such advice."""
         if self._map is not None and hasattr(mmap, name):
             self._map.madvise(getattr(mmap, name))
 
@@ -177,12 +177,12 @@ def with_ending(prefix: str | os.PathLike[str], ending: str) -> Path:
 
 
 def is_url(path: str) -> bool:
-    """Does a path mean object storage? (A class of the user's may take a URL as its argument.)"""
+    """Return whether a path refers to object storage. (A user's class may take a URL as its argument.)"""
     return "://" in path and not is_own_code(path)
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """What the .json beside a dataset says; None where there is none."""
+    """Contents of the .json beside a dataset; None where there is none."""
     return read_json(path, what="dataset description") if path.exists() else None
 
 
@@ -237,7 +237,7 @@ def read_runs(data: TokenFile, offset_N: NDArray[np.int64], bytes_N: NDArray[np.
 
 
 def sampled(size: int) -> tuple[list[int], int]:
-    """Where the blocks of a fingerprint begin in a file of `size` bytes, and how long they are."""
+    """Starts of the blocks of a fingerprint in a file of `size` bytes, and their length."""
     if size <= FINGERPRINT_WHOLE:
         return [0], size
     last = size - FINGERPRINT_BLOCK

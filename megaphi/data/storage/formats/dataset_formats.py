@@ -41,5 +41,5 @@ def open_dataset(path: str, *, layout: TokenLayout | None = None, remote: Remote
 
 
 def is_there(path: str) -> bool:
-    """Whether the dataset of a path on this machine has been made."""
+    """Return whether the dataset of a local path exists."""
     return Path(format_of(path).marker(path)).is_file()

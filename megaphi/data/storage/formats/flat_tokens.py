@@ -107,7 +107,7 @@ class FlatTokens:
 
 
 class FlatSpan(NamedTuple):
-    """Where the tokens of a file lie, and what they are."""
+    """Position and dtype of the tokens in a file."""
 
     dtype: np.dtype[Any]
     first_byte: int

@@ -71,7 +71,7 @@ def _check_header(path: str, data: TokenFile, dtype: np.dtype[Any]) -> int:
 
 
 def _looks_wider(data: TokenFile, span: FlatSpan) -> bool:
-    """Are every second of these uint16, wherever one looks, what the upper half of a uint32 is?"""
+    """Return whether every second uint16, wherever sampled, looks like the upper half of a uint32."""
     pairs = span.token_count // 2
     if pairs < 8 or span.token_count % 2:
         return False

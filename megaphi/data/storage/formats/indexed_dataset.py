@@ -161,7 +161,7 @@ class IndexedDataset:
         return DocumentIndex(pointers, documents, size, self.dtype.itemsize, self.files.index.name)
 
     def _first_byte(self, sequence_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where these sequences begin in the .bin; the one after the last begins at its end."""
+        """First byte of each of these sequences in the .bin; the one after the last begins at its end."""
         sequences, end = len(self.sequence_pointers), self.files.data.size
         inside_N = (sequence_N >= 0) & (sequence_N < sequences)
         byte_N = np.where(sequence_N == sequences, end, -1)
@@ -170,7 +170,7 @@ class IndexedDataset:
 
     @functools.cached_property
     def description(self) -> dict[str, Any] | None:
-        """What PREFIX.json says of the tokenizer and the inputs; None for a dataset that another program wrote."""
+        """Contents of PREFIX.json about the tokenizer and the inputs; None for a dataset that another program wrote."""
         return self.files.read_description()
 
     @functools.cached_property

@@ -49,7 +49,7 @@ def _span(path: str, data: TokenFile, layout: TokenLayout) -> FlatSpan:
 
 
 def _read_header(path: str, head: bytes) -> FlatSpan:
-    """What the header of a file describes that holds one row of tokens."""
+    """Parse the header of a file that holds one row of tokens."""
     file = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(file)

@@ -34,7 +34,7 @@ WIDTH = 8
 
 
 class OwnTokens:
-    """What a class of the user's reads, as bytes of int64 (`token_files.TokenFile`)."""
+    """Tokens read by a user's class, as bytes of int64 (`token_files.TokenFile`)."""
 
     is_remote = False
 
@@ -62,7 +62,7 @@ class OwnTokens:
         return self._whole_numbers(where, self._call(where, lambda: self._own.read(start, count)), count=count)
 
     def document_starts(self, start: int, count: int) -> NDArray[np.int64]:
-        """Where documents begin in a stretch, as the class says it."""
+        """Document starts in a stretch, according to the class."""
         where = f"document_starts({start}, {count})"
         found = self._call(where, lambda: self._own.document_starts(start, count))
         starts_K = self._whole_numbers(where, found, count=None)

@@ -1,4 +1,4 @@
-"""What a source asks of a dataset, whatever format it is stored in, and what a source says that a path does not.
+"""The interface of a dataset of any format, and what a source declares about files that do not say it themselves.
 
 A dataset is a stretch of tokens, numbered from 0, in one file or in what answers like one (`token_files.TokenFile`).
 Sources, orders, ledgers, reports and the C++ reader know `TokenDataset` only. Each format is one module with a
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLayout:
-    """What a source says of files that do not say it themselves."""
+    """A source's declaration for files that do not describe themselves."""
 
     dtype: str | None = None
     """uint16 or uint32, of files without a header."""
@@ -32,35 +32,35 @@ class TokenLayout:
 
 
 class DocumentIndex(NamedTuple):
-    """Where documents begin, as far as the runs that it was asked for need it (`csrc/index/documents.h`)."""
+    """Document starts, as far as the requested runs need them (`csrc/index/documents.h`)."""
 
     pointers_K: NDArray[np.int64]
     """First byte of each sequence, ascending from 0; bytes are counted from the first token."""
     documents_D: NDArray[np.int64]
-    """Which of the sequences begin a document."""
+    """Sequences that begin a document."""
     bytes: int
-    """Where the last sequence ends."""
+    """End of the last sequence, in bytes."""
     token_bytes: int
     name: str
-    """What it was read from, for messages."""
+    """Its origin, for messages."""
 
 
 class TokenDataset(Protocol):
     """Tokens of one dataset, open. Threads may share it. Failures to read are an `InputError` that names the file."""
 
     name: str
-    """What it was opened as, for messages; a ledger compares fingerprints, never names."""
+    """The path it was opened by, for messages; a ledger compares fingerprints, never names."""
     dtype: np.dtype[Any]
     """Type of the stored tokens: one that `reader.code_of` knows."""
     first_byte: int
-    """Where token 0 begins in `data`; the others follow without a gap."""
+    """Offset of token 0 in `data`; the others follow without a gap."""
     token_count: int
     has_documents: bool
-    """Whether `document_index` knows where documents begin."""
+    """True if `document_index` knows where documents begin."""
 
     @property
     def data(self) -> TokenFile:
-        """Where the bytes of the tokens are."""
+        """The file that holds the tokens' bytes."""
         ...
 
     @property
@@ -70,7 +70,7 @@ class TokenDataset(Protocol):
 
     @functools.cached_property
     def description(self) -> dict[str, Any] | None:
-        """What a .json beside it says of the tokenizer; None where there is none."""
+        """Contents of the .json beside it, which names the tokenizer; None where there is none."""
         ...
 
     @functools.cached_property
@@ -83,7 +83,7 @@ class TokenDataset(Protocol):
         ...
 
     def document_index(self, start_N: NDArray[np.int64], count_N: NDArray[np.int64]) -> DocumentIndex:
-        """What tells where documents begin within these runs of tokens; only where `has_documents`."""
+        """Return the document index of these runs of tokens; only where `has_documents`."""
         ...
 
     def close(self) -> None: ...
@@ -93,7 +93,7 @@ class DatasetFormat(NamedTuple):
     """A way to store tokens: which paths mean it, and how one is opened."""
 
     claims: Callable[[str], bool]
-    """Whether a path, glob or URL means this format, by how it is written."""
+    """Return whether a path, glob or URL is of this format, judged by its spelling alone."""
     marker: Callable[[str], str]
     """The file whose presence says that the dataset of a path is there; of a glob, what to look for."""
     open: Callable[[str, TokenLayout, RemoteStore], TokenDataset]

@@ -50,7 +50,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "gpt-4o": (GPT4O,),
 }
 WHOLE_PIECES = ("llama-bpe", "llama3", "llama-v3", "tekken")
-"""What llama.cpp calls ignore_merges; these begin a text with the begin token too."""
+"""Pre-tokenizers with llama.cpp's ignore_merges; these begin a text with the begin token too."""
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 README = Path(__file__).parents[4] / "README.md"
 
@@ -151,7 +151,7 @@ def _cut(text: str, pre: str) -> list[str]:
 
 
 def _cut_once(text: str, pattern: str) -> list[str]:
-    """What the pattern finds, and what is between."""
+    """Split at matches of the pattern, keeping matches and the text between them."""
     parts, done = [], 0
     for found in regex.finditer(pattern, text):
         parts += [text[done : found.start()], found[0]]

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder holds besides weights travels with them, and what we write loads without a warning."""
+"""Files of a Hugging Face folder besides the weights travel with them, and what we write loads without a warning."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def no_warning(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 def test_transformers_loads_it_without_a_warning(
     shape: str, dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What we write by ourselves, for the full vocabulary of the released model."""
+    """A folder written entirely by us, for the full vocabulary of the released model."""
     model = dataclasses.replace(SHAPES[shape], vocabulary=100_352, layers=1)
     source = tmp_path / "hf"
     random_folder(source, model, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What ranks of the Megatron tests run: a GPT model as Megatron-LM builds it, saved by Megatron's own functions.
+"""Ranks of the Megatron tests: a GPT model as Megatron-LM builds it, saved by Megatron's own functions.
 
 The layer specification is Megatron's local one, not ours. Saving takes in-process writers: Megatron's default starts a
 manager process, which cannot start from a forked rank.

@@ -31,7 +31,7 @@ class Backend(enum.Enum):
 
 
 class Objects:
-    """What nobody here can look into."""
+    """Objects that restricted unpickling cannot look into."""
 
 
 def a_spec() -> None: ...
@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 def written(folder: Path, args: Any) -> dict[str, Any]:
-    """What is read from a common.pt with these arguments."""
+    """Configuration read from a common.pt with these arguments."""
     torch.save({"args": args, "iteration": 7}, folder / "common.pt")
     arguments, iteration = read_arguments(folder)
     assert iteration == 7

@@ -232,7 +232,7 @@ def test_a_cache_that_is_emptied_while_in_use(bucket):
 
 
 def test_reading_ahead(bucket):
-    """What `prepare` was told of is there when it is asked for; more than the limit is not even begun."""
+    """Blocks announced to `prepare` are there when they are read; more than the limit is not even begun."""
     remote = open_web("bucket://pool/web_*", bucket, read_ahead_blocks=8)
     slow = threading.Event()
     Bucket.answer = lambda name, start, content: (slow.wait(10), content)[1]
