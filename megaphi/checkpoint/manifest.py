@@ -19,7 +19,7 @@ from megaphi.files import read_json, write_text
 
 FORMAT = "megaphi-checkpoint-3"
 SAVE_ID_NAMES = {FORMAT: "save_id", "megaphi-checkpoint-2": "run"}
-"""How each format that can be read calls the save id; nothing else differs between them."""
+"""Name of the save id in each format that can be read; nothing else differs between them."""
 MANIFEST = "manifest.json"
 
 

@@ -21,11 +21,11 @@ class AnswerStream:
         """`before`: characters that stand before the answer, for `characters`."""
         self._text = TextStream(tokenizer, request.sampling.stop, after=request.prompt, before=before)
         self.finish: Finish | None = None
-        """Why the answer ended; None while it goes on. "stop" for a stop text, whatever the generator says later."""
+        """Reason the answer ended, None before; "stop" for a stop text, whatever the generator says later."""
 
     @property
     def characters(self) -> int:
-        """Where the text of the next token begins, held back text and that of a stop text included."""
+        """Start of the next token's text; text held back and that of a stop text count."""
         return self._text.characters
 
     def add(self, output: StepOutput) -> str:

@@ -37,7 +37,7 @@ def _repaired(content: bytes) -> list[str]:
 
 
 def _first_broken(content: bytes) -> tuple[int, int]:
-    """Where the first bytes that are not UTF-8 begin and end; the end of `content` twice if there are none."""
+    """Start and end of the first bytes that are not UTF-8; the end of `content` twice if there are none."""
     try:
         content.decode()
     except UnicodeDecodeError as error:

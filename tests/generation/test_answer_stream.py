@@ -71,7 +71,7 @@ def answers(draw: st.DrawFn, tokenizer: Tokenizer) -> list[int]:
 
 
 def steps(ids: list[int], ending: Finish) -> Iterator[StepOutput]:
-    """What an engine tells: at its limit the last token says so, at a stop token an output without a token does."""
+    """Outputs of an engine: at its limit the last token says so, at a stop token an output without a token does."""
     for token in ids[:-1]:
         yield StepOutput("answer", token)
     last = ids[-1] if ids else None
