@@ -6,7 +6,7 @@ variant is handed the core product, softmax(q k^T / sqrt(K) + mask) v by `scaled
 definition (`model.attention`), and says which keys a query may see. No [S, S] mask exists where one can do without.
 
 A fork's own (a sliding window, a prefix that sees itself whole) is one class like these, made by the fork's objective;
-nothing else has to know it (tests/model/own_attention.py).
+nothing else has to know it (tests/model/own_variants.py).
 
 Legend: S queries, L keys, B batch, H query heads, G key-value groups, K head size.
 """

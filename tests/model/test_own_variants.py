@@ -5,18 +5,29 @@ Loss and every gradient, by every way to compute the model, with and without rec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from megaphi.parallel.layout import ParallelLayout
 from tests.conversion.random_models import random_folder, whole_weights
 from tests.gloo_world import run_in_world
-from tests.model.own_attention import CASES, COMPUTED_BY, Found, losses_and_gradients, refusals, windowed_step
+from tests.model.own_variants import (
+    CASES,
+    COMPUTED_BY,
+    Found,
+    distance_and_gradients,
+    losses_and_gradients,
+    refusals,
+    teacher_logits,
+    windowed_step,
+)
 from tests.stages.packed_runs import SHAPE, difference, gradients
 
 
@@ -41,8 +52,8 @@ def theirs(checkpoint: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
 
 
-def by_transformers(model: Any, name: str) -> Found:
-    """Loss and gradients with an additive mask [B, 1, S, S]."""
+def by_transformers(model: Any, name: str, loss_of: Callable[[Tensor, Tensor], Tensor] | None = None) -> Found:
+    """Loss and gradients with an additive mask [B, 1, S, S]; `loss_of` logits and labels is the next token's."""
     case = CASES[name]
     tokens_BS, labels_BS = case.batch()
     hidden = torch.from_numpy(~case.visible_BSS[:, None])
@@ -50,7 +61,8 @@ def by_transformers(model: Any, name: str) -> Found:
     positions_BS = torch.from_numpy(case.positions_S).expand(case.rows, -1)
     model.zero_grad()
     logits_BSV = model(tokens_BS, attention_mask=mask_B1SS, position_ids=positions_BS).logits
-    loss = functional.cross_entropy(logits_BSV.flatten(0, 1), labels_BS.flatten())
+    loss_of = loss_of or (lambda logits, labels: functional.cross_entropy(logits.flatten(0, 1), labels.flatten()))
+    loss = loss_of(logits_BSV, labels_BS)
     loss.backward()
     gradients = whole_weights({name: weight.grad for name, weight in model.named_parameters()}, SHAPE)
     return loss.item(), {name: values.double().numpy() for name, values in gradients.items()}
@@ -79,6 +91,15 @@ def test_an_objective_that_names_its_attention_trains_in_every_layout(
     found = run_in_world(windowed_step, str(tmp_path), str(checkpoint), layout, processes=layout.model_ranks)
     assert found == pytest.approx([loss] * layout.model_ranks, rel=1e-6)
     assert difference(gradients(tmp_path), expected) < 1e-5
+
+
+def test_a_target_of_a_fork_is_its_formula_in_plain_pytorch(checkpoint: Path, theirs: Any) -> None:
+    loss, expected = by_transformers(
+        theirs, "causal", lambda logits, _: (logits - teacher_logits()).square().sum(2).mean()
+    )
+    ((found, ours),) = run_in_world(distance_and_gradients, str(checkpoint), processes=1)
+    assert found == pytest.approx(loss, rel=1e-6)
+    assert difference(ours, expected) < 1e-5
 
 
 def test_recomputation_changes_no_bit(found: dict[tuple[str, str, str], Found]) -> None:

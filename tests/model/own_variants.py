@@ -1,4 +1,4 @@
-"""Two variants of attention as a fork would write them, and what the test's one process computes with every variant.
+"""Variants of attention and a target as a fork would write them, and what the tests' processes compute with them.
 
 Each is one class that says which keys a query may see. Gradients are whole, because the process is alone.
 
@@ -18,8 +18,10 @@ from torch import Tensor
 from megaphi.data.batch import Batch
 from megaphi.engine.objective import NextToken
 from megaphi.errors import InputError
-from megaphi.model.forward.attention import Attention, Causal, CoreProduct, causally_visible
+from megaphi.model.forward.attention import Attention, Causal, CausalAcrossRanks, CoreProduct, causally_visible
+from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.segments import Segments
+from megaphi.model.forward.targets import AllLogits, Labels, LogitRows, OutputHead, Targets
 from megaphi.parallel.layout import ParallelLayout
 from tests.stages.packed_runs import SHAPE, a_step
 
@@ -38,7 +40,7 @@ class SlidingWindow(Attention):
 
 
 class Windowed(NextToken):
-    """The fork's objective, which a recipe names: `objective=own_attention.py:Windowed`."""
+    """The fork's objective, which a recipe names: `objective=own_variants.py:Windowed`."""
 
     def attention(self, batch: Batch, device: torch.device) -> Attention:
         return SlidingWindow(5)
@@ -54,6 +56,17 @@ class PrefixVisible(Attention):
         visible_SS = causally_visible(len(query_SBHK), len(key_SBGK), device=query_SBHK.device)
         visible_SS[: self.prefix, : self.prefix] = True
         return core.product(query_SBHK, key_SBGK, value_SBGK, visible_SS)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherDistance(Targets):
+    """Another output than ours: squared distance to a teacher's logits [B, S, V], a number for each token."""
+
+    teacher_BSV: Tensor
+
+    def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
+        logits_BSV = head.logits(hidden_SBD).transpose(0, 1)[..., : self.teacher_BSV.shape[2]]
+        return (logits_BSV - self.teacher_BSV).square().sum(2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +133,6 @@ Found = tuple[float, dict[str, np.ndarray]]
 def losses_and_gradients(checkpoint: str) -> dict[tuple[str, str, str], Found]:
     """Mean loss and every gradient by (case, what computes it, recompute), from the weights of `checkpoint`."""
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.saving.shards import load_weight
-    from megaphi.model.initialize import parameter_shares
     from megaphi.model.language_model import build_model
     from megaphi.parallel.world import start_world
 
@@ -130,28 +141,56 @@ def losses_and_gradients(checkpoint: str) -> dict[tuple[str, str, str], Found]:
     for computed_by, recompute in product(COMPUTED_BY, ("none", "selective", "full")):
         architecture = replace(SHAPE, **COMPUTED_BY[computed_by])
         (model,) = build_model(architecture, layout, sequence_length=LENGTH, seed=0, recompute=recompute)
-        shares = list(parameter_shares(model))
-        for share in shares:
-            load_weight(reader, share)
+        shares = _load(model, reader)
         for name, case in CASES.items():
             if name == "prompt and answers" and computed_by == "reference":
                 continue  # Megatron's own positions count from the start of a row
             model.zero_grad()
             loss = _loss(model, case)
             loss.backward()
-            gradients = {share.name: share.parameter.grad.double().numpy() for share in shares}  # pyright: ignore
-            found[name, computed_by, recompute] = loss.item(), gradients
+            found[name, computed_by, recompute] = loss.item(), _gradients(shares)
     return found
 
 
-def _loss(model: Any, case: Case) -> Tensor:
-    from megaphi.model.forward.context import ForwardContext
-    from megaphi.model.forward.targets import Labels
+def _load(model: Any, reader: Any) -> list[Any]:
+    """The shares of the model's parameters, filled."""
+    from megaphi.engine.saving.shards import load_weight
+    from megaphi.model.initialize import parameter_shares
 
+    shares = list(parameter_shares(model))
+    for share in shares:
+        load_weight(reader, share)
+    return shares
+
+
+def _gradients(shares: list[Any]) -> dict[str, np.ndarray]:
+    return {share.name: share.parameter.grad.double().numpy() for share in shares}
+
+
+def _loss(model: Any, case: Case) -> Tensor:
     tokens_BS, labels_BS = case.batch()
     positions_BS = torch.from_numpy(case.positions_S)[None] if case.rows == 1 else None
     context = ForwardContext(attention=case.attention, targets=Labels(labels_BS), positions_BS=positions_BS)
     return model(tokens_BS, context).mean()
+
+
+def teacher_logits() -> Tensor:
+    return torch.from_numpy(np.random.default_rng(6).standard_normal((2, LENGTH, SHAPE.vocabulary), dtype=np.float32))
+
+
+def distance_and_gradients(checkpoint: str) -> Found:
+    """Mean distance to the teacher, and every gradient."""
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.model.language_model import build_model
+    from megaphi.parallel.world import start_world
+
+    start_world(ParallelLayout(), seed=0)
+    (model,) = build_model(SHAPE, ParallelLayout(), sequence_length=LENGTH, seed=0)
+    shares = _load(model, open_weights(checkpoint))
+    tokens_BS, _ = CASES["causal"].batch()
+    loss = model(tokens_BS, ForwardContext(attention=Causal(), targets=TeacherDistance(teacher_logits()))).mean()
+    loss.backward()
+    return loss.item(), _gradients(shares)
 
 
 def windowed_step(folder: str, checkpoint: str, layout: ParallelLayout) -> float:
@@ -172,9 +211,6 @@ def windowed_step(folder: str, checkpoint: str, layout: ParallelLayout) -> float
 
 def refusals() -> dict[str, str]:
     """Refusal of each model of a pass that it would compute as something else."""
-    from megaphi.model.forward.attention import CausalAcrossRanks
-    from megaphi.model.forward.context import ForwardContext
-    from megaphi.model.forward.targets import AllLogits, LogitRows, Targets
     from megaphi.model.language_model import build_model
     from megaphi.model.padded_model import PaddedModel
     from megaphi.parallel.world import pretended_world
