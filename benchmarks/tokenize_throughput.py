@@ -80,8 +80,11 @@ def sides() -> dict[str, Side]:
 
 def our_way(source: Path, prefix: Path, *, encoder: str, processes: int, seed: int | None) -> None:
     from megaphi.data.tokenize.pipeline import tokenize_documents
+    from megaphi.data.tokenize.settings import TokenizeSettings
 
-    tokenize_documents([source], prefix, encoder=encoder, processes=processes, shuffle_seed=seed, show_progress=False)
+    tokenize_documents(
+        [source], prefix, TokenizeSettings(encoder=encoder, shuffle_seed=seed), processes=processes, show_progress=False
+    )
 
 
 def megatron_way(source: Path, prefix: Path, *, encoder: str, workers: int) -> None:

@@ -247,10 +247,13 @@ def judged(name: str, folder: Path) -> dict[str, object]:
 
 def make_tokens(folder: Path) -> None:
     from megaphi.data.tokenize.pipeline import tokenize_documents
+    from megaphi.data.tokenize.settings import TokenizeSettings
 
     for name in ("web", "code"):
         text = ROOT / "examples" / "corpus" / name / "validation.jsonl.zst"
-        tokenize_documents([text], folder / name, vocabulary_size=512, processes=1, show_progress=False)
+        tokenize_documents(
+            [text], folder / name, TokenizeSettings(vocabulary_size=512), processes=1, show_progress=False
+        )
 
 
 def main() -> None:

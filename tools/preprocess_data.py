@@ -15,6 +15,7 @@ from pathlib import Path
 
 from megaphi.config import user_path
 from megaphi.data.tokenize.pipeline import tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.errors import InputError
 from megaphi.log import set_up_logging
 
@@ -53,10 +54,9 @@ def _tokenize(arguments: argparse.Namespace, key: str) -> None:
     summary = tokenize_documents(
         [arguments.input],
         f"{arguments.output_prefix}_{key}_document",
-        vocabulary_size=arguments.vocab_size,
-        ranks_file=arguments.tokenizer_model,
-        text_key=key,
-        shuffle_seed=None,
+        TokenizeSettings(
+            vocabulary_size=arguments.vocab_size, ranks_file=arguments.tokenizer_model, text_key=key, shuffle_seed=None
+        ),
         processes=arguments.workers,
     )
     empty = f" ({summary.empty_documents:,} empty ones left out)" if summary.empty_documents else ""

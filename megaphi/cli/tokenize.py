@@ -13,10 +13,13 @@ elsewhere whoever finishes last. Start any of them again and it goes on.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megaphi.cli.tokenizer_option import add_tokenizer, place_of_tokenizer
 from megaphi.config import user_path
+
+if TYPE_CHECKING:
+    from megaphi.data.tokenize.settings import TokenizeSettings
 
 HELP = "text files to .bin/.idx token files"
 EXAMPLE = """examples:
@@ -89,11 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from megaphi.data.tokenize.dry_run import describe_plan
 
-        plan = plan_tokenizing(arguments.inputs, arguments.output, **settings)
+        plan = plan_tokenizing(arguments.inputs, arguments.output, settings)
         print(describe_plan(plan, worker, processes=arguments.processes))
         return 0
     summary = tokenize_documents(
-        arguments.inputs, arguments.output, processes=arguments.processes, worker=worker, **settings
+        arguments.inputs, arguments.output, settings, processes=arguments.processes, worker=worker
     )
     if not summary.joined:
         print(_unfinished(summary, worker))
@@ -108,23 +111,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that determine the result, as keyword arguments."""
+def _settings(arguments: argparse.Namespace) -> TokenizeSettings:
     from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle
+    from megaphi.data.tokenize.settings import TokenizeSettings
 
     path, vocabulary = place_of_tokenizer(arguments.tokenizer, vocabulary=arguments.vocabulary)
     rates = {"rate": arguments.fim_rate, "spm_rate": arguments.fim_spm_rate, "seed": arguments.fim_seed}
     fill = FillInTheMiddle(**rates)
-    return {
-        "tokenizer": path,
-        "vocabulary_size": vocabulary,
-        "ranks_file": arguments.ranks_file,
-        "text_key": arguments.text_key,
-        "shuffle_seed": None if arguments.no_shuffle else arguments.seed,
-        "encoder": arguments.encoder,
-        "bad_records": arguments.bad_records,
-        "fill_in_the_middle": fill if fill.rate else None,
-    }
+    return TokenizeSettings(
+        tokenizer=path,
+        vocabulary_size=vocabulary,
+        ranks_file=arguments.ranks_file,
+        text_key=arguments.text_key,
+        shuffle_seed=None if arguments.no_shuffle else arguments.seed,
+        encoder=arguments.encoder,
+        bad_records=arguments.bad_records,
+        fill_in_the_middle=fill if fill.rate else None,
+    )
 
 
 def _unfinished(summary: Any, worker: Any) -> str:

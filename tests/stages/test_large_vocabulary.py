@@ -20,6 +20,7 @@ from megaphi.data.order.mixture import Mixture, Source
 from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize.pipeline import tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_sections import Start, TrainingLength
@@ -63,7 +64,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("large")
     write_large_tokenizer(home / "tokenizer", vocabulary=VOCABULARY)
     documents = lines(home / "documents.jsonl", [{"text": text} for text in TEXTS * 8])
-    tokenize_documents([documents], home / "data", tokenizer=str(home / "tokenizer"), processes=1, show_progress=False)
+    tokenize_documents(
+        [documents],
+        home / "data",
+        TokenizeSettings(tokenizer=str(home / "tokenizer")),
+        processes=1,
+        show_progress=False,
+    )
     chats = lines(home / "chats.jsonl", [{"prompt": text, "response": TEXTS[0]} for text in TEXTS * 4])
     pairs = lines(
         home / "pairs.jsonl", [{"prompt": text, "chosen": TEXTS[0], "rejected": TEXTS[1]} for text in TEXTS * 4]
@@ -113,7 +120,11 @@ def test_the_last_id_of_any_vocabulary_survives(vocabulary: int, dtype: str, tmp
     write_large_tokenizer(tmp_path / "tokenizer", vocabulary=vocabulary)
     documents = lines(tmp_path / "documents.jsonl", [{"text": text} for text in TEXTS])
     tokenize_documents(
-        [documents], tmp_path / "data", tokenizer=str(tmp_path / "tokenizer"), processes=1, show_progress=False
+        [documents],
+        tmp_path / "data",
+        TokenizeSettings(tokenizer=str(tmp_path / "tokenizer")),
+        processes=1,
+        show_progress=False,
     )
     dataset, tokenizer = IndexedDataset(tmp_path / "data"), open_path(str(tmp_path / "tokenizer"))
     assert (dataset.dtype, tokenizer.vocabulary_size) == (np.dtype(dtype), vocabulary)

@@ -20,6 +20,7 @@ from megaphi.data.order.mixture import Mixture, Source
 from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize.pipeline import tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.run_config import RunConfig, check
 from megaphi.engine.run_sections import Start, TrainingLength
@@ -68,7 +69,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("own")
     write_tokenizer(home / "tokenizer", template=LLAMA3, bos=True)
     documents = lines(home / "documents.jsonl", [{"text": f"{text} {n}"} for n in range(40) for text in CORPUS])
-    tokenize_documents([documents], home / "data", tokenizer=str(home / "tokenizer"), processes=1, show_progress=False)
+    tokenize_documents(
+        [documents],
+        home / "data",
+        TokenizeSettings(tokenizer=str(home / "tokenizer")),
+        processes=1,
+        show_progress=False,
+    )
     said = [
         {
             "messages": [

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from megaphi.data.tokenize.pipeline import tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from tests.processes import children_of
 from tests.warm_megaphi import WarmMegaphi
 
@@ -34,7 +35,9 @@ def token_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokens")
     for name in ("web", "code"):
         text = CORPUS / name / "validation.jsonl.zst"
-        tokenize_documents([text], folder / name, vocabulary_size=512, processes=1, show_progress=False)
+        tokenize_documents(
+            [text], folder / name, TokenizeSettings(vocabulary_size=512), processes=1, show_progress=False
+        )
     return folder
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from megaphi.data.tokenize.pipeline import tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.test_house import ROOT
 
@@ -36,9 +37,7 @@ def test_same_files_as_the_verb(tmp_path, source, tool):
     tokenize_documents(
         [source],
         tmp_path / "verb" / "d_body_document",
-        vocabulary_size=1_024,
-        text_key="body",
-        shuffle_seed=None,
+        TokenizeSettings(vocabulary_size=1_024, text_key="body", shuffle_seed=None),
         processes=1,
         show_progress=False,
     )

@@ -46,7 +46,8 @@ def describe_plan(plan: TokenizePlan, worker: TokenizeWorker, *, processes: int 
     if worker.world > LISTED_WORKERS:
         lines.append(f"  ... and {worker.world - LISTED_WORKERS:,} more workers")
     joiner = "this process" if worker.is_alone else "rank 0" if worker.launcher == "MPI" else "whoever finishes last"
-    order = "in input order" if plan.shuffle_seed is None else f"shuffled with seed {plan.shuffle_seed}"
+    seed = plan.settings.asked.shuffle_seed
+    order = "in input order" if seed is None else f"shuffled with seed {seed}"
     lines.append(f"joined by {joiner}, {order}, into {plan.output}.bin/.idx/.json")
     if is_up_to_date(plan):
         lines.append("which is up to date: nothing would be done")
@@ -60,14 +61,14 @@ def estimate_tokens(plan: TokenizePlan) -> float:
     chosen = plan.files[:: max(1, len(plan.files) // SAMPLED_FILES)][:SAMPLED_FILES]
     tokens = stored = 0.0
     for file in chosen:
-        refuse = BadRecords(settings.bad_records).add
+        refuse = BadRecords(settings.asked.bad_records).add
         texts = [
             text[:SAMPLED_CHARACTERS]
             for piece in plan_pieces(file.path, piece_bytes=file.size_bytes + 1)
-            for text in islice(read_piece(piece, text_key=settings.text_key, refuse=refuse), SAMPLED_DOCUMENTS)
+            for text in islice(read_piece(piece, text_key=settings.asked.text_key, refuse=refuse), SAMPLED_DOCUMENTS)
         ]
         tokens += sum(len(tokenizer.encode(text)) + 1 for text in texts)
-        stored += _stored_bytes(file, texts, settings.text_key)
+        stored += _stored_bytes(file, texts, settings.asked.text_key)
     return plan.input_bytes * tokens / stored if stored else 0.0
 
 

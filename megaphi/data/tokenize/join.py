@@ -68,7 +68,7 @@ def join_shards(plan: TokenizePlan, *, show_progress: bool) -> None:
         IndexedDatasetWriter(plan.output, dtype, temporary_folder=plan.parts_folder) as writer,
         progress_bar(total=tokens, unit=" tokens", label="join", visible=show_progress) as bar,
     ):
-        for numbers_N in _windows(documents, plan.shuffle_seed, window=window):
+        for numbers_N in _windows(documents, plan.settings.asked.shuffle_seed, window=window):
             shards_N = np.searchsorted(first_numbers, numbers_N, side="right") - 1
             places = Places(shards_N, numbers_N - first_numbers[shards_N])
             for tokens_M, lengths_N in _read_window(places, prefixes, open_shard, dtype):

@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
-from megaphi.data.text.bad_records import OnBadRecords
-from megaphi.data.tokenize.encoders import chosen_encoder
-from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle, check_sentinels
+from megaphi.data.tokenize.fill_in_the_middle import check_sentinels
 from megaphi.data.tokenize.join import damaged_shards, join_shards
-from megaphi.data.tokenize.plan import TokenizePlan, TokenizeSettings, is_up_to_date, make_plan, parts_folder_of
+from megaphi.data.tokenize.plan import TokenizePlan, is_up_to_date, make_plan, parts_folder_of
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.data.tokenize.shards import missing_shards, tokenize_missing, tokenizer_at
 from megaphi.data.tokenize.workers import Barrier, TokenizeWorker, barrier_of
 from megaphi.errors import InputError
@@ -71,47 +70,26 @@ class TokenizeSummary:
 def plan_tokenizing(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
+    settings: TokenizeSettings | None = None,
     *,
-    tokenizer: str = PHI4,
-    vocabulary_size: int | None = None,
-    ranks_file: str | None = None,
-    text_key: str = "text",
-    shuffle_seed: int | None = 0,
-    encoder: str | None = None,
-    fill_in_the_middle: FillInTheMiddle | None = None,
-    bad_records: OnBadRecords = "error",
     threads: int = 1,
 ) -> TokenizePlan:
     """Plan a call of `tokenize_documents` with these arguments; writes nothing."""
-    if vocabulary_size is not None and tokenizer != PHI4:
-        raise InputError(f"a vocabulary of {vocabulary_size} is for Phi-4's tokenizer: {tokenizer} has its own size")
-    opened = tokenizer_at(tokenizer, vocabulary_size, ranks_file)
-    if fill_in_the_middle is not None:
-        check_sentinels(opened, where=tokenizer)
-    settings = TokenizeSettings(
-        vocabulary_size=opened.vocabulary_size,
-        tokenizer=tokenizer,
-        ranks_file=ranks_file,
-        text_key=text_key,
-        encoder=chosen_encoder(encoder, opened),
-        fill_in_the_middle=fill_in_the_middle,
-        bad_records=bad_records,
-    )
-    return make_plan(inputs, output, tokenizer=opened, settings=settings, shuffle_seed=shuffle_seed, threads=threads)
+    settings = settings or TokenizeSettings()
+    path, size = settings.tokenizer, settings.vocabulary_size
+    if size is not None and path != PHI4:
+        raise InputError(f"a vocabulary of {size} is for Phi-4's tokenizer: {path} has its own size")
+    opened = tokenizer_at(path, size, settings.ranks_file)
+    if settings.fill_in_the_middle is not None:
+        check_sentinels(opened, where=path)
+    return make_plan(inputs, output, tokenizer=opened, settings=settings.decided(opened), threads=threads)
 
 
 def tokenize_documents(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
+    settings: TokenizeSettings | None = None,
     *,
-    tokenizer: str = PHI4,
-    vocabulary_size: int | None = None,
-    ranks_file: str | None = None,
-    text_key: str = "text",
-    shuffle_seed: int | None = 0,
-    encoder: str | None = None,
-    fill_in_the_middle: FillInTheMiddle | None = None,
-    bad_records: OnBadRecords = "error",
     processes: int | None = None,
     worker: TokenizeWorker | None = None,
     show_progress: bool = True,
@@ -122,13 +100,7 @@ def tokenize_documents(
     the same settings is kept. Needs twice the dataset's size on disk for a moment.
 
     Args:
-        tokenizer: `phi4`, or a folder with tokenizer.json.
-        vocabulary_size, ranks_file: of Phi-4's, see `load_tokenizer`.
-        text_key: the field or column that holds the text of a record.
-        shuffle_seed: seed of the documents' order; None keeps the order of the inputs.
-        encoder: which engine makes the ids, see `text_encoders.py`.
-        fill_in_the_middle: rearrange a share of the documents, see `fill_in_the_middle.py`.
-        bad_records: stop at records that hold no text and name all of a shard (error), or count them (skip).
+        settings: what decides the result; None means Phi-4's tokenizer, shuffled with seed 0.
         processes: how many to tokenise with; None means one per processor.
         worker: this process's place among several that tokenise the same inputs together; None means alone.
 
@@ -140,19 +112,7 @@ def tokenize_documents(
     worker = worker or TokenizeWorker()
     processes = processes or worker.processes or len(os.sched_getaffinity(0))
     with barrier_of(worker) as barrier:
-        plan = plan_tokenizing(
-            inputs,
-            output,
-            tokenizer=tokenizer,
-            vocabulary_size=vocabulary_size,
-            ranks_file=ranks_file,
-            text_key=text_key,
-            shuffle_seed=shuffle_seed,
-            encoder=encoder,
-            fill_in_the_middle=fill_in_the_middle,
-            bad_records=bad_records,
-            threads=processes,
-        )
+        plan = plan_tokenizing(inputs, output, settings, threads=processes)
         for line in plan.left_out.lines():
             if worker.rank == 0:
                 logger.info("%s", line)

@@ -20,10 +20,9 @@ from typing import Any
 from megaphi.data.order.permutation import ORDER_VERSION
 from megaphi.data.storage.files.token_files import with_ending
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
-from megaphi.data.text.bad_records import OnBadRecords
 from megaphi.data.text.documents import FilePiece, plan_pieces
 from megaphi.data.text.input_files import LeftOut, find_files
-from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle
+from megaphi.data.tokenize.settings import DecidedSettings
 from megaphi.errors import InputError
 from megaphi.files import sha256_of
 from megaphi.tokenizer.interface import Tokenizer
@@ -39,24 +38,6 @@ HASHED_WHOLE = 1 << 30
 """Inputs up to this many bytes in all are hashed whole."""
 SAMPLED_BLOCKS = 4
 SAMPLED_BLOCK = 1 << 16
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizeSettings:
-    """Settings that a worker process needs besides the pieces."""
-
-    vocabulary_size: int
-    """Tokens of the tokenizer; Phi-4's is cut to them."""
-    tokenizer: str
-    """`phi4` or a path, as `open_path` takes them."""
-    ranks_file: str | None
-    text_key: str
-    encoder: str
-    fill_in_the_middle: FillInTheMiddle | None
-    bad_records: OnBadRecords = "error"
-    """Treatment of records that hold no text."""
-    doubtful: tuple[int, ...] = ()
-    """Characters that the encoder leaves to tiktoken; found once, when there is something to tokenise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +69,7 @@ class TokenizePlan:
     files: list[InputFile]
     shards: list[Shard]
     """In input order; two with the same content have the same prefix."""
-    settings: TokenizeSettings
-    shuffle_seed: int | None
+    settings: DecidedSettings
     description: dict[str, Any]
     """The part of PREFIX.json that determines the result."""
     left_out: LeftOut = field(default_factory=LeftOut)
@@ -119,8 +99,7 @@ def make_plan(
     output: str | os.PathLike[str],
     *,
     tokenizer: Tokenizer,
-    settings: TokenizeSettings,
-    shuffle_seed: int | None,
+    settings: DecidedSettings,
     threads: int,
 ) -> TokenizePlan:
     """Identify the inputs and cut them into shards.
@@ -130,30 +109,28 @@ def make_plan(
     """
     left_out = LeftOut()
     files = identify(find_files(inputs, left_out=left_out), threads=threads)
-    fill = settings.fill_in_the_middle
+    asked = settings.asked
+    fill = asked.fill_in_the_middle
     description = {
         "tokenizer": tokenizer.fingerprint,
         "vocabulary_size": tokenizer.vocabulary_size,
         "end_of_text": tokenizer.end_of_text,
         "encoder": settings.encoder,
-        "text_key": settings.text_key,
+        "text_key": asked.text_key,
         "fill_in_the_middle": asdict(fill) if fill else None,
-        "order_seed": shuffle_seed,
+        "order_seed": asked.shuffle_seed,
         "order_version": ORDER_VERSION,
-        "bad_records": "skip" if settings.bad_records == "skip" else None,
+        "bad_records": "skip" if asked.bad_records == "skip" else None,
         "inputs": [
             {"name": file.path.name, "bytes": file.size_bytes, "fingerprint": file.fingerprint} for file in files
         ],
     }
-    meaning = (
-        f"{SHARD_VERSION} {tokenizer.fingerprint} {settings.encoder} {fill} {settings.text_key} {settings.bad_records}"
-    )
+    meaning = f"{SHARD_VERSION} {tokenizer.fingerprint} {settings.encoder} {fill} {asked.text_key} {asked.bad_records}"
     return TokenizePlan(
         output=Path(output),
         files=files,
         shards=_cut(files, parts_folder_of(output), meaning=meaning),
         settings=settings,
-        shuffle_seed=shuffle_seed,
         description=description,
         left_out=left_out,
     )

@@ -38,7 +38,8 @@ from megaphi.data.tokenize.encoders import (
     spot_check,
 )
 from megaphi.data.tokenize.fill_in_the_middle import rearrange
-from megaphi.data.tokenize.plan import Shard, TokenizeSettings
+from megaphi.data.tokenize.plan import Shard
+from megaphi.data.tokenize.settings import DecidedSettings
 from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar
 from megaphi.tokenizer.interface import Tokenizer
@@ -99,9 +100,7 @@ def count_shard(shard: Shard) -> ShardCounts | None:
     return ShardCounts(dataset.document_count, found["empty_documents"], dataset.token_count, found.get("left_out", {}))
 
 
-def tokenize_missing(
-    shards: Sequence[Shard], settings: TokenizeSettings, *, processes: int, show_progress: bool
-) -> int:
+def tokenize_missing(shards: Sequence[Shard], settings: DecidedSettings, *, processes: int, show_progress: bool) -> int:
     """Tokenise those of `shards` that are not finished yet or damaged; returns how many were there."""
     missing = missing_shards(shards)
     absent = {shard.prefix for shard in missing}
@@ -111,7 +110,7 @@ def tokenize_missing(
         logger.info("%d of %d shards were finished by an earlier run", resumed, len(shards))
     if not missing:
         return resumed
-    doubtful = find_doubtful_characters(settings.encoder, ranks_file=settings.ranks_file)
+    doubtful = find_doubtful_characters(settings.encoder, ranks_file=settings.asked.ranks_file)
     settings = replace(settings, doubtful=doubtful)
     total = sum(shard.size_bytes for shard in shards)
     left = sum(shard.size_bytes for shard in missing)
@@ -126,7 +125,7 @@ def tokenize_missing(
 
 
 def _tokenize_each(
-    shards: Sequence[Shard], settings: TokenizeSettings, *, processes: int
+    shards: Sequence[Shard], settings: DecidedSettings, *, processes: int
 ) -> Iterator[tuple[Shard, ShardCounts]]:
     """Tokenise in this process, or in several; yields each shard when it is finished, in any order."""
     if processes <= 1:
@@ -170,21 +169,21 @@ def tokenizer_at(path: str, vocabulary_size: int | None, ranks_file: str | None)
     return open_path(path, vocabulary=vocabulary_size if path == PHI4 else None, ranks_file=ranks_file)
 
 
-def tokenizer_of(settings: TokenizeSettings) -> Tokenizer:
-    return tokenizer_at(settings.tokenizer, settings.vocabulary_size, settings.ranks_file)
+def tokenizer_of(settings: DecidedSettings) -> Tokenizer:
+    return tokenizer_at(settings.asked.tokenizer, settings.vocabulary_size, settings.asked.ranks_file)
 
 
 @functools.cache
-def _tools(settings: TokenizeSettings) -> tuple[Tokenizer, Encode]:
+def _tools(settings: DecidedSettings) -> tuple[Tokenizer, Encode]:
     tokenizer = tokenizer_of(settings)
     return tokenizer, open_encoder(settings.encoder, tokenizer, doubtful=settings.doubtful)
 
 
-def tokenize_shard(shard: Shard, settings: TokenizeSettings) -> ShardCounts:
+def tokenize_shard(shard: Shard, settings: DecidedSettings) -> ShardCounts:
     """Write one shard as a dataset of its own, documents in input order."""
     tokenizer, encode = _tools(settings)
     empty = held = 0
-    bad = BadRecords(settings.bad_records)
+    bad = BadRecords(settings.asked.bad_records)
     batch: list[NDArray[np.uint32]] = []
     lengths: list[int] = []
     with IndexedDatasetWriter(shard.prefix, best_dtype(settings.vocabulary_size)) as writer:
@@ -210,20 +209,20 @@ def tokenize_shard(shard: Shard, settings: TokenizeSettings) -> ShardCounts:
     return counts
 
 
-def _texts(shard: Shard, settings: TokenizeSettings, bad: BadRecords) -> Iterator[tuple[FilePiece, str]]:
+def _texts(shard: Shard, settings: DecidedSettings, bad: BadRecords) -> Iterator[tuple[FilePiece, str]]:
     for piece in shard.pieces:
-        for text in read_piece(piece, text_key=settings.text_key, refuse=bad.add):
+        for text in read_piece(piece, text_key=settings.asked.text_key, refuse=bad.add):
             yield piece, text
 
 
 def _encode_document(
-    text: str, tokenizer: Tokenizer, encode: Encode, settings: TokenizeSettings
+    text: str, tokenizer: Tokenizer, encode: Encode, settings: DecidedSettings
 ) -> list[NDArray[np.uint32]]:
     """Ids of a document, with its start and its end: a list of arrays."""
     ids, end = [_one_token(token) for token in tokenizer.text_start], _one_token(tokenizer.end_of_text)
-    if settings.fill_in_the_middle is None:
+    if settings.asked.fill_in_the_middle is None:
         return [*ids, encode(text), end]
-    for part in rearrange(text, settings.fill_in_the_middle):
+    for part in rearrange(text, settings.asked.fill_in_the_middle):
         if part.sentinel is not None:
             ids.append(_one_token(tokenizer.special_ids[part.sentinel]))
         if part.text:

@@ -13,6 +13,7 @@ from megaphi.data.packed.preference_pairs import read_pairs
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.text.bad_records import MOST_NAMED, BadRecords
 from megaphi.data.tokenize.pipeline import tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.errors import InputError
 from megaphi.tokenizer.phi4 import load_tokenizer
 
@@ -106,7 +107,9 @@ def test_bad_documents_stop_a_job_or_are_counted_in_its_dataset(tmp_path, capsys
     with pytest.raises(
         InputError, match=r"3 records cannot be used(.|\n)*a\.jsonl:2(.|\n)*a\.jsonl:4(.|\n)*a\.jsonl:5"
     ):
-        tokenize_documents([path], tmp_path / "out", vocabulary_size=1_024, processes=1, show_progress=False)
+        tokenize_documents(
+            [path], tmp_path / "out", TokenizeSettings(vocabulary_size=1_024), processes=1, show_progress=False
+        )
     assert not (tmp_path / "out.bin").exists()
     words = ["tokenize", path, "--output", str(tmp_path / "out"), "--vocabulary", "1024", "--processes", "1"]
     assert main([*words, "--bad-records", "skip"]) == 0

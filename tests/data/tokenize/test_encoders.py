@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from megaphi.data.tokenize import encoders as subject
 from megaphi.data.tokenize.pipeline import tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.errors import InputError
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.test_house import ROOT
@@ -104,7 +105,11 @@ def source(tmp_path):
 def test_a_dataset_by_the_fast_encoder_has_the_same_tokens(tmp_path, source):
     for name in subject.ENCODERS:
         tokenize_documents(
-            [source], tmp_path / name, vocabulary_size=1_024, encoder=name, processes=1, show_progress=False
+            [source],
+            tmp_path / name,
+            TokenizeSettings(vocabulary_size=1_024, encoder=name),
+            processes=1,
+            show_progress=False,
         )
     for ending in (".bin", ".idx"):
         assert (tmp_path / f"tiktoken{ending}").read_bytes() == (tmp_path / f"gigatoken{ending}").read_bytes()
@@ -119,8 +124,7 @@ def test_an_encoder_that_errs_stops_the_run(tmp_path, source, monkeypatch):
         tokenize_documents(
             [source],
             tmp_path / "d",
-            vocabulary_size=1_023,
-            encoder="gigatoken",
+            TokenizeSettings(vocabulary_size=1_023, encoder="gigatoken"),
             processes=1,
             show_progress=False,
         )
@@ -129,7 +133,7 @@ def test_an_encoder_that_errs_stops_the_run(tmp_path, source, monkeypatch):
 
 def test_encoders_that_are_not_there(tmp_path, source, monkeypatch):
     with pytest.raises(InputError, match="no encoder 'x': choose one of tiktoken, gigatoken"):
-        tokenize_documents([source], tmp_path / "d", encoder="x", show_progress=False)
+        tokenize_documents([source], tmp_path / "d", TokenizeSettings(encoder="x"), show_progress=False)
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     with pytest.raises(InputError, match=r"pip install megaphi\[fast-tokenizer\]"):
         subject.find_doubtful_characters("gigatoken")

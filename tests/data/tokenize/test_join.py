@@ -17,18 +17,10 @@ from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.data.text.documents import FilePiece
 from megaphi.data.text.input_formats import Format
 from megaphi.data.tokenize import join as subject
-from megaphi.data.tokenize.plan import Shard, TokenizePlan, TokenizeSettings
+from megaphi.data.tokenize.plan import Shard, TokenizePlan
+from megaphi.data.tokenize.settings import DecidedSettings, TokenizeSettings
 from megaphi.errors import InputError
 from tests.data.order import order_reference as reference
-
-SETTINGS = TokenizeSettings(
-    tokenizer="phi4",
-    vocabulary_size=1_024,
-    ranks_file=None,
-    text_key="text",
-    encoder="tiktoken",
-    fill_in_the_middle=None,
-)
 
 
 def plan_of(output: Path, shards: list[list[list[int]]], *, seed: int | None) -> TokenizePlan:
@@ -41,7 +33,9 @@ def plan_of(output: Path, shards: list[list[list[int]]], *, seed: int | None) ->
                 writer.add_documents(np.concatenate(documents).astype(int), list(map(len, documents)))
             writer.finish({"empty_documents": 1})
         made.append(Shard(prefix, (FilePiece(Path("x"), 0, 1, 1, Format("lines")),)))
-    return TokenizePlan(output=output, files=[], shards=made, settings=SETTINGS, shuffle_seed=seed, description={})
+    asked = TokenizeSettings(shuffle_seed=seed)
+    settings = DecidedSettings(asked=asked, vocabulary_size=1_024, encoder="tiktoken")
+    return TokenizePlan(output=output, files=[], shards=made, settings=settings, description={})
 
 
 def documents_of(prefix: Path) -> list[list[int]]:

@@ -21,6 +21,7 @@ from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import join as join_shards
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.data.tokenize.workers import TokenizeWorker
 from megaphi.errors import InputError
 
@@ -49,7 +50,7 @@ def run(source: Path, output: Path, rank: int | None = None) -> None:
     tokenize_documents(
         [source],
         output,
-        vocabulary_size=512,
+        TokenizeSettings(vocabulary_size=512),
         processes=1,
         worker=None if rank is None else TokenizeWorker(rank=rank, world=2),
         show_progress=False,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import tiktoken
@@ -17,6 +18,7 @@ from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.text.documents import read_documents
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.errors import InputError
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.data.order import order_reference as reference
@@ -25,7 +27,8 @@ from tests.test_house import ROOT
 from tests.tokenizer.official import official_cl100k
 
 VOCABULARY = 1_024
-QUIET = {"vocabulary_size": VOCABULARY, "show_progress": False}
+SETTINGS = TokenizeSettings(vocabulary_size=VOCABULARY)
+QUIET = {"show_progress": False}
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +74,10 @@ def expected(texts):
 
 
 def test_documents_are_those_of_the_inputs_shuffled(tmp_path, source, texts):
-    summary = tokenize_documents([source], tmp_path / "kept", shuffle_seed=None, processes=1, **QUIET)
-    shuffled = tokenize_documents([source], tmp_path / "shuffled", processes=1, **QUIET)
+    summary = tokenize_documents(
+        [source], tmp_path / "kept", replace(SETTINGS, shuffle_seed=None), processes=1, **QUIET
+    )
+    shuffled = tokenize_documents([source], tmp_path / "shuffled", SETTINGS, processes=1, **QUIET)
     want = expected(texts)
     assert documents_of(tmp_path / "kept") == want
     key = reference.derive_key(0, "documents")
@@ -88,16 +93,16 @@ def test_documents_are_those_of_the_inputs_shuffled(tmp_path, source, texts):
 
 
 def test_number_of_processes_and_of_shards_changes_no_byte(tmp_path, source, monkeypatch):
-    tokenize_documents([source], tmp_path / "one" / "d", processes=1, **QUIET)
-    tokenize_documents([source], tmp_path / "two" / "d", processes=2, **QUIET)
+    tokenize_documents([source], tmp_path / "one" / "d", SETTINGS, processes=1, **QUIET)
+    tokenize_documents([source], tmp_path / "two" / "d", SETTINGS, processes=2, **QUIET)
     monkeypatch.setattr(tokenize_plan, "SMALLEST_SHARD", 1 << 20)
-    tokenize_documents([source], tmp_path / "few" / "d", processes=1, **QUIET)
+    tokenize_documents([source], tmp_path / "few" / "d", SETTINGS, processes=1, **QUIET)
     assert files_of(tmp_path / "one" / "d") == files_of(tmp_path / "two" / "d") == files_of(tmp_path / "few" / "d")
 
 
 def test_seeds_give_orders(tmp_path, source):
     for seed in (1, 2):
-        tokenize_documents([source], tmp_path / str(seed), shuffle_seed=seed, processes=1, **QUIET)
+        tokenize_documents([source], tmp_path / str(seed), replace(SETTINGS, shuffle_seed=seed), processes=1, **QUIET)
     first, second = documents_of(tmp_path / "1"), documents_of(tmp_path / "2")
     assert first != second
     assert sorted(first) == sorted(second)
@@ -105,19 +110,19 @@ def test_seeds_give_orders(tmp_path, source):
 
 def test_what_is_up_to_date_is_kept_and_what_changed_is_not(tmp_path, source):
     output = tmp_path / "d"
-    tokenize_documents([source], output, processes=1, **QUIET)
+    tokenize_documents([source], output, SETTINGS, processes=1, **QUIET)
     before = output.with_suffix(".bin").stat()
-    again = tokenize_documents([source], output, processes=1, **QUIET)
+    again = tokenize_documents([source], output, SETTINGS, processes=1, **QUIET)
     assert again.reused
     assert output.with_suffix(".bin").stat().st_mtime_ns == before.st_mtime_ns
-    assert not tokenize_documents([source], output, processes=1, shuffle_seed=9, **QUIET).reused
+    assert not tokenize_documents([source], output, replace(SETTINGS, shuffle_seed=9), processes=1, **QUIET).reused
     (source / "b.jsonl").write_text('{"text": "another"}\n')
-    changed = tokenize_documents([source], output, processes=1, **QUIET)
+    changed = tokenize_documents([source], output, SETTINGS, processes=1, **QUIET)
     assert not changed.reused
     assert changed.documents < again.documents
     output.with_suffix(".bin").write_bytes(b"")
-    assert not tokenize_documents([source], output, processes=1, **QUIET).reused
-    assert tokenize_documents([source], output, processes=1, **QUIET).documents == changed.documents
+    assert not tokenize_documents([source], output, SETTINGS, processes=1, **QUIET).reused
+    assert tokenize_documents([source], output, SETTINGS, processes=1, **QUIET).documents == changed.documents
 
 
 def test_a_killed_run_continues_with_its_finished_shards(tmp_path):
@@ -152,31 +157,31 @@ def test_a_killed_run_continues_with_its_finished_shards(tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_bad_input_leaves_the_old_result_and_the_finished_shards(tmp_path, source, processes):
-    tokenize_documents([source], tmp_path / "d", processes=1, **QUIET)
+    tokenize_documents([source], tmp_path / "d", SETTINGS, processes=1, **QUIET)
     old = files_of(tmp_path / "d")
     (source / "c.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
     with pytest.raises(InputError, match=r"c\.jsonl:2: 'text' is a number, not text"):
-        tokenize_documents([source], tmp_path / "d", processes=processes, **QUIET)
+        tokenize_documents([source], tmp_path / "d", SETTINGS, processes=processes, **QUIET)
     assert files_of(tmp_path / "d") == old
     (source / "c.jsonl").write_text('{"text": "fine"}\n')
-    assert tokenize_documents([source], tmp_path / "d", processes=1, **QUIET).resumed_shards > 0
+    assert tokenize_documents([source], tmp_path / "d", SETTINGS, processes=1, **QUIET).resumed_shards > 0
     assert list(read_documents(source / "c.jsonl")) == ["fine"]
 
 
 def test_two_writers_of_one_result(tmp_path, source):
-    plan = subject.plan_tokenizing([source], tmp_path / "d", vocabulary_size=VOCABULARY)
+    plan = subject.plan_tokenizing([source], tmp_path / "d", SETTINGS)
     with subject._hold_parts(plan, alone=True), pytest.raises(InputError, match="another process is writing"):
-        tokenize_documents([source], tmp_path / "d", processes=1, **QUIET)
+        tokenize_documents([source], tmp_path / "d", SETTINGS, processes=1, **QUIET)
 
 
 def test_inputs_without_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     with pytest.raises(InputError, match="there is no text"):
-        tokenize_documents([tmp_path / "a.jsonl"], tmp_path / "d", processes=1, **QUIET)
+        tokenize_documents([tmp_path / "a.jsonl"], tmp_path / "d", SETTINGS, processes=1, **QUIET)
     assert not (tmp_path / "d.bin").exists()
 
 
 def test_output_where_no_folder_can_be(tmp_path, source):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
-        tokenize_documents([source], tmp_path / "file" / "d", processes=1, **QUIET)
+        tokenize_documents([source], tmp_path / "file" / "d", SETTINGS, processes=1, **QUIET)

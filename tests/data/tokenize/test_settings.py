@@ -8,6 +8,7 @@ import random
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -16,12 +17,14 @@ from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle, rearrange
 from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.data.tokenize.workers import TokenizeWorker
 from megaphi.errors import InputError
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.test_house import ROOT
 
-QUIET = {"vocabulary_size": 1_024, "show_progress": False, "processes": 1}
+SETTINGS = TokenizeSettings(vocabulary_size=1_024)
+QUIET = {"show_progress": False, "processes": 1}
 
 
 @pytest.fixture
@@ -48,8 +51,8 @@ def test_fill_in_the_middle_of_each_document(tmp_path, source, texts, vocabulary
     """Sentinels only where a part begins: a text that spells one stays text, in a small vocabulary too."""
     tokenizer = load_tokenizer(vocabulary)
     fill = FillInTheMiddle(rate=0.6, spm_rate=0.4, seed=3)
-    given = {**QUIET, "vocabulary_size": vocabulary, "shuffle_seed": None, "fill_in_the_middle": fill}
-    summary = tokenize_documents([source], tmp_path / "d", **given)
+    given = TokenizeSettings(vocabulary_size=vocabulary, shuffle_seed=None, fill_in_the_middle=fill)
+    summary = tokenize_documents([source], tmp_path / "d", given, **QUIET)
     dataset = IndexedDataset(tmp_path / "d")
     specials = {tokenizer.special_ids[name] for name in ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")}
     for number, text in enumerate(texts):
@@ -63,17 +66,17 @@ def test_fill_in_the_middle_of_each_document(tmp_path, source, texts, vocabulary
         assert sorted(tokenizer.decode([token for token in ids[:-1] if token not in specials])) == sorted(text)
     assert summary.documents == len(texts)
     assert dataset.description["fill_in_the_middle"] == {"rate": 0.6, "spm_rate": 0.4, "seed": 3}
-    assert tokenize_documents([source], tmp_path / "d", **given).reused
-    given["fill_in_the_middle"] = FillInTheMiddle(rate=0.6, spm_rate=0.4, seed=4)
-    assert not tokenize_documents([source], tmp_path / "d", **given).reused
+    assert tokenize_documents([source], tmp_path / "d", given, **QUIET).reused
+    given = replace(given, fill_in_the_middle=replace(fill, seed=4))
+    assert not tokenize_documents([source], tmp_path / "d", given, **QUIET).reused
 
 
 def test_fill_in_the_middle_depends_neither_on_shards_nor_on_members(tmp_path, source, monkeypatch):
-    given = {**QUIET, "fill_in_the_middle": FillInTheMiddle(rate=0.5)}
-    tokenize_documents([source], tmp_path / "one" / "d", **given)
+    given = replace(SETTINGS, fill_in_the_middle=FillInTheMiddle(rate=0.5))
+    tokenize_documents([source], tmp_path / "one" / "d", given, **QUIET)
     monkeypatch.setattr(tokenize_plan, "SMALLEST_SHARD", 500)
     for rank in range(2):
-        tokenize_documents([source], tmp_path / "many" / "d", worker=TokenizeWorker(rank=rank, world=2), **given)
+        tokenize_documents([source], tmp_path / "many" / "d", given, worker=TokenizeWorker(rank=rank, world=2), **QUIET)
     for ending in (".bin", ".idx", ".json"):
         assert (tmp_path / "one" / f"d{ending}").read_bytes() == (tmp_path / "many" / f"d{ending}").read_bytes()
 
@@ -99,7 +102,7 @@ def test_a_plan_to_look_at_writes_nothing(tmp_path, source, texts, capsys):
     assert "worker 1 of 3 (--rank): 0 shards" in text
     assert "joined by whoever finishes last, shuffled with seed 0" in text
     tokens = int(text.partition("about ")[2].partition(" tokens")[0].replace(",", ""))
-    written = tokenize_documents([source], tmp_path / "d", **QUIET).tokens
+    written = tokenize_documents([source], tmp_path / "d", SETTINGS, **QUIET).tokens
     assert 0.8 < tokens / written < 1.25
     assert main([*words, "--dry-run"]) == 0
     assert "up to date: nothing would be done" in capsys.readouterr().out
@@ -113,7 +116,7 @@ def test_large_inputs_are_known_by_samples_and_their_time(tmp_path, source, monk
     monkeypatch.setattr(tokenize_plan, "HASHED_WHOLE", 1_000)
 
     def names():
-        return [shard.prefix.name for shard in plan_tokenizing([path], tmp_path / "d", vocabulary_size=1_024).shards]
+        return [shard.prefix.name for shard in plan_tokenizing([path], tmp_path / "d", SETTINGS).shards]
 
     before, status = names(), path.stat()
     assert names() == before
@@ -133,11 +136,11 @@ def test_large_inputs_are_known_by_samples_and_their_time(tmp_path, source, monk
 def test_shards_do_not_depend_on_what_is_around(tmp_path, source):
     """The name of a shard is its content and the settings, wherever it lies."""
     names = [
-        [shard.prefix.name for shard in plan_tokenizing([source], tmp_path / where, vocabulary_size=1_024).shards]
+        [shard.prefix.name for shard in plan_tokenizing([source], tmp_path / where, SETTINGS).shards]
         for where in ("here", "there")
     ]
     assert names[0] == names[1]
-    other = plan_tokenizing([source], tmp_path / "here", vocabulary_size=2_048).shards
+    other = plan_tokenizing([source], tmp_path / "here", TokenizeSettings(vocabulary_size=2_048)).shards
     assert [shard.prefix.name for shard in other] != names[0]
 
 
@@ -146,17 +149,17 @@ def test_large_totals_are_cut_into_a_bounded_number_of_shards(tmp_path):
     for number in range(4):
         with open(tmp_path / f"{number}.jsonl", "wb") as file:
             os.truncate(file.fileno(), 10 << 40)
-    plan = plan_tokenizing([tmp_path], tmp_path / "d", vocabulary_size=1_024)
+    plan = plan_tokenizing([tmp_path], tmp_path / "d", SETTINGS)
     assert 4_000 < len(plan.shards) <= tokenize_plan.MOST_SHARDS + 4
     assert sum(shard.size_bytes for shard in plan.shards) == plan.input_bytes == 40 << 40
 
 
 def test_shards_that_cannot_be_read(tmp_path, source, small_shards, caplog):
     """A folder where a shard's index should be: one message that names it."""
-    plan = plan_tokenizing([source], tmp_path / "d", vocabulary_size=1_024)
+    plan = plan_tokenizing([source], tmp_path / "d", SETTINGS)
     plan.shards[1].prefix.with_suffix(".idx").mkdir(parents=True)
     with pytest.raises(InputError, match=rf"cannot write .*{plan.shards[1].prefix.name}"):
-        tokenize_documents([source], tmp_path / "d", **QUIET)
+        tokenize_documents([source], tmp_path / "d", SETTINGS, **QUIET)
     assert not (tmp_path / "d.idx").exists()
 
 

@@ -16,11 +16,13 @@ from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import pipeline as subject
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents
+from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.data.tokenize.workers import TokenizeWorker, detect_worker
 from megaphi.errors import InputError
 from tests.test_house import ROOT
 
-QUIET = {"vocabulary_size": 1_024, "show_progress": False, "processes": 1}
+SETTINGS = TokenizeSettings(vocabulary_size=1_024)
+QUIET = {"show_progress": False, "processes": 1}
 ARRAY = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_STEP": "5"}
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}
 
@@ -103,12 +105,12 @@ def test_mpi4py_is_not_imported_where_no_launcher_asks_for_it():
 @pytest.mark.parametrize("world", [2, 5, 100])
 def test_members_one_after_the_other(tmp_path, source, world):
     """The last one joins; more workers than shards is no error; the bytes are those of a process alone."""
-    tokenize_documents([source], tmp_path / "alone" / "d", **QUIET)
-    shards = len(plan_tokenizing([source], tmp_path / "x", vocabulary_size=1_024).distinct_shards)
+    tokenize_documents([source], tmp_path / "alone" / "d", SETTINGS, **QUIET)
+    shards = len(plan_tokenizing([source], tmp_path / "x", SETTINGS).distinct_shards)
     done = 0
     for rank in range(world):
         summary = tokenize_documents(
-            [source], tmp_path / "together" / "d", worker=TokenizeWorker(rank=rank, world=world), **QUIET
+            [source], tmp_path / "together" / "d", SETTINGS, worker=TokenizeWorker(rank=rank, world=world), **QUIET
         )
         done += len(range(rank, shards, world))
         assert summary.missing_shards == shards - done
@@ -126,13 +128,13 @@ def test_each_shard_is_tokenised_once(tmp_path, source, monkeypatch):
         tokenize_shards, "tokenize_shard", lambda *given: made.append(given[0].prefix) or really(*given)
     )
     for rank in (2, 0, 2, 1):
-        tokenize_documents([source], tmp_path / "d", worker=TokenizeWorker(rank=rank, world=3), **QUIET)
-    assert len(made) == len(set(made)) == len(plan_tokenizing([source], tmp_path / "d", vocabulary_size=1_024).shards)
+        tokenize_documents([source], tmp_path / "d", SETTINGS, worker=TokenizeWorker(rank=rank, world=3), **QUIET)
+    assert len(made) == len(set(made)) == len(plan_tokenizing([source], tmp_path / "d", SETTINGS).shards)
 
 
 def test_members_at_once_and_exactly_one_joins(tmp_path, source, monkeypatch):
     """Threads as workers: flock is a lock of the open file, so it holds between threads as between processes."""
-    tokenize_documents([source], tmp_path / "alone" / "d", **QUIET)
+    tokenize_documents([source], tmp_path / "alone" / "d", SETTINGS, **QUIET)
     joins = []
     really = subject.join_shards
     monkeypatch.setattr(subject, "join_shards", lambda *given, **named: joins.append(1) or really(*given, **named))
@@ -141,7 +143,7 @@ def test_members_at_once_and_exactly_one_joins(tmp_path, source, monkeypatch):
         joins.clear()
 
         def work(rank, output=output):
-            return tokenize_documents([source], output, worker=TokenizeWorker(rank=rank, world=4), **QUIET)
+            return tokenize_documents([source], output, SETTINGS, worker=TokenizeWorker(rank=rank, world=4), **QUIET)
 
         with ThreadPoolExecutor(4) as pool:
             summaries = list(pool.map(work, range(4)))
@@ -152,7 +154,7 @@ def test_members_at_once_and_exactly_one_joins(tmp_path, source, monkeypatch):
 
 def test_without_locks_two_may_join_and_the_result_is_right(tmp_path, source, monkeypatch):
     """On a file system that has none, every worker that sees all shards joins; the bytes are the same."""
-    tokenize_documents([source], tmp_path / "alone" / "d", **QUIET)
+    tokenize_documents([source], tmp_path / "alone" / "d", SETTINGS, **QUIET)
 
     def refuse(*_):
         raise OSError(subject.NO_LOCKS[0], "No locks available")
@@ -162,23 +164,27 @@ def test_without_locks_two_may_join_and_the_result_is_right(tmp_path, source, mo
         output = tmp_path / f"together{attempt}" / "d"
 
         def work(rank, output=output):
-            return tokenize_documents([source], output, worker=TokenizeWorker(rank=rank % 2, world=2), **QUIET)
+            return tokenize_documents(
+                [source], output, SETTINGS, worker=TokenizeWorker(rank=rank % 2, world=2), **QUIET
+            )
 
         with ThreadPoolExecutor(4) as pool:  # every worker twice
             assert any(summary.joined for summary in pool.map(work, range(4)))
         assert files_of(output.parent) == files_of(tmp_path / "alone")
-        tokenize_documents([source], output, **QUIET)
+        tokenize_documents([source], output, SETTINGS, **QUIET)
         assert not output.with_suffix(".parts").exists()
 
 
 def test_a_lone_run_and_members_do_not_mix(tmp_path, source):
-    plan = plan_tokenizing([source], tmp_path / "d", vocabulary_size=1_024)
+    plan = plan_tokenizing([source], tmp_path / "d", SETTINGS)
     with subject._hold_parts(plan, alone=True), pytest.raises(InputError, match="another process is writing"):
-        tokenize_documents([source], tmp_path / "d", worker=TokenizeWorker(rank=0, world=2), **QUIET)
+        tokenize_documents([source], tmp_path / "d", SETTINGS, worker=TokenizeWorker(rank=0, world=2), **QUIET)
     with subject._hold_parts(plan, alone=False):
         with pytest.raises(InputError, match="another process is writing"):
-            tokenize_documents([source], tmp_path / "d", **QUIET)
-        assert not tokenize_documents([source], tmp_path / "d", worker=TokenizeWorker(rank=0, world=2), **QUIET).joined
+            tokenize_documents([source], tmp_path / "d", SETTINGS, **QUIET)
+        assert not tokenize_documents(
+            [source], tmp_path / "d", SETTINGS, worker=TokenizeWorker(rank=0, world=2), **QUIET
+        ).joined
 
 
 def test_an_array_job_by_its_environment(tmp_path, source):
@@ -231,7 +237,7 @@ def test_ranks_of_mpirun(tmp_path, several_files):
     ended = mpirun(several_files, "--vocabulary", "1024", "--output", tmp_path / "mpi" / "d")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("written in") == 1
-    tokenize_documents([several_files], tmp_path / "alone" / "d", **QUIET)
+    tokenize_documents([several_files], tmp_path / "alone" / "d", SETTINGS, **QUIET)
     assert files_of(tmp_path / "mpi") == files_of(tmp_path / "alone")
     (several_files / "bad.jsonl").write_text("{}\n")
     ended = mpirun(several_files, "--vocabulary", "1024", "--output", tmp_path / "bad" / "d")
