@@ -36,7 +36,7 @@ from megaphi.stages.preference import compared, log_probabilities
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class JudgedAnswer(PreferencePair):
-    """`accepted` is the answer, whatever was thought of it, and `rejected` the mismatched one."""
+    """`chosen` is the answer, whatever was thought of it, and `rejected` the mismatched one."""
 
     liked: bool
 

@@ -1,8 +1,8 @@
 """The difference of two tokens' logits at one position: all that a preference between two single tokens needs.
 
-    margin = h . (w_accepted - w_rejected)          h a hidden state, w rows of the output matrix
+    margin = h . (w_chosen - w_rejected)          h a hidden state, w rows of the output matrix
 
-log p(accepted) - log p(rejected) is the same number, because the softmax's normaliser cancels: two of the vocabulary's
+log p(chosen) - log p(rejected) is the same number, because the softmax's normaliser cancels: two of the vocabulary's
 100,352 rows are read. Ranks that hold other rows contribute zeros.
 
 Legend: P pairs, D width, V this rank's part of the vocabulary.
@@ -23,7 +23,7 @@ from megaphi.kernels.checks import check_shape
 def logit_difference(
     hidden_PD: Tensor,
     weight_VD: Tensor,
-    accepted_P: Tensor,
+    chosen_P: Tensor,
     rejected_P: Tensor,
     *,
     group: distributed.ProcessGroup | None = None,
@@ -33,17 +33,17 @@ def logit_difference(
 
     Args:
         weight_VD: this rank's rows of the output matrix, the same number on each rank.
-        accepted_P: token ids, int64.
+        chosen_P: token ids, int64.
         weight_gradient_VD: buffer that the matrix's gradient is accumulated into; autograd then gets zeros for it.
 
     Raises:
         ValueError: shapes do not fit.
     """
-    for name, tokens in (("accepted", accepted_P), ("rejected", rejected_P)):
+    for name, tokens in (("chosen", chosen_P), ("rejected", rejected_P)):
         check_shape(name, tokens, (len(hidden_PD),), what="one token per pair")
     check_shape("hidden", hidden_PD, (len(hidden_PD), weight_VD.shape[1]), what="pairs by width")
     return _LogitDifference.apply(  # pyright: ignore[reportReturnType]
-        hidden_PD, weight_VD, accepted_P, rejected_P, group, weight_gradient_VD
+        hidden_PD, weight_VD, chosen_P, rejected_P, group, weight_gradient_VD
     )
 
 
@@ -53,19 +53,19 @@ class _LogitDifference(torch.autograd.Function):
         ctx: Any,
         hidden_PD: Tensor,
         weight_VD: Tensor,
-        accepted_P: Tensor,
+        chosen_P: Tensor,
         rejected_P: Tensor,
         group: distributed.ProcessGroup | None,
         weight_gradient_VD: Tensor | None,
     ) -> Tensor:
         first = 0 if group is None else group.rank() * len(weight_VD)
-        sides = [_held_here(tokens_P - first, len(weight_VD)) for tokens_P in (accepted_P, rejected_P)]
-        (accepted, is_here), (rejected, is_there) = sides
-        weights_PD = weight_VD[accepted].float() * is_here - weight_VD[rejected].float() * is_there
+        sides = [_held_here(tokens_P - first, len(weight_VD)) for tokens_P in (chosen_P, rejected_P)]
+        (chosen, is_here), (rejected, is_there) = sides
+        weights_PD = weight_VD[chosen].float() * is_here - weight_VD[rejected].float() * is_there
         margins_P = (hidden_PD.float() * weights_PD).sum(-1)
         if group is not None and group.size() > 1:
             distributed.all_reduce(margins_P, group=group)
-        ctx.save_for_backward(hidden_PD, weight_VD, weights_PD, accepted, is_here, rejected, is_there)
+        ctx.save_for_backward(hidden_PD, weight_VD, weights_PD, chosen, is_here, rejected, is_there)
         ctx.weight_gradient_VD = weight_gradient_VD
         return margins_P
 
@@ -74,13 +74,13 @@ class _LogitDifference(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        hidden_PD, weight_VD, weights_PD, accepted, is_here, rejected, is_there = ctx.saved_tensors
+        hidden_PD, weight_VD, weights_PD, chosen, is_here, rejected, is_there = ctx.saved_tensors
         grad_P1 = gradients[0][:, None]
         total_VD = ctx.weight_gradient_VD
         if total_VD is None:
             total_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
         step_PD = (grad_P1 * hidden_PD.float()).to(total_VD.dtype)
-        total_VD.index_add_(0, accepted, step_PD * is_here)
+        total_VD.index_add_(0, chosen, step_PD * is_here)
         total_VD.index_add_(0, rejected, step_PD * is_there, alpha=-1)
         was_given = ctx.weight_gradient_VD is not None
         grad_weight_VD = torch.zeros_like(weight_VD) if was_given else total_VD.to(weight_VD.dtype)

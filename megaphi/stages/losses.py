@@ -1,6 +1,6 @@
 """Losses of preference pairs, as functions of log-probabilities: each docstring is its equation.
 
-    d = (log p(accepted) - log p(rejected)) - (log q(accepted) - log q(rejected))
+    d = (log p(chosen) - log p(rejected)) - (log q(chosen) - log q(rejected))
 
 p is the model, q the reference, log-probabilities are sums over the tokens of a side unless said otherwise.
 

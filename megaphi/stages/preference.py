@@ -82,7 +82,7 @@ class PreferenceObjective:
 
 
 def _won(difference_Q: Tensor) -> Tensor:
-    """1 where the accepted side has gained on the rejected one, a half where nothing has changed."""
+    """1 where the chosen side has gained on the rejected one, a half where nothing has changed."""
     return (difference_Q > 0).to(difference_Q.dtype) + 0.5 * (difference_Q == 0).to(difference_Q.dtype)
 
 
@@ -114,7 +114,7 @@ def compared(batch: PairBatch, chunk: torch.nn.Module, device: torch.device) -> 
             rows_R=on_device(batch.rows_R),
             targets_R=on_device(batch.targets_R),
             places_P=on_device(batch.places_P),
-            accepted_P=on_device(batch.accepted_P),
+            chosen_P=on_device(batch.chosen_P),
             rejected_P=on_device(batch.rejected_P),
         ),
     )

@@ -123,10 +123,10 @@ def _shared(found: list[tuple[list[int], list[list[float]]]], ranks: int) -> dic
     everywhere: list[list[tuple[list[int], list[list[float]]]]] = [[] for _ in range(ranks)]
     distributed.all_gather_object(everywhere, found)
     return {
-        number: (accepted, rejected)
+        number: (chosen, rejected)
         for rank in everywhere
         for numbers, values in rank
-        for number, (accepted, rejected) in zip(numbers, values, strict=True)
+        for number, (chosen, rejected) in zip(numbers, values, strict=True)
     }
 
 

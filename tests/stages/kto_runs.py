@@ -23,10 +23,10 @@ def judged_answers() -> tuple[list[JudgedAnswer], np.ndarray]:
     sizes = [(9, 5), (3, 1), (12, 8), (1, 2), (20, 3), (7, 7), (4, 1), (5, 4)]
     own = [tokens(answer) for _, answer in sizes]
     answers = [
-        JudgedAnswer(prompt=tokens(prompt), accepted=own[at], rejected=own[at - 1], liked=at % 3 != 0)
+        JudgedAnswer(prompt=tokens(prompt), chosen=own[at], rejected=own[at - 1], liked=at % 3 != 0)
         for at, (prompt, _) in enumerate(sizes)
     ]
-    lengths_N2 = np.array([[len(answer.accepted), len(answer.rejected)] for answer in answers])
+    lengths_N2 = np.array([[len(answer.chosen), len(answer.rejected)] for answer in answers])
     return answers, -7.0 * lengths_N2 - generator.random(lengths_N2.shape) * 4
 
 

@@ -131,12 +131,12 @@ def pairs() -> list[PreferencePair]:
         return generator.integers(SHAPE.vocabulary, size=count).astype(np.int32)
 
     found = []
-    for prompt, shared, accepted, rejected in ((9, 0, 5, 7), (3, 4, 1, 6), (12, 2, 8, 1), (1, 0, 1, 2), (20, 6, 3, 3)):
+    for prompt, shared, chosen, rejected in ((9, 0, 5, 7), (3, 4, 1, 6), (12, 2, 8, 1), (1, 0, 1, 2), (20, 6, 3, 3)):
         beginning = tokens(shared)
-        sides = [np.concatenate((beginning, tokens(count))) for count in (accepted, rejected)]
-        found.append(PreferencePair(prompt=tokens(prompt), accepted=sides[0], rejected=sides[1]))
-    whole = found[0].accepted
-    found.append(PreferencePair(prompt=tokens(6), accepted=whole, rejected=whole[:3]))
+        sides = [np.concatenate((beginning, tokens(count))) for count in (chosen, rejected)]
+        found.append(PreferencePair(prompt=tokens(prompt), chosen=sides[0], rejected=sides[1]))
+    whole = found[0].chosen
+    found.append(PreferencePair(prompt=tokens(6), chosen=whole, rejected=whole[:3]))
     return [*found, *single_token_pairs()]
 
 
@@ -147,7 +147,7 @@ def single_token_pairs() -> list[PreferencePair]:
     prompts = [text, text[:4], text[:17], other, text[:4]]
     sides = generator.choice(SHAPE.vocabulary, size=(len(prompts), 2), replace=False).astype(np.int32)
     return [
-        PreferencePair(prompt=prompt, accepted=side[:1], rejected=side[1:])
+        PreferencePair(prompt=prompt, chosen=side[:1], rejected=side[1:])
         for prompt, side in zip(prompts, sides, strict=True)
     ]
 

@@ -39,7 +39,7 @@ def plain_kto(model: Any, chosen: slice) -> tuple[Tensor, float]:
             torch.stack(
                 [
                     side_log_probabilities(model, answer.prompt, side) - reference
-                    for side, reference in zip((answer.accepted, answer.rejected), references, strict=True)
+                    for side, reference in zip((answer.chosen, answer.rejected), references, strict=True)
                 ]
             )
             for answer, references in zip(answers[chosen], reference_N2[chosen], strict=True)

@@ -139,18 +139,18 @@ def side_log_probabilities(model: Any, prompt: np.ndarray, side: np.ndarray) -> 
 def plain_loss(model: Any, rules: Preferences, chosen: Sequence[PreferencePair]) -> Tensor:
     """The formulas of the papers, pair by pair, two passes each, nothing packed or shared."""
     losses = []
-    for pair, (reference_accepted, reference_rejected) in zip(chosen, reference_of(len(chosen)), strict=True):
-        accepted = side_log_probabilities(model, pair.prompt, pair.accepted)
+    for pair, (reference_chosen, reference_rejected) in zip(chosen, reference_of(len(chosen)), strict=True):
+        log_chosen = side_log_probabilities(model, pair.prompt, pair.chosen)
         rejected = side_log_probabilities(model, pair.prompt, pair.rejected)
-        won, lost = accepted - reference_accepted, rejected - reference_rejected
+        won, lost = log_chosen - reference_chosen, rejected - reference_rejected
         if rules.loss == "ipo":
-            step = won / len(pair.accepted) - lost / len(pair.rejected) - 1 / (2 * rules.beta)
+            step = won / len(pair.chosen) - lost / len(pair.rejected) - 1 / (2 * rules.beta)
             losses.append(step**2)
             continue
         probability = torch.sigmoid(rules.beta * (won - lost))
         smooth = rules.label_smoothing
         loss = -(1 - smooth) * torch.log(probability) - smooth * torch.log(1 - probability)
-        losses.append(loss - rules.sft_weight * accepted / len(pair.accepted))
+        losses.append(loss - rules.sft_weight * log_chosen / len(pair.chosen))
     return torch.stack(losses).mean()
 
 
@@ -191,9 +191,9 @@ def test_every_pair_is_in_the_batches_once_and_where_it_says() -> None:
     for batch in batches:
         for place, number in enumerate(batch.numbers_Q.tolist()):
             pair = chosen[number]
-            np.testing.assert_array_equal(batch.lengths_Q2[place], [len(pair.accepted), len(pair.rejected)])
+            np.testing.assert_array_equal(batch.lengths_Q2[place], [len(pair.chosen), len(pair.rejected)])
             np.testing.assert_array_equal(batch.reference_Q2[place], reference_of(len(chosen))[number])
-            for side, tokens in enumerate((pair.accepted, pair.rejected)):
+            for side, tokens in enumerate((pair.chosen, pair.rejected)):
                 graded = batch.targets_R[batch.sides_R == 2 * place + side]
                 single = batch.pairs_P == place
                 assert graded.tolist() == tokens.tolist() or single.sum() == 1
@@ -206,7 +206,7 @@ def test_every_pair_is_in_the_batches_once_and_where_it_says() -> None:
 def test_a_prompt_is_computed_once() -> None:
     """Places of a row against two passes over prompt and side; pivotal tokens of one text share it."""
     chosen = pairs()
-    naive = sum(2 * len(pair.prompt) + len(pair.accepted) + len(pair.rejected) for pair in chosen)
+    naive = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in chosen)
     assert sum(map(length_of, units_of(chosen, single_tokens=True))) < 0.45 * naive
     single = single_token_pairs()
     assert sum(map(length_of, units_of(single, single_tokens=True))) == 30 + 11

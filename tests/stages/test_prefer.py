@@ -133,7 +133,7 @@ def test_a_wrong_reference_stops_the_run(data: Path, checkpoint: Path, tmp_path:
     go(dpo_run(tmp_path / "first", data, checkpoint, reference=reference, steps=3))
     (path,) = reference.glob("*/part_*.json")
     known = json.loads(path.read_text())
-    path.write_text(json.dumps({name: [accepted + 0.5, rejected] for name, (accepted, rejected) in known.items()}))
+    path.write_text(json.dumps({name: [chosen + 0.5, rejected] for name, (chosen, rejected) in known.items()}))
     found = go(dpo_run(tmp_path / "second", data, checkpoint, reference=reference, steps=3))
     assert "the first preference loss is " in found["message"]
     assert "not 0.693147" in found["message"]
@@ -154,4 +154,4 @@ def test_other_losses(rules: dict[str, Any], first: float | None, data: Path, ch
     record = found["records"][0]
     assert record["preference_loss"] == pytest.approx(first or math.log(2), abs=1e-5)
     extra = record["loss"] - record["preference_loss"]
-    assert (extra > 1) == (first is None)  # the cross-entropy of the accepted side
+    assert (extra > 1) == (first is None)  # the cross-entropy of the chosen side

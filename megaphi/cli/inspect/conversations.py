@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from megaphi.tokenizer.interface import Tokenizer
 
 GREEN, RED, DIM, UNDERLINED, PLAIN = ("\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[4m", "\x1b[0m")
-INK_OF_SIDE = {"prompt": None, "accepted": GREEN, "rejected": RED}
+INK_OF_SIDE = {"prompt": None, "chosen": GREEN, "rejected": RED}
 NO_LIMIT = 1 << 62
 
 

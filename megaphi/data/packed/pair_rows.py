@@ -1,6 +1,6 @@
 """Preference pairs as units of packed rows: a prompt once, then both sides, or one text that decides many pairs.
 
-Both sides of a pair see the prompt, and neither sees the other: the accepted side lies behind the prompt, the rejected
+Both sides of a pair see the prompt, and neither sees the other: the chosen side lies behind the prompt, the rejected
 one behind that, with the prompt as its prefix and positions that go on from it. What both sides begin with is computed
 with the prompt. Pairs of single tokens need no side at all: the state behind the prompt decides them, and prompts that
 begin one another share one text (`group_single_tokens`). Only tokens of sides are graded, so only they cost logits.
@@ -33,10 +33,10 @@ class PairBatch(Batch):
     targets_R: NDArray[np.int64]
     """Those tokens."""
     sides_R: NDArray[np.int64]
-    """2 q for the accepted side of the micro-batch's pair q, 2 q + 1 for the rejected one."""
+    """2 q for the chosen side of the micro-batch's pair q, 2 q + 1 for the rejected one."""
     places_P: NDArray[np.int64]
     """Places at which one of two single tokens is preferred."""
-    accepted_P: NDArray[np.int64]
+    chosen_P: NDArray[np.int64]
     rejected_P: NDArray[np.int64]
     pairs_P: NDArray[np.int64]
     """Index of the pair within the micro-batch."""
@@ -60,12 +60,12 @@ class PairUnit:
     @property
     def prompt(self) -> NDArray[np.int32]:
         """The shared tokens, which are computed once."""
-        return np.concatenate((self.pair.prompt, self.pair.accepted[: self.shared]))
+        return np.concatenate((self.pair.prompt, self.pair.chosen[: self.shared]))
 
     @property
     def tokens(self) -> int:
         """The last token of a side is graded, but nothing comes after it: it takes no place."""
-        sides = len(self.pair.accepted) + len(self.pair.rejected)
+        sides = len(self.pair.chosen) + len(self.pair.rejected)
         return len(self.pair.prompt) + sides - self.shared - 2
 
 
@@ -76,7 +76,7 @@ def units_of(pairs: Sequence[PreferencePair], *, single_tokens: bool) -> list[Un
     """Units in which every pair is once; with `single_tokens`, pairs of single tokens are decided by two logits."""
     groups: list[PivotalGroup] = []
     is_single = np.array(
-        [single_tokens and len(pair.accepted) == len(pair.rejected) == 1 for pair in pairs], dtype=np.bool_
+        [single_tokens and len(pair.chosen) == len(pair.rejected) == 1 for pair in pairs], dtype=np.bool_
     )
     if is_single.any():
         numbers = np.flatnonzero(is_single)
@@ -84,7 +84,7 @@ def units_of(pairs: Sequence[PreferencePair], *, single_tokens: bool) -> list[Un
             PivotalGroup(
                 tokens=group.tokens,
                 places=group.places,
-                accepted=group.accepted,
+                chosen=group.chosen,
                 rejected=group.rejected,
                 members=numbers[group.members],
             )
@@ -96,7 +96,7 @@ def units_of(pairs: Sequence[PreferencePair], *, single_tokens: bool) -> list[Un
 
 def _general(pair: PreferencePair, number: int) -> PairUnit:
     # One token of each side must be left to be graded: a side may begin the other.
-    shared = min(shared_prefix(pair), len(pair.accepted) - 1, len(pair.rejected) - 1)
+    shared = min(shared_prefix(pair), len(pair.chosen) - 1, len(pair.rejected) - 1)
     return PairUnit(pair=pair, number=number, shared=shared)
 
 
@@ -122,7 +122,7 @@ class _FlatRow:
         self.positions_T = np.zeros(rows * capacity, dtype=np.int64)
         self.segments: list[tuple[int, int, int, int]] = []
         self.rows, self.targets, self.sides = _Column(), _Column(), _Column()
-        self.places, self.accepted, self.rejected, self.pairs = _Column(), _Column(), _Column(), _Column()
+        self.places, self.chosen, self.rejected, self.pairs = _Column(), _Column(), _Column(), _Column()
         self.numbers: list[int] = []
         self.lengths: list[tuple[int, int]] = []
 
@@ -144,7 +144,7 @@ class _FlatRow:
         self._segment(at, end)
         first = len(self.numbers)
         self.places.add(at + unit.places)
-        self.accepted.add(unit.accepted)
+        self.chosen.add(unit.chosen)
         self.rejected.add(unit.rejected)
         self.pairs.add(np.arange(first, first + len(unit.members)))
         self.numbers += unit.members.tolist()
@@ -156,7 +156,7 @@ class _FlatRow:
         self.tokens_T[at:prompt_end] = unit.prompt
         self._segment(at, prompt_end)
         end = prompt_end
-        for side, graded in enumerate((unit.pair.accepted, unit.pair.rejected)):
+        for side, graded in enumerate((unit.pair.chosen, unit.pair.rejected)):
             own = graded[unit.shared :]
             start, end = end, end + len(own) - 1
             self.tokens_T[start:end] = own[:-1]
@@ -167,7 +167,7 @@ class _FlatRow:
             self.targets.add(graded)
             self.sides.add(np.full(len(graded), 2 * len(self.numbers) + side))
         self.numbers.append(unit.number)
-        self.lengths.append((len(unit.pair.accepted), len(unit.pair.rejected)))
+        self.lengths.append((len(unit.pair.chosen), len(unit.pair.rejected)))
         return end
 
 
@@ -206,7 +206,7 @@ def pair_batch(
             targets_R=flat.targets.whole,
             sides_R=flat.sides.whole,
             places_P=flat.places.whole,
-            accepted_P=flat.accepted.whole,
+            chosen_P=flat.chosen.whole,
             rejected_P=flat.rejected.whole,
             pairs_P=flat.pairs.whole,
             reference_Q2=reference_N2[numbers_Q].reshape(-1, 2),

@@ -1,4 +1,4 @@
-"""Preference pairs: a prompt and two ways to go on, one accepted and one rejected, as token ids.
+"""Preference pairs: a prompt and two ways to go on, one chosen and one rejected, as token ids.
 
 A record is `prompt`, `accepted` and `rejected` as token ids (and, if it likes, `append_eos`), or a conversation as
 `messages` with the two answers as texts, or the hub's `chosen` and `rejected` behind a `prompt` (or ShareGPT's
@@ -43,21 +43,21 @@ class PreferencePair:
     """Token ids, int32; none of the three is empty, and the two sides differ."""
 
     prompt: NDArray[np.int32]
-    accepted: NDArray[np.int32]
+    chosen: NDArray[np.int32]
     rejected: NDArray[np.int32]
 
     @property
     def content_hash(self) -> str:
         """Hex SHA-256 of the three lists of ids: the same for the same pair, wherever it was read."""
-        hashed = hashlib.sha256(f"{len(self.prompt)} {len(self.accepted)} {len(self.rejected)} ".encode())
-        for ids in (self.prompt, self.accepted, self.rejected):
+        hashed = hashlib.sha256(f"{len(self.prompt)} {len(self.chosen)} {len(self.rejected)} ".encode())
+        for ids in (self.prompt, self.chosen, self.rejected):
             hashed.update(ids.astype("<i4").tobytes())
         return hashed.hexdigest()
 
     @property
     def tokens(self) -> int:
         """Places of a row that the pair takes: the prompt once, and both sides."""
-        return len(self.prompt) + len(self.accepted) + len(self.rejected)
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
 
 
 def read_pairs(
@@ -137,8 +137,8 @@ def shared_prefix(pair: PreferencePair) -> int:
 
     It is the whole of a side that the other one goes on from.
     """
-    shorter = min(len(pair.accepted), len(pair.rejected))
-    different = pair.accepted[:shorter] != pair.rejected[:shorter]
+    shorter = min(len(pair.chosen), len(pair.rejected))
+    different = pair.chosen[:shorter] != pair.rejected[:shorter]
     return int(np.argmax(different)) if different.any() else shorter
 
 
@@ -150,7 +150,7 @@ class PivotalGroup:
     """The longest prompt; every other prompt is a beginning of it."""
     places: NDArray[np.int64]
     """Index in `tokens` of the last token of the pair's prompt: decided is what follows it. Ascending."""
-    accepted: NDArray[np.int32]
+    chosen: NDArray[np.int32]
     rejected: NDArray[np.int32]
     members: NDArray[np.int64]
     """Index of the pair."""
@@ -165,7 +165,7 @@ def group_single_tokens(pairs: Sequence[PreferencePair]) -> list[PivotalGroup]:
     keys = {
         number: pair.prompt.astype(">u4").tobytes()  # bytes that sort, and begin one another, as the lists of ids do
         for number, pair in enumerate(pairs)
-        if len(pair.accepted) == len(pair.rejected) == 1
+        if len(pair.chosen) == len(pair.rejected) == 1
     }
     groups: list[list[int]] = []
     for number in sorted(keys, key=lambda number: (keys[number], number), reverse=True):
@@ -178,23 +178,23 @@ def group_single_tokens(pairs: Sequence[PreferencePair]) -> list[PivotalGroup]:
 
 def _pivotal_group(pairs: Sequence[PreferencePair], members: list[int]) -> PivotalGroup:
     """`members` from the longest prompt to the shortest."""
-    chosen = [pairs[member] for member in reversed(members)]
+    ordered = [pairs[member] for member in reversed(members)]
     return PivotalGroup(
-        tokens=chosen[-1].prompt,
-        places=np.array([len(pair.prompt) - 1 for pair in chosen], dtype=np.int64),
-        accepted=np.concatenate([pair.accepted for pair in chosen]),
-        rejected=np.concatenate([pair.rejected for pair in chosen]),
+        tokens=ordered[-1].prompt,
+        places=np.array([len(pair.prompt) - 1 for pair in ordered], dtype=np.int64),
+        chosen=np.concatenate([pair.chosen for pair in ordered]),
+        rejected=np.concatenate([pair.rejected for pair in ordered]),
         members=np.array(members[::-1], dtype=np.int64),
     )
 
 
 Sides = tuple[tuple[Message, ...], str, str]
-"""The messages before the answers, the accepted answer, the rejected one."""
+"""The messages before the answers, the chosen answer, the rejected one."""
 
 
 def _from_messages(record: dict[str, Any]) -> Sides:
-    accepted, rejected = (as_text(record[key], key) for key in ("accepted", "rejected"))
-    return from_plain(record["messages"]).messages, accepted, rejected
+    chosen, rejected = (as_text(record[key], key) for key in ("accepted", "rejected"))
+    return from_plain(record["messages"]).messages, chosen, rejected
 
 
 def _from_hub(form: Form, record: dict[str, Any]) -> Sides:
@@ -247,18 +247,18 @@ def _encoded(prompt: tuple[Message, ...], answers: Sequence[str], tokenizer: Tok
 
 def _finished(
     prompt: NDArray[np.int32],
-    accepted: NDArray[np.int32],
+    chosen: NDArray[np.int32],
     rejected: NDArray[np.int32],
     *,
     at_most: int | None,
 ) -> PreferencePair | None:
     """The pair, cut; None if nothing that differs is left."""
-    if np.array_equal(accepted, rejected):
+    if np.array_equal(chosen, rejected):
         raise InputError("the accepted and the rejected side are the same: there is nothing to prefer")
-    accepted, rejected = accepted[:at_most], rejected[:at_most]
-    if np.array_equal(accepted, rejected):
+    chosen, rejected = chosen[:at_most], rejected[:at_most]
+    if np.array_equal(chosen, rejected):
         return None
-    return PreferencePair(prompt=prompt, accepted=accepted, rejected=rejected)
+    return PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected)
 
 
 def _true_or_false(value: Any) -> bool:

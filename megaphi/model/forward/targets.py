@@ -70,12 +70,12 @@ class Comparison(Targets):
     """Those tokens."""
     places_P: Tensor
     """Places where the logits of two tokens are compared."""
-    accepted_P: Tensor
+    chosen_P: Tensor
     rejected_P: Tensor
 
     def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
         hidden_TD = head.whole_sequence(hidden_SBD).squeeze(1)
-        margins_P = head.margins(hidden_TD[self.places_P], self.accepted_P, self.rejected_P)
+        margins_P = head.margins(hidden_TD[self.places_P], self.chosen_P, self.rejected_P)
         if not len(self.rows_R):
             return margins_P
         return torch.cat((head.losses_in_chunks(hidden_TD[self.rows_R], self.targets_R), margins_P))

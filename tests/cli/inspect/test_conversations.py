@@ -84,13 +84,13 @@ def test_pairs(shown):
         "chats.jsonl:1: prompt, 8 tokens",
         "<|im_start|>user<|im_sep|>hi<|im_end|>",
         "<|im_start|>assistant<|im_sep|>",
-        "chats.jsonl:1: accepted, 2 tokens",
+        "chats.jsonl:1: chosen, 2 tokens",
         "⟦yes<|im_end|>⟧",
         "chats.jsonl:1: rejected, 2 tokens",
         "⟦no<|im_end|>⟧",
         "",
         "1 records read, 1 kept",
-        "8 tokens prompt, 2 tokens accepted, 2 tokens rejected",
+        "8 tokens prompt, 2 tokens chosen, 2 tokens rejected",
     ]
     coloured = shown([record], "--pairs", "--colour")
     assert "\x1b[32myes" in coloured

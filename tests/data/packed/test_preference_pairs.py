@@ -40,13 +40,13 @@ def read(*paths, sequence_length=1_000, append_eos=False, max_completion_tokens=
 
 
 def plain(pairs):
-    return [(pair.prompt.tolist(), pair.accepted.tolist(), pair.rejected.tolist()) for pair in pairs]
+    return [(pair.prompt.tolist(), pair.chosen.tolist(), pair.rejected.tolist()) for pair in pairs]
 
 
-def pair_of(prompt, accepted, rejected):
+def pair_of(prompt, chosen, rejected):
     return PreferencePair(
         prompt=np.array(prompt, np.int32),
-        accepted=np.array(accepted, np.int32),
+        chosen=np.array(chosen, np.int32),
         rejected=np.array(rejected, np.int32),
     )
 
@@ -75,11 +75,11 @@ SAME_PAIR = [
 def test_all_forms_of_a_pair_are_one_pair_rendered_as_a_conversation(tmp_path):
     pairs, report = read(write_lines(tmp_path / "a.jsonl", SAME_PAIR))
     assert len({pair.content_hash for pair in pairs}) == 1
-    assert {ids.dtype for pair in pairs for ids in (pair.prompt, pair.accepted, pair.rejected)} == {np.dtype(np.int32)}
-    (prompt, accepted, rejected) = plain(pairs)[0]
+    assert {ids.dtype for pair in pairs for ids in (pair.prompt, pair.chosen, pair.rejected)} == {np.dtype(np.int32)}
+    (prompt, chosen, rejected) = plain(pairs)[0]
     assert tokenizer().decode(prompt) == "<|im_start|>user<|im_sep|>hi<|im_end|><|im_start|>assistant<|im_sep|>"
-    assert tokenizer().decode(accepted) == "hello<|im_end|>"
-    assert prompt + accepted == render_conversation(from_plain([USER, GOOD]), tokenizer()).ids
+    assert tokenizer().decode(chosen) == "hello<|im_end|>"
+    assert prompt + chosen == render_conversation(from_plain([USER, GOOD]), tokenizer()).ids
     assert prompt + rejected == render_conversation(from_plain([USER, BAD]), tokenizer()).ids
     assert report.lines() == ["9 records read, 9 kept"]
 
@@ -96,7 +96,7 @@ def test_turns_that_both_sides_add_to_the_prompt_belong_to_it(tmp_path):
     pairs, _ = read(write_lines(tmp_path / "a.jsonl", records))
     assert len({pair.content_hash for pair in pairs}) == 1
     whole = render_conversation(from_plain([SYSTEM, *EARLIER, USER, GOOD]), tokenizer()).ids
-    assert [*pairs[0].prompt, *pairs[0].accepted] == whole
+    assert [*pairs[0].prompt, *pairs[0].chosen] == whole
 
 
 @pytest.mark.parametrize("append_eos", [False, True])
@@ -213,11 +213,11 @@ IDS = st.lists(st.integers(0, 2), min_size=1, max_size=6)
 
 
 @given(IDS, IDS, IDS)
-def test_shared_prefix_is_the_longest_common_beginning(prompt, accepted, rejected):
+def test_shared_prefix_is_the_longest_common_beginning(prompt, chosen, rejected):
     common = 0
-    while accepted[: common + 1] == rejected[: common + 1] and common < min(len(accepted), len(rejected)):
+    while chosen[: common + 1] == rejected[: common + 1] and common < min(len(chosen), len(rejected)):
         common += 1
-    assert shared_prefix(pair_of(prompt, accepted, rejected)) == common
+    assert shared_prefix(pair_of(prompt, chosen, rejected)) == common
 
 
 PROMPTS = st.lists(st.sampled_from([0, 1, 255, 256, 65_536]), min_size=1, max_size=5)
@@ -248,11 +248,11 @@ def test_groups_hold_every_single_token_pair_once_and_are_the_fewest(cases):
     for group in groups:
         assert group.places.tolist() == sorted(group.places.tolist())
         assert len(group.tokens) == group.places[-1] + 1
-        for place, accepted, rejected, member in zip(
-            group.places, group.accepted, group.rejected, group.members.tolist(), strict=True
+        for place, chosen, rejected, member in zip(
+            group.places, group.chosen, group.rejected, group.members.tolist(), strict=True
         ):
             assert group.tokens[: place + 1].tolist() == prompts[member]
-            assert ([accepted], [rejected]) == (pairs[member].accepted.tolist(), pairs[member].rejected.tolist())
+            assert ([chosen], [rejected]) == (pairs[member].chosen.tolist(), pairs[member].rejected.tolist())
 
 
 def test_a_text_and_its_pivotal_tokens():
@@ -266,5 +266,5 @@ def test_a_text_and_its_pivotal_tokens():
     ]
     first, second = group_single_tokens(pairs)
     assert (first.tokens.tolist(), first.places.tolist(), first.members.tolist()) == (text, [2, 2, 4], [0, 4, 2])
-    assert (first.accepted.tolist(), first.rejected.tolist()) == ([8, 8, 3], [1, 2, 4])
+    assert (first.chosen.tolist(), first.rejected.tolist()) == ([8, 8, 3], [1, 2, 4])
     assert (second.tokens.tolist(), second.members.tolist()) == ([5, 9], [1])
