@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 import os
 import re
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -30,7 +32,15 @@ def asks_for_gpu(marks: str) -> bool:
     return re.search(r"(?<!not )\bgpu\b", marks) is not None
 
 
-STARTS_PROCESSES = ("run_in_world", "start_ranks", "WarmMegaphi", "run_megaphi", "gguf_file", "subprocess")
+STARTS_PROCESSES = (
+    "run_in_world",
+    "run_in_new_world",
+    "start_ranks",
+    "WarmMegaphi",
+    "run_megaphi",
+    "gguf_file",
+    "subprocess",
+)
 """A test file that has one of these starts processes, or loads a real model: `make test-fast` leaves it out."""
 
 
@@ -45,6 +55,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if marked and not is_possible():
             config.hook.pytest_deselected(items=marked)
             items[:] = [item for item in items if item not in set(marked)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def worlds_end_with_their_file() -> Iterator[None]:
+    yield
+    if "tests.gloo_world" in sys.modules:
+        sys.modules["tests.gloo_world"].end_worlds()
 
 
 def pytest_collection_finish() -> None:

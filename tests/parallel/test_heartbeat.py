@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from megaphi.parallel.heartbeat import FIRST_BEAT, Beat, Person, Roll, whereabouts
-from tests.gloo_world import run_in_world, start_ranks
+from tests.gloo_world import run_in_new_world, start_ranks
 from tests.parallel.heartbeat_runs import hang, meet_and_go
 
 RANKS, HEARTBEAT_SECONDS, DEADLINE_SECONDS = 3, 4.0, 90.0
@@ -71,7 +71,7 @@ def test_a_stopped_rank_that_goes_on_ends_too_and_says_why(ended: dict) -> None:
 
 def test_a_healthy_world_hears_no_alarm_and_leaves_at_once() -> None:
     began = time.monotonic()
-    assert run_in_world(meet_and_go, "", processes=3) == ["done"] * 3
+    assert run_in_new_world(meet_and_go, "", processes=3) == ["done"] * 3
     assert time.monotonic() - began < 60
 
 

@@ -16,7 +16,7 @@ from megaphi.parallel.rendezvous.place import (
     tasks_per_node,
     without_launchers,
 )
-from tests.gloo_world import run_in_world
+from tests.gloo_world import run_in_new_world
 from tests.parallel.rendezvous import place_runs
 
 OPEN_MPI = {
@@ -198,7 +198,7 @@ def test_ranks_that_we_start_see_no_outer_launcher():
 
 
 def test_ranks_ask_each_other_where_no_variable_says_who_shares_a_host():
-    assert run_in_world(place_runs.without_local_ranks, processes=3) == [(0, 3), (1, 3), (2, 3)]
+    assert run_in_new_world(place_runs.without_local_ranks, processes=3) == [(0, 3), (1, 3), (2, 3)]
 
 
 def place_at(local_rank: int | None) -> Place:
@@ -214,9 +214,9 @@ def test_a_rank_takes_its_own_gpu():
 
 def test_ranks_that_would_share_a_gpu_do_not_start() -> None:
     """Slurm showed both the same one; then one of two ranks sees too few, and says it to the other as well."""
-    for said in run_in_world(place_runs.with_gpus, ("GPU-a", "GPU-a"), 1, processes=2):
+    for said in run_in_new_world(place_runs.with_gpus, ("GPU-a", "GPU-a"), 1, processes=2):
         assert "ranks of this job have the same GPU:\n  GPU GPU-a: ranks 0-1 (" in said
-    few = run_in_world(place_runs.with_gpus, ("GPU-a", "GPU-b", "GPU-c"), 2, processes=3)
+    few = run_in_new_world(place_runs.with_gpus, ("GPU-a", "GPU-b", "GPU-c"), 2, processes=3)
     for said in few:
         assert "rank 2 has local rank 2 but sees 2 GPUs: start at most 2 ranks on a host" in said
-    assert run_in_world(place_runs.with_gpus, ("GPU-a", "GPU-b"), 2, processes=2) == ["started"] * 2
+    assert run_in_new_world(place_runs.with_gpus, ("GPU-a", "GPU-b"), 2, processes=2) == ["started"] * 2
