@@ -26,6 +26,7 @@ from tests.conversion.parity_runs import greedy, logits
 from tests.gloo_world import run_in_world
 from tests.smollm2_model import gguf_file, in_transformers, tokenizer_of
 
+PASSAGES = Path(__file__).parents[1] / "golden" / "passages.txt"
 TENSOR_3 = ParallelLayout(tensor=3)
 PROMPTS = (
     "The capital of France is",
@@ -54,8 +55,7 @@ def tokenizer(gguf: Path) -> Any:
 @pytest.fixture(scope="module")
 def passages(tokenizer: Any) -> np.ndarray:
     """Four passages of 128 tokens, prose with figures and commands; a text of its own, that nobody has to edit."""
-    text = (Path(__file__).parents[1] / "golden/passages.txt").read_text()
-    return np.array(tokenizer(text)["input_ids"][: 4 * 128]).reshape(4, 128)
+    return np.array(tokenizer(PASSAGES.read_text())["input_ids"][: 4 * 128]).reshape(4, 128)
 
 
 @pytest.fixture(scope="module")
@@ -79,23 +79,24 @@ def test_logits_on_real_text(
         np.testing.assert_allclose(found, expected_logits, rtol=0, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def continuations(theirs: Any, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
-    """(prompt, what transformers adds greedily)"""
-    found = []
-    for prompt in (tokenizer(text)["input_ids"] for text in PROMPTS):
-        tokens = theirs.generate(torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False, eos_token_id=None)
-        found.append((prompt, tokens[0, len(prompt) :].tolist()))
-    return found
+def their_choices(theirs: Any, prompt: list[int], answer: list[int]) -> list[int]:
+    """transformers' greedy choice after the prompt and each beginning of `answer`, in one pass over all of them.
+
+    Where all are the answer's own tokens, its greedy continuation is the answer: each was chosen after the ones before.
+    """
+    with torch.no_grad():
+        logits_BTV = theirs(torch.tensor([prompt + answer[:-1]]), logits_to_keep=len(answer)).logits
+    return logits_BTV[0].argmax(dim=-1).tolist()
 
 
 @pytest.mark.parametrize("layout", [ParallelLayout(), TENSOR_3], ids=["1", "TP3"])
-def test_greedy_continuations(
-    continuations: list[tuple[list[int], list[int]]], checkpoint: Path, layout: ParallelLayout
-) -> None:
-    prompts = [prompt for prompt, _ in continuations]
-    for added in run_in_world(greedy, str(checkpoint), layout, prompts, TOKENS, processes=layout.tensor):
-        assert added == [expected for _, expected in continuations]
+def test_greedy_continuations(theirs: Any, tokenizer: Any, checkpoint: Path, layout: ParallelLayout) -> None:
+    prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
+    ranks = run_in_world(greedy, str(checkpoint), layout, prompts, TOKENS, processes=layout.tensor)
+    assert all(rank == ranks[0] for rank in ranks)
+    assert [len(answer) for answer in ranks[0]] == [TOKENS] * len(PROMPTS)
+    for prompt, answer in zip(prompts, ranks[0], strict=True):
+        assert answer == their_choices(theirs, prompt, answer)
 
 
 def test_the_exported_folder_is_the_same_function(
@@ -123,12 +124,12 @@ def test_any_rows_are_those_of_the_whole(gguf: Path) -> None:
 
 
 def test_the_tokenizer_inside_is_that_of_llama_cpp(gguf: Path) -> None:
-    """Its merges over our README, by llama.cpp's own rules; the chat format is the file's."""
+    """Its merges over a text of ours, by llama.cpp's own rules; the chat format is the file's."""
     reader = GgufWeights(gguf)
     found = tokenizer_of_model(reader)
     assert found is not None
     fields = {name: field.contents() for name, field in reader._tokenizer.items()}
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = PASSAGES.read_text()
     for words in (text, "In 2026: 12345.678 don't\n\n\tStraße, 東京, नमस्ते <|im_start|>"):
         assert found.encode(words) == byte_level_ids(fields, words)
     rendered = found.render(Conversation((Message("user", "a"),)), add_generation_prompt=True)

@@ -43,18 +43,23 @@ LAYOUTS = {
 }
 
 
-def curve_of(layout: ParallelLayout, **fields: object) -> list[dict[str, list[float]]]:
+def curve_of(layout: ParallelLayout, *, steps: int = STEPS, **fields: object) -> list[dict[str, list[float]]]:
     """Curve that every rank saw."""
     ranks = layout.model_ranks * (layout.data or 1)
-    return run_in_world(partial(train, tiny_run(layout=layout, **fields), steps=STEPS), processes=ranks)
+    return run_in_world(partial(train, tiny_run(layout=layout, **fields), steps=steps), processes=ranks)
 
 
-def assert_golden(results: list[dict[str, list[float]]]) -> None:
-    golden = np.loadtxt(CURVE)
+def assert_golden(results: list[dict[str, list[float]]], *, steps: int = STEPS) -> None:
+    golden = np.loadtxt(CURVE)[:steps]
     for result in results:
         found = np.stack((result["losses"], result["norms"]), axis=1)
         np.testing.assert_allclose(found, golden, rtol=0, atol=1e-5)
-        assert result["tokens"] == TRAINED_TOKENS
+        assert result["tokens"] == TRAINED_TOKENS[:steps]
+
+
+def follows_its_beginning(name: str, **fields: object) -> None:
+    """Half of the curve, for other ways to compute the same gradients: a wrong one shows in the first step's norm."""
+    assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), steps=STEPS // 2, **fields), steps=STEPS // 2)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -65,7 +70,7 @@ def test_every_layout_follows_the_golden_curve(name: str) -> None:
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 @pytest.mark.parametrize("name", ["one process", "tensor 2 x pipeline 2"])
 def test_recomputing_activations_changes_nothing(name: str, recompute: str) -> None:
-    assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), recompute=recompute))
+    follows_its_beginning(name, recompute=recompute)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_recomputing_activations_changes_nothing(name: str, recompute: str) -> N
 )
 def test_whatever_computes_the_model_follows_the_golden_curve(name: str, computed_by: dict[str, Any]) -> None:
     """Megatron's own layers in plain PyTorch, attention by its definition, the loss in chunks."""
-    assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), model=dataclasses.replace(TINY, **computed_by)))
+    follows_its_beginning(name, model=dataclasses.replace(TINY, **computed_by))
 
 
 @pytest.mark.parametrize(
@@ -96,13 +101,15 @@ def test_whatever_computes_the_model_follows_the_golden_curve(name: str, compute
 def test_a_bucket_for_every_parameter_changes_nothing(name: str, chunk: int) -> None:
     """Each gradient reduced and each weight gathered by itself, while the model computes."""
     model = dataclasses.replace(TINY, loss_chunk_tokens=chunk)
-    assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), model=model, bucket_parameters=1))
+    follows_its_beginning(name, model=model, bucket_parameters=1)
 
 
 def test_the_curve_goes_down() -> None:
-    losses = np.loadtxt(CURVE)[:, 0]
+    """As the engine computes it, whatever the file says: one that a broken engine has rewritten would be followed."""
+    (result,) = curve_of(ParallelLayout())
+    losses = result["losses"]
     assert losses[0] == pytest.approx(np.log(256), abs=0.1)  # untrained: as good as guessing among 256 tokens
-    assert losses[-5:].mean() < losses[:5].mean() - 0.1
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
 
 
 if __name__ == "__main__":

@@ -177,10 +177,14 @@ def test_preferences_are_what_plain_pytorch_computes(
         assert difference(found, expected) < 1e-5, case
 
 
-def test_two_logits_are_the_general_path(expected_preferences: dict[str, Any]) -> None:
-    """By plain PyTorch; the engine's two ways are each held against it above."""
-    for one, other in (("sigmoid", "general"), ("single tokens", "single tokens, general")):
-        assert expected_preferences[one][0] == pytest.approx(expected_preferences[other][0], rel=1e-9)
+def test_two_logits_are_the_general_path(checkpoint: Path, tmp_path: Path) -> None:
+    """The engine's two ways for single tokens, over the same pairs: one loss, one gradient."""
+    ways = [("sigmoid", "general"), ("single tokens", "single tokens, general")]
+    cases = {name: CASES[name] for way in ways for name in way}
+    (losses,) = run_in_world(preference_steps, str(tmp_path), str(checkpoint), LAYOUTS["1"], cases, processes=1)
+    for one, other in ways:
+        assert losses[one] == pytest.approx(losses[other], rel=1e-6)
+        assert difference(gradients(tmp_path / one), gradients(tmp_path / other)) < 1e-6
 
 
 def test_every_pair_is_in_the_batches_once_and_where_it_says() -> None:
