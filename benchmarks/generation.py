@@ -142,7 +142,7 @@ def measure_many(
 def measure_samples(
     ours: InferenceModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
 ) -> list[Any]:
-    prompt = tokenizer((ROOT / "README.md").read_text())["input_ids"][:LONG_PROMPT]
+    prompt = tokenizer((ROOT / "LICENSE").read_text())["input_ids"][:LONG_PROMPT]
     rules = Sampling(max_tokens=arguments.max_tokens // 2, temperature=1.0)
 
     def run_ours() -> list[list[int]]:

@@ -87,7 +87,9 @@ def gaps(theirs: Any, prompts: list[list[int]], answers: list[list[int]]) -> np.
     """
     found = np.empty((len(prompts), TOKENS))
     lengths = [len(prompt) for prompt in prompts]
-    for _, band in groupby(sorted(range(len(prompts)), key=lengths.__getitem__), lambda number: lengths[number] // BAND):
+    for _, band in groupby(
+        sorted(range(len(prompts)), key=lengths.__getitem__), lambda number: lengths[number] // BAND
+    ):
         numbers = list(band)
         texts = [prompts[number] + answers[number] for number in numbers]
         longest = max(map(len, texts))

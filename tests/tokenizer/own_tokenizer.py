@@ -42,6 +42,8 @@ CORPUS = [
     "Straße, naïve café, 東京 and Δx = 3.14159; <|im_end|>",
 ]
 
+PASSAGES = Path(__file__).parents[1] / "golden" / "passages.txt"
+
 
 def write_tokenizer(
     folder: Path, *, template: str | None = CHATML, vocabulary: int = 1_000, metaspace: bool = False, bos: bool = False
@@ -65,8 +67,7 @@ def write_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    tokenizer.train_from_iterator([*CORPUS, text], trainer)
+    tokenizer.train_from_iterator([*CORPUS, PASSAGES.read_text()], trainer)
     if bos:
         start = tokenizer.token_to_id("<s>")
         tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 
 import numpy as np
@@ -95,11 +94,8 @@ def test_a_spot_check_names_the_place():
 
 
 @pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "a.jsonl"
-    texts = [f"number {number} " * (number % 7) for number in range(600)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
+def texts():
+    return [f"number {number} " * (number % 7) for number in range(600)]
 
 
 def test_a_dataset_by_the_fast_encoder_has_the_same_tokens(tmp_path, source):

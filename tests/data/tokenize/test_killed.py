@@ -7,7 +7,6 @@ that one whole run takes. After each kill no process of the group may be left, a
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import random
@@ -30,12 +29,9 @@ KILLS = 20
 
 
 @pytest.fixture
-def source(tmp_path):
+def texts():
     draw = random.Random(0)
-    path = tmp_path / "a.jsonl"
-    texts = ("".join(draw.choices("ab cd\n", k=draw.randrange(200))) for _ in range(600))
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
+    return ["".join(draw.choices("ab cd\n", k=draw.randrange(200))) for _ in range(600)]
 
 
 @pytest.fixture(autouse=True)

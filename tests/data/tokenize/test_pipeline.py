@@ -44,7 +44,7 @@ def texts():
 
 
 @pytest.fixture
-def source(tmp_path, texts):
+def folder(tmp_path, texts):
     folder = tmp_path / "texts"
     folder.mkdir()
     for name, part in (("a.jsonl", texts[:70]), ("b.jsonl", texts[70:])):
@@ -73,11 +73,11 @@ def expected(texts):
     return [[*oracle.encode_ordinary(text), tokenizer.special_ids["<|endoftext|>"]] for text in texts if text]
 
 
-def test_documents_are_those_of_the_inputs_shuffled(tmp_path, source, texts):
+def test_documents_are_those_of_the_inputs_shuffled(tmp_path, folder, texts):
     summary = tokenize_documents(
-        [source], tmp_path / "kept", replace(SETTINGS, shuffle_seed=None), processes=1, **QUIET
+        [folder], tmp_path / "kept", replace(SETTINGS, shuffle_seed=None), processes=1, **QUIET
     )
-    shuffled = tokenize_documents([source], tmp_path / "shuffled", SETTINGS, processes=1, **QUIET)
+    shuffled = tokenize_documents([folder], tmp_path / "shuffled", SETTINGS, processes=1, **QUIET)
     want = expected(texts)
     assert documents_of(tmp_path / "kept") == want
     key = reference.derive_key(0, "documents")
@@ -92,37 +92,37 @@ def test_documents_are_those_of_the_inputs_shuffled(tmp_path, source, texts):
     assert {path.name for path in tmp_path.glob("kept.*")} == {"kept.bin", "kept.idx", "kept.json"}
 
 
-def test_number_of_processes_and_of_shards_changes_no_byte(tmp_path, source, monkeypatch):
-    tokenize_documents([source], tmp_path / "one" / "d", SETTINGS, processes=1, **QUIET)
-    tokenize_documents([source], tmp_path / "two" / "d", SETTINGS, processes=2, **QUIET)
+def test_number_of_processes_and_of_shards_changes_no_byte(tmp_path, folder, monkeypatch):
+    tokenize_documents([folder], tmp_path / "one" / "d", SETTINGS, processes=1, **QUIET)
+    tokenize_documents([folder], tmp_path / "two" / "d", SETTINGS, processes=2, **QUIET)
     monkeypatch.setattr(tokenize_plan, "SMALLEST_SHARD", 1 << 20)
-    tokenize_documents([source], tmp_path / "few" / "d", SETTINGS, processes=1, **QUIET)
+    tokenize_documents([folder], tmp_path / "few" / "d", SETTINGS, processes=1, **QUIET)
     assert files_of(tmp_path / "one" / "d") == files_of(tmp_path / "two" / "d") == files_of(tmp_path / "few" / "d")
 
 
-def test_seeds_give_orders(tmp_path, source):
+def test_seeds_give_orders(tmp_path, folder):
     for seed in (1, 2):
-        tokenize_documents([source], tmp_path / str(seed), replace(SETTINGS, shuffle_seed=seed), processes=1, **QUIET)
+        tokenize_documents([folder], tmp_path / str(seed), replace(SETTINGS, shuffle_seed=seed), processes=1, **QUIET)
     first, second = documents_of(tmp_path / "1"), documents_of(tmp_path / "2")
     assert first != second
     assert sorted(first) == sorted(second)
 
 
-def test_what_is_up_to_date_is_kept_and_what_changed_is_not(tmp_path, source):
+def test_what_is_up_to_date_is_kept_and_what_changed_is_not(tmp_path, folder):
     output = tmp_path / "d"
-    tokenize_documents([source], output, SETTINGS, processes=1, **QUIET)
+    tokenize_documents([folder], output, SETTINGS, processes=1, **QUIET)
     before = output.with_suffix(".bin").stat()
-    again = tokenize_documents([source], output, SETTINGS, processes=1, **QUIET)
+    again = tokenize_documents([folder], output, SETTINGS, processes=1, **QUIET)
     assert again.reused
     assert output.with_suffix(".bin").stat().st_mtime_ns == before.st_mtime_ns
-    assert not tokenize_documents([source], output, replace(SETTINGS, shuffle_seed=9), processes=1, **QUIET).reused
-    (source / "b.jsonl").write_text('{"text": "another"}\n')
-    changed = tokenize_documents([source], output, SETTINGS, processes=1, **QUIET)
+    assert not tokenize_documents([folder], output, replace(SETTINGS, shuffle_seed=9), processes=1, **QUIET).reused
+    (folder / "b.jsonl").write_text('{"text": "another"}\n')
+    changed = tokenize_documents([folder], output, SETTINGS, processes=1, **QUIET)
     assert not changed.reused
     assert changed.documents < again.documents
     output.with_suffix(".bin").write_bytes(b"")
-    assert not tokenize_documents([source], output, SETTINGS, processes=1, **QUIET).reused
-    assert tokenize_documents([source], output, SETTINGS, processes=1, **QUIET).documents == changed.documents
+    assert not tokenize_documents([folder], output, SETTINGS, processes=1, **QUIET).reused
+    assert tokenize_documents([folder], output, SETTINGS, processes=1, **QUIET).documents == changed.documents
 
 
 def test_a_killed_run_continues_with_its_finished_shards(tmp_path):
@@ -156,22 +156,22 @@ def test_a_killed_run_continues_with_its_finished_shards(tmp_path):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_bad_input_leaves_the_old_result_and_the_finished_shards(tmp_path, source, processes):
-    tokenize_documents([source], tmp_path / "d", SETTINGS, processes=1, **QUIET)
+def test_bad_input_leaves_the_old_result_and_the_finished_shards(tmp_path, folder, processes):
+    tokenize_documents([folder], tmp_path / "d", SETTINGS, processes=1, **QUIET)
     old = files_of(tmp_path / "d")
-    (source / "c.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
+    (folder / "c.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
     with pytest.raises(InputError, match=r"c\.jsonl:2: 'text' is a number, not text"):
-        tokenize_documents([source], tmp_path / "d", SETTINGS, processes=processes, **QUIET)
+        tokenize_documents([folder], tmp_path / "d", SETTINGS, processes=processes, **QUIET)
     assert files_of(tmp_path / "d") == old
-    (source / "c.jsonl").write_text('{"text": "fine"}\n')
-    assert tokenize_documents([source], tmp_path / "d", SETTINGS, processes=1, **QUIET).resumed_shards > 0
-    assert list(read_documents(source / "c.jsonl")) == ["fine"]
+    (folder / "c.jsonl").write_text('{"text": "fine"}\n')
+    assert tokenize_documents([folder], tmp_path / "d", SETTINGS, processes=1, **QUIET).resumed_shards > 0
+    assert list(read_documents(folder / "c.jsonl")) == ["fine"]
 
 
-def test_two_writers_of_one_result(tmp_path, source):
-    plan = subject.plan_tokenizing([source], tmp_path / "d", SETTINGS)
+def test_two_writers_of_one_result(tmp_path, folder):
+    plan = subject.plan_tokenizing([folder], tmp_path / "d", SETTINGS)
     with subject._hold_parts(plan, alone=True), pytest.raises(InputError, match="another process is writing"):
-        tokenize_documents([source], tmp_path / "d", SETTINGS, processes=1, **QUIET)
+        tokenize_documents([folder], tmp_path / "d", SETTINGS, processes=1, **QUIET)
 
 
 def test_inputs_without_text(tmp_path):
@@ -181,7 +181,7 @@ def test_inputs_without_text(tmp_path):
     assert not (tmp_path / "d.bin").exists()
 
 
-def test_output_where_no_folder_can_be(tmp_path, source):
+def test_output_where_no_folder_can_be(tmp_path, folder):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
-        tokenize_documents([source], tmp_path / "file" / "d", SETTINGS, processes=1, **QUIET)
+        tokenize_documents([folder], tmp_path / "file" / "d", SETTINGS, processes=1, **QUIET)

@@ -35,13 +35,6 @@ def texts():
 
 
 @pytest.fixture
-def source(tmp_path, texts):
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
-
-
-@pytest.fixture
 def small_shards(monkeypatch):
     monkeypatch.setattr(tokenize_plan, "SMALLEST_SHARD", 2_000)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -28,12 +27,9 @@ STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}
 
 
 @pytest.fixture
-def source(tmp_path):
+def texts():
     draw = random.Random(0)
-    path = tmp_path / "a.jsonl"
-    texts = ("".join(draw.choices("ab cd\n", k=draw.randrange(100))) for _ in range(300))
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
+    return ["".join(draw.choices("ab cd\n", k=draw.randrange(100))) for _ in range(300)]
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,12 @@ import json
 import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import regex
 
 from megaphi.tokenizer.byte_letters import byte_letters
-from tests.tokenizer.own_tokenizer import CHATML, CORPUS
+from tests.tokenizer.own_tokenizer import CHATML, CORPUS, PASSAGES
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
@@ -52,7 +51,6 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 WHOLE_PIECES = ("llama-bpe", "llama3", "llama-v3", "tekken")
 """Pre-tokenizers with llama.cpp's ignore_merges; these begin a text with the begin token too."""
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-README = Path(__file__).parents[4] / "README.md"
 
 
 @functools.cache
@@ -64,7 +62,7 @@ def _trained(size: int) -> dict[str, Any]:
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator([*CORPUS, README.read_text()] * 2, trainer)
+    tokenizer.train_from_iterator([*CORPUS, PASSAGES.read_text()] * 2, trainer)
     return json.loads(tokenizer.to_str())["model"]
 
 
@@ -98,7 +96,7 @@ def sentencepiece_fields(*, size: int = 1_200) -> dict[str, Any]:
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    lines = [line + " " * (number % 9) + "x" for number, line in enumerate(README.read_text().splitlines())]
+    lines = [line + " " * (number % 9) + "x" for number, line in enumerate(PASSAGES.read_text().splitlines())]
     trainer = trainers.BpeTrainer(vocab_size=size - 260, show_progress=False, max_token_length=12)
     tokenizer.train_from_iterator([*CORPUS, *lines], trainer)
     vocabulary = tokenizer.get_vocab()
