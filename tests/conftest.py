@@ -13,9 +13,11 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -44,12 +46,36 @@ STARTS_PROCESSES = (
 """A test file that has one of these starts processes, or loads a real model: `make test-fast` leaves it out."""
 
 
+LONGEST = """
+    test_smollm2 test_golden_curve test_reshard_matrix test_mixture_changes test_killed_runs test_inference_engine
+    test_cuda_build test_paged_attention test_prefer test_packed_training test_tied_embeddings test_huggingface_files
+    test_buckets test_large_vocabulary test_training_runs test_finetune test_rotary test_plain_torch
+    test_inspect_and_doctor
+""".split()
+"""Files that take more than fifteen seconds of a processor, in the order of what they take."""
+
+
+class OneWorkerForSmolLM2(LoadFileScheduling):
+    """A worker takes whole files; one takes all that read SmolLM2, which costs as much as using it."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "smollm2" if file.endswith("test_smollm2.py") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return OneWorkerForSmolLM2(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if any(hasattr(getattr(item, "module", None), name) for name in STARTS_PROCESSES):
             item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)  # the longest files first: two workers end at about one time
+    places = {name: place for place, name in enumerate(LONGEST)}
+    # The longest files first: two workers end at about one time.
+    items.sort(key=lambda item: (places.get(item.path.stem, len(places)), item.path not in slow))
     for mark, is_possible in (("gpu", _has_gpu), ("dali", _has_dali)):
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and not is_possible():

@@ -108,7 +108,7 @@ def run_on_gpu(function: Callable[..., Any], *arguments: Any, timeout_seconds: f
         cases.send((function, arguments))
         if not cases.poll(timeout_seconds):
             raise TimeoutError(f"no result within {timeout_seconds} s")
-        return _result(0, cases)
+        return _result(0, cases)  # pyright: ignore[reportArgumentType] (of another context)
     finally:
         cases.close()
         rank.join(20)
@@ -144,7 +144,7 @@ def _started(processes: int) -> tuple[list[ForkServerProcess], list[Connection]]
     for rank, (_, theirs) in zip(ranks, pipes, strict=True):
         rank.start()
         theirs.close()
-    return ranks, [cases for cases, _ in pipes]
+    return ranks, [cases for cases, _ in pipes]  # pyright: ignore[reportReturnType] (no Windows here)
 
 
 def _result(rank: int, cases: Connection) -> Any:

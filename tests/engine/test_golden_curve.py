@@ -43,7 +43,7 @@ LAYOUTS = {
 }
 
 
-def curve_of(layout: ParallelLayout, *, steps: int = STEPS, **fields: object) -> list[dict[str, list[float]]]:
+def curve_of(layout: ParallelLayout, *, steps: int = STEPS, **fields: Any) -> list[dict[str, list[float]]]:
     """Curve that every rank saw."""
     ranks = layout.model_ranks * (layout.data or 1)
     return run_in_world(partial(train, tiny_run(layout=layout, **fields), steps=steps), processes=ranks)
@@ -57,7 +57,7 @@ def assert_golden(results: list[dict[str, list[float]]], *, steps: int = STEPS) 
         assert result["tokens"] == TRAINED_TOKENS[:steps]
 
 
-def follows_its_beginning(name: str, **fields: object) -> None:
+def follows_its_beginning(name: str, **fields: Any) -> None:
     """Half of the curve, for other ways to compute the same gradients: a wrong one shows in the first step's norm."""
     assert_golden(curve_of(ParallelLayout(**LAYOUTS[name]), steps=STEPS // 2, **fields), steps=STEPS // 2)
 

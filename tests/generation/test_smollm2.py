@@ -1,7 +1,8 @@
 """SmolLM2-135M through the engine of generation against transformers: greedy, ragged, shared beginnings, any layout.
 
-Two hundred prompts from the corpus, of one to sixty tokens and of three hundred. In fp32 two programs round differently, so two
-logits that are closer than that may swap: such a place is looked up in transformers' own logits, and must be a tie.
+Two hundred prompts from the corpus, of one to sixty tokens and of three hundred. In fp32 two programs round
+differently, so two logits that are closer than that may swap: such a place is looked up in transformers' own logits,
+and must be a tie.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def prompts(gguf: Path) -> list[list[int]]:
             for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8")):
                 if number == PROMPTS // 5:
                     break
-                length = 1 + number * 41 % 61 if number % 20 else 300
+                length = 300 if number % 20 == 5 else 1 + number * 41 % 61
                 ids = tokenizer(json.loads(line)["text"][:2_000])["input_ids"]
                 found.append(found[-1] + ids[:3] if number % 10 == 9 else ids[:length])
     return found
