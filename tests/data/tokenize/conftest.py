@@ -1,4 +1,4 @@
-"""What the tests of tokenising read: a file of the texts that each test file names in its fixture `texts`."""
+"""Input of the tests of tokenising: a file of the texts that each test file names in its fixture `texts`."""
 
 from __future__ import annotations
 

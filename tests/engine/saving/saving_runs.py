@@ -78,9 +78,9 @@ def changed_writing(before: Callable[..., object], after: Callable[[Path], objec
     """Run something before and after a rank's file is written."""
     original = checkpoint_writer.write_rank_file
 
-    def write(folder: Path, pieces: Any, *, rank: int, run: str, step: int) -> Any:
+    def write(folder: Path, pieces: Any, *, rank: int, save_id: str, step: int) -> Any:
         before()
-        record = original(folder, pieces, rank=rank, run=run, step=step)
+        record = original(folder, pieces, rank=rank, save_id=save_id, step=step)
         after(folder / rank_file(rank))
         return record
 
