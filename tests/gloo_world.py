@@ -195,7 +195,7 @@ def _next(cases: Connection) -> tuple[Callable[..., Any], tuple[Any, ...]] | Non
 
 
 def _state_now() -> Callable[[], None]:
-    """Function that makes the process as it is now again, but for its world; called when all ranks are between cases."""
+    """Function that makes the process as it is now again, but for its world: all ranks are between two cases then."""
     import random
 
     import numpy as np
