@@ -44,6 +44,7 @@ from megaphi.log import progress_bar
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import start_world
+from megaphi.stages.pretrain import Pretrain
 
 RESULTS = Path(__file__).parent / "results" / "checkpoint_times.csv"
 MODEL = Architecture(
@@ -100,7 +101,7 @@ def build_model() -> TrainingModel:
         layout=ParallelLayout(data=1),
         model=MODEL,
         batch=BatchShape(sequence_length=64, global_batch=1),
-        mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=("unused",)),)),
+        task=Pretrain(mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=("unused",)),))),
         precision=NumericPrecision(parameters="float32"),
     )
     return build_training_model(run, start_world(run.layout, seed=run.seed))

@@ -31,13 +31,15 @@ from typing import Any
 
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.data.batch import BatchShape
-from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.run_sections import Start, TrainingLength, ValidationPasses
+from megaphi.engine.task import TrainingTask
 from megaphi.files import write_text
+from megaphi.stages.finetune import Finetune
+from megaphi.stages.prefer import Prefer
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = "date commit torch stage steps units tokens held_out before after low high"
@@ -160,7 +162,7 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def base_run(name: str) -> RunConfig:
+def base_run(name: str, task: TrainingTask) -> RunConfig:
     from megaphi.conversion.formats.gguf.weights import GgufWeights
 
     gguf = smollm2()
@@ -173,6 +175,7 @@ def base_run(name: str) -> RunConfig:
         saving=Saving(every=10_000, verify=False),
         model=GgufWeights(gguf).architecture,
         batch=BatchShape(sequence_length=192, global_batch=1, micro_batch=1),
+        task=task,
         optimizer=Optimizer(learning_rate=3e-5, warmup_steps=0, weight_decay=0.0, final_fraction=0.1),
         precision=NumericPrecision(parameters="float32"),
     )
@@ -180,13 +183,11 @@ def base_run(name: str) -> RunConfig:
 
 def sft() -> RunConfig:
     """Answer with the right option."""
-    from dataclasses import replace
-
     folder = os.environ["SMOLLM2_FOLDER"]
-    files = Conversations(
+    files = Finetune(
         paths=(f"{folder}/conversations_train.jsonl",), validation_paths=(f"{folder}/conversations_held_out.jsonl",)
     )
-    return replace(base_run("smollm2_sft"), conversations=files)
+    return base_run("smollm2_sft", files)
 
 
 def dpo() -> RunConfig:
@@ -194,11 +195,11 @@ def dpo() -> RunConfig:
     from dataclasses import replace
 
     folder = os.environ["SMOLLM2_FOLDER"]
-    files = Preferences(paths=(f"{folder}/pairs_train.jsonl",), validation_paths=(f"{folder}/pairs_held_out.jsonl",))
-    run = base_run("smollm2_dpo")
+    files = Prefer(paths=(f"{folder}/pairs_train.jsonl",), validation_paths=(f"{folder}/pairs_held_out.jsonl",))
+    run = base_run("smollm2_dpo", files)
     # A row holds about four pairs: of one row alone the gradient is mostly noise.
     batch = replace(run.batch, global_batch=ROWS_OF_PAIRS)
-    return replace(run, preferences=files, batch=batch, optimizer=replace(run.optimizer, learning_rate=1e-5))
+    return replace(run, batch=batch, optimizer=replace(run.optimizer, learning_rate=1e-5))
 
 
 def train(recipe: str, folder: Path, fields: Sequence[str]) -> None:

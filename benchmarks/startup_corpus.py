@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from megaphi.data.storage.formats.indexed_dataset import CODE_OF_DTYPE, HEADER, MAGIC, VERSION
 from megaphi.files import whole_file
 from megaphi.recipes.phi4_14b import phi4_14b_pretrain
+from megaphi.stages.pretrain import mixture_of
 
 DOCUMENTS = 20_000_000
 """Documents of every source, at fraction 1."""
@@ -59,18 +60,18 @@ def make_corpus(folder: Path, *, fraction: float) -> Corpus:
     """The corpus of this size in `folder`; pairs that are there already are used again."""
     run = phi4_14b_pretrain()
     documents = max(1, round(DOCUMENTS * fraction))
-    sizes = [round((source.unique_tokens or 0) * fraction) for source in run.mixture.sources]
+    sizes = [round((source.unique_tokens or 0) * fraction) for source in mixture_of(run).sources]
     pieces = _pieces(folder, largest=max(sizes) * DTYPE.itemsize)
     paths = []
-    for seed, (source, tokens) in enumerate(zip(run.mixture.sources, sizes, strict=True)):
+    for seed, (source, tokens) in enumerate(zip(mixture_of(run).sources, sizes, strict=True)):
         own = [folder / f"{source.name}_{fraction:g}_{piece}_of_{pieces}" for piece in range(pieces)]
         for piece, path in enumerate(own):
             write_pair(path, documents=documents // pieces, tokens=tokens // pieces, seed=100 * seed + piece)
         paths.append(tuple(map(str, own)))
     return Corpus(
         fraction=fraction,
-        names=tuple(source.name for source in run.mixture.sources),
-        weights=tuple(source.weight for source in run.mixture.sources),
+        names=tuple(source.name for source in mixture_of(run).sources),
+        weights=tuple(source.weight for source in mixture_of(run).sources),
         paths=tuple(paths),
         tokens=sum(tokens // pieces * pieces for tokens in sizes),
         documents=documents // pieces * pieces * len(sizes),

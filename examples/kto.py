@@ -17,21 +17,34 @@ Legend: Q answers of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from megaphi.config import FilePath, Range
+from megaphi.conversation import Conversation
 from megaphi.data.batch import Batch
-from megaphi.data.packed.pair_rows import PairBatch, Unit, pair_batch
+from megaphi.data.packed.conversations import as_messages, needed, vocabulary_of
+from megaphi.data.packed.held_out import split_by_source
+from megaphi.data.packed.pair_rows import PairBatch, PairUnit, Unit, pair_batch
 from megaphi.data.packed.preference_pairs import PreferencePair
 from megaphi.data.packed.rows import MakeBatch
+from megaphi.data.text.training_records import Form, SkipReport, read_each, token_ids
 from megaphi.engine.objective import LossFunction
+from megaphi.engine.run_config import RunConfig
+from megaphi.engine.task import OpenTask
+from megaphi.errors import InputError
+from megaphi.log import logger
+from megaphi.recipes.quickstart import quickstart_dpo
+from megaphi.stages.packed_task import PackedTask
+from megaphi.stages.prefer import open_pairs
 from megaphi.stages.preference import compared, log_probabilities
+from megaphi.tokenizer.interface import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,21 +62,18 @@ class JudgedBatch(PairBatch):
 
 
 def judged_batch(
-    answers: Sequence[JudgedAnswer],
-    units: Sequence[Unit],
-    reference_N2: NDArray[np.float64],
-    *,
-    capacity: int,
-    padding_token: int,
+    units: Sequence[Unit], reference_N2: NDArray[np.float64], *, capacity: int, padding_token: int
 ) -> MakeBatch:
-    """Return the function that makes micro-batches of units of `answers`, marking those that were liked."""
-    liked_N = np.array([answer.liked for answer in answers])
+    """Return the function that makes micro-batches of units of judged answers, marking those that were liked."""
+    pairs: Any = {unit.number: unit.pair for unit in units if isinstance(unit, PairUnit)}
     make = pair_batch(units, reference_N2, capacity=capacity, padding_token=padding_token)
 
     def judged(rows: list[list[int]], numbers_B: NDArray[np.int64]) -> Batch:
         batch: Any = make(rows, numbers_B)
         parts = {part.name: getattr(batch, part.name) for part in fields(batch)}
-        return JudgedBatch(**parts, liked_Q=liked_N[batch.numbers_Q])
+        return JudgedBatch(
+            **parts, liked_Q=np.array([pairs[q].liked for q in batch.numbers_Q.tolist()], dtype=np.bool_)
+        )
 
     return judged
 
@@ -89,17 +99,12 @@ class KtoObjective:
     liked_weight: float
     disliked_weight: float
     z0: float = 0.0
-    names: tuple[str, ...] = ("z0", "reward")
-    unit: str = "KTO loss of an answer"
-    beforehand = MismatchedAnswers()
+    names: ClassVar[tuple[str, ...]] = ("z0", "reward")
+    unit: ClassVar[str] = "KTO loss of an answer"
+    beforehand: ClassVar[MismatchedAnswers] = MismatchedAnswers()
 
     def knowing(self, means: Mapping[str, float]) -> KtoObjective:
-        return KtoObjective(
-            beta=self.beta,
-            liked_weight=self.liked_weight,
-            disliked_weight=self.disliked_weight,
-            z0=max(0.0, means["loss"]),
-        )
+        return replace(self, z0=max(0.0, means["loss"]))
 
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
         assert isinstance(batch, JudgedBatch)
@@ -124,3 +129,83 @@ def summed(loss_Q: Tensor, *measured: Tensor) -> tuple[Tensor, Tensor, dict[str,
     count = torch.tensor(len(loss_Q), device=loss_Q.device, dtype=torch.int)
     sums = torch.stack([loss_Q.detach().sum(), count, *(values_Q.detach().sum() for values_Q in measured)])
     return loss_Q.sum(), count, {"sums": sums.double()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kto(PackedTask):
+    """Learn from answers that were liked or not (config section `task`, kind `kto.py:Kto`)."""
+
+    paths: tuple[FilePath, ...]
+    """Files, folders or patterns: JSON or Parquet with `prompt`, `completion` (texts, messages or ids) and `label`."""
+    validation_paths: tuple[FilePath, ...] = ()
+    """The same, held out."""
+    beta: Annotated[float, Range(above=0)] = 0.1
+    """Strength of the penalty for leaving the reference model."""
+    liked_weight: Annotated[float, Range(above=0)] = 1.0
+    """Weight of a liked answer (lambda_D of the paper)."""
+    disliked_weight: Annotated[float, Range(above=0)] = 1.0
+    """Weight of a disliked answer (lambda_U)."""
+
+    @property
+    def has_validation(self) -> bool:
+        return bool(self.validation_paths)
+
+    def open(self, run: RunConfig, tokenizer: Tokenizer | None) -> OpenTask:
+        objective = KtoObjective(beta=self.beta, liked_weight=self.liked_weight, disliked_weight=self.disliked_weight)
+        training, _ = read_answers(self.paths, tokenizer, run)
+        held_out = {}
+        if self.validation_paths:
+            held_out = split_by_source(*read_answers(self.validation_paths, tokenizer, run))
+        return open_pairs(
+            run,
+            tokenizer,
+            training,
+            held_out,
+            objective=objective,
+            make_batches=judged_batch,
+            single_tokens=False,
+            reference_folder=None,
+        )
+
+
+FORM = Form(("prompt", "completion", "label"), answers=("completion",))
+
+
+def read_answers(
+    paths: Sequence[str], tokenizer: Tokenizer | None, run: RunConfig
+) -> tuple[list[JudgedAnswer], dict[str, int]]:
+    """Judged answers and how many each input had, each with the next answer to another prompt as its mismatched one."""
+    report = SkipReport()
+
+    def make(form: Form, record: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int32], bool]:
+        if not isinstance(record["label"], bool):
+            raise InputError("'label' must be true or false")
+        prompt, completion = record["prompt"], record["completion"]
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+            largest = vocabulary_of(tokenizer, run.model.vocabulary)
+            ids = [token_ids(record[key], key, vocabulary=largest) for key in ("prompt", "completion")]
+            return ids[0], ids[1], record["label"]
+        asked, answer = (
+            as_messages(prompt, "prompt", speaker="user"),
+            as_messages(completion, "completion", speaker="assistant"),
+        )
+        rendered = needed(tokenizer).render(Conversation((*asked, *answer)), train_on="last")
+        whole, first = np.array(rendered.ids, dtype=np.int32), int(np.flatnonzero(rendered.trained)[0])
+        return whole[:first], whole[first:], record["label"]
+
+    read = [made for _, made in read_each(paths, (FORM,), make, report, bad_records="error")]
+    answers = []
+    for at, (prompt, answer, liked) in enumerate(read):
+        others = (read[(at + step) % len(read)] for step in range(1, len(read)))
+        mismatched = next((other for asked, other, _ in others if not np.array_equal(asked, prompt)), None)
+        if mismatched is None:
+            raise InputError(f"{', '.join(paths)}: all answers are to one prompt, and KTO needs answers to others")
+        answers.append(JudgedAnswer(prompt=prompt, accepted=answer, rejected=mismatched, liked=liked))
+    for line in report.lines():
+        logger.info("%s", line)
+    return answers, report.kept_of
+
+
+def quickstart_kto() -> RunConfig:
+    """After the story's fine-tuning: `megaphi train examples/kto.py:quickstart_kto task.paths=judged.jsonl`."""
+    return replace(quickstart_dpo(), recipe="quickstart_kto", task=Kto(paths=("runs/story/judged.jsonl",)))

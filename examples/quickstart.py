@@ -30,6 +30,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.files import read_json, write_text
 from megaphi.parallel.devices import as_fields, fitting, gpus
 from megaphi.recipes.quickstart import quickstart_pretrain
+from megaphi.stages.pretrain import mixture_of
 
 CORPUS = Path(__file__).parent / "corpus"
 HOME = Path("runs/quickstart")
@@ -104,7 +105,7 @@ def command(
 
 def tokenise(run: RunConfig, report: Report) -> None:
     """Each source's training and validation text to .bin/.idx."""
-    for source in run.mixture.sources:
+    for source in mixture_of(run).sources:
         for split, (prefix,) in (("train", source.paths), ("validation", source.validation_paths)):
             text = str(CORPUS / source.name / f"{split}.jsonl.zst")
             vocabulary = str(run.model.vocabulary)

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast
 
+from megaphi.config_kinds import KIND, SectionOfKinds, kind_of, section_from_kind, why_unknown
 from megaphi.errors import InputError, did_you_mean
 from megaphi.json_text import parse_json
 from megaphi.log import logger
@@ -98,7 +99,7 @@ def check_values(config: Config, *, where: str = "") -> Config:
 def override(config: Config, assignments: Sequence[str]) -> Config:
     """Apply `field.path=value` strings from left to right and return the new tree.
 
-    A list of named sections is walked by name or position: `mixture.sources.code.weight=0.25`.
+    A list of named sections is walked by name or position: `task.mixture.sources.code.weight=0.25`.
     """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -156,6 +157,7 @@ def field_type(section: type, name: str, *, where: str, depth: int = 0) -> Any:
     known = [f"{prefix}.{field}".lstrip(".") for field in hints]
     ours = our_name(parts[-1])
     guess = f" That is {ours} here." if ours else did_you_mean(f"{prefix}.{name}".lstrip("."), known)
+    guess = why_unknown(section, name, where=where) or guess
     raise InputError(f"unknown field {where!r}.{guess} Fields here: {', '.join(hints) or 'none'}.")
 
 
@@ -210,7 +212,8 @@ def _number(text: str) -> str:
 def to_plain(value: Any) -> Any:
     """The tree as JSON-ready dicts, lists and scalars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: to_plain(getattr(value, name)) for name in _hints(type(value))}
+        kind = {KIND: kind_of(type(value))} if isinstance(value, SectionOfKinds) else {}
+        return kind | {name: to_plain(getattr(value, name)) for name in _hints(type(value))}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     return value
@@ -219,7 +222,10 @@ def to_plain(value: Any) -> Any:
 def from_plain(hint: Any, value: Any, *, where: str = "") -> Any:
     """Inverse of `to_plain`: build the annotated type from parsed JSON, refusing unknown keys and wrong types."""
     if dataclasses.is_dataclass(hint):
-        return _section_from_plain(cast(type, hint), value, where=where)
+        section = cast(type, hint)
+        if issubclass(section, SectionOfKinds):
+            section, value = section_from_kind(section, value, where=where)
+        return _section_from_plain(section, value, where=where)
     origin = typing.get_origin(hint)
     if origin is Annotated:
         found = from_plain(hint.__origin__, value, where=where)
@@ -362,6 +368,9 @@ def field_help(section: type) -> dict[str, str]:
 
 def describe(config: Any, prefix: str = "") -> Iterator[Described]:
     """Every leaf with what it takes and its help: what `megaphi train RECIPE --fields` lists."""
+    if isinstance(config, SectionOfKinds):
+        meaning = (type(config).__doc__ or "").partition("\n")[0]
+        yield Described(f"{prefix}.{KIND}", kind_of(type(config)), "what the recipe says", meaning)
     for name, hint in _hints(type(config)).items():
         value, path = getattr(config, name), f"{prefix}.{name}".lstrip(".")
         nested = value if isinstance(value, tuple) else (value,)

@@ -43,7 +43,8 @@ _MOVED = {
     "megaphi.data.indexed_dataset_writer": "megaphi.data.storage.indexed_dataset_writer",
     "megaphi.data.loader": "megaphi.data.loading.loader",
     "megaphi.data.mixture": "megaphi.data.order.mixture",
-    "megaphi.data.post_training": "megaphi.data.packed.settings",
+    "megaphi.data.packed.settings": "megaphi.stages.finetune",
+    "megaphi.data.post_training": "megaphi.stages.finetune",
     "megaphi.data.storage.block_cache": "megaphi.data.storage.files.block_cache",
     "megaphi.data.storage.dataset_formats": "megaphi.data.storage.formats.dataset_formats",
     "megaphi.data.storage.flat_tokens": "megaphi.data.storage.formats.flat_tokens",
@@ -74,7 +75,7 @@ _MOVED = {
     "megaphi.parallel.place": "megaphi.parallel.rendezvous.place",
 }
 """New names of modules that users' files may import: 0.2 moved them into folders, some of them twice."""
-_KINDS = {"recipe": "function", "objective": "class", "dataset": "class"}
+_KINDS = {"recipe": "function", "objective": "class", "dataset": "class", "task": "class"}
 
 
 def is_own_code(name: str) -> bool:
@@ -111,6 +112,36 @@ def split_name(name: str, *, what: str) -> tuple[Path, str]:
 def digest_of(path: Path) -> str:
     """The first 16 hex digits of the SHA-256 of a file: which version of it was used."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def without_digest(name: str) -> str:
+    """`my_file.py:name` of the same with `@` and a digest behind it."""
+    return name.rpartition("@")[0] or name
+
+
+def pinned(name: str | None, *, what: str, where: str) -> str | None:
+    """`my_file.py:name@digest`: which version of the file is meant. `where` is the field that holds the name.
+
+    Raises:
+        InputError: the name carries a digest, and the file has become another.
+    """
+    if name is None:
+        return None
+    plain = path_as_pinned(name, what=what, where=where)
+    return f"{plain}@{digest_of(split_name(plain, what=what)[0])}"
+
+
+def path_as_pinned(name: str, *, what: str, where: str) -> str:
+    """The name without its digest; raises InputError if it has one that is not the file's."""
+    plain = without_digest(name)
+    path, _ = split_name(plain, what=what)
+    digest = digest_of(path)
+    if plain != name and name != f"{plain}@{digest}":
+        raise InputError(
+            f"{where}={name}: {path} is not the file that this run was trained with (its digest is {digest}): put "
+            f"that back, or set {where}={plain} to take this one"
+        )
+    return plain
 
 
 def running(path: Path, what: str, action: Callable[[], Result]) -> Result:

@@ -26,13 +26,21 @@ RENAMED = {
     "run.accept_rate_jump": "start.accept_rate_jump",
 }
 """Old path -> path since 0.2."""
+NOW_THE_TASK = {
+    "mixture": "task.mixture",
+    "conversations": "task",
+    "preferences": "task",
+    "objective": "task.objective",
+}
+"""Sections of which a run had one; since 0.2 the section `task` has what they held, and a kind."""
 
 
 def renamed(path: str) -> str | None:
     """The path that an old one has now; None if it is not an old one."""
     parts = path.split(".")
     for length in range(len(parts), 0, -1):
-        now = RENAMED.get(".".join(parts[:length]))
+        old = ".".join(parts[:length])
+        now = RENAMED.get(old) or NOW_THE_TASK.get(old)
         if now is not None:
             return ".".join([now, *parts[length:]])
     return None
@@ -54,6 +62,30 @@ def with_new_names(config: Any) -> Any:
         if value is not None:
             _put(tree, new.split("."), value[0], old=old)
             _drop_empty(tree, old.split(".")[0])
+    return _with_task(tree)
+
+
+def _with_task(tree: dict[str, Any]) -> dict[str, Any]:
+    """The sections that are `NOW_THE_TASK` as one, where the section `recipe` would have had them."""
+    old = {name: tree.pop(name) for name in NOW_THE_TASK if name in tree}
+    if not old:
+        return tree
+    if "task" in tree:
+        raise InputError(f"{next(iter(old))} is an old name of {NOW_THE_TASK[next(iter(old))]}, and both are there")
+    mixture = old.get("mixture") or {}
+    given = {
+        "Pretrain": {"mixture": mixture} if mixture.get("sources") or len(old) == 1 else None,
+        "Finetune": old.get("conversations"),
+        "Prefer": old.get("preferences"),
+    }
+    kinds = [kind for kind, fields in given.items() if fields is not None]
+    if len(kinds) != 1:
+        raise InputError(
+            f"a run has a mixture, conversations or preferences, exactly one of them; this one has {len(kinds)}"
+        )
+    tree["task"] = {"kind": kinds[0], **given[kinds[0]]}
+    if old.get("objective") is not None:
+        tree["task"]["objective"] = old["objective"]
     return tree
 
 

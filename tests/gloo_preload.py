@@ -13,6 +13,6 @@ import megaphi.conversion.open_weights
 import megaphi.engine.inference.forward_only
 import megaphi.engine.saving.saver
 import megaphi.engine.training.train_step
-import megaphi.stages.pretrain  # noqa: F401
+import megaphi.stages.train  # noqa: F401
 
 gc.freeze()

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megaphi.config import FilePath, Range, describe, difference, from_plain, leaves, override, to_plain
+from megaphi.config_kinds import SectionOfKinds, kinds
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
@@ -26,6 +27,7 @@ from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes import RECIPES, load_recipe
 from megaphi.recipes.quickstart import QUICKSTART_MODEL
+from megaphi.stages.pretrain import Pretrain, mixture_of
 
 RUN = load_recipe("quickstart_pretrain")
 NAMES = st.text("abcdefgh", min_size=1, max_size=8)
@@ -50,7 +52,7 @@ RUNS = st.builds(
     layout=st.builds(ParallelLayout, tensor=st.integers(1, 8), data=st.none() | st.integers(1, 64)),
     model=st.just(QUICKSTART_MODEL),
     batch=st.builds(BatchShape, global_batch=st.integers(1, 9_999)),
-    mixture=st.builds(Mixture, sources=SOURCES, isolate_documents=st.booleans()),
+    task=st.builds(Pretrain, mixture=st.builds(Mixture, sources=SOURCES, isolate_documents=st.booleans())),
     optimizer=st.builds(Optimizer, learning_rate=FLOATS, eps=FLOATS),
     precision=st.builds(NumericPrecision, parameters=st.sampled_from(["float32", "bfloat16"])),
     recompute=st.sampled_from(["none", "selective", "full"]),
@@ -68,13 +70,14 @@ def test_there_and_back_through_json(run):
 @settings(max_examples=50, deadline=None)
 def test_every_leaf_can_be_said_on_the_command_line(run):
     """Writing out every leaf of one configuration over another that has the same sources gives the first."""
-    names = [source.name for source in run.mixture.sources]
-    run = dataclasses.replace(run, mixture=Mixture(sources=run.mixture.sources if len({*names}) == len(names) else ()))
-    other = dataclasses.replace(RUN, mixture=run.mixture)
+    names = [source.name for source in mixture_of(run).sources]
+    sources = mixture_of(run).sources if len({*names}) == len(names) else ()
+    run = dataclasses.replace(run, task=Pretrain(mixture=Mixture(sources=sources)))
+    other = dataclasses.replace(RUN, task=run.task)
     words = [
         f"{path}={','.join(value) if isinstance(value, list) else value}"
         for path, value in leaves(run)
-        if path != "mixture.sources"
+        if path not in ("task.kind", "task.mixture.sources")
     ]
     assert override(other, words) == run
 
@@ -91,9 +94,9 @@ def test_every_leaf_can_be_said_on_the_command_line(run):
         ("folder=3", "folder", "3"),
         ("folder=a=b", "folder", "a=b"),
         ("precision.parameters=bfloat16", "precision.parameters", "bfloat16"),
-        ("mixture.sources.code.weight=0.25", "mixture.sources.code.weight", 0.25),
-        ("mixture.sources.0.weight=1", "mixture.sources.web.weight", 1.0),
-        ("mixture.sources.web.paths=a,b", "mixture.sources.web.paths", ["a", "b"]),
+        ("task.mixture.sources.code.weight=0.25", "task.mixture.sources.code.weight", 0.25),
+        ("task.mixture.sources.0.weight=1", "task.mixture.sources.web.weight", 1.0),
+        ("task.mixture.sources.web.paths=a,b", "task.mixture.sources.web.paths", ["a", "b"]),
     ],
 )
 def test_overrides(assignment, path, value):
@@ -121,8 +124,8 @@ def test_the_last_override_wins():
         ("optimizer.learning_rate=fast", r"optimizer\.learning_rate=fast: expected a number"),
         ("precision.parameters=fp8", r"precision\.parameters='fp8': expected one of float32, bfloat16"),
         ("training.stop_after=soon", r"training\.stop_after=soon: expected a whole number of at least 1 or none"),
-        ("mixture.sources.cod.weight=1", r"no item 'cod', there are web, .*Did you mean 'code'\?"),
-        ("mixture.sources.code=1", r"mixture\.sources\.code is a whole section"),
+        ("task.mixture.sources.cod.weight=1", r"no item 'cod', there are web, .*Did you mean 'code'\?"),
+        ("task.mixture.sources.code=1", r"mixture\.sources\.code is a whole section"),
         ("seed.x=1", r"seed\.x: 'seed' is a single value and has no field 'x'"),
     ],
 )
@@ -144,8 +147,8 @@ def test_a_configuration_file_with_a_field_too_many_or_too_few():
 
 
 def test_differences_name_the_leaf():
-    other = override(RUN, ["layout.tensor=4", "mixture.sources.web.weight=9"])
-    assert difference(RUN, other) == [("layout.tensor", 2, 4), ("mixture.sources.web.weight", 0.15, 9.0)]
+    other = override(RUN, ["layout.tensor=4", "task.mixture.sources.web.weight=9"])
+    assert difference(RUN, other) == [("layout.tensor", 2, 4), ("task.mixture.sources.web.weight", 0.15, 9.0)]
     assert difference(to_plain(RUN), other) == difference(RUN, other)
     assert difference({"a": 1}, {"b": 2}) == [("a", 1, None), ("b", None, 2)]
 
@@ -187,7 +190,7 @@ def test_every_field_of_a_recipe_explains_itself():
         (["model.head_size=31"], r"model\.head_size=31: rotary positions need an even head size"),
         (["model.layers=0"], r"model\.layers=0: must be at least 1"),
         (
-            ["layout.context=2", "layout.tensor=1", "mixture.isolate_documents=true"],
+            ["layout.context=2", "layout.tensor=1", "task.mixture.isolate_documents=true"],
             "not available with layout.context",
         ),
         (["model.loss_chunk_tokens=-1"], r"model\.loss_chunk_tokens=-1: must be at least 0"),
@@ -199,7 +202,7 @@ def test_every_field_of_a_recipe_explains_itself():
         (["precision.fp8=delayed"], r"precision\.fp8=delayed needs model\.kernels=transformer_engine, not fused"),
         (["precision.fp8=mxfp8", "model.kernels=transformer_engine"], r"needs precision\.parameters=bfloat16"),
         (
-            ["mixture.isolate_documents=true", "model.kernels=transformer_engine"],
+            ["task.mixture.isolate_documents=true", "model.kernels=transformer_engine"],
             r"mixture\.isolate_documents=true needs model\.kernels=fused or reference",
         ),
     ],
@@ -244,12 +247,18 @@ def test_no_default_of_a_recipe_forbids_a_layout():
     assert passed > 300
 
 
+def kinds_of(hint: Any) -> tuple[type, ...]:
+    """Our classes that a section may be, where it has several kinds."""
+    is_one = isinstance(hint, type) and issubclass(hint, SectionOfKinds)
+    return tuple(kind for kind in kinds(hint).values() if kind.__module__.startswith("megaphi.")) if is_one else ()
+
+
 def every_field() -> set[str]:
     """Paths of all fields that any recipe could have, sections included."""
 
     def walk(hint: Any, path: str) -> Iterator[str]:
         yield path
-        for part in (hint, *typing.get_args(hint)):
+        for part in (hint, *typing.get_args(hint), *kinds_of(hint)):
             if dataclasses.is_dataclass(part) and isinstance(part, type):
                 for name, inner in typing.get_type_hints(part, include_extras=True).items():
                     yield from walk(inner, f"{path}.{name}".lstrip("."))
@@ -265,7 +274,8 @@ def numeric_fields(section: type, prefix: str = "") -> Iterator[tuple[str, list[
 
 def _numbers_in(hint: Any, path: str) -> Iterator[tuple[str, list[Range]]]:
     if dataclasses.is_dataclass(hint):
-        yield from numeric_fields(cast(type, hint), path)
+        for section in kinds_of(hint) or (hint,):
+            yield from numeric_fields(cast(type, section), path)
     elif typing.get_origin(hint) is Annotated and hint != FilePath:
         assert hint.__origin__ in (int, float), path
         yield path, [part for part in hint.__metadata__ if isinstance(part, Range)]
@@ -278,7 +288,9 @@ def _numbers_in(hint: Any, path: str) -> Iterator[tuple[str, list[Range]]]:
 
 def test_every_number_declares_its_range_where_it_is_declared():
     fields = dict(numeric_fields(RunConfig))
-    assert {"optimizer.eps", "mixture.sources.weight", "mixture.stages.tokens", "preferences.beta", "seed"} <= {*fields}
+    assert {"optimizer.eps", "task.mixture.sources.weight", "task.mixture.stages.tokens", "task.beta", "seed"} <= {
+        *fields
+    }
     assert [path for path, ranges in fields.items() if len(ranges) != 1] == []
 
 
@@ -291,20 +303,21 @@ def text_fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         path = f"{prefix}.{name}".lstrip(".")
         for part in (hint,) if hint == FilePath else (hint, *typing.get_args(hint)):
             if isinstance(part, type) and dataclasses.is_dataclass(part):
-                yield from text_fields(part, path)
+                for section in kinds_of(part) or (part,):
+                    yield from text_fields(section, path)
             elif part is str or part == FilePath:
                 yield path, part
 
 
 def test_every_field_that_is_a_path_says_so_and_begins_at_home_if_asked(monkeypatch):
     fields = dict(text_fields(RunConfig))
-    assert {"folder", "mixture.sources.paths", "saving.fallback_folder", "tokenizer.path"} <= {*fields}
+    assert {"folder", "task.mixture.sources.paths", "saving.fallback_folder", "tokenizer.path"} <= {*fields}
     assert [path for path, hint in fields.items() if PLACES.search(path) and hint != FilePath] == []
     monkeypatch.setenv("HOME", "/home/ada")
-    words = ["folder=~/runs/x", "mixture.sources.web.paths=~/a,s3://bucket/~b,/c", "saving.fallback_folder=~"]
+    words = ["folder=~/runs/x", "task.mixture.sources.web.paths=~/a,s3://bucket/~b,/c", "saving.fallback_folder=~"]
     run = override(load_recipe("quickstart_pretrain"), words)
     assert (run.folder, run.saving.fallback_folder) == ("/home/ada/runs/x", "/home/ada")
-    assert run.mixture.sources[0].paths == ("/home/ada/a", "s3://bucket/~b", "/c")
+    assert mixture_of(run).sources[0].paths == ("/home/ada/a", "s3://bucket/~b", "/c")
     made = dataclasses.replace(run, start=dataclasses.replace(run.start, initial_checkpoint="~/phi-4"))
     assert check(made, world_size=2).start.initial_checkpoint == "/home/ada/phi-4"
 

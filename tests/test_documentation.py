@@ -236,7 +236,7 @@ def test_what_is_not_there_is_found() -> None:
         *(
             "training.save_every",
             "saving.keep_worst=3",
-            "mixture.sources.books.weight",
+            "task.mixture.sources.books.weight",
             "generation.local.RemoteSampler",
         ),
     ):

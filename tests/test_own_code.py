@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from megaphi.errors import InputError
 from megaphi.files import write_json
 from megaphi.other_names import _FIELDS, our_name
 from megaphi.recipes import load_recipe
+from megaphi.stages.finetune import Finetune
 from tests.gloo_world import run_in_world
 from tests.stages.stage_runs import sft_run, stage_here, write_conversations
 from tests.test_config import every_field
@@ -171,17 +171,18 @@ def test_an_objective_of_ones_own_is_used_and_belongs_to_the_run(tmp_path):
     write_conversations(tmp_path / "data" / "train.jsonl", 20, seed=1)
     write_conversations(tmp_path / "data" / "held_out.jsonl", 5, seed=2)
     plain = sft_run(tmp_path / "plain", tmp_path / "data", epochs=0.8)
-    own = replace(sft_run(tmp_path / "own", tmp_path / "data", epochs=0.8), objective=f"{path}:Halved")
+    own = override(sft_run(tmp_path / "own", tmp_path / "data", epochs=0.8), [f"task.objective={path}:Halved"])
     halved, whole = go(own), go(plain)
     assert halved[0]["loss"] == pytest.approx(whole[0]["loss"] / 2, rel=1e-6)
     again = override(load_recipe(str(tmp_path / "own" / "config.json")), [f"folder={tmp_path / 'again'}"])
-    assert again.objective is not None
-    assert re.fullmatch(rf"{re.escape(str(path))}:Halved@[0-9a-f]{{16}}", again.objective)
+    assert isinstance(again.task, Finetune)
+    assert again.task.objective is not None
+    assert re.fullmatch(rf"{re.escape(str(path))}:Halved@[0-9a-f]{{16}}", again.task.objective)
     assert [record["loss"] for record in go(again)] == [record["loss"] for record in halved]
     path.write_text(OBJECTIVE + "# changed\n")
     with pytest.raises(InputError, match=r"mine\.py is not the file that this run was trained with"):
         check(again, world_size=1)
-    check(replace(again, objective=f"{path}:Halved"), world_size=1)
+    check(override(again, [f"task.objective={path}:Halved"]), world_size=1)
 
 
 def go(run):
@@ -199,5 +200,5 @@ def test_an_objective_that_is_none_is_refused_at_the_dry_run(tmp_path, capsys):
         f"{path}": "name a class too",
         f"{tmp_path}/other.py:Halved": "there is no file",
     }.items():
-        assert main(["train", "quickstart_pretrain", "--dry-run", f"objective={name}"]) == 2
+        assert main(["train", "quickstart_pretrain", "--dry-run", f"task.objective={name}"]) == 2
         assert message in capsys.readouterr().err

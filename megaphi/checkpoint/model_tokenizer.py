@@ -86,5 +86,5 @@ def longest_sequence(config: Mapping[str, Any]) -> int:
     A stage without a length of its own has the batch's, which no row has where every stage has another.
     """
     of_batch = (config.get("batch") or {}).get("sequence_length") or 0
-    stages = (config.get("mixture") or {}).get("stages") or ()
+    stages = ((config.get("task") or {}).get("mixture") or {}).get("stages") or ()
     return max((stage.get("sequence_length") or of_batch for stage in stages), default=of_batch)

@@ -9,31 +9,30 @@ from megaphi.cli.mixture import print_sources, print_stages, report_run
 from megaphi.config import leaves
 from megaphi.data.order.report import MixtureReport
 from megaphi.engine.learning_rate import learning_rate, milestones
-from megaphi.engine.run_config import RunConfig, check, check_kind
+from megaphi.engine.run_config import RunConfig, check
 from megaphi.engine.run_sections import TrainingLength
 from megaphi.engine.run_tokenizer import check_tokenizer
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
+from megaphi.stages.pretrain import Pretrain
 
 
 def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
     """Print configuration, sizes and epochs; raises InputError where the run could not start."""
-    from megaphi.engine.own_objective import load_objective
-
     smallest = configuration.layout.model_ranks
     run = check(configuration, world_size=world_size or smallest * (configuration.layout.data or 1))
     check_tokenizer(run)
-    load_objective(run)
+    run.task.rehearse()
     print("Configuration")
     for path, value in leaves(run):
         print(f"  {path:<36} {_show(value)}")
     _print_model(run)
-    if check_kind(run) != "pretrain":
+    if not isinstance(run.task, Pretrain):
         _print_steps(run)
         return 0
     report = report_run(run)
     _print_schedule(run, report)
-    if run.mixture.stages:
+    if run.task.mixture.stages:
         print_stages(report)
     print_sources(report)
     return 0

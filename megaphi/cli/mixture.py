@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 HELP = "what a run reads: tokens, shares and epochs of every source"
 EXAMPLE = """examples:
   megaphi mixture phi4_14b_pretrain
-  megaphi mixture phi4_14b_pretrain mixture.sources.web.weight=0.3 --warn-epochs 10 --plot mixture.png
+  megaphi mixture phi4_14b_pretrain task.mixture.sources.web.weight=0.3 --warn-epochs 10 --plot mixture.png
   megaphi mixture my_recipes.py:my_run --json
-  megaphi mixture phi4_14b_pretrain 'mixture.stages=[{"name": "broad", "tokens": 9e12},
+  megaphi mixture phi4_14b_pretrain 'task.mixture.stages=[{"name": "broad", "tokens": 9e12},
       {"name": "late", "shares": [{"name": "synthetic", "weight": 2}, {"name": "code", "weight": 1}]}]'
 """
 
@@ -72,9 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
 def report_run(run: RunConfig) -> MixtureReport:
     """Report what a run reads from its first step to its last."""
     from megaphi.data.order.report import report_mixture
+    from megaphi.stages.pretrain import mixture_of
 
     return report_mixture(
-        run.mixture,
+        mixture_of(run),
         steps=run.training.steps,
         sequence_length=run.batch.sequence_length,
         global_batch=run.batch.global_batch,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -81,19 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(configuration: RunConfig) -> int:
     from megaphi.conversion.open_weights import open_weights
+    from megaphi.stages.train import train
 
     def work() -> int:
-        _stage(configuration)(configuration, open_weights=open_weights)
+        train(configuration, open_weights=open_weights)
         return 0
 
     return ending_together(work)
-
-
-def _stage(configuration: RunConfig) -> Callable[..., object]:
-    """Return the training function for the run, which its data selects."""
-    from megaphi.engine.run_config import check_kind
-    from megaphi.stages.finetune import finetune
-    from megaphi.stages.prefer import prefer
-    from megaphi.stages.pretrain import pretrain
-
-    return {"pretrain": pretrain, "finetune": finetune, "prefer": prefer}[check_kind(configuration)]

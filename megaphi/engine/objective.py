@@ -31,8 +31,10 @@ LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 class Objective(Protocol):
     """One way to train."""
 
-    names: tuple[str, ...]
-    """Names of the sums that are reported after the loss and the count."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the sums that are reported after the loss and the count."""
+        ...
 
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
         """Run one micro-batch through this rank's stage: `chunk(tokens_BS, ForwardContext(...))`."""
@@ -47,8 +49,10 @@ class WholeBatchObjective(Objective, Protocol):
     whole of the held-out data does.
     """
 
-    beforehand: Objective
-    """Objective that is measured first. Its means are sums over all ranks in fp64, divided by its count."""
+    @property
+    def beforehand(self) -> Objective:
+        """The objective that is measured first. Its means are sums over all ranks in fp64, divided by its count."""
+        ...
 
     def knowing(self, means: Mapping[str, float]) -> Objective:
         """Return the objective of this step: the same `names`; `means` has `loss` and the `names` of `beforehand`."""

@@ -1,6 +1,6 @@
-"""An objective of the user's own: `objective=my_file.py:MyObjective`, in place of the cross-entropy of the next token.
+"""An objective of the user's own, `task.objective=my_file.py:MyObjective`, in place of the next token's cross-entropy.
 
-`run_config.check` adds the file's digest to the name when a run is checked, so that config.json, checkpoints and the
+`own_code.pinned` adds the file's digest to the name when a run is checked, so that config.json, checkpoints and the
 comparison of ranks say which version of the file was used: `my_file.py:MyObjective@0123456789abcdef`. A name that
 carries a digest, because it comes from a config.json, is refused where the file has become another.
 """
@@ -10,16 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from megaphi.engine.objective import NextToken, Objective
-from megaphi.engine.run_config import RunConfig
 from megaphi.errors import InputError
-from megaphi.own_code import load_own, running, split_name
+from megaphi.own_code import load_own, running, split_name, without_digest
 
 
-def load_objective(run: RunConfig) -> Objective:
-    """Return the objective of the run. Raises InputError if the user's class is not one."""
-    if run.objective is None:
+def load_objective(name: str | None) -> Objective:
+    """Return the user's objective, else the next token. Raises InputError if the user's class is not one."""
+    if name is None:
         return NextToken()
-    name = run.objective.rpartition("@")[0] or run.objective
+    name = without_digest(name)
     make = load_own(name, what="objective")
     path, _ = split_name(name, what="objective")
     made: Any = running(path, f"objective {name!r}", make)

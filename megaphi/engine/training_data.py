@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,3 +68,11 @@ class HeldOutData(Protocol):
     def batch(self, sample_numbers: ArrayLike) -> Batch:
         """Samples of one source as one micro-batch; of rows with the number `NO_SAMPLE` nothing counts."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunData:
+    """What to train on and, where the recipe names any, what is held out."""
+
+    training: TrainingData
+    validation: HeldOutData | None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from megaphi.engine.run_config import RunConfig, batch_shapes
+from megaphi.engine.run_config import RunConfig
 from megaphi.parallel.layout import padded_vocabulary
 
 _FP32_BYTES = 4
@@ -41,7 +41,7 @@ def rank_memory(run: RunConfig, stage_parameters: list[int]) -> list[RankMemory]
     weight_bytes = 2 if run.precision.parameters == "bfloat16" else 4
     states = 3 if run.precision.parameters == "bfloat16" else 2  # two moments, and the main copy of bf16 weights
     sharing_ranks = run.layout.world_size // (run.layout.tensor * run.layout.pipeline)
-    parts = [replace(run, batch=batch) for batch in batch_shapes(run)]
+    parts = [replace(run, batch=batch) for batch in run.task.batch_shapes(run)]
     return [
         RankMemory(
             parameters=parameters,

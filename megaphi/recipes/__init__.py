@@ -16,6 +16,9 @@ from megaphi.errors import InputError, did_you_mean
 from megaphi.files import read_json
 from megaphi.own_code import is_own_code, load_own, running, split_name
 from megaphi.renamed_fields import with_new_names
+from megaphi.stages.finetune import Finetune
+from megaphi.stages.prefer import Prefer
+from megaphi.stages.pretrain import Pretrain
 
 RECIPES = {
     "phi4_14b_pretrain": "megaphi.recipes.phi4_14b",
@@ -27,6 +30,8 @@ RECIPES = {
     "quickstart_dpo": "megaphi.recipes.quickstart",
 }
 """Name -> module that holds the function of that name."""
+TASKS = (Pretrain, Finetune, Prefer)
+"""What the task of a config.json may be, beside a class of the user's own."""
 
 
 def load_recipe(name: str) -> RunConfig:

@@ -14,6 +14,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_sections import TrainingLength, ValidationPasses
 from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.stages.pretrain import Pretrain
 
 
 def phi4_14b_pretrain() -> RunConfig:
@@ -26,7 +27,7 @@ def phi4_14b_pretrain() -> RunConfig:
         layout=ParallelLayout(tensor=2, pipeline=4, sequence_parallel=True),
         model=PHI4_14B,
         batch=BatchShape(sequence_length=4_096, global_batch=5_760, micro_batch=1),
-        mixture=Mixture(sources=phi4_sources()),
+        task=Pretrain(mixture=Mixture(sources=phi4_sources())),
         optimizer=Optimizer(learning_rate=3e-4, weight_decay=0.1, warmup_steps=2_000),
     )
 

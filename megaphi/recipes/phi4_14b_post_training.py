@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 
 from megaphi.data.batch import BatchShape
-from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_sections import Start, TrainingLength, ValidationPasses
 from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.stages.finetune import Finetune
+from megaphi.stages.prefer import Prefer
 
 MODEL = dataclasses.replace(PHI4_14B, rotary_base=250_000.0, loss_chunk_tokens=2_048)
 """Since mid-training (paper); logits of a whole row of 16,384 tokens never exist."""
@@ -34,7 +35,7 @@ def phi4_14b_sft() -> RunConfig:
         layout=LAYOUT,
         model=MODEL,
         batch=BatchShape(sequence_length=16_384, global_batch=64, micro_batch=1),
-        conversations=Conversations(paths=("data/sft",), validation_paths=("data/sft_validation",)),
+        task=Finetune(paths=("data/sft",), validation_paths=("data/sft_validation",)),
         optimizer=Optimizer(learning_rate=1e-6, warmup_steps=50, weight_decay=0.1),
     )
 
@@ -64,6 +65,6 @@ def _dpo(kind: str, *, after: str) -> RunConfig:
         layout=LAYOUT,
         model=MODEL,
         batch=BatchShape(sequence_length=8_192, global_batch=64, micro_batch=1),
-        preferences=Preferences(paths=(f"data/dpo_{kind}",), validation_paths=(f"data/dpo_{kind}_validation",)),
+        task=Prefer(paths=(f"data/dpo_{kind}",), validation_paths=(f"data/dpo_{kind}_validation",)),
         optimizer=Optimizer(learning_rate=5e-7, warmup_steps=20, weight_decay=0.0),
     )

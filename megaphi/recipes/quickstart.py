@@ -11,14 +11,17 @@ import dataclasses
 
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture
-from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.run_sections import Start, TrainingLength, ValidationPasses
+from megaphi.engine.task import TrainingTask
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes.phi4_14b import phi4_sources
+from megaphi.stages.finetune import Finetune
+from megaphi.stages.prefer import Prefer
+from megaphi.stages.pretrain import Pretrain
 
 QUICKSTART_MODEL = Architecture(
     layers=4,
@@ -43,7 +46,7 @@ def quickstart_pretrain() -> RunConfig:
         layout=ParallelLayout(tensor=2, sequence_parallel=True),
         model=QUICKSTART_MODEL,
         batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=16),
-        mixture=Mixture(sources=sources),
+        task=Pretrain(mixture=Mixture(sources=sources)),
         optimizer=Optimizer(learning_rate=2e-3, warmup_steps=24),
         precision=NumericPrecision(parameters="float32"),
     )
@@ -52,11 +55,15 @@ def quickstart_pretrain() -> RunConfig:
 def quickstart_sft() -> RunConfig:
     """A third of an epoch of questions and answers about the corpus, on two pipeline stages."""
     return dataclasses.replace(
-        _after("quickstart_sft", "runs/quickstart/run", epochs=0.3),
-        layout=ParallelLayout(pipeline=2),
-        conversations=Conversations(
-            paths=("runs/story/conversations.jsonl",), validation_paths=("runs/story/conversations_held_out.jsonl",)
+        _after(
+            "quickstart_sft",
+            "runs/quickstart/run",
+            Finetune(
+                paths=("runs/story/conversations.jsonl",), validation_paths=("runs/story/conversations_held_out.jsonl",)
+            ),
+            epochs=0.3,
         ),
+        layout=ParallelLayout(pipeline=2),
         optimizer=Optimizer(learning_rate=1e-3, warmup_steps=10),
     )
 
@@ -64,17 +71,21 @@ def quickstart_sft() -> RunConfig:
 def quickstart_dpo() -> RunConfig:
     """One epoch of solutions that are right over the model's own that are not."""
     return dataclasses.replace(
-        _after("quickstart_dpo", "runs/story/sft", epochs=1.0),
-        preferences=Preferences(
-            paths=("runs/story/pairs.jsonl",),
-            validation_paths=("runs/story/pairs_held_out.jsonl",),
-            sft_weight=0.2,  # so small a model soon says nothing sensible if only differences count
+        _after(
+            "quickstart_dpo",
+            "runs/story/sft",
+            Prefer(
+                paths=("runs/story/pairs.jsonl",),
+                validation_paths=("runs/story/pairs_held_out.jsonl",),
+                sft_weight=0.2,  # so small a model soon says nothing sensible if only differences count
+            ),
+            epochs=1.0,
         ),
         optimizer=Optimizer(learning_rate=5e-5, warmup_steps=5, weight_decay=0.0),
     )
 
 
-def _after(name: str, start: str, *, epochs: float) -> RunConfig:
+def _after(name: str, start: str, task: TrainingTask, *, epochs: float) -> RunConfig:
     """The part that both have in common."""
     return RunConfig(
         recipe=name,
@@ -85,5 +96,6 @@ def _after(name: str, start: str, *, epochs: float) -> RunConfig:
         saving=Saving(every=100),
         model=QUICKSTART_MODEL,
         batch=BatchShape(sequence_length=256, global_batch=16, micro_batch=4),
+        task=task,
         precision=NumericPrecision(parameters="float32"),
     )

@@ -9,8 +9,9 @@ Legend: R graded tokens, P pairs of single tokens, Q pairs of the micro-batch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from megaphi.data.batch import Batch
 from megaphi.data.packed.pair_rows import PairBatch
-from megaphi.data.packed.settings import Preferences
 from megaphi.engine.objective import LossFunction
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.segments import Segments
@@ -26,12 +26,16 @@ from megaphi.model.forward.targets import Comparison
 from megaphi.stages.losses import ipo_loss, sigmoid_loss
 
 
+@dataclass(frozen=True, kw_only=True)
 class PreferenceObjective:
-    """Mean over pairs; fulfils the engine's `Objective`."""
+    """Mean over pairs; fulfils the engine's `Objective`. Its fields are those of the task `Prefer`."""
 
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    sft_weight: float = 0.0
     unit = "preference loss of a pair"
-
-    names: tuple[str, ...] = (
+    names: ClassVar[tuple[str, ...]] = (
         "preference_loss",
         "margin",
         "accuracy",
@@ -41,9 +45,6 @@ class PreferenceObjective:
         "rejected_tokens",
     )
 
-    def __init__(self, preferences: Preferences) -> None:
-        self.preferences = preferences
-
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
         assert isinstance(batch, PairBatch)
         return compared(batch, chunk, device), partial(self._summed_loss, batch, device)
@@ -52,24 +53,23 @@ class PreferenceObjective:
         self, batch: PairBatch, device: torch.device, output: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The sum of the pairs' losses; all that is reported beside it is a sum over pairs too."""
-        rules = self.preferences
         policy_Q2 = log_probabilities(batch, output)
         reference_Q2 = torch.from_numpy(batch.reference_Q2).to(device, policy_Q2.dtype)
         lengths_Q2 = torch.from_numpy(batch.lengths_Q2).to(device, policy_Q2.dtype)
         ratios_Q2 = policy_Q2 - reference_Q2
-        if rules.loss == "ipo":
+        if self.loss == "ipo":
             ratios_Q2 = ratios_Q2 / lengths_Q2
         difference_Q = ratios_Q2[:, 0] - ratios_Q2[:, 1]
-        if rules.loss == "ipo":
-            preferred_Q = ipo_loss(difference_Q, beta=rules.beta)
+        if self.loss == "ipo":
+            preferred_Q = ipo_loss(difference_Q, beta=self.beta)
         else:
-            preferred_Q = sigmoid_loss(difference_Q, beta=rules.beta, label_smoothing=rules.label_smoothing)
+            preferred_Q = sigmoid_loss(difference_Q, beta=self.beta, label_smoothing=self.label_smoothing)
         loss_Q = preferred_Q
-        if rules.sft_weight:
-            loss_Q = loss_Q - rules.sft_weight * policy_Q2[:, 0] / lengths_Q2[:, 0]
+        if self.sft_weight:
+            loss_Q = loss_Q - self.sft_weight * policy_Q2[:, 0] / lengths_Q2[:, 0]
         measured = (
             preferred_Q,
-            rules.beta * difference_Q,
+            self.beta * difference_Q,
             _won(difference_Q),
             policy_Q2[:, 0],
             policy_Q2[:, 1],

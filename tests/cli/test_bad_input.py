@@ -60,7 +60,7 @@ def test_mixture(refused, tmp_path):
     assert "Did you mean 'training.steps'?" in refused("mixture", recipe, "training.step=3")
     assert "batch.global_batch=0: must be at least 1" in refused("mixture", recipe, "batch.global_batch=0")
     assert "names 'wep', which is no source of the mixture. Did you mean 'web'?" in refused(
-        "mixture", recipe, 'mixture.stages=[{"name": "a", "shares": [{"name": "wep", "weight": 1}]}]'
+        "mixture", recipe, 'task.mixture.stages=[{"name": "a", "shares": [{"name": "wep", "weight": 1}]}]'
     )
     for epochs in ("0", "-1", "nan", "inf"):
         assert f"--warn-epochs {epochs}: must be a positive" in refused("mixture", recipe, "--warn-epochs", epochs)

@@ -17,15 +17,17 @@ RECIPE = """
 import dataclasses
 from megaphi.data.order.mixture import Share, Stage
 from megaphi.recipes.quickstart import quickstart_pretrain
+from megaphi.stages.pretrain import Pretrain, mixture_of
 
 def staged():
     run = quickstart_pretrain()
-    sources = tuple(dataclasses.replace(source, unique_tokens=100_000) for source in run.mixture.sources)
+    sources = tuple(dataclasses.replace(source, unique_tokens=100_000) for source in mixture_of(run).sources)
     stages = (
         Stage(name="broad", tokens=500_000),
         Stage(name="late", shares=(Share(name="code", weight=3), Share(name="web", weight=1))),
     )
-    return dataclasses.replace(run, mixture=dataclasses.replace(run.mixture, sources=sources, stages=stages))
+    mixture = dataclasses.replace(mixture_of(run), sources=sources, stages=stages)
+    return dataclasses.replace(run, task=Pretrain(mixture=mixture))
 """
 STAGES = '[{"name": "broad", "tokens": 5e5}, {"name": "late", "shares": [{"name": "code", "weight": 3}]}]'
 
@@ -73,7 +75,7 @@ def test_stages_of_a_recipe_file_and_a_source_that_is_missing_in_one(shown):
 
 
 def test_stages_from_the_command_line(shown):
-    text = shown("quickstart_pretrain", f"mixture.stages={STAGES}", "mixture.stages.broad.tokens=409600")
+    text = shown("quickstart_pretrain", f"task.mixture.stages={STAGES}", "task.mixture.stages.broad.tokens=409600")
     assert "Stage broad: steps 0 to 100\n" in text
     assert re.search(r"code +100\.0% +573,440 +\?\n", text)
     assert re.search(r"web .* not known +\? +\?  no files\n", text)

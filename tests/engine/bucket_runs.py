@@ -65,9 +65,8 @@ def _run(folder: str, layout: ParallelLayout) -> RunConfig:
 
 def _curve(model: TrainingModel, kind: str, *, steps: int, first: int = 0) -> dict[str, Any]:
     from megaphi.engine.training.train_step import NEXT_TOKEN, train_step
-    from megaphi.stages.preference import PreferenceObjective
 
-    objective = PreferenceObjective(SIGMOID) if kind == "preferences" else NEXT_TOKEN
+    objective = SIGMOID if kind == "preferences" else NEXT_TOKEN
     results = [
         train_step(model, _batches(model, kind, step=step), learning_rate=3e-4, objective=objective)
         for step in range(first, first + steps)

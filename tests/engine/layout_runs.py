@@ -17,6 +17,7 @@ from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.run_sections import TrainingLength
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.stages.pretrain import Pretrain
 
 if TYPE_CHECKING:
     from megaphi.engine.model.training_model import TrainingModel
@@ -33,7 +34,7 @@ def tiny_run(*, folder: str = "unused", layout: ParallelLayout | None = None, **
         layout=layout or ParallelLayout(),
         model=TINY,
         batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=1),
-        mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=("unused",)),)),
+        task=Pretrain(mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=("unused",)),))),
         optimizer=Optimizer(learning_rate=3e-4, warmup_steps=5),
         precision=NumericPrecision(parameters="float32"),
     )

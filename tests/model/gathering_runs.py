@@ -92,7 +92,6 @@ def _product(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[tu
 def _objectives(architecture: Architecture) -> dict[str, tuple[Objective, Batch]]:
     """Each way to train with one micro-batch of it; packed rows need the fused model."""
     from megaphi.data.packed.rows import conversation_batch
-    from megaphi.stages.preference import PreferenceObjective
 
     rows = np.random.default_rng(3).integers(SHAPE.vocabulary, size=(2, SEQUENCE + 1))
     plain = Batch(
@@ -105,7 +104,7 @@ def _objectives(architecture: Architecture) -> dict[str, tuple[Objective, Batch]
     if architecture.kernels != "fused":
         return {"pretraining": (NextToken(), plain)}
     packed = conversation_batch(conversations(), capacity=SEQUENCE, padding_token=0)([[0]], np.array([0]))
-    pairs = {name: (PreferenceObjective(PREFERENCES[name][0]), _pairs(name)) for name in ("general", "single tokens")}
+    pairs = {name: (PREFERENCES[name][0], _pairs(name)) for name in ("general", "single tokens")}
     return {"pretraining": (NextToken(), plain), "fine-tuning": (NextToken(), packed), **pairs}
 
 

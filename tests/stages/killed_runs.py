@@ -22,6 +22,7 @@ from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.stages.pretrain import Pretrain
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.engine.layout_runs import TINY, contents, tiny_run
 from tests.gloo_world import start_ranks
@@ -62,7 +63,7 @@ def killed_run(folder: Path, *, layout: ParallelLayout, asynchronous: bool, bf16
         folder=str(folder / "run"),
         layout=layout,
         model=replace(TINY, vocabulary=VOCABULARY),
-        mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=(str(folder / "tokens"),)),)),
+        task=Pretrain(mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=(str(folder / "tokens"),)),))),
         batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=4),
         saving=Saving(every=EVERY, keep_last=KEPT, asynchronous=asynchronous),
     )

@@ -34,7 +34,7 @@ def a_kto_step(folder: str, checkpoint: str, layout: ParallelLayout) -> float:
     """The loss of one update; micro-batches are dealt to the replicas in turn."""
     answers, reference_N2 = judged_answers()
     units = units_of(answers, single_tokens=False)
-    make = judged_batch(answers, units, reference_N2, capacity=SEQUENCE, padding_token=0)
+    make = judged_batch(units, reference_N2, capacity=SEQUENCE, padding_token=0)
     rows = PackedEpochs([length_of(unit) for unit in units], capacity=SEQUENCE, seed=1)
     even = rows.rows_per_epoch + rows.rows_per_epoch % 2
     batches = [make([rows.row(at) if at < rows.rows_per_epoch else []], np.array([at])) for at in range(even)]

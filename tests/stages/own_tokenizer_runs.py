@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from megaphi.conversation import Conversation, Message
-from megaphi.engine.run_config import RunConfig, check, check_kind
+from megaphi.engine.run_config import RunConfig, check
 from megaphi.errors import InputError
 from megaphi.sampling import Sampling
 
@@ -13,16 +11,12 @@ from megaphi.sampling import Sampling
 def train_all(runs: list[RunConfig]) -> list[str | None]:
     """Train one after the other; what each was refused with."""
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.stages.finetune import finetune
-    from megaphi.stages.prefer import prefer
-    from megaphi.stages.pretrain import pretrain
+    from megaphi.stages.train import train
 
-    stages: dict[str, Any] = {"pretrain": pretrain, "finetune": finetune, "prefer": prefer}
     messages: list[str | None] = []
     for run in runs:
         try:
-            checked = check(run, world_size=1)
-            stages[check_kind(checked)](checked, open_weights=open_weights)
+            train(check(run, world_size=1), open_weights=open_weights)
             messages.append(None)
         except InputError as error:
             messages.append(str(error))

@@ -14,12 +14,12 @@ from megaphi.data.packed.epochs import PackedEpochs
 from megaphi.data.packed.pair_rows import PairBatch, length_of, pair_batch, units_of
 from megaphi.data.packed.preference_pairs import PreferencePair
 from megaphi.data.packed.rows import conversation_batch
-from megaphi.data.packed.settings import Preferences
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.stages.preference import PreferenceObjective
 from megaphi.tokenizer.interface import RenderedConversation
 from tests.engine.layout_runs import tiny_run
 
@@ -170,21 +170,19 @@ def pair_batches(chosen: Sequence[PreferencePair], *, single_tokens: bool) -> li
 
 def preference_steps(folder: str, checkpoint: str, layout: ParallelLayout, cases: dict[str, Any]) -> dict[str, float]:
     """The loss of every case: (preferences, pairs, whether single tokens take two logits)."""
-    from megaphi.stages.preference import PreferenceObjective
-
     return {
         name: a_step(
             f"{folder}/{name}",
             checkpoint,
             layout,
             pair_batches(chosen, single_tokens=single_tokens),
-            PreferenceObjective(rules),
+            rules,
         )
         for name, (rules, chosen, single_tokens) in cases.items()
     }
 
 
-SIGMOID = Preferences(paths=("unused",))
+SIGMOID = PreferenceObjective()
 CASES = {
     "sigmoid": (SIGMOID, pairs(), True),
     "general": (SIGMOID, pairs(), False),

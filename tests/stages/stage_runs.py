@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from megaphi.data.batch import BatchShape
-from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_sections import TrainingLength
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.stages.finetune import Finetune
+from megaphi.stages.prefer import Prefer
 from tests.engine.layout_runs import tiny_run
 from tests.stages.packed_runs import SHAPE
 
@@ -27,13 +28,11 @@ def stage_here(run: RunConfig) -> dict[str, Any]:
     """Run the stage that the data asks for on this rank; returns the metrics, log lines, and an error's message."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.reporting.metrics import read_metrics
-    from megaphi.engine.run_config import check, check_kind
+    from megaphi.engine.run_config import check
     from megaphi.errors import InputError, ReportedElsewhere, RunFailed
     from megaphi.log import logger
     from megaphi.parallel.rendezvous.place import detect
-    from megaphi.stages.finetune import finetune
-    from megaphi.stages.prefer import prefer
-    from megaphi.stages.pretrain import pretrain
+    from megaphi.stages.train import train
 
     lines: list[str] = []
 
@@ -44,8 +43,7 @@ def stage_here(run: RunConfig) -> dict[str, Any]:
     logger.addFilter(keep)
     message = None
     try:
-        stage = {"pretrain": pretrain, "finetune": finetune, "prefer": prefer}[check_kind(run)]
-        stage(check(run, world_size=detect().world_size), open_weights=open_weights)
+        train(check(run, world_size=detect().world_size), open_weights=open_weights)
     except (InputError, ReportedElsewhere, RunFailed) as error:
         message = str(error)
     finally:
@@ -64,7 +62,7 @@ def base(folder: Path, checkpoint: Path | None, **fields: Any) -> RunConfig:
         saving=Saving(every=100, keep_last=0),
     )
     start = None if checkpoint is None else str(checkpoint)
-    run = replace(run, training=TrainingLength(), mixture=type(run.mixture)(sources=()))
+    run = replace(run, training=TrainingLength())
     return with_sections(run, initial_checkpoint=start, **fields)
 
 
@@ -78,17 +76,17 @@ def with_sections(run: RunConfig, **fields: Any) -> RunConfig:
 
 
 def sft_run(folder: Path, data: Path, checkpoint: Path | None = None, **fields: Any) -> RunConfig:
-    files = Conversations(paths=(str(data / "train.jsonl"),), validation_paths=(str(data / "held_out.jsonl"),))
-    return replace(base(folder, checkpoint, **fields), conversations=files)
+    files = Finetune(paths=(str(data / "train.jsonl"),), validation_paths=(str(data / "held_out.jsonl"),))
+    return replace(base(folder, checkpoint, **fields), task=files)
 
 
 def dpo_run(folder: Path, data: Path, checkpoint: Path, *, reference: Path | None = None, **fields: Any) -> RunConfig:
-    files = Preferences(
+    files = Prefer(
         paths=(str(data / "pairs.jsonl"),),
         validation_paths=(str(data / "pairs_held_out.jsonl"),),
         reference_folder=None if reference is None else str(reference),
     )
-    return replace(base(folder, checkpoint, **fields), preferences=files)
+    return replace(base(folder, checkpoint, **fields), task=files)
 
 
 def in_layout(run: RunConfig, **ways: Any) -> RunConfig:

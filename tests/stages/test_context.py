@@ -21,6 +21,7 @@ from megaphi.data.order.mixture import Mixture, Source, Stage
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.engine.run_config import RunConfig
 from megaphi.files import read_json
+from megaphi.stages.pretrain import Pretrain
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.gloo_world import run_in_world
 from tests.stages.packed_runs import SHAPE
@@ -54,7 +55,7 @@ def staged(home: Path, name: str, lengths: list[int], **fields: Any) -> RunConfi
     run = base(home / name, None, steps=2 * len(lengths), **fields)
     source = Source(name="text", weight=1.0, paths=(str(home / "text"),))
     batch = BatchShape(sequence_length=32, global_batch=ROWS, micro_batch=2)
-    return replace(run, batch=batch, mixture=Mixture(sources=(source,), stages=stages))
+    return replace(run, batch=batch, task=Pretrain(mixture=Mixture(sources=(source,), stages=stages)))
 
 
 def rows_of(run: RunConfig, length: int) -> RunConfig:

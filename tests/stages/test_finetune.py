@@ -12,6 +12,8 @@ import pytest
 
 from megaphi.engine.run_config import RunConfig, check
 from megaphi.errors import InputError
+from megaphi.stages.finetune import Finetune
+from megaphi.stages.prefer import Prefer
 from tests.engine.layout_runs import contents
 from tests.gloo_world import run_in_world
 from tests.stages.stage_runs import dpo_run, in_layout, sft_run, stage_here, write_conversations
@@ -59,8 +61,8 @@ def test_every_layout_has_the_same_losses(data: Path, tmp_path: Path) -> None:
 
     def run(name: str, *held_out: Path) -> RunConfig:
         made = sft_run(tmp_path / name, data, steps=6, every=3)
-        assert made.conversations is not None
-        return replace(made, conversations=replace(made.conversations, validation_paths=tuple(map(str, held_out))))
+        assert isinstance(made.task, Finetune)
+        return replace(made, task=replace(made.task, validation_paths=tuple(map(str, held_out))))
 
     files = (data / "held_out.jsonl", tmp_path / "other.jsonl", tmp_path / "long.jsonl")
     found = go(run("one", *files))
@@ -118,8 +120,8 @@ def test_conversations_that_do_not_fit_are_counted_or_refused(data: Path, tmp_pa
     run = sft_run(tmp_path / "run", tmp_path, steps=4)
     found = go(run)
     assert any("1 left out: longer than the sequence length of 48 tokens" in line for line in found["log"])
-    assert run.conversations is not None
-    strict = replace(run, conversations=replace(run.conversations, too_long="error"))
+    assert isinstance(run.task, Finetune)
+    strict = replace(run, task=replace(run.task, too_long="error"))
     assert "train.jsonl:61: " in go(strict)["message"]
     (tmp_path / "train.jsonl").write_text(lines + '{"prompt": "sun", "response": ""}\n')
     assert "train.jsonl:62: " in go(run)["message"]
@@ -128,10 +130,8 @@ def test_conversations_that_do_not_fit_are_counted_or_refused(data: Path, tmp_pa
 def test_fields_that_do_not_go_together(data: Path, tmp_path: Path) -> None:
     run = sft_run(tmp_path / "run", data, steps=4)
     pairs = dpo_run(tmp_path / "run", data, tmp_path, steps=4)
-    assert pairs.preferences is not None
+    assert isinstance(pairs.task, Prefer)
     wrong = {
-        "exactly one of them; this one has 2": replace(run, preferences=pairs.preferences),
-        "exactly one of them; this one has 0": replace(run, conversations=None),
         "give one of them": replace(run, training=replace(run.training, steps=0)),
         "set one of them to 0": replace(run, training=replace(run.training, epochs=1.0)),
         "packed rows are not available under context": in_layout(run, context=2),
@@ -139,10 +139,8 @@ def test_fields_that_do_not_go_together(data: Path, tmp_path: Path) -> None:
         "for mixtures: conversations and pairs": replace(
             run, start=replace(run.start, continue_sources=True, initial_checkpoint="x")
         ),
-        "preferences.beta=0.0: must be above 0": replace(pairs, preferences=replace(pairs.preferences, beta=0.0)),
-        "needs preferences.loss=sigmoid": replace(
-            pairs, preferences=replace(pairs.preferences, loss="ipo", label_smoothing=0.1)
-        ),
+        "task.beta=0.0: must be above 0": replace(pairs, task=replace(pairs.task, beta=0.0)),
+        "needs task.loss=sigmoid": replace(pairs, task=replace(pairs.task, loss="ipo", label_smoothing=0.1)),
     }
     for message, changed in wrong.items():
         with pytest.raises(InputError, match=message):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -10,10 +15,19 @@ import pytest
 import torch
 from torch import Tensor
 
+import examples.kto
+from examples.kto import Kto
+from megaphi.cli import main
+from megaphi.config import override, to_plain
+from megaphi.engine.run_config import RunConfig, check
+from megaphi.errors import InputError
+from megaphi.parallel.layout import ParallelLayout
+from megaphi.recipes import load_recipe
 from tests.conversion.random_models import random_folder
 from tests.gloo_world import run_in_world
 from tests.stages.kto_runs import OBJECTIVE, a_kto_step, judged_answers
 from tests.stages.packed_runs import LAYOUTS, SHAPE, difference, gradients, processes_of
+from tests.stages.stage_runs import base, stage_here
 from tests.stages.test_packed_training import side_log_probabilities, their_gradients
 
 
@@ -73,3 +87,79 @@ def test_a_step_is_what_plain_pytorch_computes(
     loss, slopes = expected
     assert found == [pytest.approx(loss, rel=1e-5)] * len(found)
     assert difference(gradients(tmp_path), slopes) < 1e-5
+
+
+def kto_run(folder: Path, data: Path, checkpoint: Path, **fields: Any) -> RunConfig:
+    task = Kto(paths=(str(data / "judged.jsonl"),), validation_paths=(str(data / "held_out.jsonl"),), beta=0.5)
+    run = replace(base(folder, checkpoint, steps=6, **fields), task=task)
+    return replace(run, optimizer=replace(run.optimizer, learning_rate=5e-3))
+
+
+def write_judged(path: Path, count: int, *, seed: int) -> None:
+    """Token ids of short answers, of which those of low numbers are liked."""
+    draw = Random(seed)
+    lines = []
+    for _ in range(count):
+        liked = draw.random() < 0.6
+        first = 0 if liked else 20
+        record = {"prompt": draw.choices(range(300), k=draw.randint(2, 9)), "label": liked}
+        lines.append(json.dumps({**record, "completion": draw.choices(range(first, first + 9), k=draw.randint(1, 5))}))
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judged")
+    write_judged(folder / "judged.jsonl", 90, seed=1)
+    write_judged(folder / "held_out.jsonl", 11, seed=2)
+    return folder
+
+
+def go(run: RunConfig, processes: int = 1) -> list[dict[str, Any]]:
+    found = run_in_world(stage_here, run, processes=processes)[0]
+    assert found["message"] is None
+    return found["records"]
+
+
+def measured(records: list[dict[str, Any]]) -> list[dict[str, float]]:
+    names = ("loss", "z0", "reward", "gradient_norm", "validation_loss", "validation_z0")
+    return [{name: record[name] for name in names if name in record} for record in records]
+
+
+def test_a_run_learns_stops_and_goes_on_exactly(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    whole = go(kto_run(tmp_path / "whole", data, checkpoint))
+    assert whole[0]["loss"] == pytest.approx(0.5, abs=1e-6)  # the model is its reference still
+    assert whole[0]["z0"] == 0 != whole[-1]["z0"]
+    assert whole[-1]["validation_loss"] < 0.495
+    go(kto_run(tmp_path / "parts", data, checkpoint, stop_after=3))
+    resumed = go(kto_run(tmp_path / "parts", data, checkpoint))
+    assert measured(resumed) == measured(whole)
+    replicas = go(replace(kto_run(tmp_path / "replicas", data, checkpoint), layout=ParallelLayout(data=2)), 2)
+    for left, right in zip(measured(replicas), measured(whole), strict=True):
+        assert left == pytest.approx(right, rel=1e-4, abs=1e-5)
+
+
+def test_the_task_is_found_again_by_the_file_that_the_configuration_names(
+    data: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    run = kto_run(tmp_path / "run", data, checkpoint)
+    plain = json.loads(json.dumps(to_plain(run)))
+    kind = plain["task"]["kind"]
+    assert re.fullmatch(r"/.*/examples/kto\.py:Kto@[0-9a-f]{16}", kind)
+    own = tmp_path / "mine.py"
+    shutil.copy(examples.kto.__file__, own)
+    name = f"{own}:Kto@{kind.rpartition('@')[2]}"
+    (tmp_path / "config.json").write_text(json.dumps({**plain, "task": {**plain["task"], "kind": name}}))
+    again = override(load_recipe(str(tmp_path / "config.json")), ["task.beta=0.25"])
+    assert to_plain(again)["task"] == {**plain["task"], "kind": name, "beta": 0.25}
+    check(again, world_size=1)
+    own.write_text(own.read_text() + "# changed\n")
+    with pytest.raises(InputError, match=r"mine\.py is not the file that this run was trained with"):
+        load_recipe(str(tmp_path / "config.json"))
+    with pytest.raises(InputError, match=r"The task of this run is .*mine\.py:Kto@.*; 'mixture' is for Pretrain\."):
+        override(again, ["task.mixture.order=keyed"])
+
+
+def test_a_recipe_in_the_same_file_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", f"{examples.kto.__file__}:quickstart_kto", "--dry-run", "task.liked_weight=1.5"]) == 0
+    assert "task.liked_weight                    1.5" in capsys.readouterr().out

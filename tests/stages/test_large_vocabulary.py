@@ -17,7 +17,6 @@ import torch
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
-from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
@@ -26,6 +25,9 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_sections import Start, TrainingLength
 from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.model.architecture import Architecture
+from megaphi.stages.finetune import Finetune
+from megaphi.stages.prefer import Prefer
+from megaphi.stages.pretrain import Pretrain
 from megaphi.tokenizer.open_tokenizer import open_path
 from tests.engine.layout_runs import tiny_run
 from tests.gloo_world import run_in_world
@@ -52,7 +54,7 @@ def run_of(folder: Path, *, start: Path | None = None, **fields: Any) -> RunConf
         start=Start(initial_checkpoint=None if start is None else str(start)),
         model=SHAPE,
         batch=BatchShape(sequence_length=64, global_batch=2, micro_batch=1),
-        mixture=fields.pop("mixture", Mixture(sources=())),
+        task=fields.pop("task"),
         optimizer=Optimizer(learning_rate=3e-2, warmup_steps=0),
         **fields,
     )
@@ -77,9 +79,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     mixture = Mixture(sources=(Source(name="text", weight=1.0, paths=(str(home / "data"),)),))
     runs = [
-        run_of(home / "pretrain", mixture=mixture, tokenizer=RunTokenizer(path=str(home / "tokenizer"))),
-        run_of(home / "sft", start=home / "pretrain", conversations=Conversations(paths=(chats,))),
-        run_of(home / "dpo", start=home / "sft", preferences=Preferences(paths=(pairs,))),
+        run_of(home / "pretrain", task=Pretrain(mixture=mixture), tokenizer=RunTokenizer(path=str(home / "tokenizer"))),
+        run_of(home / "sft", start=home / "pretrain", task=Finetune(paths=(chats,))),
+        run_of(home / "dpo", start=home / "sft", task=Prefer(paths=(pairs,))),
     ]
     assert run_in_world(train_all, runs, processes=1) == [[None] * 3]
     to_huggingface(home / "dpo", home / "exported")

@@ -20,6 +20,7 @@ from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
 from megaphi.files import read_json
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.stages.pretrain import Pretrain, mixture_of
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.engine.layout_runs import TINY, tiny_run
 from tests.gloo_world import run_in_world
@@ -47,7 +48,11 @@ def recipe(tmp_path: Path) -> RunConfig:
         Source(name=name, weight=weight, paths=(str(tmp_path / "data" / name),))
         for name, weight in (("web", 0.5), ("code", 0.3), ("books", 0.2))
     )
-    run = tiny_run(folder=str(tmp_path / "run"), mixture=Mixture(sources=sources), model=replace(TINY, vocabulary=512))
+    run = tiny_run(
+        folder=str(tmp_path / "run"),
+        task=Pretrain(mixture=Mixture(sources=sources)),
+        model=replace(TINY, vocabulary=512),
+    )
     return replace(run, training=replace(run.training, steps=12), saving=Saving(every=4))
 
 
@@ -63,7 +68,7 @@ STAGES = (
 
 
 def with_stages(run: RunConfig, *stages: Stage) -> RunConfig:
-    return replace(run, mixture=replace(run.mixture, stages=stages))
+    return replace(run, task=Pretrain(mixture=replace(mixture_of(run), stages=stages)))
 
 
 def go(run: RunConfig, *, processes: int = 1, **fields: Any) -> dict[str, Any]:
@@ -102,8 +107,8 @@ def test_stages_follow_one_curve_in_every_layout(recipe: RunConfig, tmp_path: Pa
 
 def test_an_edited_mixture_continues_every_source(recipe: RunConfig) -> None:
     before = go(recipe, stop_after=5)["state"]
-    sources = (replace(recipe.mixture.sources[0], weight=0.1), *recipe.mixture.sources[1:])
-    edited = replace(recipe, mixture=replace(recipe.mixture, sources=sources))
+    sources = (replace(mixture_of(recipe).sources[0], weight=0.1), *mixture_of(recipe).sources[1:])
+    edited = replace(recipe, task=Pretrain(mixture=replace(mixture_of(recipe), sources=sources)))
     after = go(edited)
     assert after["message"] is None
     assert "  the mixture was edited: from step 5 on it is read by the new plan" in after["log"]
@@ -120,7 +125,9 @@ def test_an_edited_mixture_continues_every_source(recipe: RunConfig) -> None:
 
 def test_a_source_that_leaves_keeps_its_place(recipe: RunConfig) -> None:
     first = go(recipe, stop_after=4)["state"]["ledger"]["sources"]
-    without = replace(recipe, mixture=replace(recipe.mixture, sources=recipe.mixture.sources[:2]))
+    without = replace(
+        recipe, task=Pretrain(mixture=replace(mixture_of(recipe), sources=mixture_of(recipe).sources[:2]))
+    )
     assert go(without, stop_after=8)["state"]["ledger"]["sources"][2] == {**first[2], "at_origin": first[2]["now"]}
     last = go(recipe)["state"]["ledger"]["sources"]
     assert last[2]["at_origin"] == first[2]["now"]
@@ -151,9 +158,9 @@ def test_data_may_move(recipe: RunConfig, tmp_path: Path) -> None:
     go(recipe, stop_after=4)
     shutil.move(tmp_path / "data", tmp_path / "elsewhere")
     sources = tuple(
-        replace(source, paths=(str(tmp_path / "elsewhere" / source.name),)) for source in recipe.mixture.sources
+        replace(source, paths=(str(tmp_path / "elsewhere" / source.name),)) for source in mixture_of(recipe).sources
     )
-    moved = go(replace(recipe, mixture=replace(recipe.mixture, sources=sources)))
+    moved = go(replace(recipe, task=Pretrain(mixture=replace(mixture_of(recipe), sources=sources))))
     assert losses(moved) == losses(straight)
 
 
@@ -169,7 +176,7 @@ def test_a_new_run_may_go_on_with_the_sources_of_another(recipe: RunConfig, tmp_
 
 
 def test_a_run_in_megatrons_order_resumes_and_cannot_be_edited(recipe: RunConfig, tmp_path: Path) -> None:
-    run = replace(recipe, mixture=replace(recipe.mixture, order="megatron"))
+    run = replace(recipe, task=Pretrain(mixture=replace(mixture_of(recipe), order="megatron")))
     straight = go(run, folder=str(tmp_path / "straight"))
     go(run, stop_after=5)
     refused = go(replace(run, batch=replace(run.batch, global_batch=4)))

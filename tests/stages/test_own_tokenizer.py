@@ -17,7 +17,6 @@ from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
-from megaphi.data.packed.settings import Conversations, Preferences
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
@@ -27,7 +26,10 @@ from megaphi.engine.run_sections import Start, TrainingLength
 from megaphi.engine.run_tokenizer import RunTokenizer, check_tokenizer
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
+from megaphi.stages.finetune import Finetune
 from megaphi.stages.inheritance import inheritance_of
+from megaphi.stages.prefer import Prefer
+from megaphi.stages.pretrain import Pretrain
 from megaphi.tokenizer.open_tokenizer import open_path
 from tests.conversion.formats.gguf.gguf_model import write_gguf
 from tests.conversion.formats.gguf.gguf_tokenizers import add_fields, byte_level_fields, byte_level_ids
@@ -57,7 +59,7 @@ def run_of(folder: Path, *, length: int, **fields: Any) -> RunConfig:
         start=Start(initial_checkpoint=start),
         model=fields.pop("model", SHAPE),
         batch=BatchShape(sequence_length=length, global_batch=4, micro_batch=1),
-        mixture=fields.pop("mixture", Mixture(sources=())),
+        task=fields.pop("task"),
         optimizer=Optimizer(learning_rate=3e-3, warmup_steps=2),
         **fields,
     )
@@ -90,25 +92,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = RunTokenizer(path=str(home / "tokenizer"))
     chats, preferences = lines(home / "chats.jsonl", said), lines(home / "pairs.jsonl", pairs)
     runs = [
-        run_of(home / "pretrain", length=128, mixture=mixture, tokenizer=own),
+        run_of(home / "pretrain", length=128, task=Pretrain(mixture=mixture), tokenizer=own),
         run_of(
             home / "sft",
             length=64,
-            conversations=Conversations(paths=(chats,)),
+            task=Finetune(paths=(chats,)),
             initial_checkpoint=str(home / "pretrain"),
         ),
         run_of(
             home / "dpo",
             length=96,
-            preferences=Preferences(paths=(preferences,)),
+            task=Prefer(paths=(preferences,)),
             initial_checkpoint=str(home / "sft"),
         ),
         # refused: Phi-4's tokenizer for this data; another tokenizer for this model
-        run_of(home / "refused_data", length=64, mixture=mixture),
+        run_of(home / "refused_data", length=64, task=Pretrain(mixture=mixture)),
         run_of(
             home / "refused_model",
             length=64,
-            conversations=Conversations(paths=(chats,)),
+            task=Finetune(paths=(chats,)),
             initial_checkpoint=str(home / "pretrain"),
             tokenizer=RunTokenizer(path="phi4"),
         ),
@@ -181,12 +183,12 @@ def test_a_gguf_file_goes_through_with_the_tokenizer_inside_it(tmp_path: Path) -
     path = write_gguf(tmp_path / "gguf", model=SHAPE, context=128, header=lambda one: add_fields(one, fields))
     said = [{"prompt": f"hello {1_000 + n}", "response": f"bye and thanks {n}"} for n in range(24)]
     pairs = [{"prompt": f"hello {n}", "chosen": f"bye {n}", "rejected": "no <|im_end|>"} for n in range(24)]
-    chats = Conversations(paths=(lines(tmp_path / "chats.jsonl", said),))
-    preferences = Preferences(paths=(lines(tmp_path / "pairs.jsonl", pairs),))
+    chats = Finetune(paths=(lines(tmp_path / "chats.jsonl", said),))
+    preferences = Prefer(paths=(lines(tmp_path / "pairs.jsonl", pairs),))
     sft, dpo = tmp_path / "sft", tmp_path / "dpo"
     runs = [
-        run_of(sft, length=64, conversations=chats, initial_checkpoint=str(path)),
-        run_of(dpo, length=64, preferences=preferences, initial_checkpoint=str(sft)),
+        run_of(sft, length=64, task=chats, initial_checkpoint=str(path)),
+        run_of(dpo, length=64, task=preferences, initial_checkpoint=str(sft)),
     ]
     assert run_in_world(train_all, runs, processes=1)[0] == [None, None]
     expected = tokenizer_of(open_weights(path))
@@ -223,7 +225,7 @@ def test_a_run_with_longer_rows_raises_the_context(home: Path) -> None:
     longer = run_of(
         home / "longer",
         length=256,
-        conversations=Conversations(paths=("unused",)),
+        task=Finetune(paths=("unused",)),
         initial_checkpoint=str(home / "pretrain"),
     )
     assert inheritance_of(longer, open_weights).run.model.context == 256
@@ -250,10 +252,10 @@ def test_a_model_without_a_tokenizer_has_none_made_up(tmp_path: Path, home: Path
         tmp_path / "texts",
         length=64,
         model=model,
-        conversations=Conversations(paths=(chats,)),
+        task=Finetune(paths=(chats,)),
         initial_checkpoint=start,
     )
-    of_ids = replace(texts, folder=str(tmp_path / "of_ids"), conversations=Conversations(paths=(ids,)))
+    of_ids = replace(texts, folder=str(tmp_path / "of_ids"), task=Finetune(paths=(ids,)))
     messages = run_in_world(train_all, [texts, of_ids], processes=1)[0]
     assert "4 x a text, and the model came without a tokenizer: name it in tokenizer.path" in str(messages[0])
     assert messages[1] is None
@@ -268,7 +270,7 @@ def test_vocabularies_beyond_phi4s_need_a_tokenizer(tmp_path: Path) -> None:
     """The dry run and the run refuse the same."""
     large = run_of(
         tmp_path, length=64, model=replace(SHAPE, vocabulary=128_256),
-        mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=("unused",)),)),
+        task=Pretrain(mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=("unused",)),))),
     )  # fmt: skip
     with pytest.raises(InputError, match=r"model.vocabulary: .*128256 is out of range.*tokenizer.path"):
         check_tokenizer(large)

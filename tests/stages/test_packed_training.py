@@ -18,8 +18,8 @@ from torch import Tensor
 
 from megaphi.data.packed.pair_rows import length_of, units_of
 from megaphi.data.packed.preference_pairs import PreferencePair
-from megaphi.data.packed.settings import Preferences
 from megaphi.model.weights import OUTPUT
+from megaphi.stages.preference import PreferenceObjective
 from tests.conversion.random_models import random_folder, whole_weights
 from tests.gloo_world import run_in_world
 from tests.stages.packed_runs import (
@@ -136,7 +136,7 @@ def side_log_probabilities(model: Any, prompt: np.ndarray, side: np.ndarray) -> 
     return log_probability_SV.gather(1, ids[1:, None])[len(prompt) - 1 :].sum()
 
 
-def plain_loss(model: Any, rules: Preferences, chosen: Sequence[PreferencePair]) -> Tensor:
+def plain_loss(model: Any, rules: PreferenceObjective, chosen: Sequence[PreferencePair]) -> Tensor:
     """The formulas of the papers, pair by pair, two passes each, nothing packed or shared."""
     losses = []
     for pair, (reference_chosen, reference_rejected) in zip(chosen, reference_of(len(chosen)), strict=True):

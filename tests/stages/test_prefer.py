@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megaphi.engine.run_config import RunConfig
+from megaphi.stages.prefer import Prefer
 from tests.conversion.random_models import random_folder
 from tests.gloo_world import run_in_world
 from tests.stages.packed_runs import SHAPE
@@ -59,9 +60,9 @@ def test_every_layout_starts_at_ln_2_and_learns_the_same(data: Path, checkpoint:
     for name, ways in LAYOUTS.items():
         # Interleaved schedules take micro-batches in pairs.
         run = in_layout(dpo_run(tmp_path / name, data, checkpoint, steps=12, every=4), **ways)
-        assert run.preferences is not None
-        held_out = (*run.preferences.validation_paths, str(data / "others.held_out.jsonl"))
-        run = replace(run, preferences=replace(run.preferences, validation_paths=held_out))
+        assert isinstance(run.task, Prefer)
+        held_out = (*run.task.validation_paths, str(data / "others.held_out.jsonl"))
+        run = replace(run, task=replace(run.task, validation_paths=held_out))
         processes = math.prod(value for key, value in ways.items() if key in ("tensor", "pipeline", "data"))
         found = go(run, processes=processes)
         assert found["message"] is None
@@ -148,8 +149,8 @@ def test_a_wrong_reference_stops_the_run(data: Path, checkpoint: Path, tmp_path:
 @pytest.mark.parametrize(("rules", "first"), [({"loss": "ipo", "beta": 0.5}, 1.0), ({"sft_weight": 0.5}, None)])
 def test_other_losses(rules: dict[str, Any], first: float | None, data: Path, checkpoint: Path, tmp_path: Path) -> None:
     run = dpo_run(tmp_path / "run", data, checkpoint, steps=4)
-    assert run.preferences is not None
-    found = go(replace(run, preferences=replace(run.preferences, **rules)))
+    assert isinstance(run.task, Prefer)
+    found = go(replace(run, task=replace(run.task, **rules)))
     assert found["message"] is None
     record = found["records"][0]
     assert record["preference_loss"] == pytest.approx(first or math.log(2), abs=1e-5)

@@ -236,7 +236,7 @@ def test_a_port_in_use_is_one_message(train: Any) -> None:
 
 
 def test_two_ranks_speak_with_one_voice(train: Any, token_files: Path) -> None:
-    missing = f"mixture.sources.web.paths={token_files / 'nothing'}"
+    missing = f"task.mixture.sources.web.paths={token_files / 'nothing'}"
     code, errors = finish(train("--processes", "2", "layout.tensor=2", "model.vocabulary=640", missing))
     assert code == 2
     message(errors)

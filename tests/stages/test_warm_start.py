@@ -24,7 +24,7 @@ from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.stages.pretrain import open_data
+from megaphi.stages.pretrain import Pretrain, open_data
 from megaphi.tokenizer.open_tokenizer import open_path
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.conversion.random_models import random_folder
@@ -51,7 +51,7 @@ def run(tmp_path: Path, folder: Path) -> RunConfig:
     mixture = Mixture(sources=(Source(name="text", weight=1.0, paths=(str(tmp_path / "data"),)),))
     run = tiny_run(
         folder=str(tmp_path / "run"),
-        mixture=mixture,
+        task=Pretrain(mixture=mixture),
         model=replace(SHAPE, kernels="reference"),
         layout=ParallelLayout(tensor=2, sequence_parallel=True),
         saving=Saving(every=2),

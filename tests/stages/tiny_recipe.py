@@ -11,6 +11,7 @@ from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.run_sections import TrainingLength, ValidationPasses
 from megaphi.model.architecture import Architecture
+from megaphi.stages.pretrain import Pretrain
 
 
 def tiny() -> RunConfig:
@@ -30,7 +31,7 @@ def tiny() -> RunConfig:
             layers=2, hidden=32, feed_forward=48, heads=4, key_value_groups=2, head_size=8, vocabulary=512
         ),
         batch=BatchShape(sequence_length=32, global_batch=4, micro_batch=2),
-        mixture=Mixture(sources=sources),
+        task=Pretrain(mixture=Mixture(sources=sources)),
         optimizer=Optimizer(learning_rate=1e-3, warmup_steps=4),
         precision=NumericPrecision(parameters="float32"),
     )

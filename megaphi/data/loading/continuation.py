@@ -55,7 +55,7 @@ def continue_run(
     if mixture.order.kind == "megatron":
         raise InputError(
             f"the mixture, its weights or the batch size differ from those of {where}, and Megatron's order can only be"
-            " continued unchanged: put them back, or set mixture.order=keyed in a run with another folder"
+            " continued unchanged: put them back, or set task.mixture.order=keyed in a run with another folder"
         )
     everything = "" in changes
     cursors = {

@@ -203,7 +203,7 @@ def open_mixture(
     chosen = [source for source in mixture.sources if paths_of(source, split)]
     if split == "training" and len(chosen) < len(mixture.sources):
         empty = next(source for source in mixture.sources if not source.paths)
-        raise InputError(f"mixture.sources.{empty.name}.paths is empty: name at least one dataset")
+        raise InputError(f"task.mixture.sources.{empty.name}.paths is empty: name at least one dataset")
     if not chosen:
         raise InputError("no source of the mixture has validation_paths: name held-out datasets, or do not validate")
     streams = open_streams(
@@ -226,14 +226,14 @@ def _check_documents(
     """Refuse to tell documents apart where nothing says where they begin; doubt an end that does not come."""
     asked = [name for name in ("isolate_documents", "reset_positions", "mask_document_ends") if getattr(mixture, name)]
     for source, stream in zip(sources, streams, strict=True):
-        end, field = source.document_end, f"mixture.sources.{source.name}.document_end"
+        end, field = source.document_end, f"task.mixture.sources.{source.name}.document_end"
         if end is not None and end >= vocabulary_size:
             raise InputError(f"{field}={end}, but the model's vocabulary is {vocabulary_size}")
         for dataset in stream.datasets if asked else ():
             if not dataset.has_documents:
                 raise InputError(
-                    f"mixture.{asked[0]}=true: {dataset.name} does not say where documents begin. Set {field} to the"
-                    " token id that ends each of them"
+                    f"task.mixture.{asked[0]}=true: {dataset.name} does not say where documents begin. Set {field} to"
+                    " the token id that ends each of them"
                 )
         if asked and end is not None:
             first = stream.datasets[0]

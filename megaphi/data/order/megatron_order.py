@@ -282,8 +282,8 @@ def one_dataset(name: str, datasets: Sequence[TokenDataset]) -> IndexedDataset:
         )
     if not isinstance(datasets[0], IndexedDataset):
         raise InputError(
-            f"source {name!r}: mixture.order=megatron shuffles the documents that an index lists, and"
-            f" {datasets[0].name} has none. Megatron reads .bin/.idx pairs only; use mixture.order=keyed"
+            f"source {name!r}: task.mixture.order=megatron shuffles the documents that an index lists, and"
+            f" {datasets[0].name} has none. Megatron reads .bin/.idx pairs only; use task.mixture.order=keyed"
         )
     return datasets[0]
 

@@ -100,6 +100,7 @@ def megatron_run(
     """Megatron's order of a run of one stage, in which all sources take part."""
     if len(spans) != 1:
         raise InputError(
-            "mixture.order=megatron has no mixture stages: remove mixture.stages, or use mixture.order=keyed"
+            "task.mixture.order=megatron has no mixture stages: remove task.mixture.stages, or use"
+            " task.mixture.order=keyed"
         )
     return MegatronRun(streams, spans[0], seed=seed, split=split, document_split=document_split)

@@ -56,7 +56,7 @@ class Stage:
     tokens: Annotated[int, Range(minimum=1)] | None = None
     """Length, rounded up to whole steps; none lasts to the end of the run (the last stage only)."""
     shares: tuple[Share, ...] = ()
-    """Sources and their shares; empty takes all with the weights of mixture.sources."""
+    """Sources and their shares; empty takes all with the weights of task.mixture.sources."""
     sequence_length: Annotated[int, Range(minimum=1, below=2**32)] | None = None
     """Tokens per sample in this stage; none takes batch.sequence_length."""
     global_batch: Annotated[int, Range(minimum=1)] | None = None
@@ -90,13 +90,13 @@ def check_sources(sources: Sequence[Source]) -> None:
     """Refuse a mixture that cannot be meant: no source, a weight that is no positive number, a name used twice."""
     check_names([source.name for source in sources])
     for source in sources:
-        check_values(source, where=f"mixture.sources.{source.name}")
+        check_values(source, where=f"task.mixture.sources.{source.name}")
 
 
 def check_names(names: Sequence[str]) -> None:
     """Refuse sources that cannot be told apart: none, one without a name, two of one name."""
     if not names:
-        raise InputError("the mixture has no sources: give mixture.sources at least one")
+        raise InputError("the mixture has no sources: give task.mixture.sources at least one")
     if "" in names:
         raise InputError(f"source {names.index('')} of the mixture (counted from 0) has no name: names key the shuffle")
     if len(set(names)) < len(names):

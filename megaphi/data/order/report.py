@@ -56,7 +56,7 @@ class StageReport:
     sequence_length: int
     global_batch: int
     sources: tuple[Reading, ...]
-    """Those that take part, in the order of mixture.sources."""
+    """Those that take part, in the order of task.mixture.sources."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ class StageSpan:
 
     name: str
     sources: tuple[str, ...]
-    """Names of the sources that take part, in the order of mixture.sources."""
+    """Names of the sources that take part, in the order of task.mixture.sources."""
     weights: tuple[float, ...]
     sequence_length: int
     global_batch: int
@@ -78,7 +78,7 @@ def lay_out_stages(
     if step != steps:
         raise InputError(
             f"the stages of the mixture last {step:,} steps, but training.steps={steps:,}: set training.steps={step},"
-            f" or leave mixture.stages.{stages[-1].name}.tokens open (none) to let the last stage fill the run"
+            f" or leave task.mixture.stages.{stages[-1].name}.tokens open (none) to let the last stage fill the run"
         )
     return tuple(spans)
 
@@ -100,7 +100,7 @@ def single_stage(sources: Sequence[Source], *, sequence_length: int, samples: in
 
 
 def _end_of(stage: Stage, first_step: int, steps: int, *, tokens_per_step: int, is_last: bool) -> int:
-    where = f"mixture.stages.{stage.name}.tokens"
+    where = f"task.mixture.stages.{stage.name}.tokens"
     if stage.tokens is None:
         if not is_last:
             raise InputError(
@@ -121,11 +121,11 @@ def _shares_of(stage: Stage, mixture: Mixture) -> tuple[tuple[str, ...], tuple[f
     for share in stage.shares:
         if share.name not in known:
             raise InputError(
-                f"mixture.stages.{stage.name}.shares names {share.name!r}, which is no source of the mixture."
+                f"task.mixture.stages.{stage.name}.shares names {share.name!r}, which is no source of the mixture."
                 f"{did_you_mean(share.name, known)} Sources: {', '.join(known)}"
             )
     if len(weights) < len(stage.shares):
-        raise InputError(f"mixture.stages.{stage.name}.shares names a source twice")
+        raise InputError(f"task.mixture.stages.{stage.name}.shares names a source twice")
     if not stage.shares:
         weights = {source.name: source.weight for source in mixture.sources}
     chosen = [name for name in known if name in weights]

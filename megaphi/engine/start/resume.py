@@ -7,7 +7,7 @@ mixture on one rank, which reads a little of every dataset for that, and the ver
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from megaphi.engine.saving.latest_checkpoint import newest_checkpoint, problem_o
 from megaphi.engine.saving.shards import load_checkpoint, load_weights
 from megaphi.engine.saving.writer import checkpoint_folders
 from megaphi.engine.start.same_run import agree_on_weights
-from megaphi.engine.training_data import HeldOutData, TrainingData
+from megaphi.engine.training_data import RunData
 from megaphi.errors import InputError
 from megaphi.files import copy_files, write_json
 from megaphi.log import logger
@@ -38,15 +38,31 @@ OpenWeights = Callable[[str], WeightReader]
 """Opens `start.initial_checkpoint`: `CheckpointReader`, or a function that knows other formats too."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunData:
-    """Training data and, where the recipe names any, held-out data."""
+class InitialWeights:
+    """The weights of `start.initial_checkpoint`, on their way into a model that has not been trained yet."""
 
-    training: TrainingData
-    validation: HeldOutData | None
+    def __init__(self, model: TrainingModel, open_weights: OpenWeights) -> None:
+        self._model, self._open_weights = model, open_weights
+        self._loaded: WeightReader | None = None
+
+    def load(self) -> WeightReader | None:
+        """Load them into the model, unless that has been done; None where the run starts from nothing. Collective."""
+        run, world = self._model.run, self._model.world
+        path = run.start.initial_checkpoint
+        if path is None or self._loaded is not None:
+            return self._loaded
+        reader = agreed(world, lambda: self._open_weights(path))
+        agree_on_weights(world, reader)
+        if isinstance(reader, CheckpointReader) and run.saving.verify:
+            problem = problem_of(reader.folder, world, verify=True)
+            if problem is not None:
+                refuse(world, problem)
+        load_weights(self._model, reader)
+        self._loaded = reader
+        return reader
 
 
-def resume(model: TrainingModel, data: RunData, open_weights: OpenWeights) -> tuple[RunData, int]:
+def resume(model: TrainingModel, data: RunData, initial: InitialWeights) -> tuple[RunData, int]:
     """(data from where it goes on, steps done); loads what there is, and leaves config.json in the run folder."""
     run, world = model.run, model.world
     folder, step = Path(run.folder), 0
@@ -62,21 +78,16 @@ def resume(model: TrainingModel, data: RunData, open_weights: OpenWeights) -> tu
         agreed(world, lambda: _log_changes(reader, run))
         _carry(reader, folder, world)
     elif run.start.initial_checkpoint is not None:
-        data = _start_from(run.start.initial_checkpoint, model, data, open_weights)
+        data = _start_from(run.start.initial_checkpoint, model, data, initial)
     agreed(world, lambda: write_json(folder / "config.json", to_plain(run)) if world.is_main else None)
     return data, step
 
 
-def _start_from(path: str, model: TrainingModel, data: RunData, open_weights: OpenWeights) -> RunData:
+def _start_from(path: str, model: TrainingModel, data: RunData, initial: InitialWeights) -> RunData:
     """Take the weights of `path`, and where it is asked for the places in its sources."""
     run, world = model.run, model.world
-    reader = agreed(world, lambda: open_weights(path))
-    agree_on_weights(world, reader)
-    if isinstance(reader, CheckpointReader) and run.saving.verify:
-        problem = problem_of(reader.folder, world, verify=True)
-        if problem is not None:
-            refuse(world, problem)
-    load_weights(model, reader)
+    reader = initial.load()
+    assert reader is not None
     logger.info("starting from the weights of %s", path)
     _carry(reader, Path(run.folder), world)
     return _warm(data, reader.state, path, world) if run.start.continue_sources else data

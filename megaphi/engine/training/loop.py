@@ -7,7 +7,7 @@ continues).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.checkpoint.format import CheckpointReader
 from megaphi.data.batch import Batch
 from megaphi.data.loading.loader import batch_sample_numbers
 from megaphi.data.loading.prefetch import prefetch
@@ -30,12 +29,14 @@ from megaphi.engine.reporting.metrics import open_log, read_metrics
 from megaphi.engine.reporting.step_times import StepTimes
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saving.saver import Saver
-from megaphi.engine.start.resume import OpenWeights, RunData, resume
+from megaphi.engine.start.resume import InitialWeights, resume
+from megaphi.engine.task import CheckStep, no_check
 from megaphi.engine.time_limit import TimeLimit
 from megaphi.engine.training.stop_conditions import StopRequest, check_finite
-from megaphi.engine.training.train_step import NEXT_TOKEN, StepResult, train_step
+from megaphi.engine.training.train_step import NEXT_TOKEN, train_step
 from megaphi.engine.training.validation import Validation
-from megaphi.engine.training_data import TrainingData
+from megaphi.engine.training_data import RunData, TrainingData
+from megaphi.errors import RunFailed
 from megaphi.log import logger, progress_bar
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
@@ -50,21 +51,17 @@ class RunResult:
     """False if it was stopped before its last step; it continues when started again."""
 
 
-CheckStep = Callable[[int, StepResult], object]
-"""Looks at every update's number and result; raises RunFailed to end the run without saving."""
-
-
 def training_loop(
     model: TrainingModel,
     data: RunData,
     *,
-    open_weights: OpenWeights = CheckpointReader,
+    initial: InitialWeights,
     objective: Objective = NEXT_TOKEN,
-    check_step: CheckStep = lambda step, result: None,
+    check_step: CheckStep = no_check,
 ) -> RunResult:
     """Train from the newest checkpoint (or from nothing) to `training.steps`, or `training.stop_after`."""
     run, world = model.run, model.world
-    data, step = resume(model, data, open_weights)
+    data, step = resume(model, data, initial)
     last = min(run.training.steps, run.training.stop_after or run.training.steps)
     if step >= last:
         logger.info("step %d of %d is already done: nothing to train", step, run.training.steps)
@@ -118,7 +115,8 @@ def _update(
     rate = learning_rate(step, model.run.optimizer, steps=model.run.training.steps)
     result = train_step(model, batches, learning_rate=rate, objective=objective)
     check_finite(result, step=step, world=model.world)
-    check_step(step, result)
+    if reason := check_step(step, result.means):
+        raise RunFailed(reason if model.world.is_main else "")
     known = {"step": step, "loss": result.loss, "gradient_norm": result.gradient_norm, "learning_rate": rate}
     return known | result.means
 

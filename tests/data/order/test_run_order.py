@@ -187,7 +187,7 @@ def test_lengths_without_a_small_common_multiple_are_refused():
             [Stage(name="a", tokens=160), Stage(name="b", tokens=16)],
             "last 11 steps, but training.steps=10: set training.steps=11",
         ),
-        ([Stage(name="a"), Stage(name="b")], "mixture.stages.a.tokens is open"),
+        ([Stage(name="a"), Stage(name="b")], "task.mixture.stages.a.tokens is open"),
         ([Stage(name="a", tokens=160), Stage(name="b")], "no step is left for stage 'b'"),
         ([Stage(name="a", shares=(Share(name="wep", weight=1.0),))], "names 'wep', which is no source.*web"),
         ([Stage(name="a", shares=(Share(name="web", weight=1.0),) * 2)], "names a source twice"),

@@ -235,7 +235,7 @@ def test_refuses_two_sources_of_one_name():
 
 
 def test_refuses_sources_with_their_field():
-    with pytest.raises(InputError, match=r"mixture.sources.web.weight=0.0: must be above 0"):
+    with pytest.raises(InputError, match=r"task.mixture.sources.web.weight=0.0: must be above 0"):
         check_sources([Source(name="web", weight=0.0, paths=("a",))])
 
 

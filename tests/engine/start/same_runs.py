@@ -19,7 +19,7 @@ from megaphi.engine.start.run_folder import start_run
 from megaphi.engine.start.same_run import agree_on_data, agree_on_weights
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.stages.finetune import _order
+from megaphi.stages.packed_task import _order
 from tests.engine.layout_runs import tiny_run
 
 

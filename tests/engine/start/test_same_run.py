@@ -67,7 +67,7 @@ def test_every_field_is_compared_except_where_things_lie() -> None:
     assert left_out
     assert all(path.endswith(PLACES) for path in left_out)
     assert {"folder", "saving.fallback_folder", "start.initial_checkpoint"} <= set(left_out)
-    assert {"seed", "saving.every", "layout.tensor", "optimizer.learning_rate", "preferences.beta"} <= compared.keys()
+    assert {"seed", "saving.every", "layout.tensor", "optimizer.learning_rate", "task.beta"} <= compared.keys()
     elsewhere = dataclasses.replace(run, folder="/node7/run")
     assert run_facts(elsewhere) == compared
 

@@ -15,6 +15,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training.validation import _introduce, micro_batches
 from megaphi.log import logger
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.stages.pretrain import Pretrain, mixture_of
 from tests.engine.layout_runs import TINY, tiny_run
 from tests.engine.validation_runs import SAMPLES, validated
 from tests.gloo_world import run_in_world
@@ -66,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     run = tiny_run(
         model=replace(TINY, vocabulary=512, initial_std=0.3),
         batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=2),
-        mixture=Mixture(sources=tuple(sources), mask_document_ends=True),
+        task=Pretrain(mixture=Mixture(sources=tuple(sources), mask_document_ends=True)),
     )
     return replace(run, validation=replace(run.validation, samples=SAMPLES))
 
@@ -95,12 +96,12 @@ def validated_alone(runs: list[RunConfig]) -> list[tuple[dict[str, float], list[
 def test_the_loss_of_a_source_is_that_of_a_run_that_has_only_it(run: RunConfig) -> None:
     """Also in micro-batches of other sizes, and where the others hold nothing out."""
     only = []
-    for source, samples in zip(run.mixture.sources, (7, 4, 2), strict=True):
-        alone = replace(run, mixture=replace(run.mixture, sources=(source,)))
+    for source, samples in zip(mixture_of(run).sources, (7, 4, 2), strict=True):
+        alone = replace(run, task=Pretrain(mixture=replace(mixture_of(run), sources=(source,))))
         only.append(replace(alone, validation=replace(run.validation, samples=samples)))
     rows = replace(run, batch=replace(run.batch, micro_batch=4))
-    bare = [replace(source, validation_paths=()) for source in run.mixture.sources[1:]]
-    first = replace(run, mixture=replace(run.mixture, sources=(run.mixture.sources[0], *bare)))
+    bare = [replace(source, validation_paths=()) for source in mixture_of(run).sources[1:]]
+    first = replace(run, task=Pretrain(mixture=replace(mixture_of(run), sources=(mixture_of(run).sources[0], *bare))))
     whole, larger, first_only, *alone = (means for means, _ in validated_alone([run, rows, first, *only]))
     assert larger == pytest.approx(whole, abs=1e-5)
     assert set(first_only) == {"validation_loss", "validation_loss/web"}

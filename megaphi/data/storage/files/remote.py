@@ -64,9 +64,9 @@ class RemoteReading:
 
 def check_remote_reading(settings: RemoteReading) -> None:
     """Refuse settings that cannot work."""
-    check_values(settings, where="mixture.remote")
+    check_values(settings, where="task.mixture.remote")
     if settings.block_bytes % 8:
-        raise InputError(f"mixture.remote.block_bytes={settings.block_bytes}: must be a multiple of 8")
+        raise InputError(f"task.mixture.remote.block_bytes={settings.block_bytes}: must be a multiple of 8")
 
 
 class RemoteStore:

@@ -163,7 +163,7 @@ def test_an_end_of_documents_that_never_comes_is_doubted(corpus, tmp_path, caplo
     np.save(tmp_path / "d.npy", np.full(500, 7, "u2"))
     source = Source(name="web", weight=1, paths=(f"{tmp_path}/d.npy",), document_end=END)
     opened(Mixture(sources=(source,), isolate_documents=True))
-    assert "mixture.sources.web.document_end=1: not among the first 500 tokens" in caplog.text
+    assert "task.mixture.sources.web.document_end=1: not among the first 500 tokens" in caplog.text
 
 
 def test_what_a_pair_says_itself_is_not_said_again(corpus):
@@ -269,6 +269,6 @@ def test_the_command_line_shows_every_format(corpus, tmp_path, monkeypatch, caps
     assert "documents    not listed in this format" in shown("inspect", "dataset", corpus / "code.u2.npy")
     assert main(["inspect", "dataset", f"{corpus}/code.u2.bin"]) == 2
     assert "set the source's dtype" in capsys.readouterr().err
-    said = "mixture.sources.web.dtype=uint16", f"mixture.sources.web.paths={corpus}/web_*.u2.bin"
+    said = "task.mixture.sources.web.dtype=uint16", f"task.mixture.sources.web.paths={corpus}/web_*.u2.bin"
     table = shown("mixture", "quickstart_pretrain", *said)
     assert re.search(rf"web .*{opened(mixture_of(corpus, 'pair')).streams[0].token_count:,} .* counted\n", table), table
