@@ -18,7 +18,7 @@ from megaphi.own_code import digest_of, is_own_code, load_own, path_as_pinned
 KIND = "kind"
 """The field that says it, in JSON only: in Python the class does."""
 _WHAT = "task"
-"""What a user's file holds: the only section of several kinds so far."""
+"""Kind of thing that a user's file holds: the only section of several kinds so far."""
 
 
 class SectionOfKinds:
@@ -76,7 +76,7 @@ def _own(section: type, name: str, *, where: str) -> type:
 
 
 def why_unknown(section: type, name: str, *, where: str) -> str:
-    """Why a kind has no field of this name, where another kind has it, or it is `kind`; empty for any other section."""
+    """Return why a kind has no such field, where another one has it or it is `kind`; empty for all other sections."""
     if not issubclass(section, SectionOfKinds):
         return ""
     what, kind = where.split(".")[0], kind_of(section)

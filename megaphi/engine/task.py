@@ -1,4 +1,4 @@
-"""What a run trains on and for: the configuration section `task`, of which every kind of training is a class.
+"""Training tasks: the configuration section `task`, of which every kind of training is a class.
 
 `megaphi.stages` has those of the recipe (Pretrain, Finetune, Prefer); a recipe file may bring one of its own. A task
 checks its fields with the rest of the run, opens its data, and gives the objective; all else is the engine's, which
@@ -49,7 +49,7 @@ class TrainingTask(SectionOfKinds, ABC):
 
     @property
     def has_validation(self) -> bool:
-        """Does it name held-out data?"""
+        """Return whether it names held-out data."""
         return False
 
     def batch_shapes(self, run: RunConfig) -> list[BatchShape]:

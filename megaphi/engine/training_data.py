@@ -72,7 +72,7 @@ class HeldOutData(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunData:
-    """What to train on and, where the recipe names any, what is held out."""
+    """Training data and, where the recipe names any, held-out data."""
 
     training: TrainingData
     validation: HeldOutData | None

@@ -31,7 +31,7 @@ RECIPES = {
 }
 """Name -> module that holds the function of that name."""
 TASKS = (Pretrain, Finetune, Prefer)
-"""What the task of a config.json may be, beside a class of the user's own."""
+"""Tasks that a config.json may name, beside a class of the user's own."""
 
 
 def load_recipe(name: str) -> RunConfig:

@@ -1,4 +1,4 @@
-"""What tasks on packed rows have in common: conversations, preference pairs, or other units that must not be cut."""
+"""Tasks on packed rows: the common part of conversations, preference pairs, or other units that must not be cut."""
 
 from __future__ import annotations
 

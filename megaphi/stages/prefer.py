@@ -185,7 +185,7 @@ def open_pairs(
 
 
 def check_first_loss(task: Prefer, precision: str, step: int, means: Mapping[str, float]) -> str | None:
-    """What is wrong if the first step of the run does not cost what it must."""
+    """Return the reason to stop if the first step of the run does not cost what it must."""
     from megaphi.stages.losses import loss_before_the_first_update
 
     if step != 1:

@@ -28,7 +28,7 @@ class Pretrain(TrainingTask):
     """Predict the next token of documents (config section `task`, kind Pretrain)."""
 
     mixture: Mixture
-    """What to read, and how much of each."""
+    """Sources and their shares, and how documents are treated."""
     objective: str | None = None
     """Your own, file.py:Class (engine/objective.py says what it is); none: the cross-entropy of the next token."""
 
@@ -123,7 +123,7 @@ class Pretrain(TrainingTask):
 
 
 def mixture_of(run: RunConfig) -> Mixture:
-    """What a run pretrains on; raises InputError where its task is another."""
+    """Return the mixture of a run; raises InputError where its task is another."""
     if not isinstance(run.task, Pretrain):
         raise InputError(f"{run.recipe} has no mixture: its task is {type(run.task).__name__}, not Pretrain")
     return run.task.mixture
