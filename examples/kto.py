@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from megaphi.data.packed.pair_rows import PairBatch, PairUnit, Unit, pair_batch
 from megaphi.data.packed.preference_pairs import PreferencePair
 from megaphi.data.packed.rows import MakeBatch
 from megaphi.data.text.training_records import Form, SkipReport, read_each, token_ids
-from megaphi.engine.objective import LossFunction
+from megaphi.engine.objective import LossFunction, Objective
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.task import OpenTask
 from megaphi.errors import InputError
@@ -99,9 +99,9 @@ class KtoObjective:
     liked_weight: float
     disliked_weight: float
     z0: float = 0.0
-    names: ClassVar[tuple[str, ...]] = ("z0", "reward")
-    unit: ClassVar[str] = "KTO loss of an answer"
-    beforehand: ClassVar[MismatchedAnswers] = MismatchedAnswers()
+    names: tuple[str, ...] = ("z0", "reward")
+    unit: str = "KTO loss of an answer"
+    beforehand: Objective = MismatchedAnswers()
 
     def knowing(self, means: Mapping[str, float]) -> KtoObjective:
         return replace(self, z0=max(0.0, means["loss"]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class PreferenceObjective:
     label_smoothing: float = 0.0
     sft_weight: float = 0.0
     unit = "preference loss of a pair"
-    names: ClassVar[tuple[str, ...]] = (
+    names: tuple[str, ...] = (
         "preference_loss",
         "margin",
         "accuracy",
