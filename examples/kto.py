@@ -17,7 +17,7 @@ Legend: Q answers of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -101,7 +101,7 @@ class KtoObjective:
     z0: float = 0.0
     names: tuple[str, ...] = ("z0", "reward")
     unit: str = "KTO loss of an answer"
-    beforehand: Objective = MismatchedAnswers()
+    beforehand: Objective = field(default_factory=MismatchedAnswers)
 
     def knowing(self, means: Mapping[str, float]) -> KtoObjective:
         return replace(self, z0=max(0.0, means["loss"]))
