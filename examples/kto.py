@@ -200,7 +200,7 @@ def read_answers(
         mismatched = next((other for asked, other, _ in others if not np.array_equal(asked, prompt)), None)
         if mismatched is None:
             raise InputError(f"{', '.join(paths)}: all answers are to one prompt, and KTO needs answers to others")
-        answers.append(JudgedAnswer(prompt=prompt, accepted=answer, rejected=mismatched, liked=liked))
+        answers.append(JudgedAnswer(prompt=prompt, chosen=answer, rejected=mismatched, liked=liked))
     for line in report.lines():
         logger.info("%s", line)
     return answers, report.kept_of
