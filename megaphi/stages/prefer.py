@@ -54,7 +54,7 @@ class Prefer(PackedTask):
     label_smoothing: Annotated[float, Range(minimum=0, below=0.5)] = 0.0
     """Assumed probability that the sides of a pair are swapped (sigmoid only)."""
     sft_weight: Annotated[float, Range(minimum=0)] = 0.0
-    """Weight of an additional cross-entropy of the accepted side, a mean over its tokens."""
+    """Weight of an additional cross-entropy of the chosen side, a mean over its tokens."""
     append_eos: bool = False
     """End both sides of pairs of token ids with <|im_end|>; single pivotal tokens must not be."""
     max_completion_tokens: Annotated[int, Range(minimum=1)] | None = None
