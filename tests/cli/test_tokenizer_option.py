@@ -46,7 +46,7 @@ def write_run(folder: Path, *, carried: dict[str, Path] | None = None, **state: 
     checkpoint = folder / "checkpoints" / "step_00000003"
     checkpoint.mkdir(parents=True)
     config = dataclasses.replace(load_recipe("quickstart_pretrain"), model=SHAPE)
-    finish_checkpoint(checkpoint, to_plain(config), {"step": 3, **state}, {}, run="r", carried=carried)
+    finish_checkpoint(checkpoint, to_plain(config), {"step": 3, **state}, {}, save_id="r", carried=carried)
     (folder / "checkpoints" / "latest").write_text(checkpoint.name)
 
 
