@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import fcntl
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,12 +24,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from struct import pack, unpack_from
+from typing import NamedTuple
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+BUILT = ROOT / "build" / "cuda_kernels"
+VERDICTS = "verdicts.json"
 CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 ARCHITECTURES = ("sm_80", "sm_90a")
 TARGETS = ast.literal_eval(
@@ -54,13 +60,20 @@ __global__ void __launch_bounds__(1024, 2) spills(float* x) {  // 32 registers f
 """
 
 
+class Verdict(NamedTuple):
+    """Outcome of compiling one source."""
+
+    returncode: int
+    stdout: str
+
+
 @dataclass(frozen=True)
 class Build:
     """Result of compiling: the compiler's output per source, and the folder of the objects."""
 
     nvcc: str
     folder: Path
-    results: dict[str, subprocess.CompletedProcess[str]]
+    results: dict[str, Verdict]
 
 
 def find_nvcc() -> str | None:
@@ -88,16 +101,41 @@ def nvcc() -> str:
 
 
 @pytest.fixture(scope="session")
-def build(nvcc: str, tmp_path_factory: pytest.TempPathFactory) -> Build:
-    folder = tmp_path_factory.mktemp("cuda")
+def build(nvcc: str) -> Build:
+    """Compiled once for these sources, flags and this nvcc, and kept, as the emulated kernels are."""
+    folder = BUILT / identity(nvcc)
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with open(BUILT / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            unfinished = BUILT / "unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            compile_all(nvcc, unfinished)
+            unfinished.rename(folder)
+    verdicts = json.loads((folder / VERDICTS).read_text())
+    return Build(nvcc, folder, {name: Verdict(*verdict) for name, verdict in verdicts.items()})
+
+
+def identity(nvcc: str) -> str:
+    """A digest of everything that the objects are made of."""
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    digest = hashlib.sha256(repr((version, FLAGS)).encode())
+    for path in sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def compile_all(nvcc: str, folder: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         results = pool.map(lambda source: compile_source(nvcc, source, folder), CUDA_SOURCES)
-        return Build(nvcc, folder, {source.name: result for source, result in zip(CUDA_SOURCES, results, strict=True)})
+        verdicts = {path.name: (one.returncode, one.stdout) for path, one in zip(CUDA_SOURCES, results, strict=True)}
+    (folder / VERDICTS).write_text(json.dumps(verdicts))
 
 
 @pytest.fixture(scope="session")
-def library(build: Build) -> ctypes.CDLL:
-    target = build.folder / "libmegaphi_cuda.so"
+def library(build: Build, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    target = tmp_path_factory.mktemp("cuda") / "libmegaphi_cuda.so"
     objects = [str(build.folder / f"{source.stem}.o") for source in CUDA_SOURCES]
     of_a_wheel = f"-L{Path(build.nvcc).parents[1] / 'lib'}"  # toolkits have lib64, which nvcc knows
     command = [build.nvcc, "-shared", "-cudart", "static", *objects, "-o", str(target), of_a_wheel]
