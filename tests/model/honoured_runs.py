@@ -24,17 +24,12 @@ ALONE = ParallelLayout(data=1)
 LENGTH = 16
 
 
-def all_findings() -> dict[str, Any]:
+def finding(name: str) -> Any:
+    """Result of the function `name` below."""
     from megaphi.parallel.world import start_world
 
     start_world(ALONE, seed=0)
-    return {
-        function.__name__: function()
-        for function in (
-            fields_taken, fields_that_matter, layer_slots, attention_slots, model_arguments, forward_arguments,
-            attention_arguments, norm_arguments, architecture_fields, head_norms, slot_of_a_later_version,
-        )
-    }  # fmt: skip
+    return globals()[name]()
 
 
 def config_of(kernels: str, **changes: Any) -> Any:

@@ -1,6 +1,7 @@
 """Ranks of the saver's tests: saves that are watched, delayed, corrupted, and refused by their storage.
 
-All cases run one after the other in one world of two; each returns what the test then looks at.
+Each case takes a folder of its own, runs in a world of two, and returns what the test then looks at. All are in bf16
+with two replicas, where the optimizer keeps an fp32 copy.
 """
 
 from __future__ import annotations
@@ -36,15 +37,6 @@ from tests.engine.layout_runs import advance, build, contents, tiny_run
 
 QUICK = Saving(retry_seconds=0.01, attempts=2)
 DATA_2: dict[str, Any] = {"data": 2}
-
-
-def all_cases(folder: str) -> dict[str, Any]:
-    """Every case in a folder of its own; all in bf16 with two replicas, where the optimizer keeps an fp32 copy."""
-    cases = (
-        training_goes_on, storage_fails, gives_up, read_only, damaged_on_the_way, wrong_copy, still_writing,
-        random_states, first_fails, first_fails_at_once,
-    )  # fmt: skip
-    return {case.__name__: case(f"{folder}/{case.__name__}") for case in cases}
 
 
 def start(folder: str, saving: Saving = QUICK, layout: dict[str, Any] = DATA_2) -> TrainingModel:

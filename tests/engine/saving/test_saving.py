@@ -1,32 +1,43 @@
 """Saving beside training, and saving when the storage is bad.
 
-One world of two ranks runs all cases (saving_runs.py); the tests look at what is left on the disk, at what was said,
-and at the losses of what goes on from there. Retention is compared with a rule written down set by set.
+One world of two ranks runs the cases (saving_runs.py), one by one; the tests look at what is left on the disk, at what
+was said, and at the losses of what goes on from there. Retention is compared with a rule written down set by set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from megaphi.engine.retention import Saving, Stored, outdated, prune
 from megaphi.files import write_json
-from tests.engine.saving.saving_runs import all_cases
+from tests.engine.saving.saving_runs import (
+    damaged_on_the_way,
+    first_fails,
+    first_fails_at_once,
+    gives_up,
+    random_states,
+    read_only,
+    still_writing,
+    storage_fails,
+    training_goes_on,
+    wrong_copy,
+)
 from tests.gloo_world import run_in_world
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return run_in_world(all_cases, str(tmp_path_factory.mktemp("saving")), processes=2)
+def ranks_of(case: Callable[[str], dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Findings of two ranks in a case, in a folder of its own."""
+    return run_in_world(case, str(folder / case.__name__), processes=2)
 
 
-def test_training_waits_for_a_copy_only_and_the_copy_is_of_its_step(ranks: list[dict[str, Any]]) -> None:
-    for rank in ranks:
-        case = rank["training_goes_on"]
+def test_training_waits_for_a_copy_only_and_the_copy_is_of_its_step(tmp_path: Path) -> None:
+    ranks = ranks_of(training_goes_on, tmp_path)
+    for case in ranks:
         assert case["answer"] is None
         assert not case["was_published"]
         assert case["metrics"] == {"steps_since_checkpoint": 5, "checkpoint_failures": 0}
@@ -37,58 +48,62 @@ def test_training_waits_for_a_copy_only_and_the_copy_is_of_its_step(ranks: list[
         assert case["tree"] == ["latest -> step_00000003", "step_00000003"]
 
 
-def test_a_fallback_takes_over_and_is_cleared_when_the_usual_place_works_again(ranks: list[dict[str, Any]]) -> None:
-    for rank in ranks:
-        case = rank["storage_fails"]
+def test_a_fallback_takes_over_and_is_cleared_when_the_usual_place_works_again(tmp_path: Path) -> None:
+    ranks = ranks_of(storage_fails, tmp_path)
+    for case in ranks:
         assert case["failing"]["metrics"] == {"steps_since_checkpoint": 0, "checkpoint_failures": 0}
         assert case["failing"]["tree"] == ["latest -> step_00000001", "run_folder", "step_00000001"]
         assert case["usual"] == ["latest -> step_00000002", "step_00000002"]
         assert case["fallback"] == []
-    log = ranks[0]["storage_fails"]["failing"]["log"]
+    log = ranks[0]["failing"]["log"]
     assert len([line for line in log if "a part of this path is a file" in line]) == 2, log
 
 
-def test_training_outlives_its_storage_but_its_end_does_not_pass_in_silence(ranks: list[dict[str, Any]]) -> None:
-    for rank in ranks:
-        case = rank["gives_up"]
+def test_training_outlives_its_storage_but_its_end_does_not_pass_in_silence(tmp_path: Path) -> None:
+    ranks = ranks_of(gives_up, tmp_path)
+    for case in ranks:
         assert case["losses"]
         assert case["metrics"] == {"steps_since_checkpoint": 2, "checkpoint_failures": 1}
         assert case["tree"] == ["checkpoints"]
-    main, other = (rank["gives_up"] for rank in ranks)
+    main, other = ranks
     assert any("step 8 was not saved" in line and "Training goes on; the newest" in line for line in main["log"])
     assert "step 9 was not saved: cannot write" in main["message"]
     assert other["message"] == ""
 
 
-def test_a_first_save_that_fails_stops_all_ranks_at_one_step(ranks: list[dict[str, Any]]) -> None:
+def test_a_first_save_that_fails_stops_all_ranks_at_one_step(tmp_path: Path) -> None:
     """Although rank 1 hears of it two steps later than rank 0."""
-    main, other = (rank["first_fails"] for rank in ranks)
+    ranks = ranks_of(first_fails, tmp_path)
+    main, other = ranks
     assert main["steps"] == other["steps"]
     assert main["steps"][-1] in range(10, 39)
     assert "step 8 was not saved: cannot write" in main["message"]
     assert "saving.train_unsaved=true" in main["message"]
     assert other["message"] == ""
-    assert [rank["first_fails_at_once"]["steps"] for rank in ranks] == [[8], [8]]
-    assert "step 8 was not saved: cannot write" in ranks[0]["first_fails_at_once"]["message"]
+    ranks = ranks_of(first_fails_at_once, tmp_path)
+    assert [rank["steps"] for rank in ranks] == [[8], [8]]
+    assert "step 8 was not saved: cannot write" in ranks[0]["message"]
 
 
-def test_a_folder_that_becomes_read_only_costs_the_checkpoints_until_it_is_not(ranks: list[dict[str, Any]]) -> None:
-    for rank in ranks:
-        case = rank["read_only"]
+def test_a_folder_that_becomes_read_only_costs_the_checkpoints_until_it_is_not(tmp_path: Path) -> None:
+    ranks = ranks_of(read_only, tmp_path)
+    for case in ranks:
         assert case["failures"] == 1
         assert case["tree"] == ["latest -> step_00000003", "step_00000001", "step_00000003"]
-    assert any("step 2 was not saved" in line and "ermission denied" in line for line in ranks[0]["read_only"]["log"])
+    assert any("step 2 was not saved" in line and "ermission denied" in line for line in ranks[0]["log"])
 
 
-def test_a_bit_that_the_disk_loses_is_found_and_written_again(ranks: list[dict[str, Any]]) -> None:
-    case = ranks[0]["damaged_on_the_way"]
+def test_a_bit_that_the_disk_loses_is_found_and_written_again(tmp_path: Path) -> None:
+    ranks = ranks_of(damaged_on_the_way, tmp_path)
+    case = ranks[0]
     assert any("rank_00001.safetensors was read back with other bytes" in line for line in case["log"])
     assert any("(rank 1" in line for line in case["log"])
     assert case["tree"] == ["latest -> step_00000001", "step_00000001"]
 
 
-def test_a_wrong_copy_is_found_by_the_numbers_noted_from_the_model(ranks: list[dict[str, Any]]) -> None:
-    case = ranks[0]["wrong_copy"]
+def test_a_wrong_copy_is_found_by_the_numbers_noted_from_the_model(tmp_path: Path) -> None:
+    ranks = ranks_of(wrong_copy, tmp_path)
+    case = ranks[0]
     assert case["failures"] == 1
     assert case["tree"] == []
     (line,) = [line for line in case["log"] if "was not saved" in line]
@@ -96,20 +111,20 @@ def test_a_wrong_copy_is_found_by_the_numbers_noted_from_the_model(ranks: list[d
     assert "in the model at step 1" in line
 
 
-def test_a_save_that_hangs_costs_checkpoints_and_not_the_run(ranks: list[dict[str, Any]]) -> None:
-    for rank in ranks:
-        case = rank["still_writing"]
+def test_a_save_that_hangs_costs_checkpoints_and_not_the_run(tmp_path: Path) -> None:
+    ranks = ranks_of(still_writing, tmp_path)
+    for case in ranks:
         assert case["failures"] == 1
         assert case["saved_step"] == 3
         assert case["tree"] == ["latest -> step_00000003", "step_00000001", "step_00000003"]
-    assert any("step 2 was not saved: the save before it" in line for line in ranks[0]["still_writing"]["log"])
+    assert any("step 2 was not saved: the save before it" in line for line in ranks[0]["log"])
 
 
-def test_random_generators_go_on_where_they_were(ranks: list[dict[str, Any]]) -> None:
-    for rank in ranks:
-        case = rank["random_states"]
+def test_random_generators_go_on_where_they_were(tmp_path: Path) -> None:
+    ranks = ranks_of(random_states, tmp_path)
+    for case in ranks:
         assert case["found"] == case["expected"]
-    assert any("under another layout" in line for line in ranks[0]["random_states"]["log"])
+    assert any("under another layout" in line for line in ranks[0]["log"])
 
 
 losses = st.one_of(st.none(), st.floats(0, 10))
