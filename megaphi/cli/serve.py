@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megaphi.cli.engine_options import Opened, add_engine_arguments, on_every_rank, on_first_rank
-from megaphi.cli.job_end import end_job
+from megaphi.cli.job_end import end_job, told_to_all_ranks
 from megaphi.config import user_path
 from megaphi.errors import InputError
 
@@ -107,24 +107,32 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from megaphi.log import logger, set_up_logging
+    from megaphi.log import set_up_logging
+    from megaphi.parallel.rendezvous.place import detect
 
     set_up_logging()
-    key = read_key(arguments.api_key_file)
-    with bind(arguments.host, arguments.port) as bound:
+    with told_to_all_ranks():
+        key = read_key(arguments.api_key_file)
+        # The address may be one that only the first rank's host has.
+        bound = bind(arguments.host, arguments.port) if detect().rank == 0 else None
+    return on_first_rank(arguments, lambda opened: _listen(opened, arguments, key, bound))
+
+
+def _listen(opened: Opened, arguments: argparse.Namespace, key: str | None, bound: socket.socket | None) -> int:
+    """Answer at `bound`, the first rank's socket, until a signal."""
+    from megaphi.log import logger
+
+    assert bound is not None
+    with bound:
         address, port = bound.getsockname()[:2]
-        if key is None and not ipaddress.ip_address(address).is_loopback:
+        is_loopback = ipaddress.ip_address(address).is_loopback
+        if key is None and not is_loopback:
             logger.warning("WARNING: everybody who reaches %s port %d can use this server: no key", address, port)
             logger.warning("WARNING: give it one with --api-key-file, or leave --host out")
-        hosts = LOOPBACK if ipaddress.ip_address(address).is_loopback else frozenset()
-
-        def serve(opened: Opened) -> int:
-            app = make_app(opened, arguments, key, hosts=hosts)
-            bound.listen()  # who has read the next line may come, even before the server's first accept
-            logger.info("serving at http://%s:%d", f"[{address}]" if ":" in address else address, port)
-            return _run_until_signal(app, bound, max_waiting=arguments.max_waiting)
-
-        return on_first_rank(arguments, serve)
+        app = make_app(opened, arguments, key, hosts=LOOPBACK if is_loopback else frozenset())
+        bound.listen()  # who has read the next line may come, even before the server's first accept
+        logger.info("serving at http://%s:%d", f"[{address}]" if ":" in address else address, port)
+        return _run_until_signal(app, bound, max_waiting=arguments.max_waiting)
 
 
 def make_app(opened: Opened, arguments: argparse.Namespace, key: str | None, *, hosts: frozenset[str]) -> FastAPI:

@@ -120,6 +120,15 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_opened(capsys):
     assert "choose another" in capsys.readouterr().err
 
 
+def test_only_the_first_rank_listens(monkeypatch):
+    """The address may be one that its host alone has, as 203.0.113.1, which is nobody's."""
+    monkeypatch.setattr(serve, "on_first_rank", lambda arguments, work: 0)
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "203.0.113.1")
+    assert main(["serve", "model", "--tensor", "2", "--host", "203.0.113.1"]) == 0
+
+
 def test_a_missing_package_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert main(["serve", "x"]) == 2

@@ -13,15 +13,19 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megaphi.tokenizer.open_tokenizer import open_path
 from tests.conversion.random_models import SHAPES, random_folder
 from tests.generation.engine_runs import SCHEMA, WITHOUT_BLANKS, prompts_of
 from tests.gloo_world import run_in_world
 from tests.processes import children_of
+from tests.tokenizer.own_tokenizer import write_tokenizer
 from tests.warm_megaphi import WarmMegaphi, run_megaphi
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -37,7 +41,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def serving(checkpoint: Path, *options: str) -> Iterator[tuple[str, WarmMegaphi]]:
     """The command in a process of its own; gives the address that it tells."""
-    words = ["serve", str(checkpoint), "--tokenizer", "phi4", "--port", "0", *options]
+    own = () if (checkpoint / "tokenizer.json").exists() else ("--tokenizer", "phi4")
+    words = ["serve", str(checkpoint), *own, "--port", "0", *options]
     server = WarmMegaphi(words, env=ENVIRONMENT)
     try:
         for line in server.stderr:
@@ -148,3 +153,60 @@ def test_layouts_that_do_not_fit_are_one_message(checkpoint: Path) -> None:
     assert done.returncode == 2
     assert "layout.tensor=3 does not divide model.key_value_groups=2" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+QUESTION = "hello there, how"
+
+
+@pytest.fixture(scope="module", params=["byte-level", "metaspace"])
+def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a tokenizer of its own, as transformers writes both, in the two families that there are."""
+    folder = tmp_path_factory.mktemp("imported") / "model"
+    random_folder(folder, replace(SHAPES["3 heads per group"], vocabulary=1_000), scale=0.4, eos_token_id=None)
+    write_tokenizer(folder, metaspace=request.param == "metaspace", bos=True)
+    return folder
+
+
+def said_by_transformers(folder: Path, tokens: int) -> tuple[str, str]:
+    """The greedy continuation of QUESTION, and the greedy answer to it, decoded behind what they continue."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ours = open_path(str(folder))
+    talk = [{"role": "user", "content": QUESTION}]
+    said = []
+    for prompt in (tokenizer(QUESTION)["input_ids"], tokenizer.apply_chat_template(talk, add_generation_prompt=True)):
+        ids = prompt if isinstance(prompt, list) else prompt["input_ids"]
+        prompt_1T = torch.tensor([ids])
+        seen = torch.ones_like(prompt_1T)  # else transformers hides </s> of the template: it is the padding token too
+        rules: Any = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None}
+        whole = model.generate(prompt_1T, attention_mask=seen, **rules)[0]
+        answer = list(takewhile(lambda token: token not in ours.stop_tokens, whole[len(ids) :].tolist()))
+        said.append(ours.decode([*ids, *answer])[len(ours.decode(ids)) :])
+    return said[0], said[1]
+
+
+def test_an_imported_model_speaks_through_its_own_tokenizer(imported: Path) -> None:
+    """Every verb: the model's ids before a text and its chat template, and the space before the first word."""
+    from openai import OpenAI
+
+    text, answer = said_by_transformers(imported, 12)
+    assert text.strip()
+    assert answer.strip()
+    generated = run_megaphi("generate", imported, "--prompt", QUESTION, "--max-tokens", 12, env=ENVIRONMENT)
+    assert (generated.returncode, generated.stdout) == (0, f"{QUESTION}{text}\n"), generated.stderr
+    words = ("chat", imported, "--max-tokens", 12, "--temperature", 0)
+    talk = run_megaphi(*words, env=ENVIRONMENT, typed=f"{QUESTION}\n")
+    assert (talk.returncode, talk.stdout) == (0, f"{answer}\n"), talk.stderr
+    with serving(imported) as (url, _):
+        client = OpenAI(base_url=f"{url}/v1", api_key="none")
+        rules: Any = {"model": "model", "max_tokens": 12, "temperature": 0}
+        assert client.completions.create(prompt=QUESTION, **rules).choices[0].text == text
+        streamed = client.completions.create(prompt=QUESTION, stream=True, **rules)
+        assert "".join(chunk.choices[0].text for chunk in streamed) == text
+        echoed = client.completions.create(prompt=QUESTION, echo=True, **rules).choices[0].text
+        assert echoed.endswith(f"{QUESTION}{text}")
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        assert client.chat.completions.create(messages=messages, **rules).choices[0].message.content == answer
