@@ -36,7 +36,7 @@ CASES = {
     "DP2, synchronous, fp32": (ParallelLayout(data=2), False, False),
 }
 COLUMNS = (
-    "date commit torch case kills during_save damaged orphans leftovers interval lost_steps lost_steps_during_save"
+    "date commit torch case kills during_save corrupted orphans leftovers interval lost_steps lost_steps_during_save"
     " same_curve same_checkpoint seconds"
 )
 

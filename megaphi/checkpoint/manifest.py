@@ -2,7 +2,7 @@
 
 Written last, when all other files are on disk; a folder without one is no checkpoint. It holds size and SHA-256 of
 every file, and is itself in one exact spelling with its own digest inside: a flipped byte anywhere shows. The format
-became version 3 when `run` became `save_id`: an older megaphi then refuses it by name and does not call it damaged.
+became version 3 when `run` became `save_id`: an older megaphi then refuses it by name and does not call it corrupted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises InputError if it is missing, damaged, or of another format."""
+    """Raises InputError if it is missing, corrupted, or of another format."""
     path = folder / MANIFEST
     found = read_json(path, what="checkpoint manifest")
     stated = found.get("format") if isinstance(found, dict) else None
@@ -56,7 +56,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (KeyError, TypeError, AttributeError):
         is_whole = False
     if not is_whole:
-        raise InputError(f"{path} is damaged: it is not as it was written")
+        raise InputError(f"{path} is corrupted: it is not as it was written")
     return manifest  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
@@ -111,12 +111,12 @@ def _origin(path: Path, manifest: Manifest) -> str:
             with TensorFile(path) as file:
                 found = save_of(file.metadata)
         except InputError:
-            return "is damaged"
+            return "is corrupted"
         if found is not None and found != (manifest.save_id, str(manifest.step)):
             save_id, step = found
             whose = "this run" if save_id == manifest.save_id else f"another save ({save_id})"
             return f"is not of this checkpoint: {whose} wrote it at step {step}"
-    return "is damaged"
+    return "is corrupted"
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:

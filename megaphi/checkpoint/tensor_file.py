@@ -139,7 +139,7 @@ class TensorFile:
     """An open safetensors file of anyone's.
 
     Raises:
-        InputError: it is missing, truncated, or its header is damaged; reading too may find that it has shrunk.
+        InputError: it is missing, truncated, or its header is corrupted; reading too may find that it has shrunk.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -172,7 +172,7 @@ class TensorFile:
         size = os.fstat(self._handle).st_size
         length = int.from_bytes(self._bytes(0, min(8, size)), "little")
         if size < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise InputError(f"{self.path} is damaged: {size:,} bytes cannot hold the header that it announces")
+            raise InputError(f"{self.path} is corrupted: {size:,} bytes cannot hold the header that it announces")
         try:
             described = parse_json(self._bytes(8, length))
             metadata = described.pop("__metadata__", {})
@@ -182,7 +182,7 @@ class TensorFile:
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{self.path} is damaged: its header is not that of a safetensors file ({error})"
+                f"{self.path} is corrupted: its header is not that of a safetensors file ({error})"
             ) from None
         for name, code in unknown.items():
             raise InputError(f"{self.path}: {name} has the type {code!r}, which is none of {', '.join(DTYPES)}")

@@ -36,9 +36,9 @@ def problems_of(
         yield str(error)
         return
     yield from (f"checkpoint {folder}: {name} is not part of it" for name in _strangers(folder, manifest))
-    damaged = list(_damaged_files(folder, manifest, advance))
-    yield from damaged
-    if damaged:
+    corrupted = list(_corrupted_files(folder, manifest, advance))
+    yield from corrupted
+    if corrupted:
         return
     reader = CheckpointReader(folder)
     yield from _problems_of_index(reader)
@@ -53,7 +53,7 @@ def _strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield name
 
 
-def _damaged_files(folder: Path, manifest: Manifest, advance: Callable[[int], object]) -> Iterator[str]:
+def _corrupted_files(folder: Path, manifest: Manifest, advance: Callable[[int], object]) -> Iterator[str]:
     def problem_of(name: str) -> str | None:
         try:
             check_content(folder, manifest, name)

@@ -80,7 +80,7 @@ def commit(folder: Path = PACKAGE) -> str | None:
     An installed package inside a repository of somebody else's is not of their commit.
 
     Raises:
-        OSError, SubprocessError: git is not there, does not answer, or refuses (another owner, a damaged repository).
+        OSError, SubprocessError: git is not there, does not answer, or refuses (another owner, a corrupted repository).
     """
     if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         return None

@@ -31,7 +31,7 @@ def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
         fields: `field=value` of the architecture, for formats that do not say all of it.
 
     Raises:
-        InputError: there is nothing of a known kind, it is damaged, or it takes no `fields`.
+        InputError: there is nothing of a known kind, it is corrupted, or it takes no `fields`.
     """
     path = Path(path)
     if is_megatron(path):

@@ -53,7 +53,7 @@ def to_checkpoint(
         dtype: "float32" or "bfloat16"; by default every weight keeps its own.
 
     Raises:
-        InputError: the source is damaged, the layout does not divide it, or `out` cannot be written.
+        InputError: the source is corrupted, the layout does not divide it, or `out` cannot be written.
     """
     reader = source if not isinstance(source, str | Path) else open_weights(source)
     layout, out = layout or ParallelLayout(), Path(out)

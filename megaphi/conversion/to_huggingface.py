@@ -58,7 +58,7 @@ def to_huggingface(
         shard_bytes: largest size of one safetensors file.
 
     Raises:
-        InputError: the source is damaged, `out` cannot be written, or the formats have no word for what it has.
+        InputError: the source is corrupted, `out` cannot be written, or the formats have no word for what it has.
     """
     reader, out = source if not isinstance(source, str | Path) else open_weights(source), Path(out)
     files = plan_huggingface(reader, dtype=dtype, shard_bytes=shard_bytes)

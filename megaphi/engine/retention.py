@@ -106,5 +106,5 @@ def remove(checkpoint: Path) -> None:
 def _validation_loss(checkpoint: Path) -> float | None:
     try:
         return read_json(checkpoint / "state.json", what="checkpoint state").get("validation_loss")
-    except (InputError, OSError, AttributeError):  # damaged: no candidate for the best
+    except (InputError, OSError, AttributeError):  # corrupted: no candidate for the best
         return None

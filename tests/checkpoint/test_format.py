@@ -121,7 +121,7 @@ def test_damage_is_named(reader):
     with pytest.raises(InputError, match=r"rank_00001\.safetensors is truncated \(\d+ of \d+ bytes\)"):
         CheckpointReader(folder)
     file.write_bytes(b"\xff" * len(content))
-    with pytest.raises(InputError, match=r"rank_00001\.safetensors is damaged: \d+ bytes cannot hold the header"):
+    with pytest.raises(InputError, match=r"rank_00001\.safetensors is corrupted: \d+ bytes cannot hold the header"):
         CheckpointReader(folder).whole("model/a")
     file.unlink()
     with pytest.raises(InputError, match=r"rank_00001\.safetensors is missing: use another checkpoint"):
@@ -167,7 +167,7 @@ def test_a_manifest_of_the_format_before_is_read_and_its_damage_is_noticed(tmp_p
         OLD_MANIFEST.replace(": 7", ": 8"),
     ):
         path.write_text(damaged)
-        with pytest.raises(InputError, match="is damaged: it is not as it was written"):
+        with pytest.raises(InputError, match="is corrupted: it is not as it was written"):
             read_manifest(tmp_path)
 
 

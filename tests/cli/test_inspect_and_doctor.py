@@ -134,10 +134,10 @@ def test_a_whole_checkpoint_is_verified(shown, checkpoint):
 @pytest.mark.parametrize(
     ("name", "finding"),
     [
-        ("rank_00000.safetensors", "rank_00000.safetensors is damaged (SHA-256"),
-        ("index.json", "index.json is damaged (SHA-256"),
-        ("state.json", "state.json is damaged (SHA-256"),
-        ("config.json", "config.json is damaged (SHA-256"),
+        ("rank_00000.safetensors", "rank_00000.safetensors is corrupted (SHA-256"),
+        ("index.json", "index.json is corrupted (SHA-256"),
+        ("state.json", "state.json is corrupted (SHA-256"),
+        ("config.json", "config.json is corrupted (SHA-256"),
         ("manifest.json", "manifest"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_truncated_shard(folder: Path) -> None:
     content = (folder / SHARD).read_bytes()
     for length in (len(content) - 1, len(content) // 2, 100, 5, 0):
         (folder / SHARD).write_bytes(content[:length])
-        refused(folder, rf"{SHARD} is (truncated|damaged)")
+        refused(folder, rf"{SHARD} is (truncated|corrupted)")
 
 
 def test_a_missing_shard(folder: Path) -> None:
@@ -76,7 +76,7 @@ def test_an_index_that_leads_out_of_the_folder(folder: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}'])
 def test_an_index_of_another_form(content: str, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(content)
-    refused(folder, "index.json is damaged: it has no 'weight_map'")
+    refused(folder, "index.json is corrupted: it has no 'weight_map'")
 
 
 def one_file(folder: Path, change: Any) -> Path:

@@ -153,10 +153,10 @@ def replaced(old: bytes, new: bytes) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content[:-1000], r"is truncated|damaged or truncated"),
-        (lambda content: content[:50_000_000], r"is truncated|damaged or truncated"),
-        (lambda content: content[:100_000], "damaged or truncated"),
-        (lambda content: content[:30], "damaged or truncated"),
+        (lambda content: content[:-1000], r"is truncated|corrupted or truncated"),
+        (lambda content: content[:50_000_000], r"is truncated|corrupted or truncated"),
+        (lambda content: content[:100_000], "corrupted or truncated"),
+        (lambda content: content[:30], "corrupted or truncated"),
         (replaced(b"blk.3.attn_q.weight", b"blk.3.attn_x.weight"), r"missing \['blk\.3\.attn_q.*unknown \['blk\.3"),
         (replaced(b"llama.embedding_length", b"llama.embedding_lxngth"), r"llama\.embedding_lxngth=576: not available"),
     ],

@@ -199,7 +199,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(train: Any, tmp_path: Path) -
     newest.write_bytes(content)
     code, errors = finish(train("training.stop_after=22"))
     assert code == 0, errors
-    assert "step_00000020: rank_00000.safetensors is damaged" in errors
+    assert "step_00000020: rank_00000.safetensors is corrupted" in errors
     assert "from step 10" in errors
     assert [record["step"] for record in records(tmp_path)] == list(range(1, 23))
 

@@ -196,7 +196,7 @@ def open_mixture(
         stages: of a run that has several (`lay_out_stages`); default: one, of `sequence_length` and `total_samples`.
 
     Raises:
-        InputError: a dataset is missing, damaged, or tokenised with another vocabulary; a source is too small for one
+        InputError: a dataset is missing, corrupted, or tokenised with another vocabulary; a source is too small for one
             sample; nothing belongs to this split.
     """
     check_sources(mixture.sources)

@@ -109,7 +109,7 @@ def report_mixture(
         unique: sizes by source name; by default `unique_tokens` of every source, which looks at the files.
 
     Raises:
-        InputError: the mixture or its stages cannot be meant, or a source's files are damaged.
+        InputError: the mixture or its stages cannot be meant, or a source's files are corrupted.
     """
     check_sources(mixture.sources)
     sizes = {source.name: unique_tokens(source) for source in mixture.sources} if unique is None else unique

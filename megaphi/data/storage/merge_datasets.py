@@ -66,7 +66,7 @@ def merge_datasets(
     """Write `output` from the documents of all `prefixes`, in this order; returns the number of documents.
 
     Raises:
-        InputError: an input is missing or damaged, dtypes or tokenizers differ, or the output cannot be written.
+        InputError: an input is missing or corrupted, dtypes or tokenizers differ, or the output cannot be written.
     """
     output = Path(output)
     if not prefixes:

@@ -132,7 +132,7 @@ class TokenReader:
         if failure is not None:
             run, sequence = failure
             name = indices[index_N[run]].name
-            raise InputError(f"{name} is damaged: its pointers do not ascend near sequence {sequence:,}")
+            raise InputError(f"{name} is corrupted: its pointers do not ascend near sequence {sequence:,}")
         return ids
 
     @contextmanager
@@ -177,7 +177,7 @@ class TokenReader:
         value = int(np.int64(value).astype(dataset.dtype))
         return where + (
             f"{name} holds token {value} at token {token:,} (byte {byte:,}), but the model's vocabulary is"
-            f" {vocabulary_size}: the file is damaged, or was made with another vocabulary"
+            f" {vocabulary_size}: the file is corrupted, or was made with another vocabulary"
         )
 
 

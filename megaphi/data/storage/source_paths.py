@@ -56,7 +56,7 @@ def find_datasets(entries: Iterable[str], *, source: str, remote: RemoteFiles) -
     """The datasets of a source, in order; `source` names it in messages.
 
     Raises:
-        InputError: a glob matches nothing, a manifest is damaged or empty, a prefix comes twice.
+        InputError: a glob matches nothing, a manifest is corrupted or empty, a prefix comes twice.
     """
     found: list[ListedDataset] = []
     for entry in entries:
@@ -135,7 +135,7 @@ def _manifest_text(path: str, *, remote: RemoteFiles) -> str:
     except FileNotFoundError:
         raise InputError(f"manifest not found: {path}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"the manifest {path} is damaged: byte {error.start:,} is not UTF-8 text") from None
+        raise InputError(f"the manifest {path} is corrupted: byte {error.start:,} is not UTF-8 text") from None
     except OSError as error:
         raise InputError(f"cannot read the manifest {path}: {error.strerror or error}") from error
 
@@ -144,7 +144,7 @@ def _entries_of_json(text: str, path: str) -> list[Any]:
     try:
         content = parse_json(text)
     except InputError as error:
-        raise InputError(f"the manifest {path} is damaged: {error}") from None
+        raise InputError(f"the manifest {path} is corrupted: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("datasets"), list):
         raise InputError(f'the manifest {path} must be an object with a list: {{"datasets": ["web_1", ..]}}')
     return content["datasets"]
@@ -156,7 +156,7 @@ def _listed(entry: Any, number: int, *, manifest: str, folder: str) -> ListedDat
     is_right = isinstance(fields, dict) and bool(fields.get("prefix")) and set(fields) <= set(kinds)
     if not is_right or not all(type(fields[name]) is kinds[name] for name in fields):
         raise InputError(
-            f"the manifest {manifest} is damaged: datasets[{number}] must be a prefix, or an object of prefix and,"
+            f"the manifest {manifest} is corrupted: datasets[{number}] must be a prefix, or an object of prefix and,"
             f" where known, tokens (a number) and fingerprint (text); it is {entry!r}"
         )
     prefix = fields["prefix"]

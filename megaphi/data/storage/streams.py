@@ -71,7 +71,7 @@ def open_streams(
         remote: how datasets in object storage are read.
 
     Raises:
-        InputError: a dataset is missing, damaged, named twice, not what its manifest says, of another tokenizer than
+        InputError: a dataset is missing, corrupted, named twice, not what its manifest says, of another tokenizer than
             its neighbours or the model; a source holds no text.
     """
     store = RemoteStore(remote)
@@ -107,7 +107,7 @@ def open_stream(
 
 
 def _check_manifest(expected: ListedDataset, dataset: TokenDataset) -> None:
-    remedy = "it is another dataset, or a damaged copy: put the right one there, or write the manifest again"
+    remedy = "it is another dataset, or a corrupted copy: put the right one there, or write the manifest again"
     if expected.tokens is not None and expected.tokens != dataset.token_count:
         raise InputError(
             f"{dataset.name} has {dataset.token_count:,} tokens, {expected.manifest} says {expected.tokens:,}: {remedy}"

@@ -222,7 +222,7 @@ def _rows(
         try:
             batch = next(batches, None)
         except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{path} is damaged behind row {row}: {error}") from None
+            raise InputError(f"{path} is corrupted behind row {row}: {error}") from None
         if batch is None:
             return
         for found in _python_rows(batch):

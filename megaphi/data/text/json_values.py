@@ -19,7 +19,7 @@ from megaphi.errors import InputError
 from megaphi.json_text import NOT_UTF8, parse_value_at
 
 LONGEST_VALUE = 1 << 28
-"""Characters of one value: beyond, the text is taken for damaged."""
+"""Characters of one value: beyond, the text is taken for corrupted."""
 UNFINISHED = 16
 """A word, number or escape that the window cuts in two stops the parser at most so far before its end."""
 _SPACE = re.compile(r"[ \t\r\n]*")

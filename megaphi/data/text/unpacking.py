@@ -48,7 +48,7 @@ def packing_of(path: Path) -> Packing | None:
     named = PACKING_OF_ENDING.get(path.suffix.lower())
     if head and named and not found:
         raise InputError(
-            f"{path} is damaged, or not packed with {named} as its name says: it begins with {head[:6]!r}. If it was"
+            f"{path} is corrupted, or not packed with {named} as its name says: it begins with {head[:6]!r}. If it was"
             f" unpacked on its way here, take {path.suffix} off its name"
         )
     return found
@@ -58,7 +58,7 @@ def unpacked_blocks(path: Path, packing: Packing | None) -> Iterator[bytes]:
     """The content of a file in blocks.
 
     Raises:
-        InputError: the file is damaged, truncated, or something else lies behind its end.
+        InputError: the file is corrupted, truncated, or something else lies behind its end.
     """
     if packing is not None:
         yield from _unpack(path, packing)
@@ -108,5 +108,5 @@ def _explained(path: Path, packing: Packing, error: Exception, *, members: int) 
             " pack it again with a smaller one (zstd --long=31 at most)"
         )
     if members:
-        return f"{path} is damaged: behind its end ({packing}, part {members}) lies something else ({error})"
-    return f"{path} is damaged: {error}"
+        return f"{path} is corrupted: behind its end ({packing}, part {members}) lies something else ({error})"
+    return f"{path} is corrupted: {error}"

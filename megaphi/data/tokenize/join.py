@@ -44,7 +44,7 @@ class Places:
     numbers_N: NDArray[np.int64]
 
 
-def damaged_shards(shards: Sequence[Shard]) -> list[Shard]:
+def corrupted_shards(shards: Sequence[Shard]) -> list[Shard]:
     """Shards that do not open; a look at the size and the edges of each."""
     return [shard for shard in shards if count_shard(shard) is None]
 

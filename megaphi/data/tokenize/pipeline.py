@@ -28,7 +28,7 @@ from typing import Any
 
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize.fill_in_the_middle import check_sentinels
-from megaphi.data.tokenize.join import damaged_shards, join_shards
+from megaphi.data.tokenize.join import corrupted_shards, join_shards
 from megaphi.data.tokenize.plan import TokenizePlan, is_up_to_date, make_plan, parts_folder_of
 from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.data.tokenize.shards import missing_shards, tokenize_missing, tokenizer_at
@@ -175,8 +175,8 @@ def _join_when_complete(plan: TokenizePlan, *, processes: int, show_progress: bo
     with _lock(plan.parts_folder / "join", exclusive=True) as held:
         if held is False or is_up_to_date(plan):
             return 0
-        if damaged := damaged_shards(plan.distinct_shards):
-            tokenize_missing(damaged, plan.settings, processes=processes, show_progress=show_progress)
+        if corrupted := corrupted_shards(plan.distinct_shards):
+            tokenize_missing(corrupted, plan.settings, processes=processes, show_progress=show_progress)
         join_shards(plan, show_progress=show_progress)
     return 0
 

@@ -79,7 +79,7 @@ def _names_in(folder: Path, listed: dict[Path, set[str]]) -> set[str]:
 
 
 def open_shard(prefix: Path) -> IndexedDataset | None:
-    """A finished shard; None, and a warning, if it is there but damaged."""
+    """A finished shard; None, and a warning, if it is there but corrupted."""
     try:
         dataset = IndexedDataset(prefix)
         if isinstance((dataset.description or {}).get("empty_documents"), int):
@@ -87,12 +87,12 @@ def open_shard(prefix: Path) -> IndexedDataset | None:
         reason = f"{with_ending(prefix, '.json')} is missing or incomplete"
     except InputError as error:
         reason = str(error)
-    logger.warning("a finished shard is damaged and will be made again: %s", reason)
+    logger.warning("a finished shard is corrupted and will be made again: %s", reason)
     return None
 
 
 def count_shard(shard: Shard) -> ShardCounts | None:
-    """Documents and tokens of a finished shard; None if it is damaged."""
+    """Documents and tokens of a finished shard; None if it is corrupted."""
     dataset = open_shard(shard.prefix)
     if dataset is None:
         return None
@@ -101,7 +101,7 @@ def count_shard(shard: Shard) -> ShardCounts | None:
 
 
 def tokenize_missing(shards: Sequence[Shard], settings: DecidedSettings, *, processes: int, show_progress: bool) -> int:
-    """Tokenise those of `shards` that are not finished yet or damaged; returns how many were there."""
+    """Tokenise those of `shards` that are not finished yet or corrupted; returns how many were there."""
     missing = missing_shards(shards)
     absent = {shard.prefix for shard in missing}
     missing += [shard for shard in shards if shard.prefix not in absent and count_shard(shard) is None]

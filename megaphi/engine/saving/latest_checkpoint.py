@@ -1,6 +1,6 @@
 """The checkpoint that a run resumes from: the newest that is complete and is, byte for byte, what was saved.
 
-All ranks read a share of every candidate's files and compare hashes; one that is damaged is named and skipped for the
+All ranks read a share of every candidate's files and compare hashes; one that is corrupted is named and skipped for the
 one before it. A run that has checkpoints but none that is whole stops: to restart in silence would be worse.
 """
 

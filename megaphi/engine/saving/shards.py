@@ -63,7 +63,7 @@ def load_checkpoint(model: TrainingModel, folder: str | Path) -> CheckpointReade
     """Continue: weights, optimizer and, under the same layout, random states. Collective; returns the open checkpoint.
 
     Raises:
-        InputError: it is incomplete, damaged, or of another architecture.
+        InputError: it is incomplete, corrupted, or of another architecture.
     """
 
     def load() -> CheckpointReader:

@@ -22,7 +22,7 @@ class RequestJournal:
     """Hash of a request to its response, in memory and in the file."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open or create a journal. Raises InputError for a damaged line that is not the last, or a bad path."""
+        """Open or create a journal. Raises InputError for a corrupted line that is not the last, or a bad path."""
         self.path = Path(path)
         self._lock = threading.Lock()
         with explain_write_errors(self.path):

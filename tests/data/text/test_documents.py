@@ -175,7 +175,7 @@ def test_truncated_and_damaged_archives(tmp_path, ending):
         list(read_documents(path))
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + bytes(byte ^ 0xFF for byte in whole[middle : middle + 8]) + whole[middle + 8 :])
-    with pytest.raises(InputError, match=r"a\.jsonl\.\w+ is damaged"):
+    with pytest.raises(InputError, match=r"a\.jsonl\.\w+ is corrupted"):
         list(read_documents(path))
 
 

@@ -216,7 +216,7 @@ def test_what_a_file_is_packed_with_its_content_says(tmp_path):
     assert format_of(tmp_path / "a.jsonl") == Format("lines", "gzip")
     assert [list(read_documents(tmp_path / name)) for name in ("a.jsonl", "b.jsonl.gz")] == [["one"], ["two"]]
     put(tmp_path / "c.jsonl.gz", lines("three"))
-    with pytest.raises(InputError, match=r"c\.jsonl\.gz is damaged, or not packed with gzip .*take \.gz off its name"):
+    with pytest.raises(InputError, match=r"c\.jsonl\.gz is corrupted, or not packed with .*take \.gz off its name"):
         list(read_documents(tmp_path / "c.jsonl.gz"))
 
 
@@ -232,7 +232,7 @@ def test_members_are_read_to_the_end_and_what_else_is_there_is_named(tmp_path, p
     with pytest.raises(InputError, match=rf"{re.escape(str(path))} is truncated: what was packed with .* does not end"):
         list(read_documents(path))
     put(path, whole + b"something else, and long enough to be looked at")
-    with pytest.raises(InputError, match=r"is damaged: behind its end \(\w+, part 3\) lies something else"):
+    with pytest.raises(InputError, match=r"is corrupted: behind its end \(\w+, part 3\) lies something else"):
         list(read_documents(path))
     put(path, b"")
     assert list(read_documents(path)) == []
@@ -270,7 +270,7 @@ def test_a_parquet_file_that_cannot_be_turned_into_python(tmp_path):
     content = bytearray((tmp_path / "c.parquet").read_bytes())
     content[200:600] = b"\xaa" * 400
     put(tmp_path / "c.parquet", bytes(content))
-    with pytest.raises(InputError, match=r"c\.parquet is damaged behind row 0"):
+    with pytest.raises(InputError, match=r"c\.parquet is corrupted behind row 0"):
         list(read_documents(tmp_path / "c.parquet"))
 
 

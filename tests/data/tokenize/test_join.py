@@ -112,7 +112,7 @@ def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
 def test_a_damaged_shard_is_found(tmp_path):
     plan = plan_of(tmp_path / "d", [[[1], [2]], [[3]]], seed=None)
     os.truncate(f"{plan.shards[1].prefix}.bin", 1)
-    assert subject.damaged_shards(plan.shards) == [plan.shards[1]]
+    assert subject.corrupted_shards(plan.shards) == [plan.shards[1]]
     with pytest.raises(InputError, match="cannot be read: run the same command again"):
         subject.join_shards(plan, show_progress=False)
     assert not list(tmp_path.glob("d.[bij]*"))

@@ -1,4 +1,4 @@
-"""Two ranks of the resume tests: three checkpoints, the newest damaged in every way there is.
+"""Two ranks of the resume tests: three checkpoints, the newest corrupted in every way there is.
 
 Nothing is trained: the checkpoints hold two tensors, each rank's file a half of each, and one carried file.
 """

@@ -83,7 +83,7 @@ def test_checkpoints_without_a_mark_say_it_themselves(tmp_path: Path) -> None:
     mine, other = (run_in(tmp_path / name, tmp_path / "fallback") for name in ("mine", "other"))
     folder = saved(mine, 10, marked=False)
     saved(mine, 20, marked=False)
-    (folder / checkpoint_name(20) / "config.json").write_text("{")  # damaged: the one before says it
+    (folder / checkpoint_name(20) / "config.json").write_text("{")  # corrupted: the one before says it
     check_fallback(mine, folder)
     with pytest.raises(InputError, match=r"holds checkpoints of the run .*/mine"):
         check_fallback(other, folder)

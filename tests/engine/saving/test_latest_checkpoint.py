@@ -1,6 +1,6 @@
 """A run goes on from the newest checkpoint that is whole, says what it skipped, and never restarts in silence.
 
-Every kind of file is damaged in every way: a bit (also in the first byte), truncated, missing, another run's. Half of
+Every kind of file is corrupted in every way: a bit (also in the first byte), truncated, missing, another run's. Half of
 these a single rank finds; all ranks must come to the same answer.
 """
 

@@ -54,7 +54,7 @@ class GgufWeights:
     """An open file.
 
     Raises:
-        InputError: the file is damaged or truncated, holds another architecture or an unknown quantisation, or the
+        InputError: the file is corrupted or truncated, holds another architecture or an unknown quantisation, or the
             package is not installed.
     """
 
@@ -234,7 +234,7 @@ def _open(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged or truncated: it is no whole GGUF file ({error})") from None
+        raise InputError(f"{path} is corrupted or truncated: it is no whole GGUF file ({error})") from None
     if reader.byte_order != "I":
         raise InputError(f"{path} has its bytes in the order of another machine (big-endian): not available here")
     return reader

@@ -37,7 +37,7 @@ class HuggingFaceWeights:
     """An open folder.
 
     Raises:
-        InputError: a model that we cannot build, a missing or damaged file, or weights that do not fit config.json.
+        InputError: a model that we cannot build, a missing or corrupted file, or weights that do not fit config.json.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -133,7 +133,7 @@ def _open_files(folder: Path) -> dict[str, TensorFile]:
     listed = read_json(folder / INDEX, what="weight index")
     weight_map = listed.get("weight_map") if isinstance(listed, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise InputError(f"{folder / INDEX} is damaged: it has no 'weight_map' of tensors and their files")
+        raise InputError(f"{folder / INDEX} is corrupted: it has no 'weight_map' of tensors and their files")
     files: dict[str, TensorFile] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name:

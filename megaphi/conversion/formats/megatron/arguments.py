@@ -190,7 +190,7 @@ def read_arguments(folder: Path) -> tuple[dict[str, Any], int | None]:
     """(what is said of the model and its run, the iteration), as far as it can be known.
 
     Raises:
-        InputError: a file is damaged, hostile, or holds something else.
+        InputError: a file is corrupted, hostile, or holds something else.
     """
     arguments, iteration = _read_common(folder / COMMON)
     return {**arguments, **_read_run_config(folder / RUN_CONFIG)}, iteration
@@ -206,7 +206,7 @@ def _read_common(path: Path) -> tuple[dict[str, Any], int | None]:
                 raise ValueError(f"{entry.file_size:,} bytes")
             common = read_pickle(archive.read(entry), where=str(path))
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged or truncated ({error})") from None
+        raise InputError(f"{path} is corrupted or truncated ({error})") from None
     if not isinstance(common, dict):
         raise InputError(f"{path} does not hold what Megatron-LM writes")
     arguments, iteration = common.get("args"), common.get("iteration")
@@ -216,7 +216,7 @@ def _read_common(path: Path) -> tuple[dict[str, Any], int | None]:
     try:
         plainly = {str(name): plain(value) for name, value in stated.items()}
     except RecursionError:
-        raise InputError(f"{path} is damaged: its args hold themselves") from None
+        raise InputError(f"{path} is corrupted: its args hold themselves") from None
     return plainly, iteration if isinstance(iteration, int) else None
 
 
@@ -233,7 +233,7 @@ def _read_run_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} is corrupted: {str(error).splitlines()[0]}") from None
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict):
         raise InputError(f"{path} does not hold what Megatron-Bridge writes: it has no section 'model'")

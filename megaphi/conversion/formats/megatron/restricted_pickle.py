@@ -63,7 +63,7 @@ def read_pickle(content: bytes, *, where: str, is_expected: Callable[[str], bool
         is_expected: whether a name (`module.name`) has a place in this pickle.
 
     Raises:
-        InputError: it is too large, truncated, damaged, or names something unexpected.
+        InputError: it is too large, truncated, corrupted, or names something unexpected.
     """
     if len(content) > LARGEST_BYTES:
         raise InputError(f"{where} has {len(content):,} bytes, expected at most {LARGEST_BYTES:,}")
@@ -71,8 +71,8 @@ def read_pickle(content: bytes, *, where: str, is_expected: Callable[[str], bool
         return _Reader(io.BytesIO(content), where, is_expected).load()
     except InputError:
         raise
-    except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"{where} is damaged or truncated: it is no whole pickle ({type(error).__name__})") from None
+    except Exception as error:  # a corrupted pickle can raise anything
+        raise InputError(f"{where} is corrupted or truncated: it is no whole pickle ({type(error).__name__})") from None
 
 
 class _Reader(pickle.Unpickler):

@@ -59,7 +59,7 @@ class TorchDistFolder:
     """An open folder.
 
     Raises:
-        InputError: `.metadata` is missing, damaged or hostile; on reading: a file is missing, truncated or damaged.
+        InputError: `.metadata` is missing, corrupted or hostile; on reading: a file is missing, truncated or corrupted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -140,7 +140,7 @@ class TorchDistFolder:
                     io.BufferedReader(content), numel=chunk.box.numel, dtype=self.tensors[key].dtype, where=where
                 )
             except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError) as error:
-                raise InputError(f"{where} is damaged: {error}") from None
+                raise InputError(f"{where} is corrupted: {error}") from None
         return self._values[archive]
 
 
@@ -175,12 +175,12 @@ def _values_within(content: IO[bytes], *, numel: int, dtype: torch.dtype, where:
         if archive.read(entries["byteorder"]) != b"little" if "byteorder" in entries else False:
             raise InputError(f"{where} was written by a big-endian machine, which is not supported")
         if entries["data.pkl"].file_size > LARGEST_BYTES:
-            raise InputError(f"{where} is damaged: its description has {entries['data.pkl'].file_size:,} bytes")
+            raise InputError(f"{where} is corrupted: its description has {entries['data.pkl'].file_size:,} bytes")
         described = read_pickle(archive.read(entries["data.pkl"]), where=where, is_expected=_is_expected)
         storage_name, offset = _contiguous_storage(described, numel=numel, dtype=dtype, where=where)
         entry = entries[f"data/{storage_name}"]
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < (offset + numel) * dtype.itemsize:
-            raise InputError(f"{where} is damaged: {entry.file_size:,} bytes for {numel:,} numbers")
+            raise InputError(f"{where} is corrupted: {entry.file_size:,} bytes for {numel:,} numbers")
         content.seek(entry.header_offset)
         header = content.read(_LOCAL_HEADER_BYTES)
         names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")

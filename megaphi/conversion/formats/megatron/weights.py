@@ -54,7 +54,7 @@ class MegatronWeights:
             vocabulary (rows without padding), sequence_length; ignore=NAME,NAME for arguments that change nothing.
 
     Raises:
-        InputError: it is damaged or hostile, of another architecture, or does not say enough of it.
+        InputError: it is corrupted or hostile, of another architecture, or does not say enough of it.
     """
 
     def __init__(self, path: str | Path, fields: Sequence[str] = ()) -> None:

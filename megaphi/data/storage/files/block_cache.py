@@ -44,7 +44,7 @@ class BlockCache:
         self._noted: dict[str, float] = {}
 
     def open(self, name: str, *, size: int) -> int | None:
-        """A descriptor of the cached file of `size` bytes, or None; a damaged one is removed."""
+        """A descriptor of the cached file of `size` bytes, or None; a corrupted one is removed."""
         path = self.folder / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

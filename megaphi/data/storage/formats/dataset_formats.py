@@ -35,7 +35,7 @@ def open_dataset(path: str, *, layout: TokenLayout | None = None, remote: Remote
     """The dataset of a path, without its ending if it is a .bin/.idx pair.
 
     Raises:
-        InputError: it is missing, damaged, not of its format, or the layout contradicts it.
+        InputError: it is missing, corrupted, not of its format, or the layout contradicts it.
     """
     return format_of(path).open(path, layout or TokenLayout(), remote or RemoteStore())
 

@@ -66,7 +66,7 @@ def _check_header(path: str, data: TokenFile, dtype: np.dtype[Any]) -> int:
     if stored != dtype.name:
         raise InputError(f"{path} holds {stored} by its header (llm.c's), the source's dtype is {dtype.name}")
     if HEADER_BYTES + tokens * dtype.itemsize != data.size:
-        raise InputError(f"{path} is damaged: {data.size:,} bytes, but {tokens:,} tokens by its header (llm.c's)")
+        raise InputError(f"{path} is corrupted: {data.size:,} bytes, but {tokens:,} tokens by its header (llm.c's)")
     return HEADER_BYTES
 
 

@@ -143,7 +143,7 @@ class IndexedDataset:
         wrong_N = (start_N < 0) | (start_N > end_N) | (end_N > size) | (start_N % self.dtype.itemsize != 0)
         if wrong_N.any():
             raise InputError(
-                f"{self.files.index.name} is damaged: document {numbers_N[np.argmax(wrong_N)]:,} is no part of the .bin"
+                f"{self.files.index.name} is corrupted: document {numbers_N[np.argmax(wrong_N)]:,} is not in the .bin"
             )
         return read_runs(self.data, start_N, end_N - start_N).view(self.dtype), (end_N - start_N) // self.dtype.itemsize
 
@@ -210,7 +210,7 @@ def _read_header(index: NDArray[np.uint8], path: str) -> tuple[np.dtype[Any], in
     expected = HEADER.size + 12 * sequences + 8 * indices
     if len(index) not in (expected, expected + sequences):  # a multimodal index ends with one int8 mode per sequence
         raise InputError(
-            f"{path} is {'truncated' if len(index) < expected else 'damaged'}: its header announces {sequences:,} "
+            f"{path} is {'truncated' if len(index) < expected else 'corrupted'}: its header announces {sequences:,} "
             f"sequences and {max(0, indices - 1):,} documents, {expected:,} bytes; it has {len(index):,}. {remedy}"
         )
     return DTYPE_OF_CODE[code], sequences, indices
@@ -222,7 +222,7 @@ def _check_pair(dataset: IndexedDataset) -> None:
     path, data = dataset.files.index.name, dataset.files.data
     itemsize, sequences = dataset.dtype.itemsize, len(lengths)
     if len(documents) == 0 or documents[0] != 0 or documents[-1] != sequences:
-        raise InputError(f"{path} is damaged: its documents do not cover its {sequences:,} sequences exactly")
+        raise InputError(f"{path} is corrupted: its documents do not cover its {sequences:,} sequences exactly")
     described = int(pointers[-1]) + int(lengths[-1]) * itemsize if sequences else 0
     if data.size != described:
         what = "is truncated" if data.size < described else "does not belong to its index"
@@ -235,14 +235,14 @@ def _check_pair(dataset: IndexedDataset) -> None:
     starts_of_next = np.where(some + 1 < sequences, pointers[np.minimum(some + 1, sequences - 1)], described)
     if sequences and (pointers[0] != 0 or (ends != starts_of_next).any() or (lengths[some] < 0).any()):
         wrong = int(some[np.argmax(ends != starts_of_next)])
-        raise InputError(f"{path} is damaged: its pointers do not match its lengths (near sequence {wrong:,})")
+        raise InputError(f"{path} is corrupted: its pointers do not match its lengths (near sequence {wrong:,})")
 
 
 def open_indexed_pair(prefix: str, layout: TokenLayout, remote: RemoteStore) -> IndexedDataset:
     """The pair of a prefix, on disk or in object storage, which says itself all that a source could say of it.
 
     Raises:
-        InputError: a file is missing or damaged, or the source names a dtype or what ends documents.
+        InputError: a file is missing or corrupted, or the source names a dtype or what ends documents.
     """
     for field, value, said in (
         ("dtype", layout.dtype, "what its tokens are"),

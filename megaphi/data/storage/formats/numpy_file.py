@@ -28,7 +28,7 @@ def open_numpy_file(path: str, layout: TokenLayout, remote: RemoteStore) -> Flat
     """The tokens of a .npy file.
 
     Raises:
-        InputError: it is missing, damaged, holds something else than one row of such tokens, or has no header and the
+        InputError: it is missing, corrupted, holds something else than one row of such tokens, or has no header and the
             source no dtype; the source's dtype is another one.
     """
     return open_flat(path, layout, remote, _span)
@@ -42,7 +42,7 @@ def _span(path: str, data: TokenFile, layout: TokenLayout) -> FlatSpan:
         return span
     if layout.dtype is None:
         raise InputError(
-            f"{path} has no header of a .npy file: it is damaged or, as OLMo's files are, tokens and nothing"
+            f"{path} has no header of a .npy file: it is corrupted or, as OLMo's files are, tokens and nothing"
             " else; then set the source's dtype=uint16 or uint32"
         )
     return span_without_header(path, data, layout)
@@ -60,7 +60,7 @@ def _read_header(path: str, head: bytes) -> FlatSpan:
     except InputError:
         raise
     except Exception as error:  # NumPy parses it as Python's literals, which fail in many ways
-        raise InputError(f"{path} is damaged: its .npy header cannot be read ({error})") from None
+        raise InputError(f"{path} is corrupted: its .npy header cannot be read ({error})") from None
     if dtype.hasobject:
         raise InputError(f"{path} holds pickled Python objects, which are never loaded: save its tokens as uint16/32")
     if dtype not in [np.dtype(name).newbyteorder("<") for name in DTYPES]:
@@ -77,7 +77,7 @@ def _read_header(path: str, head: bytes) -> FlatSpan:
 def _check(path: str, data: TokenFile, span: FlatSpan, layout: TokenLayout) -> None:
     described = span.first_byte + span.token_count * span.dtype.itemsize
     if data.size != described:
-        what = "is truncated" if data.size < described else "is damaged"
+        what = "is truncated" if data.size < described else "is corrupted"
         raise InputError(f"{path} {what}: it has {data.size:,} bytes, its header describes {described:,}")
     if layout.dtype not in (None, span.dtype.name):
         raise InputError(

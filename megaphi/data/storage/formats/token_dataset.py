@@ -97,4 +97,4 @@ class DatasetFormat(NamedTuple):
     marker: Callable[[str], str]
     """The file whose presence says that the dataset of a path is there; of a glob, what to look for."""
     open: Callable[[str, TokenLayout, RemoteStore], TokenDataset]
-    """Raises InputError where it is missing, damaged or not of this format, or the layout contradicts it."""
+    """Raises InputError where it is missing, corrupted or not of this format, or the layout contradicts it."""

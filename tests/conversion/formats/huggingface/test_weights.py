@@ -86,7 +86,7 @@ def test_a_damaged_copy_is_refused(folder: Path, tmp_path: Path) -> None:
     path = checkpoint / "huggingface" / "tokenizer.json"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b" ")
-    with pytest.raises(InputError, match=r"huggingface/tokenizer.json is damaged"):
+    with pytest.raises(InputError, match=r"huggingface/tokenizer.json is corrupted"):
         to_huggingface(checkpoint, tmp_path / "out")
     path.write_bytes(content)
     (checkpoint / "huggingface" / "merges.txt").write_text("not of this checkpoint")

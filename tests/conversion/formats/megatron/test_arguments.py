@@ -237,7 +237,7 @@ def test_a_run_configuration_of_megatron_bridge(tmp_path: Path) -> None:
         check(read_arguments(tmp_path)[0])
     for damage in ("model: [", "- model", "model: !!python/object/apply:os.system [x]", "model: 3"):
         path.write_text(damage)
-        with pytest.raises(InputError, match=r"run_config.yaml (is damaged|does not hold what Megatron-Bridge writes)"):
+        with pytest.raises(InputError, match=r"run_config.yaml (is corrupted|does not hold what .* writes)"):
             read_arguments(tmp_path)
 
 

@@ -65,12 +65,12 @@ def test_stand_ins_remember() -> None:
     "content", [b"", b".", b"\x80\x05", b"garbage", b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", b"(" * 9]
 )
 def test_damage_is_one_message(content: bytes) -> None:
-    with pytest.raises(InputError, match="it is damaged or truncated"):
+    with pytest.raises(InputError, match="it is corrupted or truncated"):
         read_pickle(content, where="it")
 
 
 def test_every_truncation_is_found() -> None:
     content = pickle.dumps({"a": [1, 2.5, "text"], "b": argparse.Namespace(x=1)})
     for length in range(len(content)):
-        with pytest.raises(InputError, match="damaged or truncated"):
+        with pytest.raises(InputError, match="corrupted or truncated"):
             read_pickle(content[:length], where="it")

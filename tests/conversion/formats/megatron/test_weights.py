@@ -2,7 +2,7 @@
 
 A model of Megatron's local layers is saved by one process; Megatron loads it under tensor 2 x pipeline 2 and saves it
 again, with norms under their own names and under Transformer Engine's. All must be the weights that the module held,
-and our engine must compute the module's logits. Then the folder is damaged in every way.
+and our engine must compute the module's logits. Then the folder is corrupted in every way.
 """
 
 from __future__ import annotations
@@ -148,15 +148,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file is missing": (lambda folder: (folder / "__0_1.distcp").unlink(), r"__0_1\.distcp cannot be read"),
     "a file is truncated": (shorter("__0_0.distcp", 5_000), r"__0_0\.distcp is truncated"),
     "the metadata is missing": (lambda folder: (folder / ".metadata").unlink(), "neither a checkpoint nor"),
-    "the metadata is truncated": (shorter(".metadata", 100), r"\.metadata is damaged or truncated"),
-    "the metadata is empty": (lambda folder: (folder / ".metadata").write_bytes(b""), "damaged or truncated"),
+    "the metadata is truncated": (shorter(".metadata", 100), r"\.metadata is corrupted or truncated"),
+    "the metadata is empty": (lambda folder: (folder / ".metadata").write_bytes(b""), "corrupted or truncated"),
     "the metadata is another pickle": (
         lambda folder: (folder / ".metadata").write_bytes(b"\x80\x04]."),
         "is not the metadata of a distributed checkpoint",
     ),
-    "common.pt is truncated": (shorter("common.pt", 200), r"common\.pt is damaged or truncated"),
+    "common.pt is truncated": (shorter("common.pt", 200), r"common\.pt is corrupted or truncated"),
     "another backend": (changed("metadata.json", b"torch_dist", b"zarr_zarr_"), "only 'torch_dist' can be read"),
-    "common.pt is damaged": (changed("common.pt", b"RMSNorm", b"RMZNorm"), r"common\.pt is damaged or truncated"),
+    "common.pt is corrupted": (changed("common.pt", b"RMSNorm", b"RMZNorm"), r"common\.pt is corrupted or truncated"),
     "layer norms": (with_arguments(normalization="LayerNorm"), "normalization='LayerNorm' in its arguments"),
     "experts": (with_arguments(num_experts=8), "num_experts=8 in its arguments"),
     "learned positions": (
@@ -192,5 +192,5 @@ def test_damaged_archives_are_found_when_they_are_read(
     shutil.copytree(saved[0] / "alone", tmp_path / "damaged")
     for path in (tmp_path / "damaged").glob("*.distcp"):
         path.write_bytes(path.read_bytes().replace(b"FloatStorage", b"HalfyStorage"))
-    with pytest.raises(InputError, match=r"distcp, the chunk of .* is damaged"):
+    with pytest.raises(InputError, match=r"distcp, the chunk of .* is corrupted"):
         open_weights(tmp_path / "damaged").rows(EMBEDDING, 0, 3)

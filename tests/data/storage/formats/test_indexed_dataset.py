@@ -1,4 +1,4 @@
-"""The .bin/.idx format against Megatron's own reader and builder, both ways; and what happens to damaged files."""
+"""The .bin/.idx format against Megatron's own reader and builder, both ways; and what happens to corrupted files."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def damage(path, *, at, value):
         (17, b"\x07", "dtype code 7"),
         (17, b"\x63", "dtype code 99"),
         (18, struct.pack("<Q", 1 << 60), "is truncated: its header announces"),
-        (18, struct.pack("<Q", 4), "is damaged: its header announces"),
+        (18, struct.pack("<Q", 4), "is corrupted: its header announces"),
         (34, struct.pack("<i", 4), "pointers do not match"),
         (34 + 5 * 4 + 8, struct.pack("<q", 4), "pointers do not match"),
         (-8, struct.pack("<q", 4), "documents do not cover"),

@@ -125,9 +125,9 @@ def test_pointers_that_do_not_ascend(web):
             file.seek(34 + 4 * sequences + 8 * sequence)
             file.write(struct.pack("<q", wrong))
     opened = open_web(web, isolate_documents=True)
-    with pytest.raises(InputError, match=r"web\.idx is damaged: its pointers do not ascend near sequence (50|70|90)\d"):
+    with pytest.raises(InputError, match=r"web\.idx is corrupted: its pointers do not ascend near .* (50|70|90)\d"):
         opened.batch(range(opened.order.segments[0].order.windows[0]))
-    with pytest.raises(InputError, match=r"web\.idx is damaged: document 701 is no part of the \.bin"):
+    with pytest.raises(InputError, match=r"web\.idx is corrupted: document 701 is not in the \.bin"):
         IndexedDataset(web).document(701)
 
 
@@ -231,14 +231,14 @@ def test_manifests(web, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"is damaged: Expecting property name .* at character 2"),
+        ("{", r"is corrupted: Expecting property name .* at character 2"),
         ("[]", r"must be an object with a list"),
         ('{"datasets": "web"}', r"must be an object with a list"),
         ('{"datasets": []}', r"lists no datasets"),
-        ('{"datasets": ["web", 3]}', r"is damaged: datasets\[1\] must be a prefix"),
-        ('{"datasets": [{"prefix": "web", "tokens": "7"}]}', r"is damaged: datasets\[0\]"),
-        ('{"datasets": [{"prefix": "web", "token": 7}]}', r"is damaged: datasets\[0\]"),
-        (b'{"datasets": ["\xff"]}', r"is damaged: byte 15 is not UTF-8"),
+        ('{"datasets": ["web", 3]}', r"is corrupted: datasets\[1\] must be a prefix"),
+        ('{"datasets": [{"prefix": "web", "tokens": "7"}]}', r"is corrupted: datasets\[0\]"),
+        ('{"datasets": [{"prefix": "web", "token": 7}]}', r"is corrupted: datasets\[0\]"),
+        (b'{"datasets": ["\xff"]}', r"is corrupted: byte 15 is not UTF-8"),
     ],
 )
 def test_damaged_manifests(tmp_path, content, message):
