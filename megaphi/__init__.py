@@ -1,8 +1,8 @@
 """megaphi trains Phi-4, from raw pages to an aligned chat model, on NVIDIA Megatron-Core.
 
 Read the packages from the lowest row up and they tell the story: text becomes tokens (`tokenizer`, `data`), tokens
-become weights (`model`, `engine`, `stages`), weights become answers (`generation`, `evaluation`). Importing this
-package imports neither torch nor Megatron; but when Megatron is imported after it, the machine is made ready first
+become weights (`model`, `engine`, `stages`), weights become answers (`generation`). Importing this package imports
+neither torch nor Megatron; but when Megatron is imported after it, the machine is prepared first
 (`parallel/cpu_emulation.py`, `parallel/optional_packages.py`), because afterwards it would be too late.
 """
 

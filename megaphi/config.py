@@ -70,7 +70,7 @@ FilePath = Annotated[str, HomeExpanded()]
 
 
 def user_path(text: str) -> str:
-    """A path as a person writes it; the type of every option and argument that is one."""
+    """A path as a person writes it; the type of every option and argument that takes one."""
     return os.path.expanduser(text)  # noqa: PTH111 (a Path would make s3:/ of s3://)
 
 
@@ -88,7 +88,8 @@ class Described(NamedTuple):
 
 
 def check_values(config: Config, *, where: str = "") -> Config:
-    """The same tree, every value of it checked: a tree built in Python has met neither its types nor its ranges yet.
+    """Return the same tree with every value checked: a tree built in Python has not been checked for types or ranges
+    yet.
 
     Raises:
         InputError: naming the field, its value and what it takes.
@@ -198,7 +199,7 @@ def _as_json(text: str) -> str:
 
 
 def _number(text: str) -> str:
-    """JSON spelling of a Python number: `2_000`, `1e-4` and `.5` are all welcome on a command line."""
+    """JSON spelling of a Python number: `2_000`, `1e-4` and `.5` are all accepted on a command line."""
     try:
         return str(int(text, 10))
     except ValueError:
@@ -273,7 +274,7 @@ def _shown(value: float) -> str:
 
 
 def _item_path(where: str, index: int, item: Any) -> str:
-    """Items that have a name are called by it, as on the command line."""
+    """Path of an item: by its name if it has one, as on the command line."""
     name = item.get("name") if isinstance(item, dict) else None
     return f"{where}.{name or index}"
 

@@ -2,7 +2,7 @@
 
 Everything a user can get wrong (a field, a file, a layout, a checkpoint) is raised as `InputError` with one message
 that says what was wrong, where, and what to do. The command line prints it without a traceback and exits with 2;
-any other exception is a defect and keeps its traceback and exit code 1.
+any other exception is a bug and keeps its traceback and exit code 1.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class InputError(ValueError):
 
 
 class ReportedElsewhere(InputError):
-    """Bad input that another rank of the job already speaks for: exit code 2, nothing more to print."""
+    """Bad input that another rank of the job already reports: exit code 2, nothing more to print."""
 
 
 class RunFailed(RuntimeError):
-    """The run cannot go on, and its message says all there is to say: exit code 1, no traceback."""
+    """The run cannot continue, and the message says everything: exit code 1, no traceback."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,12 +1,12 @@
 """Output files that appear whole or not at all.
 
-A writer fills a temporary file in the target's own folder, forces it to disk, and renames it over the target: a
-reader, or a restart after a crash, sees the old file or the new one, never half of one. `sync_folder` makes the
-rename itself survive a power cut. A full disk is the user's problem to solve, so it becomes an `InputError`.
+Atomic writes: a writer fills a temporary file in the target's own folder, syncs it to disk, and renames it over the
+target: a reader, or a restart after a crash, sees the old file or the new one, never half of one. `sync_folder` makes
+the rename itself survive a power cut. A full disk is the user's problem to solve, so it becomes an `InputError`.
 
 A folder is filled under a name that nobody else has, and held locked: the lock ends with its process, so that a folder
 which is being written now, and one that a killed job left, can be told apart. It gets its name by a plain rename,
-which by POSIX takes the place of nothing but an empty folder: of two jobs with one target the second is refused.
+which by POSIX takes the place of nothing but an empty folder: of two jobs with one target, the second is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOCK = ".being_written"
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file for writing that takes the place of `path` only if the block ends without an error."""
+    """Open a temporary file for writing that replaces `path` only if the block ends without an error."""
     target = Path(path)
     with explain_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +75,9 @@ def explain_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty folder to fill, which takes the name `path` only if the block ends without an error.
+    """Yield an empty folder to fill, which gets the name `path` only if the block ends without an error.
 
-    What killed jobs left of this target is removed first.
+    Leftovers of killed jobs for this target are removed first.
 
     Raises:
         InputError: there is something at `path`, at the start or by the end, or another process is writing it now.
@@ -119,7 +119,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _clear_unfinished(target: Path) -> None:
-    """Remove what killed jobs left of `target`; refuse if a living one is at it."""
+    """Remove leftovers of killed jobs for `target`; refuse if a live job is writing it."""
     for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         try:
             handle = os.open(partial / LOCK, os.O_RDONLY)
@@ -130,7 +130,7 @@ def _clear_unfinished(target: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
         except BlockingIOError:
             raise InputError(f"another process is writing {target} now (in {partial.name}): let it end") from None
-        except OSError:  # no locks here: whose it is cannot be known
+        except OSError:  # no locks here: its owner is unknown
             continue
         finally:
             os.close(handle)
@@ -153,7 +153,7 @@ def publish_folder(partial: Path, target: Path) -> None:
 
 
 def replace_folder(partial: Path, target: Path) -> None:
-    """Give a completely written folder its name; one that has this name already goes."""
+    """Give a completely written folder its name, replacing one that has this name already."""
     replaced = unused_name(target, "replaced")
     if target.exists():
         target.rename(replaced)
@@ -172,7 +172,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def copy_files(files: Mapping[str, Path], folder: str | os.PathLike[str]) -> None:
-    """Copy small files, each under its name here, into a folder that is made for them; none: no folder."""
+    """Copy small files, each under its key, into a new folder; without files there is no folder."""
     if files:
         with explain_write_errors(folder):
             os.makedirs(folder, exist_ok=True)
@@ -201,7 +201,7 @@ def read_object(path: str | os.PathLike[str], *, what: str) -> dict[str, Any]:
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Force a folder's entries to disk, so that a rename inside it survives a power cut."""
+    """Sync a folder's entries to disk, so that a rename inside it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

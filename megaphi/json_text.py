@@ -1,6 +1,6 @@
 """JSON that somebody else wrote, read safely: every failure is an `InputError` that says what is wrong with the text.
 
-`json.loads` fails in five ways of its own: text that is not JSON, bytes that are not UTF-8, nesting that exhausts the
+`json.loads` fails in five ways: text that is not JSON, bytes that are not UTF-8, nesting that exhausts the
 stack, an integer of more digits than Python converts, and NaN where a number must be one. Here the first three are
 refused with the place in the text, an integer that is too long is read as the float that it is nearest to (infinite,
 as in every reader that knows floats only), and `constants=False` refuses NaN and Infinity, which JSON does not have.

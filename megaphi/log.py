@@ -23,7 +23,7 @@ logger = logging.getLogger("megaphi")
 rank_log: int | None = None
 """File descriptor of this rank's log in the run folder, where there is one."""
 LONGEST_LOG_BYTES = 16 << 20
-"""A log that would become longer is set aside as `.log.old`, in place of the one before, whenever that is."""
+"""Size limit: a log that would become longer is rotated to `.log.old`, replacing the previous one."""
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
 
@@ -45,7 +45,9 @@ def set_up_logging(*, rank: int = 0, world_size: int = 1) -> None:
 
 
 class _Unminded:
-    """A stream whose reader may leave (a closed terminal, `| head`): nobody's work ends because nobody looks at it."""
+    """A stream whose reader may leave (a closed terminal, `| head`): a job does not end because its output is not
+    read.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -63,7 +65,7 @@ class _Unminded:
 
 
 def keep_rank_log(path: Path, *, rank: int, take_native_output: bool) -> None:
-    """From now on everything that this rank logs goes to the end of `path` as well; a run goes on without it.
+    """Append everything that this rank logs to `path` as well; a run continues if that fails.
 
     With `take_native_output`, what libraries write to file descriptor 2 by themselves (communication errors with
     addresses of C++ frames, one such page per rank) goes there instead of to the terminal; Python still has the latter.
@@ -92,7 +94,7 @@ def keep_rank_log(path: Path, *, rank: int, take_native_output: bool) -> None:
 
 
 def terminal() -> int:
-    """The file descriptor of standard error, for who cannot wait for a lock of Python's."""
+    """The file descriptor of standard error, for callers that cannot wait for one of Python's locks."""
     try:
         return sys.stderr.fileno()
     except (OSError, ValueError):
@@ -100,7 +102,7 @@ def terminal() -> int:
 
 
 class _RankFile(logging.handlers.RotatingFileHandler):
-    """A file that takes no more (a full disk) is said once, and never ends a run.
+    """A log file; one that cannot be written (a full disk) is reported once, and never ends a run.
 
     Args:
         shared: other file descriptors that write to the same file, and follow when it is set aside.
@@ -132,7 +134,7 @@ _BAR_LOCK = threading.RLock()
 def progress_bar(*, total: int, unit: str, initial: int = 0, label: str = "", visible: bool = True) -> tqdm[Any]:
     """A progress bar with rate and ETA; in a log file (no terminal) it prints a line at most every ten seconds."""
     on_terminal = sys.stderr.isatty()
-    # Not tqdm's own lock, which all processes forked from this one share: one that is killed keeps it from the others.
+    # Not tqdm's own lock, which all processes forked from this one share: a killed one would keep it from the others.
     tqdm.set_lock(_BAR_LOCK)
     return tqdm(
         file=_Unminded(sys.stderr),  # pyright: ignore[reportArgumentType]

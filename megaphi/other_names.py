@@ -1,6 +1,6 @@
 """Names that Megatron-LM, Hugging Face's Trainer and torchtitan have for our fields: for `did you mean`.
 
-Only what somebody who comes from there would type. An answer is a field, or a field and what is different about it.
+Only names that somebody coming from there would type. An answer is a field, or a field and its differences.
 """
 
 from __future__ import annotations

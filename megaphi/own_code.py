@@ -186,7 +186,7 @@ def _line_in(path: Path, error: BaseException) -> int | None:
 def _run(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # last: nothing of the program is hidden by it
+        sys.path.append(folder)  # last: it must not shadow the program's own modules
     spec = importlib.util.spec_from_file_location(f"own_code_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -32,15 +32,15 @@ class Sampling:
     min_p: float = 0.0
     """Leave out tokens less probable than this share of the top token's probability."""
     repetition_penalty: float = 1.0
-    """Divides positive logits, and multiplies negative ones, of tokens that prompt or answer hold already."""
+    """Divides positive logits, and multiplies negative ones, of tokens that prompt or answer contain already."""
     presence_penalty: float = 0.0
-    """Taken once from the logits of tokens that the answer holds already."""
+    """Subtracted once from the logits of tokens that the answer contains already."""
     frequency_penalty: float = 0.0
-    """Taken from the logits of a token once for every time that the answer holds it."""
+    """Subtracted from the logits of a token for every time that the answer contains it."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token, number added to its logit), before all other rules."""
     json_schema: str | None = None
-    """A JSON schema, as JSON: no token is chosen that cannot lead to JSON of it."""
+    """A JSON schema, as JSON: only tokens that can lead to valid JSON are chosen."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer; the answer's text ends before them."""
     seed: int = 0
@@ -88,7 +88,8 @@ class Answer:
 
 
 Prompt = Conversation | str | Sequence[int]
-"""A conversation is rendered up to where the assistant begins; a text is encoded as it stands; ids are taken as ids."""
+"""A conversation is rendered up to where the assistant begins; a text is encoded and ids are used as they are.
+"""
 
 
 class Sampler(Protocol):

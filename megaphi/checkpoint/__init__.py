@@ -1,1 +1,1 @@
-"""A checkpoint on disk, whoever wrote it: format, integrity, what its weights are. Knows nothing of Megatron."""
+"""Checkpoints on disk, whichever program wrote them: format, integrity, weights. Independent of Megatron."""

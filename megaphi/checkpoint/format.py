@@ -88,13 +88,13 @@ class TensorPiece:
     whole_shape: tuple[int, ...]
     box: Box
     start: int
-    """First element of `values` in the flattened box."""
+    """Offset of `values[0]` in the flattened box."""
     values: Tensor
     """One-dimensional."""
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The piece as index and file header describe it."""
+        """The piece as index and file headers describe it."""
         return piece_entry(self.whole_shape, self.box, start=self.start, end=self.start + self.values.numel())
 
 
@@ -113,7 +113,7 @@ def file_metadata(pieces: Mapping[str, dict[str, Any]], *, save_id: str, step: i
 
 
 def write_rank_file(folder: Path, pieces: Iterable[TensorPiece], *, rank: int, save_id: str, step: int) -> FileRecord:
-    """Write one rank's file, forced to disk; wide types first, so that every tensor is aligned."""
+    """Write one rank's file and sync it to disk; wide dtypes first, so that every tensor is aligned."""
     ordered = sorted(pieces, key=lambda piece: -piece.values.dtype.itemsize)
     metadata = file_metadata({piece.key: piece.entry for piece in ordered}, save_id=save_id, step=step)
     tensors = {piece.key: (piece.values.dtype, tuple(piece.values.shape)) for piece in ordered}
@@ -153,7 +153,9 @@ def finish_checkpoint(
     save_id: str,
     carried: Mapping[str, Path] | None = None,
 ) -> Manifest:
-    """Add the JSON files and copies of what is `carried`, the manifest last, to a folder with every rank's `files`."""
+    """Add the JSON files, copies of the `carried` files and, last, the manifest to a folder with every rank's
+    `files`.
+    """
     write_json(folder / "config.json", config)
     write_json(folder / "state.json", state)
     write_text(folder / "index.json", json.dumps(build_index(folder, files), separators=(",", ":")))
@@ -166,10 +168,10 @@ def finish_checkpoint(
 
 
 class CheckpointReader:
-    """An open checkpoint, and a `WeightReader`. Nothing but the JSON files is read before it is asked for.
+    """An open checkpoint, and a `WeightReader`. Only the JSON files are read up front.
 
     Raises:
-        InputError: a file is missing or has another size than it had, or a JSON file another content.
+        InputError: a file is missing or has the wrong size, or a JSON file the wrong content.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -243,7 +245,7 @@ class CheckpointReader:
         return torch.cat(parts) if len(parts) > 2 else parts[-1]
 
     def read_box(self, key: str, box: Box) -> Tensor:
-        """A box, in its shape, put together from whatever pieces hold parts of it."""
+        """A box, in its shape, assembled from the pieces that overlap it."""
         entry = self._entry(key)
         filled = torch.empty(box.shape, dtype=DTYPES[entry["dtype"]])
         by_box: dict[Box, list[dict[str, Any]]] = {}

@@ -1,8 +1,9 @@
-"""manifest.json: what every file of a checkpoint must be, so that damage has a name before it has an effect.
+"""manifest.json: the size and SHA-256 of every file of a checkpoint, so that corruption is named before it has an
+effect.
 
-Written last, when all other files are on disk; a folder without one is no checkpoint. It holds size and SHA-256 of
-every file, and is itself in one exact spelling with its own digest inside: a flipped byte anywhere shows. The format
-became version 3 when `run` became `save_id`: an older megaphi then refuses it by name and does not call it corrupted.
+It is written last, when all other files are on disk; a folder without one is not a checkpoint. Its own text has one
+exact form with its own digest inside, so that a flipped byte anywhere shows. The format became version 3 when `run`
+became `save_id`: an older megaphi then refuses it by name and does not call it corrupted.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (KeyError, TypeError, AttributeError):
         is_whole = False
     if not is_whole:
-        raise InputError(f"{path} is corrupted: it is not as it was written")
+        raise InputError(f"{path} is corrupted: it has changed since it was written")
     return manifest  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
@@ -80,7 +81,7 @@ def check_size(folder: Path, manifest: Manifest, name: str) -> None:
     if found != expected:
         state = "is missing" if found is None else f"is truncated ({found:,} of {expected:,} bytes)"
         if found is not None and found > expected:
-            state = f"is longer than it was written ({found:,} bytes, not {expected:,})"
+            state = f"is longer than when it was written ({found:,} bytes, not {expected:,})"
         raise InputError(f"checkpoint {folder}: {name} {state}: use another checkpoint")
 
 
@@ -115,7 +116,7 @@ def _origin(path: Path, manifest: Manifest) -> str:
         if found is not None and found != (manifest.save_id, str(manifest.step)):
             save_id, step = found
             whose = "this run" if save_id == manifest.save_id else f"another save ({save_id})"
-            return f"is not of this checkpoint: {whose} wrote it at step {step}"
+            return f"is not part of this checkpoint: {whose} wrote it at step {step}"
     return "is corrupted"
 
 

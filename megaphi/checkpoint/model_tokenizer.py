@@ -1,8 +1,8 @@
 """The tokenizer and the context length of a model, which every use of its weights takes over with them.
 
-The files that came with the weights say the tokenizer; a run of ours without any was made with Phi-4's, unless its
-configuration says that it had none. A model that was imported without a tokenizer has none: its ids have a meaning that
-nobody here knows, and none is made up for it.
+The files that came with the weights determine the tokenizer; a run of ours without any was made with Phi-4's, unless
+its configuration says that it had none. A model that was imported without a tokenizer has none: the meaning of its ids
+is unknown, and is not guessed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def tokenizer_of(reader: WeightReader, *, ranks_file: str | os.PathLike[str] | N
         files = {name: path for name, path in carried.items() if name in (*TOKENIZER_FILES, *READ_BESIDE)}
         tokenizer = open_files(files, vocabulary=vocabulary, ranks_file=ranks_file, where=str(reader.folder))
     elif not recorded and ("imported_from" in reader.state or not can_have(vocabulary)):
-        return None  # imported without one, or trained on ids that can be nobody's text
+        return None  # imported without one, or trained on ids that are not text
     else:
         tokenizer = load_tokenizer(vocabulary, ranks_file=ranks_file)
     if recorded not in ("", tokenizer.fingerprint):
@@ -60,7 +60,7 @@ def text_tokenizer_of(reader: WeightReader, *, path: str | None = None) -> Token
     check_one_tokenizer(own, given, path=path, model=str(reader.folder))
     if (found := given or own) is None:
         raise InputError(
-            f"{reader.folder} came without a tokenizer, so its tokens cannot be told from text: name one with"
+            f"{reader.folder} came without a tokenizer, so its tokens cannot be turned into text: name one with"
             " --tokenizer (a folder with tokenizer.json, or phi4)"
         )
     return found

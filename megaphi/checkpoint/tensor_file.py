@@ -1,9 +1,9 @@
-"""One safetensors file: written front to back without holding it, read by position without mapping it.
+"""One safetensors file: written sequentially without holding it in memory, read by position without mapping it.
 
 The format is a JSON header (every tensor's type, shape and bytes) and then the bytes. The library writes a file from
 tensors that are all in memory, and maps what it reads: mapped pages count as a process's memory, and a mapped file that
-shrinks kills it. A checkpoint of 14B parameters must pass through a small machine, so both ends stream here. SHA-256
-is taken of the bytes on their way to the disk: whoever reads the file again can tell whether they arrived.
+shrinks kills it. A checkpoint of 14B parameters must pass through a small machine, so both ends stream here. SHA-256 is
+computed of the bytes on their way to the disk, so that a reader can tell whether they arrived.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class FileRecord:
 class TensorFileWriter:
     """Writes the tensors announced to it one after the other, each in as many parts as its caller likes.
 
-    A block is hashed by another thread while it is written, and the disk begins at once instead of when memory is full
-    of what waits for it. The file is not whole until `close`; callers give it a temporary name or a temporary folder.
+    A block is hashed by another thread while it is written, and writeback starts immediately instead of when memory is
+    full of dirty pages. The file is not whole until `close`; callers give it a temporary name or a temporary folder.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class TensorFileWriter:
             self._write(memoryview(header))
 
     def append(self, values: Tensor) -> None:
-        """The next elements, in the order of the announcement, flattened."""
+        """Append the next elements, in the announced order, flattened."""
         flat = values.detach().cpu().contiguous().view(-1)
         if flat.numel():
             self._write(_bytes_of(flat))
@@ -94,13 +94,13 @@ class TensorFileWriter:
             hashed.result()
         self._written = os.lseek(self._handle, 0, os.SEEK_CUR)
         if self._written - self._on_its_way >= _WRITEBACK_BYTES and hasattr(os, "posix_fadvise"):
-            # Pages that are not on disk cannot be dropped: Linux begins to write them.
+            # Dirty pages cannot be dropped: make Linux start to write them.
             length = self._written - self._on_its_way
             os.posix_fadvise(self._handle, self._on_its_way, length, os.POSIX_FADV_DONTNEED)
             self._on_its_way = self._written
 
     def close(self) -> FileRecord:
-        """Force the file to disk; returns what was written."""
+        """Sync the file to disk; returns its size and SHA-256."""
         if self._written != self._expected:
             raise RuntimeError(f"{self.path}: {self._written} of {self._expected} bytes were written")
         with explain_write_errors(self.path):
@@ -109,7 +109,7 @@ class TensorFileWriter:
         return FileRecord(self._written, self._sha256.hexdigest())
 
     def abandon(self) -> None:
-        """Let go of the file; safe to call twice."""
+        """Close the file; safe to call twice."""
         self._hasher.shutdown()
         if self._handle >= 0:
             os.close(self._handle)
@@ -119,7 +119,7 @@ class TensorFileWriter:
 def _header(
     tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, TensorEntry], int]:
-    """(the first bytes of the file, where every tensor lies, size of the whole)."""
+    """Return (the file's header, the position of every tensor, the size of the file)."""
     described: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, (dtype, shape) in tensors.items():
@@ -163,7 +163,7 @@ class TensorFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; safe to call twice."""
+        """Close the file; safe to call twice."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -234,7 +234,7 @@ def _entry(described: Mapping[str, Any], *, first: int) -> TensorEntry:
 
 
 def hash_file(path: Path, *, from_disk: bool = False) -> FileRecord:
-    """Size and SHA-256 of a file; `from_disk` first drops what the system keeps of it in memory (best effort)."""
+    """Size and SHA-256 of a file; `from_disk` first drops it from the page cache (best effort)."""
     digest = hashlib.sha256()
     buffer = bytearray(_BLOCK_BYTES)
     with open(path, "rb", buffering=0) as file:

@@ -1,8 +1,8 @@
 """Verification of a checkpoint as far as it goes without training: files, index, completeness, values.
 
-Files are read and hashed side by side; then the index is compared with what the files' own headers say, and the
-weights with what the architecture needs. Every finding is one sentence that names the file; none means that the
-checkpoint is, bit for bit, what was saved.
+Files are read and hashed side by side; then the index is compared with what the files' own headers say, and the weights
+with what the architecture needs. Every problem is one sentence that names the file; none means that the checkpoint is,
+bit for bit, what was saved.
 """
 
 from __future__ import annotations

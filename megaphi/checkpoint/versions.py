@@ -1,8 +1,8 @@
 """Provenance of a checkpoint or a measurement: versions of the packages, of Python, and of the source tree itself.
 
-All of this only describes a run, so nothing here may fail: what cannot be found out is left out, and said in the log.
-`source` is a digest of the code that runs, `kernels` of its compiled part, and neither needs git; `commit` is there
-where git knows the files, and says so when they are not those of the commit.
+All of this only describes a run, so nothing here may fail: what cannot be determined is left out, and logged. `source`
+is a digest of the running code, `kernels` of its compiled part, and neither needs git; `commit` exists where git tracks
+the files, and is marked when they differ from the commit.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def _describe(found: dict[str, str], name: str, ask: Callable[[], str | None]) -
     try:
         answer = ask()
     except Exception as error:
-        logger.info("%s is not recorded: %r", name, error)  # a text of its own some errors do not have
+        logger.info("%s is not recorded: %r", name, error)  # some errors have an empty message
         return
     if answer:
         found[name] = answer
 
 
 def source_files() -> dict[str, str]:
-    """Every Python file of this package, by its path in there, with the SHA-256 of its bytes."""
+    """Every Python file of this package, by its path within it, with the SHA-256 of its bytes."""
     return {
         path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -77,7 +77,7 @@ def source_digest(files: dict[str, str]) -> str:
 def commit(folder: Path = PACKAGE) -> str | None:
     """The commit that holds `folder`, marked `-dirty` unless it holds it as it is; None if no repository tracks it.
 
-    An installed package inside a repository of somebody else's is not of their commit.
+    An installed package inside another project's repository is not part of its commit.
 
     Raises:
         OSError, SubprocessError: git is not there, does not answer, or refuses (another owner, a corrupted repository).
@@ -87,7 +87,7 @@ def commit(folder: Path = PACKAGE) -> str | None:
     if not _git(folder, "ls-files", "--", "__init__.py"):
         return None
     head = _git(folder, "rev-parse", "HEAD")
-    # Anything tracked counts, wherever it is; of what git was never told, only what could be imported.
+    # Any change to a tracked file counts; of untracked files, only those that could be imported.
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no") or _git(
         folder, "ls-files", "--others", "--exclude-standard", "--", "."
     )

@@ -1,7 +1,7 @@
 """The interface through which the engine reads weights, from our checkpoints and from other projects' formats.
 
-A format needs to know one thing: rows of a weight in its matrix form (model/weights.py). Boxes, which ranks of any
-layout ask for, are put together from rows here. Names and the order of rows are ours: a reader of another format
+A format needs to provide one thing: rows of a weight in its matrix form (model/weights.py). Boxes, which ranks of any
+layout ask for, are assembled from rows here. Names and the order of rows are ours: a reader of another format
 translates while it reads, so that every weight passes through memory in parts.
 """
 
@@ -56,7 +56,7 @@ class WeightReader(Protocol):
 
 
 def box_from_rows(reader: WeightReader, name: str, box: Box) -> Tensor:
-    """`WeightReader.box` for formats that know rows only: the rows that it touches, of each the columns it wants."""
+    """`WeightReader.box` for formats that know rows only: the rows that it touches, and of each its columns."""
     if len(box.shape) == 1:
         return reader.rows(name, box.offset[0], box.offset[0] + box.shape[0])
     halves = [0] if len(box.shape) == 2 else range(box.offset[0], box.offset[0] + box.shape[0])

@@ -1,9 +1,10 @@
 """Phi-4's chat format: a conversation to token ids and, in the same pass, which of them are trained.
 
 Every message is `<|im_start|>role<|im_sep|>content<|im_end|>`, one after the other: no line break anywhere, no token
-before the first. Ids and mask come from one function because two that must agree sooner or later do not. Trained are
-an assistant's content and the `<|im_end|>` behind it, which is how the model learns to stop; the frame and all that
-others say is context. Contents are encoded as ordinary text, so no message can forge another one's frame.
+before the first. Ids and mask come from one function, because two functions that must agree eventually do not. The
+targets are an assistant's content and the `<|im_end|>` after it, which is how the model learns to stop; the frame and
+everything that others say is context. Contents are encoded as ordinary text, so no message can forge another one's
+frame.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def render_conversation(
 
     Args:
         train_on: "assistant" trains every assistant message, "last" only the last of them.
-        add_generation_prompt: end with `<|im_start|>assistant<|im_sep|>`, untrained, for the model to go on from.
+        add_generation_prompt: end with `<|im_start|>assistant<|im_sep|>`, untrained, for the model to continue.
     """
     answers = [place for place, message in enumerate(conversation.messages) if message.role == "assistant"]
     targets = set(answers[-1:] if train_on == "last" else answers)
@@ -47,5 +48,5 @@ def render_conversation(
 
 
 def message_frame(role: str, tokenizer: Phi4Tokenizer) -> list[int]:
-    """Ids of `<|im_start|>role<|im_sep|>`, what stands before a message's content."""
+    """Ids of `<|im_start|>role<|im_sep|>`, the frame before a message's content."""
     return [tokenizer.message_start, *tokenizer.encode(role), tokenizer.role_end]

@@ -1,10 +1,10 @@
-"""A chat template (Jinja, as Hugging Face's files carry it), and where in its text the contents of the messages are.
+"""A chat template (Jinja, as in Hugging Face's files), and the positions of the messages' contents in its text.
 
 The environment is the one that transformers renders templates in: sandboxed, with the same options, filters and
-functions, so that the text is the same. Where a content went is found by rendering a second time with marks around
-every content: without the marks that text must be the first one, else the template makes something else of contents
-than it should, and is refused. A template may trim contents (marks then stand within the white space), and may leave
-a message out; a message that is to be trained must be there.
+functions, so that the text is the same. Contents are located by rendering a second time with marks around each of them:
+without the marks that text must equal the first one, else the template alters contents, and is refused. A template may
+trim contents (the marks are then within the white space), and may leave a message out; a message that is to be trained
+must be there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _NONCE = secrets.token_hex(8)
-"""No text that anybody writes holds it."""
+"""A mark that no real text contains."""
 _MARK = re.compile(rf"<{_NONCE}:(begin|end):(\d+)>")
 
 Span = tuple[int, int]
@@ -49,7 +49,7 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
 
     def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False) -> str:
-        """The text. Raises InputError with what the template says against the conversation."""
+        """Render the text. Raises InputError with the template's objection to the conversation."""
         from jinja2 import TemplateError
 
         try:
@@ -64,7 +64,7 @@ class ChatTemplate:
             raise InputError(f"{self.where} does not take this conversation: {error}") from None
 
     def locate(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> LocatedText:
-        """The text, and where each content is in it. Raises InputError if that cannot be told."""
+        """Render the text and locate each content in it. Raises InputError if that is impossible."""
         messages = to_plain(conversation)
         text = self.render(messages, add_generation_prompt=add_generation_prompt)
         for trimmed in (False, True):
@@ -141,7 +141,7 @@ def _environment() -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks what the assistant says; what is trained is told without it."""
+        """`{% generation %}` marks what the assistant says; we determine the targets without it."""
 
         tags = {"generation"}  # noqa: RUF012 (jinja2's own form)
 

@@ -4,7 +4,7 @@
 tokens. tiktoken stores no merges, only ranks, so each token's one merge is recovered by encoding the token itself with
 the ranks below its own. The surprising fact: tiktoken's splitting pattern must not be copied. Hugging Face's engine
 gives its possessive quantifiers another meaning, so the export carries the classic GPT-4 pattern, which gives the same
-ids. What that leaves to its user: text that spells a special token is one, unless `split_special_tokens` is asked for.
+ids. One caveat for users: text that spells a special token becomes one, unless `split_special_tokens` is set.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def export_tokenizer(tokenizer: Phi4Tokenizer, folder: str | os.PathLike[str], *
     """Write `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja`.
 
     The template cannot protect a conversation, because it makes text before there are ids: a message that spells
-    `<|im_end|>` ends itself. Whoever passes on what strangers write encodes each content by itself, with
-    `split_special_tokens=True`, and puts the ids of the frame around it, as `render_conversation` does.
+    `<|im_end|>` ends itself. To serve untrusted users, encode each content separately, with
+    `split_special_tokens=True`, and put the ids of the frame around it, as `render_conversation` does.
 
     Args:
         folder: made if it is not there; each file appears whole or not at all.

@@ -1,8 +1,8 @@
 """The interface of tokenizers: Phi-4's own (`phi4.py`), or any tokenizer.json (`json_tokenizer.py`).
 
-A tokenizer belongs to a model: its fingerprint stands in datasets and checkpoints, and its files travel with the
-weights (`open_tokenizer.py` says where one comes from). Text is ordinary text for both kinds: what spells a special
-token is encoded letter by letter, and only the frame of a conversation has tokens that mean something else.
+A tokenizer belongs to a model: its fingerprint is recorded in datasets and checkpoints, and its files travel with the
+weights (`open_tokenizer.py` opens them). Text is ordinary text for both kinds: what spells a special token is encoded
+letter by letter, and only the frame of a conversation has tokens that mean something else.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Tokenizer(Protocol):
 
     @property
     def text_start(self) -> Sequence[int]:
-        """Stands before every document, and before a text that is to be continued: often nothing, or one token."""
+        """Tokens before every document, and before a text that is to be continued: often none, or one."""
         ...
 
     @property
@@ -93,7 +93,7 @@ class Tokenizer(Protocol):
 
     @property
     def files(self) -> Mapping[str, Path]:
-        """Name -> where it lies, of the files that make the tokenizer; none for Phi-4's, which is part of megaphi."""
+        """Name -> path of the files that make up the tokenizer; empty for Phi-4's, which is part of megaphi."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -121,8 +121,8 @@ class Tokenizer(Protocol):
     ) -> RenderedConversation:
         """Ids and trained mask of a conversation in the model's chat format.
 
-        Trained are contents of the assistant and the token that ends each. With `add_generation_prompt` the ids end
-        where the assistant begins to speak.
+        The targets are the assistant's contents and the token that ends each. With `add_generation_prompt` the ids end
+        where the assistant's answer begins.
 
         Raises:
             InputError: the format cannot express the conversation.
@@ -147,8 +147,8 @@ class Utf8Decoder:
 class WindowDecoder:
     """A `TextDecoder` of any tokenizer: new text is what a few more tokens add to the decoding of the last ones.
 
-    A word's first token often decodes without its space when it stands alone, so the tokens of the piece before stand
-    in front of the new ones.
+    A word's first token often decodes without its space when it stands alone, so the tokens of the previous piece are
+    decoded together with the new ones.
     """
 
     def __init__(self, decode: Callable[[Iterable[int]], str], after: Sequence[int] = ()) -> None:
@@ -157,7 +157,7 @@ class WindowDecoder:
         while self._ids and decode(self._ids).endswith(UNDECIDED):  # half a character there is not completed here
             self._ids.pop()
         self._told = len(self._ids)
-        """So many of the ids are text already."""
+        """Number of ids that are text already."""
 
     def add(self, token: int) -> str:
         self._ids.append(token)

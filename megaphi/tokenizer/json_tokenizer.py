@@ -1,10 +1,10 @@
 """Any tokenizer.json (Hugging Face's `tokenizers`), with the tokens and the chat template that its folder names.
 
-Text is ordinary text: it has none of the tokens that the file, or tokenizer_config.json, calls special. A conversation
+Text is ordinary text: it never yields the tokens that the file, or tokenizer_config.json, marks special. A conversation
 must give the ids that transformers gives, merges across the border of frame and content included, and yet no content
-may forge a frame. So everything is encoded by a second copy of the tokenizer in which every special token is spelled in
-a way that nobody can write; only the frame of a conversation is spelled so, and offsets say which tokens are of a
-content. An added token that is not called special (say, `<think>`) is one wherever it stands, as in transformers.
+may forge a frame. So everything is encoded by a second copy of the tokenizer in which every special token has a
+spelling that no user can write; only the frame of a conversation is spelled so, and offsets tell which tokens belong to
+a content. An added token that is not marked special (say, `<think>`) is one wherever it occurs, as in transformers.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class JsonTokenizer:
 
     @property
     def message_end(self) -> int:
-        """The special token behind an answer in the chat format; that of a text where it has none."""
+        """The special token after an answer in the chat format; that of a text if there is none."""
         return self.end_of_text if self._answer_end is None else self._answer_end
 
     @cached_property
@@ -126,10 +126,10 @@ class JsonTokenizer:
     def render(
         self, conversation: Conversation, *, train_on: TrainOn = "assistant", add_generation_prompt: bool = False
     ) -> RenderedConversation:
-        """As transformers' `apply_chat_template`; trained are answers and the special token behind each.
+        """Render as transformers' `apply_chat_template` does; the targets are answers and the special token after each.
 
-        Where the template writes nothing that asks for an answer, its frame before the answer is trained too: nobody
-        but the model will write it.
+        If the template writes no generation prompt, its frame before the answer is trained too: only the model will
+        write it.
 
         Raises:
             InputError: there is no chat template, it refuses the conversation, or it leaves an answer out.
@@ -153,11 +153,12 @@ class JsonTokenizer:
             if (span := spans[place]) is not None:
                 start = span[0] - self._unasked(conversation, place, located)
                 trained_T |= (offsets_T2[:, 1] > start) & (offsets_T2[:, 0] < self._with_end(text, span))
-        trained_T[:1] = False  # nothing comes before it that could predict it
+        trained_T[:1] = False  # no token before it could predict it
         return RenderedConversation(ids_T.tolist(), trained_T.tolist())
 
     def _spelled(self, text: str, spans: Sequence[Span | None]) -> tuple[str, list[Span | None]]:
-        """The text with the special tokens of its frame spelled in secret, and where the contents are in that."""
+        """The text with its frame's special tokens in their secret spelling, and the spans of the contents in it.
+        """
         parts: list[str] = []
         moved: list[Span | None] = [None] * len(spans)
         done = length = 0
@@ -178,7 +179,7 @@ class JsonTokenizer:
         return self._special_pattern.sub(lambda found: _secret_spelling(self.special_ids[found[0]]), frame)
 
     def _unasked(self, conversation: Conversation, place: int, located: LocatedText) -> int:
-        """Length, as it is spelled, of the frame before an answer that the model itself has to write."""
+        """Length, in the secret spelling, of the frame before an answer that the model has to write by itself."""
         span = located.spans[place]
         if self.template is None or span is None or self.template.asks:
             return 0
@@ -202,9 +203,9 @@ class JsonTokenizer:
 
     @cached_property
     def _framed(self) -> Engine:
-        """The tokenizer that encodes: special tokens have their secret spelling only, among the model's tokens too.
+        """The tokenizer that encodes: special tokens have their secret spelling only, in the model's vocabulary too.
 
-        (Merges can make a special token out of its letters, where it stands in the vocabulary.)
+        (Merges can make a special token out of its letters if it is in the vocabulary.)
         """
         added = [
             {**token, "content": _secret_spelling(token["id"])} if token["special"] else token
@@ -217,7 +218,8 @@ class JsonTokenizer:
 
     @cached_property
     def _meaning(self) -> NDArray[np.int64]:
-        """Id in `_framed` -> id. Added tokens get new ids there, as their spelling is not in the model's vocabulary."""
+        """Id in `_framed` -> id. Added tokens have new ids there: their spelling is not in the model's vocabulary.
+        """
         meaning = np.arange(1 + max(self._framed.get_vocab(with_added_tokens=True).values()))
         for token in self._data["added_tokens"]:
             spelling = _secret_spelling(token["id"]) if token["special"] else token["content"]
@@ -236,7 +238,7 @@ class JsonTokenizer:
         last = [token for token, flag in zip(rendered.ids, rendered.trained, strict=True) if flag][-1:]
         if last and last[0] in self.special_ids.values():
             return int(last[0])
-        logger.warning("%s ends no answer with a special token: a model does not learn to stop", self.template.where)
+        logger.warning("%s ends no answer with a special token: a model would not learn to stop", self.template.where)
         return None
 
     def _end_of_text(self) -> int:
@@ -304,7 +306,7 @@ def named_tokens(files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def chat_template_source(files: Mapping[str, Path]) -> str | None:
-    """The chat template where transformers looks for it: of several the one called default."""
+    """The chat template, searched where transformers does; of several, the one called default."""
     if "chat_template.jinja" in files:
         try:
             return files["chat_template.jinja"].read_text(encoding="utf-8")
@@ -359,7 +361,7 @@ def _open(data: Mapping[str, Any], *, where: Path) -> Engine:
 
     try:
         return Engine.from_str(json.dumps(data))
-    except Exception as error:  # the library raises nothing more precise
+    except Exception as error:  # the library raises no narrower type
         raise InputError(f"{where} is not a tokenizer.json that can be read: {error}") from None
 
 

@@ -1,8 +1,8 @@
 """The tokenizer that some files describe: Phi-4's own where they are an export of it, else the tokenizer.json itself.
 
-Phi-4's tokenizer.json gives the ids that Phi-4's tokenizer here gives, several times as fast, and datasets carry its
-fingerprint; so a folder that holds it (the released model, every export of ours) is recognised by its vocabulary, its
-special tokens and its chat format. `phi4` names it where a path is expected.
+Phi-4's own tokenizer gives the same ids as its tokenizer.json several times faster, and datasets carry its fingerprint;
+so a folder that holds that file (the released model, every export of ours) is recognised by its vocabulary, special
+tokens and chat format. `phi4` names it where a path is expected.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ TOKENIZER_FILES = (
 ).split()
 """Files that may make up a tokenizer; only tokenizer.json and those that describe it are read."""
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""Without one of them there is no tokenizer, whatever else describes it."""
+"""At least one of these is needed, whatever else describes the tokenizer."""
 READ_BESIDE = ("generation_config.json", "config.json")
-"""Files of a model that may name further tokens that end a text."""
+"""Files of a model that may name further end tokens."""
 
 
 def open_path(
@@ -71,7 +71,7 @@ def open_files(
     ranks_file: str | os.PathLike[str] | None = None,
     where: str,
 ) -> Tokenizer:
-    """The tokenizer that `files` (name -> where it lies) make; as `open_path`."""
+    """The tokenizer made up of `files` (name -> path); see `open_path`."""
     if TOKENIZER_JSON not in files:
         raise InputError(
             f"{where} has its tokenizer in {', '.join(sorted(files.keys() & set(VOCABULARIES)))} and no"

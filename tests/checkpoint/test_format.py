@@ -167,7 +167,7 @@ def test_a_manifest_of_the_format_before_is_read_and_its_damage_is_noticed(tmp_p
         OLD_MANIFEST.replace(": 7", ": 8"),
     ):
         path.write_text(damaged)
-        with pytest.raises(InputError, match="is corrupted: it is not as it was written"):
+        with pytest.raises(InputError, match="is corrupted: it has changed since it was written"):
             read_manifest(tmp_path)
 
 

@@ -158,7 +158,7 @@ def test_what_does_not_belong_together_is_found(capsys, checkpoint, tmp_path):
     (checkpoint / "rank_00002.safetensors").write_bytes(b"?")
     assert main(["verify", str(checkpoint)]) == 1
     text = capsys.readouterr().out
-    assert "rank_00001.safetensors is not of this checkpoint: another save (second) wrote it at step 3" in text
+    assert "rank_00001.safetensors is not part of this checkpoint: another save (second) wrote it at step 3" in text
     assert "rank_00002.safetensors is not part of it" in text
 
 

@@ -1,6 +1,6 @@
 """An HTML page of documentation as a list of blocks: headings, paragraphs, terms, list items, code.
 
-Only what stands inside the page's main element counts: navigation, footers, scripts and link marks are left out. Code
+Only the page's main element counts: navigation, footers, scripts and link marks are left out. Code
 keeps its line breaks; a term keeps its name and its kind ("N", "int"), so that a rewriter can ask about it.
 """
 
@@ -71,7 +71,7 @@ def read_page(html: str) -> Page:
 
 @dataclass
 class _Open:
-    """A block that is being read."""
+    """The block that is being read."""
 
     kind: Kind
     level: str
@@ -80,7 +80,7 @@ class _Open:
 
 
 def _kind(tag: str, classes: list[str]) -> Kind | None:
-    """The block that an element opens: displayed formulas are paragraphs of their own."""
+    """The kind of block that an element opens: displayed formulas are separate paragraphs."""
     if "rubric" in classes:
         return "heading"
     return "paragraph" if tag == "div" and "math" in classes else _BLOCKS.get(tag)

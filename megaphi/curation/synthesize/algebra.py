@@ -1,4 +1,4 @@
-"""Equations and sequences. Every solution is checked by putting it back into what it is a solution of."""
+"""Equations and sequences. Every solution is checked by substituting it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Sums, products, remainders, fractions, percentages, written out step by step.
 
-Checked by another route than the one shown: a product by repeated halving, a fraction by cross-multiplication.
+Checked by another method than the one shown: a product by repeated halving, a fraction by cross-multiplication.
 """
 
 from __future__ import annotations

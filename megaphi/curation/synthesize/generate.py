@@ -1,6 +1,6 @@
 """A stream of exercises from all families, each checked, none repeated, the same for the same seed.
 
-An exercise whose independent check fails is a defect of its family and stops the stream: nothing unchecked leaves.
+An exercise whose independent check fails is a bug in its family and stops the stream: no unchecked exercise is emitted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRIES = 100
 
 
 def generate_exercises(count: int, *, seed: int) -> Iterator[Exercise]:
-    """`count` exercises that differ in problem or solution, the families in turn, each until it has nothing new.
+    """Yield `count` exercises that differ in problem or solution, taking the families in turn until they are exhausted.
 
     Raises:
         ValueError: all families together have fewer different exercises than `count`.

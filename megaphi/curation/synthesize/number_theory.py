@@ -1,4 +1,4 @@
-"""Divisors, primes, remainders. Answers are found by a method and checked by trying everything."""
+"""Divisors, primes, remainders. Answers are found by an algorithm and checked by brute force."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from megaphi.curation.synthesize.exercise import GOODS, NAMES, Checked, Exercise
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One function and a second way to compute the same."""
+    """A function and a second implementation of it."""
 
     name: str
     wish: str

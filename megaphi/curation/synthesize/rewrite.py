@@ -1,7 +1,7 @@
 """A page of documentation rewritten as exercises: questions and answers, gaps to fill, tasks with code, a summary.
 
 The Phi-4 report rewrites pages with a language model. This is the same step by rule: every sentence of an answer is a
-sentence of the page, only the questions are ours, so nothing can be made up. Deterministic: the page decides.
+sentence of the page, and only the questions are ours, so nothing can be invented. Deterministic: the page decides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONGEST_TERM = 40
 
 
 def rewrite(page: Page) -> str:
-    """The page as a sheet of exercises; empty if it gives none."""
+    """The page as a sheet of exercises; empty if there are none."""
     parts = [*_about(page), *_term_questions(page), *_code_tasks(page), *_gaps(page), *_summary(page)]
     if len(parts) < 2:
         return ""
@@ -38,7 +38,7 @@ def sentences(text: str) -> list[str]:
 
 
 def _choice(page: Page, salt: str, options: tuple[str, ...]) -> str:
-    """One of the options, decided by the page's title and the place in it."""
+    """One of the options, determined by the page's title and the position in it."""
     digest = hashlib.sha256(f"{page.title}/{salt}".encode()).digest()
     return options[digest[0] % len(options)]
 
