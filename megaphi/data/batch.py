@@ -1,7 +1,7 @@
 """One batch of next-token samples, as plain arrays: what `data` hands to the engine.
 
-B samples of S tokens. Labels are the tokens one place further on, so the last label of a row is a token that the row
-itself does not hold.
+B samples of S tokens. Labels are the tokens shifted by one, so the last label of a row is a token that the row itself
+does not hold.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from megaphi.config import Range
 
 NO_SAMPLE = -1
-"""Number of a row that only fills a micro-batch of held-out samples: its loss mask is zero, nothing of it counts."""
+"""Number of a row that only pads a micro-batch of held-out samples: its loss mask is zero."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,9 @@ class Batch:
     loss_mask_BS: NDArray[np.float32]
     """1 where the label is trained on, 0 where it is not."""
     document_ids_BS: NDArray[np.int32] | None
-    """0, 1, 2, ... along each row, one more at every document start; None when attention may cross documents."""
+    """Document index along each row, 0, 1, 2, ..., incremented at every document start; None when attention may cross
+    documents.
+    """
     sample_numbers_B: NDArray[np.int64]
     """Position of each row in the run, which determines its content; `NO_SAMPLE` for rows that belong to none."""
     positions_BS: NDArray[np.int64] | None = None

@@ -1,7 +1,7 @@
 """The compiled part of the data path, `megaphi._C`, imported when it is first needed.
 
-Without it there is no order, no reading and no index: one message says how it comes to be there. Numbers go in as
-packed int64; `whole_numbers` makes them of what a caller has, and refuses to round.
+Without it there is no order, no reading and no index: one message tells how to install it. Numbers are passed as
+contiguous int64; `whole_numbers` converts what a caller has, and refuses to round.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def compiled() -> ModuleType:
 
 
 def whole_numbers(values: ArrayLike) -> NDArray[np.int64]:
-    """`values` (integers, any shape) as a packed int64 array; what is beyond int64 becomes a negative number."""
+    """`values` (integers, any shape) as a contiguous int64 array; values beyond int64 become negative."""
     given = np.asarray(values)
     if given.size and given.dtype.kind not in "iu":
         raise TypeError(f"whole numbers are needed here, not {given.dtype}")

@@ -157,8 +157,7 @@ class JsonTokenizer:
         return RenderedConversation(ids_T.tolist(), trained_T.tolist())
 
     def _spelled(self, text: str, spans: Sequence[Span | None]) -> tuple[str, list[Span | None]]:
-        """The text with its frame's special tokens in their secret spelling, and the spans of the contents in it.
-        """
+        """The text with its frame's special tokens in their secret spelling, and the spans of the contents in it."""
         parts: list[str] = []
         moved: list[Span | None] = [None] * len(spans)
         done = length = 0
@@ -218,8 +217,7 @@ class JsonTokenizer:
 
     @cached_property
     def _meaning(self) -> NDArray[np.int64]:
-        """Id in `_framed` -> id. Added tokens have new ids there: their spelling is not in the model's vocabulary.
-        """
+        """Id in `_framed` -> id. Added tokens have new ids there: their spelling is not in the model's vocabulary."""
         meaning = np.arange(1 + max(self._framed.get_vocab(with_added_tokens=True).values()))
         for token in self._data["added_tokens"]:
             spelling = _secret_spelling(token["id"]) if token["special"] else token["content"]

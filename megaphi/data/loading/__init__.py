@@ -1,1 +1,1 @@
-"""Batches out of a mixture, ahead of time where it helps, and on from where a run stopped."""
+"""Batches from a mixture, prefetched where it helps, and resumed where a run stopped."""

@@ -1,9 +1,9 @@
-"""From a checkpoint's ledger to the place where its run goes on, with the mixture as it is now.
+"""From a checkpoint's ledger to the position where its run continues, with the mixture as it is now.
 
 Nothing changed: the plan is counted from where it was counted before, so the next sample is the one that would have
-followed. The plan was edited (weights, sources, stages, batch size): it starts over at this step, and every source goes
-on where it stopped; a new one begins, and one taken out keeps its place for the day it comes back. The data changed:
-refused, unless the user accepts it; a changed source then begins an epoch that nobody has seen.
+followed. The plan was edited (weights, sources, stages, batch size): it is counted anew from this step, and every
+source continues where it stopped; a new one begins, and a removed one keeps its position in case it returns. The data
+changed: refused, unless the user accepts it; a changed source then begins an unseen epoch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def continue_run(
         raise InputError(
             f"the data is not what {where} was trained on: {listed}. Put it back, or set"
             " start.accept_changed_data=true: sources that changed then"
-            " begin an epoch of their own, the others go on where they stopped"
+            " begin a new epoch, the others continue where they stopped"
         )
     names = {source.name for source in mixture.sources}
     former = tuple(record for record in ledger.sources if record.name not in names)
@@ -68,7 +68,7 @@ def continue_run(
 
 
 def warm_start(ledger: Ledger, mixture: OpenMixture) -> DataContinuation:
-    """A new run whose sources go on where those of an earlier run stopped, as far as they are the same."""
+    """A new run whose sources continue where those of an earlier run stopped, as far as they are the same."""
     now = mixture.datasets()
     changes = _changed_sources(ledger, now)
     cursors = {

@@ -5,8 +5,8 @@ samples of that step, all micro-batches at once, and DALI copies the arrays, upl
 hands them out in order. Resuming is the number of the next step. DALI's own checkpoints are not used: after a change of
 the batch size they continue at the wrong data.
 
-When it pays: not on CPUs. There it is one copy more, about a millisecond per 32,768 tokens, and reads nothing faster, a
-background thread (`prefetch`) being as far ahead (`benchmarks/loader_throughput.py`). On a GPU the upload of later
+When it helps: not on CPUs. There it is one copy more, about a millisecond per 32,768 tokens, and reads nothing faster,
+a background thread (`prefetch`) being as far ahead (`benchmarks/loader_throughput.py`). On a GPU the upload of later
 steps runs beside the step that trains; that is under a megabyte per 32,768 tokens, so look for a gain where steps are
 very short or the host's copies are in the way, and measure. The path to a GPU has not yet been run.
 """
@@ -47,7 +47,7 @@ def dali_steps(
 
     Args:
         numbers: pure; the shape of what it gives may change from step to step.
-        stop: the step to end before; None goes on for ever.
+        stop: the step to end before; None never ends.
         depth: steps that DALI works ahead.
         device: CUDA device that the arrays are uploaded to, as torch tensors on it; None leaves them NumPy arrays.
 

@@ -1,4 +1,4 @@
-"""From a mixture of datasets on disk to batches: sample numbers in, arrays out, nothing remembered in between.
+"""Batches from a mixture of datasets on disk: sample numbers in, arrays out, no state in between.
 
 `open_mixture` opens the datasets and works out the order of the run (`run_order.py`; `megatron_order.py` for a run that
 began in Megatron-LM). `OpenMixture.batch(sample_numbers)` asks the order where those samples lie and reads them. As a
@@ -68,7 +68,7 @@ class OpenMixture:
     def batch(self, sample_numbers: ArrayLike) -> Batch:
         """The samples of these numbers (one dimension, any order, of one stage): a pure function of them.
 
-        A row of `NO_SAMPLE` holds some tokens, and none of them counts.
+        A row of `NO_SAMPLE` holds arbitrary tokens, all of them masked.
         """
         numbers_B = np.array(sample_numbers, dtype=np.int64)
         is_padding_B = numbers_B == NO_SAMPLE
@@ -104,7 +104,7 @@ class OpenMixture:
         return {source.name: drawn.get(source.name, source_B[:0]) for source in self.mixture.sources}
 
     def prepare(self, sample_numbers: ArrayLike) -> None:
-        """These samples will be wanted soon: start to fetch what object storage holds of them."""
+        """Announce samples that will be read soon, to prefetch them from object storage."""
         if self.reader.is_remote:
             runs, _ = self.order.runs(np.array(sample_numbers, dtype=np.int64), self.reader)
             self.reader.prepare(runs)

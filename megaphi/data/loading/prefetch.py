@@ -1,6 +1,6 @@
-"""Let a background thread work ahead, so that the next batch is there when the step before it ends.
+"""Prefetch in a background thread, so that the next batch is ready when the current step ends.
 
-Reading a batch is memory copies and page faults, both of which let go of the GIL: a thread is enough, and unlike worker
+Reading a batch is memory copies and page faults, both of which release the GIL: a thread is enough, and unlike worker
 processes it has nothing to start, to copy or to leave behind. An error in the thread is raised where its item would
 have come out.
 """

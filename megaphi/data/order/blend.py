@@ -4,8 +4,8 @@
 sample of its exact share, for any number of sources. When the weights, read as the decimals they were written as, have
 a common denominator D of at most 2^20, one period of D samples repeats for ever; with other weights it holds a run of
 at most 2^20 samples. For longer runs of such weights a binary tree splits counts exactly from the root to the sources;
-it knows the total, hits it exactly, and computes its own bound, which is below 2.5 samples. What a table says of a
-sample does not depend on the length of the run, so such a run can be extended.
+it knows the total, hits it exactly, and computes its own bound, which is below 2.5 samples. A table's answer does not
+depend on the length of the run, so such a run can be extended.
 
 Shares, quotas, the shape of the tree and its bound are exact fractions, worked out here; the schedule and every lookup
 are compiled from csrc/index/blend.h.
@@ -29,7 +29,9 @@ from megaphi.errors import InputError
 LARGEST_TABLE = 1 << 20
 """Samples; a table of this size takes a twentieth of a second to make and 8 MB."""
 FARTHEST_DEADLINE = 1 << 40
-"""Later ones count as this one, far beyond any table, so that deadlines fit in 64 bits for the lightest source."""
+"""Later deadlines are clamped to this one, far beyond any table, so that they fit in 64 bits for the lightest
+source.
+"""
 ENDLESS = 1 << 48
 """The horizon of a tree when no total is given: more samples than any run, so every run is a prefix of it."""
 
@@ -112,10 +114,10 @@ def largest_remainder(shares: Sequence[Fraction], total: int) -> list[int]:
 def _table(shares: Sequence[Fraction], slots: int, *, repeats: bool) -> Any:
     """The first D slots of a Pfair schedule (Baruah, Cohen, Plaxton, Varvel 1996), for ever or once.
 
-    The j-th sample of source i may take the slots from floor(j / share_i) to ceil((j + 1) / share_i) - 1, which is just
-    what |count - n share_i| < 1 at every prefix n demands; serving the earliest deadline among the samples that may run
-    (ties: lower source) always succeeds. If all D share_i are whole, the schedule repeats after D samples: sample
-    n = q D + t has the rank q D share_i + (rank of slot t).
+    The j-th sample of source i may take the slots from floor(j / share_i) to ceil((j + 1) / share_i) - 1, which is
+    exactly what |count - n share_i| < 1 at every prefix n demands; serving the earliest deadline among the samples that
+    may run (ties: lower source) always succeeds. If all D share_i are whole, the schedule repeats after D samples:
+    sample n = q D + t has the rank q D share_i + (rank of slot t).
     """
     return compiled().Blend.table([_inverse(share) for share in shares], slots, repeats)
 

@@ -1,9 +1,9 @@
 """The data ledger: what a run has read of every source, as every checkpoint records it, and what has changed since.
 
-A source is cut into blocks; an epoch is one pass over its blocks in a shuffled order. A `Cursor` says how far that pass
-has come, so a run goes on at the next token whatever its stage, its weights or its batch size are from then on. The
-ledger also holds what each source consisted of: a source whose files are no longer the same has no place to go on at,
-and the message names the file that differs. Paths are not compared: data may move.
+A source is cut into blocks; an epoch is one pass over its blocks in a shuffled order. A `Cursor` tells how far that
+pass has come, so a run continues at the next token whatever its stage, weights or batch size are from then on. The
+ledger also records the files of each source: a source whose files have changed cannot be continued, and the message
+names the file that differs. Paths are not compared: data may move.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Cursor:
 
     @property
     def next_epoch(self) -> int:
-        """The first epoch of which nothing has been read."""
+        """The first epoch that is entirely unread."""
         tokens_per_epoch = self.block_tokens * self.blocks
         return self.first_epoch + (-(-self.tokens // tokens_per_epoch) if tokens_per_epoch else 0)
 
@@ -45,7 +45,7 @@ class Cursor:
         return cut > 0 and cut % sequence_length == 0 and self.blocks == token_count // cut
 
     def restarted(self) -> Cursor:
-        """The cursor before the first block of an epoch that nobody has seen."""
+        """The cursor before the first block of an unseen epoch."""
         return replace(self, block_tokens=0, blocks=0, first_epoch=self.next_epoch, tokens=0)
 
 
@@ -77,7 +77,7 @@ class SourceRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentRecord:
-    """All that decides which samples a stage takes, and in which order."""
+    """Everything that determines the samples of a stage and their order."""
 
     first_sample: int
     sequence_length: int
@@ -99,7 +99,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ledger:
-    """The state of a run's data: with the number of its next sample, all there is to know."""
+    """The state of a run's data: complete together with the number of its next sample."""
 
     order: str
     """keyed or megatron."""
@@ -109,7 +109,7 @@ class Ledger:
     segments: tuple[SegmentRecord, ...]
     """Stages begun since the origin."""
     sources: tuple[SourceRecord, ...]
-    """Those of the mixture, then those that it held once."""
+    """Sources of the mixture, then those that were in it once."""
     version: int = LEDGER_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -122,8 +122,8 @@ def read_ledger(state: Mapping[str, Any], *, where: str) -> Ledger:
     found = state.get("ledger")
     if found is None:
         raise InputError(
-            f"{where} has no data ledger (an older version of megaphi wrote it), so its place in the data is not known."
-            f" Start a run in another folder with start.initial_checkpoint={where} to train its weights on"
+            f"{where} has no data ledger (an older version of megaphi wrote it), so its position in the data is not"
+            f" known. Start a run in another folder with start.initial_checkpoint={where} to train its weights on"
         )
     if not isinstance(found, dict) or found.get("version") != LEDGER_VERSION:
         version = found.get("version") if isinstance(found, dict) else None

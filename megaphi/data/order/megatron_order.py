@@ -1,4 +1,5 @@
-"""Megatron's order: sample n of a run started with Megatron-LM, so that the run can go on here where it stopped there.
+"""Megatron's order: sample n of a run started with Megatron-LM, so that the run can continue here where it stopped
+there.
 
 What `GPTDataset` and `BlendedDataset` of Megatron-Core 0.16 visit, in their steps: a split is a range of documents;
 as many epochs as the run needs are shuffled together, the last one apart if less than four fifths of it are used;
@@ -100,7 +101,7 @@ class MegatronOrder:
         ]
         self._blend = build_blend(self.names, self.orders, shares, samples) if is_blend else None
         self.samples = len(self._blend.dataset_M) if self._blend else len(self.orders[0])
-        """Numbers that there are: at least those of the run."""
+        """Number of samples: at least those of the run."""
         self._report(time.perf_counter() - began)
 
     def runs(self, sample_numbers: ArrayLike) -> Runs:
@@ -131,7 +132,7 @@ class MegatronOrder:
         if self._blend is None:
             return {self.names[0]: samples}
         counts = np.zeros(len(self.names), dtype=np.int64)
-        for first in range(0, samples, COUNTED_AT_ONCE):  # bincount makes 8 bytes of each 2
+        for first in range(0, samples, COUNTED_AT_ONCE):  # bincount widens 2 bytes to 8
             stretch = self._blend.dataset_M[first : min(first + COUNTED_AT_ONCE, samples)]
             counts += np.bincount(stretch, minlength=len(self.names))
         return dict(zip(self.names, counts.tolist(), strict=True))
@@ -154,7 +155,7 @@ class DatasetOrder:
 
     dataset: IndexedDataset
     document_D: NDArray[np.integer[Any]]
-    """Documents (sequences of the .idx) of all epochs, shuffled."""
+    """Documents (sequences of the .idx) of all epochs, in shuffled order."""
     start_M2: NDArray[np.integer[Any]]
     """Start of every sample, in the order of their numbers: the entry of `document_D`, and the token within it."""
 
@@ -200,7 +201,7 @@ def order_dataset(
 def samples_before_last_epoch(samples: int | None, *, epochs: int, tokens: int, sequence_length: int) -> int:
     """Samples that end before the last epoch, if that is shuffled apart because too few of its own are used; else 0.
 
-    An epoch apart has at least two samples, so the ones before it have some, and 0 is no other answer's.
+    A separate epoch has at least two samples, so the ones before it have some, and 0 is unambiguous.
     """
     if samples is None or epochs == 1:
         return 0
@@ -210,7 +211,7 @@ def samples_before_last_epoch(samples: int | None, *, epochs: int, tokens: int, 
 
 
 class MegatronBlend(NamedTuple):
-    """Dataset that every sample comes from, and how many samples of that dataset came before."""
+    """Dataset of every sample, and the number of earlier samples from it."""
 
     dataset_M: NDArray[np.int16]
     rank_M: NDArray[np.integer[Any]]
@@ -237,7 +238,7 @@ def build_blend(
         if count > size:
             raise InputError(
                 f"the blend takes {count:,} samples of source {name!r}, which was prepared for {size:,}: raise the"
-                " surplus (Megatron's --mid-level-dataset-surplus), as Megatron needs it for these weights, too"
+                " surplus (Megatron's --mid-level-dataset-surplus), which Megatron needs for these weights, too"
             )
     return blend
 
@@ -289,7 +290,7 @@ def one_dataset(name: str, datasets: Sequence[TokenDataset]) -> IndexedDataset:
 
 
 def check_numbers(*, sequence_length: int, seed: int, samples: int | None, weights: Sequence[float] | None) -> None:
-    """Refuse what Megatron cannot have been started with."""
+    """Refuse settings that Megatron cannot have been started with."""
     if not 1 <= sequence_length < 1 << 31:
         raise InputError(f"sequence length {sequence_length} is not a positive number of tokens below 2^31")
     if not 0 <= seed < 1 << 32:

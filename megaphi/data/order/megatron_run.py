@@ -1,7 +1,7 @@
-"""A run in Megatron's order, seen as the loop sees any run: steps, samples, and what has been read of every source.
+"""A run in Megatron's order, with the interface of any other: steps, samples, and the position in every source.
 
-The order (`megatron_order.py`) is one piece, made for one length of run and one set of weights. So there are no stages,
-and nothing in it can be edited on the way: the ledger records what it was made of, and a run goes on with just that.
+The order (`megatron_order.py`) is monolithic, made for one length of run and one set of weights. So there are no
+stages, and it cannot be edited during the run: the ledger records its inputs, and a run continues with exactly those.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class MegatronRun:
         }
 
     def begun(self, samples: int) -> tuple[SegmentRecord, ...]:
-        """All that the order depends on, once there is a sample."""
+        """Everything that the order depends on, once there is a sample."""
         if samples == 0:
             return ()
         record = SegmentRecord(

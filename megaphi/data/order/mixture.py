@@ -71,7 +71,7 @@ class Mixture:
 
     sources: tuple[Source, ...]
     stages: tuple[Stage, ...] = ()
-    """One after the other; empty is one stage with the sources' weights. Every source goes on where it stopped."""
+    """One after the other; empty is one stage with the sources' weights. Every source continues where it stopped."""
     order: Literal["keyed", "megatron"] = "keyed"
     """keyed: nothing is built. megatron: the order of Megatron-LM's builders, to continue a run started there."""
     document_split: str | None = None
@@ -87,7 +87,7 @@ class Mixture:
 
 
 def check_sources(sources: Sequence[Source]) -> None:
-    """Refuse a mixture that cannot be meant: no source, a weight that is no positive number, a name used twice."""
+    """Refuse an invalid mixture: no source, a weight that is not positive, a name used twice."""
     check_names([source.name for source in sources])
     for source in sources:
         check_values(source, where=f"task.mixture.sources.{source.name}")

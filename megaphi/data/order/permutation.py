@@ -1,9 +1,9 @@
 """A shuffle that is a formula: position -> item, for any size, with nothing built and nothing stored.
 
 `derive_key` turns (seed, source, epoch, purpose) into 64 bits; `KeyedPermutation` turns a size and such a key into a
-bijection on [0, size) that can be asked at any position, and inverted. Up to 4,096 items it is an exact Fisher-Yates
-table; above, a Feistel network, because the network is visibly biased on small sets and the table does not scale.
-Every run ever started depends on these bits: a change of one constant is a new `ORDER_VERSION`, and
+bijection on [0, size) that can be evaluated at any position, and inverted. Up to 4,096 items it is an exact
+Fisher-Yates table; above, a Feistel network, because the network is visibly biased on small sets and the table does not
+scale. Every run ever started depends on these bits: a change of one constant is a new `ORDER_VERSION`, and
 tests/golden/data_order.json holds vectors that any other implementation must reproduce. Keys are made here; the
 bijections are compiled from csrc/index/permutation.h.
 

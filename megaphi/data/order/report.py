@@ -2,9 +2,9 @@
 
 `report_mixture` lays the stages out in whole steps, asks the blend of each for its exact counts, and divides by what
 each source holds: its files where they are there (`unique_tokens`), else the number its recipe expects. `repeats` finds
-the sources that are read more often than repeating is good for. Nothing is rounded before it is printed: counts are
-those of the keyed order, sample by sample. A source goes on in a stage where the stage before it stopped, so epochs add
-up over stages, and an epoch that begins at the end of one is finished in the next that reads the source.
+the sources that are repeated too often. Nothing is rounded before it is printed: counts are those of the keyed order,
+sample by sample. A source continues in a stage where the stage before stopped, so epochs add up over stages, and an
+epoch that begins at the end of one is finished in the next that reads the source.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from megaphi.data.order.schedule import StageSpan, lay_out_stages
 from megaphi.errors import InputError
 
 GOOD_EPOCHS = 4.0
-"""Up to about so many, repeated data is as good as new data (Muennighoff et al. 2023, arXiv 2305.16264)."""
+"""Up to about this many epochs, repeated data is as good as new data (Muennighoff et al. 2023, arXiv 2305.16264)."""
 
 
 class UniqueTokens(NamedTuple):
@@ -29,7 +29,7 @@ class UniqueTokens(NamedTuple):
 
     tokens: int | None
     counted: bool
-    """From its files; else the recipe's word."""
+    """From its files; otherwise the recipe's value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,7 @@ class SourceReport:
     tokens: int
     unique_tokens: int | None
     counted: bool
-    """unique_tokens is from the files; else the recipe's word."""
+    """unique_tokens is from the files; otherwise the recipe's value."""
     epochs: float | None
     """Times through the source by the end of the run."""
     epochs_begun: tuple[int, ...] | None
@@ -109,7 +109,7 @@ def report_mixture(
         unique: sizes by source name; by default `unique_tokens` of every source, which looks at the files.
 
     Raises:
-        InputError: the mixture or its stages cannot be meant, or a source's files are corrupted.
+        InputError: the mixture or its stages are invalid, or a source's files are corrupted.
     """
     check_sources(mixture.sources)
     sizes = {source.name: unique_tokens(source) for source in mixture.sources} if unique is None else unique

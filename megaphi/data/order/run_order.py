@@ -1,11 +1,11 @@
-"""The order of a whole run: its stages one after the other, each source going on where the stage before left it.
+"""The order of a whole run: its stages in sequence, each source continuing where the stage before left it.
 
-Every stage is a `MixtureOrder`, a pure function from sample numbers to places; here they are put in a row. A source is
-cut into blocks of B tokens, B the least common multiple of the sequence lengths of all stages that read it, and blocks
-are what an epoch shuffles. So a stage of longer samples goes on in the same epoch, with nothing repeated; what it may
-leave out is the rest of a block that a stage of shorter samples had begun, less than one sample. (A single length is
-the usual case: then a block is a sample.) A length that was not planned for, in a mixture edited during the run,
-begins an epoch of its own.
+Every stage is a `MixtureOrder`, a pure function from sample numbers to locations; here they are concatenated. A source
+is cut into blocks of B tokens, B the least common multiple of the sequence lengths of all stages that read it, and
+blocks are what an epoch shuffles. So a stage of longer samples continues in the same epoch, with nothing repeated; it
+may leave out only the rest of a block that a stage of shorter samples had begun, less than one sample. (A single length
+is the usual case: then a block is a sample.) A length that was not planned for, in a mixture edited during the run,
+starts a new epoch.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def first_sample(cursor: Cursor, sequence_length: int) -> int:
 
 
 class RunOrder:
-    """Sample number of the run -> place in the data, across stages. Nothing but arithmetic; threads may share it."""
+    """Sample number of the run -> place in the data, across stages. Pure arithmetic; threads may share it."""
 
     kind = "keyed"
 
@@ -212,7 +212,7 @@ def block_lengths(spans: Sequence[StageSpan]) -> dict[str, int]:
 
 
 def _cut(cursor: Cursor, block_tokens: int, *, sequence_length: int, token_count: int) -> Cursor:
-    """The same place if samples of this length can be cut there, else the beginning of an epoch not seen yet."""
+    """The same position if samples of this length can be cut there, else the start of an unseen epoch."""
     if cursor.fits(sequence_length=sequence_length, token_count=token_count):
         return cursor
     return replace(cursor.restarted(), block_tokens=block_tokens, blocks=token_count // block_tokens)

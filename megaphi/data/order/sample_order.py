@@ -8,11 +8,11 @@ source is a ring: the last block may run past the end into the beginning, and th
 block) that an epoch leaves out lie elsewhere in the next.
 
 So an epoch shows every sample once before any repeats, and no token is a target twice within an epoch. Orders of equal
-B with other S walk through the same blocks, so a run that changes its sequence length goes on in every source where it
-stopped. What it costs: blocks are cut in file order, so neighbours in a block were neighbours in the file (documents
-are shuffled once, when they are tokenised); a document may be cut by a sample's edge; and renaming a source reorders
-it, as its name is in the key. What it buys: adding or reweighting sources leaves the order inside every other source as
-it was. All of it is compiled, from csrc/index/order.h.
+B with other S walk through the same blocks, so a run that changes its sequence length continues in every source where
+it stopped. The cost: blocks are cut in file order, so neighbours in a block were neighbours in the file (documents are
+shuffled once, when they are tokenised); a document may be cut by a sample's edge; and renaming a source reorders it, as
+its name is in the key. The gain: adding or reweighting sources leaves the order inside every other source unchanged.
+All of it is compiled, from csrc/index/order.h.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 A record is `messages` (role and content), or `conversations` (the same, or ShareGPT's from and value), or `prompt` and
 `response` or TRL's `completion` (texts or messages), or Alpaca's `instruction`, `input` and `output`, a `system` before
 any of these; or `ids` and `trained`, where the tokens were made elsewhere. Turns may come in any order, but a system
-message comes first, nobody speaks twice in a row, and the assistant never says nothing. Kept are four bytes for an id
-and one for its flag: a million conversations are a few gigabytes of arrays, where lists of integers would be twenty.
+message comes first, no role speaks twice in a row, and no answer of the assistant is empty. Storage is four bytes for
+an id and one for its flag: a million conversations are a few gigabytes of arrays, where lists of integers would be
+twenty.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def as_messages(value: Any, key: str, *, speaker: Role) -> tuple[Message, ...]:
 
 
 def _with_roles(messages: Any) -> Any:
-    """ShareGPT's `from` and `value` under the names that everybody else gives them."""
+    """ShareGPT's `from` and `value` under their usual names."""
     if not isinstance(messages, list):
         return messages
     return [
@@ -150,7 +151,7 @@ def _with_roles(messages: Any) -> Any:
 
 
 def after_system(record: dict[str, Any], messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The messages behind what a record's column `system` says, if it says something."""
+    """The messages, after the text of a record's column `system`, if there is one."""
     system = as_text(record.get("system", ""), "system")
     if not system or messages[:1] == (Message("system", system),):
         return messages

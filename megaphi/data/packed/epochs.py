@@ -26,7 +26,7 @@ from megaphi.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class PackedEpochs:
-    """Rows without end over N units; safe to ask from several threads.
+    """An endless sequence of rows over N units; thread-safe.
 
     Raises:
         InputError: there is no unit, a length is below 1 or above the capacity, or the seed is no number of 64 bits.
@@ -64,7 +64,7 @@ class PackedEpochs:
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of all that rows depend on."""
+        """Hex SHA-256 of everything that rows depend on."""
         hashed = hashlib.sha256(f"{ORDER_VERSION} {self.capacity} {self.seed} ".encode())
         hashed.update(self.lengths_N.astype("<i8").tobytes())
         return hashed.hexdigest()

@@ -1,4 +1,4 @@
-"""Preference pairs as units of packed rows: a prompt once, then both sides, or one text that decides many pairs.
+"""Preference pairs as units of packed rows: a prompt once, then both answers, or one text that decides many pairs.
 
 Both sides of a pair see the prompt, and neither sees the other: the chosen side lies behind the prompt, the rejected
 one behind that, with the prompt as its prefix and positions that go on from it. What both sides begin with is computed
@@ -55,7 +55,7 @@ class PairUnit:
     pair: PreferencePair
     number: int
     shared: int
-    """Tokens with which both sides begin, and which are computed with the prompt; graded for each side all the same."""
+    """Length of the sides' common prefix, which is computed with the prompt, yet graded for each side."""
 
     @property
     def prompt(self) -> NDArray[np.int32]:

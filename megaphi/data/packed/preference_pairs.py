@@ -1,10 +1,10 @@
 """Preference pairs: a prompt and two ways to go on, one chosen and one rejected, as token ids.
 
-A record is `prompt`, `accepted` and `rejected` as token ids (and, if it likes, `append_eos`), or a conversation as
-`messages` with the two answers as texts, or the hub's `chosen` and `rejected` behind a `prompt` (or ShareGPT's
-`conversations`), or these two alone as whole conversations: what both begin with is the prompt then, as in TRL. An
-answer to a conversation ends as in the chat format (Phi-4's with `<|im_end|>`); token ids stand as they are unless an
-end is asked for. Pivotal pairs, whose two sides are one token each, are many to a text: `group_single_tokens` finds
+A record is `prompt`, `accepted` and `rejected` as token ids (and optionally `append_eos`), or a conversation as
+`messages` with the two answers as texts, or the hub's `chosen` and `rejected` after a `prompt` (or ShareGPT's
+`conversations`), or these two alone as whole conversations: their common prefix is the prompt then, as in TRL. An
+answer to a conversation ends as in the chat format (Phi-4's with `<|im_end|>`); token ids are used as they are unless
+an end is requested. Pivotal pairs, whose two sides are one token each, are many to a text: `group_single_tokens` finds
 those whose prompts begin one another, so that one pass over the longest prompt decides all of them.
 """
 
@@ -75,8 +75,8 @@ def read_pairs(
 
     Args:
         append_eos: end both sides of pairs of token ids with `<|im_end|>`, where a record does not say it itself.
-        max_completion_tokens: cut both sides to so many tokens, their end included; pairs that are then equal are left
-            out.
+        max_completion_tokens: cut both sides to this many tokens, their end included; pairs that are then equal are
+            left out.
         tokenizer: the model's; None where it has none, and every record must hold ids.
         vocabulary: rows of the model's embedding, which records of ids must fit into.
 
@@ -111,7 +111,7 @@ def stream_pairs(
     bad_records: OnBadRecords = "error",
     vocabulary: int | None = None,
 ) -> Iterator[tuple[str, PreferencePair]]:
-    """Like `read_pairs`, one at a time, each behind its place; `report` is complete at the end."""
+    """Like `read_pairs`, one at a time, each after its location; `report` is complete at the end."""
     if max_completion_tokens is not None and max_completion_tokens < 1:
         raise InputError(f"max_completion_tokens={max_completion_tokens}: must be at least 1")
 
@@ -133,9 +133,10 @@ def stream_pairs(
 
 
 def shared_prefix(pair: PreferencePair) -> int:
-    """Tokens with which both sides begin: they tell the sides apart no more than the prompt does, and can move there.
+    """Length of the sides' common prefix: it tells the sides apart no more than the prompt does, and can be moved
+    there.
 
-    It is the whole of a side that the other one goes on from.
+    It is the whole of a side if the other one continues it.
     """
     shorter = min(len(pair.chosen), len(pair.rejected))
     different = pair.chosen[:shorter] != pair.rejected[:shorter]
@@ -226,8 +227,8 @@ def _holds(messages: tuple[Message, ...], part: tuple[Message, ...]) -> bool:
 def _encoded(prompt: tuple[Message, ...], answers: Sequence[str], tokenizer: Tokenizer) -> list[NDArray[np.int32]]:
     """Ids of the prompt, up to where the assistant begins, and of both answers with their end.
 
-    Rendered is the whole conversation with either answer, as fine-tuning renders it; the prompt is what stands before
-    what is trained. A token that a tokenizer makes across that border belongs to the answers.
+    The whole conversation is rendered with either answer, as in fine-tuning; the prompt is everything before the
+    targets. A token that a tokenizer makes across that border belongs to the answers.
     """
     for name, answer in zip(("accepted", "rejected"), answers, strict=True):
         if not answer.strip():

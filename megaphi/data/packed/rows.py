@@ -1,7 +1,8 @@
-"""Training data of later stages as the engine wants it: rows of packed units, numbered through all epochs of a run.
+"""Training data of fine-tuning and preferences for the engine: rows of packed units, numbered through all epochs of a
+run.
 
-A unit is what must not be cut: a conversation, or both sides of a preference pair. `PackedEpochs` says which units make
-a row; what a row looks like is the business of the function that makes batches of units.
+A unit must not be cut: it is a conversation, or both sides of a preference pair. `PackedEpochs` assigns units to rows;
+the layout of a row is decided by the function that makes batches of units.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class PackedRows:
         )
 
     def continued(self, found: Any, position: Origin, *, accept_changes: bool, where: str) -> PackedRows:
-        """These rows for a run that stands at `position`, with `found` as the ledger in its checkpoint.
+        """These rows for a run at `position`, with `found` as the ledger in its checkpoint.
 
         Raises:
             InputError: the ledger is of other data, or the batch is another, and that was not accepted.

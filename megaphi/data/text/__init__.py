@@ -1,1 +1,1 @@
-"""Texts and records out of files as people have them: found, unpacked, read, the bad ones named."""
+"""Texts and records from files as people have them: found, decompressed, read, the bad ones named."""

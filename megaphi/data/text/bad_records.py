@@ -1,7 +1,7 @@
 """Records that cannot be used: all of a data set are named at once, or left out and counted, as the user chooses.
 
-Whoever reads hands over each with its place and the reason. To stop at the first would make a user find a hundred of
-them one start at a time; to go on for ever through a file of another kind would help nobody, so `MOST_NAMED` end it.
+Readers report each with its location and the reason. Stopping at the first would make a user find a hundred of them one
+run at a time; continuing for ever through a file of another kind would help nobody, so `MOST_NAMED` is the limit.
 Reasons that differ in their numbers only are one reason.
 """
 
@@ -17,7 +17,7 @@ from megaphi.errors import InputError
 OnBadRecords = Literal["error", "skip"]
 """Treatment of unusable records: stop and name all of them, or leave them out and count them."""
 Refuse = Callable[[str, str], None]
-"""Takes the place and the reason; may raise."""
+"""Callback that takes the location and the reason; may raise."""
 
 MOST_NAMED = 1_000
 PLACES_NAMED = 20
@@ -41,7 +41,7 @@ class BadRecords:
     _reason_of: dict[str, str] = field(default_factory=dict)
 
     def add(self, where: str, reason: str) -> None:
-        """One more. Raises `InputError` where there are too many to go on."""
+        """Add one. Raises `InputError` when there are too many to continue."""
         reason = self._reason_of.setdefault(re.sub(r"\d[\d,]*", "#", reason), reason)
         places = self.places.setdefault(reason, [])
         self.counts[reason] = self.counts.get(reason, 0) + 1
@@ -51,7 +51,7 @@ class BadRecords:
             raise InputError(self._message(beginning="at least "))
 
     def summary(self) -> dict[str, list[Any]]:
-        """By reason, how many there are and the place of the first; fit for JSON."""
+        """Count and first location by reason; fit for JSON."""
         return {reason: [count, self.places[reason][0]] for reason, count in self.counts.items()}
 
     def raise_if_refused(self) -> None:

@@ -1,10 +1,10 @@
-"""Read the texts of documents from files, one at a time: JSON lines, JSON, parquet, plain text; packed or not.
+"""Read the texts of documents from files, one at a time: JSON lines, JSON, parquet, plain text; compressed or not.
 
 `plan_pieces` cuts large files where they can be entered in the middle (plain JSON lines at byte offsets, parquet at row
 groups); `read_piece` streams the texts of one piece. A record belongs to the piece in which its line begins, so pieces
 of any size give the same documents in the same order. `read_records` gives whole records instead of texts, each with
-its place. What is in a file its name says, but whether it is packed, and whether a .json holds a record a line or one
-value, its content does. Whatever is wrong with a record is handed on with its file and line.
+its place. The kind of a file is known by its name; whether it is compressed, and whether a .json holds one record per
+line or one value, by its content. Errors in a record are reported with file and line.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def plan_pieces(path: Path, *, piece_bytes: int) -> list[FilePiece]:
     """Cut a file into pieces of about `piece_bytes`, where its format allows it."""
     size, form = path.stat().st_size, format_of(path)
     if form is None:
-        raise InputError(f"do not know how to read {path}")
+        raise InputError(f"unknown file type: cannot read {path}")
     if form == Format("lines"):
         starts = range(0, size, piece_bytes)
         return [
@@ -72,11 +72,11 @@ def read_records(
     """(place, record) of every JSON object or parquet row of a whole file; the place is what an error should name.
 
     Args:
-        refuse: takes what is no record.
+        refuse: callback for values that are not records.
         columns: of a parquet file, those to read; of the others a record has the names, with `...` for a value.
 
     Raises:
-        InputError: the file cannot be read or unpacked.
+        InputError: the file cannot be read or decompressed.
     """
     for piece in plan_pieces(path, piece_bytes=1 << 62):
         if piece.format.kind == "parquet":
@@ -97,7 +97,7 @@ def read_piece(piece: FilePiece, *, text_key: str = "text", refuse: Refuse = ref
         refuse: takes records that are not what they should be.
 
     Raises:
-        InputError: the file cannot be read or unpacked, or has no such column.
+        InputError: the file cannot be read or decompressed, or has no such column.
     """
     if piece.format.kind == "text":
         yield from _text_of_file(piece, refuse)
@@ -162,7 +162,7 @@ def _place_of_byte(path: Path, position: int) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """A JSON value's type in JSON's words."""
+    """A JSON value's type, in JSON's terms."""
     names = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "text"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
@@ -222,7 +222,7 @@ def _rows(
         try:
             batch = next(batches, None)
         except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{path} is corrupted behind row {row}: {error}") from None
+            raise InputError(f"{path} is corrupted after row {row}: {error}") from None
         if batch is None:
             return
         for found in _python_rows(batch):

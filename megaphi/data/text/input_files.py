@@ -1,8 +1,8 @@
 """Expansion of a file, a folder or a pattern into files: one rule for tokenising, SFT, DPO and inspecting.
 
 A folder stands for all files in it that can be read, in the order of their names, links followed (each file and each
-folder once). What nobody means by it is left out: hidden files and folders, bookkeeping of tools (`_temporary`), data
-cards, empty files, other kinds. Nothing is left out in silence: `LeftOut` counts and names it. In a folder that holds
+folder once). Files that nobody means are left out: hidden files and folders, bookkeeping of tools (`_temporary`), data
+cards, empty files, other kinds. Nothing is left out silently: `LeftOut` counts and names it. In a folder that holds
 records, Markdown is about them; a folder of texts alone is made of documents. A file given by name is always meant: if
 its ending says nothing, its content has to.
 """
@@ -53,7 +53,7 @@ def find_files(
 
     Args:
         texts: whether plain texts can be used; else records only.
-        left_out: is told of what is in the folders and not read.
+        left_out: collects the files of folders that are not read.
 
     Raises:
         InputError: an input does not exist, matches nothing, holds nothing to read, or is of a kind that is not known.
@@ -121,7 +121,7 @@ def _or_refuse(files: list[Path], where: str, *, texts: bool, here: LeftOut, lef
 
 def _known(*, texts: bool) -> str:
     plain = (*RECORD_ENDINGS, *(TEXT_ENDINGS if texts else ()))
-    return f"{', '.join(plain)} (or packed: {', '.join(PACKING_OF_ENDING)}), {PARQUET}"
+    return f"{', '.join(plain)} (or compressed: {', '.join(PACKING_OF_ENDING)}), {PARQUET}"
 
 
 def _check_named(path: Path, *, texts: bool) -> None:
@@ -131,7 +131,7 @@ def _check_named(path: Path, *, texts: bool) -> None:
     content = content_of_name(path)
     unreadable = format_of(path) is None if content is None else content == "text" and not texts
     if unreadable:
-        raise InputError(f"do not know how to read {path}: its name should end in one of {_known(texts=texts)}")
+        raise InputError(f"unknown file type: cannot read {path}: its name should end in one of {_known(texts=texts)}")
 
 
 def _walk(folder: Path, left_out: LeftOut, *, seen: set[tuple[int, int]]) -> Iterator[Path]:

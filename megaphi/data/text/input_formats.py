@@ -1,7 +1,7 @@
 """Formats of files of documents or records: the name tells what is in a file, its content the rest.
 
-The rest is what it is packed with, and whether a .json holds a record a line (as Megatron's tools take it) or one value
-(as Hugging Face writes it). A file whose name says nothing, as `part-00000`, is known by its content alone.
+The rest is its compression, and whether a .json holds one record per line (as Megatron's tools take it) or one value
+(as Hugging Face writes it). A file whose name tells nothing, such as `part-00000`, is known by its content alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Format(NamedTuple):
 
 
 def ending_of(path: Path) -> str:
-    """The ending that tells what is in a file, in lower case, without that of its packing."""
+    """The ending that tells what is in a file, in lower case, without that of its compression."""
     name = path.name.lower()
     for packed in PACKING_OF_ENDING:
         name = name.removesuffix(packed)
@@ -50,7 +50,7 @@ def format_of(path: Path) -> Format | None:
     """Format of a file; None if neither its name nor its content tells it.
 
     Raises:
-        InputError: it cannot be unpacked, or there is no such file.
+        InputError: it cannot be decompressed, or there is no such file.
     """
     ending, packing = ending_of(path), packing_of(path)
     if ending in TEXT_ENDINGS:
@@ -66,7 +66,7 @@ def format_of(path: Path) -> Format | None:
 
 
 def _kind_of_json(path: Path, packing: Packing | None) -> Literal["lines", "values", "parquet"] | None:
-    """By the first two lines: records that are each a line are lines, whatever follows; None if it is no JSON."""
+    """By the first two lines: records that are one line each are lines, whatever follows; None if it is not JSON."""
     blocks = unpacked_blocks(path, packing)
     head = next(blocks, b"")
     if head.startswith(b"PAR1"):

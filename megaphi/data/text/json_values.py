@@ -21,7 +21,7 @@ from megaphi.json_text import NOT_UTF8, parse_value_at
 LONGEST_VALUE = 1 << 28
 """Characters of one value: beyond, the text is taken for corrupted."""
 UNFINISHED = 16
-"""A word, number or escape that the window cuts in two stops the parser at most so far before its end."""
+"""A word, number or escape that the window cuts in two stops the parser at most this far before its end."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -58,7 +58,7 @@ def _items(window: _Window) -> Iterator[tuple[str, Any]]:
             raise window.error("the list does not end" if not window.peek() else "expected a comma between records")
     window.skip()
     if window.peek():
-        raise window.error("something lies behind the end of the list")
+        raise window.error("there is more text after the end of the list")
 
 
 class _Window:
@@ -120,7 +120,7 @@ class _Window:
             try:
                 parts.append(self._decode.decode(block, self._ended))
             except UnicodeDecodeError:
-                raise InputError(f"{self._path}: {NOT_UTF8} (behind line {self._line})") from None
+                raise InputError(f"{self._path}: {NOT_UTF8} (after line {self._line})") from None
             held += len(parts[-1])
         self._text, self._at = "".join(parts), 0
         return held > 0

@@ -3,8 +3,8 @@
 `read_each` finds the one form among those that are known whose fields a record has, and turns it into whatever a
 function makes of it. The function returns what it made, or the reason for which the record is left out, or raises an
 `InputError`; such records are all named at the end, or left out and counted (`bad_records`). Columns that the form does
-not need are passed over and named once, but never one that changes what was said. So there is no silent way: what is
-missing afterwards stands in the `SkipReport`, with the place of the first example.
+not need are ignored and named once, but never one that changes what was said. So nothing is dropped silently: what is
+missing afterwards is in the `SkipReport`, with the location of the first example.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHANGES_WHAT_IS_SAID = (
 
 
 class TooLongRecord(InputError):
-    """A record that does not fit, where that is to be an error: it ends the reading, whatever is done with bad ones."""
+    """A record that does not fit, where that is an error: it ends the reading, however bad records are treated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Form:
     answers: tuple[str, ...] = ()
     """Fields that hold the targets: a record that has those of another form too is ambiguous."""
     is_rendered: bool = False
-    """It holds token ids: no column beside them says anything."""
+    """It holds token ids: other columns have no meaning."""
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class SkipReport:
     skipped: dict[str, Skipped] = field(default_factory=dict)
     """By reason."""
     unused: dict[str, int] = field(default_factory=dict)
-    """Columns that were passed over: in how many records."""
+    """Ignored columns, with the number of records that have them."""
     left_out: LeftOut = field(default_factory=LeftOut)
     """Files of folders that were not read."""
     kept_of: dict[str, int] = field(default_factory=dict)
@@ -147,7 +147,7 @@ def read_each(
     report.skipped |= {reason: Skipped(count, first) for reason, (count, first) in bad.summary().items()}
     report.unused = dict(sorted(report.unused.items()))
     if not report.kept:
-        raise InputError(f"nothing is left to train on: {'; '.join(report.lines())}")
+        raise InputError(f"no record is left to train on: {'; '.join(report.lines())}")
 
 
 def matching_form(record: dict[str, Any], forms: Sequence[Form]) -> Form:

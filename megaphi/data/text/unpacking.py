@@ -1,9 +1,9 @@
-"""Bytes of a file that may be packed (gzip, bzip2, xz, zstandard), block by block, in memory that does not grow.
+"""Decompression of a file (gzip, bzip2, xz, zstandard, or none), block by block, in constant memory.
 
-What a file is packed with, its first bytes say, not its name. One loop serves all four, because each of the libraries
-has an object that unpacks one member of a file and hands back what lies behind it. So files of many members (or frames,
-or streams) are read to their end, a file that stops within a member is called truncated, and whatever lies behind the
-last one is named; the libraries' own file readers pass over one or the other of these.
+The compression is known by the file's first bytes, not its name. One loop serves all four, because each of the
+libraries has an object that decompresses one member of a file and returns the bytes after it. So files of many members
+(or frames, or streams) are read to their end, a file that stops within a member is called truncated, and trailing bytes
+after the last one are an error; the libraries' own file readers pass over one or the other of these.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PACKING_OF_ENDING: dict[str, Packing] = {".gz": "gzip", ".bz2": "bzip2", ".xz": 
 
 READ_BYTES = 1 << 20
 PACKED_BYTES = 1 << 17
-"""Packed bytes that are unpacked at once: text seldom grows more than tenfold."""
+"""Compressed bytes per call: text seldom expands more than tenfold."""
 LARGEST_WINDOW = 1 << 31
-"""Bytes of unpacked text that a zstandard frame may refer back to: as many as the library can be told (--long=31)."""
+"""Largest window of a zstandard frame, in bytes: the library's limit (--long=31)."""
 _SKIPPABLE = tuple(bytes([0x50 + kind]) + b"\x2a\x4d\x18" for kind in range(16))
 _MAGIC: dict[Packing, tuple[bytes, ...]] = {
     "gzip": (b"\x1f\x8b\x08",),
@@ -40,7 +40,7 @@ def packing_of(path: Path) -> Packing | None:
     """Compression of a file, by its first bytes; None for a plain one.
 
     Raises:
-        InputError: its name says that it is packed, and it is not.
+        InputError: its name says that it is compressed, and it is not.
     """
     with open(path, "rb") as file:
         head = file.read(16)
@@ -48,8 +48,8 @@ def packing_of(path: Path) -> Packing | None:
     named = PACKING_OF_ENDING.get(path.suffix.lower())
     if head and named and not found:
         raise InputError(
-            f"{path} is corrupted, or not packed with {named} as its name says: it begins with {head[:6]!r}. If it was"
-            f" unpacked on its way here, take {path.suffix} off its name"
+            f"{path} is corrupted, or not compressed with {named} as its name says: it begins with {head[:6]!r}. If it"
+            f" was decompressed on its way here, take {path.suffix} off its name"
         )
     return found
 
@@ -58,7 +58,7 @@ def unpacked_blocks(path: Path, packing: Packing | None) -> Iterator[bytes]:
     """The content of a file in blocks.
 
     Raises:
-        InputError: the file is corrupted, truncated, or something else lies behind its end.
+        InputError: the file is corrupted, truncated, or followed by something else.
     """
     if packing is not None:
         yield from _unpack(path, packing)
@@ -84,7 +84,7 @@ def _unpack(path: Path, packing: Packing) -> Iterator[bytes]:
                 if block:
                     yield block
     if begun:
-        raise InputError(f"{path} is truncated: what was packed with {packing} does not end")
+        raise InputError(f"{path} is truncated: the data compressed with {packing} does not end")
 
 
 def _tools(packing: Packing) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
@@ -104,9 +104,9 @@ def _explained(path: Path, packing: Packing, error: Exception, *, members: int) 
     """`members` is how many ended before the one that could not even begin; 0 if it had begun."""
     if "too much memory" in str(error):
         return (
-            f"{path} was packed with a window of more than {LARGEST_WINDOW >> 30} GiB, which cannot be unpacked here:"
-            " pack it again with a smaller one (zstd --long=31 at most)"
+            f"{path} was compressed with a window of more than {LARGEST_WINDOW >> 30} GiB, which cannot be decompressed"
+            " here: compress it again with a smaller one (zstd --long=31 at most)"
         )
     if members:
-        return f"{path} is corrupted: behind its end ({packing}, part {members}) lies something else ({error})"
+        return f"{path} is corrupted: after its end ({packing}, part {members}) there is something else ({error})"
     return f"{path} is corrupted: {error}"

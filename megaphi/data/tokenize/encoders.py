@@ -1,7 +1,7 @@
-"""Text to token ids by tiktoken, or by a faster engine that is held to giving the very same ids.
+"""Text to token ids by tiktoken, or by a faster encoder that must give exactly the same ids.
 
-`open_encoder` returns a function from text to ids. gigatoken (`pip install megaphi[fast-tokenizer]`) is about ten times
-as fast and equal to tiktoken, except that it follows a newer Unicode: characters that became letters or digits since
+`open_encoder` returns a function from text to ids. gigatoken (`pip install megaphi[fast-tokenizer]`) is about 10x
+faster and equal to tiktoken, except that it follows a newer Unicode: characters that became letters or digits since
 split differently. So when it is opened both engines are asked for the kind of every character, and a text that holds
 one on which they disagree is encoded by tiktoken. Besides, `spot_check` compares a share of all documents.
 """
@@ -25,7 +25,7 @@ TIKTOKEN, GIGATOKEN, TOKENIZERS = "tiktoken", "gigatoken", "tokenizers"
 ENCODERS = (TIKTOKEN, GIGATOKEN)
 """Engines of Phi-4's tokenizer; every tokenizer.json has one engine, the library `tokenizers`."""
 SPOT_CHECK_EVERY = 256
-"""One document in so many, and the first of every shard, is encoded by tiktoken too."""
+"""One document in this many, and the first of every shard, is encoded by tiktoken too."""
 
 Encode = Callable[[str], NDArray[np.uint32]]
 """Ids of ordinary text, uint32 [tokens]."""
@@ -59,7 +59,7 @@ def open_encoder(name: str, tokenizer: Tokenizer, *, doubtful: Sequence[int]) ->
 
 
 def find_doubtful_characters(name: str, *, ranks_file: str | None = None) -> tuple[int, ...]:
-    """Characters of which an encoder thinks otherwise than tiktoken: two seconds that a job pays once.
+    """Characters that an encoder classifies differently from tiktoken; takes two seconds, once per job.
 
     Both are asked with the whole vocabulary, whatever is to be used: a small one lacks the tokens that tell the kinds
     of character apart, and how text is split does not depend on it.

@@ -1,4 +1,4 @@
-"""Fill in the middle (Bavarian et al. 2022): teach a left-to-right model to write what stands between two texts.
+"""Fill in the middle (Bavarian et al. 2022): teach a left-to-right model to write the text between two others.
 
 A share of the documents is cut at two characters into prefix, middle and suffix, each of which is tokenised by itself
 and framed by special tokens, in one of two orders that the paper trains together:

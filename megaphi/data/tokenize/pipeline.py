@@ -6,11 +6,11 @@ loses only the shards it was at, and the result depends neither on the number of
 first.
 
 What is relied on in a file system that several machines share: rename is atomic; what was written and closed, or
-renamed, is seen by who opens or lists the folder afterwards (close-to-open, as NFS gives). Locks (flock) spare work,
-never guard the result: workers hold PREFIX.parts/lock together, a lone run holds it alone, the joiner holds
+renamed, is seen by a process that opens or lists the folder afterwards (close-to-open, as NFS gives). Locks (flock)
+spare work, never guard the result: workers hold PREFIX.parts/lock together, a lone run holds it alone, the joiner holds
 PREFIX.parts/join. The kernel drops them with the process, however it ends. Where the file system has none, two workers
-might join at once: both write the same bytes under names of their own and rename them, and the shards stay until a
-lone run, or the user, removes them.
+might join at once: both write the same bytes under names of their own and rename them, and the shards stay until a lone
+run, or the user, removes them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TokenizeSummary:
     input_bytes: int
     documents: int
     empty_documents: int
-    """Left out, as there is nothing in them."""
+    """Documents left out because they are empty."""
     left_out: dict[str, tuple[int, str]]
     """Records left out because they hold no text: by reason, how many, and the place of the first."""
     tokens: int
@@ -97,12 +97,12 @@ def tokenize_documents(
     """Tokenise the documents of `inputs` (files, folders, patterns) into `output`.bin/.idx/.json.
 
     Every document ends with the end of text; empty ones are left out. A dataset that was made from the same files with
-    the same settings is kept. Needs twice the dataset's size on disk for a moment.
+    the same settings is kept. Temporarily needs twice the dataset's size on disk.
 
     Args:
         settings: what decides the result; None means Phi-4's tokenizer, shuffled with seed 0.
         processes: how many to tokenise with; None means one per processor.
-        worker: this process's place among several that tokenise the same inputs together; None means alone.
+        worker: this process's rank among several that tokenise the same inputs together; None means alone.
 
     Raises:
         InputError: an input is missing or not what it should be (file and line named), the output cannot be written,

@@ -33,7 +33,7 @@ USUAL_SHARDS = 1_024
 LARGE_SHARD = 256 << 20
 """From this size on shards are not made larger (a kill costs each process the shard that it is at) ..."""
 MOST_SHARDS = 4_096
-"""... until there are so many: all are open while they are joined."""
+"""... until there are this many: all are open while they are joined."""
 HASHED_WHOLE = 1 << 30
 """Inputs up to this many bytes in all are hashed whole."""
 SAMPLED_BLOCKS = 4
@@ -152,7 +152,7 @@ def identify(paths: Sequence[Path], *, threads: int) -> list[InputFile]:
     try:
         sizes = [path.stat().st_size for path in paths]
         identify_one = partial(_fingerprint, whole=sum(sizes) <= HASHED_WHOLE)
-        with ThreadPoolExecutor(threads) as pool:  # hashing and reading let go of the GIL
+        with ThreadPoolExecutor(threads) as pool:  # hashing and reading release the GIL
             fingerprints = list(pool.map(identify_one, paths))
     except OSError as error:
         raise InputError(f"cannot read the input {error.filename}: {error.strerror}") from error

@@ -87,7 +87,7 @@ def open_shard(prefix: Path) -> IndexedDataset | None:
         reason = f"{with_ending(prefix, '.json')} is missing or incomplete"
     except InputError as error:
         reason = str(error)
-    logger.warning("a finished shard is corrupted and will be made again: %s", reason)
+    logger.warning("a finished shard is corrupted and will be rebuilt: %s", reason)
     return None
 
 

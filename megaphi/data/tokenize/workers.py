@@ -1,8 +1,8 @@
 """Workers that tokenise one dataset together: the rank of this process, and how they wait for each other.
 
-Workers share nothing but a folder. Who started them tells each its number: mpirun, an array of Slurm jobs, srun, or the
-user (`--rank`, `--world`). Under MPI they meet at a barrier, and rank 0 joins; everywhere else whoever finishes last
-joins. The surprising fact: mpi4py is imported only where an MPI launcher has left its variables, as its import alone
+Workers share nothing but a folder. Their launcher numbers them: mpirun, an array of Slurm jobs, srun, or the user
+(`--rank`, `--world`). Under MPI they meet at a barrier, and rank 0 joins the shards; everywhere else the last to finish
+does. The surprising fact: mpi4py is imported only where an MPI launcher has left its variables, as its import alone
 makes a process a rank.
 """
 
@@ -45,7 +45,7 @@ class TokenizeWorker:
 def detect_worker(
     environment: Mapping[str, str] = os.environ, *, rank: int | None = None, world: int | None = None
 ) -> TokenizeWorker:
-    """This process's place: as given, or by the variables of whoever started it.
+    """This process's rank: as given, or from its launcher's variables.
 
     `srun` or `mpirun` inside an array multiplies: task p of n in array job j is worker j n + p.
 

@@ -269,7 +269,7 @@ def test_what_is_too_long_is_counted_or_an_error(tmp_path):
     ]
     with pytest.raises(InputError, match=r"a\.jsonl:2: 41 tokens do not fit into a sequence length of 40"):
         read(path, sequence_length=longest - 1, too_long="error")
-    with pytest.raises(InputError, match=r"nothing is left to train on: 4 records read, 0 kept; 4 left out: longer"):
+    with pytest.raises(InputError, match=r"no record is left to train on: 4 records read, 0 kept; 4 left out: longer"):
         read(path, sequence_length=2, too_long="skip")
 
 

@@ -117,7 +117,7 @@ def test_parquet_equals_json_lines(tmp_path):
     assert plain(read(tmp_path / "a.parquet")[0]) == plain(read(write_lines(tmp_path / "a.jsonl", records))[0])
     ids = {"prompt": [[1, 2]], "accepted": [[3]], "rejected": [[3]]}
     pyarrow.parquet.write_table(pyarrow.table(ids), tmp_path / "ids.parquet")
-    with pytest.raises(InputError, match=r"ids\.parquet: row 1: the accepted and the rejected side are the same"):
+    with pytest.raises(InputError, match=r"ids\.parquet: row 1: the chosen and the rejected side are the same"):
         read(tmp_path / "ids.parquet")
 
 
@@ -170,9 +170,9 @@ WRONG = [
     ({"prompt": [], "accepted": [1], "rejected": [2]}, "'prompt' is empty"),
     ({"prompt": [1], "accepted": [], "rejected": [2]}, "'accepted' is empty"),
     ({"prompt": [1], "accepted": [1], "rejected": [2_048]}, "'rejected' holds 2048 at position 0, which is outside"),
-    ({"prompt": [1], "accepted": [1], "rejected": [1]}, "accepted and the rejected side are the same"),
+    ({"prompt": [1], "accepted": [1], "rejected": [1]}, "chosen and the rejected side are the same"),
     ({"prompt": [1], "accepted": [1], "rejected": [2], "append_eos": 1}, "'append_eos' must be true or false, not a"),
-    ({"messages": [USER], "accepted": "y", "rejected": "y"}, "accepted and the rejected side are the same"),
+    ({"messages": [USER], "accepted": "y", "rejected": "y"}, "chosen and the rejected side are the same"),
     ({"messages": [USER], "accepted": "y", "rejected": " "}, "the rejected answer is empty"),
     ({"messages": [USER], "accepted": ["y"], "rejected": "z"}, "'accepted' must be a text, not a list"),
     ({"messages": [USER, GOOD], "accepted": "y", "rejected": "z"}, "messages 2 and 3 are both the assistant's"),

@@ -65,7 +65,7 @@ def test_bad_conversations_are_left_out_and_counted_by_choice(tmp_path):
         "1 left out: not a JSON record: Expecting property name enclosed in double quotes at character 2 "
         f"(first: {path}:3)",
     ]
-    with pytest.raises(InputError, match="nothing is left to train on: 1 records read, 0 kept"):
+    with pytest.raises(InputError, match="no record is left to train on: 1 records read, 0 kept"):
         conversations(write(tmp_path / "b.jsonl", EMPTY), bad_records="skip")
 
 

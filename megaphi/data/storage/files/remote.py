@@ -89,7 +89,7 @@ class RemoteStore:
 
     @functools.cached_property
     def requests(self) -> ThreadPoolExecutor:
-        """For whoever holds a lock of the cache and waits: what runs here waits for no lock."""
+        """For requests made under a lock of the cache: nothing in this pool waits for a lock."""
         return ThreadPoolExecutor(self.settings.connections, thread_name_prefix="fetch part")
 
     @functools.cached_property
@@ -162,7 +162,7 @@ class RemoteStore:
     def _obtain_quietly(self, name: str, obtain: Callable[[], int]) -> None:
         try:
             os.close(obtain())
-        except InputError as error:  # whoever needs the block will meet it again
+        except InputError as error:  # the reader of the block will get it again
             logger.debug("reading ahead: %s", error)
         finally:
             with self._ahead_lock:

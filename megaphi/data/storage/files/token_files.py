@@ -1,9 +1,9 @@
 """The two files of a dataset, open: tokens read with pread, the index mapped.
 
-A memory map of a file that shrinks kills the process when it is read, without a word. So tokens are read through a file
-descriptor, where a short file is an error that can be told, and in one system call per run of tokens. The index, which
-is only searched, stays a map; its size is looked at again before every use (`MappedFile.check_size`). Both keep a
-descriptor, the map one of its own: two per dataset. Shape legend: N runs, P pieces of runs.
+A memory map of a file that shrinks kills the process without a message. So tokens are read through a file descriptor,
+where a short file is an error that can be reported, and in one system call per run of tokens. The index, which is only
+searched, stays a map; its size is looked at again before every use (`MappedFile.check_size`). Both keep a descriptor,
+the map one of its own: two per dataset. Shape legend: N runs, P pieces of runs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class TokenFile(Protocol):
         ...
 
     def prepare(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> None:
-        """These runs of bytes will be wanted soon."""
+        """Announce that these runs of bytes will be read soon."""
         ...
 
     def samples(self, starts: Sequence[int], count: int) -> list[bytes]:
@@ -224,7 +224,7 @@ def read_run(data: TokenFile, offset: int, count: int) -> NDArray[np.uint8]:
 
 
 def read_runs(data: TokenFile, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The bytes of several runs, one behind the other."""
+    """The bytes of several runs, back to back."""
     out = np.empty(int(bytes_N.sum()), dtype=np.uint8)
     with data.pieces(offset_N, bytes_N) as pieces:
         failure = read_pieces(pieces, out)

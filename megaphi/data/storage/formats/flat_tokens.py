@@ -1,6 +1,6 @@
-"""A dataset that is nothing but tokens: one behind the other from some byte of one file on, and no list of documents.
+"""A dataset of nothing but tokens: back to back from some byte of one file on, without a list of documents.
 
-What .npy files, files without a header and classes of the user's have in common once their headers are read. Documents
+The common form of .npy files, files without a header and users' classes, once their headers are read. Documents
 are found by what ends them: the token that the source names (`document_end`), searched in the very stretches that a
 batch reads, so nothing is built and nothing is remembered. Shape legend: N runs, K places where documents begin.
 """
@@ -49,7 +49,7 @@ class FlatTokens:
         read_description: Callable[[], dict[str, Any] | None] = lambda: None,
         identity: str = "",
     ) -> None:
-        """Documents begin where `document_starts` says or, without it, behind every token `document_end`.
+        """Documents begin where `document_starts` says or, without it, after every token `document_end`.
 
         `identity`: what else makes this dataset another one than one of the same bytes.
         """

@@ -6,7 +6,7 @@ The .bin holds nothing but tokens, one document after the other. The .idx, littl
     s x int32 tokens of each sequence | s x int64 byte offset of each in the .bin | d x int64 first sequence of each
 
 A third file of ours, PREFIX.json, says what the two cannot: which tokenizer the ids belong to and what was read. The
-surprising fact: the header is 34 bytes, so every array behind it is unaligned; NumPy reads that, C code must copy.
+surprising fact: the header is 34 bytes, so every array after it is unaligned; NumPy reads that, C code must copy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A .npy file: one row of tokens behind NumPy's header, which says what they are.
+"""A .npy file: one row of tokens after NumPy's header, which gives their dtype.
 
 Only what can be nothing else is read: one dimension of uint16, uint32 or int32, little-endian. Objects (pickles) are
 never loaded. Tokens of OLMo's data pipeline lie in files that end in .npy and have no header at all: those are read as

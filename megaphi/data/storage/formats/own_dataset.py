@@ -85,7 +85,7 @@ class OwnTokens:
 
     @contextmanager
     def pieces(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> Iterator[Pieces]:
-        """All runs, read and put one behind the other into a file that ends with the block."""
+        """All runs, read and written back to back into a temporary file that is closed with the block."""
         runs = zip((offset_N // WIDTH).tolist(), (bytes_N // WIDTH).tolist(), strict=True)
         tokens = [self.read(start, count) for start, count in runs]
         descriptor = os.memfd_create("tokens")
