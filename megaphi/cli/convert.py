@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     directions = parser.add_subparsers(dest="direction", metavar="to-huggingface | to-checkpoint", required=True)
     outward = _direction(directions, "to-huggingface", "write a folder that Phi3ForCausalLM loads")
     outward.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest weight file (default 5GB)")
-    inward = _direction(directions, "to-checkpoint", "write a checkpoint, cut for a layout")
+    inward = _direction(directions, "to-checkpoint", "write a checkpoint for a layout")
     inward.add_argument("--tensor", type=int, default=1, metavar="N", help="ranks that share every matrix (default 1)")
     inward.add_argument("--pipeline", type=int, default=1, metavar="N", help="ranks that share the layers (default 1)")
     inward.add_argument("--virtual-pipeline", type=int, default=1, metavar="N", help="chunks of layers per rank")

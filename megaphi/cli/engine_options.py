@@ -61,7 +61,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
         type=_operators,
         default=(),
         metavar="NAMES",
-        help="kernels, separated by commas, that PyTorch may stand in for on a GPU where they are not compiled",
+        help="kernels, separated by commas, that PyTorch may replace on a GPU where they are not compiled",
     )
     parser.set_defaults(replicas=1)
 

@@ -43,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="copies of the model behind the one address (default 1); each takes --tensor x --pipeline processes",
+        help="copies of the model behind one address (default 1); each takes --tensor x --pipeline processes",
     )
-    parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address to listen at (default 127.0.0.1)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0 takes a free one")
-    parser.add_argument("--model-name", metavar="NAME", help="what clients call it (default: the checkpoint's folder)")
+    parser.add_argument("--model-name", metavar="NAME", help="model name (default: the checkpoint's folder)")
     parser.add_argument(
         "--api-key-file", type=user_path, metavar="FILE", help="a file whose one line is the key that clients must send"
     )

@@ -73,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="records without a text: name them and stop (default), or leave them out and count them",
     )
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per processor")
-    parser.add_argument("--rank", type=int, metavar="R", help="this process among those that work together, from 0")
-    parser.add_argument("--world", type=int, metavar="N", help="number of such processes (default: from the launcher)")
-    parser.add_argument("--dry-run", action="store_true", help="print files, shards, bytes, tokens and who does what")
+    parser.add_argument("--rank", type=int, metavar="R", help="number of this worker, from 0")
+    parser.add_argument("--world", type=int, metavar="N", help="number of workers (default: from the launcher)")
+    parser.add_argument("--dry-run", action="store_true", help="print files, shards, bytes, tokens, division of work")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
-"""Weights with another tokenizer than they came with, or without any: the options of `megaphi convert`.
+"""Weights with another tokenizer than their own, or with none: the options of `megaphi convert`.
 
 A model that came without a tokenizer takes any whose ids fit, and that ends texts as its config.json says. One that has
-its own keeps it, unless it is said that this one is left out; where another is put in its place, the files that name
-its ids (config.json, generation_config.json) are left out too.
+its own keeps it, unless told to drop it; if another one replaces it, the files that name its ids (config.json,
+generation_config.json) are left out too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAME_IDS = (CONFIG, GENERATION_CONFIG)
 
 
 class WithTokenizer:
-    """Fulfils `WeightReader`: `source`, but for what belongs to the tokenizer."""
+    """Implements `WeightReader`: `source`, except for its tokenizer."""
 
     def __init__(self, source: WeightReader, tokenizer: Tokenizer | None, *, keep: Mapping[str, Path]) -> None:
         """`keep`: the files that came with the weights and stay beside the tokenizer's."""
@@ -53,7 +53,7 @@ def with_tokenizer(source: WeightReader, path: str | None, *, leave_out: bool) -
     """`source` with the tokenizer at `path` (as `open_path` takes it), without its own, or both.
 
     Args:
-        leave_out: whatever tokenizer it has is not looked at.
+        leave_out: its own tokenizer is not read.
 
     Raises:
         InputError: the tokenizer does not fit the model, or the model has another one that is not left out.
@@ -70,7 +70,7 @@ def with_tokenizer(source: WeightReader, path: str | None, *, leave_out: bool) -
     if own is not None and given is not None and own.fingerprint != given.fingerprint:
         raise InputError(
             f"--tokenizer {path} (fingerprint {given.fingerprint[:12]}) is not the tokenizer that {source.folder} has"
-            f" ({own.fingerprint[:12]}): leave it out, or put it in the place of that one with --no-tokenizer too"
+            f" ({own.fingerprint[:12]}): leave it out, or replace that one by adding --no-tokenizer"
         )
     return source
 

@@ -1,4 +1,4 @@
-"""Whatever holds a model's weights, opened by what lies at its path, as a `WeightReader`."""
+"""Open any model's weights as a `WeightReader`, by the contents of the path."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _is_huggingface(path: Path) -> bool:
 
 
 def refuse_unlisted_weights(reader: WeightReader) -> None:
-    """Raise InputError for a checkpoint with weights that are not those of its architecture: none would be moved.
+    """Raise InputError for a checkpoint with weights that its architecture does not have: they would be lost.
 
     Readers of other formats look for such tensors themselves.
     """

@@ -2,7 +2,7 @@
 
 The files are those that the ranks of such a layout would have written: names and boxes are those of model/weights.py.
 All tensor ranks' files of a pipeline stage are open at once, so a matrix that they share by columns is read once.
-Any layout loads any checkpoint; one that is cut as it will be read is read fastest. There is no optimizer state.
+Any layout loads any checkpoint; one written for the same layout is read fastest. There is no optimizer state.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def to_checkpoint(
     Args:
         source: where the weights are, as `open_weights` takes it, or a reader.
         out: must not exist, or be an empty folder.
-        layout: how to cut it, by `tensor`, `pipeline` and `virtual_pipeline`; one file by default.
+        layout: its layout, by `tensor`, `pipeline` and `virtual_pipeline`; one file by default.
         dtype: "float32" or "bfloat16"; by default every weight keeps its own.
 
     Raises:

@@ -58,7 +58,7 @@ def to_huggingface(
         shard_bytes: largest size of one safetensors file.
 
     Raises:
-        InputError: the source is corrupted, `out` cannot be written, or the formats have no word for what it has.
+        InputError: the source is corrupted, `out` cannot be written, or the formats cannot express it.
     """
     reader, out = source if not isinstance(source, str | Path) else open_weights(source), Path(out)
     files = plan_huggingface(reader, dtype=dtype, shard_bytes=shard_bytes)
@@ -127,7 +127,7 @@ def _index(files: dict[str, PlannedFile]) -> dict[str, Any]:
 
 
 def _fitting(carried: Mapping[str, Path], model: Architecture) -> dict[str, Path]:
-    """Files of known names; those of a model whose vocabulary has changed since do not describe it any more."""
+    """Files of known names; those of a model whose vocabulary has changed no longer describe it."""
     carried = {name: path for name, path in carried.items() if name in CARRIED}
     if CONFIG not in carried:
         return carried

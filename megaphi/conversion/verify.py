@@ -32,7 +32,7 @@ from megaphi.log import logger, progress_bar
 from megaphi.model.weights import weights_of
 
 TOLERANCE = 1e-4
-"""Largest difference of fp32 logits, relative to the largest of them: what rounding in another order makes."""
+"""Tolerance of fp32 logits, relative to the largest of them: rounding in another order."""
 LONGEST_TOKENS = 512
 TEXT = """A checkpoint is a promise: whoever loads it gets the numbers that were in memory when it was written, in the
 order in which the model uses them. Between two formats that order differs. One stacks queries, keys and values; the
@@ -58,7 +58,7 @@ class LogitComparison:
     largest_difference: float
     largest_logit: float
     same_choice: float
-    """Share of the places where both find the same token the likeliest."""
+    """Share of the positions where both have the same top token."""
     cross_entropies: tuple[float, float]
     """Nats per token, of the source and of the target."""
     programs: tuple[str, str]
@@ -67,7 +67,7 @@ class LogitComparison:
     says_something: bool
     """True if both sides' logits are finite and not all the same: two broken models may be equal."""
     unread: tuple[str, ...]
-    """Tensors that transformers did not use, or missed: two programs may pass over the same one."""
+    """Tensors that transformers did not use, or missed: two programs may ignore the same one."""
 
     @property
     def is_same(self) -> bool:
@@ -220,7 +220,7 @@ def report(
         + ("" if math.isfinite(first + second) else ": not finite"),
     ]
     if not found.says_something:
-        lines.append("the logits are not numbers, or all the same: this is no model")
+        lines.append("the logits are not finite, or all the same: this is not a working model")
     if found.unread:
         lines.append(f"transformers did not use, or missed: {', '.join(found.unread[:5])}")
     return not different and found.is_same, lines

@@ -13,11 +13,11 @@ from itertools import pairwise
 import torch
 
 MOST_MARKS = 4_096
-"""Kept for who never asks for them."""
+"""Limit of marks kept if nobody asks for them."""
 
 
 class Activity:
-    """One rank's place in the work; `step` counts updates from 1, 0 is before the first."""
+    """One rank's position in the work; `step` counts updates from 1, 0 is before the first."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -25,12 +25,12 @@ class Activity:
         self._marks: deque[tuple[str, torch.cuda.Event]] = deque(maxlen=MOST_MARKS)
 
     def begin(self, step: int) -> None:
-        """The next step begins, with waiting for its data."""
+        """Begin the next step, with waiting for its data."""
         self.step = step
         self.enter("data")
 
     def enter(self, phase: str) -> None:
-        """The phase before this one is over."""
+        """Enter a phase, which ends the previous one."""
         self.phase = phase
         mark = torch.cuda.Event(enable_timing=True)
         mark.record()

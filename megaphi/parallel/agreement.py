@@ -18,7 +18,9 @@ Answer = TypeVar("Answer")
 
 
 def agreed(world: World, action: Callable[[], Answer]) -> Answer:
-    """Run `action` on every rank; if it fails with an `InputError` anywhere, all ranks stop, and one speaks for all."""
+    """Run `action` on every rank; if it fails with an `InputError` anywhere, all ranks stop, and one reports for
+    all.
+    """
     answer, message = None, None
     try:
         answer = action()
@@ -49,7 +51,7 @@ def agree_on(world: World, facts: Facts) -> None:
 
 
 def refuse(world: World, message: str) -> NoReturn:
-    """End the job for a reason that every rank knows: rank 0 says it."""
+    """End the job for a reason that every rank knows: rank 0 reports it."""
     if world.is_main:
         raise InputError(message)
     raise ReportedElsewhere

@@ -1,8 +1,8 @@
 """Messages between ranks through the job's key-value store, for threads that run beside the training.
 
 Collectives belong to the main thread: one that another thread starts would meet those of the training in a different
-order on every rank. A key of the store is written by one rank and awaited by others, who ask again and again instead of
-blocking in the store, so that a wait can be cancelled and nobody else's request waits behind it.
+order on every rank. A key of the store is written by one rank and awaited by others, who poll instead of blocking in
+the store, so that a wait can be cancelled and does not block other requests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LONGEST_PAUSE_SECONDS = 0.25
 
 
 class CalledOff(Exception):
-    """A wait was ended because the job goes down."""
+    """A wait was cancelled because the job is ending."""
 
 
 class Channel:
@@ -35,7 +35,7 @@ class Channel:
         self._store.set(f"{self._prefix}/{key}", json.dumps(message))
 
     def wait(self, keys: Sequence[str]) -> list[Any]:
-        """The messages of all keys, in order, when there are all. Raises CalledOff."""
+        """Wait for the messages of all keys, in order. Raises CalledOff."""
         names, pause = [f"{self._prefix}/{key}" for key in keys], SHORTEST_PAUSE_SECONDS
         while not self._store.check(names):
             if self._called_off.wait(pause):
@@ -44,6 +44,6 @@ class Channel:
         return [json.loads(self._store.get(name)) for name in names]
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Remove keys that nobody waits for any more."""
+        """Remove keys that are no longer awaited."""
         for key in keys:
             self._store.delete_key(f"{self._prefix}/{key}")

@@ -40,9 +40,10 @@ _installed = False
 def install() -> bool:
     """Emulate torch.cuda on the CPU; returns whether emulation is active."""
     global _installed
-    # Megatron warns once per file and rank that Transformer Engine or Apex is missing; `megaphi doctor` says it once.
+    # Megatron warns once per file and rank that Transformer Engine or Apex is missing; `megaphi doctor` reports it
+    # once.
     warnings.filterwarnings("ignore", module=r"megatron\..*")
-    # It also calls collectives by names that torch has begun to replace.
+    # It also calls collectives by names that torch has deprecated.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
     if _installed or torch.cuda.is_available():
         return _installed

@@ -1,8 +1,8 @@
 """Devices of this machine for the ranks of a job, and the layout that fits them.
 
-A rank computes on a GPU of its own where torch sees any, else all ranks share the CPU. What torch sees is CUDA's own
-word: with `CUDA_VISIBLE_DEVICES=` (empty) in front of a command everything runs on the CPU, on any machine. That is the
-one way to force it, and it reaches every process that the command starts.
+A rank computes on a GPU of its own where torch sees any, else all ranks share the CPU. torch sees what CUDA reports:
+with `CUDA_VISIBLE_DEVICES=` (empty) in front of a command everything runs on the CPU, on any machine. That is the one
+way to force it, and it reaches every process that the command starts.
 """
 
 from __future__ import annotations

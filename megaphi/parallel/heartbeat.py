@@ -1,10 +1,10 @@
-"""Every rank says again and again that it is alive; who falls silent is named by all others, and they end.
+"""Every rank reports periodically that it is alive; one that falls silent is named by all others, and they end.
 
-A thread of each rank writes its beat (a number, step, phase) under a key of the job's store, over a connection of its
-own. Rank 0 reads all beats and posts a verdict; the others read the verdict and rank 0's beat. A second thread watches
-that the store answers at all, because a request to a stopped or unreachable host never returns. Neither needs the main
-thread, which may hang in a collective for as long as that likes. Silence is counted in time that the watcher itself was
-awake for: when a whole job is frozen (a suspended laptop, a paused container), nobody was silent.
+A thread of each rank writes its beat (a number, step, phase) under a key of the job's store, over a separate
+connection. Rank 0 reads all beats and posts a verdict; the others read the verdict and rank 0's beat. A second thread
+watches that the store answers at all, because a request to a stopped or unreachable host never returns. Neither needs
+the main thread, which may hang in a collective indefinitely. Silence is measured in time during which the watcher
+itself was running: when a whole job is frozen (a suspended laptop, a paused container), no rank counts as silent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INTERVAL_SECONDS = 2.0
 HURRIED_BEATS = 4
 """Beats that a rank may miss once another has lost contact, or after its store has closed the connection."""
 STANDSTILL_SECONDS = 120.0
-"""After so long without a new phase on any rank, rank 0 says who is where; after twice that again."""
+"""Seconds without a new phase on any rank after which rank 0 reports every rank's position; again after twice that."""
 EXIT_CODE = 1
 LINGER_SECONDS = 5.0
 """Seconds that rank 0, which often holds the store, stays for the others to read its last word or to leave."""
@@ -64,7 +64,7 @@ class Beat(NamedTuple):
     step: int
     phase: str
     state: str
-    """`here`, `left` (it is done), `cut off: ` and how its communication failed, or `failed: ` and with what."""
+    """`here`, `left` (it is done), `cut off: ` and its communication error, or `failed: ` and the error."""
 
     @property
     def is_cut_off(self) -> bool:
@@ -94,7 +94,7 @@ class Roll:
         self._longest_tick, self._at = 3 * interval_seconds, now
 
     def note(self, beats: Sequence[Beat], *, now: float) -> None:
-        """Between two looks no more time counts than lies between two looks of a process that runs."""
+        """The time counted between two looks is capped at that of a process that is running."""
         passed, self._at = min(now - self._at, self._longest_tick), now
         self.standing_seconds += passed
         self.cut_off_seconds += passed if any(beat.is_cut_off for beat in self.beats) else 0.0
@@ -125,7 +125,7 @@ class Heartbeat:
     """The two threads of one rank, from `start` to `stop`.
 
     Args:
-        store: a client of the job's store that nobody else uses.
+        store: a client of the job's store for this object alone.
         people: who each rank is.
     """
 
@@ -153,13 +153,13 @@ class Heartbeat:
             thread.start()
 
     def stop(self) -> None:
-        """Leave in peace; rank 0 stays a little until the others have left too."""
+        """Leave in order; rank 0 stays a little until the others have left too."""
         self._stopping.set()
         self._wake.set()
         for thread in self._threads:
             thread.join(self._interval)
         if self._threads[0].is_alive() or self._broken:
-            return  # the store is gone, and nobody there to tell
+            return  # the store is gone, and nobody is left to tell
         try:
             self._state = "left"
             self._say_beat()
@@ -197,7 +197,7 @@ class Heartbeat:
         time.sleep(self._timeout)
 
     def _tell(self, state: str) -> None:
-        """Let the others know at once, and look more often from now on."""
+        """Tell the others immediately, and look more often from now on."""
         self._state = state
         self._hurry.set()
         self._wake.set()
@@ -230,7 +230,7 @@ class Heartbeat:
         if self._rank != 0 and self._store.check(["heartbeat/verdict"]):
             verdict = json.loads(self._store.get("heartbeat/verdict"))
             accused = self._rank in verdict["ranks"]
-            self._end("the others took this rank for lost and have ended: " * accused + verdict["text"])
+            self._end("the others considered this rank lost and have ended: " * accused + verdict["text"])
         self._roll.note(self._read(self._seen), now=time.monotonic())
         if any(beat.state not in ("here", "left") for beat in self._roll.beats):
             self._hurry.set()
@@ -265,7 +265,9 @@ class Heartbeat:
         return None
 
     def _report_standstill(self) -> None:
-        """Alive is not enough: a rank that hangs in its own code keeps all others waiting in a collective."""
+        """Report a job in which all ranks are alive but none progresses: a rank that hangs keeps all others in a
+        collective.
+        """
         if self._roll.standing_seconds == 0.0:
             self._standstill_at = STANDSTILL_SECONDS
         is_training = any(beat.step for beat in self._roll.beats)
@@ -303,13 +305,13 @@ class Heartbeat:
         )
 
     def _end(self, text: str) -> None:
-        """Say it, keep where every thread of this process stands, and end the process, whatever it is doing."""
+        """Report the reason, dump the stacks of all threads, and end the process, whatever it is doing."""
         with self._ending:
             here = f"rank {self._rank} on {self._people[self._rank].host} ends in step {self._doing.step}, "
             message = f"megaphi: {here}{self._doing.phase}: {text}"
             speaker = Thread(target=_last_words, args=(message,), daemon=True)
             speaker.start()
-            speaker.join(2.0)  # a terminal or a disk that takes nothing must not keep us
+            speaker.join(2.0)  # a blocked terminal or disk must not keep us
             if self._rank == 0:
                 time.sleep(min(LINGER_SECONDS, 2.5 * self._interval))
             os._exit(EXIT_CODE)

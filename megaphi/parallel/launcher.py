@@ -21,7 +21,7 @@ from megaphi.parallel.rendezvous.place import Place, export, without_launchers
 GRACE_SECONDS = 20.0
 """Seconds that the other ranks may take to end by themselves once one has failed, before they are killed."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-"""With these, people, launchers, queues and closed terminals ask a run to save and end."""
+"""Signals by which people, launchers, queues and closed terminals ask a run to save and end."""
 
 
 def free_port() -> int:

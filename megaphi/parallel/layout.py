@@ -26,7 +26,7 @@ class Coordinates(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelLayout:
-    """Ways to cut the model and the batch (config section `layout`)."""
+    """Parallel layout of the model and the batch (config section `layout`)."""
 
     tensor: Annotated[int, Range(minimum=1)] = 1
     """Ranks that share every matrix; must divide the key-value groups (1, 2, 5 or 10 for Phi-4)."""
@@ -57,7 +57,7 @@ class ParallelLayout:
         check_values(self, where="layout")
         if world_size % self.model_ranks:
             raise InputError(
-                f"{world_size} processes cannot hold whole copies of a model cut layout.tensor={self.tensor} x "
+                f"{world_size} processes cannot hold whole copies of a model with layout.tensor={self.tensor} x "
                 f"layout.pipeline={self.pipeline} x layout.context={self.context}: use a multiple of {self.model_ranks}"
             )
         data = world_size // self.model_ranks

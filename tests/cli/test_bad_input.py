@@ -100,7 +100,7 @@ def test_inspect(refused, dataset, tmp_path):
     assert "configuration config.json is not valid JSON" in refused("inspect", "diff", "config.json", "config.json")
     (tmp_path / "config.json").write_text("{}")
     words = ("inspect", "diff", "config.json", "config.json", "--weights")
-    assert "config.json is no checkpoint and holds none" in refused(*words)
+    assert "config.json is not a checkpoint and holds none" in refused(*words)
 
 
 def test_verify(refused, tmp_path):

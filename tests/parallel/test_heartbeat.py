@@ -65,7 +65,9 @@ def test_survivors_name_the_lost_rank_and_end_though_they_hang(case: str, ended:
 
 
 def test_a_stopped_rank_that_goes_on_ends_too_and_says_why(ended: dict) -> None:
-    assert "the others took this rank for lost" in ended["stopped"][1][2] or "rank 0 is lost" in ended["stopped"][1][2]
+    assert (
+        "the others considered this rank lost" in ended["stopped"][1][2] or "rank 0 is lost" in ended["stopped"][1][2]
+    )
     assert re.search(r"not heard for \d+ s: ranks 1-2 on", ended["first stopped"][1][0])
 
 

@@ -38,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoint.add_argument("--tensors", action="store_true", help="list every tensor")
     checkpoint.add_argument("--files", action="store_true", help="list every file with its SHA-256")
     add_dataset_arguments(kinds.add_parser("dataset", help="tokens, documents, lengths, tokenizer"))
-    add_conversation_arguments(kinds.add_parser("conversations", help="which tokens are trained; preference pairs"))
+    add_conversation_arguments(kinds.add_parser("conversations", help="which tokens are trained on; preference pairs"))
     ranks = kinds.add_parser("ranks", help="how each rank spends its steps; which one is slow")
     ranks.add_argument("path", type=user_path, metavar="RUN", help="a run folder")
     ranks.add_argument("--last", type=int, default=200, metavar="N", help="steps to look at (default: %(default)s)")
     diff = kinds.add_parser("diff", help="what differs between two runs or checkpoints")
     diff.add_argument("left", type=user_path, metavar="A", help="a run folder, a checkpoint, or a config.json")
     diff.add_argument("right", type=user_path, metavar="B", help="another one")
-    diff.add_argument("--weights", action="store_true", help="compare the numbers too; reads both checkpoints whole")
+    diff.add_argument("--weights", action="store_true", help="compare values too; reads both checkpoints completely")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ NO_LIMIT = 1 << 62
 
 def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", type=user_path, metavar="FILE", help=".jsonl, .json (plain or packed) or .parquet; or a folder of them"
+        "path", type=user_path, metavar="FILE", help=".jsonl, .json (also compressed) or .parquet; or a folder"
     )
     parser.add_argument("--pairs", action="store_true", help="the file holds preference pairs")
     parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to print (default 3)")

@@ -28,7 +28,7 @@ def show_difference(left: Path, right: Path, *, weights: bool) -> int:
         from megaphi.errors import InputError
 
         missing = left if readers[0] is None else right
-        raise InputError(f"{missing} is no checkpoint and holds none: --weights compares two checkpoints")
+        raise InputError(f"{missing} is not a checkpoint and holds none: --weights compares two checkpoints")
     print("\n".join(found or ["nothing differs"]))
     return 0
 

@@ -1,4 +1,4 @@
-"""The small files around a model, which travel with its weights there and back.
+"""The small files beside a model, which travel with its weights in both directions.
 
 An import puts a copy of them into the checkpoint's folder `huggingface/`, where the manifest covers them; an export
 writes them back. Only files of known names, and never code: a tokenizer that needs Python files of its own is not
@@ -18,7 +18,7 @@ LARGEST_BYTES = 1 << 26
 
 
 def carried_files(folder: Path) -> dict[str, Path]:
-    """Name -> where it lies, of the files of a Hugging Face folder that travel.
+    """Name -> path of the files of a Hugging Face folder that are carried along.
 
     Raises:
         InputError: a file is larger than one of its name should be.

@@ -1,8 +1,8 @@
-"""Files of weights from a stream of blocks: one thread reads and translates, another hashes and writes.
+"""Streaming files of weights in blocks: one thread reads and translates, another hashes and writes.
 
 A block is a few rows, `BLOCK_BYTES` at most, and a bounded number of them exists at a time, so memory does not depend
-on the size of the model or of its largest tensor. A finished file is forced to disk by a third thread while the next
-one is being written: the disk is what a conversion waits for.
+on the size of the model or of its largest tensor. A finished file is synced to disk by a third thread while the next
+one is being written: the disk is the bottleneck of a conversion.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MEMORY_CEILING_BYTES = 192 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedFile:
-    """A file to write: its tensors in order, and what its header says besides."""
+    """A file to write: its tensors in order, and the rest of its header."""
 
     tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ def write_files(
 
 
 def check_space(out: Path, files: Mapping[str, PlannedFile]) -> None:
-    """Refuse to begin what the disk cannot hold."""
+    """Refuse to start if the disk is too small."""
     place = out.absolute()
     while not place.exists():
         place = place.parent
@@ -88,7 +88,7 @@ def check_space(out: Path, files: Mapping[str, PlannedFile]) -> None:
 
 
 def wanted_dtype(found: torch.dtype, dtype: str | None, *, what: str) -> torch.dtype:
-    """The type in which a weight is written: as asked for, else as it is."""
+    """The dtype in which a weight is written: as requested, else unchanged."""
     if dtype is not None:
         return DTYPES[dtype]
     if found not in (torch.float32, torch.bfloat16):

@@ -1,8 +1,8 @@
 """One rule for the metadata of every format (config.json, GGUF headers, Megatron's arguments): act on it, or refuse it.
 
-A name is honoured (it becomes part of the architecture), says nothing of the function at any value, or changes nothing
-at the value that stands here. Everything else is refused by name and value, also what a later version adds: a list of
-what is known to be wrong would pass over it. null says nothing, unless a list says otherwise.
+A name is honoured (it becomes part of the architecture), does not affect the function at any value, or changes nothing
+at the given value. Everything else is refused by name and value, including names that a later version adds, which a
+deny list would let through. null means unset, unless a list says otherwise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Test = Callable[[Any, Mapping[str, Any]], bool]
-"""(value, everything that is said) -> whether it is one that we compute."""
+"""(value, all values) -> whether we can compute it."""
 _LONGEST_SHOWN = 80
 
 

@@ -1,10 +1,10 @@
 """Megatron's weights and Hugging Face's, in one table of rows that is read in both directions.
 
 Our rows of queries, keys and values are, for each key-value group, [its queries; its key; its value], so that tensor
-ranks can cut between groups; theirs are [all queries; all keys; all values], in one tensor (Phi-3) or three (Llama).
-So each of our weights is a list of segments, each of which is rows of one of their tensors, and the same list sorted
-by their rows says where each of their tensors comes from. Everything else is one segment, or two: the gate and the up
-projection.
+ranks can be split between groups; theirs are [all queries; all keys; all values], in one tensor (Phi-3) or three
+(Llama). So each of our weights is a list of segments, each of which is rows of one of their tensors, and the same list
+sorted by their rows says where each of their tensors comes from. Everything else is one segment, or two: the gate and
+the up projection.
 
 A row is a row of a weight's matrix form (model/weights.py): the SwiGLU matrix is 2F of them, a norm D of one element.
 """

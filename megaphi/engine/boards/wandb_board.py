@@ -55,7 +55,7 @@ def check_wandb(section: Wandb) -> None:
             raise InputError(f"wandb.{path}={value} needs wandb.project: only a project turns W&B on")
         return
     spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # a folder that W&B left in the working directory is no package
+    if spec is None or spec.origin is None:  # a folder that W&B left in the working directory is not a package
         raise InputError(
             f"wandb.project={section.project} needs the package wandb, which is not installed: "
             "pip install 'megaphi[wandb]', or set wandb.project=none"
@@ -132,7 +132,7 @@ class WandbBoard:
                 raise RuntimeError(self._reason())
         except subprocess.TimeoutExpired:
             number = self._process.pid
-            logger.warning("W&B is not done after %g s: process %d goes on by itself", CLOSING_SECONDS, number)
+            logger.warning("W&B is not done after %g s: process %d continues by itself", CLOSING_SECONDS, number)
 
 
 def _arguments(folder: Path, section: Wandb, *, config: dict[str, Any], after: int) -> dict[str, Any]:

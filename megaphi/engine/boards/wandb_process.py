@@ -39,7 +39,7 @@ def _log(lines: BinaryIO) -> None:
     exit_code = CRASHED
     for line in lines:
         if not line.endswith(b"\n"):
-            break  # training has given up in the middle of a line
+            break  # training stopped in the middle of a line
         record = json.loads(line)
         if "exit_code" in record:
             exit_code = record["exit_code"]

@@ -78,7 +78,7 @@ class MetricsLog:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
         except OSError as error:
             if not had_to_wait:
-                logger.error("%s cannot be written (%s): its lines wait in memory", self.path, error.strerror)
+                logger.error("%s cannot be written (%s): its lines are kept in memory", self.path, error.strerror)
         for name, board in list(self._boards.items()):
             self._attempt(name, partial(board.add, record))
 
@@ -88,7 +88,7 @@ class MetricsLog:
             use()
         except Exception as error:
             self._boards.pop(name, None)
-            logger.error("%s fails (%s: %s): it ends here, metrics.jsonl has it all", name, type(error).__name__, error)
+            logger.error("%s fails (%s: %s): it stops here, metrics.jsonl has all", name, type(error).__name__, error)
 
     def close(self) -> None:
         """Raises InputError if lines are still waiting."""

@@ -162,9 +162,7 @@ class Saver:
         return None
 
     def _stop_unproven(self) -> NoReturn:
-        self._fail(
-            f"{self._given_up}. The run stops, rather than train into nothing; saving.train_unsaved=true goes on"
-        )
+        self._fail(f"{self._given_up}. The run stops, rather than lose its work; saving.train_unsaved=true continues")
 
     def _fail(self, message: str) -> NoReturn:
         raise RunFailed(message if self._world.is_main else "")

@@ -185,7 +185,7 @@ def _problem(action: Callable[[], object]) -> str | None:
     except CalledOff:
         raise
     except Exception as error:
-        logger.exception("a defect in saving, please report it")
+        logger.exception("a bug in saving, please report it")
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -95,7 +95,7 @@ def test_two_models_that_say_nothing_are_not_the_same(tmp_path, fault):
     save_file({name: torch.full_like(value, fault) for name, value in load_file(file).items()}, file, {"format": "pt"})
     ((passed, lines),) = run_in_world(_verify, str(tmp_path / "hf"), str(tmp_path / "hf"), processes=1)
     assert not passed
-    assert "this is no model" in lines[-1]
+    assert "this is not a working model" in lines[-1]
 
 
 def test_folders_that_are_less_or_more_than_a_model(tmp_path):

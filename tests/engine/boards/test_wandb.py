@@ -154,7 +154,7 @@ def test_a_failing_board_is_said_once_and_costs_nothing_else(
     (line,) = said
     assert line.startswith("wandb fails (RuntimeError: its process ended with code ")
     assert reason in line
-    assert line.endswith("it ends here, metrics.jsonl has it all")
+    assert line.endswith("it stops here, metrics.jsonl has all")
     assert len(read_metrics(log.path)) >= 3
     assert (tmp_path / "run" / "tensorboard").is_dir()
 
@@ -180,7 +180,7 @@ def test_a_board_that_hangs_makes_nobody_wait(
     log_steps(run, range(1, 3)).close()
     assert time.monotonic() - began < 45
     assert len(said) == 2
-    assert "goes on by itself" in said[1]
+    assert "continues by itself" in said[1]
 
 
 def test_the_process_of_a_board_that_is_given_up_ends_while_training_goes_on(

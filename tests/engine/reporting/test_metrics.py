@@ -77,7 +77,7 @@ def test_lines_that_a_full_disk_refuses_wait_in_memory(tmp_path, monkeypatch):
         log.add({"step": 3, "loss": 1.0})
         with pytest.raises(InputError, match="no space left on the device"):
             log.close()
-    assert len([words for words in said if "its lines wait in memory" in words[0]]) == 1
+    assert len([words for words in said if "its lines are kept in memory" in words[0]]) == 1
     log._file = disk
     log.add({"step": 4, "loss": 0.5})
     log.close()

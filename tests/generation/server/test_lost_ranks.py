@@ -104,7 +104,7 @@ def test_the_survivor_names_the_lost_rank_and_ends(case: str, ended: dict) -> No
     assert ("it failed: ZeroDivisionError: its own fault" in line) == (case == "failed")
     assert lost == (-signal.SIGKILL if case == "killed" else 1), last
     if "stopped" in case:
-        assert "the others took this rank for lost" in last or "rank 0 is lost" in last
+        assert "the others considered this rank lost" in last or "rank 0 is lost" in last
 
 
 @pytest.mark.parametrize("verb", ["serve", "chat", "generate"])

@@ -1,8 +1,8 @@
 """The metadata of a GGUF file, and the keys that we act on: every other key that changes the function is refused.
 
-A key of the model is honoured (it becomes part of the architecture), is neutral at the value that stands here, or is
-refused by name: what a later llama.cpp adds is not passed over. Keys of the tokenizer, of how a file was quantised and
-of who made it change no logits.
+A key of the model is honoured (it becomes part of the architecture), is neutral at the value listed here, or is refused
+by name: keys that a later llama.cpp adds are not ignored. Keys of the tokenizer, of how a file was quantised and of who
+made it change no logits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HONOURED = (
     "rope.freq_base",
     "rope.dimension_count",
 )
-"""Behind `llama.`: what GgufWeights builds the architecture from."""
+"""Keys after `llama.` that GgufWeights builds the architecture from."""
 _ACCEPTED_AT: Mapping[str, Test] = {
     "attention.value_length": lambda value, own: value == _head_size(own),
     "attention.causal": only(True),
@@ -53,7 +53,7 @@ _ACCEPTED_AT: Mapping[str, Test] = {
     "tensor_data_layout": only("Meta AI original pth"),
     "leading_dense_block_count": off,
 }
-"""Behind `llama.`: at which value a key changes nothing."""
+"""Keys after `llama.`, with the values at which they change nothing."""
 _OUTSIDE = ("general.", "tokenizer.", "quantize.", "split.", "GGUF.")
 """Prefixes of keys that do not affect the function."""
 _KEYS = Understood(
@@ -63,7 +63,7 @@ _KEYS = Understood(
 
 
 def check_header(fields: Mapping[str, Any], *, path: Path) -> None:
-    """Refuse what we neither honour nor know to change nothing.
+    """Refuse keys that we neither honour nor know to change nothing.
 
     Args:
         fields: key and value, of all keys but those of the tokenizer.
@@ -80,7 +80,7 @@ def check_header(fields: Mapping[str, Any], *, path: Path) -> None:
     of_the_model = {key: value for key, value in fields.items() if not key.startswith(_OUTSIDE)}
     if refused := _KEYS.refused(of_the_model):
         raise InputError(
-            f"{path}: {shown(fields, refused)}: not available here, and the model would not be the same without"
+            f"{path}: {shown(fields, refused)}: not supported, and the model would compute something else without"
         )
 
 

@@ -1,9 +1,9 @@
 """Pre-tokenization (splitting text before merges) by its name in a GGUF file (`tokenizer.ggml.pre`, llama.cpp's names).
 
-The file holds nothing but the name, so this table is knowledge of ours: for each name what llama.cpp does under it, in
-the form that the models' own tokenizer.json has. Where the two differ (Qwen composes characters first, llama.cpp does
-not) the model's own is right, as that is what it was trained with. A name that is not here is refused, not guessed:
-the wrong cut gives plausible ids that the model has never seen.
+The file holds only the name, so this table defines each of them: what llama.cpp does, in the form that the models' own
+tokenizer.json has. Where the two differ (Qwen composes characters first, llama.cpp does not) the model's own is right,
+as that is what it was trained with. A name that is not here is refused, not guessed: the wrong cut gives plausible ids
+that the model has never seen.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Split:
     """Pieces of text that no merge crosses; none: GPT-2's, which `tokenizers` has built in."""
     single_digits: bool = False
     composed: bool = False
-    """Characters are composed first (NFC)."""
+    """Normalise characters to NFC first."""
     whole_pieces: bool = False
-    """A piece that is a token is taken as it is, whatever merges would make of it."""
+    """A piece that is a token is taken as it is, whatever its merges (ignore_merges)."""
     begins: bool = False
-    """A text has the begin token in front, where the file does not say whether it has."""
+    """Default for prepending the begin token, if the file does not say."""
 
     def pre_tokenizer(self) -> PreTokenizer:
         from tokenizers import Regex, pre_tokenizers

@@ -1,9 +1,9 @@
 """The tokenizer inside a GGUF file, as the files that Hugging Face's libraries and ours read.
 
 llama.cpp keeps tokens with their types, and merges (byte-level BPE, `gpt2`) or scores (SentencePiece's BPE, `llama`).
-Of how text is cut it keeps a name (splits.py); merges follow from scores, as the better piece is merged first.
-Special is what the file calls control or unknown, an ordinary added token what it calls user defined; unused tokens,
-which fill the embedding up, are none. What cannot be read exactly is refused, and what remains to be done is said.
+For pre-tokenization it keeps a name (splits.py); merges follow from scores, as the better piece is merged first. Tokens
+of type control or unknown are special, user defined ones are ordinary added tokens, and unused ones, which pad the
+embedding, are dropped. A tokenizer that cannot be read exactly is refused, with the remedy.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ NAMED = {
     "eos_token": "eos_token_id",
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
-    "sep_token": "seperator_token_id",  # so spelled by llama.cpp
+    "sep_token": "seperator_token_id",  # llama.cpp's spelling
     "mask_token": "mask_token_id",
 }
-"""transformers' name of a token, and behind `tokenizer.ggml.` the key that holds its id."""
+"""transformers' name of a token, and the key (after `tokenizer.ggml.`) that holds its id."""
 ALSO_END = ("eot_token_id", "eom_token_id")
 _HONOURED = {"model", "pre", "tokens", "token_type", "merges", "scores", "add_bos_token", "add_eos_token"}
 _NEUTRAL: Mapping[str, Callable[[Any, str], bool]] = {
@@ -47,7 +47,7 @@ _NEUTRAL: Mapping[str, Callable[[Any, str], bool]] = {
     "token_type_count": lambda value, kind: True,
     "cls_token_id": lambda value, kind: True,
 }
-"""Behind `tokenizer.ggml.`: at which value a key changes no id."""
+"""Keys after `tokenizer.ggml.`, with the values at which they change no id."""
 _INFILLING = ("fim_", "prefix_token_id", "suffix_token_id", "middle_token_id")
 """Prefixes of keys that name tokens for uses that we do not have."""
 SPACE = "▁"
@@ -55,12 +55,12 @@ SPACE = "▁"
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """Tokens by what they are; every text is there once."""
+    """Tokens by kind; every text occurs once."""
 
     plain: dict[str, int]
-    """Text -> id of what merges make."""
+    """Text -> id of tokens made by merges."""
     added: list[tuple[int, str, bool]]
-    """(id, text, is it special) of what stands for itself, by id."""
+    """(id, text, is special) of added tokens, by id."""
 
     def text_of(self, token: int) -> str:
         return next(text for text, found in [*self.plain.items(), *self._added()] if found == token)
@@ -80,7 +80,7 @@ class _Vocabulary:
 
 
 def tokenizer_files(path: Path, fields: Mapping[str, Any], *, context: int) -> dict[str, Path]:
-    """Name -> where it lies until this process ends, of the files that the tokenizer in a GGUF file makes.
+    """Name -> path (valid until this process ends) of the files made of the tokenizer in a GGUF file.
 
     Args:
         path: the file, for messages.
@@ -184,7 +184,7 @@ class _Reading:
 
         name = self._own.get("pre")
         if not isinstance(name, str) or name not in SPLITS:
-            self._refuse(f"tokenizer.ggml.pre={name!r}, which says how text is cut, is none of {', '.join(SPLITS)}")
+            self._refuse(f"tokenizer.ggml.pre={name!r}, the pre-tokenizer, is not one of {', '.join(SPLITS)}")
         split, texts = SPLITS[name], vocabulary.of_the_model()
         merges = [self._pair(merge, texts) for merge in self._own.get("merges") or []]
         engine = Tokenizer(models.BPE(texts, merges, ignore_merges=split.whole_pieces))

@@ -1,9 +1,9 @@
-"""A GGUF file of a Llama model (llama.cpp's format) as a `WeightReader`: any rows of ours, dequantised when asked for.
+"""A GGUF file of a Llama model (llama.cpp's format) as a `WeightReader`: any rows of ours, dequantised on demand.
 
 The `gguf` package (extra `megaphi[gguf]`) says what the file holds and undoes the quantisation; rows are read by
 position. llama.cpp interleaves the two halves of each head's rows of queries and keys, because it rotates neighbours
-where everyone else rotates halves: here they are put apart again. The tokenizer inside the file is made into files when
-it is asked for (tokenizer.py), and travels with the weights.
+where everyone else rotates halves: here they are separated again. The tokenizer inside the file is written as files on
+demand (tokenizer.py), and travels with the weights.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class GgufWeights:
         return tokenizer_files(self.folder, fields, context=self._number("context_length", int))
 
     def dtype(self, name: str) -> torch.dtype:
-        """bfloat16 where it is stored so; float32 for everything else, quantised or not."""
+        """bfloat16 if stored as such; float32 for everything else, quantised or not."""
         stored = {self._tensors[_their_name(part.tensor)].tensor_type.name for part in self._table[name]}
         return torch.bfloat16 if stored == {"BF16"} else torch.float32
 
@@ -205,7 +205,7 @@ class GgufWeights:
             dequantize(self._stored_sample(tensor), kind)
         except RuntimeError:
             raise InputError(
-                f"{self.folder}: {name} is quantised as {kind.name}, which cannot be undone here"
+                f"{self.folder}: {name} is quantised as {kind.name}, which cannot be dequantised here"
             ) from None
 
     def _stored_sample(self, tensor: Any) -> np.ndarray:
@@ -234,9 +234,9 @@ def _open(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is corrupted or truncated: it is no whole GGUF file ({error})") from None
+        raise InputError(f"{path} is corrupted or truncated: it is not a complete GGUF file ({error})") from None
     if reader.byte_order != "I":
-        raise InputError(f"{path} has its bytes in the order of another machine (big-endian): not available here")
+        raise InputError(f"{path} is big-endian, which is not supported")
     return reader
 
 

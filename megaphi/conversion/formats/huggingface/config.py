@@ -1,10 +1,9 @@
 """config.json in both directions: the shape that it describes, and the one that describes our shape.
 
-What our model cannot express, or nobody here knows (keys.py), is refused by name instead of being dropped,
-and so is, on the way out, what config.json has no word for. A sliding window is no obstacle: up to its length it is
-full attention, so it becomes the context. The surprising part is the way back: where a model came from Hugging Face,
-its own file is written again, byte for byte if nothing changed, else with only those fields changed that describe the
-shape.
+Anything that our model cannot express, or that is unknown (keys.py), is refused by name instead of being dropped, and
+so is, on export, anything that config.json cannot express. A sliding window is accepted: up to its length it is full
+attention, so it becomes the context. The surprising part is the way back: where a model came from Hugging Face, its own
+file is written again, byte for byte if nothing changed, else with only those fields changed that describe the shape.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _WRITTEN_AS: Mapping[str, str] = {
 }
 """Fields of the architecture, and what config.json calls them."""
 _SAME_FUNCTION = tuple(name for name in HOW_IT_IS_COMPUTED if name != "initial_std")
-"""Fields that say how, not what is computed; `context` is written by what the caller knows of it."""
+"""Fields that do not affect the result; `context` is written from the caller's value."""
 
 
 def naming_of(config: Mapping[str, Any], *, where: str) -> Naming:
@@ -64,7 +63,7 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
     given = told(config)
     if refused := CONFIG_KEYS.refused(given):
         raise InputError(
-            f"{where}: {shown(given, refused)}: not available here, and the model would not be the same without; a "
+            f"{where}: {shown(given, refused)}: not supported, and the model would compute something else without; a "
             "key that does not belong to the model can be removed from the file"
         )
     try:
@@ -91,7 +90,7 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
 
 
 def context_from(config: Mapping[str, Any], *, where: str) -> int:
-    """Longest sequence for which our full attention is what the model computes; says so where it is shorter."""
+    """Longest sequence for which full attention equals the model's; logs where it is shorter."""
     defaults = _DEFAULTS[naming_of(config, where=where)]
     context = config.get("max_position_embeddings", defaults["max_position_embeddings"])
     window = config.get("sliding_window")
@@ -140,7 +139,7 @@ def config_for(
 
 
 def refuse_other_fields(model: Architecture) -> None:
-    """Raise InputError if a field of the architecture is not at its default and has no word in config.json."""
+    """Raise InputError if a field of the architecture is not at its default and has no counterpart in config.json."""
     defaults = {field.name: field.default for field in fields(model)}
     other = defaults.keys() - _WRITTEN_AS.keys() - set(_SAME_FUNCTION)
     given = {f"model.{name}": getattr(model, name) for name in sorted(other) if getattr(model, name) != defaults[name]}
@@ -152,7 +151,7 @@ def refuse_other_fields(model: Architecture) -> None:
 
 
 def _understood_part(original: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """A file that an earlier version let in may hold what nothing was ever computed with."""
+    """Drop keys that an earlier version accepted, and that never had an effect."""
     given = told(original)
     refused = CONFIG_KEYS.refused(given)
     if refused:

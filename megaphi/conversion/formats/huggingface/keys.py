@@ -1,8 +1,8 @@
 """Keys of a config.json: those we act on, those that change nothing, harmless values of others. The rest is refused.
 
 The lists are of Phi-3 (and Phi-4) and Llama models, as transformers 4 and 5, their authors and the tools around them
-write them. What stands in `rope_scaling` and `rope_parameters` is told key by key: transformers takes the first of the
-two that is there, so both have to say the same.
+write them. The contents of `rope_scaling` and `rope_parameters` are listed key by key: transformers takes the first of
+the two that is there, so both have to say the same.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SWITCHES = """
     num_experts_per_tok output_router_logits attn_logit_softcapping final_logit_softcapping attention_chunk_size
     quantization_config
 """
-"""Off, they are not there."""
+"""Arguments that are absent when off."""
 
 
 def _is_of_known_classes(value: Any, given: Mapping[str, Any]) -> bool:

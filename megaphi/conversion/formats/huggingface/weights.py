@@ -2,7 +2,7 @@
 
 Opening reads config.json, the index and the files' headers, and checks every tensor's name, shape and type against the
 configuration: a folder that does not fit is refused before anything is written. Rows are then read by position,
-directly into their place, in the order of our table (weight_names.py).
+directly into their destination, in the order of our table (weight_names.py).
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _open_files(folder: Path) -> dict[str, TensorFile]:
 
 
 def _refuse_others(folder: Path, named: set[str]) -> None:
-    """An adapter beside the model, a head of its own, a shard that the index forgot; Meta's own form is a copy."""
+    """Refuse an adapter beside the model, a separate head, a shard that the index omits; Meta's own form is a copy."""
     others = {path.name for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated")} - named
     if others:
         raise InputError(

@@ -2,7 +2,7 @@
 
 Several hundred arguments describe a whole run. One that is None, false, zero or empty is not set; every other is
 honoured, is known to change nothing, or is refused by name and value: functions, enumerations and types of torch by
-their names, since nothing of them is imported. A fork's own argument can be passed over with `ignore=NAME`; one that
+their names, since nothing of them is imported. A fork's own argument can be ignored with `ignore=NAME`; one that
 is known to change the function cannot.
 """
 
@@ -98,7 +98,7 @@ _SWITCHES = """
     retro_add_retriever rope_scaling rotary_interleaved squared_relu use_kitchen use_legacy_models use_rope_scaling
     window_size
 """
-"""Off, they are not there."""
+"""Arguments that are absent when off."""
 
 
 def _number(value: Any, given: Mapping[str, Any]) -> bool:
@@ -157,7 +157,7 @@ ARGUMENT_KEYS = Understood(
 
 
 def refuse_arguments(arguments: Mapping[str, Any], *, tied: bool, ignored: Collection[str], where: str) -> None:
-    """Raise InputError for what is set and not understood, and for a tie that the tensors contradict.
+    """Raise InputError for arguments that are set and not understood, and for a tie that the tensors contradict.
 
     Args:
         arguments: as `read_arguments` gives them.
@@ -216,7 +216,7 @@ def _read_common(path: Path) -> tuple[dict[str, Any], int | None]:
     try:
         plainly = {str(name): plain(value) for name, value in stated.items()}
     except RecursionError:
-        raise InputError(f"{path} is corrupted: its args hold themselves") from None
+        raise InputError(f"{path} is corrupted: its args are recursive") from None
     return plainly, iteration if isinstance(iteration, int) else None
 
 

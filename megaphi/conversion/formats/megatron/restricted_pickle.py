@@ -1,8 +1,8 @@
 """Pickles of other projects, read without running anything in them: the only place that may import `pickle`.
 
 A pickle names classes and functions to call. Here every name becomes a `StandIn`, which does nothing when it is called,
-filled or appended to, and remembers what it was given; nothing that a pickle names is imported. So the worst that a
-hostile one can do is to be refused: by its size, by a name that has no place in it, or by what it turns out to hold.
+filled or appended to, and remembers what it was given; nothing that a pickle names is imported. So a hostile one can
+only be refused: for its size, for an unexpected name, or for its contents.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def read_pickle(content: bytes, *, where: str, is_expected: Callable[[str], bool
     except InputError:
         raise
     except Exception as error:  # a corrupted pickle can raise anything
-        raise InputError(f"{where} is corrupted or truncated: it is no whole pickle ({type(error).__name__})") from None
+        raise InputError(f"{where} is corrupted or truncated: not a complete pickle ({type(error).__name__})") from None
 
 
 class _Reader(pickle.Unpickler):
@@ -91,7 +91,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _maker(name: str) -> type[StandIn]:
-    """A class of its own for a name: pickles call it, and make instances without calling it."""
+    """A new class for a name: pickles call it, and make instances without calling it."""
 
     def new(cls: type[StandIn], *arguments: Any, **named: Any) -> StandIn:
         made = object.__new__(cls)

@@ -1,8 +1,8 @@
 """Tensors of a `torch.distributed.checkpoint` folder, any rows of them by position, without running its pickles.
 
-`.metadata` says which chunk of which tensor lies where: in a file `__RANK_NUMBER.distcp`, at an offset, as what
-`torch.save` writes, a zip archive whose entry `data/0` is the values, not compressed. A small pickle beside it says
-type, shape and strides. Both pickles go through the restricted reader; the values are read by position.
+`.metadata` locates each chunk of each tensor: in a file `__RANK_NUMBER.distcp`, at an offset, in the format of
+`torch.save`, a zip archive whose entry `data/0` is the values, not compressed. A small pickle beside it says type,
+shape and strides. Both pickles go through the restricted reader; the values are read by position.
 """
 
 from __future__ import annotations

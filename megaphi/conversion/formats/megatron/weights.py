@@ -1,9 +1,9 @@
 """A Megatron-LM checkpoint (`torch_dist`) of a GPT model as a `WeightReader`: any rows of ours, when asked for.
 
 The engine is the same, so names and the order of rows are ours: layers are stacked in one tensor, or numbered one by
-one; norms go by their own names or, with Transformer Engine, by those of the layers that hold them. Shapes tell most of
-the architecture, the run's arguments the rest (arguments.py), and `field=value` what neither does. Optimizer
-and random states are left where they are.
+one; norms go by their own names or, with Transformer Engine, by those of the layers that hold them. Shapes determine
+most of the architecture, the run's arguments the rest (arguments.py), and `field=value` what neither does. Optimizer
+and random states are not read.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class MegatronWeights:
             vocabulary (rows without padding), sequence_length; ignore=NAME,NAME for arguments that change nothing.
 
     Raises:
-        InputError: it is corrupted or hostile, of another architecture, or does not say enough of it.
+        InputError: it is corrupted or hostile, of another architecture, or does not describe it completely.
     """
 
     def __init__(self, path: str | Path, fields: Sequence[str] = ()) -> None:

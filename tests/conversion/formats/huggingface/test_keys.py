@@ -139,7 +139,7 @@ def test_what_ordinary_models_say_is_understood(name: str) -> None:
 @pytest.mark.parametrize(("change", "words"), REFUSED)
 @pytest.mark.parametrize("kind", ["phi3", "llama"])
 def test_everything_else_is_refused_by_name(change: dict[str, Any], words: str, kind: str) -> None:
-    with pytest.raises(InputError, match=rf"config.json: .*{words}.*not available here.*can be removed from the file"):
+    with pytest.raises(InputError, match=rf"config.json: .*{words}.*not supported.*can be removed from the file"):
         architecture_from(SHAPE | {"model_type": kind} | change, where="config.json")
 
 
