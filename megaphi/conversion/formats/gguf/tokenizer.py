@@ -156,7 +156,7 @@ class _Reading:
         for name, value in self._own.items():
             known = name in {*_HONOURED, *NAMED.values(), *ALSO_END} or name.startswith(_INFILLING)
             if not known and not (name in _NEUTRAL and _NEUTRAL[name](value, str(self._kind))):
-                self._refuse(f"tokenizer.ggml.{name}={value!r} is not available here")
+                self._refuse(f"tokenizer.ggml.{name}={value!r} is not supported")
 
     def _vocabulary(self) -> _Vocabulary:
         texts, types = self._own.get("tokens") or [], self._own.get("token_type") or []

@@ -174,8 +174,8 @@ def refuse_arguments(arguments: Mapping[str, Any], *, tied: bool, ignored: Colle
         unknown = ",".join(name for name in refused if name not in _ACCEPTED_AT)
         remedy = f"; if it changes nothing in what the model computes, add ignore={unknown}" if unknown else ""
         raise InputError(
-            f"{where}: {shown(arguments, refused)} in its arguments: not available here, and the model would not be the"
-            f" same without{remedy}"
+            f"{where}: {shown(arguments, refused)} in its arguments: not supported, and the model would compute"
+            f" something else without{remedy}"
         )
     for name, means_tied in (
         ("untie_embeddings_and_output_weights", False),
