@@ -1,9 +1,10 @@
-"""The learning rate as a pure function of the step, and what a change of the schedule does to a run that goes on.
+"""The learning rate as a pure function of the step, and the effect of a changed schedule on a resumed run.
 
 Every schedule rises linearly from zero over the warm-up. After it, `linear` (paper, section 3) and `cosine` fall to the
 floor over the steps of the decay and stay there, `wsd` holds the peak until the last steps of the run and falls
 linearly in them, `constant` holds it to the end. The surprising fact: linear and cosine depend on `training.steps`, so
-a finished run that is given more steps would climb back up. `check_rate_continues` refuses that unless it is meant.
+the rate of a finished run that is given more steps would climb back up. `check_rate_continues` refuses that unless it
+is intended.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from megaphi.engine.run_config import RunConfig
 
 SMALLEST_JUMP = 0.01
-"""A resumed run's rate may be off by this part of what it would have been before it is called a jump."""
+"""Relative change of a resumed run's rate above which it counts as a jump."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,10 +95,10 @@ def milestones(optimizer: Optimizer, *, steps: int) -> list[int]:
 
 
 def check_rate_continues(config: Mapping[str, Any], run: RunConfig, *, step: int) -> None:
-    """Refuse to go on from a checkpoint after `step` updates, of a run of this `config`, at another learning rate.
+    """Refuse to continue from a checkpoint after `step` updates, of a run of this `config`, at another learning rate.
 
     Raises:
-        InputError: with both rates, what was changed, and how to go on without a jump or with it.
+        InputError: with both rates, what was changed, and how to continue without a jump or with it.
     """
     if run.start.accept_rate_jump or step >= run.training.steps or "optimizer" not in config:
         return

@@ -23,7 +23,7 @@ class Saving:
     """Writing and retention of checkpoints, and the behaviour when the storage fails (config section `saving`).
 
     A save that fails ends the run if it is the last one, or if none has succeeded since the start (`train_unsaved`).
-    Otherwise training goes on, and `checkpoint_failures` and `steps_since_checkpoint` in the metrics say so.
+    Otherwise training continues, and `checkpoint_failures` and `steps_since_checkpoint` are in the metrics.
     """
 
     every: Annotated[int, Range(minimum=1)] = 1_000
@@ -37,9 +37,9 @@ class Saving:
     asynchronous: bool = True
     """Training waits for a copy in host memory only, which it holds from then on; a thread of each rank writes it."""
     verify: bool = True
-    """Read every file back, after writing it and before going on from it, and compare it with its hash."""
+    """Read every file back, after writing it and before resuming from it, and compare it with its hash."""
     attempts: Annotated[int, Range(minimum=1)] = 3
-    """Writes to try in each place before giving this checkpoint up."""
+    """Attempts to write to each folder before abandoning this checkpoint."""
     retry_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 2.0
     """Pause before the second attempt; it doubles from one to the next."""
     train_unsaved: bool = False
@@ -71,7 +71,7 @@ def stored_steps(folder: Path) -> list[int]:
 def outdated(stored: Sequence[Stored], rules: Saving, *, newest: int) -> list[int]:
     """Steps that no rule keeps, now that `newest` is complete.
 
-    Checkpoints of later steps stay: they are of a run that went back, and not ours to judge.
+    Checkpoints of later steps stay: they belong to a run that was set back, and are left alone.
     """
     if rules.keep_last == 0:
         return []
@@ -97,7 +97,7 @@ def prune(folder: Path, rules: Saving, *, newest: int) -> None:
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint, which is gone at once."""
+    """Delete a checkpoint, atomically."""
     hidden = unused_name(checkpoint, "deleted")
     checkpoint.rename(hidden)
     shutil.rmtree(hidden)

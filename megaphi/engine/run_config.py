@@ -36,7 +36,7 @@ class NumericPrecision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """One run: the whole truth about it, saved in the run folder and in every checkpoint."""
+    """Complete configuration of one run, saved in the run folder and in every checkpoint."""
 
     recipe: str
     """Name of the recipe function that made this configuration."""

@@ -1,8 +1,8 @@
 """The lock of a run folder (and of its fallback): a file that names the one job that has it.
 
 The kernel knows whether its holder lives (flock, released by any kind of death), so what a crash leaves on a host is
-taken over there at once. Whether a job on another host lives, nobody can know: it is named and refused, unless it was
-an earlier life of the same Slurm job, or `start.take_over` says that it is dead. Where a file system has no flock, the
+taken over there at once. Whether a job on another host is alive cannot be known: it is named and refused, unless it was
+an earlier start of the same Slurm job, or `start.take_over` declares it dead. Where a file system has no flock, the
 process and the time at which it started decide. No torch here.
 """
 
@@ -77,7 +77,7 @@ class Lock:
             raise Occupied(_occupied(self._path, holder, provably=True, field=self._field))
 
     def release(self) -> None:
-        """Give the folder free; safe to call twice, and in a process that was forked from the holder's."""
+        """Release the folder; safe to call twice, and in a process that was forked from the holder's."""
         if _held.pop(self._path, None) is self and _holder(self._handle).get("pid") == os.getpid():
             self._path.unlink(missing_ok=True)
             os.close(self._handle)
@@ -147,7 +147,7 @@ def _is_gone(holder: Mapping[str, Any], *, flock: bool, take_over: bool) -> bool
             return _start_of(holder.get("pid")) != holder.get("started")
     elif holder.get("host") == me["host"] and me["boot"] and holder.get("boot"):
         return True  # this host has been rebooted since
-    # Slurm starts a job again only when its earlier life has ended, wherever that was.
+    # Slurm restarts a job only when its earlier start has ended, wherever that was.
     same_job = holder.get("job") == me["job"] != ""
     return (same_job and holder.get("life", 0) < me["life"]) or take_over
 

@@ -22,7 +22,7 @@ class TrainingLength:
     stop_after: Annotated[int, Range(minimum=1)] | None = None
     """Stop early after this step, with a checkpoint, as a signal would; the learning rate still spans `steps`."""
     time_limit: str | None = None
-    """Save and end, with exit code 0, before so much time has passed since the start: 23:50:00, or 1-12:00:00."""
+    """Save and end, with exit code 0, before this much time has passed since the start: 23:50:00, or 1-12:00:00."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,8 +46,8 @@ class Start:
     initial_checkpoint: FilePath | None = None
     """Start a new run (step 0, no optimizer state) from these weights: a checkpoint, or a Hugging Face folder."""
     continue_sources: bool = False
-    """With initial_checkpoint: sources of the same name and content go on where that run stopped reading them."""
+    """With initial_checkpoint: sources of the same name and content continue where that run stopped reading them."""
     accept_changed_data: bool = False
-    """Resume although data or seed have changed; a source that changed begins an epoch of its own."""
+    """Resume although data or seed have changed; a source that changed begins a new epoch."""
     accept_rate_jump: bool = False
     """Resume although the learning rate jumps, because the steps or the schedule have changed."""

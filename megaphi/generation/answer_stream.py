@@ -1,9 +1,9 @@
 """The one way from step outputs to the text of an answer: for `LocalSampler`, the server, `megaphi chat` and generate.
 
-A generator tells tokens. They become text here as far as it is certain (`text.py`): half a character and what may be
-the beginning of a stop text are held back, stop tokens have no text, other special tokens have theirs, and the text
-goes on where the prompt's ends. An answer has ended when its generator says so, or at a stop text, of which the
-generator knows nothing: then the caller cancels the request.
+A generator emits tokens. They become text here as far as it is certain (`text.py`): incomplete characters and possible
+beginnings of a stop text are held back, stop tokens have no text, other special tokens have theirs, and the text
+continues where the prompt's ends. An answer has ended when its generator says so, or at a stop text, which the
+generator does not know: then the caller cancels the request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class AnswerStream:
     """The text of the answer to one request: deltas that join to it, and how it ended."""
 
     def __init__(self, request: Request, tokenizer: Tokenizer, *, before: int = 0) -> None:
-        """`before`: characters that stand before the answer, for `characters`."""
+        """`before`: number of characters before the answer, for `characters`."""
         self._text = TextStream(tokenizer, request.sampling.stop, after=request.prompt, before=before)
         self.finish: Finish | None = None
         """Reason the answer ended, None before; "stop" for a stop text, whatever the generator says later."""
@@ -29,7 +29,7 @@ class AnswerStream:
         return self._text.characters
 
     def add(self, output: StepOutput) -> str:
-        """The text that has become certain with an output of the request; none for those that come after the end."""
+        """Return the text that has become certain with an output of the request; none after the end."""
         if self.finish is not None:
             return ""
         delta = "" if output.token is None else self._text.add(output.token)

@@ -25,7 +25,7 @@ class _OpenAnswer:
     text: str = ""
 
     def add(self, output: StepOutput) -> None:
-        """Take what a step made of it; nothing that comes after its end."""
+        """Take a step's output for it; outputs after its end are ignored."""
         if self.stream.finish is None:
             self.completion.add(output)
             self.text += self.stream.add(output)

@@ -118,7 +118,7 @@ def parameter_shares(chunk: PaddedModel) -> Iterator[ParameterShare]:
 def _global_parameters(chunk: PaddedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """`(name, parameter)` with the layer numbered from the bottom of the whole model.
 
-    A tied output layer of a stage of its own goes by the name of the embedding: it starts, is saved and is loaded as
+    A tied output layer on another pipeline stage has the name of the embedding: it starts, is saved and is loaded as
     that.
     """
     for name, parameter in chunk.named_parameters():

@@ -1,9 +1,9 @@
 """Weights & Biases: the numbers of metrics.jsonl in a run on wandb.ai, or in files for `wandb sync`.
 
-A process of its own (`wandb_process.py`) talks to it, so that no network, disk or exception of W&B's can stop or slow
-a step: a record is put into a pipe that never makes anybody wait, and a process that has ended is said once. The run's
-id lies in the run folder, so a run that is resumed goes on in the same W&B run; one that starts over is a new one. What
-the section `wandb` leaves open, the environment (WANDB_MODE, WANDB_ENTITY, WANDB_RUN_ID, ...) says. No torch here.
+A separate process (`wandb_process.py`) talks to it, so that no network, disk or exception of W&B's can stop or slow a
+step: a record is put into a pipe that never blocks, and a process that has ended is reported once. The run's id is kept
+in the run folder, so a resumed run continues the same W&B run; one that starts over is a new one. Fields that the
+section `wandb` leaves open are taken from the environment (WANDB_MODE, WANDB_ENTITY, WANDB_RUN_ID, ...). No torch here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from megaphi.log import logger
 CLOSING_SECONDS = 10.0
 """Seconds that the end of a run waits for what W&B has not sent yet."""
 LONGEST_WAITING = 16 << 20
-"""Bytes that wait in memory for a process that takes none, before it is given up."""
+"""Bytes kept in memory for a process that does not read, before it is abandoned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +85,7 @@ class WandbBoard:
         logger.info("W&B: run %s of project %s; what it says is in %s", start["id"], section.project, self._log)
 
     def add(self, record: dict[str, Any]) -> None:
-        """Hand a record on without waiting. Raises RuntimeError if W&B has ended or takes nothing."""
+        """Pass a record on without blocking. Raises RuntimeError if W&B has ended or does not read."""
         with self._given_up_on_failure():
             self._waiting += json.dumps(record).encode() + b"\n"
             self._write()
@@ -94,7 +94,9 @@ class WandbBoard:
 
     @contextmanager
     def _given_up_on_failure(self) -> Iterator[None]:
-        """Whoever gets the exception asks no more: the process must see the end of its input now, not at the run's."""
+        """After the exception there are no more calls: the process must see the end of its input now, not at the
+        run's.
+        """
         try:
             yield
         except Exception:
@@ -113,13 +115,13 @@ class WandbBoard:
             raise RuntimeError(self._reason()) from None
 
     def _reason(self) -> str:
-        """The last that the process said, which has ended."""
+        """The last output of the process, which has ended."""
         self._process.wait(CLOSING_SECONDS)
         said = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return f"its process ended with code {self._process.returncode}, see {self._log}: {' '.join(said[-1:])}"
 
     def close(self) -> None:
-        """End the W&B run; what it cannot send soon, its process goes on sending. Raises RuntimeError if it failed."""
+        """End the W&B run; its process continues to send what is left. Raises RuntimeError if it failed."""
         limit = time.monotonic() + CLOSING_SECONDS
         self.add({"exit_code": 0})
         with self._given_up_on_failure():
@@ -152,7 +154,7 @@ def _arguments(folder: Path, section: Wandb, *, config: dict[str, Any], after: i
 
 
 def _run_id(path: Path, *, after: int) -> str:
-    """The id of the W&B run that goes on, or a new one, which is kept."""
+    """The id of the W&B run to continue, or a new one, which is kept."""
     found = os.environ.get("WANDB_RUN_ID")
     if not found and after and path.is_file():
         found = read_json(path, what="id of the W&B run")["id"]

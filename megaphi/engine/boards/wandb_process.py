@@ -1,8 +1,8 @@
 """The process that talks to Weights & Biases, started by `wandb_board.py`.
 
-It reads lines of JSON: what to call `wandb.init` with, then metrics, then how the run ended. Whatever W&B does (wait
-for a network, take over signals, hang at its exit) it does here, out of training's way. It ends when its input does,
-and by no signal: who stops a job stops all its processes, and the last metrics come after that.
+It reads lines of JSON: the arguments of `wandb.init`, then metrics, then the outcome of the run. Whatever W&B does
+(wait for a network, take over signals, hang at its exit) it does here, out of training's way. It ends when its input
+does, and by no signal: stopping a job stops all its processes, and the last metrics come after that.
 """
 
 from __future__ import annotations

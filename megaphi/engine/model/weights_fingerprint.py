@@ -1,9 +1,9 @@
-"""A fingerprint of a model's weights that does not depend on how they are cut: one bit more or less changes it.
+"""A fingerprint of a model's weights that does not depend on their sharding: one changed bit changes it.
 
     sum over all weights w and their elements e of  mix(bits(e), mix(name(w), place of e in w))     modulo 2^64, twice
 
-A sum does not care who adds which part, so every rank hashes what it holds, where it lies, and one reduction gives the
-number of the whole model. Not a cryptographic hash: it tells weights apart, it does not protect from forgers.
+A sum does not depend on which rank adds which part, so every rank hashes its shards, and one reduction gives the number
+of the whole model. Not a cryptographic hash: it tells weights apart, it does not protect against forgery.
 """
 
 from __future__ import annotations

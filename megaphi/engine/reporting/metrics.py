@@ -1,8 +1,8 @@
 """metrics.jsonl: one JSON object per step, in order, each step once, whatever happened in between.
 
 A run that continues from step k first drops the records after k: they belong to steps that will be taken again. The
-same numbers go to boards: TensorBoard and, where a project is named, Weights & Biases. A run is not worth less for a
-board that does not work: that is said once, and the others go on.
+same numbers go to boards: TensorBoard and, where a project is named, Weights & Biases. A board that fails does not end
+the run: the failure is logged once, and the others continue.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Board(Protocol):
 class MetricsLog:
     """Appends to `folder/metrics.jsonl` and to boards, from the record after step `after` on.
 
-    A disk that is full does not end the run: what it does not take is kept, and written when it does.
+    A full disk does not end the run: lines are kept in memory, and written when there is space.
     """
 
     def __init__(self, folder: Path, *, after: int, boards: Mapping[str, Callable[[], Board]]) -> None:
@@ -118,7 +118,7 @@ class TensorBoard:
 
 
 def open_log(run: RunConfig, *, after: int) -> MetricsLog:
-    """The metrics of a run that goes on after step `after`, with the boards that it asks for."""
+    """The metrics of a run that continues after step `after`, with its boards."""
     folder = Path(run.folder)
     boards: dict[str, Callable[[], Board]] = {
         "tensorboard": lambda: TensorBoard(folder / "tensorboard", after=after),

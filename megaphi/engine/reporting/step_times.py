@@ -1,8 +1,8 @@
 """steps/rank_00003.jsonl: how long the phases of every step took on one rank, so that a slow one can be named.
 
-All ranks of a job end a step together, whoever was slow, so a step's seconds say nothing; what a rank spends in its
-own work does. Lines wait in memory for up to ten seconds and go to the end of the file; a file that is full is set
-aside, in place of the one before. Nothing here ends a run. No torch here.
+All ranks of a job end a step together, whichever was slow, so the seconds of a step tell nothing; the time a rank
+spends on its own work does. Lines are buffered for up to ten seconds and appended to the file; a file that has reached
+its limit is rotated, replacing the previous one. Nothing here ends a run. No torch here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`saving.fallback_folder`: where a run's checkpoints go when its own folder takes none; it belongs to one run.
+"""`saving.fallback_folder`: holds a run's checkpoints while its own folder cannot be written; it belongs to one run.
 
 Resuming looks there too, and what the usual place has overtaken is deleted there, so checkpoints of another run would
 be trained on, or lost. At the start rank 0 locks the folder like the run folder. The first checkpoint that goes there

@@ -1,7 +1,7 @@
 """The checkpoint that a run resumes from: the newest that is complete and is, byte for byte, what was saved.
 
 All ranks read a share of every candidate's files and compare hashes; one that is corrupted is named and skipped for the
-one before it. A run that has checkpoints but none that is whole stops: to restart in silence would be worse.
+one before it. A run that has checkpoints but no complete one stops: restarting silently would be worse.
 """
 
 from __future__ import annotations

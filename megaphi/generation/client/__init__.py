@@ -1,1 +1,1 @@
-"""Samplers behind an address: requests that are retried, and a journal of their answers."""
+"""Remote samplers: requests that are retried, and a journal of their answers."""

@@ -1,4 +1,4 @@
-"""A sampler behind an address: any server that speaks OpenAI's protocol continues our prompts.
+"""A remote sampler: any server that speaks OpenAI's protocol continues our prompts.
 
 Conversations go to /chat/completions, texts and token ids to /completions, each prompt as a request of its own, many at
 a time. A server of ours (and vLLM) answers with token ids; elsewhere an answer's tokens are what our tokenizer makes of
@@ -45,11 +45,11 @@ class EndpointSampler:
         journal: str | os.PathLike[str] | None = None,
         token_ids: bool = True,
     ) -> None:
-        """Asks nothing yet.
+        """Makes no request yet.
 
         Args:
             url: where the protocol begins, as in http://127.0.0.1:8000/v1
-            journal: a file that answers are kept in, and taken from when the same is asked again.
+            journal: a file that stores answers, and replays them when the same request is made again.
             token_ids: ask for token ids (`return_token_ids`), which OpenAI's own servers refuse.
         """
         connect(url, timeout_seconds=patience.timeout_seconds)
@@ -76,7 +76,7 @@ class EndpointSampler:
             try:
                 return [future.result() for future in futures]
             except BaseException:
-                cancelled.set()  # what is not begun, or waits for another attempt, need not fail by itself
+                cancelled.set()  # requests that have not begun, or wait for another attempt, need not fail on their own
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 

@@ -1,8 +1,8 @@
-"""One JSON request to a server that may be busy: sent again, later and later, until there is an answer.
+"""One JSON request to a server that may be busy, retried with exponential backoff until there is an answer.
 
-Worth another attempt are status 429 and 5xx, connections that fail or break, and answers that are no JSON; the waits
-double, with a random part so that many clients do not come back at once, and are never shorter than what Retry-After
-asks for. Any other status is final: asking again would not help. Only the standard library is used.
+Retried are status 429 and 5xx, connections that fail or break, and answers that are not JSON; the waits double, with a
+random part so that many clients do not come back at once, and are never shorter than Retry-After. Any other status is
+final. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def post_json(
 
     Raises:
         InputError: the server refuses the request (any status but 2xx, 429 and 5xx), or the address is none.
-        RunFailed: the last attempt was in vain; says what happened to it.
+        RunFailed: the last attempt failed; the message says how.
     """
     data = json.dumps(body).encode()
     wait = patience.first_wait_seconds

@@ -1,4 +1,4 @@
-"""Answers of a server, kept in a file, so that a second run asks for nothing it has already got.
+"""Answers of a server, kept in a file, so that a second run makes no request twice.
 
 A line of JSON per answer: the SHA-256 of what was asked (address and body) and what came back. Lines are appended one
 at a time in one write, from any thread; a last line that a crash cut short is dropped when the file is opened again.
@@ -49,7 +49,7 @@ class RequestJournal:
 
 
 def request_key(path: str, body: Any) -> str:
-    """Hex SHA-256 of what is asked, in whatever order the fields stand."""
+    """Hex SHA-256 of a request, independent of the order of its fields."""
     return hashlib.sha256(json.dumps([path, body], sort_keys=True).encode()).hexdigest()
 
 

@@ -29,11 +29,11 @@ class BlockPool:
 
     @property
     def free(self) -> int:
-        """Blocks that nobody holds."""
+        """Number of blocks that no sequence holds."""
         return len(self._free)
 
     def needed(self, tokens: int) -> int:
-        """The number of blocks that hold so many tokens."""
+        """The number of blocks that hold this many tokens."""
         return -(-tokens // self.size)
 
     def find(self, keys: Iterable[Key]) -> list[int]:

@@ -80,7 +80,7 @@ class _MessageSender:
         self._closed = threading.Event()
         self._keepalive = threading.Thread(target=self._keep_alive, name="keepalive", daemon=True)
         self._keepalive.start()
-        # Before the interpreter joins its threads, and long before torch leaves the job.
+        # Runs before the interpreter joins its threads, and long before torch leaves the job.
         threading._register_atexit(self.close)  # pyright: ignore[reportAttributeAccessIssue]
 
     def send(self, message: _ControlMessage, then: Callable[[], Value]) -> Value:

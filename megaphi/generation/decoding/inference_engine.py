@@ -100,7 +100,7 @@ class InferenceEngine:
         self.scheduler.add(request)
 
     def cancel(self, name: str) -> None:
-        """Drop a request; unknown names are ignored."""
+        """Cancel a request; unknown names are ignored."""
         if self.scheduler.remove(name) is not None:
             self._cancelled.append(StepOutput(name, finish="cancelled"))
 

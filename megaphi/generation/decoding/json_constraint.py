@@ -1,9 +1,9 @@
 """Answers that are JSON of a schema: which tokens may come next, so that nothing else can.
 
 The grammar, and the work of matching a vocabulary with it, are llguidance's (`megaphi[serve]`). A schema is checked
-before anything is generated: what llguidance cannot keep to is refused by the name that it has there. White space
-between tokens of JSON is allowed, but not without end, which is what models fall into that have nothing more to say.
-An answer ends where its JSON does; only one that is cut by its number of tokens is not whole, and it says so.
+before anything is generated: keywords that llguidance cannot enforce are refused by name. White space between tokens of
+JSON is allowed, but limited, because models that have nothing more to say fall into endless white space. An answer ends
+where its JSON does; only one that is cut by its number of tokens is not whole, and it says so.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Constraint:
     def allowed(self, answer: Sequence[int], *, vocabulary: int) -> NDArray[np.bool_]:
         """[vocabulary] which tokens may follow `answer`, which has grown since the last call or is the same.
 
-        None at all if llguidance gives up: a grammar can grow beyond its bounds.
+        None if llguidance fails: a grammar can exceed its limits.
         """
         self._matcher.consume_tokens(list(answer[self._consumed :]))
         self._consumed = len(answer)

@@ -3,7 +3,7 @@
 A request takes a slot as soon as one is free, in order of arrival, with whatever prefix the cache holds already; it
 waits while a running sequence is about to compute more of that prefix. A pass computes one token of every sequence that
 is being decoded, and up to `prefill_tokens` prompt tokens in prefill chunks. When blocks run out, the sequence that
-came last is preempted: it frees its blocks, waits, and later goes on from its tokens with the same result, because a
+came last is preempted: it frees its blocks, waits, and later continues from its tokens with the same result, because a
 draw depends on its position only. Every rank decides the same from the same tokens, so nothing here is communicated.
 """
 
@@ -56,7 +56,7 @@ class ScheduledChunk:
     @property
     def logit_positions(self) -> range:
         """Positions in the sequence whose logits are needed."""
-        if self.sequence.request.scored:  # nothing follows the last token of what is only scored
+        if self.sequence.request.scored:  # nothing follows the last token of a sequence that is only scored
             return range(max(self.start, self.sequence.first_scored), min(self.end, len(self.sequence.tokens) - 1))
         return range(self.end - 1, self.end) if self.end == len(self.sequence.tokens) else range(0)
 
@@ -135,7 +135,7 @@ class Scheduler:
         skipped: list[SequenceState] = []
         while self.waiting and len(self.running) < self.slots:
             sequence = self.waiting.popleft()
-            # The last token is always computed: its logits are what is asked for.
+            # The last token is always computed: its logits are needed.
             usable = min(len(sequence.tokens) - 1, sequence.first_scored) // self.pool.size
             found = self.pool.find(sequence.keys[:usable])
             if len(found) < usable and sequence.keys[len(found)] in being_computed:
@@ -154,7 +154,9 @@ class Scheduler:
         self.waiting.extendleft(reversed(skipped))
 
     def _reserve(self, sequence: SequenceState, tokens: int) -> bool:
-        """Take blocks for so many tokens, preempting sequences that came later; False if this one was preempted."""
+        """Allocate blocks for this many tokens, preempting sequences that came later; False if this one was
+        preempted.
+        """
         while len(sequence.blocks) < self.pool.needed(tokens):
             if not self.pool.free:
                 last = self.running[-1]

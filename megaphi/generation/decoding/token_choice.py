@@ -1,9 +1,9 @@
 """Choice of the next token: greedy, or a draw after biases, penalties, temperature, top-k, top-p and min-p.
 
 The order and the meaning of the rules are Hugging Face's. Every sequence of a batch has its own rules. A draw uses one
-number that is a function of (seed, number of the sample, position in the answer): what a sequence becomes depends
-neither on its neighbours in the batch nor on the layout, and every rank draws the same. Only the few hundred most
-probable tokens are looked at first; the whole vocabulary is sorted only where those do not reach top-p.
+number that is a function of (seed, number of the sample, position in the answer): a sequence depends neither on its
+neighbours in the batch nor on the layout, and every rank draws the same. Only the few hundred most probable tokens are
+looked at first; the whole vocabulary is sorted only where those do not reach top-p.
 
 Legend: W rows of logits, V vocabulary, C candidates.
 """

@@ -96,7 +96,7 @@ async def answer_deltas(submission: Submission, plan: AnswerPlan, tokenizer: Tok
 
 
 def _stream(choice: Request, plan: AnswerPlan, tokenizer: Tokenizer) -> AnswerStream:
-    """The text stream of an answer, behind that of its prompt if it is echoed."""
+    """The text stream of an answer, after that of its prompt if it is echoed."""
     before = len(tokenizer.decode(choice.prompt)) if plan.is_echo else 0
     return AnswerStream(choice, tokenizer, before=before)
 

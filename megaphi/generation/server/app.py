@@ -88,7 +88,7 @@ def create_app(serving: Serving) -> FastAPI:
 
 
 def _health(serving: Serving) -> Response:
-    """Ready for requests or not, for whoever balances load; like /metrics it asks for no key, as vLLM's."""
+    """Readiness for requests, for load balancers; like /metrics it needs no key, as in vLLM."""
     service = serving.service
     if service.is_closing:
         return _json({"status": "stopping"}, status=503)
@@ -198,7 +198,7 @@ async def read_body(request: Request, *, largest_bytes: int) -> bytes:
 
 
 def _client_gone() -> ApiError:
-    """Nobody is there to read it; the status is nginx's, for the log."""
+    """No client is left to read it; the status is nginx's, for the log."""
     return ApiError(499, "the client has gone")
 
 
@@ -224,7 +224,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _admit(request: Request, serving: Serving) -> None:
-    """Raises ApiError for a client that may not come in."""
+    """Raises ApiError for a client that is not admitted."""
     _check_host(request, serving)
     api_key = serving.api_key
     if api_key is None:
@@ -243,7 +243,7 @@ def _host_of(request: Request) -> str | None:
     """The name in the Host header, without a port, in lower case."""
     try:
         return urlsplit(f"//{request.headers.get('host', '')}").hostname
-    except ValueError:  # an address in brackets that is none
+    except ValueError:  # an invalid address in brackets
         return None
 
 

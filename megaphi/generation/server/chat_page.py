@@ -1,6 +1,6 @@
 """The page to chat in, and the headers that let a browser run its own script and style and nothing else.
 
-The policy names the page's script and style by their hashes, so markup that got into the page by whatever way would
+The policy names the page's script and style by their hashes, so markup that got into the page in any way would
 neither run nor load anything.
 """
 

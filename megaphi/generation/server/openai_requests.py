@@ -1,6 +1,6 @@
 """Parsing of requests in OpenAI's protocol: a body checked field by field, as prompts and sampling rules.
 
-Nothing is passed over in silence. A field that we do not know is an error with the nearest name that we do know; one
+Nothing is silently ignored. A field that we do not know is an error with the nearest name that we do know; one
 that we know and do not implement is refused by its name, unless its value asks for nothing (`openai_fields.py`). `null`
 counts as not given, as clients send it. Beside OpenAI's fields there are those of vLLM that other servers share:
 `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`, `ignore_eos`, `return_token_ids` and

@@ -242,7 +242,7 @@ def test_the_compiled_blend_trusts_nobody():
     for shares, slots, message in [
         ([], 2, "sources"),
         ([half, half], 0, "slots"),
-        ([half, (2, bytes(8), bytes(7))], 2, "words of eight bytes"),
+        ([half, (2, bytes(8), bytes(7))], 2, "whole eight-byte words"),
         ([half, (2, bytes(16), bytes(8))], 2, "differ in length"),
         ([half, (0, bytes(8), bytes(8))], 2, "a share is in"),
         ([half], 2, "sum to less than one"),
