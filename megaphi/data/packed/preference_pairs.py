@@ -255,7 +255,7 @@ def _finished(
 ) -> PreferencePair | None:
     """The pair, cut; None if nothing that differs is left."""
     if np.array_equal(chosen, rejected):
-        raise InputError("the accepted and the rejected side are the same: there is nothing to prefer")
+        raise InputError("the chosen and the rejected side are the same: there is nothing to prefer")
     chosen, rejected = chosen[:at_most], rejected[:at_most]
     if np.array_equal(chosen, rejected):
         return None
