@@ -250,7 +250,7 @@ def test_the_compiled_blend_trusts_nobody():
         with pytest.raises(ValueError, match=message):
             native.table(shares, slots, True)
     for root, nodes, sources in [(1, [(-1, -2, 5)], 2), (0, [(0, -2, 5)], 2), (0, [(-1, -4, 5)], 2), (-3, [], 2)]:
-        with pytest.raises(ValueError, match="no tree"):
+        with pytest.raises(ValueError, match="not a tree"):
             native.tree(root, nodes, sources, 100)
     with pytest.raises(TypeError):
         native.table([half, half], 2, True).locate(np.arange(3.0))
