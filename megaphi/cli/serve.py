@@ -127,7 +127,7 @@ def _listen(opened: Opened, arguments: argparse.Namespace, key: str | None, boun
         address, port = bound.getsockname()[:2]
         is_loopback = ipaddress.ip_address(address).is_loopback
         if key is None and not is_loopback:
-            logger.warning("WARNING: everybody who reaches %s port %d can use this server: no key", address, port)
+            logger.warning("WARNING: everybody who can reach %s port %d can use this server: no key", address, port)
             logger.warning("WARNING: give it one with --api-key-file, or leave --host out")
         app = make_app(opened, arguments, key, hosts=LOOPBACK if is_loopback else frozenset())
         bound.listen()  # who has read the next line may come, even before the server's first accept
