@@ -161,6 +161,9 @@ class Halved(NextToken):
         return output, halved
 
 class Nothing: ...
+
+class Forgetful(NextToken):
+    beforehand = NextToken()
 """
 
 
@@ -197,6 +200,7 @@ def test_an_objective_that_is_none_is_refused_at_the_dry_run(tmp_path, capsys):
     for name, message in {
         f"{path}:Nothing": "gives a Nothing: expected an object with names",
         f"{path}:Missing": "has no class 'Missing'",
+        f"{path}:Forgetful": "has beforehand, but no method knowing(means)",
         f"{path}": "name a class too",
         f"{tmp_path}/other.py:Halved": "there is no file",
     }.items():

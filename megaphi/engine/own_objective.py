@@ -29,4 +29,8 @@ def load_objective(name: str | None) -> Objective:
             f"objective {name!r} gives a {type(made).__name__}: expected an object with names, a tuple of text, and a "
             "method forward(batch, chunk, device), as megaphi/engine/objective.py describes it"
         )
+    if hasattr(made, "beforehand") and not callable(getattr(made, "knowing", None)):
+        raise InputError(
+            f"objective {name!r} has beforehand, but no method knowing(means) that gives the objective of the step"
+        )
     return made

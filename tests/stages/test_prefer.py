@@ -17,7 +17,7 @@ from megaphi.stages.prefer import Prefer
 from tests.conversion.random_models import random_folder
 from tests.gloo_world import run_in_world
 from tests.stages.packed_runs import SHAPE
-from tests.stages.stage_runs import dpo_run, in_layout, stage_here, write_pairs
+from tests.stages.stage_runs import dpo_run, in_layout, stage_here, with_sections, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +156,29 @@ def test_other_losses(rules: dict[str, Any], first: float | None, data: Path, ch
     assert record["preference_loss"] == pytest.approx(first or math.log(2), abs=1e-5)
     extra = record["loss"] - record["preference_loss"]
     assert (extra > 1) == (first is None)  # the cross-entropy of the chosen side
+
+
+def loads_of(run: RunConfig) -> int:
+    """Number of times that a rank loads initial weights into the model."""
+    import megaphi.engine.start.resume as start
+
+    loaded: list[str] = []
+    load = start.load_weights
+
+    def counted(model: Any, reader: Any) -> None:
+        loaded.append(str(reader.folder))
+        load(model, reader)
+
+    start.load_weights = counted
+    try:
+        assert stage_here(run)["message"] is None
+    finally:
+        start.load_weights = load
+    return len(loaded)
+
+
+def test_initial_weights_are_loaded_once(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """For the reference, and the training begins with them; a run that goes on needs them for the reference's name."""
+    run = dpo_run(tmp_path / "run", data, checkpoint, steps=3)
+    assert run_in_world(loads_of, with_sections(run, stop_after=2), processes=1) == [1]
+    assert run_in_world(loads_of, run, processes=1) == [1]
