@@ -16,6 +16,7 @@ Legend: Q answers of a micro-batch.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -34,7 +35,7 @@ from megaphi.data.packed.held_out import split_by_source
 from megaphi.data.packed.pair_rows import PairBatch, PairUnit, Unit, pair_batch
 from megaphi.data.packed.preference_pairs import PreferencePair
 from megaphi.data.packed.rows import MakeBatch
-from megaphi.data.text.training_records import Form, SkipReport, read_each, token_ids
+from megaphi.data.text.training_records import Form, SkipReport, read_each, reason_if_too_long, token_ids
 from megaphi.engine.objective import LossFunction, Objective
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.task import OpenTask
@@ -52,6 +53,11 @@ class JudgedAnswer(PreferencePair):
     """`chosen` is the answer, whatever was thought of it, and `rejected` the mismatched one."""
 
     liked: bool
+
+    @property
+    def content_hash(self) -> str:
+        """Hex SHA-256 that also differs where only the judgement does: a run does not go on with others in silence."""
+        return hashlib.sha256(f"{self.liked} {super(JudgedAnswer, self).content_hash}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,24 +180,30 @@ FORM = Form(("prompt", "completion", "label"), answers=("completion",))
 def read_answers(
     paths: Sequence[str], tokenizer: Tokenizer | None, run: RunConfig
 ) -> tuple[list[JudgedAnswer], dict[str, int]]:
-    """Judged answers and how many each input had, each with the next answer to another prompt as its mismatched one."""
-    report = SkipReport()
+    """Judged answers, and how many of them each input had; those that do not fit into a row are left out and counted.
 
-    def make(form: Form, record: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int32], bool]:
+    The mismatched answer is the next one to another prompt, as much of it as fits behind the prompt and the answer.
+    """
+    report, room = SkipReport(), run.batch.sequence_length
+
+    def make(form: Form, record: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int32], bool] | str:
+        prompt, answer = encoded(record)
+        reason = reason_if_too_long(len(prompt) + len(answer), sequence_length=room, too_long="skip")
+        return reason or (prompt, answer, record["label"])
+
+    def encoded(record: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         if not isinstance(record["label"], bool):
             raise InputError("'label' must be true or false")
         prompt, completion = record["prompt"], record["completion"]
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
             largest = vocabulary_of(tokenizer, run.model.vocabulary)
             ids = [token_ids(record[key], key, vocabulary=largest) for key in ("prompt", "completion")]
-            return ids[0], ids[1], record["label"]
-        asked, answer = (
-            as_messages(prompt, "prompt", speaker="user"),
-            as_messages(completion, "completion", speaker="assistant"),
-        )
+            return ids[0], ids[1]
+        asked = as_messages(prompt, "prompt", speaker="user")
+        answer = as_messages(completion, "completion", speaker="assistant")
         rendered = needed(tokenizer).render(Conversation((*asked, *answer)), train_on="last")
         whole, first = np.array(rendered.ids, dtype=np.int32), int(np.flatnonzero(rendered.trained)[0])
-        return whole[:first], whole[first:], record["label"]
+        return whole[:first], whole[first:]
 
     read = [made for _, made in read_each(paths, (FORM,), make, report, bad_records="error")]
     answers = []
@@ -200,6 +212,7 @@ def read_answers(
         mismatched = next((other for asked, other, _ in others if not np.array_equal(asked, prompt)), None)
         if mismatched is None:
             raise InputError(f"{', '.join(paths)}: all answers are to one prompt, and KTO needs answers to others")
+        mismatched = mismatched[: max(1, room - len(prompt) - len(answer))]
         answers.append(JudgedAnswer(prompt=prompt, chosen=answer, rejected=mismatched, liked=liked))
     for line in report.lines():
         logger.info("%s", line)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import examples.kto
-from examples.kto import Kto
+from examples.kto import Kto, read_answers
 from megaphi.cli import main
 from megaphi.config import override, to_plain
 from megaphi.engine.run_config import RunConfig, check
@@ -158,6 +158,23 @@ def test_the_task_is_found_again_by_the_file_that_the_configuration_names(
         load_recipe(str(tmp_path / "config.json"))
     with pytest.raises(InputError, match=r"The task of this run is .*mine\.py:Kto@.*; 'mixture' is for Pretrain\."):
         override(again, ["task.mixture.order=keyed"])
+
+
+def test_answers_are_read_with_mismatched_ones_that_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rows of 48: of a mismatched answer the beginning that fits; what is too long by itself is counted."""
+    records = [([1] * 40, [2] * 7, True), ([3] * 5, [4] * 9, False), ([3] * 5, [5], True), ([6] * 40, [7] * 9, True)]
+    lines = [json.dumps({"prompt": p, "completion": c, "label": liked}) for p, c, liked in records]
+    (tmp_path / "judged.jsonl").write_text("\n".join(lines) + "\n")
+    with caplog.at_level("INFO", logger="megaphi"):
+        answers, kept_of = read_answers([str(tmp_path / "judged.jsonl")], None, base(tmp_path, None))
+    assert list(kept_of.values()) == [3]
+    assert "1 left out: longer than the sequence length of 48 tokens" in caplog.text
+    found = [(answer.rejected.tolist(), answer.liked) for answer in answers]
+    assert found == [([4], True), ([2] * 7, False), ([2] * 7, True)]
+    assert replace(answers[0], liked=False).content_hash != answers[0].content_hash
+    (tmp_path / "judged.jsonl").write_text(lines[1] + "\n" + lines[2] + "\n")
+    with pytest.raises(InputError, match="all answers are to one prompt"):
+        read_answers([str(tmp_path / "judged.jsonl")], None, base(tmp_path, None))
 
 
 def test_a_recipe_in_the_same_file_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
