@@ -229,7 +229,7 @@ def test_ids_beyond_the_vocabulary(tmp_path, caplog):
 
 def test_mixtures_that_cannot_be_read(tmp_path):
     good = write_dataset(tmp_path / "good", [[5, 6, 7, 8, 9, END]])
-    with pytest.raises(InputError, match=r"mixture\.sources\.web\.paths is empty"):
+    with pytest.raises(InputError, match=r"task\.mixture\.sources\.web\.paths is empty"):
         open_mixture(one_source(), **SETTINGS)
     with pytest.raises(InputError, match="no source of the mixture has validation_paths"):
         open_mixture(one_source(good), **SETTINGS, split="validation")

@@ -72,7 +72,7 @@ def test_every_batch_is_megatrons(mixture):
 
 
 def test_what_it_does_not_know_is_refused(mixture):
-    with pytest.raises(InputError, match=r"mixture.order=megatron has no mixture stages"):
+    with pytest.raises(InputError, match=r"task.mixture.order=megatron has no mixture stages"):
         opened(
             Mixture(sources=mixture.sources, order="megatron", stages=(Stage(name="a", tokens=256), Stage(name="b")))
         )

@@ -152,7 +152,7 @@ def test_any_range_and_its_documents_are_those_of_plain_lists(tmp_path_factory, 
 def test_documents_that_nothing_tells_apart_are_refused(corpus, field):
     source = Source(name="web", weight=1, paths=(f"{corpus}/code.u2.npy",))
     opened(Mixture(sources=(source,)))
-    with pytest.raises(InputError, match=rf"mixture\.{field}=true: .*npy .*mixture\.sources\.web\.document_end"):
+    with pytest.raises(InputError, match=rf"task\.mixture\.{field}=true: .*npy .*task\.mixture\.sources\.web\.document_end"):
         opened(Mixture(sources=(source,), **{field: True}))
     beyond = dataclasses.replace(source, document_end=VOCABULARY)
     with pytest.raises(InputError, match=r"document_end=1000, but the model's vocabulary is 1000"):
@@ -178,7 +178,7 @@ def test_what_a_pair_says_itself_is_not_said_again(corpus):
 def test_megatrons_order_needs_an_index(corpus):
     mixture = mixture_of(corpus, "numpy uint16", order="megatron")
     mixture = dataclasses.replace(mixture, sources=mixture.sources[1:])
-    with pytest.raises(InputError, match=r"source 'code': mixture\.order=megatron .*code\.u2\.npy has none"):
+    with pytest.raises(InputError, match=r"source 'code': task\.mixture\.order=megatron .*code\.u2\.npy has none"):
         opened(mixture, total_samples=20)
 
 
