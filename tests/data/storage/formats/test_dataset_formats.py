@@ -152,7 +152,8 @@ def test_any_range_and_its_documents_are_those_of_plain_lists(tmp_path_factory, 
 def test_documents_that_nothing_tells_apart_are_refused(corpus, field):
     source = Source(name="web", weight=1, paths=(f"{corpus}/code.u2.npy",))
     opened(Mixture(sources=(source,)))
-    with pytest.raises(InputError, match=rf"task\.mixture\.{field}=true: .*npy .*task\.mixture\.sources\.web\.document_end"):
+    where = r"task\.mixture\.sources\.web\.document_end"
+    with pytest.raises(InputError, match=rf"task\.mixture\.{field}=true: .*npy .*{where}"):
         opened(Mixture(sources=(source,), **{field: True}))
     beyond = dataclasses.replace(source, document_end=VOCABULARY)
     with pytest.raises(InputError, match=r"document_end=1000, but the model's vocabulary is 1000"):
