@@ -1,6 +1,6 @@
 """Weights of any origin as a checkpoint of any layout: one file per rank, filled block by block.
 
-The files are those that the ranks of such a layout would have written: names and boxes are those of model/weights.py.
+The files are those that the ranks of such a layout would have written: names and boxes are those of the model's rows.
 All tensor ranks' files of a pipeline stage are open at once, so a matrix that they share by columns is read once.
 Any layout loads any checkpoint; one written for the same layout is read fastest. There is no optimizer state.
 """
@@ -22,7 +22,8 @@ from megaphi.conversion.formats.streaming import PlannedFile, check_space, row_b
 from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
 from megaphi.files import whole_folder
 from megaphi.model.architecture import Architecture
-from megaphi.model.weights import Weight, pipeline_rank_of, weights_of
+from megaphi.model.weight_row import Weight
+from megaphi.model.weights import pipeline_rank_of, weights_of
 from megaphi.parallel.layout import ParallelLayout
 
 
@@ -116,7 +117,7 @@ def _stages(reader: WeightReader, layout: ParallelLayout) -> list[list[Weight]]:
     """Every pipeline rank's weights, wide types first, so that every tensor of a file is aligned."""
     stages: list[list[Weight]] = [[] for _ in range(layout.pipeline)]
     for weight in weights_of(reader.architecture):
-        stages[pipeline_rank_of(weight.name, reader.architecture, layout)].append(weight)
+        stages[pipeline_rank_of(weight, reader.architecture, layout)].append(weight)
     return [sorted(weights, key=lambda weight: -reader.dtype(weight.name).itemsize) for weights in stages]
 
 
@@ -144,7 +145,7 @@ def read_ranges(weight: Weight, *, tensor: int) -> Iterator[ReadRange]:
         return
     shares = [weight.share(tensor=tensor, rank=rank) for rank in range(tensor)]
     starts, sizes = ([share[kind][weight.cut] for share in shares] for kind in (0, 1))
-    if weight.cut == len(weight.shape) - 1:
+    if weight.is_cut_by_columns:
         columns = {rank: slice(starts[rank], starts[rank] + sizes[rank]) for rank in range(tensor)}
         yield ReadRange(first=0, end=weight.rows, columns=columns)
         return

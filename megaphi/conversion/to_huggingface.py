@@ -21,6 +21,7 @@ from megaphi.conversion.formats.huggingface.config import (
     refuse_other_fields,
     token_fields,
 )
+from megaphi.conversion.formats.huggingface.form import form_for
 from megaphi.conversion.formats.huggingface.weights import INDEX, ONE_FILE
 from megaphi.conversion.formats.side_files import CARRIED, CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 from megaphi.conversion.formats.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
@@ -88,7 +89,7 @@ def plan_huggingface(
     refuse_unlisted_weights(reader)
     refuse_other_fields(reader.architecture)
     shards: list[dict[str, Any]] = [{}]
-    shapes = their_shapes(reader.architecture, our_table(reader.architecture, "phi3"))
+    shapes = their_shapes(reader.architecture, our_table(reader.architecture, form_for(reader.architecture).naming))
     for name, segments in _their_table(reader.architecture).items():
         ours = segments[0].tensor
         tensor = {name: (wanted_dtype(reader.dtype(ours), dtype, what=f"{reader.folder}: {ours}"), shapes[name])}
@@ -104,7 +105,7 @@ def plan_huggingface(
 
 
 def _their_table(model: Architecture) -> Table:
-    return their_table(our_table(model, "phi3"))
+    return their_table(our_table(model, form_for(model).naming))
 
 
 def _blocks(reader: WeightReader, files: dict[str, PlannedFile], dtype: str | None) -> Iterator[tuple[str, Tensor]]:

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from megaphi.config import Range, check_values
 from megaphi.errors import InputError, did_you_mean
+from megaphi.model.variants import USUAL, variant_of
+from megaphi.model.weights import matmul_parameters, weights_of
 
 OPERATORS = (
     *("rms_norm", "add_rms_norm", "rotary", "swiglu", "cross_entropy"),
@@ -47,6 +49,8 @@ class Architecture:
     """Rows of the embedding, special and padding ids included; Phi-4's tokenizer is cut to the same number."""
     tied_embeddings: bool = False
     """The output layer's weight is the embedding: one weight, which both train (default: two, as Phi-4 has)."""
+    variant: str = USUAL
+    """Differences from Phi-4 beside sizes: a file of megaphi/model/variants (default: none)."""
     context: Annotated[int, Range(minimum=0)] = 0
     """Longest text the model is made for; 0: the initial checkpoint's or, if longer, the run's longest sequence."""
     norm_eps: Annotated[float, Range(above=0)] = 1e-5
@@ -72,8 +76,10 @@ class Architecture:
                 "every key-value group must serve the same number of query heads"
             )
         self._check_kernels()
-        if self.head_size % 2:
-            raise InputError(f"model.head_size={self.head_size}: rotary positions need an even head size")
+        fraction = variant_of(self.variant).rotary_fraction
+        if self.head_size * fraction % 2 or not 0 < fraction <= 1:
+            part = "" if fraction == 1 else f", of which model.variant={self.variant} turns {fraction:g}"
+            raise InputError(f"model.head_size={self.head_size}{part}: rotary positions need an even head size")
 
     def _check_kernels(self) -> None:
         if self.loss_chunk_tokens and self.kernels != "fused":
@@ -98,22 +104,19 @@ class Architecture:
         return self.key_value_groups * self.head_size
 
     @property
-    def layer_matmul_parameters(self) -> int:
-        """Weights of one layer that take part in matrix products."""
-        attention = self.hidden * (2 * self.query_width + 2 * self.key_value_width)
-        return attention + 3 * self.hidden * self.feed_forward
+    def turned_head_size(self) -> int:
+        """Numbers of each head that its position turns."""
+        return int(self.head_size * variant_of(self.variant).rotary_fraction)
 
     @property
     def matmul_parameters(self) -> int:
         """All weights that take part in matrix products: the layers and the output projection."""
-        return self.layers * self.layer_matmul_parameters + self.vocabulary * self.hidden
+        return matmul_parameters(self)
 
     @property
     def parameters(self) -> int:
         """Every trainable number, by arithmetic; the tests compare it with the real modules."""
-        norms = (2 * self.layers + 1) * self.hidden
-        embedding = 0 if self.tied_embeddings else self.vocabulary * self.hidden
-        return self.matmul_parameters + embedding + norms
+        return sum(weight.numel for weight in weights_of(self))
 
 
 PHI4_14B = Architecture(

@@ -6,13 +6,15 @@ The modules are Megatron's, subclassed, with the same parameters under the same 
 ours, because what is fused here (the residual addition with the norm after it, rotary positions on the packed QKV
 product, SwiGLU with the matrix after it) crosses the lines between Megatron's modules.
 
-Legend: S sequence, B batch, D width, H query heads, G key-value groups, N = H / G + 2 heads of a group, K head size.
+Legend: S sequence, B batch, D width, H query heads, G key-value groups, N = H / G + 2 heads of a group, K head size, R
+numbers of a head that are turned.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as functional
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import RowParallelLinear
@@ -27,7 +29,7 @@ from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary
 from megaphi.kernels.swiglu import swiglu_linear
 from megaphi.model.forward.attention import Attention
-from megaphi.model.honoured import refuse_other_fields, refuse_other_slots
+from megaphi.model.honoured import BY_VARIANT, honoured_by, refuse_other_fields, refuse_other_slots
 from megaphi.model.norm import RMSNorm
 
 
@@ -54,29 +56,48 @@ class FusedSelfAttention(SelfAttention):
     def __init__(
         self, config: TransformerConfig, submodules: SelfAttentionSubmodules, *rest: Any, **named: Any
     ) -> None:
-        unused = (None, IdentityOp)
-        honoured = {"linear_qkv": None, "core_attention": None, "linear_proj": None}
-        refuse_other_slots(
-            submodules, {**honoured, "q_layernorm": unused, "k_layernorm": unused}, by=type(self).__name__
-        )
+        slots = ("linear_qkv", "core_attention", "linear_proj", "q_layernorm", "k_layernorm")
+        honoured: dict[str, Any] = dict.fromkeys(slots)
+        refuse_other_slots(submodules, honoured, by=type(self).__name__)
         super().__init__(config, submodules, *rest, **named)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, hidden_states: Tensor, *, rotary_pos_emb: Tensor, attention_bias: Attention, **rest: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """`rotary_pos_emb` is [2, S, K / 2], cos and sin of this rank's positions (`RotaryTable`)."""
+        """`rotary_pos_emb` is [2, S, R / 2], cos and sin of this rank's positions (`RotaryTable`)."""
         _refuse(rest)
         groups = self.num_query_groups_per_partition
         queries = self.num_attention_heads_per_partition // groups
         packed, _ = self.linear_qkv(hidden_states)  # pyright: ignore[reportCallIssue]
         packed_SBGNK = packed.unflatten(-1, (groups, queries + 2, self.hidden_size_per_attention_head))
-        cos, sin = rotary_pos_emb.unbind()
-        packed_SBGNK = rotary(packed_SBGNK, cos, sin, rotated=queries + 1, in_place=True)
+        packed_SBGNK = _turned(self._normed(packed_SBGNK), rotary_pos_emb)
         query, key, value = packed_SBGNK.split((queries, 1, 1), dim=3)
         recomputes = self.checkpoint_core_attention and self.training
         attend: Any = self._checkpointed_attention_forward if recomputes else self.core_attention
         parts = (query.flatten(2, 3), key.squeeze(3), value.squeeze(3))
         return self.linear_proj(attend(*parts, attention_mask=None, attention_bias=attention_bias))
+
+    def _normed(self, packed_SBGNK: Tensor) -> Tensor:
+        """Queries and keys through their norms, where the spec has some."""
+        query_norm, key_norm = (
+            None if isinstance(norm, IdentityOp) else norm for norm in (self.q_layernorm, self.k_layernorm)
+        )
+        if query_norm is None and key_norm is None:
+            return packed_SBGNK
+        query, key, value = packed_SBGNK.split((packed_SBGNK.shape[3] - 2, 1, 1), dim=3)
+        query = query if query_norm is None else query_norm(query.contiguous())
+        key = key if key_norm is None else key_norm(key.contiguous())
+        return torch.cat((query, key, value), dim=3)
+
+
+def _turned(packed_SBGNK: Tensor, rotary_SR: Tensor) -> Tensor:
+    """Queries and keys turned by their positions, all of each head or its first R numbers."""
+    cos, sin = rotary_SR.unbind()
+    rotated, turned = packed_SBGNK.shape[3] - 1, 2 * rotary_SR.shape[-1]
+    if turned == packed_SBGNK.shape[-1]:
+        return rotary(packed_SBGNK, cos, sin, rotated=rotated, in_place=True)
+    first = rotary(packed_SBGNK[..., :turned].contiguous(), cos, sin, rotated=rotated, in_place=True)
+    return torch.cat((first, packed_SBGNK[..., turned:]), dim=-1)
 
 
 class PlainRowParallelLinear(RowParallelLinear):
@@ -92,8 +113,31 @@ class SwigluRowParallelLinear(RowParallelLinear):
     Megatron's `MLP` is left with the identity for an activation (see `use_te_activation_func` in megatron_config.py).
     """
 
+    def __init__(self, *arguments: Any, config: TransformerConfig, **named: Any) -> None:
+        if not is_swiglu(config):
+            raise InputError(f"{type(self).__name__} computes SwiGLU and nothing else: use ActivatedRowParallelLinear")
+        super().__init__(*arguments, config=config, **named)
+
     def _forward_impl(self, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
         return swiglu_linear(input, weight)
+
+
+class ActivatedRowParallelLinear(RowParallelLinear):
+    """The MLP's second matrix with any other activation before it, gated or not, by PyTorch."""
+
+    config: TransformerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def _forward_impl(self, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
+        activation = self.config.activation_func
+        if not self.config.gated_linear_unit:
+            return functional.linear(activation(input), weight)
+        gate, up = input.chunk(2, dim=-1)
+        return functional.linear(activation(gate) * up, weight)
+
+
+def is_swiglu(config: TransformerConfig) -> bool:
+    """Phi-4's activation, of which there is a kernel."""
+    return config.gated_linear_unit and config.activation_func is functional.silu
 
 
 class FusedLayer(TransformerLayer):
@@ -104,7 +148,8 @@ class FusedLayer(TransformerLayer):
     def __init__(
         self, config: TransformerConfig, submodules: TransformerLayerSubmodules, *rest: Any, **named: Any
     ) -> None:
-        refuse_other_fields(config, kernels="fused")
+        own = {name: getattr(config, name) for name in {*BY_VARIANT["fused"], *honoured_by(submodules)}}
+        refuse_other_fields(config, kernels="fused", variant=own, spec=submodules)
         honoured = {
             "input_layernorm": None,
             "self_attention": None,

@@ -5,8 +5,8 @@ length instead of in each layer, and the loss reads the logits once and leaves t
 `loss_chunk_tokens` the output layer and the loss go through the tokens in chunks, so that logits of a whole micro-batch
 never exist. What a pass attends to and gives is up to its `ForwardContext`.
 
-Legend: S sequence, B batch, T tokens of a flat row, D width, V this rank's part of the vocabulary, K head size, P
-pairs, R graded tokens.
+Legend: S sequence, B batch, T tokens of a flat row, D width, V this rank's part of the vocabulary, K numbers of a head
+that are turned, P pairs, R graded tokens.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
 from megaphi.kernels.logit_difference import logit_difference
 from megaphi.kernels.rotary import rotary_table
+from megaphi.model.architecture import Architecture
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.honoured import refuse_other_arguments
 from megaphi.model.padded_model import PaddedModel
@@ -28,12 +29,10 @@ from megaphi.model.padded_model import PaddedModel
 _HONOURED_ARGUMENTS = (
     "config",
     "transformer_layer_spec",
-    "vocabulary",
     "max_sequence_length",
     "pre_process",
     "post_process",
     "parallel_output",
-    "share_embeddings_and_output_weights",
     "pg_collection",
     "vp_stage",
 )
@@ -43,9 +42,10 @@ _HONOURED_ARGUMENTS = (
 class RotaryTable(torch.nn.Module):
     """cos and sin of this context rank's positions, where Megatron's own class gives angles to every layer."""
 
-    def __init__(self, head_size: int, *, base: float, longest: int, context_group: Any) -> None:
+    def __init__(self, turned: int, *, base: float, longest: int, context_group: Any) -> None:
+        """`turned`: numbers of each head that its position turns."""
         super().__init__()
-        self.head_size, self.base, self.longest = head_size, base, longest
+        self.turned, self.base, self.longest = turned, base, longest
         self.context_group = context_group
         self.tables: dict[int, Tensor] = {}
 
@@ -66,7 +66,7 @@ class RotaryTable(torch.nn.Module):
     def _table(self, length: int) -> Tensor:
         if length not in self.tables:
             device: Any = torch.cuda.current_device()
-            table = torch.stack(rotary_table(length, self.head_size, base=self.base, device=device))
+            table = torch.stack(rotary_table(length, self.turned, base=self.base, device=device))
             self.tables = {length: table}  # lengths rarely change: the newest is enough
         return self.tables[length]
 
@@ -119,19 +119,19 @@ class Margins(_BesideOutputLayer):
 class FusedModel(PaddedModel):
     """A pipeline stage's part of the model, all of it on fused kernels; on the last stage an `OutputHead`."""
 
-    def __init__(self, *, rotary_base: float, loss_chunk_tokens: int, **arguments: Any) -> None:
+    def __init__(self, *, architecture: Architecture, **arguments: Any) -> None:
         refuse_other_arguments(GPTModel.__init__, arguments, _HONOURED_ARGUMENTS, by=type(self).__name__)
-        super().__init__(position_embedding_type="rope", rotary_base=rotary_base, **arguments)  # pyright: ignore
+        super().__init__(architecture=architecture, **arguments)
         if self.post_process:
             weight: Any = self.output_layer.weight if self._tied_weight is None else self._tied_weight
             group = self.pg_collection.tp
             self.losses_in_chunks = LossesInChunks(
-                weight, group=group, vocabulary=self.vocabulary, chunk_tokens=loss_chunk_tokens
+                weight, group=group, vocabulary=self.vocabulary, chunk_tokens=architecture.loss_chunk_tokens
             )
             self.margins = Margins(weight, group=group)
         self.rotary_pos_emb = RotaryTable(
-            self.config.kv_channels,  # pyright: ignore[reportArgumentType]
-            base=rotary_base,
+            architecture.turned_head_size,
+            base=architecture.rotary_base,
             longest=self.max_sequence_length,
             context_group=self.pg_collection.cp,
         )

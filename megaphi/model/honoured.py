@@ -2,8 +2,9 @@
 
 Megatron hands one configuration with over two hundred fields to every module, and a module that does not know a field
 says nothing. So each of our ways to compute the model (`model.kernels`) lists the fields that it honours at any value,
-and the few that must have the value that Phi-4 has; every other field must be as Megatron has it by default, those that
-a later Megatron adds too. The same goes for the slots of a spec and for the arguments of a constructor.
+and those that it honours as the model's variant has them; every other field must be as Phi-4 or Megatron's default has
+it, those that a later Megatron adds too. A variant's own module names what it honours besides in its attribute
+`honours`. The same goes for the slots of a spec and for the arguments of a constructor.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch.nn.functional as functional
-from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer import ModuleSpec, TransformerConfig
 
 from megaphi.errors import InputError
 
@@ -63,41 +64,51 @@ _SCHEDULE = {
 """Megatron's schedules see to these, whatever computes a layer."""
 _RECOMPUTE = {"recompute_granularity", "recompute_method", "recompute_num_layers"}
 _FUSED = _SHAPE | _INITIAL | _NUMBERS | _LAYOUT | _SCHEDULE | _RECOMPUTE
-_IN_MEGATRONS_LAYER = {
-    "activation_func",
-    "activation_func_clamp_value",
-    "add_qkv_bias",
-    "glu_linear_offset",
-    "hidden_dropout",
-    "qk_layernorm",
-    "rotary_interleaved",
-}
-"""Fields outside our norm and attention, where Megatron's own layer computes the rest."""
-
 HONOURED: Mapping[str, Collection[str]] = {
     "fused": _FUSED,
-    "reference": _FUSED | _IN_MEGATRONS_LAYER,
+    "reference": _FUSED,
     "transformer_engine": _FUSED | {"fp8", "fp8_recipe"},
 }
 """By `model.kernels`: fields of a `TransformerConfig` that may have any value."""
 
+_BY_VARIANT = {"activation_func", "add_qkv_bias", "gated_linear_unit", "qk_layernorm"}
+BY_VARIANT: Mapping[str, Collection[str]] = {
+    "fused": _BY_VARIANT,
+    "reference": _BY_VARIANT
+    | {"activation_func_clamp_value", "glu_linear_offset", "hidden_dropout", "rotary_interleaved"},
+    "transformer_engine": (),
+}
+"""By `model.kernels`: fields that a variant may set. Reference is Megatron's layer around our norm and attention."""
+
 PHI4: Mapping[str, Any] = {
     "normalization": "RMSNorm",
     "add_bias_linear": False,
+    "add_qkv_bias": False,
     "gated_linear_unit": True,
     "activation_func": functional.silu,
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
-    "use_te_activation_func": False,
 }
-"""Fields that differ from Megatron's defaults in every model that we compute, and the only value that they may have."""
+"""Phi-4's values of the fields that say what a layer computes; all others are as Megatron has them by default."""
 
 
-def refuse_other_fields(config: TransformerConfig, *, kernels: str) -> None:
-    """Raise InputError if a field is not as `kernels` honours it, naming every such field with its value."""
+def refuse_other_fields(config: TransformerConfig, *, kernels: str, variant: Mapping[str, Any], spec: Any) -> None:
+    """Raise InputError if a field is not as `kernels` honours it, naming every such field with its value.
+
+    Args:
+        config: what the modules are given.
+        kernels: `model.kernels`.
+        variant: the values of fields that make the model what it is.
+        spec: the modules that will compute it.
+    """
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    only = {**PHI4, "use_te_activation_func": kernels == "fused"}
-    expected = {**_defaults(config), **only}
+    computed = {*BY_VARIANT[kernels], *honoured_by(spec)}
+    expected = {
+        **_defaults(config),
+        **PHI4,
+        "use_te_activation_func": kernels == "fused",
+        **{name: value for name, value in variant.items() if name in computed},
+    }
     wrong = [
         f"{name}={_shown(value)} (must be {_shown(expected[name])})"
         for name, value in given.items()
@@ -105,6 +116,17 @@ def refuse_other_fields(config: TransformerConfig, *, kernels: str) -> None:
     ]
     if wrong:
         raise InputError(f"model.kernels={kernels} does not honour {', '.join(wrong)} of Megatron's configuration")
+
+
+def honoured_by(spec: Any) -> set[str]:
+    """Fields that a module of a layer spec says it honours (`honours = ("window_size",)` in its class)."""
+    if isinstance(spec, ModuleSpec):
+        return honoured_by(spec.module) | honoured_by(spec.submodules)
+    if isinstance(spec, type):
+        return set(getattr(spec, "honours", ()))
+    if dataclasses.is_dataclass(spec):
+        return set().union(*(honoured_by(getattr(spec, field.name)) for field in dataclasses.fields(spec)))
+    return set()
 
 
 def _defaults(config: TransformerConfig) -> dict[str, Any]:

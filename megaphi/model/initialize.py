@@ -2,9 +2,9 @@
 
 Every whole parameter is drawn from its own generator, seeded with (run seed, global name), and each rank keeps its
 share. So a run on one process and a run on TP 2 x PP 2 start from the same numbers, and a golden curve can hold both.
-Matrices are normal with the configured standard deviation; the two projections that write into the residual stream
-are scaled by 1 / sqrt(2 x layers) (GPT-2's rule, Megatron's default; the paper is silent). Norms start at one,
-biases (Phi-4 has none, a fork may) at zero.
+How is said by its row (model/weight_row.py): `normal` with the configured standard deviation, `residual` with that
+/ sqrt(2 x layers), for the projections that write into the residual stream (GPT-2's rule, Megatron's default; the
+paper is silent); norms are ones.
 """
 
 from __future__ import annotations
@@ -13,22 +13,17 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megaphi.model.architecture import Architecture
+from megaphi.errors import InputError
 from megaphi.model.padded_model import PaddedModel
-from megaphi.model.weights import EMBEDDING, OUTPUT
+from megaphi.model.weight_row import LAYERS, Weight
+from megaphi.model.weights import EMBEDDING, OUTPUT, in_any_layer, weights_of
 from megaphi.parallel.seeds import parameter_seed
-
-_NAMES_ELSEWHERE = {
-    "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
-    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
-}
-"""Transformer Engine's layers hold the norms; one name for one weight lets any kernels load any checkpoint."""
-_RESIDUAL_WRITERS = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,15 +35,22 @@ class ParameterShare:
     flattened, is what the flattened parameter begins with.
     """
 
-    name: str
-    """Name in the whole model, layers numbered from the bottom."""
+    weight: Weight
     parameter: torch.nn.Parameter
-    whole_shape: tuple[int, ...]
     offset: tuple[int, ...]
     shape: tuple[int, ...]
     is_first_copy: bool
     """False on tensor ranks above 0 for parameters that every tensor rank holds, and for the last stage's copy of a
     tied embedding."""
+
+    @property
+    def name(self) -> str:
+        """Name in the whole model, layers numbered from the bottom."""
+        return self.weight.name
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        return self.weight.shape
 
     @property
     def numel(self) -> int:
@@ -68,16 +70,15 @@ class ParameterShare:
 
 
 @torch.no_grad()
-def initialize_weights(chunk: PaddedModel, architecture: Architecture, *, seed: int) -> None:
+def initialize_weights(chunk: PaddedModel, *, seed: int) -> None:
     """Fill this chunk's parameters in place."""
+    model = chunk.architecture
+    std = {"normal": model.initial_std, "residual": model.initial_std / math.sqrt(2 * model.layers)}
     for share in parameter_shares(chunk):
-        if share.parameter.dim() == 1:
-            share.parameter.fill_(0.0 if share.name.endswith("bias") else 1.0)
+        if share.weight.drawn not in std:
+            share.parameter.fill_({"ones": 1.0, "zeros": 0.0}[share.weight.drawn])
             continue
-        std = architecture.initial_std
-        if share.name.endswith(_RESIDUAL_WRITERS):
-            std /= math.sqrt(2 * architecture.layers)
-        whole = _draw(share.whole_shape, std=std, seed=parameter_seed(seed, share.name))
+        whole = _draw(share.whole_shape, std=std[share.weight.drawn], seed=parameter_seed(seed, share.name))
         box = tuple(slice(start, start + size) for start, size in zip(share.offset, share.shape, strict=True))
         share.fill(whole[box])
 
@@ -91,41 +92,71 @@ def parameter_shares(chunk: PaddedModel) -> Iterator[ParameterShare]:
     """Every parameter of a chunk with its place in the whole model."""
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     rank = parallel_state.get_tensor_model_parallel_rank()
-    for name, parameter in _global_parameters(chunk):
-        is_cut = ranks > 1 and getattr(parameter, "tensor_model_parallel", False)
-        shape = tuple(parameter.shape)
-        dimension = parameter.partition_dim if is_cut else 0  # pyright: ignore[reportAttributeAccessIssue]
-        if name.endswith("mlp.linear_fc1.weight"):
-            shape, dimension = (2, shape[0] // 2, shape[1]), 1
-        whole, offset = list(shape), [0] * len(shape)
-        if is_cut:
-            whole[dimension] *= ranks
-            offset[dimension] = rank * shape[dimension]
-        if name in (EMBEDDING, OUTPUT):
-            whole[0] = chunk.vocabulary
-            offset[0] = min(offset[0], whole[0])
-            shape = (min(shape[0], whole[0] - offset[0]), shape[1])
+    for weight, parameter in _rows_and_parameters(chunk):
+        offset, shape = weight.share(tensor=ranks, rank=rank)
+        is_cut = ranks > 1 and weight.cut is not None
         yield ParameterShare(
-            name=name,
+            weight=weight,
             parameter=parameter,
-            whole_shape=tuple(whole),
-            offset=tuple(offset),
+            offset=offset,
             shape=shape,
             is_first_copy=(is_cut or rank == 0) and not getattr(parameter, "shared", False),  # Megatron marks the copy
         )
 
 
-def _global_parameters(chunk: PaddedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """`(name, parameter)` with the layer numbered from the bottom of the whole model.
+def _rows_and_parameters(chunk: PaddedModel) -> Iterator[tuple[Weight, torch.nn.Parameter]]:
+    """Each parameter with the row of its weight, wherever Megatron or Transformer Engine hold it.
 
     A tied output layer on another pipeline stage has the name of the embedding: it starts, is saved and is loaded as
     that.
     """
+    weights = weights_of(chunk.architecture)
+    rows = {weight.name: weight for weight in weights}
+    rows |= {weight.transformer_engine: weight for weight in weights if weight.transformer_engine}
+    for name, parameter in _whole_names(chunk):
+        if name == OUTPUT and chunk.share_embeddings_and_output_weights:
+            name = EMBEDDING
+        if name not in rows:
+            raise InputError(
+                f"the modules of model.variant={chunk.architecture.variant} hold the weight {in_any_layer(name)}, of "
+                "which the variant has no row: it could not be drawn, counted or saved (CONTRIBUTING.md)"
+            )
+        yield rows[name], parameter
+
+
+def _whole_names(chunk: PaddedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """`(name, parameter)` with the layer numbered from the bottom of the whole model."""
     for name, parameter in chunk.named_parameters():
         match = re.match(r"decoder\.layers\.(\d+)\.(.+)", name)
         if match:
             number = chunk.decoder.layers[int(match[1])].layer_number - 1  # pyright: ignore
-            name = f"decoder.layers.{number}.{_NAMES_ELSEWHERE.get(match[2], match[2])}"
-        if name == OUTPUT and chunk.share_embeddings_and_output_weights:
-            name = EMBEDDING
+            name = f"{LAYERS}{number}.{match[2]}"
         yield name, parameter
+
+
+def check_weights(chunk: PaddedModel) -> None:
+    """Raise InputError where the modules that were built are not what the rows say, naming the weight.
+
+    Each row that belongs to this chunk must have its parameter, of the row's size, and cut where the row is cut.
+    """
+    ranks = parallel_state.get_tensor_model_parallel_world_size()
+    layers: Any = chunk.decoder.layers
+    held = {layer.layer_number - 1 for layer in layers}
+    held |= {place for place, is_held in (("bottom", chunk.pre_process), ("top", chunk.post_process)) if is_held}
+    missing = {weight.name for weight in weights_of(chunk.architecture) if weight.place in held}
+    for weight, parameter in _rows_and_parameters(chunk):
+        missing.discard(weight.name)
+        cut_here = bool(getattr(parameter, "tensor_model_parallel", False))
+        wrong = [] if parameter.numel() == weight.held(tensor=ranks) else [f"{parameter.numel():,} numbers"]
+        if ranks > 1 and cut_here is (weight.cut is None):
+            wrong.append("a part" if cut_here else "all of it")
+        if wrong:
+            raise InputError(
+                f"model.variant={chunk.architecture.variant}: a tensor rank's module holds {' and '.join(wrong)} of "
+                f"{in_any_layer(weight.name)}, whose row has the shape {weight.shape} and cut={weight.cut}"
+            )
+    if missing:
+        raise InputError(
+            f"model.variant={chunk.architecture.variant}: no module holds {in_any_layer(min(missing))}, of which the "
+            "variant has a row"
+        )

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,7 +16,7 @@ from megatron.core.transformer import TransformerConfig
 
 from megaphi.model.architecture import Architecture
 from megaphi.model.fused_model import FusedModel
-from megaphi.model.initialize import ParameterShare, initialize_weights, parameter_shares
+from megaphi.model.initialize import ParameterShare, check_weights, initialize_weights, parameter_shares
 from megaphi.model.layer_spec import block_spec
 from megaphi.model.megatron_config import Fp8, Precision, Recompute, transformer_config
 from megaphi.model.padded_model import PaddedModel
@@ -40,44 +38,30 @@ def build_model(
     config = transformer_config(architecture, layout, parameters=parameters, recompute=recompute, fp8=fp8)
     chunks = _chunks(config, architecture, layout, sequence_length=sequence_length)
     for chunk in chunks:
-        initialize_weights(chunk, architecture, seed=seed)
+        initialize_weights(chunk, seed=seed)
     return chunks
 
 
 def _chunks(
     config: TransformerConfig, architecture: Architecture, layout: ParallelLayout, *, sequence_length: int
 ) -> list[PaddedModel]:
-    chunks = []
+    kind = FusedModel if architecture.kernels == "fused" else PaddedModel
+    chunks: list[PaddedModel] = []
     for stage in range(layout.virtual_pipeline):
         virtual_stage = stage if layout.virtual_pipeline > 1 else None
-        chunk = _model_class(architecture)(
+        chunk = kind(
+            architecture=architecture,
             config=config,
             transformer_layer_spec=block_spec(config, architecture, virtual_stage=virtual_stage),
-            vocabulary=architecture.vocabulary,
             max_sequence_length=sequence_length,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual_stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=virtual_stage),
             parallel_output=True,
-            share_embeddings_and_output_weights=architecture.tied_embeddings,
             vp_stage=virtual_stage,
         )
+        check_weights(chunk)
         chunks.append(chunk)
     return chunks
-
-
-def _model_class(architecture: Architecture) -> Callable[..., PaddedModel]:
-    """Megatron's own model, or ours on fused kernels."""
-    if architecture.kernels == "fused":
-        return partial(
-            FusedModel, rotary_base=architecture.rotary_base, loss_chunk_tokens=architecture.loss_chunk_tokens
-        )
-    return partial(
-        PaddedModel,
-        attends_by_itself=architecture.kernels == "transformer_engine",
-        position_embedding_type="rope",
-        rotary_percent=1.0,
-        rotary_base=architecture.rotary_base,  # pyright: ignore[reportArgumentType]
-    )
 
 
 class StageParameters(NamedTuple):

@@ -24,16 +24,19 @@ from megaphi.kernels.loading import allow_slow, require
 from megaphi.model.architecture import Architecture
 from megaphi.model.core_attention import CoreAttention, ScaledDotProductAttention, SoftmaxAttention
 from megaphi.model.fused_layer import (
+    ActivatedRowParallelLinear,
     FusedAddRMSNorm,
     FusedLayer,
     FusedRMSNorm,
     FusedSelfAttention,
     PlainRowParallelLinear,
     SwigluRowParallelLinear,
+    is_swiglu,
 )
 from megaphi.model.honoured import refuse_other_fields
-from megaphi.model.megatron_config import Precision, torch_dtype
+from megaphi.model.megatron_config import Precision, torch_dtype, variant_fields
 from megaphi.model.norm import RMSNorm
+from megaphi.model.variants import variant_of
 from megaphi.parallel.optional_packages import problem_with
 
 _ATTENTION = {"sdpa": ScaledDotProductAttention, "softmax": SoftmaxAttention}
@@ -46,25 +49,27 @@ def block_spec(
 
     Raises InputError for what of `config` the modules do not honour.
     """
-    refuse_other_fields(config, kernels=architecture.kernels)
     if architecture.kernels == "transformer_engine":
         layer, norm = _transformer_engine()
     else:
         fused = architecture.kernels == "fused"
         norm = FusedRMSNorm if fused else RMSNorm
-        head_norm = RMSNorm if config.qk_layernorm else IdentityOp
-        layer = _layer_spec(_ATTENTION[architecture.attention], norm, head_norm, fused=fused)
+        layer = _layer_spec(_ATTENTION[architecture.attention], norm, config, fused=fused)
+    layer = variant_of(architecture.variant).layer_spec(layer, architecture)
+    refuse_other_fields(config, kernels=architecture.kernels, variant=variant_fields(architecture), spec=layer)
     layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm)  # pyright: ignore
 
 
 def _layer_spec(
-    core_attention: type[CoreAttention], norm: type[RMSNorm], head_norm: type, *, fused: bool
+    core_attention: type[CoreAttention], norm: type[RMSNorm], config: TransformerConfig, *, fused: bool
 ) -> ModuleSpec:
     """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
 
-    Fused, SwiGLU belongs to the MLP's second matrix, and the activation between the two is the identity.
+    Fused, the activation belongs to the MLP's second matrix, and what stands between the two is the identity.
     """
+    head_norm = norm if config.qk_layernorm else IdentityOp
+    fused_matrix = SwigluRowParallelLinear if is_swiglu(config) else ActivatedRowParallelLinear
     attention = ModuleSpec(
         module=FusedSelfAttention if fused else SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
@@ -79,7 +84,7 @@ def _layer_spec(
     mlp = MLPSubmodules(
         linear_fc1=ColumnParallelLinear,
         activation_func=IdentityOp if fused else None,  # pyright: ignore[reportArgumentType]
-        linear_fc2=SwigluRowParallelLinear if fused else RowParallelLinear,
+        linear_fc2=fused_matrix if fused else RowParallelLinear,
     )
     return ModuleSpec(
         module=FusedLayer if fused else TransformerLayer,

@@ -9,13 +9,14 @@ cross-entropy stays off (it rounds the logits' gradient to bfloat16 even in fp32
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as functional
 from megatron.core.transformer import TransformerConfig
 
 from megaphi.model.architecture import Architecture
+from megaphi.model.variants import variant_of
 from megaphi.parallel.layout import ParallelLayout
 
 Recompute = Literal["none", "selective", "full"]
@@ -56,7 +57,7 @@ def transformer_config(
     """
     dtype = torch_dtype(parameters)
     interleaved = layout.virtual_pipeline > 1
-    return TransformerConfig(
+    config = TransformerConfig(
         num_layers=architecture.layers,
         hidden_size=architecture.hidden,
         ffn_hidden_size=architecture.feed_forward,
@@ -65,15 +66,7 @@ def transformer_config(
         kv_channels=architecture.head_size,
         layernorm_epsilon=architecture.norm_eps,
         init_method_std=architecture.initial_std,
-        normalization="RMSNorm",
-        add_bias_linear=False,
-        add_qkv_bias=False,
-        gated_linear_unit=True,
-        activation_func=functional.silu,
-        # Lets the layer spec name the activation module; the fused spec names the identity (fused_layer.py).
-        use_te_activation_func=architecture.kernels == "fused",
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
+        **variant_fields(architecture),
         attention_softmax_in_fp32=True,
         params_dtype=dtype,
         pipeline_dtype=dtype,
@@ -101,6 +94,16 @@ def transformer_config(
         **({} if fp8 == "none" else {"fp8": "hybrid", "fp8_recipe": fp8}),
         **_RECOMPUTE[recompute],
     )
+    # Lets the layer spec name the activation module; the fused spec names the identity (fused_layer.py). Set here,
+    # because Megatron's own check would limit the activation to those that Transformer Engine has.
+    config.use_te_activation_func = architecture.kernels == "fused"
+    return config
+
+
+@cache
+def variant_fields(architecture: Architecture) -> dict[str, Any]:
+    """Megatron's fields as the model's variant sets them; one answer, so that a function in it is itself."""
+    return variant_of(architecture.variant).megatron_fields(architecture)
 
 
 def torch_dtype(parameters: Precision) -> torch.dtype:

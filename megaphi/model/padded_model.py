@@ -17,6 +17,7 @@ from torch import Tensor
 
 from megaphi.errors import InputError
 from megaphi.kernels.cross_entropy import hide_padding
+from megaphi.model.architecture import Architecture
 from megaphi.model.forward.attention import Causal
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.targets import AllLogits, Labels
@@ -26,15 +27,23 @@ from megaphi.parallel.layout import padded_vocabulary
 class PaddedModel(GPTModel):
     """A pipeline stage's part of the model; whatever computes the loss sees logits without a trace of padding."""
 
-    def __init__(self, *, vocabulary: int, attends_by_itself: bool = False, **arguments: Any) -> None:
-        """`attends_by_itself`: the layers are not ours (Transformer Engine) and compute causal attention, no other."""
+    def __init__(self, *, architecture: Architecture, **arguments: Any) -> None:
         ranks = parallel_state.get_tensor_model_parallel_world_size()
-        super().__init__(vocab_size=padded_vocabulary(vocabulary, ranks), **arguments)
+        super().__init__(
+            vocab_size=padded_vocabulary(architecture.vocabulary, ranks),
+            share_embeddings_and_output_weights=architecture.tied_embeddings,
+            position_embedding_type="rope",
+            rotary_percent=architecture.turned_head_size / architecture.head_size,
+            rotary_base=architecture.rotary_base,  # pyright: ignore[reportArgumentType]
+            **arguments,
+        )
         self._check_head_norms()
-        self.attends_by_itself = attends_by_itself
-        self.vocabulary = vocabulary
+        self.architecture = architecture
+        self.attends_by_itself = architecture.kernels == "transformer_engine"
+        """The layers are not ours and compute causal attention, no other."""
+        self.vocabulary = architecture.vocabulary
         """Tokens that exist; Megatron's `vocab_size` counts the padding too."""
-        if self.post_process and self.vocab_size > vocabulary:
+        if self.post_process and self.vocab_size > self.vocabulary:
             self.output_layer.register_forward_hook(self._hide_padding)
 
     def forward(self, tokens_BS: Tensor, context: ForwardContext) -> Tensor:  # pyright: ignore

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from megaphi.engine.run_config import RunConfig
+from megaphi.model.variants import variant_of
 from megaphi.parallel.layout import padded_vocabulary
 
 _FP32_BYTES = 4
@@ -88,6 +89,9 @@ def _layer_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
     else:
         norms = 4 * model.hidden * _FP32_BYTES  # each norm's input and its normalised input, both in fp32
         feed_forward = 5 * model.feed_forward  # gate and up together; silu(gate), up and their product by themselves
+    variant = variant_of(model.variant)
+    attention += variant.kept_by_attention(model)
+    feed_forward += variant.kept_by_mlp(model)
     return (norms + inputs) / _residual_ways(run) + (attention + feed_forward) * weight_bytes / run.layout.tensor
 
 

@@ -29,6 +29,7 @@ from megaphi.errors import InputError
 from megaphi.files import read_json, write_json
 from megaphi.log import logger, progress_bar
 from megaphi.model.architecture import HOW_IT_IS_COMPUTED
+from megaphi.model.variants import USUAL
 from megaphi.parallel.agreement import agree_on, agreed
 from megaphi.stages.preference import ReferencePass
 
@@ -46,6 +47,8 @@ def reference_model_key(model: TrainingModel, *, tokenizer_fingerprint: str) -> 
     architecture = to_plain(model.run.model)
     for how in HOW_IT_IS_COMPUTED:
         del architecture[how]
+    if architecture["variant"] == USUAL:
+        del architecture["variant"]  # keys are older than the field
     meaning = {
         "weights": weights_fingerprint(model),
         "architecture": architecture,

@@ -6,15 +6,17 @@ decay on matrices alone and the mean over all trained tokens are written out her
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from transformers import Phi3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.engine.learning_rate import Optimizer
@@ -29,11 +31,11 @@ CLIPPED = Optimizer(learning_rate=3e-3, warmup_steps=2, clip_gradient_norm=0.5, 
 TIED = replace(TINY, tied_embeddings=True)
 
 
-def plain_torch(run: RunConfig, folder: Path, *, steps: int) -> np.ndarray:
-    """(loss, gradient norm) of each step."""
+def plain_torch(run: RunConfig, folder: Path, *, steps: int, train: Callable[..., Any] = train) -> np.ndarray:
+    """(loss, gradient norm) of each step, from the initial weights that `train` makes."""
     run_in_world(partial(train, run, steps=0, save=True), processes=1)
     exported = to_huggingface(run.folder, folder, tokenizer=False)
-    model = Phi3ForCausalLM.from_pretrained(exported, dtype=torch.float32).train()
+    model: Any = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).train()
     model.model.embed_tokens.padding_idx = None  # tokens here are numbers, and none of them is padding
     settings = run.optimizer
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
@@ -55,7 +57,7 @@ def plain_torch(run: RunConfig, folder: Path, *, steps: int) -> np.ndarray:
     return np.array(rows)
 
 
-def mean_loss(model: Phi3ForCausalLM, run: RunConfig, *, step: int) -> torch.Tensor:
+def mean_loss(model: PreTrainedModel, run: RunConfig, *, step: int) -> torch.Tensor:
     """Mean over the trained tokens of all micro-batches of a step."""
     losses, masks = [], []
     for batch in step_batches(run, step=step, replica=0, replicas=1):

@@ -19,6 +19,7 @@ from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import TINY
+from tests.model.variant_runs import install_variants
 
 ALONE = ParallelLayout(data=1)
 LENGTH = 16
@@ -28,6 +29,7 @@ def finding(name: str) -> Any:
     """Result of the function `name` below."""
     from megaphi.parallel.world import start_world
 
+    install_variants()
     start_world(ALONE, seed=0)
     return globals()[name]()
 
@@ -61,19 +63,26 @@ def refusal(function: Callable[..., Any], *arguments: Any, **named: Any) -> str:
 
 
 def fields_taken() -> dict[str, list[str]]:
-    """By kernels: fields of Megatron's configuration that may have any value; all others are refused by name."""
-    from megaphi.model.honoured import HONOURED, refuse_other_fields
+    """By kernels: fields of Megatron's configuration that may have any value; all others are refused by name.
+
+    Also those that a variant may set, if this one does not.
+    """
+    from megaphi.model.honoured import BY_VARIANT, HONOURED, PHI4, refuse_other_fields
 
     taken: dict[str, list[str]] = {}
     for kernels in HONOURED:
         config = config_of(kernels)
-        refuse_other_fields(config, kernels=kernels)
+        refuse_other_fields(config, kernels=kernels, variant=PHI4, spec=None)
         for field in dataclasses.fields(config):
             changed = config_of(kernels, **{field.name: another(getattr(config, field.name))})
             if field.name in HONOURED[kernels]:
                 taken.setdefault(kernels, []).append(field.name)
             else:
-                assert f" {field.name}=" in refusal(refuse_other_fields, changed, kernels=kernels), field.name
+                said = {field.name: getattr(changed, field.name)}
+                as_phi4 = refusal(refuse_other_fields, changed, kernels=kernels, variant=PHI4, spec=None)
+                by_variant = refusal(refuse_other_fields, changed, kernels=kernels, variant=said, spec=None)
+                assert f" {field.name}=" in as_phi4
+                assert bool(by_variant) is (field.name not in BY_VARIANT[kernels]), by_variant
         assert set(taken[kernels]) == set(HONOURED[kernels])
     return taken
 
@@ -88,19 +97,20 @@ CHANGES: dict[str, Any] = {
     "qk_layernorm": True,
     "rotary_interleaved": True,
     "add_qkv_bias": True,
+    "gated_linear_unit": False,
 }
 
 
 def model_of(architecture: Architecture, config: Any, **arguments: Any) -> Any:
+    from megaphi.model.fused_model import FusedModel
     from megaphi.model.initialize import initialize_weights
-    from megaphi.model.language_model import _model_class
     from megaphi.model.layer_spec import block_spec
+    from megaphi.model.padded_model import PaddedModel
 
     arguments.setdefault("transformer_layer_spec", block_spec(config, architecture))
-    model = _model_class(architecture)(
-        config=config, vocabulary=architecture.vocabulary, max_sequence_length=LENGTH, **arguments
-    )
-    initialize_weights(model, architecture, seed=1)
+    kind = FusedModel if architecture.kernels == "fused" else PaddedModel
+    model = kind(architecture=architecture, config=config, max_sequence_length=LENGTH, **arguments)
+    initialize_weights(model, seed=1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.add_(1.0) if name.endswith("bias") else weight.mul_(5.0)
@@ -120,18 +130,28 @@ def outcome(architecture: Architecture, config: Any) -> list[float]:
 
 
 def fields_that_matter() -> dict[str, list[str]]:
-    """Fields that change a layer's function. The others must be refused by the whole model."""
+    """Fields that change a layer's function and make a difference. The others must be refused by the whole model.
+
+    A size may have any value; what a variant may set is set by one.
+    """
+    from megaphi.model.honoured import BY_VARIANT
+    from megaphi.model.megatron_config import variant_fields
+    from megaphi.model.variants import variant_of
+
     found: dict[str, list[str]] = {}
     for kernels in ("fused", "reference"):
-        architecture: Any = dataclasses.replace(TINY, kernels=kernels)  # pyright: ignore[reportArgumentType]
-        plain = outcome(architecture, config_of(kernels))
+        plain = outcome(dataclasses.replace(TINY, kernels=kernels), config_of(kernels))
+        trial = dataclasses.replace(TINY, kernels=kernels, variant="trial")  # pyright: ignore[reportArgumentType]
         for name, value in CHANGES.items():
             config = config_of(kernels, **{name: value})
-            message = refusal(outcome, architecture, config)
+            variant_of("trial").changes = {name: value}  # pyright: ignore[reportAttributeAccessIssue]
+            variant_fields.cache_clear()
+            message = refusal(outcome, trial, config)
             if message:
                 assert f" {name}=" in message
+                assert name not in BY_VARIANT[kernels]
             else:
-                assert outcome(architecture, config) != plain, f"{kernels} ignores {name}"
+                assert outcome(trial, config) != plain, f"{kernels} ignores {name}"
                 found.setdefault(kernels, []).append(name)
     return found
 
@@ -281,16 +301,20 @@ def head_norms() -> dict[str, str]:
     from megatron.core.transformer.attention import SelfAttentionSubmodules
 
     from megaphi.model.layer_spec import block_spec
+    from megaphi.model.megatron_config import variant_fields
     from megaphi.model.norm import RMSNorm
+    from megaphi.model.variants import variant_of
 
-    architecture: Any = dataclasses.replace(TINY, kernels="reference")
     messages = {}
     for name, field in (("slots only", False), ("both", True)):
-        spec = block_spec(config_of("reference"), architecture)
+        variant_of("trial").changes = {"qk_layernorm": field}  # pyright: ignore[reportAttributeAccessIssue]
+        variant_fields.cache_clear()
+        architecture: Any = dataclasses.replace(TINY, kernels="reference", variant="trial")
+        config = config_of("reference", qk_layernorm=field)
+        spec = block_spec(config, architecture)
         for layer in spec.layer_specs or []:
             attention: SelfAttentionSubmodules = layer.submodules.self_attention.submodules
             attention.q_layernorm = attention.k_layernorm = RMSNorm
-        config = config_of("reference", qk_layernorm=field)
         messages[name] = refusal(model_of, architecture, config, transformer_layer_spec=spec)
     return messages
 
@@ -317,6 +341,8 @@ def architecture_fields() -> dict[str, list[str]]:
 def _another_shape(name: str, value: Any) -> Any:
     if name == "attention":
         return "softmax"
+    if name == "variant":
+        return "qk_norm"
     if name == "allow_slow_operators":
         return ("swiglu",)
     if isinstance(value, bool):
@@ -330,33 +356,3 @@ def _computed(architecture: Architecture) -> tuple[list[float], int]:
 
     config = transformer_config(architecture, ALONE, parameters="float32")
     return [round(loss, 3) for loss in outcome(architecture, config)], architecture.parameters
-
-
-def fork_with_head_norms(folder: str) -> dict[str, Any]:
-    """Norms of queries and keys by Megatron's own layer: trained, saved, resumed, and read by the fused one."""
-    from unittest import mock
-
-    from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.inference.forward_only import open_model
-    from megaphi.model import language_model
-    from tests.engine.layout_runs import tiny_run, train
-
-    original = language_model.transformer_config
-
-    def with_norms(*arguments: Any, **named: Any) -> Any:
-        return dataclasses.replace(original(*arguments, **named), qk_layernorm=True)
-
-    run = tiny_run(folder=folder, model=dataclasses.replace(TINY, kernels="reference"))
-    with mock.patch.object(language_model, "transformer_config", with_norms):
-        straight = train(run, steps=4)
-        first = train(run, steps=2, save=True)
-        second = train(run, steps=2, load=folder)
-        plain = dataclasses.replace(run, model=TINY)
-        fused = refusal(train, plain, steps=1)
-    return {
-        "losses": [straight["losses"], first["losses"] + second["losses"]],
-        "weights": [straight["weights"], second["weights"]],
-        "fused": fused,
-        "read": refusal(open_model, open_weights(folder)),
-        "without": refusal(train, dataclasses.replace(run, model=TINY), steps=1, load=folder),
-    }

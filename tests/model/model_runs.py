@@ -34,7 +34,7 @@ def check_places(cases: list[tuple[Architecture, ParallelLayout]]) -> int:
             expected = {
                 weight.name: (weight.shape, *weight.share(tensor=layout.tensor, rank=place.tensor))
                 for weight in weights_of(architecture)
-                if pipeline_rank_of(weight.name, architecture, layout) == place.pipeline
+                if pipeline_rank_of(weight, architecture, layout) == place.pipeline
                 or (architecture.tied_embeddings and weight.name == EMBEDDING and place.pipeline == last)
             }
             assert found == expected, f"{layout}, rank {number}, vocabulary {architecture.vocabulary}"
@@ -64,16 +64,20 @@ def weights_by_name(layout: ParallelLayout) -> dict[str, tuple[tuple[int, ...], 
 def names_of_transformer_engines_weights() -> list[str]:
     """The names under which the weights of a layer of Transformer Engine go into checkpoints."""
     from types import SimpleNamespace
+    from typing import Any
 
-    from megaphi.model.initialize import _global_parameters
+    from megaphi.model.initialize import parameter_shares
+    from megaphi.parallel.world import start_world
 
+    start_world(ParallelLayout(), seed=0)
     held = ("self_attention.linear_qkv.layer_norm_weight", "mlp.linear_fc1.layer_norm_weight", "mlp.linear_fc1.weight")
     layers = [SimpleNamespace(layer_number=3), SimpleNamespace(layer_number=4)]  # the upper half of a pipeline
-    chunk = SimpleNamespace(
+    chunk: Any = SimpleNamespace(
+        architecture=TINY,
         decoder=SimpleNamespace(layers=layers),
         named_parameters=lambda: [(f"decoder.layers.1.{name}", None) for name in held],
     )
-    return [name for name, _ in _global_parameters(chunk)]
+    return [share.name for share in parameter_shares(chunk)]
 
 
 def fp8_settings() -> tuple[str, str]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from megaphi.parallel.layout import ParallelLayout
 from tests.conversion.random_models import random_folder, whole_weights
-from tests.gloo_world import run_in_world
+from tests.gloo_world import run_in_new_world, run_in_world
 from tests.model.own_variants import (
     CASES,
     COMPUTED_BY,
@@ -117,7 +117,7 @@ def test_every_variant_is_another_function(found: dict[tuple[str, str, str], Fou
 
 
 def test_a_pass_that_a_model_would_compute_as_another_is_refused() -> None:
-    (said,) = run_in_world(refusals, processes=1)
+    (said,) = run_in_new_world(refusals, processes=1)
     for kernels in ("fused", "reference"):
         for attention in ("Causal", "Segments", "SlidingWindow"):
             assert said[f"{kernels}, {attention}"] == f"{attention} sees 1 context rank of a sequence on 2"

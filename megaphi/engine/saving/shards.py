@@ -6,7 +6,6 @@ any checkpoint; under the layout that wrote it, a run continues bit for bit.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from megaphi.log import logger
 from megaphi.model.architecture import HOW_IT_IS_COMPUTED
 from megaphi.model.initialize import ParameterShare, parameter_shares
 from megaphi.model.padded_model import PaddedModel
-from megaphi.model.weights import stored_name, weights_of
+from megaphi.model.weights import in_any_layer, stored_name, weights_of
 from megaphi.parallel.agreement import agreed
 
 
@@ -145,16 +144,12 @@ def refuse_unread_weights(reader: WeightReader, modules: Sequence[PaddedModel]) 
     known = {weight.name for weight in weights_of(reader.architecture)}
     known |= {share.name for module in modules for share in parameter_shares(module)}
     stored = {key.removeprefix("model/") for key in reader.tensors if key.startswith("model/")}
-    unread = {_in_any_layer(name) for name in stored} - {_in_any_layer(name) for name in known}
+    unread = {in_any_layer(name) for name in stored} - {in_any_layer(name) for name in known}
     if unread:
         raise InputError(
             f"checkpoint {reader.folder} holds weights that this model does not have: {', '.join(sorted(unread))};"
             " without them it would compute something else. Read it with the code that trained it"
         )
-
-
-def _in_any_layer(name: str) -> str:
-    return re.sub(r"\.layers\.\d+\.", ".layers.*.", name)
 
 
 def check_same_architecture(reader: WeightReader, model: TrainingModel, *, except_for: Collection[str] = ()) -> None:

@@ -9,8 +9,8 @@ demand (tokenizer.py), and travels with the weights.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,30 +24,16 @@ from megaphi.checkpoint.weight_reader import box_from_rows
 from megaphi.config import to_plain
 from megaphi.conversion.formats.gguf.header import check_header
 from megaphi.conversion.formats.gguf.tokenizer import tokenizer_files
-from megaphi.conversion.formats.weight_names import our_table, segments_within, their_shapes
+from megaphi.conversion.formats.weight_names import Table, our_table, segments_within, their_shapes
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
-from megaphi.model.weights import EMBEDDING
+from megaphi.model.weights import EMBEDDING, weights_of
 
 MAGIC = b"GGUF"
 TOKENIZER = "tokenizer."
 """Prefix of the tokenizer's keys."""
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-"""Hugging Face's names and llama.cpp's, without `.weight`; layers are `model.layers.N.` there and `blk.N.` here."""
 INTERLEAVED = ("attn_q.weight", "attn_k.weight")
+"""Tensors with the two halves of each head's rows interleaved."""
 
 
 class GgufWeights:
@@ -68,7 +54,7 @@ class GgufWeights:
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._handle = os.open(self.folder, os.O_RDONLY)
         self.architecture = self._read_architecture()
-        self._table = our_table(self.architecture, "llama")
+        self._table = _in_their_names(self.architecture)
         self._check_tensors()
         self.config: dict[str, Any] = {
             "recipe": "from_gguf",
@@ -94,13 +80,13 @@ class GgufWeights:
 
     def dtype(self, name: str) -> torch.dtype:
         """bfloat16 if stored as such; float32 for everything else, quantised or not."""
-        stored = {self._tensors[_their_name(part.tensor)].tensor_type.name for part in self._table[name]}
+        stored = {self._tensors[part.tensor].tensor_type.name for part in self._table[name]}
         return torch.bfloat16 if stored == {"BF16"} else torch.float32
 
     def rows(self, name: str, start: int, end: int) -> Tensor:
         """Rows [start, end) of the matrix form of our weight `name`."""
         parts = [
-            self._their_rows(_their_name(part.tensor), part.first, part.first + part.rows)
+            self._their_rows(part.tensor, part.first, part.first + part.rows)
             for part in segments_within(self._table[name], start, end)
         ]
         values = torch.from_numpy(np.concatenate(parts))
@@ -180,7 +166,7 @@ class GgufWeights:
 
     def _check_tensors(self) -> None:
         """Names and shapes; llama.cpp lists dimensions from the innermost."""
-        shapes = {_their_name(name): shape for name, shape in their_shapes(self.architecture, self._table).items()}
+        shapes = their_shapes(self.architecture, self._table)
         missing, unknown = shapes.keys() - self._tensors.keys(), self._tensors.keys() - shapes.keys()
         if missing or unknown:
             raise InputError(
@@ -240,8 +226,9 @@ def _open(path: Path) -> Any:
     return reader
 
 
-def _their_name(name: str) -> str:
-    """llama.cpp's name of a Hugging Face tensor."""
-    stem = name.removesuffix(".weight")
-    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
-    return f"blk.{match[1]}.{NAMES[match[2]]}.weight" if match else f"{NAMES[stem]}.weight"
+def _in_their_names(model: Architecture) -> Table:
+    """The table of a Llama model, with llama.cpp's names of its tensors."""
+    weights = weights_of(model)
+    names = {theirs: name for one in weights for theirs, name in zip(one.huggingface["llama"], one.gguf, strict=True)}
+    table = our_table(model, "llama")
+    return {ours: [replace(part, tensor=names[part.tensor]) for part in parts] for ours, parts in table.items()}

@@ -12,20 +12,16 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from megaphi.conversion.formats.huggingface.keys import BASES, CONFIG_KEYS, told
+from megaphi.conversion.formats.huggingface.form import form_for, refused_keys, variant_and_form
+from megaphi.conversion.formats.huggingface.keys import BASES, told
 from megaphi.conversion.formats.understood import shown
-from megaphi.conversion.formats.weight_names import Naming
 from megaphi.errors import InputError
 from megaphi.log import logger
 from megaphi.model.architecture import HOW_IT_IS_COMPUTED, Architecture
+from megaphi.model.variants.phi4 import HuggingFaceForm
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
-_DEFAULTS: Mapping[Naming, Mapping[str, Any]] = {
-    "phi3": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4_096},
-    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2_048},
-}
-"""Defaults of transformers for missing fields, where the two kinds differ."""
 TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _CODE_FIELDS = ("auto_map",)
 """Name Python files, which do not travel with the weights."""
@@ -49,19 +45,11 @@ _SAME_FUNCTION = tuple(name for name in HOW_IT_IS_COMPUTED if name != "initial_s
 """Fields that do not affect the result; `context` is written from the caller's value."""
 
 
-def naming_of(config: Mapping[str, Any], *, where: str) -> Naming:
-    """Return the naming scheme of this kind of model's weights."""
-    kind = config.get("model_type")
-    if kind not in ("phi3", "llama"):
-        raise InputError(f"{where}: model_type is {kind!r}, expected 'phi3' (Phi-3 and Phi-4 models) or 'llama'")
-    return kind
-
-
 def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
     """The shape that a config.json describes; InputError for what we cannot build."""
-    defaults = _DEFAULTS[naming_of(config, where=where)]
+    variant, form = variant_and_form(config, where=where)
     given = told(config)
-    if refused := CONFIG_KEYS.refused(given):
+    if refused := refused_keys(given, form):
         raise InputError(
             f"{where}: {shown(given, refused)}: not supported, and the model would compute something else without; a "
             "key that does not belong to the model can be removed from the file"
@@ -74,10 +62,11 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
             feed_forward=config["intermediate_size"],
             heads=heads,
             key_value_groups=config.get("num_key_value_heads") or heads,
-            head_size=config.get("head_dim") or config["hidden_size"] // heads,
+            head_size=config.get("head_dim") or form.defaults.get("head_dim") or config["hidden_size"] // heads,
             vocabulary=config["vocab_size"],
             tied_embeddings=config.get("tie_word_embeddings") or False,
-            norm_eps=config.get("rms_norm_eps", defaults["rms_norm_eps"]),
+            variant=variant,
+            norm_eps={**form.defaults, **config}["rms_norm_eps"],
             rotary_base=float(next((given[name] for name in BASES if name in given), 10_000)),
             initial_std=config.get("initializer_range", 0.02),
         )
@@ -91,8 +80,10 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
 
 def context_from(config: Mapping[str, Any], *, where: str) -> int:
     """Longest sequence for which full attention equals the model's; logs where it is shorter."""
-    defaults = _DEFAULTS[naming_of(config, where=where)]
-    context = config.get("max_position_embeddings", defaults["max_position_embeddings"])
+    _, form = variant_and_form(config, where=where)
+    context = {**form.defaults, **config}.get("max_position_embeddings")
+    if context is None:
+        raise InputError(f"{where}: the field 'max_position_embeddings' is missing")
     window = config.get("sliding_window")
     if window is None or window >= context:
         return context
@@ -113,7 +104,7 @@ def config_for(
     original: Mapping[str, Any] | None = None,
     where: str = "",
 ) -> dict[str, Any]:
-    """config.json of a `Phi3ForCausalLM`.
+    """config.json of the form that the model's variant has; InputError if it has none.
 
     Args:
         model: the shape.
@@ -123,11 +114,12 @@ def config_for(
         original: the config.json that the model came with; what does not describe the shape is kept.
         where: its name, for messages.
     """
+    form = form_for(model)
     if original is None:
-        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **tokens}
-    if original["model_type"] != "phi3":
+        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(form), **tokens}
+    if original["model_type"] != form.model_type:
         tokens = {name: original.get(name) for name in TOKEN_FIELDS}
-        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(), **tokens}
+        return {**_shape_fields(model, dtype=dtype, context=context), **_fixed_fields(form), **tokens}
     kept = _understood_part(original, where=where)
     found = architecture_from(kept, where=where)
     same = replace(model, **{name: getattr(found, name) for name in _SAME_FUNCTION})
@@ -141,7 +133,8 @@ def config_for(
 def refuse_other_fields(model: Architecture) -> None:
     """Raise InputError if a field of the architecture is not at its default and has no counterpart in config.json."""
     defaults = {field.name: field.default for field in fields(model)}
-    other = defaults.keys() - _WRITTEN_AS.keys() - set(_SAME_FUNCTION)
+    form_for(model)
+    other = defaults.keys() - _WRITTEN_AS.keys() - {*_SAME_FUNCTION, "variant"}
     given = {f"model.{name}": getattr(model, name) for name in sorted(other) if getattr(model, name) != defaults[name]}
     if given:
         raise InputError(
@@ -153,7 +146,7 @@ def refuse_other_fields(model: Architecture) -> None:
 def _understood_part(original: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """Drop keys that an earlier version accepted, and that never had an effect."""
     given = told(original)
-    refused = CONFIG_KEYS.refused(given)
+    refused = refused_keys(given, variant_and_form(original, where=where)[1])
     if refused:
         logger.warning("%s: %s: left out, the model was never computed with it", where, shown(given, refused))
     left_out = {*_CODE_FIELDS, *(name if name in original else name.partition(".")[0] for name in refused)}
@@ -163,8 +156,8 @@ def _understood_part(original: Mapping[str, Any], *, where: str) -> dict[str, An
 def _shape_fields(model: Architecture, *, dtype: str, context: int) -> dict[str, Any]:
     return {
         **{theirs: getattr(model, ours) for ours, theirs in _WRITTEN_AS.items()},
+        **form_for(model).fields,
         "rope_scaling": None,
-        "partial_rotary_factor": 1.0,
         "max_position_embeddings": context,
         "original_max_position_embeddings": context,
         "sliding_window": None,
@@ -172,13 +165,11 @@ def _shape_fields(model: Architecture, *, dtype: str, context: int) -> dict[str,
     }
 
 
-def _fixed_fields() -> dict[str, Any]:
-    """The same for every model of ours."""
+def _fixed_fields(form: HuggingFaceForm) -> dict[str, Any]:
+    """The same for every model of a variant."""
     return {
-        "architectures": ["Phi3ForCausalLM"],
-        "model_type": "phi3",
-        "hidden_act": "silu",
-        "attention_bias": False,
+        "architectures": [form.class_name],
+        "model_type": form.model_type,
         "attention_dropout": 0.0,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,

@@ -19,14 +19,16 @@ from megaphi.checkpoint.format import Box
 from megaphi.checkpoint.tensor_file import TensorFile
 from megaphi.checkpoint.weight_reader import box_from_rows
 from megaphi.config import to_plain
-from megaphi.conversion.formats.huggingface.config import architecture_from, context_from, naming_of
+from megaphi.conversion.formats.huggingface.config import architecture_from, context_from
+from megaphi.conversion.formats.huggingface.form import variant_and_form
 from megaphi.conversion.formats.side_files import CONFIG, carried_files
 from megaphi.conversion.formats.streaming import row_blocks
-from megaphi.conversion.formats.weight_names import KNOWN_AND_DROPPED, Naming, our_table, segments_within, their_shapes
+from megaphi.conversion.formats.weight_names import KNOWN_AND_DROPPED, our_table, segments_within, their_shapes
 from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture
+from megaphi.model.weight_row import Naming
 from megaphi.model.weights import EMBEDDING, OUTPUT
 
 HEAD = "lm_head.weight"
@@ -47,7 +49,7 @@ class HuggingFaceWeights:
         where = str(self.folder / CONFIG)
         self.architecture: Architecture = architecture_from(self.original, where=where)
         self._file_of = _open_files(self.folder)
-        naming = naming_of(self.original, where=where)
+        naming = variant_and_form(self.original, where=where)[1].naming
         if self.architecture.tied_embeddings and HEAD in self._file_of:
             self.architecture = self._tied_or_not(naming)
         self._table = our_table(self.architecture, naming)

@@ -24,15 +24,10 @@ from megaphi.conversion.formats.megatron.torch_dist import METADATA, TorchDistFo
 from megaphi.errors import InputError, did_you_mean
 from megaphi.files import read_json
 from megaphi.model.architecture import Architecture
+from megaphi.model.weight_row import LAYERS
 from megaphi.model.weights import EMBEDDING, OUTPUT, weights_of
 
 POINTER, DESCRIPTION = "latest_checkpointed_iteration.txt", "metadata.json"
-LAYERS = "decoder.layers."
-HELD_BY_OTHERS = {
-    "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
-    "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
-}
-"""Norms under Transformer Engine's names."""
 NOT_WEIGHTS = re.compile(r"(^|\.)(optimizer|chained_\d+|rng_state|rerun_state_machine)|_extra_state|inv_freq")
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "heads": ("num_attention_heads",),
@@ -61,11 +56,13 @@ class MegatronWeights:
         self.folder = iteration_folder(Path(path))
         self._stored = TorchDistFolder(self.folder)
         self._prefix = self._find_prefix()
+        self._held_elsewhere: Mapping[str, str | None] = {}
         given, ignored = _parsed(fields)
         arguments, iteration = read_arguments(self.folder)
         tied = self._prefix + OUTPUT not in self._stored.tensors
         refuse_arguments(arguments, tied=tied, ignored=ignored, where=str(self.folder))
         self.architecture = self._read_architecture(given, arguments, tied=tied)
+        self._held_elsewhere = {one.name: one.transformer_engine for one in weights_of(self.architecture)}
         self._check_tensors()
         length = given.get("sequence_length", arguments.get("seq_length"))
         self.config: dict[str, Any] = {
@@ -90,17 +87,14 @@ class MegatronWeights:
 
     def _place(self, name: str) -> tuple[str, tuple[int, ...]]:
         """(tensor, index within it) of one of our weights."""
-        match = re.fullmatch(rf"{re.escape(LAYERS)}(\d+)\.(.+)", name)
-        if match is None:
-            return self._prefix + name, ()
-        candidates = [match[2], *([HELD_BY_OTHERS[match[2]]] if match[2] in HELD_BY_OTHERS else [])]
-        for theirs in candidates:
-            stacked, single = (f"{self._prefix}{LAYERS}{part}{theirs}" for part in ("", f"{match[1]}."))
-            if stacked in self._stored.tensors:
-                return stacked, (int(match[1]),)
-            if single in self._stored.tensors:
-                return single, ()
-        return f"{self._prefix}{LAYERS}{match[2]}", (int(match[1]),)
+        held_elsewhere = self._held_elsewhere.get(name)
+        for theirs in (name, held_elsewhere) if held_elsewhere else (name,):
+            stacked, index = _of_all_layers(theirs)
+            for key, above in ((stacked, index), (theirs, ())):
+                if self._prefix + key in self._stored.tensors:
+                    return self._prefix + key, above
+        key, above = _of_all_layers(name)
+        return self._prefix + key, above
 
     def _find_prefix(self) -> str:
         found = [key for key in self._stored.tensors if key.endswith(EMBEDDING) and not NOT_WEIGHTS.search(key)]
@@ -168,8 +162,8 @@ class MegatronWeights:
         for weight in weights_of(self.architecture):
             found, (key, _) = self._shape(weight.name), self._place(weight.name)
             rows, rest = found[0], found[1:]
-            may_be_padded = weight.name in (EMBEDDING, OUTPUT) and rows >= weight.rows
-            expected_rest = () if len(weight.shape) == 1 else (weight.columns,)
+            may_be_padded = weight.has_token_rows and rows >= weight.rows
+            expected_rest = (weight.columns,) if weight.is_matrix else ()
             if (rows != weight.rows and not may_be_padded) or rest != expected_rest:
                 raise InputError(
                     f"{self.folder}: {key} holds {list(found)}, and {[weight.rows, *expected_rest]} is needed"
@@ -180,6 +174,12 @@ class MegatronWeights:
         unknown = [key for key in self._stored.tensors if key not in used and not NOT_WEIGHTS.search(key)]
         if unknown:
             raise InputError(f"{self.folder} holds {unknown[0]}, which has no place in our architecture")
+
+
+def _of_all_layers(name: str) -> tuple[str, tuple[int, ...]]:
+    """(name of the tensor in which all layers' weights of a kind are stacked, index within it)"""
+    match = re.fullmatch(rf"{re.escape(LAYERS)}(\d+)\.(.+)", name)
+    return (name, ()) if match is None else (f"{LAYERS}{match[2]}", (int(match[1]),))
 
 
 def is_megatron(path: Path) -> bool:

@@ -9,10 +9,24 @@ from typing import Any
 import gguf
 from safetensors.torch import load_file
 
-from megaphi.conversion.formats.gguf.weights import NAMES
 from megaphi.model.architecture import Architecture
 from tests.conversion.random_models import random_folder
 
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""Names of Hugging Face and of llama.cpp, without `.weight`; layers are `model.layers.N.` there and `blk.N.` here."""
 MODEL = Architecture(layers=2, hidden=48, feed_forward=80, heads=6, key_value_groups=2, head_size=8, vocabulary=352)
 """Heads as wide as all of them make the model: transformers reads no other Llama from GGUF."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from megaphi.errors import InputError
 from megaphi.model import weights
 from megaphi.model.architecture import Architecture
 from tests.conversion.random_models import SHAPES, random_folder
+from tests.model.variant_runs import installed_variants
 
 MODEL = SHAPES["3 heads per group"]
 SHAPE: dict[str, Any] = {
@@ -175,12 +177,18 @@ SAME_FUNCTION = {"kernels", "attention", "loss_chunk_tokens", "allow_slow_operat
 OTHER_VALUES: dict[str, Any] = {
     "layers": 2, "hidden": 64, "feed_forward": 48, "heads": 4, "key_value_groups": 3, "head_size": 12,
     "vocabulary": 353, "tied_embeddings": True, "context": 99, "norm_eps": 1e-3, "rotary_base": 77.0,
-    "initial_std": 0.5,
+    "initial_std": 0.5, "variant": "geglu",
     "kernels": "reference", "attention": "softmax", "loss_chunk_tokens": 8, "allow_slow_operators": ("rms_norm",),
 }  # fmt: skip
 
 
-def test_every_field_of_the_architecture_changes_the_export_or_is_named_here() -> None:
+@pytest.fixture
+def variants() -> Iterator[None]:
+    with installed_variants():
+        yield
+
+
+def test_every_field_of_the_architecture_changes_the_export_or_is_named_here(variants: None) -> None:
     plain, unchanged = config_for(MODEL, dtype="float32", context=64, tokens={}), set()
     for one in fields(Architecture):
         assert OTHER_VALUES[one.name] != getattr(MODEL, one.name), one.name

@@ -1,0 +1,181 @@
+"""Phi-4, in the terms in which a variant of it says what is different: weights, Megatron's fields, modules.
+
+A variant is a file beside this one with a class `Variant` that inherits `Phi4` and overrides what differs, so each
+method and attribute here is a question that some part of the package asks: what the weights are, how they are
+computed, what the model is called elsewhere, what it keeps for its backward pass. `model.variant=NAME` names the file.
+No torch is imported until a model is built: planning, conversion and the command line ask too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from megaphi.model.weight_row import Naming, Weight, both
+
+if TYPE_CHECKING:
+    from megatron.core.transformer import ModuleSpec
+
+    from megaphi.model.architecture import Architecture
+
+EMBEDDING = "embedding.word_embeddings.weight"
+FINAL_NORM = "decoder.final_layernorm.weight"
+OUTPUT = "output_layer.weight"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HuggingFaceForm:
+    """A variant's form in Hugging Face's transformers."""
+
+    model_type: str
+    class_name: str
+    naming: Naming
+    """Key of its names in a weight's row."""
+    fields: Mapping[str, Any]
+    """Fields of config.json beside sizes: written there, and required of a config.json of this variant."""
+    defaults: Mapping[str, Any]
+    """Values that transformers takes for missing fields."""
+
+    def saying(self, **fields: Any) -> HuggingFaceForm:
+        """The same with other fields, or with more."""
+        return replace(self, fields={**self.fields, **fields})
+
+
+PHI3 = HuggingFaceForm(
+    model_type="phi3",
+    class_name="Phi3ForCausalLM",
+    naming="phi3",
+    fields={"hidden_act": "silu", "partial_rotary_factor": 1.0, "attention_bias": False},
+    defaults={"rms_norm_eps": 1e-5, "max_position_embeddings": 4_096},
+)
+
+
+class Phi4:
+    """Pre-norm RMSNorm, grouped-query attention, rotary positions, SwiGLU, no biases."""
+
+    huggingface: HuggingFaceForm | None = PHI3
+    """Not inherited: a variant that says nothing here cannot be exported, as what differs would be lost."""
+    rotary_fraction: float = 1.0
+    """Part of each head that is turned by its position: its first `rotary_fraction * model.head_size` numbers."""
+
+    def bottom_weights(self, model: Architecture) -> list[Weight]:
+        """Weights before the first layer."""
+        return [
+            Weight(
+                name=EMBEDDING,
+                shape=(model.vocabulary, model.hidden),
+                cut=0,
+                place="bottom",
+                has_token_rows=True,
+                huggingface=both("model.embed_tokens.weight"),
+                gguf=("token_embd.weight",),
+            )
+        ]
+
+    def layer_weights(self, model: Architecture) -> list[Weight]:
+        """Weights of every layer, in the order in which they are used."""
+        queries, keys = model.query_width, model.key_value_width
+        return [
+            Weight(
+                name="input_layernorm.weight",
+                shape=(model.hidden,),
+                drawn="ones",
+                transformer_engine="self_attention.linear_qkv.layer_norm_weight",
+                huggingface=both("input_layernorm.weight"),
+                gguf=("attn_norm.weight",),
+            ),
+            Weight(
+                name="self_attention.linear_qkv.weight",
+                shape=(queries + 2 * keys, model.hidden),
+                cut=0,
+                huggingface={
+                    "phi3": ("self_attn.qkv_proj.weight",),
+                    "llama": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+                },
+                gguf=("attn_q.weight", "attn_k.weight", "attn_v.weight"),
+                parts=(queries, keys, keys),
+                groups=model.key_value_groups,
+            ),
+            Weight(
+                name="self_attention.linear_proj.weight",
+                shape=(model.hidden, queries),
+                cut=1,
+                drawn="residual",
+                huggingface=both("self_attn.o_proj.weight"),
+                gguf=("attn_output.weight",),
+            ),
+            Weight(
+                name="pre_mlp_layernorm.weight",
+                shape=(model.hidden,),
+                drawn="ones",
+                transformer_engine="mlp.linear_fc1.layer_norm_weight",
+                huggingface=both("post_attention_layernorm.weight"),
+                gguf=("ffn_norm.weight",),
+            ),
+            Weight(
+                name="mlp.linear_fc1.weight",
+                shape=(2, model.feed_forward, model.hidden),
+                cut=1,
+                huggingface={
+                    "phi3": ("mlp.gate_up_proj.weight",),
+                    "llama": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+                },
+                gguf=("ffn_gate.weight", "ffn_up.weight"),
+                parts=(model.feed_forward, model.feed_forward),
+            ),
+            Weight(
+                name="mlp.linear_fc2.weight",
+                shape=(model.hidden, model.feed_forward),
+                cut=1,
+                drawn="residual",
+                huggingface=both("mlp.down_proj.weight"),
+                gguf=("ffn_down.weight",),
+            ),
+        ]
+
+    def top_weights(self, model: Architecture) -> list[Weight]:
+        """Weights after the last layer; a tied output layer is the embedding, and no weight of its own."""
+        norm = Weight(
+            name=FINAL_NORM,
+            shape=(model.hidden,),
+            drawn="ones",
+            place="top",
+            huggingface=both("model.norm.weight"),
+            gguf=("output_norm.weight",),
+        )
+        output = Weight(
+            name=OUTPUT,
+            shape=(model.vocabulary, model.hidden),
+            cut=0,
+            place="top",
+            has_token_rows=True,
+            huggingface=both("lm_head.weight"),
+            gguf=("output.weight",),
+        )
+        return [norm] if model.tied_embeddings else [norm, output]
+
+    def megatron_fields(self, model: Architecture) -> dict[str, Any]:
+        """Fields of Megatron's configuration that say what a layer computes, beside its sizes.
+
+        A value that the modules of `model.kernels` would pass over is refused by name (model/honoured.py), unless a
+        module of the layer spec names the field in its attribute `honours`.
+        """
+        from megaphi.model.honoured import PHI4
+
+        return dict(PHI4)
+
+    def layer_spec(self, spec: ModuleSpec, model: Architecture) -> ModuleSpec:
+        """The modules of a layer, from those of `model.kernels` for Phi-4; may be changed in place."""
+        return spec
+
+    def kept_by_attention(self, model: Architecture) -> int:
+        """Numbers per token that attention keeps for its backward pass beyond Phi-4's, all tensor ranks together."""
+        return 0
+
+    def kept_by_mlp(self, model: Architecture) -> int:
+        """The same of the MLP."""
+        return 0
+
+
+Variant = Phi4

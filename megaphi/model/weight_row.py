@@ -1,0 +1,107 @@
+"""One row per weight: all that the package knows of it, which building, drawing, saving, planning and moving read.
+
+A row says what a weight is called here, in Transformer Engine's layers, in Hugging Face's formats and in GGUF; its
+shape; which dimension tensor ranks cut; how it is drawn. The rows of a model are those of its variant
+(`model/variants`), each given for any layer and put into its layer by `in_layer`.
+
+A weight also has a matrix form, whose rows are what moves between formats: the SwiGLU matrix (2, F, D) as 2F rows,
+gates first; a norm or a bias as its elements, one a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from megaphi.parallel.layout import padded_vocabulary
+
+Naming = Literal["phi3", "llama"]
+"""Hugging Face's two ways to name the same weights: queries, keys and values in one tensor, or in three."""
+Drawn = Literal["normal", "residual", "ones", "zeros"]
+"""residual: normal, and smaller the more layers add to the residual stream (model/initialize.py)."""
+LAYERS = "decoder.layers."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weight:
+    """One weight of the whole model; within a row of a layer every name is the one after the layer's number."""
+
+    name: str
+    """Megatron's name, with `.weight` or `.bias`."""
+    shape: tuple[int, ...]
+    cut: int | None = None
+    """The dimension that tensor ranks share; none: every tensor rank holds all of it."""
+    drawn: Drawn = "normal"
+    place: int | Literal["bottom", "layer", "top"] = "layer"
+    """The layer, counted from the bottom; or before the first (`bottom`), or after the last one (`top`)."""
+    has_token_rows: bool = False
+    """A row per token: tensor ranks hold equally many, the last of them padding."""
+    transformer_engine: str | None = None
+    """Its name in Transformer Engine's layers, if they hold it elsewhere."""
+    huggingface: Mapping[Naming, tuple[str, ...]] = field(default_factory=dict)
+    """Its names there: one, or one for each of `parts`. A naming that is not here has no name for it."""
+    gguf: tuple[str, ...] = ()
+    """llama.cpp's names of what `huggingface["llama"]` lists."""
+    parts: tuple[int, ...] = ()
+    """Rows of the stacked parts, if there are several: queries, keys, values; gate, up."""
+    groups: int = 1
+    """Times that the parts take turns here, a piece of each at a time; in other formats each part is whole."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix form."""
+        return self.numel // self.columns
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1] if self.is_matrix else 1
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Not a norm or a bias."""
+        return len(self.shape) > 1
+
+    @property
+    def is_cut_by_columns(self) -> bool:
+        return self.is_matrix and self.cut == len(self.shape) - 1
+
+    def in_layer(self, number: int) -> Weight:
+        """The same row with whole names, as a weight of layer `number` from the bottom."""
+        ours, theirs = f"{LAYERS}{number}.", f"model.layers.{number}."
+        return replace(
+            self,
+            name=ours + self.name,
+            place=number,
+            transformer_engine=self.transformer_engine and ours + self.transformer_engine,
+            huggingface={naming: tuple(theirs + name for name in names) for naming, names in self.huggingface.items()},
+            gguf=tuple(f"blk.{number}.{name}" for name in self.gguf),
+        )
+
+    def share(self, *, tensor: int, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(offset, shape) of what tensor rank `rank` of `tensor` holds; without the rows that only pad a vocabulary."""
+        offset, shape = [0] * len(self.shape), list(self.shape)
+        if self.cut is None:
+            return tuple(offset), tuple(shape)
+        whole = self._padded(tensor)
+        first, end = (min(whole // tensor * number, self.shape[self.cut]) for number in (rank, rank + 1))
+        offset[self.cut], shape[self.cut] = first, end - first
+        return tuple(offset), tuple(shape)
+
+    def held(self, *, tensor: int) -> int:
+        """Numbers that each of `tensor` ranks holds, padding included."""
+        return self.numel if self.cut is None else self.numel // self.shape[self.cut] * (self._padded(tensor) // tensor)
+
+    def _padded(self, tensor: int) -> int:
+        assert self.cut is not None
+        return padded_vocabulary(self.shape[self.cut], tensor) if self.has_token_rows else self.shape[self.cut]
+
+
+def both(name: str) -> dict[Naming, tuple[str, ...]]:
+    """A weight that is one tensor in either of Hugging Face's namings."""
+    return {"phi3": (name,), "llama": (name,)}
