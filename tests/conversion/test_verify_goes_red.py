@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megaphi.conversion.formats.gguf import weights as gguf_weights
-from megaphi.conversion.formats.huggingface import config as huggingface_config
+from megaphi.conversion.formats.huggingface import form as huggingface_form
 from megaphi.conversion.formats.huggingface import weights as huggingface_weights
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
@@ -63,7 +63,7 @@ def _without_refusals() -> ExitStack:
     """config.json's keys, its window, and names of tensors are not looked at."""
     off = ExitStack()
     understood = mock.Mock(refused=lambda given: [])
-    off.enter_context(mock.patch.object(huggingface_config, "CONFIG_KEYS", understood))
+    off.enter_context(mock.patch.object(huggingface_form, "CONFIG_KEYS", understood))
     whole = lambda config, *, where: config["max_position_embeddings"]  # noqa: E731
     off.enter_context(mock.patch.object(huggingface_weights, "context_from", whole))
     off.enter_context(mock.patch.object(huggingface_weights, "KNOWN_AND_DROPPED", (".bias",)))
