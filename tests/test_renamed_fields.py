@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megaphi.cli import main
 from megaphi.config import from_plain, leaves, override, to_plain
 from megaphi.engine.run_config import RunConfig
 from megaphi.errors import InputError
@@ -150,3 +151,13 @@ def with_old_names(plain: dict) -> dict:
     section = {"Pretrain": "mixture", "Finetune": "conversations", "Prefer": "preferences"}[kind]
     old[section] = task["mixture"] if kind == "Pretrain" else task
     return {name: part for name, part in old.items() if part != {}}
+
+
+@pytest.mark.parametrize("words", [("train", "--dry-run"), ("mixture",)], ids=lambda words: words[0])
+def test_the_message_is_shown_to_who_types_the_old_name(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("megaphi"), "handlers", [])
+    verb, *options = words
+    main([verb, "quickstart_pretrain", *options, "run.steps=50"])
+    assert "run.steps is called training.steps now" in capsys.readouterr().err

@@ -154,10 +154,12 @@ def _show_recipe(name: str, fields: list[str]) -> list[str]:
 
     from megaphi.config import override
     from megaphi.engine.run_config import check
+    from megaphi.log import set_up_logging
     from megaphi.model.language_model import count_parameters
     from megaphi.planning.memory import rank_memory
     from megaphi.recipes import load_recipe
 
+    set_up_logging()
     configuration = override(load_recipe(name), fields)
     run = check(configuration, world_size=configuration.layout.model_ranks * (configuration.layout.data or 1))
     stages = count_parameters(run.model, run.layout, sequence_length=run.batch.sequence_length)

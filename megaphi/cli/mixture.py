@@ -46,11 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
     from megaphi.data.order.report import repeats
     from megaphi.engine.run_config import check
     from megaphi.errors import InputError
+    from megaphi.log import set_up_logging
     from megaphi.recipes import load_recipe
 
     limit = arguments.warn_epochs
     if not (math.isfinite(limit) and limit > 0):
         raise InputError(f"--warn-epochs {limit:g}: must be a positive number of epochs")
+    set_up_logging()
     configuration = override(load_recipe(arguments.recipe), arguments.fields)
     layout = configuration.layout
     report = report_run(check(configuration, world_size=layout.model_ranks * (layout.data or 1)))

@@ -45,11 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     from megaphi.config import describe, override
     from megaphi.engine.run_config import check
     from megaphi.engine.run_tokenizer import check_tokenizer
+    from megaphi.log import set_up_logging
     from megaphi.parallel import launcher
-    from megaphi.parallel.rendezvous.place import detect
+    from megaphi.parallel.rendezvous.place import ALONE, detect
     from megaphi.recipes import load_recipe
 
     is_real = not (arguments.list_fields or arguments.dry_run)
+    place = detect() if is_real else ALONE
+    set_up_logging(rank=place.rank, world_size=place.world_size)
     with told_to_all_ranks() if is_real else nullcontext():
         configuration = override(load_recipe(arguments.recipe), arguments.fields)
     if arguments.list_fields:
@@ -61,7 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
         from megaphi.cli.dry_run import print_plan
 
         return print_plan(configuration, world_size=arguments.world_size or arguments.processes)
-    place = detect()
     if arguments.world_size is not None:
         raise InputError("--world-size is for --dry-run: a real run takes its size from --processes or the launcher")
     if arguments.processes is not None and place.launcher != "single":

@@ -27,8 +27,8 @@ from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import TINY as USUAL
 from tests.engine.layout_runs import contents, tiny_run
 from tests.engine.test_plain_torch import plain_torch
-from tests.gloo_world import run_in_world
-from tests.model.variant_runs import FILES, greedy, installed_variants, refusal_of, train_variant
+from tests.gloo_world import run_in_new_world, run_in_world
+from tests.model.variant_runs import greedy, installed_variants, refusal_of, train_variant
 
 STEPS = 4
 TINY = replace(USUAL, initial_std=0.1)
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_a_variant_that_is_not_here_is_refused(folder: Path, cur
         ("no form", ""),
     ],
 )
-def test_rows_and_modules_must_agree(row: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_and_modules_must_agree(row: str, message: str, tmp_path: Path) -> None:
     source = {
         "no row": "    def megatron_fields(self, model):\n"
         "        return super().megatron_fields(model) | {'qk_layernorm': True}\n",
@@ -155,22 +155,21 @@ def test_rows_and_modules_must_agree(row: str, message: str, tmp_path: Path, mon
         "no form": "    rotary_fraction = 0.5\n",
     }[row]
     name = f"wrong_{row.replace(' ', '_')}"
-    file = FILES / f"{name}.py"
-    file.write_text(
+    (tmp_path / f"{name}.py").write_text(
         "from dataclasses import replace\n\nfrom megaphi.model.variants.phi4 import Phi4\n"
         f"from megaphi.model.weight_row import Weight\n\n\nclass Variant(Phi4):\n{source}"
     )
-    try:
-        run = tiny_run(folder=str(tmp_path / "run"), model=replace(TINY, variant=name))
-        if message:
-            (said,) = run_in_world(refusal_of, run, processes=1)
-            assert message in said
-            return
-        run_in_world(partial(train_variant, run, steps=0, save=True), processes=1)
-        with pytest.raises(InputError, match="names no form of Hugging Face's"):
-            to_huggingface(run.folder, tmp_path / "hf", tokenizer=False)
-    finally:
-        file.unlink()
+    run = tiny_run(folder=str(tmp_path / "run"), model=replace(TINY, variant=name))
+    if message:
+        (said,) = run_in_new_world(refusal_of, run, tmp_path, processes=1)
+        assert message in said
+        return
+    run_in_new_world(partial(train_variant, run, files=tmp_path, steps=0, save=True), processes=1)
+    with (
+        installed_variants(tmp_path),
+        pytest.raises(InputError, match=r"names no form of Hugging Face's \(`huggingface`\)"),
+    ):
+        to_huggingface(run.folder, tmp_path / "hf", tokenizer=False)
 
 
 def test_transformer_engines_layers_refuse_what_they_would_pass_over() -> None:
