@@ -158,7 +158,7 @@ def replaced(old: bytes, new: bytes) -> Any:
         (lambda content: content[:100_000], "corrupted or truncated"),
         (lambda content: content[:30], "corrupted or truncated"),
         (replaced(b"blk.3.attn_q.weight", b"blk.3.attn_x.weight"), r"missing \['blk\.3\.attn_q.*unknown \['blk\.3"),
-        (replaced(b"llama.embedding_length", b"llama.embedding_lxngth"), r"llama\.embedding_lxngth=576: not available"),
+        (replaced(b"llama.embedding_length", b"llama.embedding_lxngth"), r"llama\.embedding_lxngth=576: not supported"),
     ],
     ids=["last bytes", "tensors", "metadata", "header", "a tensor's name", "a field's name"],
 )  # fmt: skip
