@@ -44,7 +44,7 @@ ROWS = [
 ]
 INSIDE = {
     "parallel": [{"rendezvous"}, {""}],
-    "model": [{"forward"}, {""}],
+    "model": [{"forward", "rows"}, {"variants", ""}],
     "data": [{"batch", "compiled"}, {"text", "storage"}, {"order"}, {"tokenize", "packed"}, {"loading"}],
     "data.storage": [{"files"}, {"formats"}, {""}],
     "curation": [{"extract"}, {"synthesize"}],

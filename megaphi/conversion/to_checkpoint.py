@@ -22,7 +22,7 @@ from megaphi.conversion.formats.streaming import PlannedFile, check_space, row_b
 from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
 from megaphi.files import whole_folder
 from megaphi.model.architecture import Architecture
-from megaphi.model.weight_row import Weight
+from megaphi.model.rows.weight_row import Weight
 from megaphi.model.weights import pipeline_rank_of, weights_of
 from megaphi.parallel.layout import ParallelLayout
 

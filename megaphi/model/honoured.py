@@ -14,10 +14,10 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import torch.nn.functional as functional
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 
 from megaphi.errors import InputError
+from megaphi.model.variants.phi4 import phi4_fields
 
 _SHAPE = {
     "num_layers",
@@ -80,15 +80,7 @@ BY_VARIANT: Mapping[str, Collection[str]] = {
 }
 """By `model.kernels`: fields that a variant may set. Reference is Megatron's layer around our norm and attention."""
 
-PHI4: Mapping[str, Any] = {
-    "normalization": "RMSNorm",
-    "add_bias_linear": False,
-    "add_qkv_bias": False,
-    "gated_linear_unit": True,
-    "activation_func": functional.silu,
-    "hidden_dropout": 0.0,
-    "attention_dropout": 0.0,
-}
+PHI4: Mapping[str, Any] = phi4_fields()
 """Phi-4's values of the fields that say what a layer computes; all others are as Megatron has them by default."""
 
 

@@ -2,7 +2,7 @@
 
 Every whole parameter is drawn from its own generator, seeded with (run seed, global name), and each rank keeps its
 share. So a run on one process and a run on TP 2 x PP 2 start from the same numbers, and a golden curve can hold both.
-How is said by its row (model/weight_row.py): `normal` with the configured standard deviation, `residual` with that
+How is said by its row (model/rows/weight_row.py): `normal` with the configured standard deviation, `residual` with that
 / sqrt(2 x layers), for the projections that write into the residual stream (GPT-2's rule, Megatron's default; the
 paper is silent); norms are ones.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from megaphi.errors import InputError
 from megaphi.model.padded_model import PaddedModel
-from megaphi.model.weight_row import LAYERS, Weight
+from megaphi.model.rows.weight_row import LAYERS, Weight
 from megaphi.model.weights import EMBEDDING, OUTPUT, in_any_layer, weights_of
 from megaphi.parallel.seeds import parameter_seed
 

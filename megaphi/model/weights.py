@@ -1,4 +1,4 @@
-"""Every weight of a model by name: its row (model/weight_row.py) in its layer, and the stage that holds it.
+"""Every weight of a model by name: its row (model/rows/weight_row.py) in its layer, and the stage that holds it.
 
 Pure arithmetic, for whoever moves weights without building the model. What a rank that runs holds, with the parameters
 of its modules, is `initialize.parameter_shares`; a module without a row, or a row without a module, is refused there.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from megaphi.model.rows.weight_row import Weight
 from megaphi.model.variants import variant_of
 from megaphi.model.variants.phi4 import EMBEDDING, OUTPUT
-from megaphi.model.weight_row import Weight
 from megaphi.parallel.layout import ParallelLayout
 
 if TYPE_CHECKING:

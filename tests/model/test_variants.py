@@ -157,7 +157,7 @@ def test_rows_and_modules_must_agree(row: str, message: str, tmp_path: Path) -> 
     name = f"wrong_{row.replace(' ', '_')}"
     (tmp_path / f"{name}.py").write_text(
         "from dataclasses import replace\n\nfrom megaphi.model.variants.phi4 import Phi4\n"
-        f"from megaphi.model.weight_row import Weight\n\n\nclass Variant(Phi4):\n{source}"
+        f"from megaphi.model.rows.weight_row import Weight\n\n\nclass Variant(Phi4):\n{source}"
     )
     run = tiny_run(folder=str(tmp_path / "run"), model=replace(TINY, variant=name))
     if message:

@@ -4,7 +4,7 @@ Our rows of queries, keys and values are, for each key-value group, [its queries
 ranks can be split between groups; theirs are [all queries; all keys; all values], in one tensor (Phi-3) or three
 (Llama). So each of our weights is a list of segments, each of which is rows of one of their tensors, and the same list
 sorted by their rows says where each of their tensors comes from. Everything else is one segment, or two: the gate and
-the up projection. Names, parts and groups are in a weight's row of the model (model/weight_row.py).
+the up projection. Names, parts and groups are in a weight's row of the model (model/rows/weight_row.py).
 
 A row here is one of a weight's matrix form: the SwiGLU matrix is 2F of them, a norm D of one element.
 """
@@ -17,7 +17,7 @@ from itertools import accumulate
 
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
-from megaphi.model.weight_row import Naming, Weight
+from megaphi.model.rows.weight_row import Naming, Weight
 from megaphi.model.weights import weights_of
 
 KNOWN_AND_DROPPED = ("self_attn.rotary_emb.inv_freq",)

@@ -30,7 +30,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_data import HeldOutData, TrainingData
 from megaphi.kernels.contents import kernels_digest
 from megaphi.kernels.loading import instruction_set
-from megaphi.model.weight_row import Weight
+from megaphi.model.rows.weight_row import Weight
 from megaphi.model.weights import weights_of
 from megaphi.parallel.agreement import agree_on, agreed
 from megaphi.parallel.rendezvous.differences import Facts

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from megaphi.model.weight_row import Naming, Weight, both
+from megaphi.model.rows.weight_row import Naming, Weight, both
 
 if TYPE_CHECKING:
     from megatron.core.transformer import ModuleSpec
@@ -161,9 +161,7 @@ class Phi4:
         A value that the modules of `model.kernels` would pass over is refused by name (model/honoured.py), unless a
         module of the layer spec names the field in its attribute `honours`.
         """
-        from megaphi.model.honoured import PHI4
-
-        return dict(PHI4)
+        return phi4_fields()
 
     def layer_spec(self, spec: ModuleSpec, model: Architecture) -> ModuleSpec:
         """The modules of a layer, from those of `model.kernels` for Phi-4; may be changed in place."""
@@ -179,3 +177,18 @@ class Phi4:
 
 
 Variant = Phi4
+
+
+def phi4_fields() -> dict[str, Any]:
+    """Phi-4's values of Megatron's fields that differ from its defaults."""
+    import torch.nn.functional as functional
+
+    return {
+        "normalization": "RMSNorm",
+        "add_bias_linear": False,
+        "add_qkv_bias": False,
+        "gated_linear_unit": True,
+        "activation_func": functional.silu,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+    }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from megaphi.model.architecture import Architecture
+from megaphi.model.rows.weight_row import Weight
 from megaphi.model.variants.phi4 import HuggingFaceForm, Phi4
-from megaphi.model.weight_row import Weight
 
 
 class Variant(Phi4):

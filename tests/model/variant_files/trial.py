@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from megaphi.model.architecture import Architecture
+from megaphi.model.rows.weight_row import Weight
 from megaphi.model.variants.phi4 import Phi4
-from megaphi.model.weight_row import Weight
 
 
 class Variant(Phi4):

@@ -28,7 +28,7 @@ from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture
-from megaphi.model.weight_row import Naming
+from megaphi.model.rows.weight_row import Naming
 from megaphi.model.weights import EMBEDDING, OUTPUT
 
 HEAD = "lm_head.weight"

@@ -24,7 +24,7 @@ from megaphi.conversion.formats.megatron.torch_dist import METADATA, TorchDistFo
 from megaphi.errors import InputError, did_you_mean
 from megaphi.files import read_json
 from megaphi.model.architecture import Architecture
-from megaphi.model.weight_row import LAYERS
+from megaphi.model.rows.weight_row import LAYERS
 from megaphi.model.weights import EMBEDDING, OUTPUT, weights_of
 
 POINTER, DESCRIPTION = "latest_checkpointed_iteration.txt", "metadata.json"

@@ -1,0 +1,1 @@
+"""Rows of what the package knows of each weight, which variants list and everything else reads."""
