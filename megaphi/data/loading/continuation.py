@@ -1,7 +1,7 @@
 """From a checkpoint's ledger to the position where its run continues, with the mixture as it is now.
 
 Nothing changed: the plan is counted from where it was counted before, so the next sample is the one that would have
-followed. The plan was edited (weights, sources, stages, batch size): it is counted anew from this step, and every
+followed. The plan was edited (weights, sources, stages, batch size): it is counted from this step on, and every
 source continues where it stopped; a new one begins, and a removed one keeps its position in case it returns. The data
 changed: refused, unless the user accepts it; a changed source then begins an unseen epoch.
 """

@@ -1,6 +1,6 @@
 """The context of a forward pass: its attention, the positions of its tokens, and its targets.
 
-Made anew for every micro-batch and handed to every pipeline stage, so that nothing is left on a module for a later call
+Made for each micro-batch and handed to every pipeline stage, so that nothing is left on a module for a later call
 to find.
 """
 

@@ -1,4 +1,4 @@
-"""A run goes on from the newest checkpoint that is whole, says what it skipped, and never restarts in silence.
+"""A run resumes from the newest whole checkpoint, names what it skipped, and never restarts silently.
 
 Every kind of file is corrupted in every way: a bit (also in the first byte), truncated, missing, another run's. Half of
 these a single rank finds; all ranks must come to the same answer.
