@@ -7,28 +7,51 @@ process that waits for the ranks imports neither torch nor Megatron.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
+from megaphi.errors import RunFailed
 from megaphi.parallel.devices import check_processes
 from megaphi.parallel.rendezvous.place import Place, export, without_launchers
 
 GRACE_SECONDS = 20.0
 """Seconds that the other ranks may take to end by themselves once one has failed, before they are killed."""
+LOWEST_PORT = 10_000
+"""Ports below are for well-known services."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals by which people, launchers, queues and closed terminals ask a run to save and end."""
 
 
 def free_port() -> int:
-    """A TCP port on this host that nothing listens on."""
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A TCP port on this host that nothing listens on.
+
+    The job's store listens there only seconds later. Between the two, the system may give a port of its ephemeral range
+    to any outgoing connection, so the port is drawn from below that range.
+    """
+    draw = random.SystemRandom()  # a seeded generator would draw the same port in two jobs
+    ephemeral = first_ephemeral_port()
+    highest = ephemeral if ephemeral > LOWEST_PORT + 1_000 else 65_536  # some hosts leave no room below
+    for _ in range(1_000):
+        port = draw.randrange(LOWEST_PORT, highest)
+        with closing(socket.socket()) as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise RunFailed(f"no free port on this host: tried 1,000 from {LOWEST_PORT} to {highest - 1}")
+
+
+def first_ephemeral_port() -> int:
+    """The first port that the system gives to outgoing connections: Linux says, others begin at 49152 (RFC 6335)."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 49_152
 
 
 def start_processes(command: Sequence[str], *, processes: int, grace_seconds: float = GRACE_SECONDS) -> int:

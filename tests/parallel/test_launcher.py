@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from megaphi.parallel.launcher import STOP_SIGNALS, free_port, start_processes
+from megaphi.parallel.launcher import (
+    LOWEST_PORT,
+    STOP_SIGNALS,
+    first_ephemeral_port,
+    free_port,
+    start_processes,
+)
 from tests.processes import is_running
 from tests.test_house import ROOT
 
@@ -91,5 +100,14 @@ def test_signals_reach_every_rank_and_a_killed_launcher_leaves_none(tmp_path, nu
     assert len(list(tmp_path.glob("ended_*"))) == (0 if number == signal.SIGKILL else 2)
 
 
-def test_free_ports_are_free():
-    assert 1_024 < free_port() < 65_536
+def test_free_ports_are_none_that_an_outgoing_connection_may_get():
+    assert all(LOWEST_PORT <= free_port() < first_ephemeral_port() for _ in range(50))
+
+
+def test_a_port_that_somebody_listens_on_is_not_free(monkeypatch):
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        drawn = iter([taken.getsockname()[1], free_port()])
+        monkeypatch.setattr(random.SystemRandom, "randrange", lambda *_: next(drawn))
+        assert free_port() != taken.getsockname()[1]
