@@ -24,6 +24,7 @@ ROWS = [
         "errors",
         "json_text",
         "files",
+        "json_log",
         "config",
         "config_kinds",
         "conversation",
@@ -60,6 +61,7 @@ MEGATRON_USERS = {"parallel", "model", "engine"}
 WITHOUT_TORCH = {
     "errors",
     "json_text",
+    "json_log",
     "other_names",
     "renamed_fields",
     "own_code",
