@@ -40,6 +40,7 @@ ROWS = [
     {"engine"},
     {"stages", "generation", "conversion"},
     {"planning"},
+    {"pivotal"},
     {"recipes"},
     {"cli"},
 ]
@@ -53,6 +54,7 @@ INSIDE = {
     "conversion": [{"formats"}, {""}],
     "conversion.formats": [{""}, {"gguf", "huggingface", "megatron"}],
     "generation": [{"text", "decoding", "client"}, {"answer_stream"}, {"local_sampler"}, {"server"}],
+    "pivotal": [{"methods"}],
     "cli": [{""}, {"inspect"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""
@@ -74,6 +76,7 @@ WITHOUT_TORCH = {
     "tokenizer",
     "data",
     "curation",
+    "pivotal",
     "recipes",
     "cli",
 }
