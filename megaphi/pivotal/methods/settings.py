@@ -16,7 +16,7 @@ class Settings:
     null_effect: float = 0.0
     """The null hypothesis that a confirmed token must refute: its change is at most this, in absolute value."""
     confidence: float = 0.95
-    """Of every interval."""
+    """Confidence level of every interval."""
     rollouts: int = 50
     """For each prefix: bisection, two-arm and fixed (at most, there)."""
     most_rollouts: int = 800
@@ -28,7 +28,7 @@ class Settings:
     uncertain_share: float = 0.2
     """Share of the tokens that the `uncertain` baseline selects."""
     seed: int = 0
-    """Of the method's own choices (positions within a block); the model's draws have their own."""
+    """Seed of the method's own choices (positions within a block); the model's draws have their own."""
 
     def check(self) -> None:
         """Raises InputError that names the field."""
