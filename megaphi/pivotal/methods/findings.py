@@ -60,7 +60,7 @@ class TokenEffect:
     otherwise: Band
     """a_i, with another token in this place; where probabilities are unknown, p_{i-1}."""
     p_value: float | None
-    """p value of the null hypothesis |D_i| <= null_effect, from fresh rollouts only; None for a claim that was not confirmed."""
+    """p value of |D_i| <= null_effect, from fresh rollouts only; None for a claim that was not confirmed."""
     after_counts: Counts
     """Rollouts behind `after`. Those of a forced divergence behind this token estimate the part of p_i that is not
     known: p_i = known_after + (1 - stay_after) * their share of successes."""
