@@ -122,7 +122,7 @@ class MartingaleCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """What a method found in one trace. `discovery.discoveries` decides over all questions which effects stand."""
+    """The result of one method on one trace. `discovery.discoveries` decides over all questions which effects stand."""
 
     method: str
     selected: tuple[int, ...]
