@@ -34,7 +34,7 @@ ROWS = [
         "own_code",
         "renamed_fields",
     },
-    {"kernels", "tokenizer", "parallel"},
+    {"kernels", "tokenizer", "parallel", "grading"},
     {"model", "data", "curation"},
     {"checkpoint"},
     {"engine"},
@@ -45,6 +45,7 @@ ROWS = [
     {"cli"},
 ]
 INSIDE = {
+    "grading": [{"verdict", "question"}, {"math_answer", "code_sandbox", ""}, {"grader"}],
     "parallel": [{"rendezvous"}, {""}],
     "model": [{"forward", "rows"}, {"variants", ""}],
     "data": [{"batch", "compiled"}, {"text", "storage"}, {"order"}, {"tokenize", "packed"}, {"loading"}],
@@ -74,6 +75,7 @@ WITHOUT_TORCH = {
     "sampling",
     "log",
     "tokenizer",
+    "grading",
     "data",
     "curation",
     "pivotal",
