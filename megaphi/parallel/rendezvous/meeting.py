@@ -54,7 +54,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class _Verdict:
     """Rank 0's verdict."""
 
     problem: str | None
@@ -98,7 +98,7 @@ class _Host:
         self._strays: list[str] = []
         self._seen = 0
 
-    def verdict(self, patience_seconds: float) -> Verdict:
+    def verdict(self, patience_seconds: float) -> _Verdict:
         began = said = time.monotonic()
         ends = began + patience_seconds
         pause = 0.005
@@ -111,7 +111,7 @@ class _Host:
                 logger.warning("%s: %.0f s of %.0f", self._missing(), said - began, patience_seconds)
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
-        return Verdict(problem=self._problem(patience_seconds), present=self._present)
+        return _Verdict(problem=self._problem(patience_seconds), present=self._present)
 
     def _let_in(self) -> bool:
         """Read who has come since; True if anybody has."""
@@ -194,7 +194,7 @@ def _who(one: Arrival) -> str:
     return f"rank {one.rank} (process {one.pid} on {one.host})"
 
 
-def _read_verdict(store: Store, me: Arrival, *, patience_seconds: float) -> Verdict:
+def _read_verdict(store: Store, me: Arrival, *, patience_seconds: float) -> _Verdict:
     said = time.monotonic()
     ends, pause = said + patience_seconds + FAREWELL_SECONDS, 0.005
     try:
@@ -213,7 +213,7 @@ def _read_verdict(store: Store, me: Arrival, *, patience_seconds: float) -> Verd
     except RuntimeError:
         raise InputError(f"{_who(me)}: rank 0 ended before all ranks had come; its own message says why") from None
     present = [Arrival(**one) for one in plain["present"]]
-    return Verdict(problem=plain["problem"], present={one.rank: one for one in present})
+    return _Verdict(problem=plain["problem"], present={one.rank: one for one in present})
 
 
 def _wait_for_readers(store: Store, readers: int) -> None:
