@@ -134,7 +134,7 @@ def _texts(value: Any, field: str) -> tuple[str, ...]:
 
 
 def _made(make: Callable[[], Key], field: str) -> Key:
-    """What `make` makes; its errors name the field."""
+    """Call `make`; its errors name the field."""
     try:
         return make()
     except InputError as error:
