@@ -20,6 +20,7 @@ from megaphi.model.initialize import ParameterShare, check_weights, initialize_w
 from megaphi.model.layer_spec import block_spec
 from megaphi.model.megatron_config import Fp8, Precision, Recompute, transformer_config
 from megaphi.model.padded_model import PaddedModel
+from megaphi.model.tensor_gradients import mark_gradients
 from megaphi.parallel.layout import Coordinates, ParallelLayout
 from megaphi.parallel.world import pretended_world
 
@@ -60,6 +61,7 @@ def _chunks(
             vp_stage=virtual_stage,
         )
         check_weights(chunk)
+        mark_gradients(chunk)
         chunks.append(chunk)
     return chunks
 

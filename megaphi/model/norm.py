@@ -21,8 +21,6 @@ class RMSNorm(torch.nn.Module):
         self.eps = eps
         device = None if config.use_cpu_initialization else torch.cuda.current_device()
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
-        # Each tensor rank norms its own part of the sequence: Megatron sums the gradients of weights marked so.
-        self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore
 
     def forward(self, hidden_SBD: Tensor) -> Tensor:
         shape = hidden_SBD.shape[-1:]

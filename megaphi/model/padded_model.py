@@ -7,7 +7,6 @@ so every gradient that they get or give, an exact zero: training leaves them zer
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
-from megaphi.errors import InputError
 from megaphi.kernels.cross_entropy import hide_padding
 from megaphi.model.architecture import Architecture
 from megaphi.model.forward.attention import Causal
@@ -37,7 +35,6 @@ class PaddedModel(GPTModel):
             rotary_base=architecture.rotary_base,  # pyright: ignore[reportArgumentType]
             **arguments,
         )
-        self._check_head_norms()
         self.architecture = architecture
         self.attends_by_itself = architecture.kernels == "transformer_engine"
         """The layers are not ours and compute causal attention, no other."""
@@ -77,15 +74,6 @@ class PaddedModel(GPTModel):
     def _is_in_embd_group(self) -> bool:
         """Keep Megatron from copying a tied embedding to the last stage: both stages draw or load it by name."""
         return False
-
-    def _check_head_norms(self) -> None:
-        """Megatron sums these norms' gradients over the tensor ranks only where the configuration knows of them."""
-        layers: Any = self.decoder.layers
-        has_weights = any(re.search(r"\b[qk]_layernorm\.", name) for name, _ in layers.named_parameters())
-        if has_weights and not self.config.qk_layernorm:
-            raise InputError(
-                "the layer spec fills q_layernorm or k_layernorm: set qk_layernorm of the configuration too"
-            )
 
     def _hide_padding(self, _: torch.nn.Module, __: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
         hide_padding(output[0], vocabulary=self.vocabulary, group=self.pg_collection.tp)

@@ -296,29 +296,6 @@ def norm_arguments() -> str:
     return refusal(RMSNorm, config_of("fused"), 8, has_residual=True)
 
 
-def head_norms() -> dict[str, str]:
-    """A spec that asks for norms of queries and keys, without and with the field of the configuration."""
-    from megatron.core.transformer.attention import SelfAttentionSubmodules
-
-    from megaphi.model.layer_spec import block_spec
-    from megaphi.model.megatron_config import variant_fields
-    from megaphi.model.norm import RMSNorm
-    from megaphi.model.variants import variant_of
-
-    messages = {}
-    for name, field in (("slots only", False), ("both", True)):
-        variant_of("trial").changes = {"qk_layernorm": field}  # pyright: ignore[reportAttributeAccessIssue]
-        variant_fields.cache_clear()
-        architecture: Any = dataclasses.replace(TINY, kernels="reference", variant="trial")
-        config = config_of("reference", qk_layernorm=field)
-        spec = block_spec(config, architecture)
-        for layer in spec.layer_specs or []:
-            attention: SelfAttentionSubmodules = layer.submodules.self_attention.submodules
-            attention.q_layernorm = attention.k_layernorm = RMSNorm
-        messages[name] = refusal(model_of, architecture, config, transformer_layer_spec=spec)
-    return messages
-
-
 def architecture_fields() -> dict[str, list[str]]:
     """By kernels: fields of our own `model` section that change what is computed (or are refused, with a `!`)."""
     found: dict[str, list[str]] = {}

@@ -61,12 +61,6 @@ def test_our_attention_and_norm_refuse_what_they_would_ignore() -> None:
     assert found("norm_arguments") == "RMSNorm does not honour has_residual=True"
 
 
-def test_norms_of_queries_and_keys_need_the_field_that_sums_their_gradients() -> None:
-    messages = found("head_norms")
-    assert "set qk_layernorm" in messages["slots only"]
-    assert messages["both"] == ""
-
-
 def test_a_field_of_the_model_section_changes_the_model_or_is_refused() -> None:
     """But for those that say how the same is computed: attention, and of fused kernels the loss in chunks."""
     shape = [

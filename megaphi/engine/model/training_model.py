@@ -21,6 +21,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.model.language_model import build_model
 from megaphi.model.layer_spec import check_kernels
 from megaphi.model.padded_model import PaddedModel
+from megaphi.model.tensor_gradients import add_up_gradients
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
 
@@ -84,6 +85,7 @@ def _let_schedules_synchronise(config: TransformerConfig, chunks: list[Chunk], w
     def finalize(*arguments: Any, **keywords: Any) -> None:
         world.activity.enter("gradients")  # here replicas wait for each other
         finalize_model_grads(*arguments, **keywords)
+        add_up_gradients(chunks)
 
     config.finalize_model_grads_func = finalize
     if overlap:

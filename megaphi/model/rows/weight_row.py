@@ -19,8 +19,17 @@ from megaphi.parallel.layout import padded_vocabulary
 
 Naming = Literal["phi3", "llama"]
 """Hugging Face's two ways to name the same weights: queries, keys and values in one tensor, or in three."""
+Place = Literal["bottom", "layer", "top"]
+"""Before the first layer, in every layer, or after the last one."""
 Drawn = Literal["normal", "residual", "ones", "zeros"]
 """residual: normal, and smaller the more layers add to the residual stream (model/initialize.py)."""
+Gradient = Literal["whole", "sequence_share", "part"]
+"""Portion of the gradient that a tensor rank computes of a weight that is not cut.
+
+whole: all of it, the same on every rank. sequence_share: under sequence parallelism that of the rank's share of the
+tokens, as of a norm of the residual stream; otherwise all of it. part: that of the rank's heads or features, as of a
+norm of each head. Portions are added up over the ranks (model/tensor_gradients.py).
+"""
 LAYERS = "decoder.layers."
 
 
@@ -33,9 +42,11 @@ class Weight:
     shape: tuple[int, ...]
     cut: int | None = None
     """The dimension that tensor ranks share; none: every tensor rank holds all of it."""
+    gradient: Gradient | None = None
+    """Required of a weight that is not cut where there are several tensor ranks; of a cut one each has its own."""
     drawn: Drawn = "normal"
-    place: int | Literal["bottom", "layer", "top"] = "layer"
-    """The layer, counted from the bottom; or before the first (`bottom`), or after the last one (`top`)."""
+    place: int | Place = "layer"
+    """The number of its layer, counted from the bottom; or one of `Place`."""
     has_token_rows: bool = False
     """A row per token: tensor ranks hold equally many, the last of them padding."""
     transformer_engine: str | None = None

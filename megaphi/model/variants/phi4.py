@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from megaphi.model.rows.weight_row import Naming, Weight, both
+from megaphi.model.rows.weight_row import Naming, Place, Weight, both
 
 if TYPE_CHECKING:
     from megatron.core.transformer import ModuleSpec
@@ -62,14 +62,8 @@ class Phi4:
     def bottom_weights(self, model: Architecture) -> list[Weight]:
         """Weights before the first layer."""
         return [
-            Weight(
-                name=EMBEDDING,
-                shape=(model.vocabulary, model.hidden),
-                cut=0,
-                place="bottom",
-                has_token_rows=True,
-                huggingface=both("model.embed_tokens.weight"),
-                gguf=("token_embd.weight",),
+            _token_rows(
+                EMBEDDING, model, place="bottom", huggingface="model.embed_tokens.weight", gguf="token_embd.weight"
             )
         ]
 
@@ -77,13 +71,12 @@ class Phi4:
         """Weights of every layer, in the order in which they are used."""
         queries, keys = model.query_width, model.key_value_width
         return [
-            Weight(
-                name="input_layernorm.weight",
-                shape=(model.hidden,),
-                drawn="ones",
+            _norm(
+                "input_layernorm.weight",
+                model,
                 transformer_engine="self_attention.linear_qkv.layer_norm_weight",
-                huggingface=both("input_layernorm.weight"),
-                gguf=("attn_norm.weight",),
+                huggingface="input_layernorm.weight",
+                gguf="attn_norm.weight",
             ),
             Weight(
                 name="self_attention.linear_qkv.weight",
@@ -105,13 +98,12 @@ class Phi4:
                 huggingface=both("self_attn.o_proj.weight"),
                 gguf=("attn_output.weight",),
             ),
-            Weight(
-                name="pre_mlp_layernorm.weight",
-                shape=(model.hidden,),
-                drawn="ones",
+            _norm(
+                "pre_mlp_layernorm.weight",
+                model,
                 transformer_engine="mlp.linear_fc1.layer_norm_weight",
-                huggingface=both("post_attention_layernorm.weight"),
-                gguf=("ffn_norm.weight",),
+                huggingface="post_attention_layernorm.weight",
+                gguf="ffn_norm.weight",
             ),
             Weight(
                 name="mlp.linear_fc1.weight",
@@ -136,23 +128,8 @@ class Phi4:
 
     def top_weights(self, model: Architecture) -> list[Weight]:
         """Weights after the last layer; a tied output layer is the embedding, and no weight of its own."""
-        norm = Weight(
-            name=FINAL_NORM,
-            shape=(model.hidden,),
-            drawn="ones",
-            place="top",
-            huggingface=both("model.norm.weight"),
-            gguf=("output_norm.weight",),
-        )
-        output = Weight(
-            name=OUTPUT,
-            shape=(model.vocabulary, model.hidden),
-            cut=0,
-            place="top",
-            has_token_rows=True,
-            huggingface=both("lm_head.weight"),
-            gguf=("output.weight",),
-        )
+        norm = _norm(FINAL_NORM, model, place="top", huggingface="model.norm.weight", gguf="output_norm.weight")
+        output = _token_rows(OUTPUT, model, place="top", huggingface="lm_head.weight", gguf="output.weight")
         return [norm] if model.tied_embeddings else [norm, output]
 
     def megatron_fields(self, model: Architecture) -> dict[str, Any]:
@@ -177,6 +154,41 @@ class Phi4:
 
 
 Variant = Phi4
+
+
+def _token_rows(name: str, model: Architecture, *, place: Place, huggingface: str, gguf: str) -> Weight:
+    """A matrix with a row for each token of the vocabulary, which tensor ranks share."""
+    return Weight(
+        name=name,
+        shape=(model.vocabulary, model.hidden),
+        cut=0,
+        place=place,
+        has_token_rows=True,
+        huggingface=both(huggingface),
+        gguf=(gguf,),
+    )
+
+
+def _norm(
+    name: str,
+    model: Architecture,
+    *,
+    place: Place = "layer",
+    transformer_engine: str | None = None,
+    huggingface: str,
+    gguf: str,
+) -> Weight:
+    """A norm of the residual stream."""
+    return Weight(
+        name=name,
+        shape=(model.hidden,),
+        gradient="sequence_share",
+        drawn="ones",
+        place=place,
+        transformer_engine=transformer_engine,
+        huggingface=both(huggingface),
+        gguf=(gguf,),
+    )
 
 
 def phi4_fields() -> dict[str, Any]:

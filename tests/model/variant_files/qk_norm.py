@@ -23,6 +23,7 @@ class Variant(Phi4):
             Weight(
                 name=f"self_attention.{part}_layernorm.weight",
                 shape=(model.head_size,),
+                gradient="part",
                 drawn="ones",
                 huggingface={"llama": (f"self_attn.{part}_norm.weight",)},
             )
