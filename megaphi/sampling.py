@@ -67,8 +67,9 @@ class Sampling:
                 raise InputError(f"{name}={value}: {rule}")
 
 
-Finish = Literal["stop", "length", "cancelled"]
-"""Reason an answer ended: a stop token or text, its `max_tokens` (or the context), or it was cancelled."""
+Finish = Literal["stop", "length", "cancelled", "excluded"]
+"""Reason an answer ended: a stop token or text, its `max_tokens` (or the context), it was cancelled, or every token
+that the rules leave for its first position was excluded, so that it has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,17 @@ SCHEMA = {
 WITHOUT_BLANKS = tuple((token, -100.0) for token in load_tokenizer(352).encode(" \n\r\t"))
 JSON = Sampling(max_tokens=24, temperature=1.5, seed=5, logit_bias=WITHOUT_BLANKS, json_schema=json.dumps(SCHEMA))
 RULES = {"greedy": GREEDY, "sampled": SAMPLED, "penalised": PENALISED, "biased": BIASED}
+FORCED = Sampling(max_tokens=3, temperature=1.4, top_p=0.9, seed=11)
+LONE = replace(FORCED, top_k=1)
+"""Rules under which nothing is left for the first prompt."""
+SAMPLES = 6
+SCORED = {
+    "sampled": SAMPLED,
+    "penalised": replace(PENALISED, temperature=0.9, min_p=0.05),
+    "biased": BIASED,
+    "greedy": GREEDY,
+}
+"""Rules under which texts are scored."""
 SHORT = 4
 """So many prompts leave room for an answer of JSON."""
 
@@ -39,8 +51,13 @@ def prompts_of(vocabulary: int) -> list[list[int]]:
     return [*ragged, *shared, ragged[5]]
 
 
-def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
-    """Every way to ask, as plain values."""
+def texts_of(prompts: list[list[int]], greedy: list[int]) -> list[tuple[list[int], list[int]]]:
+    """(prompt, text to score after it); the last text is the model's own, `greedy`."""
+    return [*((prompt, prompts[0] + prompts[2] + prompts[3]) for prompt in prompts[:4]), (prompts[0], greedy)]
+
+
+def continuations(checkpoint: str, layout: ParallelLayout, tops: list[int]) -> dict[str, Any]:
+    """Every way to ask, as plain values; `tops` are the most probable tokens after the prompts."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.generate import generate, score_continuations
@@ -63,10 +80,54 @@ def continuations(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
     found["reused"] = engine.scheduler.reused_tokens
     stop = frozenset({found["greedy"][0]["tokens"][5]})
     found["stopped"] = plain(generate(InferenceEngine(model), prompts[:1], GREEDY, stop_tokens=stop)[0][0])
-    texts = [(prompt, prompts[0] + prompts[2] + prompts[3]) for prompt in prompts[:4]]
+    texts = texts_of(prompts, found["greedy"][0]["tokens"])
     scores = score_continuations(InferenceEngine(model, slots=3, prefill_tokens=20, scored_tokens=5), texts)
     found["scores"] = [[tuple(score)[:3] for score in item] for item in scores]
+    found |= sampled_scores(model, texts)
+    found["forced"] = forced(model, prompts, tops)
     return found
+
+
+def sampled_scores(model: Any, texts: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
+    """Probabilities under sampling rules, whose chunks are cut at other places than the scores' of one pass."""
+    from megaphi.generation.decoding.generate import complete_everywhere
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
+    from megaphi.generation.decoding.interface import Request
+
+    engine = InferenceEngine(model, slots=3, prefill_tokens=20, scored_tokens=5)
+    requests = [
+        Request(name=f"{name}/{place}", prompt=(*prompt, *text), sampling=rules, scored=len(text))
+        for name, rules in SCORED.items()
+        for place, (prompt, text) in enumerate(texts)
+    ]
+    found = complete_everywhere(engine, requests)
+    return {
+        f"{name}, sampled": [
+            [score.sampled_probability for score in found[f"{name}/{place}"].scores] for place in range(len(texts))
+        ]
+        for name in SCORED
+    }
+
+
+def forced(model: Any, prompts: list[list[int]], tops: list[int]) -> list[list[dict[str, Any]]]:
+    """Samples of every prompt that do not begin with its most probable token."""
+    from megaphi.generation.decoding.generate import complete_everywhere
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
+    from megaphi.generation.decoding.interface import Request
+
+    requests = [
+        Request(
+            name=f"{place}/{sample}",
+            prompt=tuple(prompt),
+            sampling=FORCED if place else LONE,
+            sample=sample,
+            excluded_first=frozenset({tops[place]}),
+        )
+        for place, prompt in enumerate(prompts)
+        for sample in range(SAMPLES)
+    ]
+    found = complete_everywhere(InferenceEngine(model, slots=6), requests)
+    return [[plain(found[f"{place}/{sample}"]) for sample in range(SAMPLES)] for place in range(len(prompts))]
 
 
 def json_answers(model: Any, prompts: list[list[int]]) -> list[dict[str, Any]]:
@@ -112,8 +173,11 @@ def without_cache(checkpoint: str) -> dict[str, Any]:
     """The same requests one by one, each step a forward pass over the whole text."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import logits_of, open_model
-    from megaphi.generation.decoding.inference_engine import TargetToken, score
-    from megaphi.generation.decoding.token_choice import Row, choose
+    from megaphi.generation.decoding.interface import Request
+    from megaphi.generation.decoding.sampling_law import Row
+    from megaphi.generation.decoding.scoring import score, target_token
+    from megaphi.generation.decoding.token_choice import choose
+    from tests.generation.plain_law import first_by, plain_law
 
     model = open_model(open_weights(checkpoint))
     prompts = prompts_of(model.architecture.vocabulary)
@@ -139,9 +203,23 @@ def without_cache(checkpoint: str) -> dict[str, Any]:
     found["json"] = [alone(prompt, JSON) for prompt in prompts[:SHORT]]
     found["samples"] = [[alone(prompt, SAMPLED, sample) for sample in range(8)] for prompt in prompts[5:7]]
     found["scores"] = []
-    for prompt in prompts[:4]:
-        continuation = prompts[0] + prompts[2] + prompts[3]
+    for prompt, continuation in texts_of(prompts, found["greedy"][0]["tokens"]):
         logits_SV = logits_of(model, np.array([prompt + continuation]))[0]
-        scores = score(logits_SV[len(prompt) - 1 : -1], [TargetToken(token) for token in continuation])
+        request = Request(name="text", prompt=(*prompt, *continuation), scored=len(continuation))
+        targets = [target_token(request, position) for position in range(len(prompt), len(request.prompt))]
+        scores = score(logits_SV[len(prompt) - 1 : -1], targets)
         found["scores"].append([tuple(item)[:3] for item in scores])
+        for name, rules in SCORED.items():
+            laws = [
+                plain_law(logits_SV[len(prompt) - 1 + place], rules, prompt, continuation[:place])
+                for place in range(len(continuation))
+            ]
+            probabilities = [law[token].item() for law, token in zip(laws, continuation, strict=True)]
+            found.setdefault(f"{name}, sampled", []).append(probabilities)
+    found["forced"] = []
+    for place, prompt in enumerate(prompts):
+        law = plain_law(logits_of(model, np.array([prompt]))[0, -1], FORCED if place else LONE, prompt, [])
+        top = int(law.argmax())
+        firsts = [first_by(law, FORCED, sample, excluded={top}) for sample in range(SAMPLES)]
+        found["forced"].append((top, firsts))
     return found

@@ -9,12 +9,8 @@ Legend: T tokens of a pass, W rows of logits, V vocabulary, M blocks of a sequen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from megaphi.engine.inference.forward_only import (
     InferenceModel,
@@ -27,8 +23,10 @@ from megaphi.errors import InputError
 from megaphi.generation.decoding.cache_blocks import BlockPool
 from megaphi.generation.decoding.interface import Request, Score, StepOutput, Usage
 from megaphi.generation.decoding.json_constraint import Constraint, Constraints
+from megaphi.generation.decoding.sampling_law import Row
 from megaphi.generation.decoding.scheduler import ScheduledChunk, Scheduler, SequenceState
-from megaphi.generation.decoding.token_choice import NO_TOKEN, Choice, Row, choose
+from megaphi.generation.decoding.scoring import TargetToken, score, target_token
+from megaphi.generation.decoding.token_choice import NO_TOKEN, NOTHING_LEFT, Choice, choose
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedPass, PrefillChunk
 from megaphi.model.forward.targets import LogitRows
@@ -124,6 +122,11 @@ class InferenceEngine:
         if min(prompt) < 0 or max(prompt) >= self.vocabulary:
             raise InputError(f"the prompt has token ids outside the model's vocabulary of {self.vocabulary}")
         self._check_rules(request.sampling)
+        wrong = next((token for token in request.excluded_first if not 0 <= token < self.vocabulary), None)
+        if wrong is not None:
+            raise InputError(f"excluded_first names token id {wrong}: ids are 0 to {self.vocabulary - 1}")
+        if request.scored and request.excluded_first:
+            raise InputError("excluded_first is for answers: a request that is only scored has no first token to draw")
         added = 0 if request.scored else request.sampling.max_tokens
         if not 0 <= request.scored < len(prompt):
             raise InputError(
@@ -172,16 +175,17 @@ class InferenceEngine:
     def _rows_of(self, chunk: ScheduledChunk) -> list[Row | TargetToken]:
         """For each row of logits of a chunk: how to choose the next token, or the target token to score."""
         sequence, rules = chunk.sequence, chunk.sequence.request.sampling
-        if sequence.request.scored:
-            return [
-                TargetToken(sequence.tokens[position + 1], rules.alternatives) for position in chunk.logit_positions
-            ]
+        request = sequence.request
+        if request.scored:
+            return [target_token(request, position + 1) for position in chunk.logit_positions]
         if rules.json_schema is not None and sequence.constraint is None:
             sequence.constraint = self._open_constraint(rules.json_schema)
         allowed = (
             sequence.constraint.allowed(sequence.answer, vocabulary=self.vocabulary) if sequence.constraint else None
         )
-        return [Row(rules, sequence.request.sample, sequence.request.prompt, sequence.answer, allowed)]
+        answer = sequence.answer
+        excluded = frozenset() if answer else request.excluded_first
+        return [Row(rules, request.sample, request.prompt, answer, allowed, excluded)]
 
     def _context(self, chunks: list[ScheduledChunk]) -> ForwardContext:
         """Return the context of a pass: positions of its tokens, and the tokens whose logits are needed."""
@@ -249,6 +253,9 @@ class InferenceEngine:
         if token == NO_TOKEN:  # the grammar allows no token, and the answer is not complete
             self.scheduler.finish(sequence)
             return StepOutput(request.name, finish="length")
+        if token == NOTHING_LEFT:
+            self.scheduler.finish(sequence)
+            return StepOutput(request.name, finish="excluded")
         if token in request.stop_tokens:
             self.scheduler.finish(sequence)
             return StepOutput(request.name, None, log_probability, alternatives, finish="stop", stop_token=token)
@@ -257,23 +264,3 @@ class InferenceEngine:
         if is_last:
             self.scheduler.finish(sequence)
         return StepOutput(request.name, token, log_probability, alternatives, finish="length" if is_last else None)
-
-
-@dataclass(frozen=True, slots=True)
-class TargetToken:
-    """A token to score, and how many of the top tokens to report beside it."""
-
-    token: int
-    alternatives: int = 0
-
-
-def score(logits_WV: Tensor, targets: Sequence[TargetToken]) -> list[Score]:
-    """The score of each target token under the model."""
-    log_probability_WV = logits_WV.log_softmax(-1)
-    target_W1 = torch.tensor([target.token for target in targets], device=logits_WV.device)[:, None]
-    entropy_W = -(log_probability_WV.exp() * log_probability_WV).nansum(-1)
-    columns = (log_probability_WV.gather(1, target_W1).squeeze(1), log_probability_WV.argmax(-1), entropy_W)
-    best = log_probability_WV.topk(max(target.alternatives for target in targets))
-    listed = zip(best.indices.tolist(), best.values.tolist(), targets, strict=True)
-    alternatives = [tuple(zip(tokens, values, strict=True))[: target.alternatives] for tokens, values, target in listed]
-    return [Score(*values) for values in zip(*(column.tolist() for column in columns), alternatives, strict=True)]

@@ -6,6 +6,7 @@ text nor conversations; `local_sampler.py` and `server/` do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -26,6 +27,10 @@ class Request:
     """Number of this sample among those of one prompt; its draws depend on it."""
     stop_tokens: frozenset[int] = frozenset()
     """Ids that end the answer and are not part of it. Stop texts are the caller's business, who cancels."""
+    excluded_first: frozenset[int] = frozenset()
+    """Ids that the answer does not begin with: its first token is drawn from the law that the sampling rules leave
+    (after temperature, top-k, top-p, min-p), with these taken out and the others sharing their probability. An answer
+    for which no token is left ends at once, with the finish "excluded". Temperature 0 leaves the top token only."""
     scored: int = 0
     """Score this many of the prompt's last tokens, and generate none."""
 
@@ -40,6 +45,10 @@ class Score(NamedTuple):
     """Entropy of the whole distribution there, in nats."""
     alternatives: tuple[tuple[int, float], ...] = ()
     """The top tokens, as many as `sampling.alternatives` asks for, with their log-probabilities."""
+    sampled_probability: float = math.nan
+    """Probability that a draw by the request's sampling rules takes the target token, 0 for one that they leave out;
+    at temperature 0 it is 1 or 0. The tokens scored before it count as the answer so far. Not a number for a request
+    with a JSON schema, whose law depends on a grammar that scoring does not follow."""
 
 
 @dataclass(frozen=True, slots=True)

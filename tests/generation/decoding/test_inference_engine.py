@@ -19,7 +19,7 @@ from megaphi.parallel.layout import ParallelLayout
 from megaphi.sampling import Sampling
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.conversion.random_models import SHAPES, random_folder
-from tests.generation.engine_runs import RULES, continuations, without_cache
+from tests.generation.engine_runs import RULES, SCORED, continuations, without_cache
 from tests.generation.server.replica_runs import through_replicas
 from tests.gloo_world import run_in_world
 
@@ -63,7 +63,8 @@ def test_every_layout_says_what_a_model_without_cache_says(
 ) -> None:
     layout = LAYOUTS[name]
     processes = layout.model_ranks * (layout.data or 1)
-    for found in run_in_world(continuations, str(checkpoint), layout, processes=processes):
+    tops = [top for top, _ in expected["forced"]]
+    for found in run_in_world(continuations, str(checkpoint), layout, tops, processes=processes):
         for kind in (*RULES, "json"):
             for ours, theirs in zip(found[kind], expected[kind], strict=True):
                 assert_same(ours, theirs)
@@ -78,6 +79,24 @@ def test_every_layout_says_what_a_model_without_cache_says(
         assert found["stopped"]["tokens"] == expected["greedy"][0]["tokens"][:5]
         for ours, theirs in zip(found["scores"], expected["scores"], strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+        for kind in SCORED:
+            for ours, theirs in zip(found[f"{kind}, sampled"], expected[f"{kind}, sampled"], strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+        for answers, (_, firsts) in zip(found["forced"], expected["forced"], strict=True):
+            assert [answer["tokens"][0] if answer["tokens"] else None for answer in answers] == firsts
+            assert {answer["finish"] for answer in answers} <= {"length" if firsts[0] is not None else "excluded"}
+
+
+def test_forced_answers_and_probabilities_are_of_many_kinds(expected: dict[str, Any]) -> None:
+    """The values that layouts are compared with: some answers have no token, some tokens are left out by the rules."""
+    firsts = [first for _, firsts in expected["forced"] for first in firsts]
+    assert None in firsts
+    assert len(set(firsts)) > 10
+    for kind in SCORED:
+        probabilities = [value for text in expected[f"{kind}, sampled"] for value in text]
+        assert 0 in probabilities
+        assert max(probabilities) > 0.01
+    assert expected["greedy, sampled"][-1] == [1.0] * 20
 
 
 def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -116,6 +135,8 @@ def refusals(checkpoint: str) -> list[str]:
         Request(name="a", prompt=(1,) * 45, sampling=ten),
         Request(name="a", prompt=(1, 2), scored=2),
         Request(name="a", prompt=(1,), sampling=Sampling(top_p=2.0)),
+        Request(name="a", prompt=(1,), excluded_first=frozenset({352})),
+        Request(name="a", prompt=(1, 2), scored=1, excluded_first=frozenset({5})),
     ]
     messages = [refusal(engine, request) for request in requests]
     assert engine.is_idle
@@ -145,6 +166,8 @@ def test_requests_that_can_never_run_are_refused(checkpoint: Path) -> None:
         "do not fit into a cache of 48 tokens",
         "2 of 2 tokens cannot be scored",
         "top_p=2.0",
+        "excluded_first names token id 352",
+        "excluded_first is for answers",
         "'b' is running already",
     )
     for message, part in zip(messages, wanted, strict=True):

@@ -20,9 +20,11 @@ from transformers import (
 )
 
 from megaphi.errors import InputError
-from megaphi.generation.decoding import token_choice as module
-from megaphi.generation.decoding.token_choice import NO_TOKEN, Row, choose, keep_of_top, uniform
+from megaphi.generation.decoding import sampling_law as module
+from megaphi.generation.decoding.sampling_law import Row, keep_of_top, sampled_probabilities
+from megaphi.generation.decoding.token_choice import NO_TOKEN, NOTHING_LEFT, choose, uniform
 from megaphi.sampling import Sampling
+from tests.generation.plain_law import plain_law
 
 RULES = st.builds(
     Sampling,
@@ -101,6 +103,61 @@ def test_draws_follow_the_distribution(rules):
     counts = np.bincount(choice.tokens, minlength=12)
     assert not counts[expected == 0].any()
     assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
+
+
+LAWS = [
+    Sampling(temperature=1.7),
+    Sampling(temperature=1.1, top_k=9, top_p=0.95, min_p=0.02, repetition_penalty=1.3, logit_bias=((2, 1.5),)),
+    Sampling(temperature=1.2, top_p=0.8, presence_penalty=0.4, frequency_penalty=0.3),
+    Sampling(temperature=1.0, min_p=0.1),
+    Sampling(),
+]
+
+
+@pytest.mark.parametrize("first", [2, 256])
+def test_probabilities_of_scores_are_those_of_a_plain_computation(first, monkeypatch):
+    """Rows of every kind in one batch, in which each token is the target once; two top tokens are looked at first."""
+    monkeypatch.setattr(module, "CANDIDATES", first)
+    logits_WV = torch.randn(len(LAWS), 30, generator=torch.Generator().manual_seed(6)) * 2
+    prompt, answer = (0, 3, 3, 7), (2, 7, 2)
+    rows = [Row(rules, 0, prompt, answer) for rules in LAWS]
+    found = [sampled_probabilities(logits_WV, rows, [token] * len(rows)) for token in range(30)]
+    expected_WV = torch.stack(
+        [plain_law(row, rules, prompt, answer) for row, rules in zip(logits_WV, LAWS, strict=True)]
+    )
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64).T, expected_WV, rtol=1e-5, atol=1e-12)
+    assert (expected_WV == 0).any(1).tolist() == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize("rules", LAWS[:-1], ids=str)
+@pytest.mark.parametrize("excluded", [frozenset(), frozenset({4, 5, 11})], ids=["free", "excluded"])
+def test_draws_follow_the_probabilities_of_scores(rules, excluded):
+    """8,000 draws with and without tokens that are taken out, against the law that scores tell, renormalised.
+
+    Token 5 is the most probable: taken out before top-p it would let others in. A seed in a thousand fails.
+    """
+    logits_V = torch.randn(12, generator=torch.Generator().manual_seed(5)) * 1.5
+    logits_V[5] = logits_V.max() + 0.1
+    prompt, count = (0, 3, 3, 7), 8_000
+    rows = [Row(replace(rules, seed=1), sample, prompt, (), None, excluded) for sample in range(count)]
+    told = [sampled_probabilities(logits_V[None], rows[:1], [token])[0] for token in range(12)]
+    expected = np.array([0.0 if token in excluded else value for token, value in enumerate(told)])
+    counts = np.bincount(choose(logits_V.expand(count, -1).clone(), rows).tokens, minlength=12)
+    assert not counts[expected == 0].any()
+    kept = expected > 0
+    assert chisquare(counts[kept], expected[kept] / expected.sum() * count).pvalue > 1e-3
+
+
+def test_where_nothing_is_left_nothing_is_drawn():
+    """Exclusion comes after truncation: what top-k left out does not come back. Neighbours are not touched."""
+    logits_V = torch.tensor([0.0, 4.0, 3.0, 1.0])
+    for rules in (Sampling(), Sampling(temperature=1.0, top_k=1), Sampling(temperature=1.0, min_p=0.9)):
+        rows = [Row(rules, 0, (), (), None, frozenset({1})), Row(rules, 0, (), ())]
+        assert choose(logits_V.expand(2, -1).clone(), rows).tokens == [NOTHING_LEFT, 1]
+    two = Row(Sampling(temperature=1.0, top_k=2), 0, (), (), None, frozenset({1}))
+    assert choose(logits_V[None].clone(), [two]).tokens == [2]
+    everything = Row(Sampling(temperature=1.0), 0, (), (), None, frozenset(range(4)))
+    assert choose(logits_V[None].clone(), [everything]).tokens == [NOTHING_LEFT]
 
 
 def test_greedy_takes_the_top_token_and_the_first_of_equals():

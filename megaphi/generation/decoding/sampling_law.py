@@ -1,0 +1,181 @@
+"""The law of a draw: the probability of every token under a request's rules, as `token_choice.draw` uses it.
+
+The order and the meaning of the rules are Hugging Face's: what is allowed, biases, penalties, temperature, top-k,
+top-p, min-p. Only the few hundred most probable tokens are looked at first; the whole vocabulary is sorted only where
+those do not reach top-p. Scores take their probabilities from the same law, so they are exactly those of a draw.
+
+Legend: W rows of logits, V vocabulary, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from megaphi.sampling import Sampling
+
+CANDIDATES = 256
+"""Number of top tokens that are considered first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One position of a sequence whose next token is to be chosen, or has been."""
+
+    sampling: Sampling
+    sample: int
+    prompt: Sequence[int]
+    answer: Sequence[int]
+    allowed: NDArray[np.bool_] | None = None
+    """[V] tokens that may come next; None allows all."""
+    excluded: frozenset[int] = frozenset()
+    """Tokens that are taken out of the law after all other rules; the others share their probability."""
+
+
+def is_adjusted(row: Row) -> bool:
+    """Return whether `adjust` would change the logits of a row."""
+    rules = row.sampling
+    penalties = (rules.repetition_penalty, rules.presence_penalty, rules.frequency_penalty)
+    return row.allowed is not None or bool(rules.logit_bias) or penalties != (1.0, 0.0, 0.0)
+
+
+def adjust(logits_V: Tensor, row: Row) -> None:
+    """In place: what is allowed, biases, penalties."""
+    if row.allowed is not None and row.allowed.any():
+        logits_V.masked_fill_(torch.from_numpy(~row.allowed).to(logits_V.device), -torch.inf)
+    if row.sampling.logit_bias:
+        tokens, biases = zip(*row.sampling.logit_bias, strict=True)
+        ids, added = torch.tensor(tokens, device=logits_V.device), torch.tensor(biases, device=logits_V.device)
+        logits_V.index_add_(0, ids, added.to(logits_V.dtype))
+    _penalise(logits_V, row)
+
+
+def _penalise(logits_V: Tensor, row: Row) -> None:
+    """In place; repetition counts the prompt too (CTRL, Keskar et al. 2019), the other two the answer (OpenAI)."""
+    sampling, device = row.sampling, logits_V.device
+    if sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*row.prompt, *row.answer}), device=device)
+        values = logits_V[seen]
+        scaled = torch.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
+        logits_V[seen] = scaled
+    if row.answer and (sampling.presence_penalty or sampling.frequency_penalty):
+        seen, counts = torch.tensor(row.answer, device=device).unique(return_counts=True)
+        logits_V[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """Probabilities of the tokens that the rules keep, for some of the rows of a batch, with sum 1."""
+
+    rows: list[int]
+    """Numbers of the rows in the batch."""
+    probability_WC: Tensor
+    """float64; rows may share memory with nothing else."""
+    tokens_WC: Tensor | None
+    """Ids of the tokens, the most probable first; None where C is the whole vocabulary in its own order."""
+
+    def of(self, targets_W: Tensor) -> Tensor:
+        """[W] probability of one token for each of the law's rows; 0 for one that is not kept."""
+        if self.tokens_WC is None:
+            return self.probability_WC.gather(1, targets_W[:, None]).squeeze(1)
+        return torch.where(self.tokens_WC == targets_W[:, None], self.probability_WC, 0.0).sum(-1)
+
+    def exclude(self, rows: Sequence[Row]) -> None:
+        """In place: take out what each of the batch's `rows` excludes, without sharing its probability out."""
+        for place, number in enumerate(self.rows):
+            if not rows[number].excluded:
+                continue
+            excluded = torch.tensor(sorted(rows[number].excluded), device=self.probability_WC.device)
+            if self.tokens_WC is None:
+                self.probability_WC[place, excluded] = 0.0
+            else:
+                self.probability_WC[place, torch.isin(self.tokens_WC[place], excluded)] = 0.0
+
+
+def laws(logits_WV: Tensor, rows: Sequence[Row]) -> Iterator[Law]:
+    """The laws of all rows, after `adjust`; every temperature must be above 0.
+
+    In which order tokens share the interval from 0 to 1 depends on the row alone: tokens that are looked at in order
+    of their probability are so whatever the other rows ask for.
+    """
+    temperature_W1 = torch.tensor([[row.sampling.temperature] for row in rows], device=logits_WV.device)
+    scaled_WV = logits_WV / temperature_W1
+    for candidates, numbers in _by_candidates([row.sampling for row in rows]).items():
+        if candidates is None:
+            yield Law(numbers, scaled_WV[numbers].double().softmax(-1), None)
+            continue
+        while numbers:
+            rules = [rows[number].sampling for number in numbers]
+            kept_WC, order_WC, is_sure_W = keep_of_top(scaled_WV[numbers], rules, candidates=candidates)
+            sure = [place for place, is_sure in enumerate(is_sure_W) if is_sure]
+            if sure:
+                yield Law([numbers[place] for place in sure], kept_WC[sure], order_WC[sure])
+            numbers = [number for number, is_sure in zip(numbers, is_sure_W, strict=True) if not is_sure]
+            candidates = logits_WV.shape[1]
+
+
+def sampled_probabilities(logits_WV: Tensor, rows: Sequence[Row], targets: Sequence[int]) -> list[float]:
+    """The probability with which `choose` takes each row's target; 1 or 0 at temperature 0."""
+    if any(is_adjusted(row) for row in rows):
+        logits_WV = logits_WV.clone()
+        for number, row in enumerate(rows):
+            adjust(logits_WV[number], row)
+    targets_W = torch.tensor(targets, device=logits_WV.device)
+    found_W = (logits_WV.argmax(-1) == targets_W).double()
+    drawn = [number for number, row in enumerate(rows) if row.sampling.temperature > 0]
+    if drawn:
+        drawn_W = torch.tensor(drawn, device=logits_WV.device)
+        for law in laws(logits_WV[drawn_W], [rows[number] for number in drawn]):
+            numbers_W = drawn_W[law.rows]
+            found_W[numbers_W] = law.of(targets_W[numbers_W])
+    return found_W.tolist()
+
+
+def _by_candidates(rules: Sequence[Sampling]) -> dict[int | None, list[int]]:
+    """Rows by how many of their top tokens are looked at first; None: all, in the vocabulary's order."""
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    for number, rule in enumerate(rules):
+        keeps_all = rule.top_k == 0 and rule.top_p == 1 and rule.min_p == 0
+        groups[None if keeps_all else max(CANDIDATES, rule.top_k)].append(number)
+    return groups
+
+
+def keep_of_top(scaled_WV: Tensor, rules: Sequence[Sampling], *, candidates: int) -> tuple[Tensor, Tensor, list[bool]]:
+    """Apply the rules to the `candidates` most probable tokens.
+
+    Returns:
+        probabilities [W, C] of what is kept, falling, with sum 1; the token ids [W, C] that they belong to; for each
+        row whether no token beyond the candidates would have been kept.
+    """
+    vocabulary = scaled_WV.shape[1]
+    sorted_WC, order_WC = scaled_WV.topk(min(candidates, vocabulary))
+    kept_WC, is_sure_W = _keep(sorted_WC.double(), scaled_WV, rules)
+    return kept_WC, order_WC, [True] * len(rules) if candidates >= vocabulary else is_sure_W.tolist()
+
+
+def _keep(sorted_WC: Tensor, scaled_WV: Tensor, rules: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
+    """(probabilities [W, C], [W] whether no token beyond the candidates would have been kept)"""
+    device, candidates = sorted_WC.device, sorted_WC.shape[1]
+    top_k_W1 = torch.tensor([[rule.top_k or candidates] for rule in rules], device=device)
+    top_p_W1 = torch.tensor([[rule.top_p] for rule in rules], dtype=torch.float64, device=device)
+    min_p_W1 = torch.tensor([[rule.min_p] for rule in rules], dtype=torch.float64, device=device)
+    is_kept_WC = torch.arange(candidates, device=device) < top_k_W1
+    sorted_WC = sorted_WC.masked_fill(~is_kept_WC, -torch.inf)
+    # Without top-k the probabilities are those of the whole vocabulary, of which the candidates are a part.
+    normaliser_W1 = sorted_WC.logsumexp(-1, keepdim=True)
+    unbounded = torch.tensor([rule.top_k == 0 for rule in rules], device=device)
+    if candidates < scaled_WV.shape[1] and bool(unbounded.any()):
+        normaliser_W1 = torch.where(unbounded[:, None], scaled_WV.double().logsumexp(-1, keepdim=True), normaliser_W1)
+    probability_WC = (sorted_WC - normaliser_W1).exp()
+    before_WC = probability_WC.cumsum(-1) - probability_WC
+    is_kept_WC = (before_WC < top_p_W1) & (probability_WC >= min_p_W1 * probability_WC[:, :1]) & is_kept_WC
+    is_kept_WC[:, 0] = True
+    reached_W = ~is_kept_WC[:, -1] | ~unbounded
+    kept_WC = torch.where(is_kept_WC, probability_WC, 0.0)
+    return kept_WC / kept_WC.sum(-1, keepdim=True), reached_W
