@@ -62,12 +62,17 @@ class PaddedModel(GPTModel):
         return super().forward(**arguments)
 
     def _check_context(self, context: ForwardContext) -> None:
-        """Refuse attention that would be computed as another, without a word."""
+        """Refuse attention or targets that would silently be computed as something else."""
         ranks, attention = self.config.context_parallel_size, context.attention
         name = type(attention).__name__
         if attention.context_ranks != ranks:
             seen = f"{attention.context_ranks} context rank{'s' * (attention.context_ranks > 1)}"
             raise ValueError(f"{name} sees {seen} of a sequence on {ranks}")
+        if context.targets.picks_tokens and self.config.sequence_parallel:
+            raise ValueError(
+                f"{type(context.targets).__name__} picks tokens of a row, of which sequence parallelism gives every"
+                " tensor rank a share: use layout.sequence_parallel=false"
+            )
         if self.attends_by_itself and not isinstance(attention, Causal):
             raise ValueError(f"model.kernels=transformer_engine computes causal attention, no {name}")
 

@@ -234,6 +234,11 @@ def refusals() -> dict[str, str]:
                 found[f"{kernels}, {type(attention).__name__}"] = said(model, attention, AllLogits())
             group = model.pg_collection.cp
             assert said(model, CausalAcrossRanks(group), AllLogits()) == ""
+    shared = ParallelLayout(tensor=2, data=1, sequence_parallel=True)
+    with pretended_world(shared, rank=1):
+        (model,) = build_model(SHAPE, shared, sequence_length=16, seed=0)
+        found["sequence parallel, rows"] = said(model, Causal(), LogitRows(torch.tensor([3])))
+        assert said(model, Causal(), AllLogits()) == ""
     with pretended_world(ParallelLayout(data=1), rank=0):
         (model,) = build_model(replace(SHAPE, kernels="reference"), ParallelLayout(), sequence_length=16, seed=0)
         found["reference, rows"] = said(model, Causal(), LogitRows(torch.tensor([3])))

@@ -121,5 +121,9 @@ def test_a_pass_that_a_model_would_compute_as_another_is_refused() -> None:
     for kernels in ("fused", "reference"):
         for attention in ("Causal", "Segments", "SlidingWindow"):
             assert said[f"{kernels}, {attention}"] == f"{attention} sees 1 context rank of a sequence on 2"
+    assert said["sequence parallel, rows"] == (
+        "LogitRows picks tokens of a row, of which sequence parallelism gives every tensor rank a share: "
+        "use layout.sequence_parallel=false"
+    )
     assert said["reference, rows"] == "model.kernels=reference gives losses of labels or all logits, no LogitRows"
     assert said["transformer_engine"] == "model.kernels=transformer_engine computes causal attention, no Segments"

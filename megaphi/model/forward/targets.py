@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +44,12 @@ class OutputHead(Protocol):
 
 class Targets(ABC):
     """One kind of output."""
+
+    picks_tokens: ClassVar[bool] = False
+    """It takes tokens out of `hidden_SBD` by their place in the row, so a rank must hold the whole row.
+
+    Under sequence parallelism it does not: the model refuses the pass.
+    """
 
     @abstractmethod
     def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
@@ -83,8 +89,9 @@ class Comparison(Targets):
 
 @dataclass(frozen=True, slots=True)
 class LogitRows(Targets):
-    """`[1, W, V]` logits of some tokens of one flat row; a model under sequence parallelism cannot give them."""
+    """`[1, W, V]` logits of some tokens of one flat row."""
 
+    picks_tokens: ClassVar[bool] = True
     rows_W: Tensor
 
     def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
