@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.batch import Batch
-from megaphi.data.order.ledger import Origin
+from megaphi.data.order.ledger import DataContinuation, Origin
 from megaphi.data.order.schedule import StageSpan
 
 
@@ -51,7 +51,38 @@ class TrainingData(Protocol):
         ...
 
     def ledger(self, step: int) -> DataPosition:
-        """All that resuming after `step` updates must know of the data."""
+        """All that resuming after `step` updates must know of the data; a checkpoint's state has it as `ledger`."""
+        ...
+
+    def continuation(
+        self, state: Mapping[str, Any], position: Origin, *, accept_changes: bool, where: str
+    ) -> DataContinuation:
+        """The point at which a run goes on that has come to `position`. One rank alone asks, for all of them.
+
+        Args:
+            state: that of the run's checkpoint.
+            accept_changes: the user accepts data that are not what the run was trained on.
+            where: the run's folder, for messages.
+
+        Raises:
+            InputError: the ledger in `state` is of other data.
+        """
+        ...
+
+    def continuation_of_sources(self, state: Mapping[str, Any], *, where: str) -> DataContinuation:
+        """The point at which a new run begins that reads on where the run of the checkpoint `where` stopped.
+
+        Raises:
+            InputError: these data cannot do that, or nothing in `state` says where it stopped.
+        """
+        ...
+
+    def continued(self, continuation: DataContinuation) -> TrainingData:
+        """These data from there on."""
+        ...
+
+    def facts(self) -> Mapping[str, str]:
+        """Facts of the content that must be the same on every rank: fingerprints, not paths."""
         ...
 
 
@@ -67,6 +98,10 @@ class HeldOutData(Protocol):
 
     def batch(self, sample_numbers: ArrayLike) -> Batch:
         """Samples of one source as one micro-batch; of rows with the number `NO_SAMPLE` nothing counts."""
+        ...
+
+    def facts(self) -> Mapping[str, str]:
+        """As `TrainingData.facts`."""
         ...
 
 

@@ -75,7 +75,7 @@ def open_rows(
         steps * batch.global_batch / packed.rows_per_epoch,
     )
     training = PackedRows(
-        name=name, epochs=packed, order=_order(run, name, steps=steps), make_batch=make_batch, content=content
+        name=name, epochs=packed, order=row_order(run, name, steps=steps), make_batch=make_batch, content=content
     )
     # Without epochs: config.json is the run as it was, and can be run again.
     run = replace(run, training=replace(run.training, steps=steps, epochs=0.0))
@@ -94,7 +94,8 @@ def hold_out(
     return HeldOutRows(sources=packed, content=content) if packed else None
 
 
-def _order(run: RunConfig, name: str, *, steps: int) -> RowOrder:
+def row_order(run: RunConfig, name: str, *, steps: int) -> RowOrder:
+    """The order of a run whose steps all take as many rows, whatever is in them."""
     return RowOrder(
         span=StageSpan(
             name=name,

@@ -9,23 +9,15 @@ changed: refused, unless the user accepts it; a changed source then begins an un
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from megaphi.data.loading.loader import OpenMixture
-from megaphi.data.order.ledger import Cursor, DatasetRecord, Ledger, Origin, SourceRecord, changed_data
+from megaphi.data.order.ledger import Cursor, DataContinuation, DatasetRecord, Ledger, Origin, changed_data
 from megaphi.data.order.permutation import ORDER_VERSION
 from megaphi.errors import InputError
 
-
-@dataclass(frozen=True)
-class DataContinuation:
-    """The point a run continues from: first sample, position of each source, and notes for the user."""
-
-    origin: Origin
-    cursors: dict[str, Cursor]
-    former: tuple[SourceRecord, ...]
-    """Sources that are no longer in the mixture."""
-    notes: tuple[str, ...] = ()
+if TYPE_CHECKING:
+    from megaphi.data.loading.loader import OpenMixture
 
 
 def continue_run(

@@ -9,18 +9,28 @@ batch is a pure function of its numbers, resuming is knowing the next number, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.batch import NO_SAMPLE, Batch, document_positions
-from megaphi.data.order.ledger import Cursor, DatasetRecord, Ledger, Origin, SourceRecord
+from megaphi.data.loading.continuation import continue_run, warm_start
+from megaphi.data.order.ledger import (
+    Cursor,
+    DataContinuation,
+    DatasetRecord,
+    Ledger,
+    Origin,
+    SourceRecord,
+    read_ledger,
+)
 from megaphi.data.order.megatron_run import MegatronRun, megatron_run
 from megaphi.data.order.mixture import Mixture, Source, Split, check_sources
 from megaphi.data.order.permutation import ORDER_VERSION
 from megaphi.data.order.run_order import RunOrder, SourceTokens
 from megaphi.data.order.schedule import StageSpan, single_stage
+from megaphi.data.storage.files.token_files import is_url
 from megaphi.data.storage.formats.token_dataset import TokenLayout
 from megaphi.data.storage.reader import TokenReader
 from megaphi.data.storage.streams import SAMPLED_TOKENS, TokenStream, open_streams
@@ -126,6 +136,34 @@ class OpenMixture:
             vocabulary_size=self._vocabulary_size,
             former=former,
         )
+
+    def continuation(
+        self, state: Mapping[str, Any], position: Origin, *, accept_changes: bool, where: str
+    ) -> DataContinuation:
+        """The point at which a run goes on that has come to `position`; reads a little of every dataset."""
+        ledger = read_ledger(state, where=where)
+        return continue_run(ledger, self, position=position, accept_changed_data=accept_changes, where=where)
+
+    def continuation_of_sources(self, state: Mapping[str, Any], *, where: str) -> DataContinuation:
+        """The point at which a new run begins whose sources continue where those of another run stopped."""
+        if "ledger" not in state:
+            raise InputError(
+                f"start.continue_sources=true: {where} does not know what its weights have read; set it to false"
+            )
+        return warm_start(read_ledger(state, where=where), self)
+
+    def continued(self, continuation: DataContinuation) -> OpenMixture:
+        return self.at(continuation.origin, continuation.cursors, former=continuation.former)
+
+    def facts(self) -> dict[str, str]:
+        """Identity of every dataset; objects in remote storage go by their name. Reads a little of every other one."""
+        return {
+            f"source {source}, dataset {number}": (
+                f"{one.name if is_url(one.name) else one.fingerprint[:16]} ({one.tokens:,} tokens)"
+            )
+            for source, datasets in self.datasets().items()
+            for number, one in enumerate(datasets, start=1)
+        }
 
     def datasets(self) -> dict[str, tuple[DatasetRecord, ...]]:
         """Return the datasets of each source; reads a little of every one."""

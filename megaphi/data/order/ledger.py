@@ -9,7 +9,7 @@ names the file that differs. Paths are not compared: data may move.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megaphi.config import from_plain, to_plain
@@ -95,6 +95,17 @@ class Origin:
     step: int = 0
     sample: int = 0
     tokens: int = 0
+
+
+@dataclass(frozen=True)
+class DataContinuation:
+    """The point a run continues from: first sample, position of each source, and notes for the user."""
+
+    origin: Origin
+    cursors: Mapping[str, Cursor] = field(default_factory=dict)
+    former: tuple[SourceRecord, ...] = ()
+    """Sources that are no longer in the mixture."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

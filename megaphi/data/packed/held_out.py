@@ -55,6 +55,9 @@ class HeldOutRows:
         rows = [[] if number == NO_SAMPLE else source.rows.row(number - first) for number in numbers_B.tolist()]
         return source.make_batch(rows, numbers_B)
 
+    def facts(self) -> dict[str, str]:
+        return {"units": self.fingerprint[:16]}
+
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of all units and of which row of which source holds them."""

@@ -8,16 +8,16 @@ the layout of a row is decided by the function that makes batches of units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi.config import from_plain, to_plain
+from megaphi.config import from_plain, leaves, to_plain
 from megaphi.data.batch import Batch
-from megaphi.data.order.ledger import Origin
+from megaphi.data.order.ledger import DataContinuation, Origin
 from megaphi.data.order.schedule import StageSpan
 from megaphi.data.packed.epochs import PackedEpochs
 from megaphi.data.packed.packing import lay_out
@@ -91,26 +91,37 @@ class PackedRows:
             origin=self.order.origin,
         )
 
-    def continued(self, found: Any, position: Origin, *, accept_changes: bool, where: str) -> PackedRows:
-        """These rows for a run at `position`, with `found` as the ledger in its checkpoint.
+    def continuation(
+        self, state: Mapping[str, Any], position: Origin, *, accept_changes: bool, where: str
+    ) -> DataContinuation:
+        """The row from which a run goes on that has come to `position`.
 
         Raises:
-            InputError: the ledger is of other data, or the batch is another, and that was not accepted.
+            InputError: the checkpoint's ledger is of other data, or the batch is another, and that was not accepted.
         """
+        found = state.get("ledger")
         known = found if isinstance(found, dict) else {}
         if not accept_changes:
             self._check_same_data(known, where=where)
         origin = from_plain(Origin, known.get("origin", {}), where=f"{where}: ledger.origin")
-        order = replace(self.order, origin=origin)
-        if order.position_at(position.step) == position:
-            return replace(self, order=order)
+        if replace(self.order, origin=origin).position_at(position.step) == position:
+            return DataContinuation(origin)
         if not accept_changes:
             raise InputError(
                 f"{where} had taken {position.sample:,} rows after {position.step:,} steps, which are not of "
                 f"batch.global_batch={self.order.span.global_batch}: put the old batch back, or set "
                 "start.accept_changed_data=true to go on at the next row (training.steps counts steps of both sizes)"
             )
-        return replace(self, order=replace(self.order, origin=position))
+        return DataContinuation(position)
+
+    def continuation_of_sources(self, state: Mapping[str, Any], *, where: str) -> DataContinuation:
+        raise InputError(f"start.continue_sources=true is for mixtures: {self.name} always start over")
+
+    def continued(self, continuation: DataContinuation) -> PackedRows:
+        return replace(self, order=replace(self.order, origin=continuation.origin))
+
+    def facts(self) -> dict[str, str]:
+        return {path: str(value) for path, value in leaves(self.ledger(0).to_json())}
 
     def _check_same_data(self, known: dict[str, Any], *, where: str) -> None:
         expected = self.ledger(0).to_json()

@@ -16,10 +16,7 @@ import torch.distributed as distributed
 from megaphi.checkpoint.format import CARRIED_FOLDER, CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import difference, to_plain
-from megaphi.data.loading.continuation import DataContinuation, continue_run, warm_start
-from megaphi.data.loading.loader import OpenMixture
-from megaphi.data.order.ledger import Origin, read_ledger
-from megaphi.data.packed.rows import PackedRows
+from megaphi.data.order.ledger import DataContinuation, Origin
 from megaphi.engine.learning_rate import check_rate_continues
 from megaphi.engine.model.training_model import TrainingModel
 from megaphi.engine.run_config import RunConfig
@@ -28,7 +25,6 @@ from megaphi.engine.saving.shards import load_checkpoint, load_weights
 from megaphi.engine.saving.writer import checkpoint_folders
 from megaphi.engine.start.same_run import agree_on_weights
 from megaphi.engine.training_data import RunData
-from megaphi.errors import InputError
 from megaphi.files import copy_files, write_json
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed, refuse
@@ -90,7 +86,9 @@ def _start_from(path: str, model: TrainingModel, data: RunData, initial: Initial
     assert reader is not None
     logger.info("starting from the weights of %s", path)
     _carry(reader, Path(run.folder), world)
-    return _warm(data, reader.state, path, world) if run.start.continue_sources else data
+    if not run.start.continue_sources:
+        return data
+    return _at(data, lambda: data.training.continuation_of_sources(reader.state, where=path), world)
 
 
 def _carry(reader: WeightReader, folder: Path, world: World) -> None:
@@ -99,46 +97,21 @@ def _carry(reader: WeightReader, folder: Path, world: World) -> None:
 
 
 def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: World) -> RunData:
-    folder, training = run.folder, data.training
     position = Origin(step=state["step"], sample=state["samples"], tokens=state["tokens"])
-    if isinstance(training, PackedRows):
-        accept, ledger = run.start.accept_changed_data, state.get("ledger")
-        rows = agreed(world, lambda: training.continued(ledger, position, accept_changes=accept, where=folder))
-        return replace(data, training=rows)
-    assert isinstance(training, OpenMixture)
-
-    def compare() -> DataContinuation:
-        ledger = read_ledger(state, where=folder)
-        accept = run.start.accept_changed_data
-        return continue_run(ledger, training, position=position, accept_changed_data=accept, where=folder)
-
-    return _at(data, training, agreed(world, lambda: compare() if world.is_main else None), world)
-
-
-def _warm(data: RunData, state: Mapping[str, Any], checkpoint: str, world: World) -> RunData:
+    accept = run.start.accept_changed_data
     training = data.training
-    assert isinstance(training, OpenMixture)  # run_config.check
-
-    def compare() -> DataContinuation:
-        if "ledger" not in state:
-            raise InputError(
-                f"start.continue_sources=true: {checkpoint} does not know what its weights have read; set it to false"
-            )
-        return warm_start(read_ledger(state, where=checkpoint), training)
-
-    return _at(data, training, agreed(world, lambda: compare() if world.is_main else None), world)
+    return _at(data, lambda: training.continuation(state, position, accept_changes=accept, where=run.folder), world)
 
 
-def _at(data: RunData, mixture: OpenMixture, verdict: DataContinuation | None, world: World) -> RunData:
-    """The data as the main rank's verdict says."""
-    shared = [verdict]
+def _at(data: RunData, compare: Callable[[], DataContinuation], world: World) -> RunData:
+    """The data as the verdict of the main rank says, which alone compares. Collective."""
+    shared = [agreed(world, lambda: compare() if world.is_main else None)]
     distributed.broadcast_object_list(shared, src=0)
     (continuation,) = shared
     assert continuation is not None
     for note in continuation.notes:
         logger.info("  %s", note)
-    training = agreed(world, lambda: mixture.at(continuation.origin, continuation.cursors, former=continuation.former))
-    return replace(data, training=training)
+    return replace(data, training=agreed(world, lambda: data.training.continued(continuation)))
 
 
 def _check_rate(newest: Path, run: RunConfig) -> None:

@@ -22,10 +22,6 @@ from megaphi.checkpoint.format import CheckpointReader
 from megaphi.checkpoint.versions import PACKAGE, package_versions, source_files
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import leaves, to_plain
-from megaphi.data.loading.loader import OpenMixture
-from megaphi.data.packed.held_out import HeldOutRows
-from megaphi.data.packed.rows import PackedRows
-from megaphi.data.storage.files.token_files import is_url
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_data import HeldOutData, TrainingData
 from megaphi.kernels.contents import kernels_digest
@@ -98,18 +94,11 @@ def agree_on_weights(world: World, reader: WeightReader) -> None:
 
 
 def data_facts(splits: Mapping[str, TrainingData | HeldOutData | None]) -> Facts:
-    """The content of what will be read, whatever its files are called. Objects in remote storage go by their name."""
-    facts = {}
+    """The content of what will be read, whatever its files are called."""
+    facts: dict[str, str] = {}
     for split, data in splits.items():
-        if isinstance(data, OpenMixture):
-            for source, datasets in data.datasets().items():
-                for number, one in enumerate(datasets, start=1):
-                    content = one.name if is_url(one.name) else one.fingerprint[:16]
-                    facts[f"{split} data, source {source}, dataset {number}"] = f"{content} ({one.tokens:,} tokens)"
-        elif isinstance(data, HeldOutRows):
-            facts[f"{split} data"] = data.fingerprint[:16]
-        elif isinstance(data, PackedRows):
-            facts |= {f"{split} data, {path}": str(value) for path, value in leaves(data.ledger(0).to_json())}
+        if data is not None:
+            facts |= {f"{split} data, {name}": value for name, value in data.facts().items()}
     return facts
 
 

@@ -19,7 +19,7 @@ from megaphi.engine.start.run_folder import start_run
 from megaphi.engine.start.same_run import agree_on_data, agree_on_weights
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.stages.packed_task import _order
+from megaphi.stages.packed_task import row_order
 from tests.engine.layout_runs import tiny_run
 
 
@@ -70,7 +70,7 @@ def all_cases(folder: str) -> dict[str, Any]:
 
 def rows(run: Any, content: str) -> PackedRows:
     epochs = PackedEpochs([3, 4, 5], capacity=run.batch.sequence_length, seed=0)
-    order = _order(run, "pairs", steps=2)
+    order = row_order(run, "pairs", steps=2)
     return PackedRows(name="pairs", epochs=epochs, order=order, make_batch=None, content=content)  # pyright: ignore
 
 

@@ -53,7 +53,7 @@ def test_checkpoints_need_one_place_that_every_rank_can_write_to(ranks: list[dic
 def test_other_data_and_other_weights_are_refused_by_rank(ranks: list[dict[str, Any]]) -> None:
     assert [rank["same data"] for rank in ranks] == [None, None]
     assert [rank["same weights"] for rank in ranks] == [None, None]
-    assert "held-out data: " in ranks[0]["other data"]
+    assert "held-out data, units: " in ranks[0]["other data"]
     assert "training data" not in ranks[0]["other data"]
     for case in ("other weights", "other norm", "other layer", "other type"):
         assert "starting weights: " in ranks[0][case], case
