@@ -124,13 +124,9 @@ def answers(questions: Sequence[str]) -> list[str]:
     rules = Sampling(max_tokens=96, temperature=0.7, seed=1)
     prompts = [Conversation((Message("user", question),)) for question in questions]
     with progress_bar(total=len(prompts), unit="answer", label="attempts", visible=True) as bar:
-        sampler = LocalSampler(
-            InferenceEngine(model, slots=64),
-            load_tokenizer(model.architecture.vocabulary),
-            name=run.recipe,
-            on_end=bar.update,
-        )
-        return [answer.text for (answer,) in sampler.sample(prompts, rules)]
+        engine, tokenizer = InferenceEngine(model, slots=64), load_tokenizer(model.architecture.vocabulary)
+        with LocalSampler([engine], tokenizer, name=run.recipe, on_end=bar.update) as sampler:
+            return [answer.text for (answer,) in sampler.sample(prompts, rules)]
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:

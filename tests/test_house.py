@@ -54,7 +54,14 @@ INSIDE = {
     "engine": [{"boards"}, {""}, {"model"}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],
     "conversion": [{"formats"}, {""}],
     "conversion.formats": [{""}, {"gguf", "huggingface", "megatron"}],
-    "generation": [{"text", "decoding", "client"}, {"answer_stream"}, {"local_sampler"}, {"server"}],
+    "generation": [
+        {"text", "decoding", "client"},
+        {"answer_stream", "dispatch"},
+        {"workers"},
+        {"completions"},
+        {"local_sampler"},
+        {"server"},
+    ],
     "pivotal": [{"methods"}],
     "cli": [{""}, {"inspect"}],
 }

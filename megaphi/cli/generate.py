@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 
-from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, patience_of
-from megaphi.cli.job_end import told_to_all_ranks
+from megaphi.cli.engine_options import Opened, add_engine_arguments, add_replicas, on_every_rank, on_first_rank
+from megaphi.cli.job_end import end_of_job
 from megaphi.errors import InputError
 from megaphi.sampling import Sampling
 
@@ -33,53 +33,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 avoids repetition")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default 0)")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="continuations of every prompt (default 1)")
-    parser.add_argument(
-        "--data",
-        "--replicas",
-        dest="replicas",
-        type=int,
-        default=1,
-        metavar="N",
-        help="copies of the model that share the prompts",
-    )
+    add_replicas(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     _sampling(arguments)
-    return on_every_rank(arguments, _generate)
+    return on_every_rank(arguments, _on_its_ranks)
 
 
-def _generate(arguments: argparse.Namespace) -> int:
-    from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
-    from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.inference.forward_only import open_model
-    from megaphi.generation.decoding.inference_engine import InferenceEngine
+def _on_its_ranks(arguments: argparse.Namespace) -> int:
+    return on_first_rank(arguments, lambda opened: _generate(opened, arguments), phase="generating")
+
+
+def _generate(opened: Opened, arguments: argparse.Namespace) -> int:
     from megaphi.generation.local_sampler import LocalSampler
-    from megaphi.kernels.loading import allow_slow
     from megaphi.log import progress_bar
-    from megaphi.parallel.layout import ParallelLayout
 
-    sampling = _sampling(arguments)
-    layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline, data=arguments.replicas)
-    allow_slow(arguments.allow_slow_operators)
-    with told_to_all_ranks():
-        reader = open_weights(arguments.checkpoint)
-        tokenizer = text_tokenizer_of(reader, path=arguments.tokenizer)
-    model = open_model(reader, layout, patience=patience_of(arguments))
-    model.world.activity.phase = "generating"
     total = len(arguments.prompt) * arguments.samples
-    with progress_bar(total=total, unit="text", label="generate", visible=model.world.is_main) as bar:
-        sampler = LocalSampler(
-            InferenceEngine(model, slots=arguments.batch),
-            tokenizer,
+    with (
+        progress_bar(total=total, unit="text", label="generate") as bar,
+        LocalSampler(
+            opened.generators,
+            opened.tokenizer,
             name=arguments.checkpoint,
-            on_end=lambda: bar.update(model.world.replicas),
-        )
-        found = sampler.sample(arguments.prompt, sampling, samples=arguments.samples)
-    if model.world.is_main:
-        for prompt, answers in zip(arguments.prompt, found, strict=True):
-            for answer in answers:
-                print(prompt + answer.text)
+            on_end=bar.update,
+            on_failure=end_of_job(),
+        ) as sampler,
+    ):
+        found = sampler.sample(arguments.prompt, _sampling(arguments), samples=arguments.samples)
+    for prompt, answers in zip(arguments.prompt, found, strict=True):
+        for answer in answers:
+            print(prompt + answer.text)
     return 0
 
 

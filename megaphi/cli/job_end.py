@@ -57,3 +57,10 @@ def end_job(error: Exception) -> NoReturn:
     # A rank whose neighbours are gone must not wait for them in the interpreter's clean-up.
     sys.stderr.flush()
     os._exit(1)
+
+
+def end_of_job() -> Callable[[Exception], NoReturn] | None:
+    """`end_job` for the failure of an engine in a job of several ranks; None where there is one rank."""
+    from megaphi.parallel.rendezvous.place import detect
+
+    return end_job if detect().world_size > 1 else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megaphi.cli.engine_options import Opened, add_engine_arguments, on_every_rank, on_first_rank
-from megaphi.cli.job_end import end_job, told_to_all_ranks
+from megaphi.cli.job_end import end_of_job, told_to_all_ranks
 from megaphi.config import user_path
 from megaphi.errors import InputError
 
@@ -141,12 +141,10 @@ def make_app(opened: Opened, arguments: argparse.Namespace, key: str | None, *, 
 
     from megaphi.generation.server.app import create_app
     from megaphi.generation.server.handlers import Serving
-    from megaphi.generation.server.workers import GenerationService
-    from megaphi.parallel.rendezvous.place import detect
+    from megaphi.generation.workers import GenerationService
 
-    in_a_job = {"on_failure": end_job} if detect().world_size > 1 else {}
     serving = Serving(
-        service=GenerationService(*opened.generators, max_waiting=arguments.max_waiting, **in_a_job),
+        service=GenerationService(*opened.generators, max_waiting=arguments.max_waiting, on_failure=end_of_job()),
         tokenizer=opened.tokenizer,
         constraints=opened.constraints,
         model=arguments.model_name or Path(arguments.checkpoint).resolve().name,

@@ -1,18 +1,30 @@
-"""The inference engine as a `Sampler`: conversations, texts and token ids in, answers out, stop texts included."""
+"""Our own engine as a `Sampler`: conversations, texts and token ids in, answers out, stop texts included.
+
+It holds one generator for each replica of the model (`decoding/driver.py` gives them to rank 0; the other ranks
+follow), so only rank 0 runs the program that samples. All answers of a call are in flight together. `complete` is the
+level below, for programs that think in tokens. With a journal every answer is kept as it ends, by the model, the
+prompt's tokens, the rules and the number of the sample, and is never generated twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any, Self
 
-from megaphi.engine.inference.forward_only import gather_over_replicas
+from megaphi.errors import InputError
 from megaphi.generation.answer_stream import AnswerStream
+from megaphi.generation.client.request_journal import RequestJournal, request_key
+from megaphi.generation.completions import complete_requests
 from megaphi.generation.decoding.generate import Completion
-from megaphi.generation.decoding.inference_engine import InferenceEngine
-from megaphi.generation.decoding.interface import Request, StepOutput
+from megaphi.generation.decoding.interface import Generator, Request, StepOutput
 from megaphi.generation.text import render_prompt
+from megaphi.generation.workers import GenerationService
 from megaphi.sampling import Answer, Prompt, Sampling
 from megaphi.tokenizer.interface import Tokenizer
+
+NEUTRAL = asdict(Sampling())
 
 
 @dataclass(slots=True)
@@ -21,69 +33,132 @@ class _OpenAnswer:
 
     request: Request
     stream: AnswerStream
-    completion: Completion = field(default_factory=Completion)
-    text: str = ""
+    key: str
+    text: list[str] = field(default_factory=list)
 
-    def add(self, output: StepOutput) -> None:
-        """Take a step's output for it; outputs after its end are ignored."""
-        if self.stream.finish is None:
-            self.completion.add(output)
-            self.text += self.stream.add(output)
+    def reads(self, output: StepOutput) -> bool:
+        """Take a step's output for it; returns whether the answer has ended."""
+        self.text.append(self.stream.add(output))
+        return self.stream.finish is not None
 
 
 class LocalSampler:
-    """Implements `sampling.Sampler`. Every rank of the job calls `sample` with the same arguments."""
+    """Implements `sampling.Sampler` over the generators of one job. A context manager: leaving it ends its threads.
+
+    Args:
+        generators: one for each replica.
+        name: the model's, for records.
+        identity: what tells these weights and their tokenizer from all others; the journal's answers belong to it.
+        journal: keeps answers, and replays them.
+        at_once: requests that are open at each replica; more than it has slots, so that none runs empty.
+        on_end: called after each answer, for a progress bar.
+        on_failure: called with the exception that ended an engine, before `RunFailed`; without one it is logged.
+    """
 
     def __init__(
         self,
-        engine: InferenceEngine,
+        generators: Sequence[Generator],
         tokenizer: Tokenizer,
         *,
         name: str,
+        identity: str = "",
+        journal: RequestJournal | None = None,
+        at_once: int = 256,
         on_end: Callable[[], object] = lambda: None,
+        on_failure: Callable[[Exception], object] | None = None,
     ) -> None:
-        """`on_end` is called after each answer that this replica makes, for a progress bar."""
-        self.name = name
-        self._engine, self._tokenizer, self._on_end = engine, tokenizer, on_end
+        if journal is not None and not identity:
+            raise InputError("a journal of a local model needs its identity: answers of another one would be replayed")
+        self.name, self.tokenizer, self.on_end = name, tokenizer, on_end
+        self._identity, self._journal = identity, journal
+        self._at_once = at_once * len(generators)
+        self._service = GenerationService(*generators, max_waiting=self._at_once, on_failure=on_failure)
+        self._service.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what runs, wait for the step that is under way, and end the threads. The generators stay open."""
+        self._service.close()
 
     def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
-        """`samples` answers to every prompt, in the order of the prompts. Raises InputError."""
-        world = self._engine.model.world
-        rendered = [tuple(render_prompt(prompt, self._tokenizer)) for prompt in prompts]
-        names = [(number, sample) for number in range(len(prompts)) for sample in range(samples)]
-        own = {
-            f"{number}/{sample}": self._open(f"{number}/{sample}", rendered[number], rules, sample)
-            for number, sample in names[world.replica :: world.replicas]
-        }
-        for item in own.values():
-            self._engine.add(item.request)
-        while not self._engine.is_idle:
-            for output in self._engine.step():
-                item = own[output.name]
-                item.add(output)
-                if output.finish is not None:
-                    self._on_end()
-                elif item.stream.finish is not None:
-                    self._engine.cancel(output.name)
+        """See `Sampler`. Raises InputError, RunFailed."""
+        rules.check()
+        if samples < 1:
+            raise InputError(f"samples={samples}: must be at least 1")
+        rendered = [render_prompt(prompt, self.tokenizer) for prompt in prompts]
         answers: dict[str, Answer] = {}
-        for share in gather_over_replicas(self._engine.model, {name: _answer(item) for name, item in own.items()}):
-            answers |= share
+        items: dict[str, _OpenAnswer] = {}
+
+        def requests() -> Iterator[Request]:
+            """Those that the journal does not answer."""
+            for number, prompt in enumerate(rendered):
+                for sample in range(samples):
+                    item = self._open(f"{number}/{sample}", prompt, rules, sample)
+                    known = self._journal.get(item.key) if self._journal is not None else None
+                    if known is None:
+                        items[item.request.name] = item
+                        yield item.request
+                    else:
+                        answers[item.request.name] = answer_from_plain(known)
+                        self.on_end()
+
+        reads = lambda name, output: items[name].reads(output)  # noqa: E731
+        for name, completion in complete_requests(self._service, requests(), at_once=self._at_once, ends=reads):
+            item = items.pop(name)
+            answers[name] = _answer(item, completion)
+            if self._journal is not None:
+                self._journal.add(item.key, plain_answer(answers[name]))
+            self.on_end()
         return [[answers[f"{number}/{sample}"] for sample in range(samples)] for number in range(len(prompts))]
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[str, Completion]]:
+        """(name, completion) of each request as it ends: tokens only, no stop texts, no journal.
+
+        Raises:
+            InputError: a request can never run.
+            RunFailed: the engine failed.
+        """
+        return complete_requests(self._service, requests, at_once=self._at_once)
 
     def _open(self, name: str, prompt: tuple[int, ...], rules: Sampling, sample: int) -> _OpenAnswer:
         request = Request(
-            name=name, prompt=prompt, sampling=rules, sample=sample, stop_tokens=self._tokenizer.stop_tokens
+            name=name, prompt=prompt, sampling=rules, sample=sample, stop_tokens=self.tokenizer.stop_tokens
         )
-        return _OpenAnswer(request, AnswerStream(request, self._tokenizer))
+        chosen = {field: value for field, value in asdict(rules).items() if value != NEUTRAL[field]}
+        key = request_key(self._identity, {"prompt": prompt, "rules": chosen, "sample": sample})
+        return _OpenAnswer(request, AnswerStream(request, self.tokenizer), key)
 
 
-def _answer(item: _OpenAnswer) -> Answer:
-    completion = item.completion
+def _answer(item: _OpenAnswer, completion: Completion) -> Answer:
     return Answer(
         tokens=tuple(completion.tokens),
-        text=item.text,
+        text="".join(item.text),
         log_probabilities=tuple(completion.log_probabilities),
         alternatives=tuple(completion.alternatives),
         finish=item.stream.finish or completion.finish,
         prompt_tokens=len(item.request.prompt),
+    )
+
+
+def plain_answer(answer: Answer) -> dict[str, Any]:
+    """As JSON."""
+    return asdict(answer)
+
+
+def answer_from_plain(plain: dict[str, Any]) -> Answer:
+    """The inverse of `plain_answer`, after JSON."""
+    return Answer(
+        tokens=tuple(plain["tokens"]),
+        text=plain["text"],
+        log_probabilities=tuple(plain["log_probabilities"]),
+        alternatives=tuple(
+            tuple((token, value) for token, value in alternatives) for alternatives in plain["alternatives"]
+        ),
+        finish=plain["finish"],
+        prompt_tokens=plain["prompt_tokens"],
     )

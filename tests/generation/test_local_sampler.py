@@ -1,16 +1,25 @@
-"""Our own engine as a sampler: three kinds of prompts, stop texts, many samples, one process and two replicas."""
+"""Our own engine as a sampler: three kinds of prompts, stop texts, many samples; in a job only rank 0 samples."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megaphi.conversation import Conversation, Message
+from megaphi.errors import InputError, RunFailed
+from megaphi.generation.client.request_journal import RequestJournal
+from megaphi.generation.decoding.interface import Request
+from megaphi.generation.dispatch import WORTH_REQUESTS
+from megaphi.generation.local_sampler import LocalSampler
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.sampling import Answer, Sampling
 from tests.conversion.random_models import SHAPES, random_folder
+from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
+from tests.generation.server.served import tokenizer
 from tests.gloo_world import run_in_world
 
 RULES = Sampling(max_tokens=14, temperature=1.2, seed=3, alternatives=2)
@@ -24,22 +33,44 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sample(checkpoint: str, layout: ParallelLayout) -> dict[str, Any]:
-    """Samples of every prompt; then again with a text of the first answer to stop at."""
+def sample(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] | None:
+    """On rank 0: samples of every prompt; then again with a text of the first answer to stop at; then requests."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation.decoding.driver import drive, follow
     from megaphi.generation.decoding.inference_engine import InferenceEngine
-    from megaphi.generation.local_sampler import LocalSampler
     from megaphi.tokenizer.phi4 import load_tokenizer
 
-    ended: list[int] = []
     engine, tokenizer = InferenceEngine(open_model(open_weights(checkpoint), layout), slots=4), load_tokenizer(352)
-    sampler = LocalSampler(engine, tokenizer, name="tiny", on_end=lambda: ended.append(1))
-    found = sampler.sample(PROMPTS, RULES, samples=3)
-    stop = found[1][0].text[2:4]
-    stopped = sampler.sample(PROMPTS[1:2], Sampling(max_tokens=14, temperature=1.2, seed=3, stop=(stop,)))
+    if not engine.model.world.is_main:
+        return follow(engine)
+    generators: list[Any] = drive(engine)
+    ended: list[int] = []
+    with LocalSampler(generators, tokenizer, name="tiny", at_once=3, on_end=lambda: ended.append(1)) as sampler:
+        found = sampler.sample(PROMPTS, RULES, samples=3)
+        stop = found[1][0].text[2:4]
+        stopped = sampler.sample(PROMPTS[1:2], Sampling(max_tokens=14, temperature=1.2, seed=3, stop=(stop,)))
+        completed = dict(sampler.complete(requests()))
+    for generator in generators:
+        if hasattr(generator, "close"):
+            generator.close()
     decoded = [[tokenizer.decode(answer.tokens) for answer in answers] for answers in found]
-    return {"found": found, "decoded": decoded, "stop": stop, "stopped": stopped[0][0], "ended": len(ended)}
+    return {
+        "found": found,
+        "decoded": decoded,
+        "stop": stop,
+        "stopped": stopped[0][0],
+        "ended": len(ended),
+        "completed": completed,
+    }
+
+
+def requests() -> Iterator[Request]:
+    """More than are open at a time: some that generate, some that score."""
+    for number in range(12):
+        prompt = (5, 6, 7, number)
+        yield Request(name=f"new {number}", prompt=prompt, sampling=RULES, sample=number)
+        yield Request(name=f"score {number}", prompt=prompt, scored=2)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +100,87 @@ def test_a_stop_text_ends_an_answer_and_is_not_in_it(alone: dict[str, Any]) -> N
     assert len(stopped.tokens) < len(whole.tokens)
 
 
-def test_two_replicas_share_the_work_and_know_everything(checkpoint: Path, alone: dict[str, Any]) -> None:
-    for found in run_in_world(sample, str(checkpoint), ParallelLayout(data=2), processes=2):
-        for ours, theirs in zip(found["found"], alone["found"], strict=True):
-            assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
-        assert found["stopped"].text == alone["stopped"].text
-        assert found["ended"] in (4, 6)  # of ten
+def test_requests_in_tokens_are_completed_one_by_one(alone: dict[str, Any]) -> None:
+    completed = alone["completed"]
+    assert sorted(completed) == sorted(request.name for request in requests())
+    for name, completion in completed.items():
+        if name.startswith("score"):
+            assert (completion.tokens, len(completion.scores)) == ([], 2)
+        else:
+            assert len(completion.tokens) == len(completion.log_probabilities) == 14
+            assert completion.finish == "length"
+
+
+@pytest.mark.parametrize("layout", [ParallelLayout(data=2), ParallelLayout(pipeline=2)], ids=["DP2", "PP2"])
+def test_the_other_ranks_only_follow(checkpoint: Path, alone: dict[str, Any], layout: ParallelLayout) -> None:
+    found, nothing = run_in_world(sample, str(checkpoint), layout, processes=2)
+    assert nothing is None
+    for ours, theirs in zip(found["found"], alone["found"], strict=True):
+        assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
+    assert found["stopped"].text == alone["stopped"].text
+    assert found["ended"] == 10
+    for name, completion in alone["completed"].items():
+        assert found["completed"][name].tokens == completion.tokens
+
+
+def local(*generators: FakeGenerator, **settings: Any) -> LocalSampler:
+    return LocalSampler(generators, tokenizer(), name="fake", **settings)
+
+
+class Open(FakeGenerator):
+    """Remembers how many requests it had at a time."""
+
+    most = 0
+
+    def step(self) -> Any:
+        self.most = max(self.most, len(self.waiting) + len(self.running))
+        return super().step()
+
+
+def test_every_replica_works_and_few_requests_are_open() -> None:
+    replicas = [Open(slots=2), Open(slots=2), Open(slots=2)]
+    prompts = [[5 + number % 9] * (1 + number) for number in range(60)]
+    with local(*replicas, at_once=4) as sampler:
+        found = sampler.sample(prompts, RULES, samples=2)
+    for prompt, answers in zip(prompts, found, strict=True):
+        for number, answer in enumerate(answers):
+            assert answer.tokens == tuple(expected_tokens(prompt, RULES, sample=number))
+    assert all(4 <= replica.most <= 4 + WORTH_REQUESTS for replica in replicas)
+    assert all(replica.steps > 100 for replica in replicas)
+
+
+def test_a_second_run_generates_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+
+    def asked(generator: FakeGenerator, rules: Sampling = RULES, identity: str = "w1") -> Any:
+        with RequestJournal(path) as journal, local(generator, journal=journal, identity=identity) as sampler:
+            return sampler.sample(PROMPTS, rules, samples=2)
+
+    first = asked(FakeGenerator())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])  # killed
+    again, third = FakeGenerator(), FakeGenerator()
+    assert asked(again) == first
+    assert again.steps > 0
+    assert asked(third) == first
+    assert third.steps == 0
+    for changed in ({"rules": replace(RULES, seed=4)}, {"identity": "w2"}):
+        other = FakeGenerator()
+        asked(other, **changed)
+        assert other.steps > 0, changed
+
+
+def test_bad_requests_and_failures_are_one_error_and_the_next_call_works() -> None:
+    generator = FakeGenerator(context=40)
+    with local(generator) as sampler:
+        with pytest.raises(InputError, match="tokens of prompt"):
+            sampler.sample([[5], [5] * 60, [6]], RULES)
+        assert len(sampler.sample([[5]], RULES)[0]) == 1
+        requests_left = sampler.complete(requests())
+        next(requests_left)
+        requests_left.close()
+        assert len(sampler.sample([[5]], RULES)[0]) == 1
+        assert generator.is_idle
+        generator.explode = True
+        with pytest.raises(RunFailed, match="out of memory"):
+            sampler.sample([[5]], RULES)

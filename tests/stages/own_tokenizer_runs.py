@@ -32,7 +32,8 @@ def answers(folder: str, questions: list[str], tokens: int) -> list[tuple[str, t
     from megaphi.generation.local_sampler import LocalSampler
 
     reader = open_weights(folder)
-    sampler = LocalSampler(InferenceEngine(open_model(reader), slots=4), text_tokenizer_of(reader), name="own")
+    engine = InferenceEngine(open_model(reader), slots=4)
     prompts = [Conversation((Message("user", question),)) for question in questions]
-    found = sampler.sample(prompts, Sampling(max_tokens=tokens))
+    with LocalSampler([engine], text_tokenizer_of(reader), name="own") as sampler:
+        found = sampler.sample(prompts, Sampling(max_tokens=tokens))
     return [(answer.text, answer.tokens) for (answer,) in found]

@@ -7,11 +7,9 @@ its text, and there are no log-probabilities where those two disagree. Only the 
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,27 +40,30 @@ class EndpointSampler:
         api_key: str | None = None,
         concurrency: int = 16,
         patience: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-        journal: str | os.PathLike[str] | None = None,
+        journal: RequestJournal | None = None,
         token_ids: bool = True,
+        on_end: Callable[[], object] = lambda: None,
     ) -> None:
         """Makes no request yet.
 
         Args:
             url: where the protocol begins, as in http://127.0.0.1:8000/v1
-            journal: a file that stores answers, and replays them when the same request is made again.
+            journal: keeps answers, and replays them when the same request is made again.
             token_ids: ask for token ids (`return_token_ids`), which OpenAI's own servers refuse.
+            on_end: called after each answer, for a progress bar; from any thread.
         """
         connect(url, timeout_seconds=patience.timeout_seconds)
         if concurrency < 1:
             raise InputError(f"concurrency={concurrency}: must be at least 1")
         self.name = model
         self._url = url.rstrip("/")
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._concurrency = concurrency
         self._patience = patience
-        self._journal_path = journal
+        self._journal = journal
         self._token_ids = token_ids
+        self.on_end = on_end
 
     def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
         """See `Sampler`. Raises InputError when the server refuses a request, RunFailed when it does not answer."""
@@ -70,8 +71,8 @@ class EndpointSampler:
         if samples < 1:
             raise InputError(f"samples={samples}: must be at least 1")
         cancelled = threading.Event()
-        with self._open_journal() as journal, ThreadPoolExecutor(self._concurrency) as pool:
-            ask = partial(self._sample_one, rules=rules, samples=samples, journal=journal, cancelled=cancelled)
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            ask = partial(self._sample_one, rules=rules, samples=samples, cancelled=cancelled)
             futures = [pool.submit(ask, prompt) for prompt in prompts]
             try:
                 return [future.result() for future in futures]
@@ -80,38 +81,28 @@ class EndpointSampler:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    @contextmanager
-    def _open_journal(self) -> Iterator[RequestJournal | None]:
-        if self._journal_path is None:
-            yield None
-            return
-        journal = RequestJournal(self._journal_path)
-        try:
-            yield journal
-        finally:
-            journal.close()
-
     def _sample_one(
         self,
         prompt: Prompt,
         *,
         rules: Sampling,
         samples: int,
-        journal: RequestJournal | None,
         cancelled: threading.Event,
     ) -> list[Answer]:
         is_chat = isinstance(prompt, Conversation)
         url = f"{self._url}/{'chat/completions' if is_chat else 'completions'}"
         body = {"model": self.name, "n": samples, **self._asked(prompt, rules)}
         key = request_key(url, body)
-        known = journal.get(key) if journal is not None else None
+        known = self._journal.get(key) if self._journal is not None else None
         response = known
         if response is None:
             pause = partial(_pause, cancelled)
             response = post_json(url, body, headers=self._headers, patience=self._patience, sleep=pause)
         answers = self._answers(url, response, samples, is_chat=is_chat)
-        if journal is not None and known is None:
-            journal.add(key, response)
+        if self._journal is not None and known is None:
+            self._journal.add(key, response)
+        for _ in answers:
+            self.on_end()
         return answers
 
     def _answers(self, url: str, response: Any, samples: int, *, is_chat: bool) -> list[Answer]:
@@ -152,9 +143,9 @@ class EndpointSampler:
     def _answer(self, choice: dict[str, Any], prompt_tokens: int, *, is_chat: bool) -> Answer:
         text = (choice["message"]["content"] if is_chat else choice["text"]) or ""
         told = choice.get("token_ids")
-        tokens = tuple(self._tokenizer.encode(text) if told is None else told)
+        tokens = tuple(self.tokenizer.encode(text) if told is None else told)
         entries = (_chat_entries(choice) if is_chat else _completion_entries(choice))[: len(tokens)]
-        names = [self._tokenizer.decode([token]) for token in tokens] if told is None else None
+        names = [self.tokenizer.decode([token]) for token in tokens] if told is None else None
         if len(entries) != len(tokens) or (names is not None and names != [entry.name for entry in entries]):
             entries = []
         alternatives = tuple(self._ids(entry.top) for entry in entries)
@@ -172,7 +163,7 @@ class EndpointSampler:
         found = []
         for name, value in top:
             number = name.removeprefix("token_id:")
-            ids = [int(number)] if number != name and number.isdigit() else self._tokenizer.encode(name)
+            ids = [int(number)] if number != name and number.isdigit() else self.tokenizer.encode(name)
             if len(ids) == 1:
                 found.append((ids[0], value))
         return tuple(sorted(found, key=lambda entry: -entry[1]))

@@ -1,6 +1,7 @@
-"""Answers of a server, kept in a file, so that a second run makes no request twice.
+"""Answers of samplers, kept in a file, so that a second run makes no request twice.
 
-A line of JSON per answer (`json_log.py`): the SHA-256 of what was asked (address and body) and what came back.
+A line of JSON per answer (`json_log.py`): the SHA-256 of what was asked and what came back. What was asked is, of a
+server, address and body; of our own engine the model's identity, the prompt's tokens, the rules, the sample's number.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from megaphi.json_log import JsonLog
 
@@ -18,10 +20,20 @@ class RequestJournal:
     """Hash of a request to its response, in memory and in the file."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open or create a journal. Raises InputError for a corrupted line that is not the last, or a bad path."""
+        """Open or create a journal, and hold it.
+
+        Raises:
+            InputError: a damaged line, a file that cannot be written, or another process has it.
+        """
         self.path = Path(path)
         self._responses: dict[str, Any] = {}
-        self._log = JsonLog(path, self._remember, what="an answer of a server")
+        self._log = JsonLog(path, self._remember, what="an answer of a sampler", exclusive=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     def __len__(self) -> int:
         return len(self._responses)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from megaphi.generation.answer_stream import AnswerStream
 from megaphi.generation.decoding.interface import Request, Score, StepOutput
-from megaphi.generation.server.workers import Submission
 from megaphi.generation.text import TextStream
+from megaphi.generation.workers import Submission
 from megaphi.sampling import Finish
 from megaphi.tokenizer.interface import Tokenizer
 

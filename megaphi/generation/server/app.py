@@ -30,7 +30,7 @@ from megaphi.generation.server.handlers import Serving, check_model, make_plan
 from megaphi.generation.server.metrics import CONTENT_TYPE, CountResponses, ServingMetrics
 from megaphi.generation.server.openai_fields import ApiError, Kind
 from megaphi.generation.server.openai_responses import ResponseWriter, error_object, json_bytes
-from megaphi.generation.server.workers import TooManyWaiting
+from megaphi.generation.workers import TooManyWaiting
 
 PATHS = ("/", "/health", "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions")
 RETRY_SECONDS = 1

@@ -14,8 +14,8 @@ from megaphi.generation.decoding.json_constraint import Constraints
 from megaphi.generation.server.answer_deltas import AnswerPlan
 from megaphi.generation.server.openai_fields import ApiError, Kind
 from megaphi.generation.server.openai_requests import ApiRequest, read_request
-from megaphi.generation.server.workers import GenerationService
 from megaphi.generation.text import render_prompt
+from megaphi.generation.workers import GenerationService
 from megaphi.tokenizer.interface import Tokenizer
 
 

@@ -17,8 +17,8 @@ from megaphi.errors import InputError, RunFailed
 from megaphi.generation.client.endpoint import EndpointSampler
 from megaphi.generation.client.http_exchange import RetryPolicy, post_json
 from megaphi.generation.client.request_journal import RequestJournal, request_key
-from megaphi.generation.server.workers import GenerationService
 from megaphi.generation.text import render_prompt
+from megaphi.generation.workers import GenerationService
 from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens, log_probability
 from tests.generation.server.served import app_of, serve_app, served, tokenizer
@@ -154,19 +154,30 @@ def test_an_address_that_is_none_is_refused_at_once(url):
 
 
 def test_a_second_run_asks_for_nothing(tmp_path):
-    journal = tmp_path / "logs" / "answers.jsonl"
+    path = tmp_path / "logs" / "answers.jsonl"
     faulty = app(FakeGenerator())
+
+    def asked(count: int) -> Any:
+        with RequestJournal(path) as journal:
+            return sampler(url, journal=journal).sample(PROMPTS[:count], RULES, samples=2)
+
     with serve_app(faulty) as url:
-        first = sampler(url, journal=journal).sample(PROMPTS[:5], RULES, samples=2)
+        first = asked(5)
         assert faulty.posts == 5
-        again = sampler(url, journal=journal).sample(PROMPTS[:7], RULES, samples=2)
+        again = asked(7)
         assert again[:5] == first
         assert faulty.posts == 7
-        with open(journal, "ab") as file:
-            file.truncate(journal.stat().st_size - 10)
-        assert sampler(url, journal=journal).sample(PROMPTS[:7], RULES, samples=2) == again
+        with open(path, "ab") as file:
+            file.truncate(path.stat().st_size - 10)
+        assert asked(7) == again
         assert faulty.posts == 8
-    assert sampler(url, journal=journal).sample(PROMPTS[:7], RULES, samples=2) == again
+    assert asked(7) == again
+
+
+def test_a_journal_has_one_writer(tmp_path):
+    with RequestJournal(tmp_path / "a.jsonl"), pytest.raises(InputError, match=r"a.jsonl now: let it end"):
+        RequestJournal(tmp_path / "a.jsonl")
+    RequestJournal(tmp_path / "a.jsonl").close()
 
 
 def test_a_damaged_journal_is_named(tmp_path):

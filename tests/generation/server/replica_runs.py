@@ -16,7 +16,7 @@ def through_replicas(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] 
     from megaphi.generation.decoding.driver import drive, follow
     from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.decoding.interface import Request
-    from megaphi.generation.server.workers import GenerationService
+    from megaphi.generation.workers import GenerationService
 
     model = open_model(open_weights(checkpoint), layout)
     engine = InferenceEngine(model, slots=3)

@@ -22,7 +22,7 @@ from megaphi.generation.decoding.interface import Generator
 from megaphi.generation.decoding.json_constraint import Constraints
 from megaphi.generation.server.app import create_app
 from megaphi.generation.server.handlers import Serving
-from megaphi.generation.server.workers import GenerationService
+from megaphi.generation.workers import GenerationService
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from megaphi.conversation import Conversation, Message
-from megaphi.generation.server.workers import GenerationService
 from megaphi.generation.text import render_prompt
+from megaphi.generation.workers import GenerationService
 from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens, log_probability
 from tests.generation.server.served import HEAD, app_of, ask, serve_at, served, tokenizer, wait_until

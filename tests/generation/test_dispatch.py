@@ -8,10 +8,10 @@ import random
 import pytest
 
 from megaphi.errors import RunFailed
+from megaphi.generation import dispatch as module
 from megaphi.generation.decoding.interface import Request
-from megaphi.generation.server import dispatch as module
-from megaphi.generation.server.dispatch import WORTH_REQUESTS, Dispatcher
-from megaphi.generation.server.workers import GenerationService
+from megaphi.generation.dispatch import WORTH_REQUESTS, Dispatcher
+from megaphi.generation.workers import GenerationService
 from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
 

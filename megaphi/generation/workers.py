@@ -1,7 +1,8 @@
-"""Worker threads, one per worker, between request handlers on event loops and generators that step.
+"""Worker threads, one per generator, between those who ask and generators that step.
 
-Handlers submit requests and read their outputs; a worker adds what was submitted for its generator, steps while there
-is work, and hands every step's outputs to the loops in one call each. Nothing but its worker ever touches a generator.
+Request handlers on event loops (`Submission`) and programs (`completions.py`) submit requests and read their outputs; a
+worker adds what was submitted for its generator, steps while there is work, and hands every step's outputs to each
+reader in one call. Nothing but its worker ever touches a generator.
 An exception in one is final for all: every open request fails with it, new ones are refused, and `failure` says why; a
 job that has lost ranks has to be restarted.
 
@@ -18,10 +19,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.decoding.interface import Generator, Request, StepOutput, Usage
-from megaphi.generation.server.dispatch import Dispatcher
+from megaphi.generation.dispatch import Dispatcher
 from megaphi.log import logger
 
 
@@ -39,8 +41,16 @@ class Load:
     """Requests that have one."""
 
 
+class OutputReader(Protocol):
+    """The owner of requests."""
+
+    def deliver(self, items: Sequence[StepOutput | Exception]) -> None:
+        """Take a step's outputs, or the exception that ends the requests; called by a worker, and must not block."""
+        ...
+
+
 class Submission:
-    """Requests of one caller, and an asynchronous iterator over their outputs that ends with the last of them."""
+    """Requests of a caller on an event loop: an asynchronous iterator over outputs that ends with the last of them."""
 
     def __init__(self, service: GenerationService, requests: Sequence[Request]) -> None:
         self.requests = tuple(requests)
@@ -104,13 +114,13 @@ class GenerationService:
         self,
         *generators: Generator,
         max_waiting: int = 256,
-        on_failure: Callable[[Exception], object] = _log_failure,
+        on_failure: Callable[[Exception], object] | None = None,
     ) -> None:
         """Make the worker without starting it.
 
         Args:
             max_waiting: requests that may wait for their first token at a time.
-            on_failure: called with the exception that ended the service.
+            on_failure: called with the exception that ended the service; without one it is logged.
         """
         self.context = generators[0].context
         self.vocabulary = generators[0].vocabulary
@@ -118,12 +128,12 @@ class GenerationService:
         self.failure: str | None = None
         """Reason the engine failed, in one sentence; None while it works."""
         self.is_closing = False
-        self._on_failure = on_failure
+        self._on_failure = on_failure or _log_failure
         self._workers = [_Worker(generator) for generator in generators]
         self._worker_of: dict[str, _Worker] = {}
         self._dispatcher = Dispatcher()
         self._wake = threading.Condition()
-        self._owner: dict[str, Submission] = {}
+        self._owner: dict[str, OutputReader] = {}
         self._waiting: set[str] = set()
         self._numbers = itertools.count()
         self._threads = [
@@ -153,14 +163,27 @@ class GenerationService:
             return Load(waiting=len(self._waiting), running=len(self._owner) - len(self._waiting))
 
     def submit(self, requests: Sequence[Request]) -> Submission:
-        """Queue requests, their names made unique by a number behind them. Call it on the event loop that reads.
+        """`enqueue` for an event loop. Call it on the one that reads."""
+        requests = self._with_own_names(requests)
+        submission = Submission(self, requests)
+        self._enqueue(requests, submission)
+        return submission
+
+    def enqueue(self, requests: Sequence[Request], reader: OutputReader) -> list[Request]:
+        """Queue requests; returns them with the names that their outputs have, made unique by a number behind them.
 
         Raises:
             TooManyWaiting: the queue is full.
             RunFailed: the engine has failed, or is being closed.
         """
-        requests = [replace(request, name=f"{request.name}/{next(self._numbers)}") for request in requests]
-        submission = Submission(self, requests)
+        requests = self._with_own_names(requests)
+        self._enqueue(requests, reader)
+        return requests
+
+    def _with_own_names(self, requests: Sequence[Request]) -> list[Request]:
+        return [replace(request, name=f"{request.name}/{next(self._numbers)}") for request in requests]
+
+    def _enqueue(self, requests: Sequence[Request], reader: OutputReader) -> None:
         names = [request.name for request in requests]
         with self._wake:
             if self.failure or self.is_closing:
@@ -170,7 +193,7 @@ class GenerationService:
                     f"{len(self._waiting)} requests are waiting and {len(names)} more would exceed the limit of "
                     f"{self.max_waiting}: try again later"
                 )
-            self._owner.update(dict.fromkeys(names, submission))
+            self._owner.update(dict.fromkeys(names, reader))
             self._waiting.update(names)
             for request in requests:
                 busy = [len(worker.open) for worker in self._workers]
@@ -179,7 +202,6 @@ class GenerationService:
                 worker.open.add(request.name)
                 worker.added.append(request)
             self._wake.notify_all()
-        return submission
 
     def cancel(self, names: Iterable[str]) -> None:
         """Cancel requests; the engine drops them before its next step."""
@@ -190,8 +212,8 @@ class GenerationService:
                     self._forget(name)
             self._wake.notify_all()
 
-    def _forget(self, name: str) -> Submission | None:
-        """Remove a request that has ended; returns its submission. The caller holds the lock."""
+    def _forget(self, name: str) -> OutputReader | None:
+        """Remove a request that has ended; returns its owner. The caller holds the lock."""
         self._waiting.discard(name)
         worker = self._worker_of.pop(name, None)
         if worker is not None:
@@ -237,8 +259,8 @@ class GenerationService:
                 owner.deliver([error])
 
     def _distribute(self, outputs: Sequence[StepOutput]) -> None:
-        """Hand a step's outputs to their submissions; requests cancelled meanwhile have none."""
-        of_owner: dict[Submission, list[StepOutput]] = defaultdict(list)
+        """Hand a step's outputs to their owners; requests cancelled meanwhile have none."""
+        of_owner: dict[OutputReader, list[StepOutput]] = defaultdict(list)
         with self._wake:
             for output in outputs:
                 self._waiting.discard(output.name)

@@ -13,7 +13,7 @@ import pytest
 
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.decoding.interface import Request, StepOutput
-from megaphi.generation.server.workers import GenerationService, Submission, TooManyWaiting
+from megaphi.generation.workers import GenerationService, Submission, TooManyWaiting
 from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
 
