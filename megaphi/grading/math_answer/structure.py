@@ -1,4 +1,4 @@
-r"""The structure of an answer: a quantity, list, set, tuple or interval, union, relation, matrix, ratio, numeral or words.
+r"""The structure of an answer: quantity, list, set, tuple or interval, union, relation, matrix, ratio, numeral, words.
 
 Reading cuts the tokens at the outer level only (union, then commas, then relations), so that each part is a structure
 again. `x = 5` is the value 5 with a name, `1 < x < 3` and `x \in (1,3)` are the interval (1,3), and `±` makes a list
