@@ -51,6 +51,7 @@ INSIDE = {
     "data": [{"batch", "compiled"}, {"text", "storage"}, {"order"}, {"tokenize", "packed"}, {"loading"}],
     "data.storage": [{"files"}, {"formats"}, {""}],
     "curation": [{"extract"}, {"synthesize"}],
+    "grading.code_sandbox": [{"inside"}, {""}],
     "engine": [{"boards"}, {""}, {"model"}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],
     "conversion": [{"formats"}, {""}],
     "conversion.formats": [{""}, {"gguf", "huggingface", "megatron"}],
