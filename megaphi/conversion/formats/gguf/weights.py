@@ -22,6 +22,7 @@ from torch import Tensor
 from megaphi.checkpoint.format import Box
 from megaphi.checkpoint.weight_reader import box_from_rows
 from megaphi.config import to_plain
+from megaphi.conversion.formats.gguf.fields import open_gguf
 from megaphi.conversion.formats.gguf.header import check_header
 from megaphi.conversion.formats.gguf.tokenizer import tokenizer_files
 from megaphi.conversion.formats.weight_names import Table, our_table, segments_within, their_shapes
@@ -46,8 +47,8 @@ class GgufWeights:
 
     def __init__(self, path: str | Path) -> None:
         self.folder = Path(path)
-        reader = _open(self.folder)
-        self._metadata: dict[str, Any] = {  # without the tokenizer, which takes seconds to read
+        reader = open_gguf(self.folder)
+        self._metadata: dict[str, Any] = {  # without the tokenizer, which takes a second to decode
             name: field.contents() for name, field in reader.fields.items() if not name.startswith(TOKENIZER)
         }
         self._tokenizer = {name: field for name, field in reader.fields.items() if name.startswith(TOKENIZER)}
@@ -208,22 +209,6 @@ def is_gguf(path: Path) -> bool:
         return False
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC
-
-
-def _open(path: Path) -> Any:
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        raise InputError(f"{path}: reading GGUF files needs the package gguf: pip install 'megaphi[gguf]'") from None
-    try:
-        reader = GGUFReader(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is corrupted or truncated: it is not a complete GGUF file ({error})") from None
-    if reader.byte_order != "I":
-        raise InputError(f"{path} is big-endian, which is not supported")
-    return reader
 
 
 def _in_their_names(model: Architecture) -> Table:
