@@ -30,15 +30,18 @@ def build_model(
     layout: ParallelLayout,
     *,
     sequence_length: int,
-    seed: int,
+    seed: int | None,
     parameters: Precision = "float32",
     recompute: Recompute = "none",
     fp8: Fp8 = "none",
 ) -> list[PaddedModel]:
-    """This rank's chunks with weights drawn from (seed, parameter name), the same under every layout."""
+    """This rank's chunks with weights drawn from (seed, parameter name), the same under every layout.
+
+    Without a seed nothing is drawn: whoever builds the model loads every weight, and spares each rank drawing them all.
+    """
     config = transformer_config(architecture, layout, parameters=parameters, recompute=recompute, fp8=fp8)
     chunks = _chunks(config, architecture, layout, sequence_length=sequence_length)
-    for chunk in chunks:
+    for chunk in chunks if seed is not None else ():
         initialize_weights(chunk, seed=seed)
     return chunks
 

@@ -14,10 +14,10 @@ from megaphi.parallel.layout import ParallelLayout
 from megaphi.sampling import Sampling
 from megaphi.tokenizer.phi4 import load_tokenizer
 
-SAMPLED = Sampling(max_tokens=12, temperature=1.5, top_p=0.95, seed=7, alternatives=3)
-PENALISED = Sampling(max_tokens=12, repetition_penalty=1.7, presence_penalty=0.3, frequency_penalty=0.2)
-GREEDY = Sampling(max_tokens=20)
-BIASED = Sampling(max_tokens=12, temperature=1.2, top_k=40, seed=3, logit_bias=((7, 6.0), (9, -100.0), (30, 2.5)))
+SAMPLED = Sampling(max_tokens=8, temperature=1.5, top_p=0.95, seed=7, alternatives=3)
+PENALISED = Sampling(max_tokens=8, repetition_penalty=1.7, presence_penalty=0.3, frequency_penalty=0.2)
+GREEDY = Sampling(max_tokens=12)
+BIASED = Sampling(max_tokens=8, temperature=1.2, top_k=40, seed=3, logit_bias=((7, 6.0), (9, -100.0), (30, 2.5)))
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": [True, None]}},

@@ -79,7 +79,7 @@ def open_model(
         architecture,
         world.layout,
         sequence_length=context,
-        seed=0,
+        seed=None,
         parameters=numbers,
     )
 

@@ -7,8 +7,10 @@ must be the same whoever else is in the batch and however the model is cut, numb
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ LAYOUTS = {
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generation") / "model"
-    random_folder(folder, SHAPES["3 heads per group"], scale=0.4)
+    random_folder(folder, replace(SHAPES["3 heads per group"], layers=2), scale=0.6)
     return folder
 
 
@@ -119,13 +121,27 @@ def test_replicas_behind_one_service_say_the_same(
     assert found["cache_blocks"][0] > 0
 
 
+def open_without_drawing(checkpoint: str) -> None:
+    """Fail if initial weights are drawn for a model whose weights are all loaded: minutes of a rank, of 14 billion."""
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.inference.forward_only import open_model
+
+    drawn = AssertionError("initial weights were drawn")
+    with mock.patch("megaphi.model.initialize._draw", side_effect=drawn):
+        open_model(open_weights(checkpoint))
+
+
+def test_no_weights_are_drawn_that_are_loaded(checkpoint: Path) -> None:
+    run_in_world(open_without_drawing, str(checkpoint), processes=1)
+
+
 def refusals(checkpoint: str) -> list[str]:
     """Messages of the engine for requests that can never run."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.inference_engine import InferenceEngine
 
-    engine = InferenceEngine(open_model(open_weights(checkpoint)), slots=2, cache_bytes=45_000)
+    engine = InferenceEngine(open_model(open_weights(checkpoint)), slots=2, cache_bytes=22_500)
     ten = Sampling(max_tokens=10)
     requests = [
         Request(name="a", prompt=()),
