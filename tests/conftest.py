@@ -84,10 +84,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True, scope="module")
-def worlds_end_with_their_file() -> Iterator[None]:
+def worlds_end_with_their_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Worlds of ranks end; one that this process itself has joined, where a rank's should have, fails the file."""
     yield
     if "tests.gloo_world" in sys.modules:
         sys.modules["tests.gloo_world"].end_worlds()
+    fail_for_a_world_left_behind(request.node.nodeid)
+
+
+def fail_for_a_world_left_behind(file: str) -> None:
+    """Leave the world that this process is in, if it is in one, and name the file that joined it."""
+    if "torch" not in sys.modules or not sys.modules["torch"].distributed.is_initialized():
+        return
+    from megaphi.parallel.world import stop_world
+
+    stop_world()
+    pytest.fail(f"{file} leaves this process in a world, where later files fail: run_in_world joins one on a rank")
 
 
 def pytest_collection_finish() -> None:

@@ -17,6 +17,7 @@ from megaphi.tokenizer.open_tokenizer import open_path
 from tests.conversion.formats.gguf.gguf_model import write_gguf
 from tests.conversion.formats.gguf.gguf_tokenizers import add_fields, byte_level_fields
 from tests.conversion.random_models import random_folder
+from tests.gloo_world import run_in_world
 from tests.tokenizer.own_tokenizer import write_tokenizer
 
 SHAPE = Architecture(layers=2, hidden=48, feed_forward=80, heads=6, key_value_groups=2, head_size=8, vocabulary=512)
@@ -127,7 +128,8 @@ def test_a_gguf_file_whose_tokenizer_cannot_be_read_is_imported_otherwise(
     for options in ((), ("--dry-run",), ("--tokenizer", tokenizers / "small")):
         said = refused("to-checkpoint", path, out, *options, capsys=capsys)
         assert "tokenizer.ggml.pre='new-split'" in said
-    assert convert("to-checkpoint", path, out, "--no-tokenizer", "--verify", capsys=capsys)[0] == 0
+    verified = ["convert", "to-checkpoint", str(path), str(out), "--no-tokenizer", "--verify"]
+    assert run_in_world(main, verified, processes=1) == [0]  # logits start a world
     assert fingerprint(out) == NO_TOKENIZER
     replaced = tmp_path / "replaced"
     options = ("--no-tokenizer", "--tokenizer", tokenizers / "small")
