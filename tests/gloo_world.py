@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -181,7 +182,8 @@ def _rank(rank: int, processes: int, port: int, cases: Connection) -> None:
             function, arguments = case
             cases.send((False, function(*arguments)))
     except BaseException:
-        cases.send((True, traceback.format_exc()))
+        with suppress(BrokenPipeError, ConnectionResetError):  # nobody reads it any more: the test has ended
+            cases.send((True, traceback.format_exc()))
     finally:
         stop_world()
 
