@@ -47,7 +47,7 @@ def say(page, text: str) -> None:
 
 @needs_chromium
 def test_an_answer_is_streamed_and_the_next_question_knows_it(page):
-    generator = FakeGenerator(alphabet=WORDS, ends=False, seconds_per_step=0.01)
+    generator = FakeGenerator(alphabet=WORDS, ends=False, seconds_per_step=0.2)  # until it has been looked at
     with served(generator) as (url, _):
         page.goto(url)
         page.get_by_text("tiny", exact=True).wait_for()
@@ -59,6 +59,10 @@ def test_an_answer_is_streamed_and_the_next_question_knows_it(page):
         answer = page.locator(".assistant").first
         answer.filter(has_text=SOMETHING).wait_for()
         early = answer.text_content()
+        say(page, "typed meanwhile")
+        assert page.get_by_label("Message").input_value() == "typed meanwhile"  # and it is not sent
+        assert page.locator(".user").count() == 1
+        generator.seconds_per_step = 0.0
         page.get_by_role("button", name="Send").wait_for()
         late = answer.text_content()
         assert late.startswith(early)
@@ -100,6 +104,7 @@ def test_errors_are_told_and_can_be_tried_again(page):
         page.get_by_role("button", name="Try again").click()
         page.locator(".assistant").filter(has_text=SOMETHING).wait_for()
         assert page.get_by_role("alert").count() == 0
+        page.get_by_role("button", name="Send").wait_for()
         page.get_by_label("Max tokens").fill("-5")
         say(page, "hello")
         page.get_by_role("alert").filter(has_text="max_tokens must be at least 1").wait_for()
