@@ -15,6 +15,11 @@ def logits(checkpoint: str, layout: ParallelLayout, tokens_BS: np.ndarray) -> np
     return logits_of(open_model(open_weights(checkpoint), layout), tokens_BS).numpy()
 
 
+def compare_logits(checkpoint: str, layout: ParallelLayout, tokens_BS: np.ndarray, expected: str, atol: float) -> None:
+    """Fail on a rank whose logits are not those of the file `expected`: too many to send, of a large vocabulary."""
+    np.testing.assert_allclose(logits(checkpoint, layout, tokens_BS), np.load(expected), rtol=0, atol=atol)
+
+
 def greedy(checkpoint: str, layout: ParallelLayout, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
     """Greedy continuations through the parallel engine."""
     from megaphi.conversion.open_weights import open_weights

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct, a real model, in the engine: from its GGUF file, through a checkpoint, and out again.
 
 `transformers` reads the same file with code of its own and is what everything is compared with: logits on real text,
-greedy continuations token by token, the exported folder. Nine heads in three groups: three tensor ranks fit.
+greedy continuations token by token, the exported folder.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ import torch
 from megaphi.checkpoint.model_tokenizer import tokenizer_of as tokenizer_of_model
 from megaphi.conversation import Conversation, Message
 from megaphi.conversion.formats.gguf.weights import GgufWeights
-from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.errors import InputError
 from megaphi.model.weights import weights_of
 from megaphi.parallel.layout import ParallelLayout
 from tests.conversion.formats.gguf.gguf_tokenizers import byte_level_ids
-from tests.conversion.parity_runs import greedy, logits
+from tests.conversion.parity_runs import compare_logits, greedy
 from tests.gloo_world import run_in_world
-from tests.smollm2_model import gguf_file, in_transformers, tokenizer_of
+from tests.smollm2_model import TENSOR_3, gguf_file, in_transformers, three_rank_checkpoint, tokenizer_of
 
 PASSAGES = Path(__file__).parents[1] / "golden" / "passages.txt"
-TENSOR_3 = ParallelLayout(tensor=3)
 PROMPTS = (
     "The capital of France is",
     "def fibonacci(n):\n",
     "Water boils at a temperature of",
     "Once upon a time, a small",
 )
-TOKENS = 64
+ATOL = 1e-4
+"""Logits reach 40."""
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +64,24 @@ def expected_logits(theirs: Any, passages: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return to_checkpoint(gguf, tmp_path_factory.mktemp("smollm2") / "checkpoint", layout=TENSOR_3)
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return three_rank_checkpoint(tmp_path_factory)
 
 
 @pytest.mark.parametrize("layout", [ParallelLayout(), TENSOR_3], ids=["1", "TP3"])
 def test_logits_on_real_text(
-    gguf: Path, checkpoint: Path, passages: np.ndarray, expected_logits: np.ndarray, layout: ParallelLayout
+    gguf: Path,
+    checkpoint: Path,
+    passages: np.ndarray,
+    expected_logits: np.ndarray,
+    layout: ParallelLayout,
+    tmp_path: Path,
 ) -> None:
-    """One process reads the GGUF file itself, three ranks the checkpoint made of it."""
+    """One process reads the GGUF file itself, three ranks the checkpoint made of it; each compares what it has."""
     source = gguf if layout.tensor == 1 else checkpoint
-    for found in run_in_world(logits, str(source), layout, passages, processes=layout.tensor):
-        np.testing.assert_allclose(found, expected_logits, rtol=0, atol=1e-4)
+    np.save(tmp_path / "expected.npy", expected_logits)
+    expected = str(tmp_path / "expected.npy")
+    run_in_world(compare_logits, str(source), layout, passages, expected, ATOL, processes=layout.tensor)
 
 
 def their_choices(theirs: Any, prompt: list[int], answer: list[int]) -> list[int]:
@@ -89,12 +94,14 @@ def their_choices(theirs: Any, prompt: list[int], answer: list[int]) -> list[int
     return logits_BTV[0].argmax(dim=-1).tolist()
 
 
-@pytest.mark.parametrize("layout", [ParallelLayout(), TENSOR_3], ids=["1", "TP3"])
-def test_greedy_continuations(theirs: Any, tokenizer: Any, checkpoint: Path, layout: ParallelLayout) -> None:
+@pytest.mark.parametrize(("layout", "tokens"), [(ParallelLayout(), 64), (TENSOR_3, 16)], ids=["1", "TP3"])
+def test_greedy_continuations(
+    theirs: Any, tokenizer: Any, checkpoint: Path, layout: ParallelLayout, tokens: int
+) -> None:
     prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
-    ranks = run_in_world(greedy, str(checkpoint), layout, prompts, TOKENS, processes=layout.tensor)
+    ranks = run_in_world(greedy, str(checkpoint), layout, prompts, tokens, processes=layout.tensor)
     assert all(rank == ranks[0] for rank in ranks)
-    assert [len(answer) for answer in ranks[0]] == [TOKENS] * len(PROMPTS)
+    assert [len(answer) for answer in ranks[0]] == [tokens] * len(PROMPTS)
     for prompt, answer in zip(prompts, ranks[0], strict=True):
         assert answer == their_choices(theirs, prompt, answer)
 
@@ -108,7 +115,7 @@ def test_the_exported_folder_is_the_same_function(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         found = model(torch.from_numpy(passages)).logits.numpy()
-    np.testing.assert_allclose(found, expected_logits, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found, expected_logits, rtol=0, atol=ATOL)
 
 
 def test_any_rows_are_those_of_the_whole(gguf: Path) -> None:
