@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.gloo_world import run_in_new_world, run_in_world
+from tests.gloo_world import run_in_new_world, run_in_world, start_ranks
 
 
 def sum_of_ranks(leave: str = "") -> tuple[int, float, float, str | None, str]:
@@ -56,3 +57,10 @@ def test_a_new_world_is_of_its_own() -> None:
     new = run_in_new_world(sum_of_ranks, processes=2)
     assert {rank[0] for rank in living}.isdisjoint(rank[0] for rank in new)
     assert run_in_world(sum_of_ranks, processes=2) == living
+
+
+def test_a_rank_whose_result_nobody_reads_any_more_ends_without_an_error() -> None:
+    (rank,), (result,) = start_ranks(time.sleep, 0.3, processes=1)
+    result.close()
+    rank.join(30)
+    assert rank.exitcode == 0

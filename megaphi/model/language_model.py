@@ -41,8 +41,9 @@ def build_model(
     """
     config = transformer_config(architecture, layout, parameters=parameters, recompute=recompute, fp8=fp8)
     chunks = _chunks(config, architecture, layout, sequence_length=sequence_length)
-    for chunk in chunks if seed is not None else ():
-        initialize_weights(chunk, seed=seed)
+    if seed is not None:
+        for chunk in chunks:
+            initialize_weights(chunk, seed=seed)
     return chunks
 
 

@@ -57,7 +57,7 @@ def _reader_class() -> Any:
 
 def _strings(data: np.ndarray, start: int, count: int) -> tuple[list[np.ndarray], int]:
     """The bytes of each of `count` strings, a length in 8 bytes before each, and where the last one ends."""
-    found, view = [], memoryview(data)
+    found, view = [], data.data
     for number in range(count):
         first = start + 8
         start = first + int.from_bytes(view[start:first], "little")
