@@ -45,11 +45,11 @@ void shuffle_array(NumpyShuffle& shuffle, py::array array) {
 template <class Document, class Place>
 void sample_starts(const Array<int32_t>& lengths, const Array<Document>& documents, int64_t sequence_length,
                    Array<Place>& starts) {
-  check(documents.ndim() == 1, "legacy_sample_starts: documents of one dimension");
-  check(starts.ndim() == 2 && starts.shape(1) == 2, "legacy_sample_starts: starts of shape [samples, 2]");
-  check(sequence_length >= 1, "legacy_sample_starts: a sequence length of at least 1");
+  check(documents.ndim() == 1, "megatron_sample_starts: documents of one dimension");
+  check(starts.ndim() == 2 && starts.shape(1) == 2, "megatron_sample_starts: starts of shape [samples, 2]");
+  check(sequence_length >= 1, "megatron_sample_starts: a sequence length of at least 1");
   check(static_cast<uint64_t>(documents.size()) <= std::numeric_limits<Place>::max(),
-        "legacy_sample_starts: more documents than the dtype of starts can count");
+        "megatron_sample_starts: more documents than the dtype of starts can count");
   const auto sizes = unaligned(lengths);
   const Document* order = documents.data();
   Place* places = starts.mutable_data();
@@ -60,17 +60,17 @@ void sample_starts(const Array<int32_t>& lengths, const Array<Document>& documen
 
 template <class Rank>
 void check_blend(size_t inputs, const Array<int16_t>& datasets, const Array<Rank>& ranks) {
-  check(inputs >= 1 && inputs < std::numeric_limits<int16_t>::max(), "legacy_blend: 1 .. 32,766 datasets");
+  check(inputs >= 1 && inputs < std::numeric_limits<int16_t>::max(), "megatron_blend: 1 .. 32,766 datasets");
   check(datasets.ndim() == 1 && ranks.ndim() == 1 && datasets.size() == ranks.size(),
-        "legacy_blend: datasets and ranks of one dimension and the same size");
+        "megatron_blend: datasets and ranks of one dimension and the same size");
   check(static_cast<uint64_t>(ranks.size()) <= std::numeric_limits<Rank>::max(),
-        "legacy_blend: more samples than the dtype of ranks can count");
+        "megatron_blend: more samples than the dtype of ranks can count");
 }
 
 template <class Rank>
 std::vector<int64_t> blend_shares(const std::vector<double>& shares, Array<int16_t>& datasets, Array<Rank>& ranks) {
   check_blend(shares.size(), datasets, ranks);
-  for (const double share : shares) check(share > 0 && share <= 1, "legacy_blend: shares in (0, 1]");
+  for (const double share : shares) check(share > 0 && share <= 1, "megatron_blend: shares in (0, 1]");
   int16_t* chosen = datasets.mutable_data();
   Rank* numbers = ranks.mutable_data();
   const int64_t samples = datasets.size();
@@ -83,10 +83,10 @@ void blend_sizes(const std::vector<int64_t>& sizes, Array<int16_t>& datasets, Ar
   check_blend(sizes.size(), datasets, ranks);
   int64_t missing = datasets.size();
   for (const int64_t size : sizes) {
-    check(size >= 1 && size <= missing, "legacy_blend_all: sizes of at least 1 that sum to the number of samples");
+    check(size >= 1 && size <= missing, "megatron_blend_all: sizes of at least 1 that sum to the number of samples");
     missing -= size;
   }
-  check(missing == 0, "legacy_blend_all: sizes of at least 1 that sum to the number of samples");
+  check(missing == 0, "megatron_blend_all: sizes of at least 1 that sum to the number of samples");
   int16_t* chosen = datasets.mutable_data();
   Rank* numbers = ranks.mutable_data();
   py::gil_scoped_release release;
@@ -100,9 +100,10 @@ py::array_t<int64_t> array_of(const std::vector<int64_t>& values) {
 template <class Document>
 py::tuple runs(const Array<int32_t>& lengths, const Array<int64_t>& pointers, int64_t token_bytes,
                const Array<Document>& documents, const Array<int64_t>& starts, int64_t tokens) {
-  check(lengths.size() == pointers.size(), "legacy_runs: one pointer per length");
-  check(documents.ndim() == 1 && starts.ndim() == 2 && starts.shape(1) == 2, "legacy_runs: starts of shape [rows, 2]");
-  check(token_bytes >= 1 && tokens >= 1, "legacy_runs: at least one byte per token and one token per row");
+  check(lengths.size() == pointers.size(), "megatron_runs: one pointer per length");
+  check(documents.ndim() == 1 && starts.ndim() == 2 && starts.shape(1) == 2,
+        "megatron_runs: starts of shape [rows, 2]");
+  check(token_bytes >= 1 && tokens >= 1, "megatron_runs: at least one byte per token and one token per row");
   const auto sizes = unaligned(lengths);
   const auto offsets = unaligned(pointers);
   const Document* order = documents.data();
@@ -118,12 +119,12 @@ py::tuple runs(const Array<int32_t>& lengths, const Array<int64_t>& pointers, in
 template <class Document>
 void bind_for_documents(py::module_& module) {
   const auto lengths = py::arg("lengths").noconvert(), documents = py::arg("documents").noconvert();
-  module.def("legacy_sample_starts", &sample_starts<Document, uint32_t>, lengths, documents, py::kw_only(),
+  module.def("megatron_sample_starts", &sample_starts<Document, uint32_t>, lengths, documents, py::kw_only(),
              py::arg("sequence_length"), py::arg("out").noconvert(),
              "Find the start of each sample: out[k] = (entry of `documents`, token within it).");
-  module.def("legacy_sample_starts", &sample_starts<Document, int64_t>, lengths, documents, py::kw_only(),
+  module.def("megatron_sample_starts", &sample_starts<Document, int64_t>, lengths, documents, py::kw_only(),
              py::arg("sequence_length"), py::arg("out").noconvert());
-  module.def("legacy_runs", &runs<Document>, lengths, py::arg("pointers").noconvert(), py::arg("token_bytes"),
+  module.def("megatron_runs", &runs<Document>, lengths, py::arg("pointers").noconvert(), py::arg("token_bytes"),
              documents, py::arg("starts").noconvert(), py::arg("tokens"),
              "The stretches of the .bin that hold `tokens` tokens from each start on: (row, first token, tokens).");
 }
@@ -131,9 +132,9 @@ void bind_for_documents(py::module_& module) {
 template <class Rank>
 void bind_for_ranks(py::module_& module) {
   const auto datasets = py::arg("datasets").noconvert(), ranks = py::arg("ranks").noconvert();
-  module.def("legacy_blend", &blend_shares<Rank>, py::arg("shares"), datasets, ranks,
+  module.def("megatron_blend", &blend_shares<Rank>, py::arg("shares"), datasets, ranks,
              "Fill in dataset and rank of every sample, greedily by share; returns the samples of each dataset.");
-  module.def("legacy_blend_all", &blend_sizes<Rank>, py::arg("sizes"), datasets, ranks,
+  module.def("megatron_blend_all", &blend_sizes<Rank>, py::arg("sizes"), datasets, ranks,
              "The same until each dataset has given exactly its size.");
 }
 

@@ -22,7 +22,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.checks import IGNORED, check_float, check_like, check_range, check_shape
 from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
 
@@ -60,7 +60,7 @@ def cross_entropy(
         raise ValueError(f"logits has shape {tuple(logits_TV.shape)}: expected [tokens, vocabulary]")
     _check_labels(labels_T, logits_TV.shape[0], logits_TV, vocabulary=logits_TV.shape[1] * _size(group))
     if not is_compiled("cross_entropy", logits_TV):
-        return reference.cross_entropy(logits_TV, labels_T, group=group, z_weight=z_weight)
+        return definitions.cross_entropy(logits_TV, labels_T, group=group, z_weight=z_weight)
     return _CrossEntropy.apply(logits_TV.contiguous(), labels_T, group, z_weight, in_place)  # pyright: ignore
 
 
@@ -101,7 +101,7 @@ def linear_cross_entropy(
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens = {chunk_tokens}: must be at least 1")
     if not is_compiled("cross_entropy", hidden_TD):
-        return reference.linear_cross_entropy(
+        return definitions.linear_cross_entropy(
             hidden_TD, weight_VD, labels_T, group=group, vocabulary=vocabulary, z_weight=z_weight
         )
     return _LinearCrossEntropy.apply(  # pyright: ignore[reportReturnType]
@@ -249,7 +249,7 @@ def _add_product(total_VD: Tensor, grad_TV: Tensor, hidden_TD: Tensor) -> None:
 
 @torch.library.register_fake("megaphi::cross_entropy_statistics")
 def _statistics_shapes(logits: Tensor, labels: Tensor, first: int) -> Tensor:
-    return reference.exact(logits[:0]).new_empty((logits.shape[0], 3))
+    return definitions.exact(logits[:0]).new_empty((logits.shape[0], 3))
 
 
 @torch.library.register_fake("megaphi::cross_entropy_backward")
@@ -266,10 +266,10 @@ def _no_shapes(logits: Tensor, *_: Any) -> None:
 def _try_cross_entropy(device: torch.device, dtype: torch.dtype) -> None:
     logits = numbers(3, 37, device=device, dtype=dtype)
     labels = torch.tensor([5, IGNORED, 36], device=device)
-    grad = reference.exact(numbers(3, device=device, dtype=dtype, seed=1))
+    grad = definitions.exact(numbers(3, device=device, dtype=dtype, seed=1))
     with torch.enable_grad():
         wide = logits.double().requires_grad_()
-        expected = reference.cross_entropy(wide, labels, z_weight=0.1)
+        expected = definitions.cross_entropy(wide, labels, z_weight=0.1)
         (expected_grad,) = torch.autograd.grad(expected, wide, grad.double())
     statistics = _operators.cross_entropy_statistics(logits, labels, 0)
     losses, totals = _losses(statistics, labels, vocabulary=37, group=None, z_weight=0.1)

@@ -1,7 +1,7 @@
 """Load the compiled kernels on first use, test them, and decide which operators run on them.
 
 `megaphi._C` holds the kernels, `megaphi._T` binds them to torch. Before the first use of an operator on a device type
-and dtype it is compared with its definition in PyTorch (`reference.py`) on a few numbers. A kernel that is not
+and dtype it is compared with its definition in PyTorch (`definitions.py`) on a few numbers. A kernel that is not
 compiled, does not load or computes something else is not used. On a CPU its definition is used instead, and one warning
 names the operator and the reason: a model runs however megaphi was installed. On a GPU, where this could silently cost
 days, it is refused unless it was allowed by name (`model.allow_slow_operators`).

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.checks import check_float, check_like, check_shape
 from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
 
@@ -46,7 +46,7 @@ def paged_attention(
     _check_tables(tables_TM, lengths_T, query_THK)
     if not is_compiled("paged_attention", query_THK):
         _check_contents(tables_TM, lengths_T, keys_NPGK)
-        return reference.paged_attention(query_THK, keys_NPGK, values_NPGK, tables_TM, lengths_T, scale=scale)
+        return definitions.paged_attention(query_THK, keys_NPGK, values_NPGK, tables_TM, lengths_T, scale=scale)
     try:
         return _operators.paged_attention(query_THK, keys_NPGK, values_NPGK, tables_TM, lengths_T, scale)
     except RuntimeError:
@@ -119,4 +119,4 @@ def _try(device: torch.device, dtype: torch.dtype) -> None:
     tables = torch.arange(80, dtype=torch.int32, device=device).view(2, 40) * 7 % 40
     lengths = torch.tensor([1, 150], dtype=torch.int32, device=device)
     arguments = (query, keys, values, tables, lengths)
-    assert_agree(_operators.paged_attention(*arguments, 0.3), reference.paged_attention(*arguments, scale=0.3))
+    assert_agree(_operators.paged_attention(*arguments, 0.3), definitions.paged_attention(*arguments, scale=0.3))

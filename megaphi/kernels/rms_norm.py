@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.checks import check_float, check_like, check_shape
 from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
 
@@ -34,7 +34,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """
     _check(x, weight_D)
     if not is_compiled("rms_norm", x):
-        return reference.rms_norm(x, weight_D, eps)
+        return definitions.rms_norm(x, weight_D, eps)
     return _operators.rms_norm(x, weight_D, eps)[0]
 
 
@@ -48,7 +48,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight_D: Tensor, eps: float) -> t
     check_shape("residual", residual, tuple(x.shape), what="the shape of x")
     check_like("residual", residual, "x", x)
     if not is_compiled("add_rms_norm", x):
-        return reference.add_rms_norm(x, residual, weight_D, eps)
+        return definitions.add_rms_norm(x, residual, weight_D, eps)
     y, total, _ = _operators.add_rms_norm(x, residual, weight_D, eps)
     return y, total
 
@@ -107,7 +107,7 @@ torch.library.register_autograd("megaphi::add_rms_norm", _add_backward, setup_co
 def _try_rms_norm(device: torch.device, dtype: torch.dtype) -> None:
     x, weight = numbers(3, 37, device=device, dtype=dtype), numbers(37, device=device, dtype=dtype, seed=1)
     y, rstd = _operators.rms_norm(x, weight, 1e-5)
-    assert_agree(y, reference.rms_norm(x, weight, 1e-5))
+    assert_agree(y, definitions.rms_norm(x, weight, 1e-5))
     _try_backward(x, weight, rstd)
 
 
@@ -117,7 +117,7 @@ def _try_add_rms_norm(device: torch.device, dtype: torch.dtype) -> None:
     weight = numbers(37, device=device, dtype=dtype, seed=1)
     y, total, rstd = _operators.add_rms_norm(x, residual, weight, 1e-5)
     assert_agree(total, x + residual)
-    assert_agree(y, reference.rms_norm(total, weight, 1e-5))
+    assert_agree(y, definitions.rms_norm(total, weight, 1e-5))
     _try_backward(total, weight, rstd)
 
 
@@ -125,7 +125,7 @@ def _try_backward(x: Tensor, weight: Tensor, rstd: Tensor) -> None:
     grad, other = (numbers(3, 37, device=x.device, dtype=x.dtype, seed=seed) for seed in (3, 4))
     with torch.enable_grad():
         wide_x, wide_weight = (tensor.double().requires_grad_() for tensor in (x, weight))
-        output = reference.rms_norm(wide_x, wide_weight, 1e-5)
+        output = definitions.rms_norm(wide_x, wide_weight, 1e-5)
         expected = torch.autograd.grad(output, (wide_x, wide_weight), grad.double())
     grad_x, grad_weight = _operators.rms_norm_backward(grad, other, x, weight, rstd)
     assert_agree(grad_x, (expected[0] + other.double()).to(x.dtype))

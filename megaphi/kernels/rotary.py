@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.checks import check_float, check_like, check_range, check_shape
 from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
 
@@ -56,7 +56,7 @@ def rotary(
     """
     _check(x_SBGNK, cos_PK, sin_PK, rotated=rotated, positions_SB=positions_SB, offset=offset)
     if not is_compiled("rotary", x_SBGNK):
-        turned = reference.rotary(x_SBGNK, cos_PK, sin_PK, rotated=rotated, positions_SB=positions_SB, offset=offset)
+        turned = definitions.rotary(x_SBGNK, cos_PK, sin_PK, rotated=rotated, positions_SB=positions_SB, offset=offset)
         return x_SBGNK.copy_(turned) if in_place else turned
     if in_place and not torch.compiler.is_compiling():  # torch.compile works out by itself what can be in place
         return _InPlace.apply(x_SBGNK, cos_PK, sin_PK, positions_SB, offset, rotated)  # pyright: ignore
@@ -137,7 +137,7 @@ def _try_rotary(device: torch.device, dtype: torch.dtype) -> None:
     for positions, offset in ((None, 5), (restarting, 0)):
         place: dict[str, Any] = {"rotated": 2, "positions_SB": positions, "offset": offset}
         turned = _operators.rotary(x, cos, sin, positions, offset, 2, False)
-        assert_agree(turned, reference.rotary(x, cos, sin, **place))
-        back = reference.rotary(turned, cos, -sin, **place)
+        assert_agree(turned, definitions.rotary(x, cos, sin, **place))
+        back = definitions.rotary(turned, cos, -sin, **place)
         _operators.rotary_(turned, cos, sin, positions, offset, 2, True)
         assert_agree(turned, back)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.checks import check_float
 from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
 
@@ -37,7 +37,7 @@ def causal_softmax(x_BHQK: Tensor, scale: float, *, in_place: bool = False) -> T
     if x_BHQK.shape[3] < x_BHQK.shape[2]:
         raise ValueError(f"x has {x_BHQK.shape[3]} keys for {x_BHQK.shape[2]} queries: the first would see none")
     if not is_compiled("causal_softmax", x_BHQK):
-        y_BHQK = reference.causal_softmax(x_BHQK, scale)
+        y_BHQK = definitions.causal_softmax(x_BHQK, scale)
         return x_BHQK.copy_(y_BHQK) if in_place else y_BHQK
     if in_place and not torch.compiler.is_compiling():  # torch.compile works out by itself what can be in place
         return _InPlace.apply(x_BHQK, None, scale)  # pyright: ignore[reportReturnType]
@@ -53,7 +53,7 @@ def masked_softmax(x_BHQK: Tensor, hidden: Tensor, scale: float, *, in_place: bo
     _check(x_BHQK)
     _check_mask(hidden, x_BHQK)
     if not is_compiled("masked_softmax", x_BHQK):
-        y_BHQK = reference.masked_softmax(x_BHQK, hidden, scale)
+        y_BHQK = definitions.masked_softmax(x_BHQK, hidden, scale)
         return x_BHQK.copy_(y_BHQK) if in_place else y_BHQK
     if in_place and not torch.compiler.is_compiling():
         return _InPlace.apply(x_BHQK, hidden, scale)  # pyright: ignore[reportReturnType]
@@ -142,7 +142,7 @@ torch.library.register_autograd("megaphi::masked_softmax", _masked_backward, set
 def _try_causal(device: torch.device, dtype: torch.dtype) -> None:
     x = numbers(1, 2, 3, 37, device=device, dtype=dtype)
     y = _operators.causal_softmax(x, 0.7)
-    assert_agree(y, reference.causal_softmax(x, 0.7))
+    assert_agree(y, definitions.causal_softmax(x, 0.7))
     _operators.causal_softmax_(x, 0.7)
     assert_agree(x, y)
     _try_backward(y, causal=True)
@@ -153,7 +153,7 @@ def _try_masked(device: torch.device, dtype: torch.dtype) -> None:
     x = numbers(2, 2, 3, 37, device=device, dtype=dtype)
     hidden = numbers(2, 1, 3, 37, device=device, dtype=torch.float32, seed=2) > 0.5
     y = _operators.masked_softmax(x, hidden, 0.7)
-    assert_agree(y, reference.masked_softmax(x, hidden, 0.7))
+    assert_agree(y, definitions.masked_softmax(x, hidden, 0.7))
     _operators.masked_softmax_(x, hidden, 0.7)
     assert_agree(x, y)
     _try_backward(y, causal=False)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.checks import check_float, check_like, check_shape
 from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
 
@@ -32,7 +32,7 @@ def swiglu(x: Tensor) -> Tensor:
     """
     _check(x)
     if not is_compiled("swiglu", x):
-        return reference.swiglu(x)
+        return definitions.swiglu(x)
     return _operators.swiglu(x)
 
 
@@ -48,7 +48,7 @@ def swiglu_linear(x: Tensor, weight_DF: Tensor) -> Tensor:
     check_shape("weight", weight_DF, (weight_DF.shape[0], x.shape[-1] // 2), what="half the last dimension of x")
     check_like("weight", weight_DF, "x", x)
     if not is_compiled("swiglu", x):
-        return reference.swiglu_linear(x, weight_DF)
+        return definitions.swiglu_linear(x, weight_DF)
     return _SwigluLinear.apply(x, weight_DF)  # pyright: ignore[reportReturnType]
 
 
@@ -106,10 +106,10 @@ torch.library.register_autograd("megaphi::swiglu", _backward, setup_context=_kee
 def _try_swiglu(device: torch.device, dtype: torch.dtype) -> None:
     x, grad = numbers(3, 74, device=device, dtype=dtype), numbers(3, 37, device=device, dtype=dtype, seed=1)
     y = _operators.swiglu(x)
-    assert_agree(y, reference.swiglu(x))
+    assert_agree(y, definitions.swiglu(x))
     with torch.enable_grad():
         wide = x.double().requires_grad_()
-        (expected,) = torch.autograd.grad(reference.swiglu(wide), wide, grad.double())
+        (expected,) = torch.autograd.grad(definitions.swiglu(wide), wide, grad.double())
     assert_agree(_operators.swiglu_backward(grad, x), expected.to(dtype))
     grad_x, emitted = _operators.swiglu_backward_and_forward(grad, x)
     assert_agree(grad_x, expected.to(dtype))

@@ -20,9 +20,9 @@ OPERATORS = (
     *("rms_norm", "add_rms_norm", "rotary", "swiglu", "cross_entropy"),
     *("causal_softmax", "masked_softmax", "paged_attention"),
 )
-"""Kernels of `model.kernels=fused`."""
+"""Names of the kernels of `model.kernels=fused`."""
 HOW_IT_IS_COMPUTED = ("initial_std", "kernels", "attention", "loss_chunk_tokens", "allow_slow_operators", "context")
-"""Fields of an architecture that decide how a model begins and is computed, not what its weights mean."""
+"""Fields that decide how a model is initialised and computed, not what its weights mean."""
 
 
 def check_operators(names: Iterable[str], *, field: str) -> None:
@@ -52,7 +52,7 @@ class Architecture:
     variant: str = USUAL
     """Differences from Phi-4 beside sizes: a file of megaphi/model/variants (default: none)."""
     context: Annotated[int, Range(minimum=0)] = 0
-    """Longest text the model is made for; 0: the initial checkpoint's or, if longer, the run's longest sequence."""
+    """Longest text that the model supports; 0: the initial checkpoint's or, if longer, the run's longest sequence."""
     norm_eps: Annotated[float, Range(above=0)] = 1e-5
     rotary_base: Annotated[float, Range(above=0)] = 10_000.0
     """10,000 in pretraining (default), 250,000 from mid-training on (paper)."""
@@ -65,7 +65,7 @@ class Architecture:
     attention: Literal["sdpa", "softmax"] = "sdpa"
     """sdpa: torch's fused attention, without scores; softmax: by its definition, scores through our softmax."""
     loss_chunk_tokens: Annotated[int, Range(minimum=0)] = 0
-    """Tokens whose logits exist at a time, the output layer being computed twice (fused only); 0: all tokens."""
+    """Tokens whose logits exist at a time; the output layer is then computed twice (fused only). 0: all tokens."""
 
     def check(self) -> None:
         """Refuse shapes that cannot be built, naming the field."""
@@ -105,7 +105,7 @@ class Architecture:
 
     @property
     def turned_head_size(self) -> int:
-        """Numbers of each head that its position turns."""
+        """Numbers of each head that rotary positions turn."""
         return int(self.head_size * variant_of(self.variant).rotary_fraction)
 
     @property

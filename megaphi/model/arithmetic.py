@@ -3,7 +3,7 @@
 Model FLOPs only: 6 per weight that takes part in a matrix product (2 forward, 4 backward) plus attention's
 12 x layers x heads x head_size x sequence, halved when the causal half that is never computed is not counted.
 Recomputation is not counted. For Phi-4 at 4,096: 94.9 GFLOP per token with full attention, 89.9 causal. A
-utilisation is never printed without saying which count and which peak it used.
+utilisation is never printed without the count and the peak behind it.
 """
 
 from __future__ import annotations

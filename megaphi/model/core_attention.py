@@ -1,9 +1,9 @@
 """The two core products behind Megatron's core-attention slot: torch's `scaled_dot_product_attention`, and our softmax.
 
-Both group queries without repeating keys. Who sees whom is not decided here: the modules hand themselves to the
-`Attention` of the pass, which calls `product` as often as it needs. It arrives as Megatron's `attention_bias`, because
-that is what Megatron hands to the core attention as it is, under recomputation too; of `attention_mask` recomputation
-makes a saved tensor.
+Both group queries without repeating keys. Which keys a query sees is not decided here: the modules pass themselves to
+the `Attention` of the forward pass, which calls `product` as often as it needs. It arrives as Megatron's
+`attention_bias`, the one argument that Megatron passes to the core attention unchanged, also under recomputation;
+`attention_mask` becomes a saved tensor there.
 
 Legend: S queries, L keys, B batch, H query heads, G key-value groups, R = H / G, K head size, T = R S.
 """
@@ -25,7 +25,7 @@ from megaphi.model.forward.attention import Attention
 
 
 class CoreAttention(MegatronModule, ABC):
-    """The signature is what Megatron's `SelfAttention` calls; fulfils `CoreProduct`."""
+    """Megatron's core attention, with the signature that its `SelfAttention` calls; implements `CoreProduct`."""
 
     def __init__(
         self,
@@ -73,11 +73,11 @@ class CoreAttention(MegatronModule, ABC):
 
     @abstractmethod
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
-        """As `CoreProduct` says."""
+        """See `CoreProduct.product`."""
 
 
 class ScaledDotProductAttention(CoreAttention):
-    """By torch, with flash attention where the device has it."""
+    """Attention by torch's `scaled_dot_product_attention`: flash attention where the device has it."""
 
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
         query_BHSK, key_BGLK, value_BGLK = (part.permute(1, 2, 0, 3) for part in (query_SBHK, key_LBGK, value_LBGK))
@@ -94,12 +94,12 @@ class ScaledDotProductAttention(CoreAttention):
 
 
 class SoftmaxAttention(CoreAttention):
-    """By the definition, scores and all, through the fused softmax: a check of the other."""
+    """Attention by its definition, with all scores in memory and the fused softmax: a check of the other class."""
 
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
         sequence, batch, heads, head_size = query_SBHK.shape
         groups = key_LBGK.shape[2]
-        # The queries of a group lie below each other, so that keys and values need not be repeated.
+        # The queries of a group are stacked, so that keys and values need not be repeated.
         query_BGTK = query_SBHK.unflatten(2, (groups, -1)).permute(1, 2, 3, 0, 4).flatten(2, 3)
         key_BGLK, value_BGLK = (part.permute(1, 2, 0, 3) for part in (key_LBGK, value_LBGK))
         scores_BHSL = (query_BGTK @ key_BGLK.transpose(2, 3)).view(batch, heads, sequence, -1)

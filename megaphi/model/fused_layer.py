@@ -2,12 +2,12 @@
 
     h = x + attention(norm(x)),   out = h + mlp(norm(h))
 
-The modules are Megatron's, subclassed, with the same parameters under the same names; only their forward passes are
-ours, because what is fused here (the residual addition with the norm after it, rotary positions on the packed QKV
-product, SwiGLU with the matrix after it) crosses the lines between Megatron's modules.
+The modules are subclasses of Megatron's, with the same parameters under the same names. Only their forward passes are
+ours, because the fused operations (the residual addition with the norm after it, rotary positions on the packed QKV
+product, SwiGLU with the matrix after it) cross the boundaries between Megatron's modules.
 
 Legend: S sequence, B batch, D width, H query heads, G key-value groups, N = H / G + 2 heads of a group, K head size, R
-numbers of a head that are turned.
+numbers of a head that rotary positions turn.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FusedRMSNorm(RMSNorm):
 
 
 class FusedAddRMSNorm(RMSNorm):
-    """The addition before a norm, and the norm, in one kernel."""
+    """The residual addition and the RMSNorm after it, in one kernel."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, hidden_SBD: Tensor, residual_SBD: Tensor
@@ -51,7 +51,7 @@ class FusedAddRMSNorm(RMSNorm):
 
 
 class FusedSelfAttention(SelfAttention):
-    """Grouped-query attention whose queries and keys are turned where the QKV matrix left them."""
+    """Grouped-query attention that applies rotary positions in place, in the output of the QKV matrix."""
 
     def __init__(
         self, config: TransformerConfig, submodules: SelfAttentionSubmodules, *rest: Any, **named: Any
@@ -78,7 +78,7 @@ class FusedSelfAttention(SelfAttention):
         return self.linear_proj(attend(*parts, attention_mask=None, attention_bias=attention_bias))
 
     def _normed(self, packed_SBGNK: Tensor) -> Tensor:
-        """Queries and keys through their norms, where the spec has some."""
+        """Apply the norms of queries and keys, where the layer spec has them."""
         query_norm, key_norm = (
             None if isinstance(norm, IdentityOp) else norm for norm in (self.q_layernorm, self.k_layernorm)
         )
@@ -91,7 +91,7 @@ class FusedSelfAttention(SelfAttention):
 
 
 def _turned(packed_SBGNK: Tensor, rotary_SR: Tensor) -> Tensor:
-    """Queries and keys turned by their positions, all of each head or its first R numbers."""
+    """Apply rotary positions to queries and keys: to whole heads, or to the first R numbers of each."""
     cos, sin = rotary_SR.unbind()
     rotated, turned = packed_SBGNK.shape[3] - 1, 2 * rotary_SR.shape[-1]
     if turned == packed_SBGNK.shape[-1]:
@@ -101,16 +101,16 @@ def _turned(packed_SBGNK: Tensor, rotary_SR: Tensor) -> Tensor:
 
 
 class PlainRowParallelLinear(RowParallelLinear):
-    """Attention's output matrix by torch's own product, which torch.compile can follow where Megatron's only warns."""
+    """Attention's output matrix by torch's own product: torch.compile can trace it, where Megatron's only warns."""
 
     def _forward_impl(self, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
         return functional.linear(input, weight)
 
 
 class SwigluRowParallelLinear(RowParallelLinear):
-    """The MLP's second matrix with SwiGLU before it, in one function that does not keep what lies between.
+    """The MLP's second matrix with SwiGLU before it, in one function that does not save the activation between them.
 
-    Megatron's `MLP` is left with the identity for an activation (see `use_te_activation_func` in megatron_config.py).
+    Megatron's `MLP` gets the identity as its activation (see `use_te_activation_func` in megatron_config.py).
     """
 
     def __init__(self, *arguments: Any, config: TransformerConfig, **named: Any) -> None:
@@ -141,7 +141,7 @@ def is_swiglu(config: TransformerConfig) -> bool:
 
 
 class FusedLayer(TransformerLayer):
-    """A pre-norm decoder layer; the addition after attention is taken together with the norm before the MLP."""
+    """A pre-norm decoder layer, with the addition after attention fused into the norm before the MLP."""
 
     pre_mlp_layernorm: FusedAddRMSNorm
 
@@ -175,7 +175,7 @@ class FusedLayer(TransformerLayer):
         context: Tensor | None = None,
         **rest: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """`attention_bias` is who attends to whom: what Megatron hands to the core attention as it is."""
+        """`attention_bias` holds the pass's `Attention`: Megatron passes this argument on unchanged."""
         _refuse(rest)
         normalised = self.input_layernorm(hidden_states)
         attended, output_bias = self.self_attention(

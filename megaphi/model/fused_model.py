@@ -1,12 +1,12 @@
 """Megatron's GPT model with our rotary table at its bottom and our cross-entropy at its top.
 
-Two things that every layer, or every token, would otherwise pay for: cos and sin are computed once for a sequence
-length instead of in each layer, and the loss reads the logits once and leaves their gradient in their place. With
-`loss_chunk_tokens` the output layer and the loss go through the tokens in chunks, so that logits of a whole micro-batch
-never exist. What a pass attends to and gives is up to its `ForwardContext`.
+This saves work in every layer and for every token: cos and sin are computed once per sequence length instead of in
+each layer, and the loss reads the logits once and overwrites them with their gradient. With `loss_chunk_tokens` the
+output layer and the loss process the tokens in chunks, so that logits of a whole micro-batch never exist. Attention and
+output of a pass are chosen by its `ForwardContext`.
 
 Legend: S sequence, B batch, T tokens of a flat row, D width, V this rank's part of the vocabulary, K numbers of a head
-that are turned, P pairs, R graded tokens.
+that rotary positions turn, P pairs, R graded tokens.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HONOURED_ARGUMENTS = (
 
 
 class RotaryTable(torch.nn.Module):
-    """cos and sin of this context rank's positions, where Megatron's own class gives angles to every layer."""
+    """cos and sin of this context rank's positions; Megatron's own class gives angles, to every layer."""
 
     def __init__(self, turned: int, *, base: float, longest: int, context_group: Any) -> None:
         """`turned`: numbers of each head that its position turns."""
@@ -50,9 +50,10 @@ class RotaryTable(torch.nn.Module):
         self.tables: dict[int, Tensor] = {}
 
     def forward(self, length: int, positions_BS: Tensor | None) -> Tensor:
-        """[2, S, K / 2] of this rank's tokens in rows of `length`, of which context ranks hold chunks r and 2n-1-r.
+        """cos and sin, [2, S, K / 2], of this rank's tokens in rows of `length` tokens.
 
-        Of one row alone `positions_BS` are the positions; any others count from the start of the row.
+        A single row has the positions `positions_BS`, if given; otherwise positions count from the start of the row.
+        Of n context ranks, rank r holds chunks r and 2n-1-r of the 2n.
         """
         if positions_BS is not None and len(positions_BS) == 1:
             return self._table(self.longest)[:, positions_BS[0]]
@@ -67,15 +68,15 @@ class RotaryTable(torch.nn.Module):
         if length not in self.tables:
             device: Any = torch.cuda.current_device()
             table = torch.stack(rotary_table(length, self.turned, base=self.base, device=device))
-            self.tables = {length: table}  # lengths rarely change: the newest is enough
+            self.tables = {length: table}  # lengths rarely change: the latest is enough
         return self.tables[length]
 
 
 class _BesideOutputLayer(torch.nn.Module):
-    """Something computed from the output layer's weight where logits of all tokens are not wanted.
+    """A use of the output layer's weight that does not need the logits of all tokens.
 
-    A module that holds the weight too, because a weight may be used only inside the call of a module that holds it:
-    that is where Megatron's data parallelism waits until the weight has been gathered (tests/model/test_gathering.py).
+    It is a module that holds the weight as well, because Megatron's data parallelism waits for a weight to be gathered
+    when a module that holds it is called (tests/model/test_gathering.py).
     """
 
     def __init__(self, weight_VD: torch.nn.Parameter, *, group: Any) -> None:
@@ -84,12 +85,12 @@ class _BesideOutputLayer(torch.nn.Module):
 
     @property
     def gradient(self) -> Tensor | None:
-        """In training, Megatron's buffer."""
+        """Megatron's gradient buffer of the weight; None outside training."""
         return getattr(self.weight, "main_grad", None)
 
 
 class LossesInChunks(_BesideOutputLayer):
-    """Losses through the output layer, so many tokens at a time; 0: all of them at once."""
+    """Losses through the output layer, `chunk_tokens` tokens at a time; 0: all at once."""
 
     def __init__(self, weight_VD: torch.nn.Parameter, *, group: Any, vocabulary: int, chunk_tokens: int) -> None:
         super().__init__(weight_VD, group=group)
@@ -108,7 +109,7 @@ class LossesInChunks(_BesideOutputLayer):
 
 
 class Margins(_BesideOutputLayer):
-    """Differences of two tokens' logits from two rows of the weight."""
+    """Differences between two tokens' logits, from two rows of the weight."""
 
     def forward(self, hidden_PD: Tensor, tokens_P: Tensor, others_P: Tensor) -> Tensor:
         return logit_difference(
@@ -117,7 +118,7 @@ class Margins(_BesideOutputLayer):
 
 
 class FusedModel(PaddedModel):
-    """A pipeline stage's part of the model, all of it on fused kernels; on the last stage an `OutputHead`."""
+    """A pipeline stage's part of the model on fused kernels; on the last stage also an `OutputHead`."""
 
     def __init__(self, *, architecture: Architecture, **arguments: Any) -> None:
         refuse_other_arguments(GPTModel.__init__, arguments, _HONOURED_ARGUMENTS, by=type(self).__name__)
@@ -137,7 +138,7 @@ class FusedModel(PaddedModel):
         )
 
     def forward(self, tokens_BS: Tensor, context: ForwardContext) -> Tensor:
-        """Return the output that `context.targets` ask for; on stages before the last, hidden states [S, B, D]."""
+        """Return the output of `context.targets`; on stages before the last, hidden states [S, B, D]."""
         self._check_context(context)
         length = tokens_BS.shape[1] * self.config.context_parallel_size
         hidden_SBD = self.decoder(
@@ -152,7 +153,7 @@ class FusedModel(PaddedModel):
         return self.output_layer(hidden_SBD, weight=self._tied_weight)[0]
 
     def losses(self, hidden_SBD: Tensor, labels_BS: Tensor) -> Tensor:
-        """The gradient will overwrite the logits, where these exist."""
+        """Losses of the labels; the backward pass overwrites the logits, where they exist, with their gradient."""
         labels_T = labels_BS.t().reshape(-1)
         if self.losses_in_chunks.chunk_tokens:
             losses_T = self.losses_in_chunks(self.whole_sequence(hidden_SBD).flatten(0, 1), labels_T)
@@ -162,7 +163,7 @@ class FusedModel(PaddedModel):
         return losses_T.view(labels_BS.t().shape).t().contiguous()
 
     def whole_sequence(self, hidden_SBD: Tensor) -> Tensor:
-        """Hidden states that every tensor rank multiplies with its part of the output matrix."""
+        """Hidden states of all tokens, which every tensor rank multiplies with its part of the output matrix."""
         group = self.pg_collection.tp
         if self.config.sequence_parallel:
             return gather_from_sequence_parallel_region(hidden_SBD, group=group)  # backward: reduce-scatter

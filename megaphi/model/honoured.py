@@ -1,10 +1,10 @@
 """Fields of Megatron's configuration and layer specs that our own modules honour; everything else is refused by name.
 
-Megatron hands one configuration with over two hundred fields to every module, and a module that does not know a field
-says nothing. So each of our ways to compute the model (`model.kernels`) lists the fields that it honours at any value,
-and those that it honours as the model's variant has them; every other field must be as Phi-4 or Megatron's default has
-it, those that a later Megatron adds too. A variant's own module names what it honours besides in its attribute
-`honours`. The same goes for the slots of a spec and for the arguments of a constructor.
+Megatron passes one configuration with over two hundred fields to every module, and a module silently ignores the fields
+that it does not know. So each of our ways to compute the model (`model.kernels`) lists the fields that it honours at
+any value, and those that it honours as the model's variant sets them. Every other field must have the value that it has
+for Phi-4, or Megatron's default; that includes fields that a later Megatron adds. A variant's own module names further
+fields in its attribute `honours`. Slots of a spec and arguments of a constructor are treated alike.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _SCHEDULE = {
     "timers",
     "variable_seq_lengths",
 }
-"""Megatron's schedules see to these, whatever computes a layer."""
+"""Fields that Megatron's schedules honour, whatever computes a layer."""
 _RECOMPUTE = {"recompute_granularity", "recompute_method", "recompute_num_layers"}
 _FUSED = _SHAPE | _INITIAL | _NUMBERS | _LAYOUT | _SCHEDULE | _RECOMPUTE
 HONOURED: Mapping[str, Collection[str]] = {
@@ -78,10 +78,10 @@ BY_VARIANT: Mapping[str, Collection[str]] = {
     | {"activation_func_clamp_value", "glu_linear_offset", "hidden_dropout", "rotary_interleaved"},
     "transformer_engine": (),
 }
-"""By `model.kernels`: fields that a variant may set. Reference is Megatron's layer around our norm and attention."""
+"""By `model.kernels`: fields that a variant may set. `reference` is Megatron's layer with our norm and attention."""
 
 PHI4: Mapping[str, Any] = phi4_fields()
-"""Phi-4's values of the fields that say what a layer computes; all others are as Megatron has them by default."""
+"""Phi-4's values of the fields that decide what a layer computes; all others have Megatron's defaults."""
 
 
 def refuse_other_fields(config: TransformerConfig, *, kernels: str, variant: Mapping[str, Any], spec: Any) -> None:
@@ -134,7 +134,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def refuse_other_slots(submodules: Any, honoured: Mapping[str, Collection[Any] | None], *, by: str) -> None:
-    """Raise InputError if a slot of a layer spec is filled with what would not be used.
+    """Raise InputError if a slot of a layer spec holds something that would not be used.
 
     Args:
         submodules: one of Megatron's dataclasses of slots.

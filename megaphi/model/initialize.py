@@ -1,10 +1,10 @@
 """Initial weights that depend on a parameter's name, never on the layout.
 
 Every whole parameter is drawn from its own generator, seeded with (run seed, global name), and each rank keeps its
-share. So a run on one process and a run on TP 2 x PP 2 start from the same numbers, and a golden curve can hold both.
-How is said by its row (model/rows/weight_row.py): `normal` with the configured standard deviation, `residual` with that
-/ sqrt(2 x layers), for the projections that write into the residual stream (GPT-2's rule, Megatron's default; the
-paper is silent); norms are ones.
+share. So a run on one process and a run on TP 2 x PP 2 start from the same numbers, and one golden curve serves both.
+A weight's row (model/rows/weight_row.py) names the distribution: `normal` with the configured standard deviation;
+`residual` with that / sqrt(2 x layers), for the projections that write into the residual stream (GPT-2's rule,
+Megatron's default; the paper is silent); `ones` for norms.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from megaphi.parallel.seeds import parameter_seed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParameterShare:
-    """One parameter of this rank as a box of the whole one.
+    """One parameter of this rank, as a box of the whole parameter.
 
-    The SwiGLU input matrix is [gate; up] and every tensor rank holds its rows of both halves: seen as (2, F, D) that
-    is a box too. The box has no rows that only pad the vocabulary: those are the parameter's last, so that the box,
-    flattened, is what the flattened parameter begins with.
+    The SwiGLU input matrix is [gate; up] and every tensor rank holds rows of both halves: seen as (2, F, D) that is a
+    box too. The box leaves out the rows that only pad the vocabulary. They come last, so the flattened parameter begins
+    with the flattened box.
     """
 
     weight: Weight
@@ -89,7 +89,7 @@ def _draw(shape: tuple[int, ...], *, std: float, seed: int) -> Tensor:
 
 
 def parameter_shares(chunk: PaddedModel) -> Iterator[ParameterShare]:
-    """Every parameter of a chunk with its place in the whole model."""
+    """Yield every parameter of a chunk with its place in the whole model."""
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     rank = parallel_state.get_tensor_model_parallel_rank()
     for weight, parameter in _rows_and_parameters(chunk):
@@ -105,10 +105,9 @@ def parameter_shares(chunk: PaddedModel) -> Iterator[ParameterShare]:
 
 
 def _rows_and_parameters(chunk: PaddedModel) -> Iterator[tuple[Weight, torch.nn.Parameter]]:
-    """Each parameter with the row of its weight, wherever Megatron or Transformer Engine hold it.
+    """Yield each parameter with the row of its weight, whether it has Megatron's name or Transformer Engine's.
 
-    A tied output layer on another pipeline stage has the name of the embedding: it starts, is saved and is loaded as
-    that.
+    A tied output layer on another pipeline stage goes by the embedding's name: it is drawn, saved and loaded as that.
     """
     weights = weights_of(chunk.architecture)
     rows = {weight.name: weight for weight in weights}
@@ -135,7 +134,7 @@ def _whole_names(chunk: PaddedModel) -> Iterator[tuple[str, torch.nn.Parameter]]
 
 
 def check_weights(chunk: PaddedModel) -> None:
-    """Raise InputError where the modules that were built are not what the rows say, naming the weight.
+    """Raise InputError, naming the weight, where the modules that were built do not match the rows.
 
     Each row that belongs to this chunk must have its parameter, of the row's size, and cut where the row is cut.
     """

@@ -1,7 +1,7 @@
 """Build this rank's share of the model: one Megatron `GPTModel` per virtual pipeline stage.
 
-`build_model` draws real weights; `count_parameters` builds the same modules for every pipeline stage of any layout on
-the meta device, over a process group that is never used, so that the 14B layout of 512 GPUs is checked on a laptop.
+`build_model` draws real weights. `count_parameters` builds the same modules for every pipeline stage of any layout on
+the meta device, with process groups that never communicate, so that a laptop can check the 14B layout of 512 GPUs.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def count_parameters(
 def shares_without_storage(
     architecture: Architecture, layout: ParallelLayout, *, place: Coordinates, sequence_length: int
 ) -> list[ParameterShare]:
-    """Parameters that the rank at `place` of one model copy would hold: its real modules, on the meta device."""
+    """Parameters of the rank at `place` of one model copy, from its real modules on the meta device."""
     one_copy = dataclasses.replace(layout, data=1)
     with pretended_world(one_copy, rank=one_copy.rank_of(place)), torch.device("meta"):
         config = transformer_config(architecture, one_copy, parameters="bfloat16", on_default_device=True)

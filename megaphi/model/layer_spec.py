@@ -1,9 +1,9 @@
 """Phi-4's decoder block as a Megatron layer spec, in one of three ways (`model.kernels`).
 
-`fused`: our own layer on fused kernels (fused_layer.py). `reference`: Megatron's `TransformerLayer`, `SelfAttention`
-and `MLP` as they are, with plain PyTorch in their slots: what the fused layer must agree with. `transformer_engine`:
-the spec that Megatron ships for Transformer Engine, whose norms lie inside its linear layers. A spec covers the whole
-block because a spec of one layer would let Megatron choose the final norm itself.
+`fused`: our own layer on fused kernels (fused_layer.py). `reference`: Megatron's own `TransformerLayer`,
+`SelfAttention` and `MLP`, with plain PyTorch in their slots; the fused layer must agree with it. `transformer_engine`:
+Megatron's spec for Transformer Engine, whose norms lie inside its linear layers. A spec covers the whole block, because
+from the spec of one layer Megatron would choose the final norm by itself.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def block_spec(
 ) -> TransformerBlockSubmodules:
     """The layers that this rank builds, and a final norm of the same kind.
 
-    Raises InputError for what of `config` the modules do not honour.
+    Raises InputError for fields of `config` that the modules do not honour.
     """
     if architecture.kernels == "transformer_engine":
         layer, norm = _transformer_engine()
@@ -66,7 +66,7 @@ def _layer_spec(
 ) -> ModuleSpec:
     """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
 
-    Fused, the activation belongs to the MLP's second matrix, and what stands between the two is the identity.
+    In the fused layer the activation belongs to the MLP's second matrix, and Megatron's own is the identity.
     """
     head_norm = norm if config.qk_layernorm else IdentityOp
     fused_matrix = SwigluRowParallelLinear if is_swiglu(config) else ActivatedRowParallelLinear
@@ -100,9 +100,9 @@ def _layer_spec(
 
 
 def check_kernels(architecture: Architecture, *, device: torch.device, parameters: Precision, reads: bool) -> None:
-    """Refuse what is not installed here, before anything is built. Raises InputError.
+    """Refuse kernels that are not installed here, before anything is built. Raises InputError.
 
-    `reads`: the model generates, instead of being trained.
+    `reads`: the model is for generation, not for training.
     """
     if architecture.kernels == "fused":
         allow_slow(architecture.allow_slow_operators)

@@ -1,10 +1,10 @@
 """Our architecture and layout as Megatron-Core's `TransformerConfig`.
 
 Every fusion that needs Apex or Transformer Engine is off: without them Megatron either fails at run time or falls
-back silently. Three settings guard against silently wrong results (measured on Megatron-Core 0.16.1):
-pipeline outputs are not deallocated (a pending gloo send would read freed storage), interleaved schedules with two
-stages overlap their point-to-point calls (else activations are matched with gradients), and the native fused
-cross-entropy stays off (it rounds the logits' gradient to bfloat16 even in fp32).
+back silently. Three settings prevent silently wrong results (measured on Megatron-Core 0.16.1): pipeline outputs are
+not deallocated (a pending gloo send would read freed storage), interleaved schedules on two pipeline stages overlap
+their point-to-point calls (else activations are received as gradients), and Megatron's fused cross-entropy stays off
+(it rounds the logits' gradient to bfloat16 even in fp32).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FUSIONS = (
     "persist_layer_norm",
     "cross_entropy_loss_fusion",
 )
-"""Megatron's own fusions: all off, see above; ours come through the layer spec."""
+"""Megatron's own fusions: all off, see above. Ours are in the layer spec."""
 
 _RECOMPUTE: dict[Recompute, dict[str, Any]] = {
     "none": {},
@@ -50,9 +50,9 @@ def transformer_config(
     fp8: Fp8 = "none",
     on_default_device: bool = False,
 ) -> TransformerConfig:
-    """The engine's configuration of one model under one layout.
+    """Megatron's configuration of one model under one layout.
 
-    `on_default_device` makes Megatron's layers allocate on torch's default device instead of this rank's: under
+    With `on_default_device` Megatron's layers allocate on torch's default device instead of this rank's: under
     `torch.device("meta")` a 14B model then costs nothing.
     """
     dtype = torch_dtype(parameters)
@@ -83,7 +83,7 @@ def transformer_config(
         # The loss function returns (sum, tokens): gradients are divided once by all tokens of all replicas.
         calculate_per_token_loss=True,
         # Weights are drawn by parameter name (initialize.py), never by rank. Megatron's own initialisation still runs,
-        # with a method that does nothing: it is also what marks the weights that tensor parallelism cuts.
+        # with a method that does nothing, because it also marks the weights that tensor parallelism cuts.
         perform_initialization=True,
         init_method=_leave_as_it_is,
         output_layer_init_method=_leave_as_it_is,
@@ -102,7 +102,7 @@ def transformer_config(
 
 @cache
 def variant_fields(architecture: Architecture) -> dict[str, Any]:
-    """Megatron's fields as the model's variant sets them; one answer, so that a function in it is itself."""
+    """Megatron's fields as the model's variant sets them; cached, so that a function among them is always the same."""
     return variant_of(architecture.variant).megatron_fields(architecture)
 
 

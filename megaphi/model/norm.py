@@ -1,4 +1,4 @@
-"""RMSNorm as a module that Megatron can build and that tensor parallelism knows how to treat."""
+"""RMSNorm in plain PyTorch, as a module that Megatron can build from a layer spec."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megaphi.errors import InputError
 
 
 class RMSNorm(torch.nn.Module):
-    """y = x / sqrt(mean(x^2) + eps) * weight, in fp32 whatever the input's type."""
+    """y = x / sqrt(mean(x^2) + eps) * weight, computed in fp32 for inputs of any type."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **rest: object) -> None:
         given = [f"{name}={value}" for name, value in rest.items() if value]

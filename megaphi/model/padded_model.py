@@ -1,8 +1,8 @@
 """Megatron's GPT model of a vocabulary that the tensor ranks need not divide, called with a `ForwardContext`.
 
-Each rank then holds equally many rows of the embedding and of the output matrix, and the last rows of the last ranks
-are padding: zeros that no token has. Their logits are as low as numbers go, which makes their share of the softmax, and
-so every gradient that they get or give, an exact zero: training leaves them zero.
+Each rank holds equally many rows of the embedding and of the output matrix, and the last rows of the last ranks are
+padding: zeros that belong to no token. Their logits are set to the lowest number there is, so that their share of the
+softmax, and with it every gradient to and from them, is exactly zero: training leaves them zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from megaphi.parallel.layout import padded_vocabulary
 
 
 class PaddedModel(GPTModel):
-    """A pipeline stage's part of the model; whatever computes the loss sees logits without a trace of padding."""
+    """A pipeline stage's part of the model; padding has no influence on the loss."""
 
     def __init__(self, *, architecture: Architecture, **arguments: Any) -> None:
         ranks = parallel_state.get_tensor_model_parallel_world_size()
@@ -37,14 +37,14 @@ class PaddedModel(GPTModel):
         )
         self.architecture = architecture
         self.attends_by_itself = architecture.kernels == "transformer_engine"
-        """The layers are not ours and compute causal attention, no other."""
+        """True where the layers are not ours: they compute causal attention and no other."""
         self.vocabulary = architecture.vocabulary
-        """Tokens that exist; Megatron's `vocab_size` counts the padding too."""
+        """Number of tokens; Megatron's `vocab_size` counts the padding too."""
         if self.post_process and self.vocab_size > self.vocabulary:
             self.output_layer.register_forward_hook(self._hide_padding)
 
     def forward(self, tokens_BS: Tensor, context: ForwardContext) -> Tensor:  # pyright: ignore
-        """Megatron's own pass, in which positions always count from the start of a row."""
+        """Run Megatron's own forward pass, in which positions always count from the start of a row."""
         self._check_context(context)
         targets = context.targets
         if not isinstance(targets, Labels | AllLogits):
@@ -57,7 +57,7 @@ class PaddedModel(GPTModel):
             "labels": targets.labels_BS if isinstance(targets, Labels) else None,
         }
         if not self.attends_by_itself:
-            # Beside the mask, because recomputation saves the mask as a tensor and hands this on as it is.
+            # Not as the mask: recomputation saves the mask as a tensor, and passes this on unchanged.
             arguments["extra_block_kwargs"] = {"attention_bias": context.attention}
         return super().forward(**arguments)
 
@@ -77,7 +77,7 @@ class PaddedModel(GPTModel):
             raise ValueError(f"model.kernels=transformer_engine computes causal attention, no {name}")
 
     def _is_in_embd_group(self) -> bool:
-        """Keep Megatron from copying a tied embedding to the last stage: both stages draw or load it by name."""
+        """Keep Megatron from copying a tied embedding to the last stage: both stages draw or load it themselves."""
         return False
 
     def _hide_padding(self, _: torch.nn.Module, __: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:

@@ -1,7 +1,8 @@
 """Every weight of a model by name: its row (model/rows/weight_row.py) in its layer, and the stage that holds it.
 
-Pure arithmetic, for whoever moves weights without building the model. What a rank that runs holds, with the parameters
-of its modules, is `initialize.parameter_shares`; a module without a row, or a row without a module, is refused there.
+Pure arithmetic, for code that moves weights without building the model. `initialize.parameter_shares` gives what a
+running rank holds, with the parameters of its modules; a module without a row, or a row without a module, is refused
+there.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def matmul_parameters(model: Architecture) -> int:
 def pipeline_rank_of(weight: Weight, model: Architecture, layout: ParallelLayout) -> int:
     """The pipeline rank that holds a weight; with virtual stages the ranks take turns at the layers.
 
-    Of a tied embedding the last rank holds a copy.
+    The last rank holds a copy of a tied embedding.
     """
     if weight.place == "bottom":
         return 0

@@ -31,7 +31,7 @@ from megaphi.tokenizer.chat_template import ChatTemplate, LocatedText, Span
 from megaphi.tokenizer.interface import RenderedConversation, TextDecoder, TrainOn, Utf8Decoder, WindowDecoder
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer as Engine
+    from tokenizers import Tokenizer as FastTokenizer
 
 TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 NAMED_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
@@ -53,10 +53,10 @@ class JsonTokenizer:
         self.files = dict(files)
         self._named = named_tokens(files)
         self._data = _prepared(read_json(self.where, what="tokenizer"), self._named, where=self.where)
-        self._engine = _open(self._data, where=self.where)
-        self.vocabulary_size = 1 + max(self._engine.get_vocab(with_added_tokens=True).values())
+        self._fast = _open(self._data, where=self.where)
+        self.vocabulary_size = 1 + max(self._fast.get_vocab(with_added_tokens=True).values())
         self.special_ids = {token["content"]: token["id"] for token in self._data["added_tokens"] if token["special"]}
-        self.text_start = _text_start(self._engine)
+        self.text_start = _text_start(self._fast)
         self.end_of_text = self._end_of_text()
         pad = self._named.get("pad_token")
         self.pad = self.special_ids.get(str(pad), self.end_of_text)
@@ -116,9 +116,9 @@ class JsonTokenizer:
             return self.decode_bytes(ids).decode("utf-8", errors="replace")
         known = [int(token) for token in ids]
         if not self._has_byte_tokens:
-            return self._engine.decode(known, skip_special_tokens=False)
-        spelled = [text for token in known if (text := self._engine.id_to_token(token)) is not None]
-        return self._engine.decoder.decode(with_broken_bytes_replaced(spelled))
+            return self._fast.decode(known, skip_special_tokens=False)
+        spelled = [text for token in known if (text := self._fast.id_to_token(token)) is not None]
+        return self._fast.decoder.decode(with_broken_bytes_replaced(spelled))
 
     def open_decoder(self, after: Sequence[int] = ()) -> TextDecoder:
         return Utf8Decoder(self.decode_bytes) if self._is_byte_level else WindowDecoder(self.decode, after)
@@ -201,7 +201,7 @@ class JsonTokenizer:
         return re.compile("|".join(map(re.escape, spellings))) if spellings else None
 
     @cached_property
-    def _framed(self) -> Engine:
+    def _framed(self) -> FastTokenizer:
         """The tokenizer that encodes: special tokens have their secret spelling only, in the model's vocabulary too.
 
         (Merges can make a special token out of its letters if it is in the vocabulary.)
@@ -266,7 +266,7 @@ class JsonTokenizer:
         return self._known_bytes[token]
 
     def _find_bytes(self, token: int) -> bytes:
-        spelled = self._engine.id_to_token(token) if token >= 0 else None
+        spelled = self._fast.id_to_token(token) if token >= 0 else None
         if spelled is None:
             return b""
         if self._is_byte_level:
@@ -276,9 +276,9 @@ class JsonTokenizer:
             return bytes([int(byte[1], 16)])
         if spelled in self.special_ids:
             return spelled.encode()
-        before = self._engine.encode("a", add_special_tokens=False).ids
-        alone = self._engine.decode(before, skip_special_tokens=False)
-        both = self._engine.decode([*before, token], skip_special_tokens=False)
+        before = self._fast.encode("a", add_special_tokens=False).ids
+        alone = self._fast.decode(before, skip_special_tokens=False)
+        both = self._fast.decode([*before, token], skip_special_tokens=False)
         return both[len(alone) :].encode()
 
     @cached_property
@@ -354,18 +354,18 @@ def _respelled(model: Mapping[str, Any], spelling: Mapping[str, str]) -> dict[st
     return respelled
 
 
-def _open(data: Mapping[str, Any], *, where: Path) -> Engine:
-    from tokenizers import Tokenizer as Engine
+def _open(data: Mapping[str, Any], *, where: Path) -> FastTokenizer:
+    from tokenizers import Tokenizer as FastTokenizer
 
     try:
-        return Engine.from_str(json.dumps(data))
+        return FastTokenizer.from_str(json.dumps(data))
     except Exception as error:  # the library raises no narrower type
         raise InputError(f"{where} is not a tokenizer.json that can be read: {error}") from None
 
 
-def _text_start(engine: Engine) -> tuple[int, ...]:
+def _text_start(fast: FastTokenizer) -> tuple[int, ...]:
     """The tokens that the file's post-processor prepends to a text; those it appends are for models of another kind."""
-    encoding = engine.encode("a", add_special_tokens=True)
+    encoding = fast.encode("a", add_special_tokens=True)
     first = encoding.special_tokens_mask.index(0) if 0 in encoding.special_tokens_mask else 0
     return tuple(encoding.ids[:first])
 

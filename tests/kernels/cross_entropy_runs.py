@@ -10,7 +10,7 @@ def losses_and_gradients(kind: str, z_weight: float) -> dict[str, Any]:
     import torch
     import torch.distributed as distributed
 
-    from megaphi.kernels import reference
+    from megaphi.kernels import definitions
     from megaphi.kernels.checks import IGNORED
     from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
     from megaphi.parallel.layout import ParallelLayout
@@ -25,7 +25,7 @@ def losses_and_gradients(kind: str, z_weight: float) -> dict[str, Any]:
     if kind == "whole":
         logits = numbers(7, 30, dtype=torch.float32, spread=3.0).chunk(ranks, dim=1)[rank].contiguous()
         inputs, cut = [logits, labels], 1
-        kernel, definition = cross_entropy, reference.cross_entropy
+        kernel, definition = cross_entropy, definitions.cross_entropy
     else:
         hidden = numbers(7, 6, dtype=torch.float32)
         rows = 60 if kind == "padded" else 30
@@ -36,7 +36,7 @@ def losses_and_gradients(kind: str, z_weight: float) -> dict[str, Any]:
             return linear_cross_entropy(hidden, weight, labels, vocabulary=30, chunk_tokens=3, **settings)
 
         def definition(weight, labels, **settings):
-            return reference.linear_cross_entropy(hidden, weight, labels, vocabulary=30, **settings)
+            return definitions.linear_cross_entropy(hidden, weight, labels, vocabulary=30, **settings)
 
     settings = {"group": group, "z_weight": z_weight}
     losses, gradient = results(lambda *given: kernel(*given, **settings), inputs)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.checks import IGNORED
 from megaphi.kernels.cross_entropy import cross_entropy, hide_padding, linear_cross_entropy
 from tests.gloo_world import run_in_world
@@ -44,7 +44,7 @@ def test_cross_entropy_is_as_exact_as_pytorch(shape, dtype, in_place, device):
     def ours(logits, labels):
         return cross_entropy(logits * 1 if in_place else logits, labels, in_place=in_place)
 
-    assert_error_at_most_twice(ours, torch_cross_entropy, reference.cross_entropy, drawn(*shape, dtype, device))
+    assert_error_at_most_twice(ours, torch_cross_entropy, definitions.cross_entropy, drawn(*shape, dtype, device))
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
@@ -56,7 +56,7 @@ def test_z_loss_is_as_exact_as_pytorch(dtype, device):
     assert_error_at_most_twice(
         partial(cross_entropy, z_weight=0.01),
         by_hand,
-        partial(reference.cross_entropy, z_weight=0.01),
+        partial(definitions.cross_entropy, z_weight=0.01),
         drawn(5, 123, dtype, device),
     )
 
@@ -71,7 +71,7 @@ def test_with_the_output_matrix_it_is_as_exact_as_pytorch(chunk_tokens, dtype, d
     assert_error_at_most_twice(
         partial(linear_cross_entropy, chunk_tokens=chunk_tokens),
         lambda hidden, weight, labels: torch_cross_entropy(functional.linear(hidden, weight), labels),
-        reference.linear_cross_entropy,
+        definitions.linear_cross_entropy,
         draw,
     )
 
@@ -101,7 +101,7 @@ def hidden_in_place(hidden, weight, labels, *, vocabulary):
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 @pytest.mark.parametrize(
     "ours",
-    [hidden_in_place, partial(linear_cross_entropy, chunk_tokens=3), reference.linear_cross_entropy],
+    [hidden_in_place, partial(linear_cross_entropy, chunk_tokens=3), definitions.linear_cross_entropy],
     ids=["whole", "chunked", "definition"],
 )
 def test_padding_takes_no_part(ours, dtype, vocabulary, device):
@@ -115,7 +115,7 @@ def test_padding_takes_no_part(ours, dtype, vocabulary, device):
         return torch_cross_entropy(functional.linear(hidden, weight[:vocabulary]), labels)
 
     def exact(hidden, weight, labels):
-        return reference.linear_cross_entropy(hidden, weight[:vocabulary], labels)
+        return definitions.linear_cross_entropy(hidden, weight[:vocabulary], labels)
 
     assert_error_at_most_twice(partial(ours, vocabulary=vocabulary), pytorch, exact, draw)
     _, _, weight_gradient = results(partial(ours, vocabulary=vocabulary), draw(0))

@@ -13,7 +13,7 @@ import torch
 import megaphi.kernels.paged_attention  # noqa: F401 (for its operator)
 from megaphi import _C as kernels  # noqa: N811
 from megaphi.errors import InputError
-from megaphi.kernels import loading, reference
+from megaphi.kernels import definitions, loading
 from megaphi.kernels.checks import IGNORED
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
@@ -197,7 +197,7 @@ def test_a_kernel_that_computes_something_else_is_not_used_and_warned_of_once(wa
     monkeypatch.setitem(loading._self_tests, "swiglu", fail)
     x = numbers(3, 8, dtype=torch.float32)
     called = []
-    monkeypatch.setattr(reference, "swiglu", lambda x: called.append(1) or x)
+    monkeypatch.setattr(definitions, "swiglu", lambda x: called.append(1) or x)
     for _ in range(3):
         swiglu(x)
     assert len(called) == 3
@@ -207,7 +207,7 @@ def test_a_kernel_that_computes_something_else_is_not_used_and_warned_of_once(wa
 
 def test_a_number_format_without_kernels_falls_back(warnings):
     x = numbers(3, 8, dtype=torch.float16)
-    assert torch.equal(swiglu(x), reference.swiglu(x))
+    assert torch.equal(swiglu(x), definitions.swiglu(x))
     assert warnings == [
         "kernel swiglu (cpu, torch.float16) is not used: swiglu: no kernel for this element type on this device"
     ]

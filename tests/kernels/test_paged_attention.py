@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.paged_attention import paged_attention
 from tests.kernels.exactness import assert_error_at_most_twice, numbers
 
@@ -81,13 +81,13 @@ def test_attention_is_as_exact_as_pytorch(shape, dtype, device):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_definition_is_pytorchs_attention_too(shape):
     inputs = make(*SHAPES[shape], dtype=torch.float64)
-    torch.testing.assert_close(reference.paged_attention(*inputs, scale=SCALE), torch_attention(*inputs))
+    torch.testing.assert_close(definitions.paged_attention(*inputs, scale=SCALE), torch_attention(*inputs))
     torch.testing.assert_close(attention(*inputs), torch_attention(*inputs))
 
 
 def test_a_number_format_without_a_kernel_gets_the_definition():
     inputs = make(*SHAPES["phi4"], dtype=torch.float16)
-    assert torch.equal(attention(*inputs), reference.paged_attention(*inputs, scale=SCALE))
+    assert torch.equal(attention(*inputs), definitions.paged_attention(*inputs, scale=SCALE))
 
 
 @given(

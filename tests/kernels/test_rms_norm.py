@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from tests.kernels.exactness import assert_error_at_most_twice, numbers
 
@@ -26,7 +26,7 @@ def test_rms_norm_is_as_exact_as_pytorch(shape, dtype, device):
         return [numbers(*size, dtype=dtype, device=device, seed=seed + n) for n, size in enumerate((shape, shape[-1:]))]
 
     assert_error_at_most_twice(
-        lambda x, w: rms_norm(x, w, EPS), torch_norm, lambda x, w: reference.rms_norm(x, w, EPS), draw
+        lambda x, w: rms_norm(x, w, EPS), torch_norm, lambda x, w: definitions.rms_norm(x, w, EPS), draw
     )
 
 
@@ -46,7 +46,7 @@ def test_add_rms_norm_is_as_exact_as_pytorch(shape, dtype, device):
     assert_error_at_most_twice(
         lambda x, r, w: add_rms_norm(x, r, w, EPS),
         separate,
-        lambda x, r, w: reference.add_rms_norm(x, r, w, EPS),
+        lambda x, r, w: definitions.add_rms_norm(x, r, w, EPS),
         draw,
     )
 
@@ -59,7 +59,7 @@ def test_the_weights_gradient_is_exact_over_many_rows(device):
         return [x, numbers(24, dtype=torch.float32, device=device, seed=seed + 1)]
 
     assert_error_at_most_twice(
-        lambda x, w: rms_norm(x, w, EPS), torch_norm, lambda x, w: reference.rms_norm(x, w, EPS), draw
+        lambda x, w: rms_norm(x, w, EPS), torch_norm, lambda x, w: definitions.rms_norm(x, w, EPS), draw
     )
 
 
@@ -67,13 +67,13 @@ def test_non_contiguous_inputs(device):
     x = numbers(64, 10, 3, dtype=torch.float32, device=device).permute(1, 2, 0)
     weight = numbers(64, 2, dtype=torch.float32, device=device, seed=1)[:, 0]
     assert not x.is_contiguous()
-    torch.testing.assert_close(rms_norm(x, weight, EPS), reference.rms_norm(x, weight, EPS))
+    torch.testing.assert_close(rms_norm(x, weight, EPS), definitions.rms_norm(x, weight, EPS))
 
 
 def test_extreme_numbers(device):
     x = torch.tensor([[1e18, -1e18, 0.0], [1e-20, 0.0, 0.0], [0.0, 0.0, 0.0]], device=device)
     weight = torch.ones(3, device=device)
-    torch.testing.assert_close(rms_norm(x, weight, EPS), reference.rms_norm(x, weight, EPS))
+    torch.testing.assert_close(rms_norm(x, weight, EPS), definitions.rms_norm(x, weight, EPS))
     assert rms_norm(torch.full((1, 3), torch.nan, device=device), weight, EPS).isnan().all()
 
 

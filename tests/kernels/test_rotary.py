@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.rotary import rotary, rotary_table
 from tests.kernels.exactness import assert_error_at_most_twice, numbers, results
 
@@ -36,7 +36,7 @@ def test_rotary_is_as_exact_as_pytorch(shape, dtype, place, device):
     sequence, batch = shape[:2]
     restarting = (torch.arange(sequence)[:, None] % (torch.arange(batch) + 2)).to(device)
     arguments = {"from the start": {}, "behind an offset": {"offset": 31}, "by document": {"positions_SB": restarting}}
-    definition = turned(reference.rotary, device=device, **arguments[place])
+    definition = turned(definitions.rotary, device=device, **arguments[place])
     assert_error_at_most_twice(
         turned(rotary, device=device, **arguments[place]),
         definition,
@@ -108,7 +108,7 @@ def test_more_elements_than_31_bits_can_count(device):
     cos, sin = rotary_table(len(x), 128, base=10_000.0, device=device)
     assert x.numel() > 2**31
     rotary(x, cos, sin, rotated=2, in_place=True)
-    last = reference.rotary(torch.ones_like(x[-1:]), cos[-1:], sin[-1:], rotated=2)
+    last = definitions.rotary(torch.ones_like(x[-1:]), cos[-1:], sin[-1:], rotated=2)
     torch.testing.assert_close(x[-1:], last, rtol=0, atol=0)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.softmax import causal_softmax, masked_softmax
 from tests.kernels.exactness import assert_error_at_most_twice, numbers, results
 
@@ -28,7 +28,7 @@ def test_causal_softmax_is_as_exact_as_pytorch(shape, dtype, device):
     assert_error_at_most_twice(
         lambda x: causal_softmax(x, SCALE),
         torch_causal,
-        lambda x: reference.causal_softmax(x, SCALE),
+        lambda x: definitions.causal_softmax(x, SCALE),
         lambda seed: [numbers(*shape, dtype=dtype, device=device, spread=4.0, seed=seed)],
     )
 
@@ -43,7 +43,7 @@ def test_masked_softmax_is_as_exact_as_pytorch(broadcast, dtype, device):
     assert_error_at_most_twice(
         lambda x: masked_softmax(x, hidden, SCALE),
         lambda x: (x * SCALE).masked_fill(hidden, -torch.inf).softmax(-1),
-        lambda x: reference.masked_softmax(x, hidden, SCALE),
+        lambda x: definitions.masked_softmax(x, hidden, SCALE),
         lambda seed: [numbers(*full, dtype=dtype, device=device, spread=4.0, seed=seed)],
     )
 
@@ -111,14 +111,14 @@ def test_a_nan_is_never_hidden(bad, device):
 
 def test_a_negative_scale(device):
     x = numbers(1, 1, 4, 50, dtype=torch.float32, device=device)
-    torch.testing.assert_close(causal_softmax(x, -2.0), reference.causal_softmax(x, -2.0))
+    torch.testing.assert_close(causal_softmax(x, -2.0), definitions.causal_softmax(x, -2.0))
 
 
 def test_non_contiguous_inputs(device):
     x = numbers(7, 5, 3, 2, dtype=torch.float32, device=device).permute(3, 2, 1, 0)
-    torch.testing.assert_close(causal_softmax(x, SCALE), reference.causal_softmax(x, SCALE))
+    torch.testing.assert_close(causal_softmax(x, SCALE), definitions.causal_softmax(x, SCALE))
     hidden = (numbers(7, 5, 3, 2, dtype=torch.float32, device=device, seed=1) > 0.3).permute(3, 2, 1, 0)
-    torch.testing.assert_close(masked_softmax(x, hidden, SCALE), reference.masked_softmax(x, hidden, SCALE))
+    torch.testing.assert_close(masked_softmax(x, hidden, SCALE), definitions.masked_softmax(x, hidden, SCALE))
 
 
 X = torch.ones(2, 3, 4, 5)

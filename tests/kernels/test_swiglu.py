@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from megaphi.kernels import reference
+from megaphi.kernels import definitions
 from megaphi.kernels.swiglu import swiglu, swiglu_linear
 from tests.kernels.exactness import assert_error_at_most_twice, numbers
 
@@ -25,7 +25,7 @@ def test_swiglu_is_as_exact_as_pytorch(shape, dtype, device):
     assert_error_at_most_twice(
         swiglu,
         torch_swiglu,
-        reference.swiglu,
+        definitions.swiglu,
         lambda seed: [numbers(*shape, dtype=dtype, device=device, spread=3.0, seed=seed)],
     )
 
@@ -37,7 +37,7 @@ def test_swiglu_and_a_matrix_are_as_exact_as_pytorch(dtype, device):
         return [numbers(*size, dtype=dtype, device=device, seed=seed + n) for n, size in enumerate(sizes)]
 
     assert_error_at_most_twice(
-        swiglu_linear, lambda x, w: functional.linear(torch_swiglu(x), w), reference.swiglu_linear, draw
+        swiglu_linear, lambda x, w: functional.linear(torch_swiglu(x), w), definitions.swiglu_linear, draw
     )
 
 
@@ -61,12 +61,12 @@ def test_swiglu_before_a_matrix_is_not_kept(device):
 
 def test_large_gates(device):
     x = torch.tensor([[1e4, -1e4, 100.0, -100.0, 2.0, 3.0, 4.0, 5.0]], device=device)
-    torch.testing.assert_close(swiglu(x), reference.swiglu(x), rtol=1e-6, atol=1e-30)
+    torch.testing.assert_close(swiglu(x), definitions.swiglu(x), rtol=1e-6, atol=1e-30)
 
 
 def test_non_contiguous_inputs(device):
     x = numbers(64, 10, dtype=torch.float32, device=device).t()
-    torch.testing.assert_close(swiglu(x), reference.swiglu(x))
+    torch.testing.assert_close(swiglu(x), definitions.swiglu(x))
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,9 @@ class DatasetOrder:
         """(which of `number_R`, first token in the .bin, tokens) of every run of these samples."""
         lengths, pointers = self.dataset.sequence_lengths, self.dataset.sequence_pointers
         start_R2 = self.start_M2[number_R].astype(np.int64)
-        return compiled().legacy_runs(lengths, pointers, self.dataset.dtype.itemsize, self.document_D, start_R2, tokens)
+        return compiled().megatron_runs(
+            lengths, pointers, self.dataset.dtype.itemsize, self.document_D, start_R2, tokens
+        )
 
 
 def order_dataset(
@@ -192,7 +194,7 @@ def order_dataset(
     shuffle, cut = compiled().NumpyShuffle(seed), len(documents) * (epochs - 1) if first_samples else 0
     shuffle(document_D[:cut])
     shuffle(document_D[cut:])
-    compiled().legacy_sample_starts(lengths, document_D, sequence_length=sequence_length, out=start_M2)
+    compiled().megatron_sample_starts(lengths, document_D, sequence_length=sequence_length, out=start_M2)
     shuffle(start_M2[:first_samples])
     shuffle(start_M2[first_samples:])
     return DatasetOrder(dataset, document_D, start_M2)
@@ -224,7 +226,7 @@ def build_blend(
     sizes = [len(order) for order in orders]
     if samples is None:
         blend = _empty_blend(sum(sizes))
-        compiled().legacy_blend_all(sizes, *blend)
+        compiled().megatron_blend_all(sizes, *blend)
         return blend
     if shares is None and samples > sum(sizes):
         raise InputError(
@@ -233,7 +235,7 @@ def build_blend(
         )
     blend = _empty_blend(samples if shares is None else sum(math.ceil(samples * share) for share in shares))
     # A second time, as Megatron does: the shares of the first may sum to one less a rounding error.
-    taken = compiled().legacy_blend(normalised(sizes if shares is None else shares), *blend)
+    taken = compiled().megatron_blend(normalised(sizes if shares is None else shares), *blend)
     for name, count, size in zip(names, taken, sizes, strict=True):
         if count > size:
             raise InputError(

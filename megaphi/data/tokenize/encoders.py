@@ -2,7 +2,7 @@
 
 `open_encoder` returns a function from text to ids. gigatoken (`pip install megaphi[fast-tokenizer]`) is about 10x
 faster and equal to tiktoken, except that it follows a newer Unicode: characters that became letters or digits since
-split differently. So when it is opened both engines are asked for the kind of every character, and a text that holds
+split differently. So when it is opened both encoders are asked for the kind of every character, and a text that holds
 one on which they disagree is encoded by tiktoken. Besides, `spot_check` compares a share of all documents.
 """
 
@@ -23,7 +23,7 @@ from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
 TIKTOKEN, GIGATOKEN, TOKENIZERS = "tiktoken", "gigatoken", "tokenizers"
 ENCODERS = (TIKTOKEN, GIGATOKEN)
-"""Engines of Phi-4's tokenizer; every tokenizer.json has one engine, the library `tokenizers`."""
+"""Encoders of Phi-4's tokenizer; every tokenizer.json has one, the library `tokenizers`."""
 SPOT_CHECK_EVERY = 256
 """One document in this many, and the first of every shard, is encoded by tiktoken too."""
 
@@ -89,7 +89,7 @@ def exact_encoder(fast: Encode, tokenizer: Phi4Tokenizer, doubtful: Sequence[int
 
 
 def doubtful_characters(fast: Encode, tokenizer: Phi4Tokenizer) -> tuple[int, ...]:
-    """Code points that two engines of the whole vocabulary take for different kinds (letter, number, space, other).
+    """Code points that two encoders of the whole vocabulary take for different kinds (letter, number, space, other).
 
     What follows a character shows its kind: after a letter or a digit the line breaks in "\\n \\n" are one piece, after
     a symbol the first belongs to the symbol; after a digit "123" is not one piece.
@@ -136,7 +136,7 @@ def _open_gigatoken(tokenizer: Phi4Tokenizer) -> Encode:
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines(base64.b64encode(token) + b" %d\n" % rank for token, rank in tokenizer.ranks.items())
-        engine: Any = Tokenizer.from_tiktoken(path, pretokenizer="gpt4", special_tokens={})
+        encoder: Any = Tokenizer.from_tiktoken(path, pretokenizer="gpt4", special_tokens={})
     finally:
         os.unlink(path)
-    return engine.encode
+    return encoder.encode

@@ -30,7 +30,7 @@ class TokenizeSettings:
     shuffle_seed: int | None = 0
     """Seed of the documents' order; None keeps the order of the inputs."""
     encoder: str | None = None
-    """Engine that makes the ids, see `encoders.py`; None means the first that the tokenizer has."""
+    """Encoder that makes the ids, see `encoders.py`; None means the first that the tokenizer has."""
     fill_in_the_middle: FillInTheMiddle | None = None
     """Rearrange a share of the documents."""
     bad_records: OnBadRecords = "error"

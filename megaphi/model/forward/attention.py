@@ -2,11 +2,11 @@
 
 Here are the two of plain causal attention: in one rank, and with the sequence spread over the ranks of a context
 parallel group. `segments.py` has isolated documents and shared prefixes, `paged_cache.py` the passes of generation. A
-variant is handed the core product, softmax(q k^T / sqrt(K) + mask) v by `scaled_dot_product_attention` or by its
-definition (`model.attention`), and says which keys a query may see. No [S, S] mask exists where one can do without.
+variant is given the core product, softmax(q k^T / sqrt(K) + mask) v by `scaled_dot_product_attention` or by its
+definition (`model.attention`), and decides which keys a query may see. It makes no [S, S] mask unless it must.
 
-A fork's own (a sliding window, a prefix that sees itself whole) is one class like these, made by the fork's objective;
-nothing else has to know it (tests/model/own_variants.py).
+A variant of your own (a sliding window, a prefix LM) is one class like these, made by your objective; nothing else has
+to know it (tests/model/own_variants.py).
 
 Legend: S queries, L keys, B batch, H query heads, G key-value groups, K head size.
 """
@@ -30,21 +30,24 @@ class CoreProduct(Protocol):
     """Factor of q k^T."""
 
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
-        """`[S, B, H K]`. `visible_SL` is True where a query may look; None: causal, and there are as many keys."""
+        """Attended values `[S, B, H K]`.
+
+        `visible_SL` is True where a query may see a key; None: causal, with as many keys as queries.
+        """
         ...
 
 
 class Attention(ABC):
-    """One variant, with what it knows of the pass; the same object serves every layer."""
+    """One variant of attention for one forward pass; the same object serves every layer."""
 
     @property
     def context_ranks(self) -> int:
-        """Ranks that the sequence is spread over; the model refuses a pass whose number is not its own."""
+        """Number of ranks that share a sequence; the model refuses a pass with another number than its own."""
         return 1
 
     @abstractmethod
     def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
-        """`[S, B, H K]`, of the tokens that this context rank holds, turned to their positions already."""
+        """Attended values `[S, B, H K]` of the tokens of this context rank; rotary positions are already applied."""
 
 
 class Causal(Attention):
@@ -56,10 +59,10 @@ class Causal(Attention):
 
 @dataclass(frozen=True, slots=True)
 class CausalAcrossRanks(Causal):
-    """Causal attention over a sequence of which every rank holds two chunks of 2n, r and 2n-1-r: equal work for all.
+    """Causal attention over a sequence of 2n chunks, of which rank r of n holds r and 2n-1-r: equal work for all.
 
-    Keys and values are gathered over the group, put back in order, and each chunk attends to those before it and its
-    own. Megatron's own local attention refuses that.
+    Keys and values are gathered over the group and put back in order; each chunk attends to itself and to the chunks
+    before it. Megatron's own local attention does not support this.
     """
 
     group: Any
@@ -82,7 +85,7 @@ class CausalAcrossRanks(Causal):
 
 
 def causally_visible(queries: int, keys: int, *, device: torch.device) -> Tensor:
-    """Bool `[queries, keys]`, where the last query sees every key."""
+    """Causal mask, bool `[queries, keys]`, in which the last query sees every key."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 

@@ -1,7 +1,6 @@
 """The context of a forward pass: its attention, the positions of its tokens, and its targets.
 
-Made for each micro-batch and handed to every pipeline stage, so that nothing is left on a module for a later call
-to find.
+It is made for each micro-batch and passed to every pipeline stage, so that no module keeps state between calls.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ class ForwardContext:
     attention: Attention
     targets: Targets
     positions_BS: Tensor | None = None
-    """Position of each token in its text; None: rows are texts from their first token on.
+    """Position of each token in its text; None: every row is one text from its first token on.
 
-    Of one row (B = 1) alone, which may consist of parts of several texts. In several rows positions count from the
-    start of the row whatever is said here: rotary positions are relative.
+    Used for a single row only (B = 1), which may hold parts of several texts. In several rows positions always count
+    from the start of the row: rotary positions are relative.
     """

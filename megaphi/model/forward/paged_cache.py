@@ -42,21 +42,21 @@ class PrefillChunk:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PagedPass(Attention):
-    """Tokens of many sequences, each of which sees what the cache has of its own, and itself."""
+    """Attention of the tokens of many sequences, each to the cached tokens of its own sequence and to itself."""
 
     cache: PagedCache
     cache_rows_T: Tensor
     """int64: block * P + position, where each token's key and value are stored."""
     decodes: int
-    """Tokens at the front that are alone of their sequence; the prefill chunks follow."""
+    """Number of decodes, which come first: one token of a sequence each."""
     tables: Tensor
-    """int32 [decodes, M]: blocks of each decode's sequence, any number where it has fewer."""
+    """int32 [decodes, M]: blocks of each decode's sequence; entries beyond its last block are ignored."""
     lengths: Tensor
     """int32 [decodes]: positions that each of them attends to, itself included."""
     prefill_chunks: Sequence[PrefillChunk]
 
     def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
-        """The pass is one row: S = T and B = 1."""
+        """Store the new keys and values, then attend. The pass is one row: S = T and B = 1."""
         keys_NPGK, values_NPGK = self.cache.layers[core.layer_number]
         for stored, new in ((keys_NPGK, key_SBGK), (values_NPGK, value_SBGK)):
             stored.view(-1, *stored.shape[2:]).index_copy_(0, self.cache_rows_T, new.squeeze(1))

@@ -1,8 +1,8 @@
-"""Attention within segments of the batch: isolated documents, and several answers to a prompt that is there once.
+"""Attention within segments of the batch: isolated documents, and several answers behind one copy of their prompt.
 
-Every segment attends to itself, causally, and perhaps to one other stretch of tokens, its prefix, all of it. On a GPU
-all segments go through one launch of flash attention; elsewhere each is a product of its own. No [S, S] mask exists and
-no work is spent on it.
+Every segment attends causally to itself and, where it has one, to all of its prefix, another stretch of tokens. On a
+GPU all segments share one launch of flash attention; elsewhere each is a product of its own. No [S, S] mask is made,
+and no masked score is computed.
 
 Legend: S sequence, B batch, T = B S tokens, row after row, N segments, H query heads, G key-value groups, K head size.
 """
@@ -27,12 +27,12 @@ _VARLEN_GROUPS = {"enable_gqa", "window_size"} <= set(inspect.signature(varlen.v
 
 @dataclass(frozen=True, slots=True)
 class Segments(Attention):
-    """Tokens see their segment up to themselves, and its prefix."""
+    """Attention of every token to its segment up to itself, and to the segment's prefix."""
 
     table_N4: Tensor
-    """int32, on the device: (start, end, start and end of the prefix) of every segment, counted in T.
+    """int32, on the device: (start, end, start of prefix, end of prefix) of every segment, as positions in T.
 
-    Segments follow each other without a gap, and every row starts one. An empty prefix ends where it starts.
+    Segments follow each other without gaps, and every row begins with one. An empty prefix ends where it starts.
     """
 
     def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
@@ -48,7 +48,7 @@ class Segments(Attention):
         return attended_TD.view(batch, sequence, -1).transpose(0, 1)
 
     def _flash(self, query_THK: Tensor, key_TGK: Tensor, value_TGK: Tensor, *, longest: int, scale: float) -> Tensor:
-        """All segments in one launch; keys of a prefix are repeated for each segment that sees it."""
+        """Attend in all segments by one launch; the keys of a prefix are repeated for each segment that sees it."""
         starts_N, ends_N, prefix_starts_N, prefix_ends_N = self.table_N4.unbind(1)
         query_ends = key_ends = torch.cat((starts_N, ends_N[-1:]))
         if bool((prefix_ends_N > prefix_starts_N).any()):
@@ -84,7 +84,7 @@ def _segment(query_T1HK: Tensor, key_T1GK: Tensor, value_T1GK: Tensor, segment: 
 
 
 def document_segments(document_ids_BS: NDArray[np.integer]) -> NDArray[np.int32]:
-    """int32 [N, 4], the table of documents that see themselves only, each a segment with an empty prefix."""
+    """Table of isolated documents, int32 [N, 4]: each is a segment with an empty prefix."""
     starts_BS = np.ones(document_ids_BS.shape, dtype=bool)
     starts_BS[:, 1:] = document_ids_BS[:, 1:] != document_ids_BS[:, :-1]
     starts_N = np.flatnonzero(starts_BS)

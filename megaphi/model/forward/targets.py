@@ -1,8 +1,9 @@
 """Targets of a forward pass: each kind of output is a small class that computes it on the last pipeline stage.
 
-Losses of the next token, losses and margins of a few places, logits of some tokens or of all. A kind takes what it
-needs from the `OutputHead` (`FusedModel`), which knows how the vocabulary is cut over the tensor ranks and whether
-logits of a whole micro-batch may exist. A fork's own (distances to a teacher's logits, say) is one class like these.
+There are losses of the next token, losses and margins at chosen positions, and logits of some tokens or of all. A kind
+takes what it needs from the `OutputHead` (`FusedModel`), which knows how the vocabulary is cut over the tensor ranks
+and whether logits of a whole micro-batch may exist. A kind of your own (distances to a teacher's logits, say) is one
+class like these.
 
 Legend: S sequence, B batch, T = B S tokens, D width, V this rank's part of the vocabulary, P pairs, R graded tokens,
 W rows of logits.
@@ -22,11 +23,11 @@ class OutputHead(Protocol):
     """The top of the last pipeline stage."""
 
     def logits(self, hidden_SBD: Tensor) -> Tensor:
-        """`[S, B, V]`, as low as numbers go where the vocabulary is padded."""
+        """Logits `[S, B, V]`; those of padding have the lowest number there is."""
         ...
 
     def losses(self, hidden_SBD: Tensor, labels_BS: Tensor) -> Tensor:
-        """`[B, S]` cross-entropies of the labels."""
+        """Cross-entropies `[B, S]` of the labels."""
         ...
 
     def whole_sequence(self, hidden_SBD: Tensor) -> Tensor:
@@ -34,11 +35,11 @@ class OutputHead(Protocol):
         ...
 
     def losses_in_chunks(self, hidden_RD: Tensor, labels_R: Tensor) -> Tensor:
-        """`[R]` cross-entropies; logits of all R tokens never exist at once."""
+        """Cross-entropies `[R]`; logits of all R tokens never exist at once."""
         ...
 
     def margins(self, hidden_PD: Tensor, tokens_P: Tensor, others_P: Tensor) -> Tensor:
-        """`[P]`: by how much the logit of one token is above that of another; no softmax is needed for it."""
+        """Differences `[P]` between the logits of two tokens; they need no softmax."""
         ...
 
 
@@ -46,9 +47,9 @@ class Targets(ABC):
     """One kind of output."""
 
     picks_tokens: ClassVar[bool] = False
-    """It takes tokens out of `hidden_SBD` by their place in the row, so a rank must hold the whole row.
+    """True if `output` picks tokens of `hidden_SBD` by their place in the row, so that a rank must hold the whole row.
 
-    Under sequence parallelism it does not: the model refuses the pass.
+    Under sequence parallelism it holds a share of it, and the model refuses the pass.
     """
 
     @abstractmethod
@@ -58,7 +59,7 @@ class Targets(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Labels(Targets):
-    """`[B, S]` cross-entropies of the next tokens."""
+    """Cross-entropies `[B, S]` of the next tokens."""
 
     labels_BS: Tensor
 
@@ -68,14 +69,14 @@ class Labels(Targets):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison(Targets):
-    """`[R + P]`: of one flat row the losses of graded tokens, and then margins between two tokens."""
+    """Losses of graded tokens of one flat row, then margins between two tokens: `[R + P]`."""
 
     rows_R: Tensor
-    """Places whose next token is graded."""
+    """Positions whose next token is graded."""
     targets_R: Tensor
     """Those tokens."""
     places_P: Tensor
-    """Places where the logits of two tokens are compared."""
+    """Positions at which the logits of two tokens are compared."""
     chosen_P: Tensor
     rejected_P: Tensor
 
@@ -89,7 +90,7 @@ class Comparison(Targets):
 
 @dataclass(frozen=True, slots=True)
 class LogitRows(Targets):
-    """`[1, W, V]` logits of some tokens of one flat row."""
+    """Logits `[1, W, V]` of some tokens of one flat row."""
 
     picks_tokens: ClassVar[bool] = True
     rows_W: Tensor
@@ -99,7 +100,7 @@ class LogitRows(Targets):
 
 
 class AllLogits(Targets):
-    """`[B, S, V]` logits of every token."""
+    """Logits `[B, S, V]` of every token."""
 
     def output(self, head: OutputHead, hidden_SBD: Tensor) -> Tensor:
         return head.logits(hidden_SBD).transpose(0, 1).contiguous()

@@ -1,11 +1,11 @@
-"""One row per weight: all that the package knows of it, which building, drawing, saving, planning and moving read.
+"""One row per weight: everything the package knows about it, for building, drawing, saving, planning and conversion.
 
-A row says what a weight is called here, in Transformer Engine's layers, in Hugging Face's formats and in GGUF; its
-shape; which dimension tensor ranks cut; how it is drawn. The rows of a model are those of its variant
-(`model/variants`), each given for any layer and put into its layer by `in_layer`.
+A row holds a weight's names here, in Transformer Engine's layers, in Hugging Face's formats and in GGUF; its shape; the
+dimension that tensor ranks cut; how it is drawn. The rows of a model are those of its variant (`model/variants`). A
+variant gives the rows of one layer, and `in_layer` makes them those of a numbered layer.
 
-A weight also has a matrix form, whose rows are what moves between formats: the SwiGLU matrix (2, F, D) as 2F rows,
-gates first; a norm or a bias as its elements, one a row.
+A weight also has a matrix form, whose rows are the unit of conversion between formats: the SwiGLU matrix (2, F, D) as
+2F rows, gates first; a norm or a bias with one element a row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Naming = Literal["phi3", "llama"]
 Place = Literal["bottom", "layer", "top"]
 """Before the first layer, in every layer, or after the last one."""
 Drawn = Literal["normal", "residual", "ones", "zeros"]
-"""residual: normal, and smaller the more layers add to the residual stream (model/initialize.py)."""
+"""residual: normal, with a standard deviation that falls with the number of layers (model/initialize.py)."""
 Gradient = Literal["whole", "sequence_share", "part"]
 """Portion of the gradient that a tensor rank computes of a weight that is not cut.
 
@@ -35,30 +35,30 @@ LAYERS = "decoder.layers."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weight:
-    """One weight of the whole model; within a row of a layer every name is the one after the layer's number."""
+    """One weight of the whole model; in a variant's row of a layer, names are those after the layer's number."""
 
     name: str
     """Megatron's name, with `.weight` or `.bias`."""
     shape: tuple[int, ...]
     cut: int | None = None
-    """The dimension that tensor ranks share; none: every tensor rank holds all of it."""
+    """The dimension that is cut over the tensor ranks; None: every tensor rank holds all of it."""
     gradient: Gradient | None = None
     """Required of a weight that is not cut where there are several tensor ranks; of a cut one each has its own."""
     drawn: Drawn = "normal"
     place: int | Place = "layer"
     """The number of its layer, counted from the bottom; or one of `Place`."""
     has_token_rows: bool = False
-    """A row per token: tensor ranks hold equally many, the last of them padding."""
+    """One row per token: tensor ranks hold equally many rows, of which the last are padding."""
     transformer_engine: str | None = None
-    """Its name in Transformer Engine's layers, if they hold it elsewhere."""
+    """Its name in Transformer Engine's layers, if that is another."""
     huggingface: Mapping[Naming, tuple[str, ...]] = field(default_factory=dict)
-    """Its names there: one, or one for each of `parts`. A naming that is not here has no name for it."""
+    """Its names by naming: one, or one for each of `parts`. A naming that is missing has no such weight."""
     gguf: tuple[str, ...] = ()
-    """llama.cpp's names of what `huggingface["llama"]` lists."""
+    """llama.cpp's names of the tensors in `huggingface["llama"]`."""
     parts: tuple[int, ...] = ()
-    """Rows of the stacked parts, if there are several: queries, keys, values; gate, up."""
+    """Number of rows of each stacked part, if there are several: queries, keys, values; gate, up."""
     groups: int = 1
-    """Times that the parts take turns here, a piece of each at a time; in other formats each part is whole."""
+    """Number of times the parts alternate here, with a piece of each; other formats store each part whole."""
 
     @property
     def rows(self) -> int:
@@ -75,7 +75,7 @@ class Weight:
 
     @property
     def is_matrix(self) -> bool:
-        """Not a norm or a bias."""
+        """False for a norm or a bias."""
         return len(self.shape) > 1
 
     @property
@@ -95,7 +95,7 @@ class Weight:
         )
 
     def share(self, *, tensor: int, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(offset, shape) of what tensor rank `rank` of `tensor` holds; without the rows that only pad a vocabulary."""
+        """(offset, shape) of the share of tensor rank `rank` of `tensor`, without rows that only pad the vocabulary."""
         offset, shape = [0] * len(self.shape), list(self.shape)
         if self.cut is None:
             return tuple(offset), tuple(shape)

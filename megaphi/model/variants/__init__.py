@@ -1,7 +1,7 @@
 """Variants of the model, each a file of this folder, found by name (`model.variant=NAME`).
 
-A checkpoint names its variant too. So a name is looked up among the files that are here and is never a path: what is
-run is part of the package, or was put into this folder by whoever installed it.
+Checkpoints name their variant, and may come from strangers. So a name is looked up among the files of this folder and
+is never a path: the code that runs is part of the package, or was put here by whoever installed it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ USUAL = "phi4"
 
 
 def variant_names() -> list[str]:
-    """Every variant that is here."""
+    """Names of all variants in this folder."""
     return sorted(module.name for module in iter_modules(__path__))
 
 

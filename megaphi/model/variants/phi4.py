@@ -1,9 +1,9 @@
 """Phi-4, in the terms in which a variant of it says what is different: weights, Megatron's fields, modules.
 
-A variant is a file beside this one with a class `Variant` that inherits `Phi4` and overrides what differs, so each
-method and attribute here is a question that some part of the package asks: what the weights are, how they are
-computed, what the model is called elsewhere, what it keeps for its backward pass. `model.variant=NAME` names the file.
-No torch is imported until a model is built: planning, conversion and the command line ask too.
+A variant is a file beside this one with a class `Variant` that inherits from `Phi4` and overrides what differs. The
+methods and attributes here are everything that the package asks of a model: its weights, how they are used, its form in
+other libraries, the memory of its backward pass. `model.variant=NAME` names the file. No torch is imported until a
+model is built, because planning, conversion and the command line read variants too.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class HuggingFaceForm:
     model_type: str
     class_name: str
     naming: Naming
-    """Key of its names in a weight's row."""
+    """The key of its names in `Weight.huggingface`."""
     fields: Mapping[str, Any]
-    """Fields of config.json beside sizes: written there, and required of a config.json of this variant."""
+    """Fields of config.json other than sizes: an export writes them, an import requires them."""
     defaults: Mapping[str, Any]
-    """Values that transformers takes for missing fields."""
+    """transformers' values for missing fields."""
 
-    def saying(self, **fields: Any) -> HuggingFaceForm:
-        """The same with other fields, or with more."""
+    def with_fields(self, **fields: Any) -> HuggingFaceForm:
+        """The same form with these fields added or replaced."""
         return replace(self, fields={**self.fields, **fields})
 
 
@@ -55,9 +55,9 @@ class Phi4:
     """Pre-norm RMSNorm, grouped-query attention, rotary positions, SwiGLU, no biases."""
 
     huggingface: HuggingFaceForm | None = PHI3
-    """Not inherited: a variant that says nothing here cannot be exported, as what differs would be lost."""
+    """Not inherited: a variant without a form of its own cannot be exported, because its differences would be lost."""
     rotary_fraction: float = 1.0
-    """Part of each head that is turned by its position: its first `rotary_fraction * model.head_size` numbers."""
+    """Fraction of each head that rotary positions turn: its first `rotary_fraction * model.head_size` numbers."""
 
     def bottom_weights(self, model: Architecture) -> list[Weight]:
         """Weights before the first layer."""
@@ -127,29 +127,29 @@ class Phi4:
         ]
 
     def top_weights(self, model: Architecture) -> list[Weight]:
-        """Weights after the last layer; a tied output layer is the embedding, and no weight of its own."""
+        """Weights after the last layer; a tied output layer is the embedding and has no row of its own."""
         norm = _norm(FINAL_NORM, model, place="top", huggingface="model.norm.weight", gguf="output_norm.weight")
         output = _token_rows(OUTPUT, model, place="top", huggingface="lm_head.weight", gguf="output.weight")
         return [norm] if model.tied_embeddings else [norm, output]
 
     def megatron_fields(self, model: Architecture) -> dict[str, Any]:
-        """Fields of Megatron's configuration that say what a layer computes, beside its sizes.
+        """Fields of Megatron's configuration, other than sizes, that decide what a layer computes.
 
-        A value that the modules of `model.kernels` would pass over is refused by name (model/honoured.py), unless a
-        module of the layer spec names the field in its attribute `honours`.
+        A value that the modules of `model.kernels` would ignore is refused by name (model/honoured.py), unless a module
+        of the layer spec names the field in its attribute `honours`.
         """
         return phi4_fields()
 
     def layer_spec(self, spec: ModuleSpec, model: Architecture) -> ModuleSpec:
-        """The modules of a layer, from those of `model.kernels` for Phi-4; may be changed in place."""
+        """The modules of a layer; `spec` has Phi-4's of `model.kernels`, and may be changed in place."""
         return spec
 
     def kept_by_attention(self, model: Architecture) -> int:
-        """Numbers per token that attention keeps for its backward pass beyond Phi-4's, all tensor ranks together."""
+        """Numbers per token that attention saves for its backward pass beyond Phi-4's, over all tensor ranks."""
         return 0
 
     def kept_by_mlp(self, model: Architecture) -> int:
-        """The same of the MLP."""
+        """Numbers per token that the MLP saves beyond Phi-4's, over all tensor ranks."""
         return 0
 
 

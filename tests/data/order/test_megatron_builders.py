@@ -34,7 +34,7 @@ def unaligned(values, dtype):
 
 def sample_starts(lengths, documents, sequence_length, count, *, place_dtype):
     out = np.full((count, 2), 77, dtype=place_dtype)
-    _C.legacy_sample_starts(lengths, documents, sequence_length=sequence_length, out=out)
+    _C.megatron_sample_starts(lengths, documents, sequence_length=sequence_length, out=out)
     return out
 
 
@@ -106,7 +106,7 @@ def test_the_greedy_blend_is_megatrons(weights, samples, rank_dtype):
         (np.full(samples, -1, dtype=np.int16), np.full(samples, 77, dtype=dtype)) for dtype in (np.int64, rank_dtype)
     )
     helpers_cpp.build_blending_indices(*expected, shares, len(shares), samples, False)
-    counts = _C.legacy_blend(shares, *ours)
+    counts = _C.megatron_blend(shares, *ours)
     assert np.array_equal(ours[0], expected[0])
     assert np.array_equal(ours[1], expected[1])
     assert counts == np.bincount(expected[0], minlength=len(shares)).tolist()
@@ -123,7 +123,7 @@ def test_the_exhaustive_blend_is_megatrons(sizes, rank_dtype):
         for dtype in (np.int64, rank_dtype)
     )
     helpers_cpp.build_exhaustive_blending_indices(*expected, sizes, len(sizes))
-    _C.legacy_blend_all(sizes, *ours)
+    _C.megatron_blend_all(sizes, *ours)
     assert np.array_equal(ours[0], expected[0])
     assert np.array_equal(ours[1], expected[1])
 
@@ -138,13 +138,13 @@ def test_the_builders_refuse_what_would_read_or_write_outside():
     with pytest.raises(TypeError):
         sample_starts(lengths.astype(np.int64), documents, 3, 2, place_dtype=np.uint32)
     with pytest.raises(ValueError, match="sum to the number of samples"):
-        _C.legacy_blend_all([2, 0], np.empty(2, dtype=np.int16), np.empty(2, dtype=np.uint32))
+        _C.megatron_blend_all([2, 0], np.empty(2, dtype=np.int16), np.empty(2, dtype=np.uint32))
     with pytest.raises(ValueError, match="same size"):
-        _C.legacy_blend([1.0], np.empty(2, dtype=np.int16), np.empty(3, dtype=np.uint32))
+        _C.megatron_blend([1.0], np.empty(2, dtype=np.int16), np.empty(3, dtype=np.uint32))
     with pytest.raises(ValueError, match=r"32,766 datasets"):
-        _C.legacy_blend([1e-5] * 32_767, np.empty(2, dtype=np.int16), np.empty(2, dtype=np.uint32))
+        _C.megatron_blend([1e-5] * 32_767, np.empty(2, dtype=np.int16), np.empty(2, dtype=np.uint32))
     with pytest.raises(IndexError, match="before the sample does"):
-        _C.legacy_runs(lengths, np.array([0, 8]), 2, documents, np.array([[1, 2]]), 3)
+        _C.megatron_runs(lengths, np.array([0, 8]), 2, documents, np.array([[1, 2]]), 3)
     with pytest.raises(ValueError, match="4, 8 or 16 bytes"):
         _C.NumpyShuffle(0)(np.zeros(4, dtype=np.int16))
 
@@ -168,7 +168,7 @@ def test_more_documents_than_32_bits_can_count():
     assert starts[-1].tolist() == [2**32, 0]
     with pytest.raises(ValueError, match="more documents than the dtype"):
         sample_starts(lengths, documents, sequence_length, count, place_dtype=np.uint32)
-    row_N, _, count_N = _C.legacy_runs(lengths, np.array([0]), 2, documents, starts[-1:], 5)
+    row_N, _, count_N = _C.megatron_runs(lengths, np.array([0]), 2, documents, starts[-1:], 5)
     assert row_N.tolist() == [0] * 5
     assert count_N.tolist() == [1] * 5
 

@@ -203,7 +203,7 @@ def test_equal_claims_are_settled_by_the_last_bit_of_a_share(corpus):
     datasets = corpus * 3
     for shares in (np.array(weights) / np.sum(weights), np.array(weights) / sum(weights)):
         other = np.empty(500, dtype=np.int16)
-        _C.legacy_blend(shares.tolist(), other, np.empty(500, dtype=np.uint32))
+        _C.megatron_blend(shares.tolist(), other, np.empty(500, dtype=np.uint32))
         assert not np.array_equal(other, megatron_dataset(datasets, weights, **WANTED).dataset_index[:500])
     assert_same_samples(megatron_dataset(datasets, weights, **WANTED), ours_of(datasets, weights, **WANTED), datasets)
 

@@ -10,7 +10,7 @@ from megaphi.model.variants.phi4 import PHI3, Phi4
 
 
 class Variant(Phi4):
-    huggingface = PHI3.saying(hidden_act="gelu_pytorch_tanh")
+    huggingface = PHI3.with_fields(hidden_act="gelu_pytorch_tanh")
 
     def megatron_fields(self, model: Architecture) -> dict[str, Any]:
         from torch.nn import functional

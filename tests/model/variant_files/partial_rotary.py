@@ -7,4 +7,4 @@ from megaphi.model.variants.phi4 import PHI3, Phi4
 
 class Variant(Phi4):
     rotary_fraction = 0.5
-    huggingface = PHI3.saying(partial_rotary_factor=0.5)
+    huggingface = PHI3.with_fields(partial_rotary_factor=0.5)

@@ -24,7 +24,7 @@ from megaphi.errors import InputError
 from megaphi.tokenizer.json_tokenizer import TOKENIZER_CONFIG, TOKENIZER_JSON
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer as Engine
+    from tokenizers import Tokenizer as FastTokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """llama.cpp's types of a token."""
@@ -129,9 +129,9 @@ class _Reading:
         named = {name: vocabulary.text_of(self._own[key]) for name, key in NAMED.items() if key in self._own}
         if "eos_token" not in named:
             self._refuse("tokenizer.ggml.eos_token_id is missing: which token ends a text must be known")
-        engine = self._byte_level(vocabulary) if self._kind == "gpt2" else self._sentencepiece(vocabulary, named)
-        self._add_tokens(engine, vocabulary)
-        self._frame_texts(engine, named)
+        fast = self._byte_level(vocabulary) if self._kind == "gpt2" else self._sentencepiece(vocabulary, named)
+        self._add_tokens(fast, vocabulary)
+        self._frame_texts(fast, named)
         configuration = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             **named,
@@ -141,7 +141,7 @@ class _Reading:
             **self._chat_templates(),
         }
         return {
-            TOKENIZER_JSON: engine.to_str(),
+            TOKENIZER_JSON: fast.to_str(),
             TOKENIZER_CONFIG: json.dumps(configuration, ensure_ascii=False, indent=2),
             **self._generation_config(),
         }
@@ -179,7 +179,7 @@ class _Reading:
             self._refuse("two of its tokens have the same text, or one has none")
         return _Vocabulary(plain, added)
 
-    def _byte_level(self, vocabulary: _Vocabulary) -> Engine:
+    def _byte_level(self, vocabulary: _Vocabulary) -> FastTokenizer:
         from tokenizers import Tokenizer, decoders, models, normalizers
 
         name = self._own.get("pre")
@@ -187,11 +187,11 @@ class _Reading:
             self._refuse(f"tokenizer.ggml.pre={name!r}, the pre-tokenizer, is not one of {', '.join(SPLITS)}")
         split, texts = SPLITS[name], vocabulary.of_the_model()
         merges = [self._pair(merge, texts) for merge in self._own.get("merges") or []]
-        engine = Tokenizer(models.BPE(texts, merges, ignore_merges=split.whole_pieces))
-        engine.normalizer = normalizers.NFC() if split.composed else None
-        engine.pre_tokenizer = split.pre_tokenizer()
-        engine.decoder = decoders.ByteLevel()
-        return engine
+        fast = Tokenizer(models.BPE(texts, merges, ignore_merges=split.whole_pieces))
+        fast.normalizer = normalizers.NFC() if split.composed else None
+        fast.pre_tokenizer = split.pre_tokenizer()
+        fast.decoder = decoders.ByteLevel()
+        return fast
 
     def _pair(self, merge: str, texts: Mapping[str, int]) -> tuple[str, str]:
         left, _, right = merge.partition(" ")
@@ -199,7 +199,7 @@ class _Reading:
             self._refuse(f"the merge {merge!r} is not of its tokens")
         return left, right
 
-    def _sentencepiece(self, vocabulary: _Vocabulary, named: Mapping[str, str]) -> Engine:
+    def _sentencepiece(self, vocabulary: _Vocabulary, named: Mapping[str, str]) -> FastTokenizer:
         from tokenizers import Tokenizer, decoders, models, normalizers
 
         has_prefix = bool(self._own.get("add_space_prefix", True))
@@ -210,14 +210,14 @@ class _Reading:
             fuse_unk=True,
             byte_fallback=True,
         )
-        engine = Tokenizer(model)
+        fast = Tokenizer(model)
         before = [normalizers.Prepend(SPACE)] if has_prefix else []
-        engine.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SPACE)])
+        fast.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SPACE)])
         after = [decoders.Strip(" ", 1, 0)] if has_prefix else []
-        engine.decoder = decoders.Sequence(
+        fast.decoder = decoders.Sequence(
             [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
         )
-        return engine
+        return fast
 
     def _merges(self, plain: Mapping[str, int]) -> list[tuple[str, str]]:
         """Every way to make a piece of two others, the best piece first; of one piece the longest left part first."""
@@ -234,16 +234,16 @@ class _Reading:
             self._refuse("several pieces have one score, so that it does not say which is merged first")
         return [pair for _, pairs in sorted(found, reverse=True) for pair in pairs]
 
-    def _add_tokens(self, engine: Engine, vocabulary: _Vocabulary) -> None:
+    def _add_tokens(self, fast: FastTokenizer, vocabulary: _Vocabulary) -> None:
         from tokenizers import AddedToken
 
         for token, text, special in vocabulary.added:
             one = AddedToken(text, normalized=False, special=special)
-            engine.add_special_tokens([one]) if special else engine.add_tokens([one])
-            if engine.token_to_id(text) != token:
+            fast.add_special_tokens([one]) if special else fast.add_tokens([one])
+            if fast.token_to_id(text) != token:
                 self._refuse(f"the added token {token} ({text!r}) does not keep its id")
 
-    def _frame_texts(self, engine: Engine, named: Mapping[str, str]) -> None:
+    def _frame_texts(self, fast: FastTokenizer, named: Mapping[str, str]) -> None:
         """Return the texts that frame every encoded text, in front and at the end."""
         from tokenizers import processors
 
@@ -255,12 +255,12 @@ class _Reading:
         if begins or ends:
             single = [*around[0], "$A", *around[1]]
             pair = [*single, *(f"{piece}:1" for piece in [*around[0], "$B", *around[1]])]
-            specials = {text: engine.token_to_id(text) for text in (*around[0], *around[1])}
-            engine.post_processor = processors.TemplateProcessing(
+            specials = {text: fast.token_to_id(text) for text in (*around[0], *around[1])}
+            fast.post_processor = processors.TemplateProcessing(
                 single=single, pair=pair, special_tokens=list(specials.items())
             )
         elif self._kind == "gpt2":
-            engine.post_processor = processors.ByteLevel(trim_offsets=False)
+            fast.post_processor = processors.ByteLevel(trim_offsets=False)
 
     def _chat_templates(self) -> dict[str, Any]:
         """As tokenizer_config.json has one, or several with names."""

@@ -75,7 +75,7 @@ def test_tokens_are_what_the_file_calls_them() -> None:
         assert tokenizer.encode("x<think>")[-1] == texts.index("<think>")
         assert tokenizer.vocabulary_size == len(texts) - 2  # of which two are not used
         every = range(tokenizer.vocabulary_size)
-        assert [tokenizer._engine.id_to_token(token) for token in every] == texts[:-2]
+        assert [tokenizer._fast.id_to_token(token) for token in every] == texts[:-2]
 
 
 def test_what_stands_around_a_text_is_the_files_word() -> None:
@@ -83,7 +83,7 @@ def test_what_stands_around_a_text_is_the_files_word() -> None:
     assert opened({**fields, "tokenizer.ggml.add_bos_token": False}).text_start == ()
     both = opened({**fields, "tokenizer.ggml.add_eos_token": True})
     begin, end = fields["tokenizer.ggml.bos_token_id"], fields["tokenizer.ggml.eos_token_id"]
-    around = both._engine.encode("a").ids
+    around = both._fast.encode("a").ids
     assert (around[0], around[-1], len(around)) == (begin, end, 3)
     assert list(both.text_start) == [begin]
     more = opened({**fields, "tokenizer.ggml.eot_token_id": fields["tokenizer.ggml.unknown_token_id"]})
