@@ -38,6 +38,7 @@ SCORED = {
     "greedy": GREEDY,
 }
 """Rules under which texts are scored."""
+COPIES = 3
 SHORT = 4
 """So many prompts leave room for an answer of JSON."""
 
@@ -85,6 +86,7 @@ def continuations(checkpoint: str, layout: ParallelLayout, tops: list[int]) -> d
     found["scores"] = [[tuple(score)[:3] for score in item] for item in scores]
     found |= sampled_scores(model, texts)
     found["forced"] = forced(model, prompts, tops)
+    found["families"] = [drafted(model, prompts, speculates=speculates) for speculates in (True, False)]
     return found
 
 
@@ -107,6 +109,39 @@ def sampled_scores(model: Any, texts: list[tuple[list[int], list[int]]]) -> dict
         ]
         for name in SCORED
     }
+
+
+def drafted(model: Any, prompts: list[list[int]], *, speculates: bool) -> dict[str, Any]:
+    """Each request three times, and JSON beside it, in a cache that is too small for all: later ones are drafted."""
+    from megaphi.generation.decoding.drafts import Speculation
+    from megaphi.generation.decoding.generate import complete_everywhere
+    from megaphi.generation.decoding.inference_engine import InferenceEngine
+    from megaphi.generation.decoding.interface import Request
+
+    tokenizer = load_tokenizer(352)
+    requests = [
+        Request(
+            name=f"{name} {place} {copy}",
+            prompt=tuple(prompts[place]),
+            sampling=rules,
+            family=f"{place}",
+            stop_tokens=tokenizer.stop_tokens if name == "json" else frozenset(),
+        )
+        for copy in range(COPIES)
+        for name, rules in (*RULES.items(), ("json", JSON))
+        for place in range(SHORT)
+    ]
+    engine = InferenceEngine(
+        model,
+        slots=6,
+        cache_bytes=8 * 16 * bytes_per_token(model),
+        constraints=Constraints(tokenizer),
+        speculation=Speculation(pass_rows=1e6, longest_draft=5) if speculates else None,
+    )
+    found = complete_everywhere(engine, requests)
+    usage = engine.usage
+    answers = {request.name: plain(found[request.name]) for request in requests}
+    return {"answers": answers, "drafted": usage.drafted_tokens, "accepted": usage.accepted_tokens}
 
 
 def forced(model: Any, prompts: list[list[int]], tops: list[int]) -> list[list[dict[str, Any]]]:

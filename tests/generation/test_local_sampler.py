@@ -127,6 +127,23 @@ def local(*generators: FakeGenerator, **settings: Any) -> LocalSampler:
     return LocalSampler(generators, tokenizer(), name="fake", **settings)
 
 
+def test_steps_of_several_tokens_change_no_answer() -> None:
+    """As drafts make them; a stop text in the middle of a step, and an end behind it in the same step."""
+    alphabet = tokenizer().encode(" one two three four five")
+    found: list[Any] = []
+    for tokens_per_step in (1, 5, 40):
+        ended: list[int] = []
+        generator = FakeGenerator(alphabet=alphabet, tokens_per_step=tokens_per_step)
+        with local(generator, on_end=lambda ended=ended: ended.append(1)) as sampler:
+            for stop in ((), ("three",)):
+                rules = Sampling(max_tokens=30, temperature=1.0, seed=4, stop=stop)
+                answers = [answer for some in sampler.sample(["count", "again"], rules, samples=4) for answer in some]
+                assert not stop or any(answer.finish == "stop" for answer in answers)
+                found.append([(answer.text, answer.tokens, answer.finish) for answer in answers])
+        assert len(ended) == 16
+    assert found[:2] == found[2:4] == found[4:]
+
+
 class Open(FakeGenerator):
     """Remembers how many requests it had at a time."""
 

@@ -46,7 +46,8 @@ async def tokens_of(submission: Submission) -> dict[str, list[int]]:
     return found
 
 
-def test_hundreds_of_callers_each_get_their_own_answers():
+@pytest.mark.parametrize("tokens_per_step", [1, 3])
+def test_hundreds_of_callers_each_get_their_own_answers(tokens_per_step):
     async def caller(service: GenerationService, number: int) -> None:
         wanted = [request(number, place, max_tokens=1 + number % 7, sample=place) for place in range(1 + number % 3)]
         submission = service.submit(wanted)
@@ -55,7 +56,8 @@ def test_hundreds_of_callers_each_get_their_own_answers():
             assert answers[one.name] == expected(one)
 
     async def everybody() -> None:
-        with running(FakeGenerator(slots=5), max_waiting=1000) as service:
+        generator = FakeGenerator(slots=5, tokens_per_step=tokens_per_step)
+        with running(generator, max_waiting=1000) as service:
             await asyncio.gather(*(caller(service, number) for number in range(300)))
             assert service.load().waiting == service.load().running == 0
 

@@ -1,16 +1,16 @@
 """The inference engine: continuous batching over Megatron's model with a paged key-value cache.
 
 Each step is a pass over chunks of many sequences (`scheduler.py`), then the choice of each one's next token
-(`token_choice.py`) on the last pipeline stage, which broadcasts it. All ranks of a replica call `step` together and
-hold the same state.
+(`token_choice.py`) on the last pipeline stage, which broadcasts it. A sequence with a draft (`drafts.py`) has one more
+choice for every guess, and keeps them up to the first that is not what was guessed: each is the choice that it would
+have had without a draft. All ranks of a replica call `step` together and hold the same state.
 
-Legend: T tokens of a pass, W rows of logits, V vocabulary, M blocks of a sequence.
+Legend: T tokens of a pass, W rows of logits, V vocabulary.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Sequence
 
 from megaphi.engine.inference.forward_only import (
     InferenceModel,
@@ -21,20 +21,23 @@ from megaphi.engine.inference.forward_only import (
 )
 from megaphi.errors import InputError
 from megaphi.generation.decoding.cache_blocks import BlockPool
+from megaphi.generation.decoding.cache_pass import cache_pass
+from megaphi.generation.decoding.drafts import Drafter, Speculation
 from megaphi.generation.decoding.interface import Request, Score, StepOutput, Usage
 from megaphi.generation.decoding.json_constraint import Constraint, Constraints
 from megaphi.generation.decoding.sampling_law import Row
 from megaphi.generation.decoding.scheduler import ScheduledChunk, Scheduler, SequenceState
 from megaphi.generation.decoding.scoring import TargetToken, score, target_token
 from megaphi.generation.decoding.token_choice import NO_TOKEN, NOTHING_LEFT, Choice, choose
-from megaphi.model.forward.context import ForwardContext
-from megaphi.model.forward.paged_cache import PagedPass, PrefillChunk
-from megaphi.model.forward.targets import LogitRows
 from megaphi.sampling import Sampling
 
 BLOCK_SIZE = 16
 CACHE_BYTES = 2 << 30
 """Default size of the cache on each rank."""
+
+
+Chosen = tuple[int, float, tuple[tuple[int, float], ...]]
+"""A token, its log-probability, and the alternatives to it."""
 
 
 class InferenceEngine:
@@ -44,8 +47,9 @@ class InferenceEngine:
         slots: sequences that run at once; others wait.
         cache_bytes: memory for keys and values on this rank; never more than `slots` whole contexts.
         prefill_tokens: prompt tokens computed in one pass, so that a long prompt does not delay the others for long.
-        scored_tokens: tokens scored in one pass; each needs the logits of the whole vocabulary.
+        scored_tokens: tokens scored in one pass, and guessed ones; each needs the logits of the whole vocabulary.
         constraints: for answers that are JSON of a schema; None refuses requests for those.
+        speculation: how requests that have a family are drafted; None drafts nothing.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class InferenceEngine:
         prefill_tokens: int = 2_048,
         scored_tokens: int = 256,
         constraints: Constraints | None = None,
+        speculation: Speculation | None = Speculation(),  # noqa: B008 (frozen)
     ) -> None:
         if slots < 1:
             raise InputError(f"a batch of {slots} sequences: must be at least 1")
@@ -67,7 +72,11 @@ class InferenceEngine:
         if blocks < 2:
             raise InputError(f"a cache of {cache_bytes:,} bytes does not hold {2 * BLOCK_SIZE} tokens: give it more")
         self.scheduler = Scheduler(
-            BlockPool(blocks, size=BLOCK_SIZE), slots=slots, prefill_tokens=prefill_tokens, scored_tokens=scored_tokens
+            BlockPool(blocks, size=BLOCK_SIZE),
+            slots=slots,
+            prefill_tokens=prefill_tokens,
+            scored_tokens=scored_tokens,
+            drafter=Drafter(speculation, device=model.world.device.type) if speculation else None,
         )
         self.cache = make_cache(model, blocks=blocks, block_size=BLOCK_SIZE)
         self.computed_tokens = 0
@@ -87,6 +96,8 @@ class InferenceEngine:
             cache_blocks_used=pool.count - pool.free,
             reused_tokens=self.scheduler.reused_tokens,
             preemptions=self.scheduler.preemptions,
+            drafted_tokens=self.scheduler.drafted_tokens,
+            accepted_tokens=self.scheduler.accepted_tokens,
         )
 
     def add(self, request: Request) -> None:
@@ -103,14 +114,14 @@ class InferenceEngine:
             self._cancelled.append(StepOutput(name, finish="cancelled"))
 
     def step(self) -> list[StepOutput]:
-        """Advance every running request by at most one token. Collective over the ranks of this replica."""
+        """Advance every running request. Collective over the ranks of this replica."""
         outputs, self._cancelled = self._cancelled, []
         chunks = self.scheduler.next_pass()
         if chunks:
             sampled = [chunk for chunk in chunks if chunk.logit_positions]
             choice, scores = broadcast_from_last_stage(self.model, self._compute(chunks, sampled))
             outputs += self._apply(sampled, choice, scores)
-            self.computed_tokens += sum(chunk.end - chunk.start for chunk in chunks)
+            self.computed_tokens += sum(len(chunk.positions) for chunk in chunks)
         self._names -= {item.name for item in outputs if item.finish is not None}
         return outputs
 
@@ -160,9 +171,10 @@ class InferenceEngine:
     def _compute(
         self, chunks: list[ScheduledChunk], sampled: list[ScheduledChunk]
     ) -> tuple[Choice, list[Score]] | None:
-        """On the last stage: a token for each sequence that is continued, and the scores of target tokens."""
-        tokens_T = [token for chunk in chunks for token in chunk.sequence.tokens[chunk.start : chunk.end]]
-        logits_WV = pass_over_cache(self.model, tokens_T, self._context(chunks))
+        """On the last stage: tokens for each sequence that is continued, and the scores of target tokens."""
+        tokens_T = [token for chunk in chunks for token in chunk.tokens]
+        context = cache_pass(chunks, self.cache, block_size=self.scheduler.pool.size, device=self.model.world.device)
+        logits_WV = pass_over_cache(self.model, tokens_T, context)
         if logits_WV is None:
             return None
         rows = [row for chunk in sampled for row in self._rows_of(chunk)]
@@ -183,53 +195,18 @@ class InferenceEngine:
         allowed = (
             sequence.constraint.allowed(sequence.answer, vocabulary=self.vocabulary) if sequence.constraint else None
         )
-        answer = sequence.answer
-        excluded = frozenset() if answer else request.excluded_first
-        return [Row(rules, request.sample, request.prompt, answer, allowed, excluded)]
-
-    def _context(self, chunks: list[ScheduledChunk]) -> ForwardContext:
-        """Return the context of a pass: positions of its tokens, and the tokens whose logits are needed."""
-        device = self.model.world.device
-        positions_T = [position for chunk in chunks for position in range(chunk.start, chunk.end)]
-        logit_rows, offset = [], 0
-        for chunk in chunks:
-            logit_rows += [offset + position - chunk.start for position in chunk.logit_positions]
-            offset += chunk.end - chunk.start
-        return ForwardContext(
-            attention=self._paged_pass(chunks),
-            positions_BS=torch.tensor([positions_T], dtype=torch.int64, device=device),
-            targets=LogitRows(torch.tensor(logit_rows, dtype=torch.int64, device=device)),
-        )
-
-    def _paged_pass(self, chunks: list[ScheduledChunk]) -> PagedPass:
-        """Prepare a pass: the cache slots of its tokens, and the positions each of them attends to."""
-        device, size = self.model.world.device, self.scheduler.pool.size
-        decodes = [chunk for chunk in chunks if chunk.end - chunk.start == 1]
-        tables = np.zeros(
-            (len(decodes), max((len(chunk.sequence.blocks) for chunk in decodes), default=0)), dtype=np.int32
-        )
-        for row, chunk in zip(tables, decodes, strict=True):
-            row[: len(chunk.sequence.blocks)] = chunk.sequence.blocks
-        cache_rows, prefill, offset = [], [], 0
-        for chunk in chunks:
-            blocks, positions = chunk.sequence.blocks, range(chunk.start, chunk.end)
-            cache_rows += [blocks[position // size] * size + position % size for position in positions]
-            if len(positions) > 1:
-                cached = torch.tensor(
-                    blocks[: self.scheduler.pool.needed(chunk.start)], dtype=torch.int64, device=device
-                )
-                prefill.append(
-                    PrefillChunk(start=offset, end=offset + len(positions), cached_tokens=chunk.start, blocks=cached)
-                )
-            offset += len(positions)
-        return PagedPass(
-            cache=self.cache,
-            cache_rows_T=torch.tensor(cache_rows, device=device),
-            decodes=len(decodes),
-            tables=torch.from_numpy(tables).to(device),
-            lengths=torch.tensor([chunk.end for chunk in decodes], dtype=torch.int32, device=device),
-            prefill_chunks=prefill,
-        )
+        answers = [[*sequence.answer, *chunk.draft[:guessed]] for guessed in range(len(chunk.draft) + 1)]
+        return [
+            Row(
+                rules,
+                request.sample,
+                request.prompt,
+                answer,
+                allowed,
+                frozenset() if answer else request.excluded_first,
+            )
+            for answer in answers
+        ]
 
     def _apply(self, sampled: list[ScheduledChunk], choice: Choice, scores: list[Score]) -> list[StepOutput]:
         outputs = []
@@ -238,12 +215,24 @@ class InferenceEngine:
         for chunk in sampled:
             sequence = chunk.sequence
             if not sequence.request.scored:
-                outputs.append(self._continue(sequence, *next(chosen)))
+                outputs += self._keep(chunk, [next(chosen) for _ in range(len(chunk.draft) + 1)])
                 continue
             sequence.scores += [next(ready) for _ in chunk.logit_positions]
             if len(sequence.scores) == sequence.request.scored:
                 self.scheduler.finish(sequence)
                 outputs.append(StepOutput(sequence.request.name, finish="length", scores=tuple(sequence.scores)))
+        return outputs
+
+    def _keep(self, chunk: ScheduledChunk, chosen: Sequence[Chosen]) -> list[StepOutput]:
+        """Continue a sequence by the choice after its last token, and by those after guesses that it makes true."""
+        outputs = []
+        for place, choice in enumerate(chosen):
+            if place:
+                self.scheduler.accept_draft(chunk.sequence)
+            output = self._continue(chunk.sequence, *choice)
+            outputs.append(output)
+            if output.finish is not None or (output.token,) != chunk.draft[place : place + 1]:
+                break
         return outputs
 
     def _continue(
@@ -256,6 +245,7 @@ class InferenceEngine:
         if token == NOTHING_LEFT:
             self.scheduler.finish(sequence)
             return StepOutput(request.name, finish="excluded")
+        self.scheduler.observe(sequence, token)
         if token in request.stop_tokens:
             self.scheduler.finish(sequence)
             return StepOutput(request.name, None, log_probability, alternatives, finish="stop", stop_token=token)

@@ -31,6 +31,9 @@ class Request:
     """Ids that the answer does not begin with: its first token is drawn from the law that the sampling rules leave
     (after temperature, top-k, top-p, min-p), with these taken out and the others sharing their probability. An answer
     for which no token is left ends at once, with the finish "excluded". Temperature 0 leaves the top token only."""
+    family: str = ""
+    """Sequences of one family, as samples of one question are, are drafts for each other (`drafts.py`): some answers
+    come sooner, with the same tokens. "" drafts nothing. A request with a JSON schema takes no drafts and is one."""
     scored: int = 0
     """Score this many of the prompt's last tokens, and generate none."""
 
@@ -53,7 +56,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """Output of a step for one request: a token, its end, or both."""
+    """A token of one request, its end, or both. A step has several for a request whose draft was right, in order."""
 
     name: str
     token: int | None = None
@@ -78,6 +81,10 @@ class Usage:
     """Prompt tokens that were in the cache already."""
     preemptions: int = 0
     """Number of times that a sequence was preempted for an older one."""
+    drafted_tokens: int = 0
+    """Tokens of answers that were guessed and computed ahead."""
+    accepted_tokens: int = 0
+    """Those of them that were right."""
 
 
 class Generator(Protocol):
@@ -96,7 +103,10 @@ class Generator(Protocol):
         ...
 
     def step(self) -> Sequence[StepOutput]:
-        """Advance every running request by at most one token."""
+        """Advance every running request: by no token, by one, or by several where a draft was right.
+
+        Outputs of one request are in the order of its tokens; none follows the one with its finish.
+        """
         ...
 
     @property

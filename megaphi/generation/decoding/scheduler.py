@@ -2,9 +2,12 @@
 
 A request takes a slot as soon as one is free, in order of arrival, with whatever prefix the cache holds already; it
 waits while a running sequence is about to compute more of that prefix. A pass computes one token of every sequence that
-is being decoded, and up to `prefill_tokens` prompt tokens in prefill chunks. When blocks run out, the sequence that
-came last is preempted: it frees its blocks, waits, and later continues from its tokens with the same result, because a
-draw depends on its position only. Every rank decides the same from the same tokens, so nothing here is communicated.
+is being decoded, with a draft of what follows it where there is one, and up to `prefill_tokens` prompt tokens in
+prefill chunks. What a wrong draft leaves in the cache is overwritten before anything reads it.
+
+When blocks run out, the sequence that came last is preempted: it frees its blocks, waits, and later continues from its
+tokens with the same result, because a draw depends on its position only. Every rank decides the same from the same
+tokens, so nothing here is communicated.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from megaphi.generation.decoding.cache_blocks import BlockPool, Key, block_keys
+from megaphi.generation.decoding.drafts import Drafter
 from megaphi.generation.decoding.interface import Request, Score
 from megaphi.generation.decoding.json_constraint import Constraint
 
@@ -47,18 +51,36 @@ class SequenceState:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledChunk:
-    """Tokens [start, end) of a sequence, computed in one pass: a decoded token, or a chunk of prefill."""
+    """Tokens [start, end) of a sequence, computed in one pass: a decoded token and its draft, or a chunk of prefill."""
 
     sequence: SequenceState
     start: int
     end: int
+    draft: tuple[int, ...] = ()
+    """Guesses of the tokens from `end` on, computed in the same pass."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens to compute."""
+        return [*self.sequence.tokens[self.start : self.end], *self.draft]
+
+    @property
+    def positions(self) -> range:
+        """Their positions in the sequence."""
+        return range(self.start, self.end + len(self.draft))
+
+    @property
+    def is_prefill(self) -> bool:
+        """Return whether it holds several known tokens."""
+        return self.end - self.start > 1
 
     @property
     def logit_positions(self) -> range:
         """Positions in the sequence whose logits are needed."""
         if self.sequence.request.scored:  # nothing follows the last token of a sequence that is only scored
             return range(max(self.start, self.sequence.first_scored), min(self.end, len(self.sequence.tokens) - 1))
-        return range(self.end - 1, self.end) if self.end == len(self.sequence.tokens) else range(0)
+        is_whole = self.end == len(self.sequence.tokens)
+        return range(self.end - 1, self.end + len(self.draft)) if is_whole else range(0)
 
 
 class Scheduler:
@@ -67,11 +89,20 @@ class Scheduler:
     Args:
         slots: sequences that run at once.
         prefill_tokens: prompt tokens in one pass.
-        scored_tokens: tokens scored in one pass.
+        scored_tokens: tokens scored in one pass, and guessed ones: each needs the logits of the whole vocabulary.
+        drafter: guesses the next tokens of sequences that have a family; None guesses none.
     """
 
-    def __init__(self, pool: BlockPool, *, slots: int, prefill_tokens: int, scored_tokens: int) -> None:
-        self.pool, self.slots = pool, slots
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        slots: int,
+        prefill_tokens: int,
+        scored_tokens: int,
+        drafter: Drafter | None = None,
+    ) -> None:
+        self.pool, self.slots, self.drafter = pool, slots, drafter
         self.prefill_tokens, self.scored_tokens = prefill_tokens, scored_tokens
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []
@@ -79,10 +110,16 @@ class Scheduler:
         """Prompt tokens that were in the cache already."""
         self.preemptions = 0
         """Number of times that a sequence was preempted for an older one."""
+        self.drafted_tokens = 0
+        """Tokens that were guessed and computed."""
+        self.accepted_tokens = 0
+        """Those of them that were right."""
 
     def add(self, request: Request) -> None:
         sequence = SequenceState(request, list(request.prompt))
         sequence.keys = list(block_keys(sequence.tokens, size=self.pool.size))
+        if self.drafter is not None and request.family and not request.scored:
+            self.drafter.add_prompt(request.family, request.prompt)
         self.waiting.append(sequence)
 
     def remove(self, name: str) -> SequenceState | None:
@@ -98,6 +135,17 @@ class Scheduler:
     def finish(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
         self._release(sequence)
+
+    def accept_draft(self, sequence: SequenceState) -> None:
+        """The last token of a running sequence was guessed in this pass: its keys and values are in the cache."""
+        self.accepted_tokens += 1
+        sequence.computed += 1
+        self._publish(sequence)
+
+    def observe(self, sequence: SequenceState, token: int) -> None:
+        """Let others of the family guess a token that was chosen for a sequence, and is not appended yet."""
+        if self.drafter is not None and sequence.request.family:
+            self.drafter.observe(sequence.request.family, sequence.tokens, token)
 
     def append(self, sequence: SequenceState, token: int) -> None:
         """Append a token to a running sequence."""
@@ -122,13 +170,34 @@ class Scheduler:
                 count = min(count, max(sequence.first_scored - sequence.computed, 0) + scored_left)
             if count < 1 or not self._reserve(sequence, sequence.computed + count):
                 continue
-            chunk = ScheduledChunk(sequence, sequence.computed, sequence.computed + count)
+            draft = self._draft(sequence, scored_left) if pending == 1 else ()
+            chunk = ScheduledChunk(sequence, sequence.computed, sequence.computed + count, draft)
             chunks.append(chunk)
             prefill_left -= count if count > 1 else 0
-            scored_left -= len(chunk.logit_positions) if sequence.request.scored else 0
+            scored_left -= len(chunk.logit_positions) if sequence.request.scored else len(draft)
             sequence.computed += count
             self._publish(sequence)
-        return sorted(chunks, key=lambda chunk: chunk.end - chunk.start > 1)
+        return sorted(chunks, key=lambda chunk: chunk.is_prefill)
+
+    def _draft(self, sequence: SequenceState, most: int) -> tuple[int, ...]:
+        """Guess what follows the last token of a sequence, and allocate blocks for it: none that others may need."""
+        request = sequence.request
+        if self.drafter is None or not request.family or request.scored or request.sampling.json_schema is not None:
+            return ()
+        spare = max(self.pool.free - len(self.running), 0)
+        room = (len(sequence.blocks) + spare) * self.pool.size - len(sequence.tokens)
+        wanted = len(request.prompt) + request.sampling.max_tokens - len(sequence.tokens) - 1
+        draft = self.drafter.draft(
+            request.family,
+            sequence.tokens,
+            longest=min(most, room, wanted),
+            running=len(self.running),
+            stop_tokens=request.stop_tokens,
+        )
+        while len(sequence.blocks) < self.pool.needed(len(sequence.tokens) + len(draft)):
+            sequence.blocks.append(self.pool.take())
+        self.drafted_tokens += len(draft)
+        return tuple(draft)
 
     def _admit(self) -> None:
         being_computed = {key for sequence in self.running for key in sequence.keys[sequence.published :]}

@@ -87,6 +87,8 @@ ENGINE_METRICS = (
     ("cache_blocks_used", GaugeMetricFamily, "Blocks that sequences hold"),
     ("reused_tokens", CounterMetricFamily, "Tokens of prompts that the cache held already"),
     ("preemptions", CounterMetricFamily, "Times that a sequence gave its blocks to an older one"),
+    ("drafted_tokens", CounterMetricFamily, "Tokens that were guessed and computed ahead"),
+    ("accepted_tokens", CounterMetricFamily, "Tokens that were guessed ahead and were right"),
 )
 
 

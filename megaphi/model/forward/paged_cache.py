@@ -1,8 +1,11 @@
 """A paged key-value cache: keys and values of many sequences in blocks of one size, and one forward pass over it.
 
-A pass is a flat row of T tokens: first decodes, one token of a sequence each, then prefill chunks of several tokens.
+A pass is a flat row of T tokens: first decodes, each of which attends by itself, then prefill chunks of several tokens.
 Only attention knows which token belongs to which sequence: it stores the new keys and values in their rows of the
 cache, then lets every token attend to the blocks of its own sequence. Linear layers see [T, 1, D] and nothing else.
+
+A token and the draft of those after it are decodes with one table and rising lengths: all keys of a pass are stored
+before any of it attends, and the kernel gives a query the same result whatever else is in the call.
 
 Legend: T tokens of a pass, N blocks, P positions of a block, M blocks of a sequence, H query heads, G key-value groups,
 K head size.
@@ -48,7 +51,7 @@ class PagedPass(Attention):
     cache_rows_T: Tensor
     """int64: block * P + position, where each token's key and value are stored."""
     decodes: int
-    """Number of decodes, which come first: one token of a sequence each."""
+    """Number of tokens at the front that attend by themselves; the prefill chunks follow."""
     tables: Tensor
     """int32 [decodes, M]: blocks of each decode's sequence; entries beyond its last block are ignored."""
     lengths: Tensor

@@ -87,6 +87,19 @@ def test_every_layout_says_what_a_model_without_cache_says(
         for answers, (_, firsts) in zip(found["forced"], expected["forced"], strict=True):
             assert [answer["tokens"][0] if answer["tokens"] else None for answer in answers] == firsts
             assert {answer["finish"] for answer in answers} <= {"length" if firsts[0] is not None else "excluded"}
+        assert_drafts_change_nothing(*found["families"], expected)
+
+
+def assert_drafts_change_nothing(drafted: dict[str, Any], free: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Answers with and without drafts, of which at least a third are right, and those of a model without cache."""
+    assert drafted["drafted"] > drafted["accepted"] > 0.33 * drafted["drafted"] > 50
+    assert free["drafted"] == 0
+    for name, answer in drafted["answers"].items():
+        kind, place, _ = name.split()
+        assert answer["tokens"] == free["answers"][name]["tokens"] == expected[kind][int(place)]["tokens"]
+        assert answer["finish"] == free["answers"][name]["finish"]
+        alone = free["answers"][name]["log_probabilities"]
+        np.testing.assert_allclose(answer["log_probabilities"], alone, rtol=0, atol=1e-5)
 
 
 def test_forced_answers_and_probabilities_are_of_many_kinds(expected: dict[str, Any]) -> None:

@@ -31,14 +31,21 @@ class FakeGenerator:
         alphabet: Sequence[int] = ORDINARY,
         seconds_per_step: float = 0.0,
         ends: bool = True,
+        tokens_per_step: int = 1,
     ) -> None:
-        """`ends`: may an answer end by itself, with a stop token?"""
+        """Make one without requests.
+
+        Args:
+            ends: may an answer end by itself, with a stop token?
+            tokens_per_step: more than one are several outputs of a request in a step, as drafts make them.
+        """
         self.context = context
         self.vocabulary = vocabulary
         self.slots = slots
         self.alphabet = alphabet
         self.seconds_per_step = seconds_per_step
         self.ends = ends
+        self.tokens_per_step = tokens_per_step
         self.explode = False
         self.steps = 0
         self.cancelled: list[str] = []
@@ -68,7 +75,12 @@ class FakeGenerator:
         while self.waiting and len(self.running) < self.slots:
             request = self.waiting.pop(0)
             self.running[request.name] = (request, 0)
-        return [self._advance(request, place) for request, place in list(self.running.values())]
+        return [
+            self._advance(*self.running[name])
+            for name in list(self.running)
+            for _ in range(self.tokens_per_step)
+            if name in self.running
+        ]
 
     def _advance(self, request: Request, place: int) -> StepOutput:
         if request.scored:
@@ -92,7 +104,14 @@ class FakeGenerator:
 
     @property
     def usage(self) -> Usage:
-        return Usage(cache_blocks=64, cache_blocks_used=len(self.running), reused_tokens=5, preemptions=2)
+        return Usage(
+            cache_blocks=64,
+            cache_blocks_used=len(self.running),
+            reused_tokens=5,
+            preemptions=2,
+            drafted_tokens=7,
+            accepted_tokens=6,
+        )
 
     @property
     def is_idle(self) -> bool:

@@ -92,8 +92,10 @@ def test_prompts_of_all_four_kinds_with_token_ids(url, client, prompt, stream):
     assert prompt_ids == [list(render_prompt(one, tokenizer())) for one, _ in right]
 
 
-def test_a_stop_text_ends_the_answer_and_frees_the_engine():
-    generator = FakeGenerator(alphabet=tokenizer().encode(" one two three four five"))
+@pytest.mark.parametrize("tokens_per_step", [1, 9])
+def test_a_stop_text_ends_the_answer_and_frees_the_engine(tokens_per_step):
+    alphabet = tokenizer().encode(" one two three four five")
+    generator = FakeGenerator(alphabet=alphabet, tokens_per_step=tokens_per_step)
     prompt, rules = "count", Sampling(max_tokens=400, seed=11, temperature=0.8, top_p=0.9)
     whole = tokenizer().decode(expected_tokens(tokenizer().encode(prompt), rules, alphabet=generator.alphabet))
     stop = whole[20:24]

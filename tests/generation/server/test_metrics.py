@@ -53,6 +53,7 @@ def test_what_was_done_is_counted():
     assert found["cache_blocks", "0"] == 64
     assert found["preemptions_total", "0"] == 2
     assert found["reused_tokens_total", "0"] == 5
+    assert (found["drafted_tokens_total", "0"], found["accepted_tokens_total", "0"]) == (7, 6)
 
 
 def _post(url: str, body: dict[str, Any], headers: dict[str, str]) -> urllib.request.Request:

@@ -1,0 +1,75 @@
+"""From scheduled chunks to a forward pass: where each token is stored, what it attends to, whose logits are needed.
+
+Decodes come first, prefill chunks after them, as the scheduler orders them. A draft adds a decode for every guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from megaphi.generation.decoding.scheduler import ScheduledChunk
+from megaphi.model.forward.context import ForwardContext
+from megaphi.model.forward.paged_cache import PagedCache, PagedPass, PrefillChunk
+from megaphi.model.forward.targets import LogitRows
+
+
+def cache_pass(
+    chunks: Sequence[ScheduledChunk], cache: PagedCache, *, block_size: int, device: torch.device
+) -> ForwardContext:
+    """Return the context of a pass over the chunks' tokens, with blocks of `block_size` positions."""
+    positions_T = [position for chunk in chunks for position in chunk.positions]
+    cache_rows_T = [
+        chunk.sequence.blocks[position // block_size] * block_size + position % block_size
+        for chunk in chunks
+        for position in chunk.positions
+    ]
+    decodes = [chunk for chunk in chunks if not chunk.is_prefill]
+    lengths = [position + 1 for chunk in decodes for position in chunk.positions]
+    attention = PagedPass(
+        cache=cache,
+        cache_rows_T=torch.tensor(cache_rows_T, device=device),
+        decodes=len(lengths),
+        tables=torch.from_numpy(_tables(decodes)).to(device),
+        lengths=torch.tensor(lengths, dtype=torch.int32, device=device),
+        prefill_chunks=_prefill_chunks(chunks[len(decodes) :], len(lengths), block_size=block_size, device=device),
+    )
+    return ForwardContext(
+        attention=attention,
+        positions_BS=torch.tensor([positions_T], dtype=torch.int64, device=device),
+        targets=LogitRows(torch.tensor(_logit_rows(chunks), dtype=torch.int64, device=device)),
+    )
+
+
+def _tables(decodes: Sequence[ScheduledChunk]) -> np.ndarray:
+    """int32 [decodes and their guesses, M]"""
+    width = max((len(chunk.sequence.blocks) for chunk in decodes), default=0)
+    tables = np.zeros((len(decodes), width), dtype=np.int32)
+    for row, chunk in zip(tables, decodes, strict=True):
+        row[: len(chunk.sequence.blocks)] = chunk.sequence.blocks
+    return tables.repeat([len(chunk.positions) for chunk in decodes], axis=0)
+
+
+def _prefill_chunks(
+    chunks: Sequence[ScheduledChunk], offset: int, *, block_size: int, device: torch.device
+) -> list[PrefillChunk]:
+    """The chunks of a pass that begin at `offset` in it."""
+    found = []
+    for chunk in chunks:
+        used = chunk.sequence.blocks[: -(-chunk.start // block_size)]
+        blocks = torch.tensor(used, dtype=torch.int64, device=device)
+        end = offset + len(chunk.positions)
+        found.append(PrefillChunk(start=offset, end=end, cached_tokens=chunk.start, blocks=blocks))
+        offset = end
+    return found
+
+
+def _logit_rows(chunks: Sequence[ScheduledChunk]) -> list[int]:
+    """The tokens of a pass whose logits are needed."""
+    rows, offset = [], 0
+    for chunk in chunks:
+        rows += [offset + position - chunk.start for position in chunk.logit_positions]
+        offset += len(chunk.positions)
+    return rows
