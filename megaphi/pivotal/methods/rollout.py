@@ -19,8 +19,10 @@ RolloutOutcome = Literal["success", "failure", "censored"]
 class Draw:
     """`count` rollouts, in all, that continue prompt + tokens[:position] of the trace.
 
-    With `excluded=None` the runner may also hand out, after those of this prefix or in their place, rollouts from
-    shorter prefixes whose first tokens are the trace's up to `position`: they are fair samples from here too.
+    With `excluded=None` and purpose "search" the runner may also hand out, after those of this prefix or in their
+    place, rollouts from shorter prefixes whose first tokens are the trace's up to `position`: they are fair samples
+    from here too. Confirm rollouts are never handed on like this: the samples before and behind a token are to be
+    independent.
     """
 
     position: int
