@@ -64,6 +64,12 @@ INSIDE = {
         {"server"},
     ],
     "pivotal": [{"methods"}],
+    "pivotal.methods": [
+        {"trace", "rollout", "settings", "findings", "method"},
+        {"statistics"},
+        {""},
+        {"simulation"},
+    ],
     "cli": [{""}, {"inspect"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.errors import InputError
-from megaphi.pivotal.methods.blocks import Block, Estimates, Floats, allocation, blocks_of, estimate, leaving_law
+from megaphi.pivotal.methods.blocks import Estimates, Floats, TraceBlock, allocation, blocks_of, estimate, leaving_law
 from megaphi.pivotal.methods.confirmation import confirmed
 from megaphi.pivotal.methods.expenses import Expenses
 from megaphi.pivotal.methods.findings import Band, Findings, MartingaleCheck, PrefixSuccess, TokenEffect
@@ -29,7 +29,7 @@ from megaphi.pivotal.methods.statistics import martingale
 from megaphi.pivotal.methods.trace import Trace
 
 FIRST_ROLLOUTS = 4
-"""Of a block that is always left; others get this times the probability of leaving them, and two at least."""
+"""Rollouts of a block that is always left; others get this times the probability of leaving them, two at least."""
 LEAST_LEAVE = 0.1
 """A block that is left more rarely is not sampled at first, and cannot change p by more than this."""
 PRIOR = 1.0
@@ -43,7 +43,7 @@ LIKELY = 0.5
 SELECTED = 0.2
 """Probability of being pivotal at which a token is worth confirming when the search ends."""
 LEAST_SHARE = 0.25
-"""Of the rollouts of a confirmation, each side gets at least this share."""
+"""Least share of the rollouts of a confirmation for each side."""
 
 
 def backward(trace: Trace, settings: Settings) -> Search:
@@ -106,7 +106,7 @@ def backward(trace: Trace, settings: Settings) -> Search:
 class _Sample:
     """The search rollouts of every block: how many, their successes, and what they cost."""
 
-    def __init__(self, trace: Trace, blocks: Sequence[Block], random: np.random.Generator) -> None:
+    def __init__(self, trace: Trace, blocks: Sequence[TraceBlock], random: np.random.Generator) -> None:
         self._trace, self._blocks, self._random = trace, blocks, random
         self._block_of = {position: k for k, block in enumerate(blocks) for position in block.positions}
         self._asked: dict[int, int] = {}
@@ -162,7 +162,7 @@ class _Sample:
         self._tokens_K[k] += tokens
 
 
-def _first_rollouts(blocks: Sequence[Block]) -> NDArray[np.int64]:
+def _first_rollouts(blocks: Sequence[TraceBlock]) -> NDArray[np.int64]:
     return np.array(
         [max(2, round(FIRST_ROLLOUTS * block.leave)) if block.leave >= LEAST_LEAVE else 0 for block in blocks],
         dtype=np.int64,
@@ -188,7 +188,7 @@ def _density(x: Floats, variance: Floats) -> Floats:
     return np.exp(-x * x / (2 * variance)) / np.sqrt(2 * math.pi * variance)
 
 
-def _share_after(trace: Trace, blocks: Sequence[Block], estimates: Estimates, position: int) -> float:
+def _share_after(trace: Trace, blocks: Sequence[TraceBlock], estimates: Estimates, position: int) -> float:
     """Neyman's share of the side after the token, from the search: weight sqrt(q (1 - q)) against sqrt(a (1 - a))."""
     k = next(k for k, block in enumerate(blocks) if block.positions[0] == position)
     stay = leaving_law(trace, position + 1)[0]
@@ -198,7 +198,7 @@ def _share_after(trace: Trace, blocks: Sequence[Block], estimates: Estimates, po
     return min(max(after / (after + otherwise), LEAST_SHARE), 1 - LEAST_SHARE)
 
 
-def _curve(blocks: Sequence[Block], estimates: Estimates, length: int) -> tuple[PrefixSuccess, ...]:
+def _curve(blocks: Sequence[TraceBlock], estimates: Estimates, length: int) -> tuple[PrefixSuccess, ...]:
     positions = [block.positions[0] for block in blocks] + [length]
     deviations = np.sqrt(estimates.success_variance_K1)
     curve = []

@@ -85,7 +85,13 @@ def uncertain(trace: Trace, settings: Settings) -> Search:
         changes = {at: plain.success(at + 1) - plain.success(at) for at in selected}
         return (yield from plain.findings("uncertain", settings, changes, []))
     return Findings(
-        method="uncertain", selected=tuple(selected), tokens=(), curve=(), spent=plain.expenses.spent(), martingale=None
+        method="uncertain",
+        selected=tuple(selected),
+        tokens=(),
+        curve=(),
+        spent=plain.expenses.spent(),
+        martingale=None,
+        notes=() if trace.has_probabilities else ("probabilities are unknown: no token is known to be uncertain",),
     )
 
 

@@ -23,11 +23,11 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class TraceBlock:
     """Tokens that are left, if at all, at one of `positions`."""
 
     positions: tuple[int, ...]
-    """Of tokens with probability below 1; those between them are never left."""
+    """Tokens with probability below 1; those between them are never left."""
     law: tuple[float, ...]
     """Probability of each position, given that the block is left."""
     stay: float
@@ -40,9 +40,9 @@ class Block:
         return 1 - self.stay
 
 
-def blocks_of(trace: Trace, *, gap: float) -> list[Block]:
+def blocks_of(trace: Trace, *, gap: float) -> list[TraceBlock]:
     """Every token with 1 - pi >= gap alone, each stretch between two of them merged; certain tokens are in none."""
-    blocks: list[Block] = []
+    blocks: list[TraceBlock] = []
     stretch: list[int] = []
     for position, probability in enumerate(trace.probabilities):
         if 1 - probability >= gap:
@@ -55,11 +55,11 @@ def blocks_of(trace: Trace, *, gap: float) -> list[Block]:
     return [*blocks, _block(trace, stretch, is_candidate=False)] if stretch else blocks
 
 
-def _block(trace: Trace, positions: list[int], *, is_candidate: bool) -> Block:
+def _block(trace: Trace, positions: list[int], *, is_candidate: bool) -> TraceBlock:
     probabilities = np.array([trace.probabilities[position] for position in positions])
     stay_before = np.concatenate(([1.0], np.cumprod(probabilities)[:-1]))
     leave = stay_before * (1 - probabilities)
-    return Block(tuple(positions), tuple(leave / leave.sum()), float(np.prod(probabilities)), is_candidate)
+    return TraceBlock(tuple(positions), tuple(leave / leave.sum()), float(np.prod(probabilities)), is_candidate)
 
 
 def leaving_law(trace: Trace, after: int) -> tuple[float, NDArray[np.int64], Floats]:

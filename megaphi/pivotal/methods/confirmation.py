@@ -43,7 +43,7 @@ class _Candidate:
     after: list[Key]
     otherwise: Key
     share: float
-    """Of the rollouts of both sides, those on the side after the token."""
+    """Share of the rollouts of both sides that are drawn after the token."""
     taken: dict[Key, int] = field(default_factory=dict)
 
     def contrast(self, rollouts: int, sampled: Mapping[Key, Sequence[Rollout]]) -> Contrast:

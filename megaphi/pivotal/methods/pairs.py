@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.pivotal.methods.findings import Alternative, Counts, TokenEffect
+from megaphi.pivotal.methods.statistics.effects import settled
 from megaphi.pivotal.methods.statistics.intervals import middle
 from megaphi.pivotal.methods.trace import Trace
 
@@ -68,10 +69,10 @@ def chance_of_margin(token: TokenEffect, rival: Alternative, *, margin: float) -
     A censored rollout counts against the pair: a failure of the accepted side, a success of the rejected one.
     """
     rises = token.effect.estimate > 0
-    trace_density = _density(_settled(token.after_counts, as_success=not rises), 0.5, 0.5)
+    trace_density = _density(settled(token.after_counts, succeeded=not rises), 0.5, 0.5)
     mean = middle(token.otherwise_counts)
     alpha, beta = PRIOR * mean + 0.25, PRIOR * (1 - mean) + 0.25
-    rival_density = _density(_settled(rival.counts, as_success=rises), alpha, beta)
+    rival_density = _density(settled(rival.counts, succeeded=rises), alpha, beta)
     share = (np.arange(CELLS) + 0.5) / CELLS
     success = token.known_after + (1 - token.stay_after) * share  # p, by cell of q
     if rises:  # P(v <= p - margin)
@@ -81,15 +82,10 @@ def chance_of_margin(token: TokenEffect, rival: Alternative, *, margin: float) -
     return float(trace_density @ chance)
 
 
-def _settled(counts: Counts, *, as_success: bool) -> tuple[int, int]:
-    more = counts.censored
-    return counts.successes + more * as_success, counts.failures + more * (not as_success)
-
-
-def _density(outcomes: tuple[int, int], alpha: float, beta: float) -> Floats:
+def _density(counts: Counts, alpha: float, beta: float) -> Floats:
     """Beta posterior on the grid, summing to 1."""
     share = (np.arange(CELLS) + 0.5) / CELLS
-    logarithm = (outcomes[0] + alpha - 1) * np.log(share) + (outcomes[1] + beta - 1) * np.log1p(-share)
+    logarithm = (counts.successes + alpha - 1) * np.log(share) + (counts.failures + beta - 1) * np.log1p(-share)
     density = np.exp(logarithm - logarithm.max())
     return density / density.sum()
 

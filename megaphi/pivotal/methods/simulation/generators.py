@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.pivotal.methods.simulation.world import Fork, World, path_world
+from megaphi.pivotal.methods.simulation.world import Fork, KnownWorld, path_world
 
 Floats = NDArray[np.float64]
 Random = np.random.Generator
@@ -20,7 +20,7 @@ Random = np.random.Generator
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """How the positions of a world are made."""
+    """Recipe for the positions of a world."""
 
     length: int = 300
     certain: float = 0.6
@@ -53,7 +53,7 @@ KINDS = {
 }
 
 
-def world_of(name: str, seed: int, *, censored_share: float = 0.0) -> World:
+def world_of(name: str, seed: int, *, censored_share: float = 0.0) -> KnownWorld:
     """The world of this kind ("null" is one too) and seed; its success probability at first lies within 0.2 and 0.8."""
     random = np.random.default_rng((seed, sum(name.encode())))
     path = _null_path(random) if name == "null" else _walk(KINDS[name], random)

@@ -9,13 +9,13 @@ from megaphi.pivotal.methods.findings import Findings, TokenEffect
 from megaphi.pivotal.methods.method import Method, answered
 from megaphi.pivotal.methods.settings import Settings
 from megaphi.pivotal.methods.simulation.simulator import Simulator
-from megaphi.pivotal.methods.simulation.world import World
+from megaphi.pivotal.methods.simulation.world import KnownWorld
 from megaphi.pivotal.methods.statistics.discovery import discoveries
 from megaphi.pivotal.methods.statistics.martingale import MartingaleSummary, combined
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
+class SearchScore:
     """Sums over the traces of a run; a token is truly pivotal if |D| >= gap."""
 
     traces: int
@@ -68,7 +68,7 @@ class Score:
 
 
 def searched(
-    method: Method, worlds: Sequence[World], settings: Settings, *, seed: int, shares_prefixes: bool = False
+    method: Method, worlds: Sequence[KnownWorld], settings: Settings, *, seed: int, shares_prefixes: bool = False
 ) -> list[Findings]:
     """The method on each world, with rollouts of its own."""
     return [
@@ -80,13 +80,15 @@ def searched(
     ]
 
 
-def score(worlds: Sequence[World], findings: Sequence[Findings], settings: Settings, *, level: float = 0.05) -> Score:
+def score(
+    worlds: Sequence[KnownWorld], findings: Sequence[Findings], settings: Settings, *, level: float = 0.05
+) -> SearchScore:
     """False discoveries are controlled over all traces, as in a real run."""
     reports = discoveries(findings, gap=settings.gap, level=level)
     true = [world.pivotal(settings.gap) for world in worlds]
     pairs = [(world, token) for world, report in zip(worlds, reports, strict=True) for token in report]
     estimated = [(world, token) for world, found in zip(worlds, findings, strict=True) for token in found.tokens]
-    return Score(
+    return SearchScore(
         traces=len(worlds),
         pivotal=sum(len(positions) for positions in true),
         reported=len(pairs),
@@ -107,10 +109,10 @@ def score(worlds: Sequence[World], findings: Sequence[Findings], settings: Setti
     )
 
 
-def _truth(world: World, token: TokenEffect) -> float:
+def _truth(world: KnownWorld, token: TokenEffect) -> float:
     return float(world.changes[token.position])
 
 
-def _is_null(world: World, token: TokenEffect, settings: Settings) -> bool:
+def _is_null(world: KnownWorld, token: TokenEffect, settings: Settings) -> bool:
     sign = 1 if token.effect.estimate > 0 else -1
     return sign * _truth(world, token) <= max(settings.null_effect, 1e-12)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from megaphi.pivotal.methods.rollout import Draw, Purpose, Rollout
-from megaphi.pivotal.methods.simulation.world import FILLER, TRACE_TOKEN, World
+from megaphi.pivotal.methods.simulation.world import FILLER, TRACE_TOKEN, KnownWorld
 
 Key = tuple[int, int | None, Purpose]
 
@@ -23,7 +23,7 @@ class Simulator:
         shares_prefixes: hand out plain search rollouts from shorter prefixes that followed the trace so far.
     """
 
-    def __init__(self, world: World, *, seed: int, shares_prefixes: bool = False) -> None:
+    def __init__(self, world: KnownWorld, *, seed: int, shares_prefixes: bool = False) -> None:
         self.world, self._seed, self._shares = world, seed, shares_prefixes
         self._made: dict[Key, list[Rollout]] = {}
         self._random: dict[Key, np.random.Generator] = {}

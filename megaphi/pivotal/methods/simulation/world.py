@@ -36,7 +36,7 @@ class Fork:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class World:
+class KnownWorld:
     """Truth about one trace of L tokens."""
 
     trace: Trace
@@ -72,9 +72,9 @@ def path_world(
     *,
     prompt: tuple[int, ...] = (7,),
     censored_share: float = 0.0,
-) -> World:
+) -> KnownWorld:
     """`success` has one value more than there are tokens, and ends with 0 or 1."""
-    return World(
+    return KnownWorld(
         trace=Trace(
             prompt=prompt,
             tokens=(TRACE_TOKEN,) * len(probabilities),

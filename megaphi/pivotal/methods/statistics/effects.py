@@ -29,12 +29,18 @@ class Contrast:
     otherwise: Counts
 
     def interval(self, confidence: float) -> Band:
+        """Low end as if every censored rollout spoke against the token, high end as if every one spoke for it."""
+        low = self._interval(settled(self.after, succeeded=False), settled(self.otherwise, succeeded=True), confidence)
+        high = self._interval(settled(self.after, succeeded=True), settled(self.otherwise, succeeded=False), confidence)
+        return Band((low.estimate + high.estimate) / 2, low.low, high.high)
+
+    def _interval(self, after: Counts, otherwise: Counts, confidence: float) -> Band:
         return linear_difference(
             scale=self.scale,
             known=self.known,
             weight=self.weight,
-            first=wilson(self.after, confidence),
-            second=wilson(self.otherwise, confidence),
+            first=wilson(after, confidence),
+            second=wilson(otherwise, confidence),
         )
 
     def success_after(self, confidence: float) -> Band:
@@ -53,6 +59,12 @@ class Contrast:
             null_effect=null_effect,
             rises=rises,
         )
+
+
+def settled(counts: Counts, *, succeeded: bool) -> Counts:
+    """Counts with every censored rollout taken for a success, or for a failure."""
+    more = counts.censored
+    return Counts(counts.successes + more * succeeded, counts.failures + more * (not succeeded))
 
 
 def counted(rollouts: Iterable[Rollout]) -> Counts:
