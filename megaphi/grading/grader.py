@@ -13,16 +13,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from megaphi.errors import InputError
 from megaphi.files import whole_file
+from megaphi.grading.code_sandbox.answer_program import program_in
+from megaphi.grading.code_sandbox.limits import Limits
+from megaphi.grading.code_sandbox.sandbox import CodeSandbox
 from megaphi.grading.exact_match import grade_exact_match
 from megaphi.grading.math_answer.mathematics import Dispute, grade_mathematics
 from megaphi.grading.math_answer.verifiers import BothComparisons, Verifiers
 from megaphi.grading.multiple_choice import grade_multiple_choice
-from megaphi.grading.question import Choices, ExactAnswers, MathAnswer, Question
+from megaphi.grading.question import Choices, CodeTests, ExactAnswers, MathAnswer, Question
 from megaphi.grading.verdict import Verdict
 
 MOST_REMEMBERED = 100_000
@@ -37,6 +41,9 @@ class Grader:
         cpu_seconds: processor time for one comparison.
         memory_megabytes: address space of a worker.
         last_number: whether a mathematical answer that states no result is taken at its last number.
+        languages: what programs may be written in.
+        program_limits: of each program with its tests.
+        unsafe: run programs also where nothing isolates them.
 
     Raises:
         InputError: a limit that is none.
@@ -49,6 +56,9 @@ class Grader:
         cpu_seconds: int = 5,
         memory_megabytes: int = 1_024,
         last_number: bool = False,
+        languages: Sequence[str] = ("python",),
+        program_limits: Limits | None = None,
+        unsafe: bool = False,
     ) -> None:
         self._processes = processes if processes is not None else min(8, len(os.sched_getaffinity(0)))
         for name, value, least in (
@@ -61,6 +71,9 @@ class Grader:
         self._cpu_seconds, self._memory_megabytes = cpu_seconds, memory_megabytes
         self._last_number = last_number
         self._verifiers: Verifiers | None = None
+        self._languages, self._program_limits, self._unsafe = tuple(languages), program_limits, unsafe
+        self._programs = ExitStack()
+        self._sandbox: CodeSandbox | None = None
         self._remembered: dict[tuple[str, str], BothComparisons] = {}
         self.disputes: list[Dispute] = []
         """Answers about which the verifiers did not agree, in the order in which they were graded."""
@@ -69,14 +82,22 @@ class Grader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._programs.close()
+        self._sandbox = None
         if self._verifiers is not None:
             self._verifiers.close()
             self._verifiers = None
 
     def grade(self, items: Sequence[tuple[Question, str]]) -> list[Verdict]:
-        """One verdict per (question, answer), in order."""
+        """One verdict per (question, answer), in order.
+
+        Raises:
+            InputError: a program is to be run, and nothing isolates it, or its language is not here.
+            RunFailed: what isolates it does not hold.
+        """
         verdicts: dict[int, Verdict] = {}
-        mathematics = []
+        mathematics: list[tuple[int, tuple[str, str, str]]] = []
+        programs: list[tuple[int, tuple[CodeTests, str]]] = []
         for place, (question, answer) in enumerate(items):
             match question.key:
                 case MathAnswer(text):
@@ -85,14 +106,25 @@ class Grader:
                     verdicts[place] = grade_multiple_choice(question.key, answer)
                 case ExactAnswers():
                     verdicts[place] = grade_exact_match(question.key, answer)
-                case _:
-                    raise InputError(f"question {question.name!r} is graded by tests: use CodeSandbox.grade")
+                case CodeTests():
+                    programs.append((place, (question.key, program_in(answer, question.key.entry_point))))
         found, disputes = grade_mathematics(
             [item for _, item in mathematics], self._compare, last_number=self._last_number
         )
         self.disputes += disputes
         verdicts |= {place: verdict for (place, _), verdict in zip(mathematics, found, strict=True)}
+        if programs:
+            graded = self._open_sandbox().grade([item for _, item in programs])
+            verdicts |= {place: verdict for (place, _), verdict in zip(programs, graded, strict=True)}
         return [verdicts[place] for place in range(len(items))]
+
+    def _open_sandbox(self) -> CodeSandbox:
+        if self._sandbox is None:
+            sandbox = CodeSandbox(
+                workers=self._processes, limits=self._program_limits, languages=self._languages, unsafe=self._unsafe
+            )
+            self._sandbox = self._programs.enter_context(sandbox)
+        return self._sandbox
 
     def write_disputes(self, path: str | os.PathLike[str]) -> None:
         """Write the disputes as JSON lines: question, key, answer, and the finding of each verifier."""

@@ -57,22 +57,25 @@ class ExactAnswers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodeTests:
-    """A program of tests, and the function that an answer must define.
+    """Tests of a program in `language`, and the function that an answer must define.
 
-    `tests` is written in `language`. In Python it either defines `check(candidate)`, as HumanEval's do, or is a list of
-    assertions about `entry_point`, one a line.
+    `tests` is a program of Python, which either defines `check(candidate)`, as HumanEval's do, or is a list of
+    assertions about `entry_point`, one a line; or it is pairs of input and output as a list of JSON, in any language:
+    `{"arguments": […], "value": …}` for a function of Python, `{"stdin": "…", "stdout": "…"}` for a whole program.
     """
 
     language: str
     tests: str
-    entry_point: str
+    entry_point: str = ""
+    """The function's name; a whole program has none."""
     prefix: str = ""
     """Code that stands before the answer if the answer only continues it: imports and the head of the function."""
 
     def __post_init__(self) -> None:
         if not self.tests.strip():
             raise InputError("there are no tests")
-        if self.language == "python" and not self.entry_point.isidentifier():
+        is_whole_program = not self.entry_point and self.tests.lstrip().startswith("[")
+        if self.language == "python" and not is_whole_program and not self.entry_point.isidentifier():
             raise InputError(f"the entry point {self.entry_point!r} is not the name of a function")
 
 

@@ -8,6 +8,7 @@ or none, is refused. Columns that would change what is asked (a passage, an imag
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 
 from megaphi.conversation import Conversation, from_plain, says_nothing
 from megaphi.errors import InputError
+from megaphi.grading.code_sandbox.test_cases import checked_tests
 from megaphi.grading.question import (
     LETTERS,
     Choices,
@@ -203,18 +205,24 @@ def _gpqa(record: Record) -> Key:
 
 
 def _code(record: Record) -> Key:
-    """Plain `tests`, or HumanEval's `test` with a prompt that is the beginning of the function."""
+    """Plain `tests` (text, lines, pairs), or HumanEval's `test` with a prompt that is the beginning of the function."""
     is_benchmark = "test" in record
     field = "test" if is_benchmark else "tests"
     value = record[field]
-    tests = "\n".join(_texts(value, field)) if isinstance(value, list) else _text(record, field)
+    if isinstance(value, list) and value and all(isinstance(pair, Mapping) for pair in value):
+        tests = json.dumps(value)
+    else:
+        tests = "\n".join(_texts(value, field)) if isinstance(value, list) else _text(record, field)
     language = _text(record, "language") if "language" in record else "python"
-    entry_point = _text(record, "entry_point")
+    is_whole_program = tests.lstrip().startswith("[") and "entry_point" not in record
+    entry_point = "" if is_whole_program else _text(record, "entry_point")
     prefix = _text(record, "prompt") if is_benchmark else _text({"prefix": "", **record}, "prefix")
-    return _made(
+    key = _made(
         lambda: CodeTests(language=language, tests=tests, entry_point=entry_point, prefix=prefix),
         field if not tests.strip() else "entry_point",
     )
+    assert isinstance(key, CodeTests)
+    return _made(lambda: checked_tests(key), field)
 
 
 def _key_of_answer(record: Record) -> Key:

@@ -16,7 +16,7 @@ import pytest
 from megaphi.errors import InputError
 from megaphi.grading.grader import Grader
 from megaphi.grading.math_answer.verifiers import VerifierProcess
-from megaphi.grading.question import Choices, CodeTests, ExactAnswers, MathAnswer, Question
+from megaphi.grading.question import Choices, ExactAnswers, MathAnswer, Question
 from tests.grading.math_answer.pairs import BY_CONVENTION, DIFFERENT, EQUAL, pairs
 
 
@@ -150,9 +150,3 @@ def test_mistakes_of_a_caller_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with Grader() as grader, pytest.raises(InputError, match=r"pip install 'megaphi\[grading\]'"):
         grader.grade([(mathematics("x+1"), "\\boxed{1+x}")])
-
-
-def test_code_is_for_the_sandbox() -> None:
-    code = CodeTests(language="python", tests="assert f() == 1", entry_point="f")
-    with Grader() as grader, pytest.raises(InputError, match="'c' is graded by tests"):
-        grader.grade([(Question(name="c", prompt="?", key=code), "def f(): return 1")])

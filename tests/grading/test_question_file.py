@@ -133,6 +133,14 @@ WRONG = [
     ({"prompt": "q", "tests": "assert f()"}, "field 'entry_point' is missing"),
     ({"prompt": "q", "tests": "assert f()", "entry_point": "f()"}, "field 'entry_point': the entry point 'f()'"),
     ({"prompt": "q", "tests": "", "entry_point": "f"}, "field 'tests': there are no tests"),
+    (
+        {"prompt": "q", "tests": "assert f(1) =", "entry_point": "f"},
+        "field 'tests': the tests are no program of Python",
+    ),
+    ({"prompt": "q", "tests": "assert g(1)", "entry_point": "f"}, "the tests neither define check nor call f"),
+    ({"prompt": "q", "tests": "assert f()", "entry_point": "f", "language": "c"}, "programs in c are pairs"),
+    ({"prompt": "q", "tests": [{"arguments": [1], "value": 2}]}, "need language python and an entry point"),
+    ({"prompt": "q", "tests": [{"arguments": 1, "value": 2}], "entry_point": "f"}, "field 'tests': test 1 is not"),
     ({"prompt": "q", "math_answer": "1", "passage": "Long ago"}, "field 'passage' would change what is asked"),
     ({"prompt": "q", "math_answer": "1", "id": ""}, "field 'id' must be a text or a whole number"),
     (["q"], "a question is an object with fields, not list"),
@@ -140,6 +148,20 @@ WRONG = [
     ('{"prompt": "q", "math_answer": NaN}', "NaN is not a number of JSON"),
     ({"id": "good", "prompt": "q", "math_answer": "1"}, "the name 'good' is that of line 1 too"),
 ]
+
+
+def test_pairs_of_input_and_output_are_tests_too(tmp_path: Path) -> None:
+    calls, texts = [{"arguments": [1], "value": 2}], [{"stdin": "1", "stdout": "2"}]
+    path = written(
+        tmp_path,
+        {"prompt": "q", "tests": calls, "entry_point": "f"},
+        {"prompt": "r", "tests": texts, "language": "c++"},
+    )
+    keys = [question.key for question in read_questions(path)]
+    assert [(key.entry_point, json.loads(key.tests)) for key in keys if isinstance(key, CodeTests)] == [
+        ("f", calls),
+        ("", texts),
+    ]
 
 
 @pytest.mark.parametrize(("record", "message"), WRONG, ids=[message[:40] for _, message in WRONG])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,36 @@ def read_pairs(tests: CodeTests) -> list[CallPair] | list[TextPair] | None:
     if calls and texts:
         raise InputError("some tests have 'arguments' and some 'stdin': give all of them one form")
     return calls or texts
+
+
+def checked_tests(tests: CodeTests) -> CodeTests:
+    """The same tests, if they can be run at all: what is wrong with them is said before an answer is sampled.
+
+    Raises:
+        InputError: no pairs and no program of Python, or a program that never names the entry point.
+    """
+    pairs = read_pairs(tests)
+    if pairs and isinstance(pairs[0], CallPair) and (tests.language != "python" or not tests.entry_point):
+        raise InputError("pairs of 'arguments' and 'value' need language python and an entry point")
+    if pairs:
+        return tests
+    if tests.language != "python":
+        raise InputError(f"tests of programs in {tests.language} are pairs of 'stdin' and 'stdout'")
+    if problem := _syntax_error(tests.tests):
+        raise InputError(f"the tests are no program of Python: {problem}")
+    if not {tests.entry_point, "check"} & set(re.findall(r"\w+", tests.tests)):
+        raise InputError(f"the tests neither define check nor call {tests.entry_point}")
+    return tests
+
+
+def _syntax_error(program: str) -> str:
+    try:
+        ast.parse(program)
+    except SyntaxError as error:
+        return f"line {error.lineno}: {error.msg}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        return str(error) or type(error).__name__
+    return ""
 
 
 def _read_pair(record: Any, number: int) -> CallPair | TextPair:

@@ -24,7 +24,7 @@ LONGEST_REASON = 300
 def serve(payload: PipeChannel, calls: PipeChannel) -> None:
     """Answer how compiling went, then each call."""
     job = payload.receive()
-    Path(job["file"]).write_text(job["source"], errors="surrogateescape")
+    Path(job["file"]).write_text(job["source"], errors="replace")
     if job["compile"]:
         done = subprocess.run(job["compile"], capture_output=True, check=False, env={"PATH": "/usr/bin:/bin"})
         if done.returncode:
@@ -50,7 +50,7 @@ def _run(job: dict[str, Any], text: str, *, longest: int) -> dict[str, Any]:
         _become(job)
     os.close(source[0])
     os.close(sink[1])
-    output = _exchange(source[1], sink[0], text.encode(errors="surrogateescape"), longest=longest)
+    output = _exchange(source[1], sink[0], text.encode(errors="replace"), longest=longest)
     os.close(sink[0])
     if output is None:
         os.kill(child, 9)
