@@ -22,7 +22,7 @@ from tests.grading.math_answer.pairs import BY_CONVENTION, DIFFERENT, EQUAL, pai
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    with Grader(processes=2, cpu_seconds=3) as opened:
+    with Grader(processes=1, cpu_seconds=3) as opened:
         yield opened
 
 
@@ -104,24 +104,13 @@ def test_hostile_answers_are_not_right_end_in_time_and_touch_nothing(tmp_path: P
     path = tmp_path / "touched"
     texts = [text.replace("{path}", str(path)) for text in HOSTILE]
     began = time.monotonic()
-    with Grader(processes=2, cpu_seconds=1) as grader:
+    with Grader(processes=1, cpu_seconds=1) as grader:
         verdicts = grader.grade([(mathematics("\\sqrt{2}"), f"\\boxed{{{text}}}") for text in texts])
         assert grader.grade([(mathematics("\\sqrt{2}"), "\\boxed{\\sqrt 2}")])[0].outcome == "right"
     assert {one.outcome for one in verdicts} <= {"wrong", "undecided"}
     assert time.monotonic() - began < 120
     assert not path.exists()
     assert any("processor time" in one.reason for one in verdicts)
-
-
-def test_a_comparison_that_never_ends_is_undecided_with_the_limit_as_reason() -> None:
-    worker = VerifierProcess(cpu_seconds=1, memory_megabytes=1024)
-    try:
-        findings = worker.compare("\\sum_{n=1}^{10^{7}} \\sin(n)", "\\prod_{n=1}^{10^{7}} \\cos(n)")
-        assert findings.sympy.finding == "not known"
-        assert "processor time" in findings.sympy.reason
-        assert worker.compare("\\frac12", "0.5").sympy.finding == "equal"
-    finally:
-        worker.close()
 
 
 def test_a_worker_that_dies_costs_its_own_pair_only() -> None:

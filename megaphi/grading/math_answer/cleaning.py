@@ -80,6 +80,12 @@ SYNONYMS: dict[str, str] = {
 }
 """Names of a unit that are one."""
 
+CHANGES_THE_NUMBER = set(
+    "or and more less least most than not over under to between negative minus plus times if half dozen hundred "
+    "thousand million billion trillion squared cubed am pm mod modulo remainder".split()
+)
+"""Words that are no unit, so that a number before them is not the answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
@@ -94,7 +100,10 @@ def cleaned(text: str) -> Cleaned:
     """Raises `Unreadable` for a text that is longer than an answer, or whose braces do not match."""
     if len(text) > LONGEST:
         raise Unreadable(f"{len(text):,} characters, the longest answer that is read has {LONGEST:,}")
-    text = _without_wrapping(plain_signs(text).strip())
+    text = plain_signs(text).strip()
+    if re.search(r"\.\.\.|\\[lc]?dots", text):
+        raise Unreadable("an ellipsis")
+    text = _without_wrapping(text)
     for pattern, replacement in REPLACEMENTS:
         text = re.sub(pattern, replacement, text)
     text = text.replace("\x00", "").strip()
@@ -159,6 +168,8 @@ def _without_unit(text: str) -> tuple[str, str]:
     if match is None and (match := UNIT_IN_WORDS.search(text)) and not _is_unit(match[1]):
         match = None
     if match and text[: match.start()].strip():
+        if CHANGES_THE_NUMBER & set(re.findall(r"[a-z]+", match[1].lower())):
+            raise Unreadable("words that change the number before them")
         return text[: match.start()].strip(), _unit_name(match[1], match[2])
     if text.endswith("\\degree") and not re.search(r"\\?(?:sin|cos|tan)", text):
         return text.replace("\\degree", "").strip(), "degree"

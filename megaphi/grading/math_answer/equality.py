@@ -14,6 +14,8 @@ from megaphi.grading.math_answer.quantity import (
     add,
     are_equal,
     are_proportional,
+    divide,
+    generator,
     multiply,
     negate,
     number,
@@ -96,6 +98,10 @@ def _measured(left: Structure, right: Structure) -> bool | None:
         return are_equal(part.value, multiply(number(100), whole.value))
     if one.unit and other.unit and one.unit != other.unit:
         return None
+    angle, turned = (one, other) if one.unit == "degree" else (other, one)
+    if same is False and angle.unit == "degree" and not turned.unit:
+        radians = multiply(angle.value, divide(generator("constant", "π"), number(180)))
+        return False if are_equal(radians, turned.value) is False else None
     return same
 
 

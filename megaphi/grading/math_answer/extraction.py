@@ -20,7 +20,10 @@ STATED = re.compile(
     r"\b(?:answer|result)(?:\*{0,3}[ \t]{0,4}:\*{0,3}|[ \t]{1,4}is[ \t]{0,4}:?|[ \t]{0,4}=)[ \t]*\n?(?=\S)",
     re.IGNORECASE,
 )
-END_OF_SENTENCE = re.compile(r"\.(?=\s|\**$)|\n|$")
+END_OF_SENTENCE = re.compile(
+    r"\.(?=\s|\**$)|!(?=\s+[A-Z]|\**$)|,?\s(?:because|since|which|so|where)\b|\n|$", re.IGNORECASE
+)
+BEFORE_A_RESULT = re.compile(r"(?:(?:approximately|about|roughly|exactly|simply|just|equal to)\s+)+", re.IGNORECASE)
 NUMBER = re.compile(r"[-−]?\$?(?<![\d.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:\\?%)?|[-−]?\.\d+")
 
 
@@ -92,4 +95,4 @@ def _after_the_answer_is(text: str) -> str | None:
         return None
     end = END_OF_SENTENCE.search(text, begun[-1])
     sentence = text[begun[-1] : end.start() if end else None].strip().strip("*").strip()
-    return sentence or None
+    return BEFORE_A_RESULT.sub("", sentence, count=1) if BEFORE_A_RESULT.match(sentence) else sentence or None

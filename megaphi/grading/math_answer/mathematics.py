@@ -1,8 +1,8 @@
 """Grading of numbers and formulas: what both verifiers find is the verdict, and what they disagree about is kept.
 
 Two plain numerals, and two texts that are the same, need no verifier. Everything else goes to both: `right` if both
-find it equal, `wrong` if both find it different, or one does and the other, which reads the key, cannot read the
-answer. What remains is `undecided` and kept as a `Dispute`, which a caller can write out and judge by hand.
+find it equal, `wrong` if both find it different, or the exact one does and math-verify, which reads the key, cannot
+read the answer. What remains is `undecided` and kept as a `Dispute`, which a caller can write out and judge by hand.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def _without_verifier(key: str, stated: Stated | None) -> Verdict | None:
 
 
 def _verdict(found: BothComparisons, stated: Stated) -> Verdict:
-    both = {found.exact.finding, found.sympy.finding}
-    if both == {"equal"}:
+    exact, sympy = found.exact.finding, found.sympy.finding
+    if exact == sympy == "equal":
         return right(f"both verifiers find it equal, by its {stated.form}")
-    if both in ({"different"}, {"different", "unreadable answer"}):
+    if exact == "different" and sympy in ("different", "unreadable answer"):
         return wrong(f"{_said(found)}, by its {stated.form}")
     return undecided(_said(found))
 

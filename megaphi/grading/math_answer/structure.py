@@ -190,8 +190,8 @@ def _related(tokens: list[str]) -> Structure:
         return _read(sides[1])
     if all(sign in ORDERS for sign in signs):
         return _inequality([ORDERS[sign] for sign in signs], sides)
-    if signs[-1] in ("\\approx", "\\equiv") and len(sides) == 2:
-        signs[-1] = "="
+    if "\\approx" in signs or "\\equiv" in signs:
+        raise Unreadable("an approximation beside its exact value, or a congruence")
     if signs[0] == "=" and (name := _name_of(sides[0])):
         return Named(name, _read(sides[-1]))
     if len(sides) == 2 and signs[0] in ("=", "\\ne"):

@@ -212,6 +212,11 @@ x=5 || n=5
 0.1 || 0.1000001
 1/2x || \frac{1}{2x}
 \log 100 || 2
+5 || 5 million
+5 || 5\text{ or more}
+\frac13 || 0.333...
+\frac13 || x = \frac13 \approx 0.333
+\frac{\pi}{6} || 30^\circ
 """
 
 
