@@ -1,10 +1,9 @@
 """Speed of grading mathematical answers: the grader against one process per answer, and against math-verify alone.
 
-The peer is what a careful script does: a fresh interpreter with a time limit for every answer, which imports math-verify
-and compares. `in_process` is math-verify without any process, limit or second verifier: the most that its own
-comparison allows. The grader is timed after its workers have started, on answers that all differ (`distinct`) and as
-rollouts of a question repeat each other (`rollouts`: as many answers again, of few results). Sides that run in one
-process are measured in one as well, so that they count each other's import.
+The peer is what a careful script does: a fresh interpreter with a time limit for every answer, which imports
+math-verify and compares. `in_process` is math-verify without a process, a limit or a second verifier: the most that its
+own comparison allows. The grader is timed after its workers have started, on answers that differ (`distinct`) and as
+rollouts of a question repeat each other (`rollouts`: as many answers, of 40 results).
 
     python benchmarks/grading.py --answers 400
 """
@@ -108,7 +107,8 @@ def in_process(pairs: list[Pair]) -> None:
 
     config = [LatexExtractionConfig()]
     for key, answer in pairs:
-        verify(*(parse(f"${text}$", extraction_config=config) for text in (key, answer)))
+        wanted, given = (parse(f"${text}$", extraction_config=config) for text in (key, answer))
+        verify(wanted, given)
 
 
 def graded(pairs: list[Pair], *, processes: int) -> tuple[float, int]:
