@@ -63,14 +63,14 @@ INSIDE = {
         {"local_sampler"},
         {"server"},
     ],
-    "pivotal": [{"methods"}],
+    "pivotal": [{"methods"}, {"rollouts", "interchange"}, {"search"}, {"report"}, {"results"}],
     "pivotal.methods": [
         {"trace", "rollout", "settings", "findings", "method"},
         {"statistics"},
         {""},
         {"simulation"},
     ],
-    "cli": [{""}, {"inspect"}],
+    "cli": [{""}, {"inspect", "pivotal"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from megaphi import __version__
 from megaphi.errors import InputError, ReportedElsewhere, RunFailed
 
-VERBS = ("train", "mixture", "tokenize", "generate", "chat", "serve", "convert", "inspect", "verify", "doctor")
+VERBS = tuple("train mixture tokenize generate chat serve convert inspect verify pivotal doctor".split())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

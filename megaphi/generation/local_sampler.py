@@ -70,10 +70,10 @@ class LocalSampler:
         if journal is not None and not identity:
             raise InputError("a journal of a local model needs its identity: answers of another one would be replayed")
         self.name, self.tokenizer, self.on_end = name, tokenizer, on_end
-        self._identity, self._journal = identity, journal
+        self.identity, self._journal = identity, journal
         self._at_once = at_once * len(generators)
-        self._service = GenerationService(*generators, max_waiting=self._at_once, on_failure=on_failure)
-        self._service.start()
+        self.service = GenerationService(*generators, max_waiting=self._at_once, on_failure=on_failure)
+        self.service.start()
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +83,7 @@ class LocalSampler:
 
     def close(self) -> None:
         """Cancel what runs, wait for the step that is under way, and end the threads. The generators stay open."""
-        self._service.close()
+        self.service.close()
 
     def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
         """See `Sampler`. Raises InputError, RunFailed."""
@@ -108,7 +108,7 @@ class LocalSampler:
                         self.on_end()
 
         reads = lambda name, output: items[name].reads(output)  # noqa: E731
-        for name, completion in complete_requests(self._service, requests(), at_once=self._at_once, ends=reads):
+        for name, completion in complete_requests(self.service, requests(), at_once=self._at_once, ends=reads):
             item = items.pop(name)
             answers[name] = _answer(item, completion)
             if self._journal is not None:
@@ -123,14 +123,14 @@ class LocalSampler:
             InputError: a request can never run.
             RunFailed: the engine failed.
         """
-        return complete_requests(self._service, requests, at_once=self._at_once)
+        return complete_requests(self.service, requests, at_once=self._at_once)
 
     def _open(self, name: str, prompt: tuple[int, ...], rules: Sampling, sample: int) -> _OpenAnswer:
         request = Request(
             name=name, prompt=prompt, sampling=rules, sample=sample, stop_tokens=self.tokenizer.stop_tokens
         )
         chosen = {field: value for field, value in asdict(rules).items() if value != NEUTRAL[field]}
-        key = request_key(self._identity, {"prompt": prompt, "rules": chosen, "sample": sample})
+        key = request_key(self.identity, {"prompt": prompt, "rules": chosen, "sample": sample})
         return _OpenAnswer(request, AnswerStream(request, self.tokenizer), key)
 
 

@@ -28,6 +28,8 @@ RECIPES = {
     "quickstart_pretrain": "megaphi.recipes.quickstart",
     "quickstart_sft": "megaphi.recipes.quickstart",
     "quickstart_dpo": "megaphi.recipes.quickstart",
+    "quickstart_sums": "megaphi.recipes.quickstart",
+    "quickstart_dpo_pivotal": "megaphi.recipes.quickstart",
 }
 """Name -> module that holds the function of that name."""
 TASKS = (Pretrain, Finetune, Prefer)

@@ -56,7 +56,7 @@ class EndpointSampler:
         if concurrency < 1:
             raise InputError(f"concurrency={concurrency}: must be at least 1")
         self.name = model
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self.tokenizer = tokenizer
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._concurrency = concurrency
@@ -81,6 +81,24 @@ class EndpointSampler:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
+    def echoed_log_probabilities(self, tokens: Sequence[int]) -> list[float]:
+        """Log-probability of every token but the first, under the model itself, by an echo of the prompt.
+
+        Raises:
+            InputError, RunFailed: the server refuses an echo, or answers without log-probabilities.
+        """
+        url = f"{self.url}/completions"
+        body = {"model": self.name, "prompt": list(tokens), "max_tokens": 0, "echo": True, "logprobs": 0}
+        response = post_json(url, body, headers=self._headers, patience=self._patience)
+        try:
+            found = response["choices"][0]["logprobs"]["token_logprobs"]
+            values = [float(value) for value in found[1:]]
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise RunFailed(f"{url}: an echo without log-probabilities: {error!r}") from None
+        if len(values) != len(tokens) - 1:
+            raise RunFailed(f"{url}: {len(values) + 1} log-probabilities came for {len(tokens)} tokens")
+        return values
+
     def _sample_one(
         self,
         prompt: Prompt,
@@ -90,7 +108,7 @@ class EndpointSampler:
         cancelled: threading.Event,
     ) -> list[Answer]:
         is_chat = isinstance(prompt, Conversation)
-        url = f"{self._url}/{'chat/completions' if is_chat else 'completions'}"
+        url = f"{self.url}/{'chat/completions' if is_chat else 'completions'}"
         body = {"model": self.name, "n": samples, **self._asked(prompt, rules)}
         key = request_key(url, body)
         known = self._journal.get(key) if self._journal is not None else None

@@ -24,6 +24,8 @@ class Completion:
     """Under the model itself: temperature 1, no token left out."""
     alternatives: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     finish: Finish = "length"
+    stop_token: int | None = None
+    """The token that ended it, where one did."""
     scores: tuple[Score, ...] = ()
 
     def add(self, output: StepOutput) -> None:
@@ -32,7 +34,7 @@ class Completion:
             self.log_probabilities.append(output.log_probability)
             self.alternatives.append(output.alternatives)
         if output.finish is not None:
-            self.finish, self.scores = output.finish, output.scores
+            self.finish, self.scores, self.stop_token = output.finish, output.scores, output.stop_token
 
 
 def generate(
