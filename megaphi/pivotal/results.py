@@ -21,7 +21,7 @@ from typing import Any
 
 from megaphi.files import whole_file, write_text
 from megaphi.grading.question import Choices, CodeTests, ExactAnswers, MathAnswer, Question
-from megaphi.pivotal.interchange.pts_events import Event, token_event, write_events
+from megaphi.pivotal.interchange.pts_events import PivotalEvent, token_event, write_events
 from megaphi.pivotal.methods.findings import TokenEffect
 from megaphi.pivotal.methods.pairs import PairReport, pairs_of
 from megaphi.pivotal.methods.settings import Settings
@@ -138,7 +138,7 @@ def _value_records(searched: Iterable[SearchedQuestion]) -> Iterator[dict[str, A
             }
 
 
-def _events(answers: Iterable[_Answer], tokenizer: Tokenizer, model: str) -> Iterator[Event]:
+def _events(answers: Iterable[_Answer], tokenizer: Tokenizer, model: str) -> Iterator[PivotalEvent]:
     for one in answers:
         question, trace = one.of.question, one.answer.trace
         for effect in one.standing:

@@ -64,7 +64,7 @@ def searched(
     runner = RolloutRunner(
         source,
         store,
-        grader or SmallGrader(),
+        (grader or SmallGrader()).grade,
         tokenizer,
         RULES,
         on_progress=lambda _: time.sleep(seconds_per_batch),

@@ -17,7 +17,7 @@ from megaphi.errors import InputError
 
 if TYPE_CHECKING:
     from megaphi.pivotal.interchange.math_rollouts import ResampledTrace
-    from megaphi.pivotal.interchange.pts_events import Event
+    from megaphi.pivotal.interchange.pts_events import PivotalEvent
 
 HELP = "pivotal tokens of codelion/pts, and resampled traces in the shape of math-rollouts"
 EXAMPLE = """examples:
@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def lines_of_events(events: Sequence[Event], *, most: int) -> Iterator[str]:
-    """How many of each kind, and those with the largest effects."""
+def lines_of_events(events: Sequence[PivotalEvent], *, most: int) -> Iterator[str]:
+    """Lines with the number of each kind, and the events with the largest effects."""
     kinds = list(dict.fromkeys(event.kind for event in events))
     yield f"{len(events):,} events" + "".join(f", {sum(e.kind == kind for e in events):,} {kind}" for kind in kinds)
     measured = [(event, event.effect) for event in events if event.effect is not None]
@@ -75,7 +75,7 @@ def _show_traces(arguments: argparse.Namespace) -> int:
 
 
 def lines_of_traces(traces: Sequence[ResampledTrace], *, most: int) -> Iterator[str]:
-    """Numbers of traces and rollouts, and the sentences with the largest effects."""
+    """Lines with the numbers of traces and rollouts, and the sentences with the largest effects."""
     sentences = [(trace, sentence) for trace in traces for sentence in trace.sentences]
     rollouts = sum(sentence.before.n for _, sentence in sentences)
     right = sum(trace.success for trace in traces)

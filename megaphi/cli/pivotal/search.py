@@ -201,7 +201,7 @@ def _search(
             said = f"{tally.generated_rollouts:,} rollouts, {tally.generated_tokens:,} tokens"
             bar.set_postfix_str(said, refresh=False)
 
-        runner = RolloutRunner(source, store, grader, sampler.tokenizer, rules, on_progress=show)
+        runner = RolloutRunner(source, store, grader.grade, sampler.tokenizer, rules, on_progress=show)
         for question, rollouts, result in runner.run(work, in_flight=arguments.in_flight):
             found.append(SearchedQuestion(question, rollouts, result))
             bar.update()

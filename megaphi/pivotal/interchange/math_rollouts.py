@@ -17,7 +17,7 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
-from megaphi.pivotal.interchange.pts_events import Event, sentence_event
+from megaphi.pivotal.interchange.pts_events import PivotalEvent, sentence_event
 from megaphi.pivotal.methods.findings import Band, Counts
 from megaphi.pivotal.methods.statistics.intervals import linear_difference, middle, wilson
 
@@ -142,7 +142,7 @@ def _effect(
     return SentenceEffect(number=number, text=texts[number], before=before, after=after, effect=effect)
 
 
-def sentence_events(traces: Sequence[ResampledTrace]) -> Iterator[Event]:
+def sentence_events(traces: Sequence[ResampledTrace]) -> Iterator[PivotalEvent]:
     """Sentences whose effect was estimated, as events of codelion/pts."""
     for trace in traces:
         for sentence in trace.sentences:

@@ -26,8 +26,8 @@ SCALES = {"pivotal_token": "token", "thought_anchor": "sentence", "latent_metato
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
-    """What changed the probability of success, where, and by how much."""
+class PivotalEvent:
+    """One token or sentence, and how much it changed the probability of success."""
 
     kind: EventKind
     model: str
@@ -52,7 +52,7 @@ class Event:
         return None if self.before is None or self.after is None else self.after - self.before
 
 
-def read_events(path: str | os.PathLike[str]) -> list[Event]:
+def read_events(path: str | os.PathLike[str]) -> list[PivotalEvent]:
     """Read a file of events. Raises InputError with file, line and field."""
     events = []
     try:
@@ -65,7 +65,7 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
     return events
 
 
-def write_events(events: Iterable[Event], path: str | os.PathLike[str]) -> None:
+def write_events(events: Iterable[PivotalEvent], path: str | os.PathLike[str]) -> None:
     with whole_file(path) as file:
         for event in events:
             file.write(json.dumps(event.record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
@@ -84,7 +84,7 @@ def token_event(
     question: str,
     task: str,
     details: Mapping[str, Any],
-) -> Event:
+) -> PivotalEvent:
     """A pivotal token of ours.
 
     Args:
@@ -121,7 +121,7 @@ def sentence_event(
     after: float,
     question: str,
     details: Mapping[str, Any],
-) -> Event:
+) -> PivotalEvent:
     """A sentence whose effect was measured by resampling, by a model that nobody named.
 
     Args:
@@ -166,7 +166,7 @@ def _with_effect(record: dict[str, Any], before: float, after: float) -> dict[st
     }
 
 
-def _event(line: bytes, where: str) -> Event:
+def _event(line: bytes, where: str) -> PivotalEvent:
     try:
         record = parse_json(line)
     except InputError as error:
@@ -184,7 +184,7 @@ def _event(line: bytes, where: str) -> Event:
     raise InputError(f"{where}: no event_type, pivot_token or sentence: not an event of codelion/pts")
 
 
-def _of_version_2(record: dict[str, Any], where: str) -> Event:
+def _of_version_2(record: dict[str, Any], where: str) -> PivotalEvent:
     kind = record["event_type"]
     if kind not in KINDS:
         raise InputError(f"{where}: event_type {kind!r}: expected one of {', '.join(KINDS)}")
@@ -194,10 +194,10 @@ def _of_version_2(record: dict[str, Any], where: str) -> Event:
     return _made(record, where, kind, ("context", "label", "token_id", "position", "prob_before", "prob_after"))
 
 
-def _made(record: dict[str, Any], where: str, kind: EventKind, names: tuple[str | None, ...]) -> Event:
+def _made(record: dict[str, Any], where: str, kind: EventKind, names: tuple[str | None, ...]) -> PivotalEvent:
     """Args: names: fields of context, label, token, position, before, after."""
     context, label, token, position, before, after = names
-    event = Event(
+    event = PivotalEvent(
         kind=kind,
         model=_field(record, "model_id", str, where) or "unknown",
         query=_field(record, "query", str, where) or "",

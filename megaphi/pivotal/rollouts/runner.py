@@ -13,7 +13,7 @@ import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from megaphi.generation.decoding.generate import Completion
 from megaphi.generation.decoding.interface import Request
@@ -45,12 +45,8 @@ class Scores:
 
 Ask: TypeAlias = Draws | Scores
 Search: TypeAlias = Generator[Ask, Any, Any]
-
-
-class Grader(Protocol):
-    """What judges answers; `megaphi.grading.grader.Grader` does."""
-
-    def grade(self, items: Sequence[tuple[Question, str]]) -> list[Verdict]: ...
+Grade: TypeAlias = Callable[[Sequence[tuple[Question, str]]], list[Verdict]]
+"""Judges answers: `megaphi.grading.grader.Grader.grade`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,13 +81,13 @@ class _Open:
 
 
 class RolloutRunner:
-    """Drives searches over a source, a store and a grader."""
+    """Drives searches over a source and a store."""
 
     def __init__(
         self,
         source: RolloutSource,
         store: RolloutStore,
-        grader: Grader,
+        grade: Grade,
         tokenizer: Tokenizer,
         rules: Sampling,
         *,
@@ -102,7 +98,7 @@ class RolloutRunner:
         on_progress: called when rollouts have come back.
         """
         self.tally = Tally()
-        self._source, self._store, self._grader = source, store, grader
+        self._source, self._store, self._grade = source, store, grade
         self._tokenizer, self._rules, self._on_progress = tokenizer, rules, on_progress
         self._names = itertools.count()
         self._asked: dict[str, tuple[_Open, RolloutKey | None, Draw | None]] = {}
@@ -170,6 +166,7 @@ class RolloutRunner:
             sample=key.number,
             stop_tokens=self._tokenizer.stop_tokens,
             excluded_first=frozenset() if draw.excluded is None else frozenset({draw.excluded}),
+            family=key.question,
         )
 
     def _name(self, item: _Open, key: RolloutKey | None, draw: Draw | None) -> str:
@@ -209,7 +206,7 @@ class RolloutRunner:
                 texts.append((item.question, self._text(item, draw, rollout)))
                 fresh.append((rollout, grader))
         if texts:
-            verdicts = self._grader.grade(texts)
+            verdicts = self._grade(texts)
             self._store.judge((*one, verdict) for one, verdict in zip(fresh, verdicts, strict=True))
         for item, key, draw, rollout in stored:
             item.known[key] = self._rollout(item, draw, rollout)

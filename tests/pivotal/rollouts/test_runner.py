@@ -75,7 +75,7 @@ def test_a_draw_is_one_rollout_for_each_key_with_numbers_of_its_own(tmp_path: Pa
     every = [seed for found in seeds.values() for seed in found]
     assert len(set(every)) == len(every)  # no two kinds of draw share random numbers
     assert max(len(found) for found in seeds.values()) == 2  # search and confirmation
-    assert all(request.stop_tokens == {STOP} for request in source.requests if not request.scored)
+    assert all(request.stop_tokens == {STOP} and request.family for request in source.requests if not request.scored)
 
 
 def test_what_was_cut_off_or_not_decided_is_censored_and_named(tmp_path: Path) -> None:
