@@ -2,9 +2,10 @@
 
 What `make quickstart` does (corpus, tokens, pretraining) comes first and is used again where it exists. Then the corpus
 is turned into conversations, on which the model is fine-tuned (two pipeline stages); the tuned model tries exercises,
-and where its answer is wrong the right solution is preferred to it (two replicas); at the end one chats with it. Every
-step is a command that you can run yourself, and is printed as such. The figures end up in runs/story/report.md. Later
-stages of the recipe will join in.
+and where its answer is wrong the right solution is preferred to it (two replicas), and one chats with it. At the end,
+on short sums of which it gets about half right, the tokens that decide this are searched, and it learns from pairs of
+single tokens. Every step is a command that you can run yourself, and is printed as such. The figures end up in
+runs/story/report.md. Later stages of the recipe will join in.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import zstandard
@@ -25,7 +27,13 @@ from quickstart import CORPUS, Report, command, on_this_machine, start_words, to
 from megaphi.conversation import Conversation, Message
 from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.files import write_text
-from megaphi.recipes.quickstart import quickstart_dpo, quickstart_pretrain, quickstart_sft
+from megaphi.recipes.quickstart import (
+    quickstart_dpo,
+    quickstart_dpo_pivotal,
+    quickstart_pretrain,
+    quickstart_sft,
+    quickstart_sums,
+)
 from megaphi.sampling import Sampling
 
 HOME = Path("runs/story")
@@ -35,7 +43,15 @@ PICTURES = {
     "pretraining": "../quickstart/run/loss.png",
     "fine-tuning": "sft/loss.png",
     "preferences": "dpo/loss.png",
+    "pivotal preferences": "dpo_pivotal/loss.png",
 }
+RUNS = {
+    "quickstart_sft": (quickstart_sft(), None),
+    "quickstart_dpo": (quickstart_dpo(), 2),
+    "quickstart_sums": (quickstart_sums(), 2),
+    "quickstart_dpo_pivotal": (quickstart_dpo_pivotal(), None),
+}
+"""Recipes of the story, and over how many replicas each is trained, where not as the recipe says."""
 QUESTIONS = ("Find the greatest common divisor of 84 and 36.", "What is 816 in the number system with base 2?")
 
 
@@ -49,6 +65,7 @@ def main() -> None:
     write_pairs()
     post_train("quickstart_dpo", report)
     chat(report)
+    learn_pivotal_tokens(report)
     write_text(HOME / "report.md", report.text)
     print(f"\nThis report: {HOME / 'report.md'}")
 
@@ -129,6 +146,62 @@ def answers(questions: Sequence[str]) -> list[str]:
             return [answer.text for (answer,) in sampler.sample(prompts, rules)]
 
 
+def learn_pivotal_tokens(report: Report) -> None:
+    """Learn sums half-way, search the tokens that decide them, learn from these; how many sums come out right."""
+    write_sums()
+    post_train("quickstart_sums", report)
+    sums, found = quickstart_sums().folder, HOME / "pivotal"
+    questions, held_out = HOME / "sums_questions.jsonl", HOME / "sums_held_out.jsonl"
+    shared = ["--max-tokens", "48", "--batch", "128"]
+    search = ["pivotal", "search", str(questions), "--sampler", sums, "--output", str(found), *shared]
+    command("pivotal search", [*search, "--most-rollouts", "200", "--confirm", "40"], report)
+    post_train("quickstart_dpo_pivotal", report)
+    for name, model in (("before", sums), ("after", quickstart_dpo_pivotal().folder)):
+        rate = success_rate(held_out, model, HOME / f"rate_{name}", [*shared, "--first-rollouts", "8"], report)
+        report.figures[f"sums that come out right, {name} pivotal DPO"] = rate
+
+
+def success_rate(questions: Path, model: str, folder: Path, options: Sequence[str], report: Report) -> str:
+    """Share of right answers to questions, of which none is searched."""
+    words = ["pivotal", "search", str(questions), "--sampler", model, "--output", str(folder), *options]
+    command("success rates", [*words, "--answers", "0"], report)
+    counts = [json.loads(line)["first"] for line in (folder / "questions.jsonl").read_text().splitlines()]
+    right, wrong = (sum(one[name] for one in counts) for name in ("successes", "failures"))
+    return f"{right / (right + wrong):.3f} of {right + wrong:,} answers"
+
+
+def write_sums() -> None:
+    """Worked sums to learn from, and others as questions: 60 to search in, 100 held out."""
+    random = Random(5)
+    made = list(dict.fromkeys(worked_sum(random) for _ in range(9_000)))
+    write_lines(
+        HOME / "sums.jsonl",
+        (
+            {"messages": [{"role": "user", "content": task}, {"role": "assistant", "content": solution}]}
+            for task, solution, _ in made[160:]
+        ),
+    )
+    for name, part in (("questions", made[:60]), ("held_out", made[60:160])):
+        asked = [
+            {"id": str(number), "messages": [{"role": "user", "content": task}], "math_answer": answer}
+            for number, (task, _, answer) in enumerate(part)
+        ]
+        write_lines(HOME / f"sums_{name}.jsonl", asked)
+
+
+def worked_sum(random: Random) -> tuple[str, str, str]:
+    """(task, solution step by step, answer) of a sum of three or four numbers."""
+    total = random.randint(1, 6)
+    terms, steps = [str(total)], []
+    for _ in range(random.choice((2, 3))):
+        number = random.randint(1, 5)
+        sign = random.choice("+-") if total > number else "+"
+        before, total = total, total + number if sign == "+" else total - number
+        terms.append(f"{sign} {number}")
+        steps.append(f"{before} {sign} {number} = {total}")
+    return f"Compute {' '.join(terms)}.", f"{', '.join(steps)}. The answer is {total}.", str(total)
+
+
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
@@ -136,12 +209,14 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 def post_train(recipe: str, report: Report) -> None:
     """Train a recipe to its end, and note what its metrics say."""
-    run, replicas = {"quickstart_sft": (quickstart_sft(), None), "quickstart_dpo": (quickstart_dpo(), 2)}[recipe]
+    run, replicas = RUNS[recipe]
     wide = dataclasses.replace(run, layout=dataclasses.replace(run.layout, data=replicas))
     command(recipe, start_words(on_this_machine(wide), run), report)
     records = read_metrics(Path(run.folder) / "metrics.jsonl")
     held_out = [record for record in records if "validation_loss" in record]
     report.figures[f"{recipe}: first and last loss"] = f"{records[0]['loss']:.4f}, {records[-1]['loss']:.4f}"
+    if not held_out:
+        return
     report.figures[f"{recipe}: held-out loss"] = ", ".join(f"{record['validation_loss']:.4f}" for record in held_out)
     if "validation_accuracy" in held_out[-1]:
         report.figures[f"{recipe}: held-out accuracy"] = f"{held_out[-1]['validation_accuracy']:.3f}"

@@ -35,7 +35,7 @@ class QuestionPlan:
     most_censored: float = 0.25
     """Questions of whose first answers a larger share was cut off or undecided are left out."""
     answers: int = 1
-    """Answers of a question that are searched."""
+    """Answers of a question that are searched; 0 estimates success rates only."""
 
     def check(self) -> None:
         """Raises InputError that names the field."""
@@ -52,8 +52,8 @@ class QuestionPlan:
             (
                 "answers",
                 self.answers,
-                1 <= self.answers <= self.first_rollouts,
-                f"must lie between 1 and first_rollouts ({self.first_rollouts})",
+                0 <= self.answers <= self.first_rollouts,
+                f"must lie between 0 and first_rollouts ({self.first_rollouts})",
             ),
         ):
             if not holds:

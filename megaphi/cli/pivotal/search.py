@@ -79,7 +79,7 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"{what} (default {default})")
     for name, default, what in (
         ("first-rollouts", 16, "answers that estimate a question's success rate"),
-        ("answers", 1, "of those, answers that are searched"),
+        ("answers", 1, "of those, answers that are searched; 0 estimates success rates only"),
         ("rollouts", 50, "for each prefix, by bisection and two_arm"),
         ("most-rollouts", 800, "search rollouts of one answer, by backward, at most"),
         ("confirm", 64, "fresh rollouts on each side of a token that the search found"),
