@@ -24,7 +24,7 @@ from megaphi.pivotal.rollouts.runner import Draws, Scores, Search
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionPlan:
-    """What is done with every question."""
+    """Settings for every question: its first answers, and which questions are searched."""
 
     first_rollouts: int = 16
     """Answers that estimate the success rate of a question, and of which some are searched."""

@@ -31,7 +31,7 @@ class TokenView:
 
 @dataclass(frozen=True, slots=True)
 class AlternativeView:
-    """What rollouts that took another token came to."""
+    """Outcomes of the rollouts that took one token."""
 
     text: str
     n: int

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from megaphi.pivotal.search import SearchedAnswer
 
 UP, DOWN, CURVE = "#0072B2", "#D55E00", "#333333"
-"""Of Okabe and Ito, whom colour-blind readers tell apart."""
+"""Colours of Okabe and Ito, which colour-blind readers tell apart."""
 
 
 def success_curve(answer: SearchedAnswer, pivotal: Collection[int]) -> str:

@@ -54,7 +54,7 @@ def _item(shown: ShownAnswer, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def prompt_text(question: Question) -> str:
-    """What a question asks: of a conversation, the texts of its messages."""
+    """Text of a question: of a conversation, the texts of its messages."""
     if isinstance(question.prompt, Conversation):
         return "\n".join(message.content for message in question.prompt.messages)
     return question.prompt

@@ -56,7 +56,7 @@ class QuestionRollouts:
         self._traces.add(key)
 
     def wanted(self, draw: Draw, answer: tuple[int, ...]) -> list[RolloutKey | Rollout]:
-        """What answers a draw, in order: rollouts that are known already, and keys of those that must be asked for.
+        """Answer a draw, in order: rollouts that are known already, and keys of those that must be asked for.
 
         Args:
             answer: the trace's tokens, of which the draw's prefix is a part.

@@ -51,7 +51,7 @@ Grade: TypeAlias = Callable[[Sequence[tuple[Question, str]]], list[Verdict]]
 
 @dataclass(kw_only=True, slots=True)
 class Tally:
-    """What a run has spent, and on what."""
+    """Costs of a run, and the answers without a verdict."""
 
     generated_rollouts: int = 0
     generated_tokens: int = 0

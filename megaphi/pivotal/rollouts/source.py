@@ -17,7 +17,7 @@ class RolloutSource(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What its rollouts depend on: the model and its tokenizer. A store of other facts is refused."""
+        """Facts that its rollouts depend on: the model and its tokenizer. A store of other facts is refused."""
         ...
 
     @property

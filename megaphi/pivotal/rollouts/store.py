@@ -26,7 +26,7 @@ FORMAT = 1
 
 
 class RolloutKey(NamedTuple):
-    """What a rollout is a sample of, and its number among those. Two equal keys are the same rollout."""
+    """Identity of a rollout: the draw that it is a sample of, and its number. Equal keys are the same rollout."""
 
     question: str
     prefix: str
