@@ -1,7 +1,7 @@
-"""Weights with another tokenizer than their own, or with none: the options of `megaphi convert`.
+"""The tokenizer options of `megaphi convert`: weights with another tokenizer than their own, or with none.
 
-A model that came without a tokenizer takes any whose ids fit, and that ends texts as its config.json says. One that has
-its own keeps it, unless told to drop it; if another one replaces it, the files that name its ids (config.json,
+A model that came without a tokenizer accepts any whose ids fit and whose end of text is that of its config.json. A
+model with its own keeps it unless told to drop it; if another replaces it, the files that name its ids (config.json,
 generation_config.json) are left out too.
 """
 
@@ -25,14 +25,14 @@ from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES, open_path
 
 NAME_IDS = (CONFIG, GENERATION_CONFIG)
-"""Files of a model that say which of its tokens end a text."""
+"""Files of a model that name the tokens that end a text."""
 
 
 class WithTokenizer:
-    """Implements `WeightReader`: `source`, except for its tokenizer."""
+    """A `WeightReader` with the weights of `source` and another tokenizer, or none."""
 
     def __init__(self, source: WeightReader, tokenizer: Tokenizer | None, *, keep: Mapping[str, Path]) -> None:
-        """`keep`: the files that came with the weights and stay beside the tokenizer's."""
+        """`keep`: files that came with the weights and are carried along with the tokenizer's."""
         self.source = source
         self.folder, self.state, self.architecture = source.folder, source.state, source.architecture
         fingerprint = NO_TOKENIZER if tokenizer is None else tokenizer.fingerprint
@@ -50,10 +50,10 @@ class WithTokenizer:
 
 
 def with_tokenizer(source: WeightReader, path: str | None, *, leave_out: bool) -> WeightReader:
-    """`source` with the tokenizer at `path` (as `open_path` takes it), without its own, or both.
+    """Replace or drop the tokenizer of `source`: use the one at `path` (see `open_path`), leave out its own, or both.
 
     Args:
-        leave_out: its own tokenizer is not read.
+        leave_out: do not read its own tokenizer.
 
     Raises:
         InputError: the tokenizer does not fit the model, or the model has another one that is not left out.
@@ -84,7 +84,7 @@ def _others(source: WeightReader) -> dict[str, Path]:
 
 
 def _without_tokenizer(source: WeightReader, *, replaced: bool) -> dict[str, Path]:
-    """A GGUF file carries nothing else, and its tokenizer may be one that cannot be read."""
+    """The files that stay without a tokenizer; a GGUF file has none, and its tokenizer may not be readable."""
     others = {} if isinstance(source, GgufWeights) else _others(source)
     return {name: path for name, path in others.items() if not (replaced and name in NAME_IDS)}
 

@@ -24,14 +24,14 @@ MODEL = "model/"
 def open_weights(path: str | Path, fields: Sequence[str] = ()) -> WeightReader:
     """Open a checkpoint, a run folder (its newest checkpoint), or a model of another project.
 
-    Hugging Face folders, GGUF files, and Megatron-LM's torch_dist checkpoints are known by what lies at the path.
+    Hugging Face folders, GGUF files, and Megatron-LM's torch_dist checkpoints are recognised by their contents.
 
     Args:
         path: what to open.
-        fields: `field=value` of the architecture, for formats that do not say all of it.
+        fields: `field=value` of the architecture, for formats that do not store all of it.
 
     Raises:
-        InputError: there is nothing of a known kind, it is corrupted, or it takes no `fields`.
+        InputError: no known format is there, the files are corrupted, or the format takes no `fields`.
     """
     path = Path(path)
     if is_megatron(path):
@@ -51,7 +51,7 @@ def _open(path: Path) -> WeightReader:
 
 
 def _is_huggingface(path: Path) -> bool:
-    """A run folder has a config.json too, without `model_type`."""
+    """Return whether a folder is Hugging Face's; a run folder has a config.json too, but without `model_type`."""
     if not (path / CONFIG).is_file():
         return False
     described = read_json(path / CONFIG, what="configuration")
@@ -59,9 +59,9 @@ def _is_huggingface(path: Path) -> bool:
 
 
 def refuse_unlisted_weights(reader: WeightReader) -> None:
-    """Raise InputError for a checkpoint with weights that its architecture does not have: they would be lost.
+    """Refuse a checkpoint with weights that its architecture does not have: they would be lost. Raises InputError.
 
-    Readers of other formats look for such tensors themselves.
+    Readers of other formats check for such tensors themselves.
     """
     checkpoint = reader.source if isinstance(reader, WithTokenizer) else reader
     if not isinstance(checkpoint, CheckpointReader):

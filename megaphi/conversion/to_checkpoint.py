@@ -1,8 +1,8 @@
-"""Weights of any origin as a checkpoint of any layout: one file per rank, filled block by block.
+"""Conversion of weights of any origin to a checkpoint of any layout: one file per rank, filled block by block.
 
-The files are those that the ranks of such a layout would have written: names and boxes are those of the model's rows.
-All tensor ranks' files of a pipeline stage are open at once, so a matrix that they share by columns is read once.
-Any layout loads any checkpoint; one written for the same layout is read fastest. There is no optimizer state.
+The files are those that the ranks of that layout would have written: names and boxes follow from the model's rows of
+weights. The files of all tensor ranks of a pipeline stage are open at once, so a matrix that is cut by columns is read
+once. Any layout loads any checkpoint; one written for the same layout is read fastest. There is no optimizer state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from megaphi.parallel.layout import ParallelLayout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadRange:
-    """Rows of a weight's matrix form that are read together, and which of their columns each tensor rank gets."""
+    """Rows of a weight's matrix form that are read together, and the columns of them that each tensor rank gets."""
 
     first: int
     end: int
@@ -78,7 +78,7 @@ def to_checkpoint(
 def plan_checkpoint(
     reader: WeightReader, *, layout: ParallelLayout, dtype: str | None, save_id: str = ""
 ) -> dict[str, PlannedFile]:
-    """The files of a checkpoint, and what each will hold. Raises InputError for what cannot be moved."""
+    """Plan the files of a checkpoint. Raises InputError for weights that cannot be converted."""
     refuse_unlisted_weights(reader)
     model = reader.architecture
     check_layout(model, layout)
@@ -114,7 +114,7 @@ def _file_of(stage: int, rank: int, layout: ParallelLayout) -> str:
 
 
 def _stages(reader: WeightReader, layout: ParallelLayout) -> list[list[Weight]]:
-    """Every pipeline rank's weights, wide types first, so that every tensor of a file is aligned."""
+    """Weights of every pipeline rank, wide types first, so that all tensors of a file are aligned."""
     stages: list[list[Weight]] = [[] for _ in range(layout.pipeline)]
     for weight in weights_of(reader.architecture):
         stages[pipeline_rank_of(weight, reader.architecture, layout)].append(weight)
@@ -138,7 +138,7 @@ def _taken(values: Tensor, columns: slice, kind: torch.dtype) -> Tensor:
 
 
 def read_ranges(weight: Weight, *, tensor: int) -> Iterator[ReadRange]:
-    """A weight's matrix form from its first row to its last, by who holds what."""
+    """Split a weight's matrix form, from its first row to its last, by the tensor ranks that hold it."""
     everything = slice(0, weight.columns)
     if weight.cut is None:
         yield ReadRange(first=0, end=weight.rows, columns={0: everything})
@@ -156,7 +156,7 @@ def read_ranges(weight: Weight, *, tensor: int) -> Iterator[ReadRange]:
 
 
 def _configuration(config: Mapping[str, Any], layout: ParallelLayout, dtype: str | None) -> dict[str, Any]:
-    """The run's configuration as the source has it, with the layout and type of this checkpoint."""
+    """The source's run configuration, with the layout and number format of this checkpoint."""
     cut = {name: getattr(layout, name) for name in ("tensor", "pipeline", "virtual_pipeline")}
     changed = {**config, "layout": {**config.get("layout", {}), **cut}}
     if dtype is not None:

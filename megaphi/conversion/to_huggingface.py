@@ -1,8 +1,8 @@
-"""Weights of any origin as a Hugging Face folder, which `Phi3ForCausalLM` and every server of Phi-3 and Phi-4 loads.
+"""Export of weights of any origin to a Hugging Face folder, for `Phi3ForCausalLM` and all servers of Phi-3 and Phi-4.
 
 The weights stream from the source in blocks of rows, whatever layout wrote it, into safetensors files of about 5 GB.
-The folder further holds config.json, generation_config.json and the tokenizer: the files that the model came with,
-or Phi-4's where it was trained with that. A model without a tokenizer is exported without one.
+The folder also holds config.json, generation_config.json and the tokenizer: the files that the model came with, or
+Phi-4's if it was trained with that. A model without a tokenizer is exported without one.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def to_huggingface(
 def plan_huggingface(
     reader: WeightReader, *, dtype: str | None, shard_bytes: int = SHARD_BYTES
 ) -> dict[str, PlannedFile]:
-    """The safetensors files of an export, and what each will hold. Raises InputError for what cannot be exported."""
+    """Plan the safetensors files of an export. Raises InputError for weights that cannot be exported."""
     refuse_unlisted_weights(reader)
     refuse_other_fields(reader.architecture)
     shards: list[dict[str, Any]] = [{}]
@@ -128,7 +128,7 @@ def _index(files: dict[str, PlannedFile]) -> dict[str, Any]:
 
 
 def _fitting(carried: Mapping[str, Path], model: Architecture) -> dict[str, Path]:
-    """Files of known names; those of a model whose vocabulary has changed no longer describe it."""
+    """Side files to write; those that came with a model are left out if its vocabulary has changed."""
     carried = {name: path for name, path in carried.items() if name in CARRIED}
     if CONFIG not in carried:
         return carried
@@ -139,7 +139,7 @@ def _fitting(carried: Mapping[str, Path], model: Architecture) -> dict[str, Path
 def _write_configuration(
     reader: WeightReader, own: Tokenizer | None, folder: Path, carried: dict[str, Path], *, dtype: str | None
 ) -> None:
-    """config.json and generation_config.json, as they came where nothing has changed."""
+    """Write config.json and generation_config.json, byte for byte as the model came with them if they still hold."""
     model, where = reader.architecture, str(carried.get(CONFIG, ""))
     original = read_object(where, what="Hugging Face configuration") if where else None
     stored = dtype or str(reader.dtype(EMBEDDING)).removeprefix("torch.")
@@ -161,9 +161,10 @@ def _write_configuration(
 
 
 def _with_ends(reader: WeightReader, generation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """generation_config.json in which, where the model was trained here, the tokens that end its texts now do so too.
+    """generation_config.json that also names, for a model trained here, the tokens that end its texts now.
 
-    (A base model's names the end of a document, and answers of the chat model made of it end with another token.)
+    A base model's file names the end of a document, while answers of the chat model made from it end with another
+    token.
     """
     tokenizer = tokenizer_of(reader) if reader.state.get("step") else None
     listed = generation.get("eos_token_id")
@@ -174,7 +175,7 @@ def _with_ends(reader: WeightReader, generation: Mapping[str, Any]) -> Mapping[s
 
 
 def _own_tokenizer(reader: WeightReader, carried: Mapping[str, Path]) -> Tokenizer | None:
-    """The model's tokenizer where files have to be written or ids to be named for it; None where it has none."""
+    """The model's tokenizer, if its files or ids have to be written; None if it has none."""
     if CONFIG in carried and carried.keys() & set(VOCABULARIES):
         return None  # they say all of it, and are copied
     return tokenizer_of(reader)

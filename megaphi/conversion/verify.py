@@ -1,8 +1,8 @@
-"""Verification of a conversion: every weight of both sides, number by number, and their logits on real text.
+"""Verification of a conversion: every number of every weight, and logits on real text, of source and target.
 
-Weights stream in blocks of rows, so that models of any size can be compared. Logits are computed in fp32, of a Hugging
-Face folder or a GGUF file by `transformers` where it is installed, which shares no code with the conversion, else by
-our engine; they need the model in memory, and are left out where it does not fit.
+Weights stream in blocks of rows, so that models of any size can be compared. Logits are computed in fp32: those of a
+Hugging Face folder or a GGUF file by `transformers`, if installed, which shares no code with the conversion; others by
+our own inference. They need the model in memory, and are left out if it does not fit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from megaphi.log import logger, progress_bar
 from megaphi.model.weights import weights_of
 
 TOLERANCE = 1e-4
-"""Tolerance of fp32 logits, relative to the largest of them: rounding in another order."""
+"""Tolerance of fp32 logits, relative to the largest: sums are rounded in another order."""
 LONGEST_TOKENS = 512
 TEXT = """A checkpoint is a promise: whoever loads it gets the numbers that were in memory when it was written, in the
 order in which the model uses them. Between two formats that order differs. One stacks queries, keys and values; the
@@ -42,7 +42,7 @@ other takes two minutes on a disk that writes 250 MB/s. def rows(start, end): re
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightDifference:
-    """A weight that is not the same on both sides."""
+    """A weight that differs between source and target."""
 
     name: str
     numbers: int
@@ -52,22 +52,22 @@ class WeightDifference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogitComparison:
-    """Both sides' logits on the same text, in fp32."""
+    """Comparison of both sides' fp32 logits on the same text."""
 
     tokens: int
     largest_difference: float
     largest_logit: float
     same_choice: float
-    """Share of the positions where both have the same top token."""
+    """Share of the positions at which both have the same top token."""
     cross_entropies: tuple[float, float]
-    """Nats per token, of the source and of the target."""
+    """Losses of the source and of the target, in nats per token."""
     programs: tuple[str, str]
-    """The program that computed each side."""
+    """The programs that computed the source and the target."""
 
     says_something: bool
-    """True if both sides' logits are finite and not all the same: two broken models may be equal."""
+    """True if all logits are finite and not all the same: two broken models may be equal."""
     unread: tuple[str, ...]
-    """Tensors that transformers did not use, or missed: two programs may ignore the same one."""
+    """Tensors that transformers did not use or did not find: both programs might ignore the same one."""
 
     @property
     def is_same(self) -> bool:
@@ -76,10 +76,10 @@ class LogitComparison:
 
 
 def compare_weights(source: WeightReader, target: WeightReader) -> list[WeightDifference]:
-    """Every weight of `target` against that of `source`, rounded to the target's type.
+    """Compare every weight of `target` with that of `source`, rounded to the target's type.
 
     Raises:
-        InputError: the two are not of one shape.
+        InputError: the two have different shapes.
     """
     if source.architecture.parameters != target.architecture.parameters:
         raise InputError(
@@ -113,10 +113,10 @@ def _any_ids(vocabulary: int) -> list[int]:
 
 
 def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT) -> LogitComparison | None:
-    """Logits of both sides on a text in the model's tokens; None if fp32 does not fit into memory.
+    """Compare the logits of both sides on a text; None if the model does not fit into memory in fp32.
 
-    A model without a tokenizer gets tokens drawn from its whole vocabulary. Where the target is of another type, the
-    source's weights are rounded to it.
+    For a model without a tokenizer, tokens are drawn from its whole vocabulary. If the target has another number
+    format, the source's weights are rounded to it.
     """
     vocabulary = source.architecture.vocabulary
     own = tokenizer_of(source)
@@ -149,7 +149,7 @@ def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT)
 def _logits(
     reader: WeightReader, tokens_BS: np.ndarray, *, rounded: torch.dtype | None
 ) -> tuple[Tensor, str, list[str]]:
-    """`[B, S, V]`, the program that computed them, and the tensors that it did not use or missed."""
+    """Compute (logits `[B, S, V]`, the program that computed them, tensors that it did not use or did not find)."""
     weights = reader.source if isinstance(reader, WithTokenizer) else reader
     if isinstance(weights, HuggingFaceWeights | GgufWeights) and find_spec("transformers") is not None:
         independent = _in_transformers(weights)
@@ -170,7 +170,7 @@ def _round(module: torch.nn.Module, kind: torch.dtype | None) -> None:
 
 
 def _in_transformers(reader: HuggingFaceWeights | GgufWeights) -> tuple[Any, list[str]] | None:
-    """(the model as transformers reads it, what it did not use or missed); None for a GGUF file that it cannot read."""
+    """Open a model by transformers: (model, tensors not used or not found), or None for a GGUF file it cannot read."""
     from transformers import AutoModelForCausalLM
 
     def load(folder: Path, **options: Any) -> tuple[Any, list[str]]:
@@ -194,7 +194,7 @@ def _in_transformers(reader: HuggingFaceWeights | GgufWeights) -> tuple[Any, lis
 def report(
     source: WeightReader, target: WeightReader, *, text: str = TEXT, logits: bool = True
 ) -> tuple[bool, list[str]]:
-    """(nothing changed but what was asked for, what to print)"""
+    """The outcome of a verification: (True if nothing changed but what was requested, lines to print)."""
     different = compare_weights(source, target)
     total = source.architecture.parameters
     count = len(weights_of(source.architecture))
@@ -227,7 +227,7 @@ def report(
 
 
 def read_text(path: str | Path) -> str:
-    """A text file to compare logits on. Raises InputError."""
+    """Read a text file to compare logits on. Raises InputError."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

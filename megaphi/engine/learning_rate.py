@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, and the effect of a changed schedule on a resumed run.
+"""The learning rate as a pure function of the step, and the check that a resumed run continues it.
 
 Every schedule rises linearly from zero over the warm-up. After it, `linear` (paper, section 3) and `cosine` fall to the
 floor over the steps of the decay and stay there, `wsd` holds the peak until the last steps of the run and falls
@@ -29,7 +29,7 @@ class Optimizer:
     """AdamW and its learning rate (config section `optimizer`)."""
 
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
-    """After a linear warm-up: linear (paper) or cosine decay; wsd: the peak until a linear decay ends the run."""
+    """After a linear warm-up: linear (paper) or cosine decay; wsd: the peak, then a linear decay to the run's end."""
     learning_rate: Annotated[float, Range(above=0)] = 3e-4
     """Peak (paper)."""
     final_fraction: Annotated[float, Range(minimum=0, maximum=1)] = 0.1
@@ -39,7 +39,7 @@ class Optimizer:
     decay_steps: Annotated[int, Range(minimum=0)] = 0
     """Length of the decay; 0: all steps after the warm-up (linear, cosine), or the last tenth of them (wsd)."""
     weight_decay: Annotated[float, Range(minimum=0)] = 0.1
-    """Decoupled, on matrices only, never on norms (paper: 0.1)."""
+    """Decoupled weight decay of matrices, never of norms (paper: 0.1)."""
     beta1: Annotated[float, Range(minimum=0, below=1)] = 0.9
     """Default; the paper is silent."""
     beta2: Annotated[float, Range(minimum=0, below=1)] = 0.95
@@ -47,11 +47,11 @@ class Optimizer:
     eps: Annotated[float, Range(above=0)] = 1e-8
     """Default; the paper is silent."""
     clip_gradient_norm: Annotated[float, Range(minimum=0)] = 1.0
-    """Global norm (default); 0 turns clipping off."""
+    """Largest global norm of the gradient (default); 0 turns clipping off."""
 
 
 def learning_rate(step: int, optimizer: Optimizer, *, steps: int) -> float:
-    """Rate of the update number `step` (the first is 1) in a run of `steps` updates."""
+    """Learning rate of update `step` (the first is 1) in a run of `steps` updates."""
     if step <= optimizer.warmup_steps:
         return optimizer.learning_rate * step / optimizer.warmup_steps
     begin, end = decay_span(optimizer, steps=steps)
@@ -71,7 +71,7 @@ def decay_span(optimizer: Optimizer, *, steps: int) -> tuple[int, int]:
 
 
 def check_schedule(optimizer: Optimizer, *, steps: int) -> None:
-    """Checks that need the number of steps."""
+    """Refuse a schedule that does not fit into `steps` updates. Raises InputError."""
     if optimizer.warmup_steps >= steps:
         raise InputError(
             f"optimizer.warmup_steps={optimizer.warmup_steps} leaves no step after the warm-up of "
@@ -95,10 +95,14 @@ def milestones(optimizer: Optimizer, *, steps: int) -> list[int]:
 
 
 def check_rate_continues(config: Mapping[str, Any], run: RunConfig, *, step: int) -> None:
-    """Refuse to continue from a checkpoint after `step` updates, of a run of this `config`, at another learning rate.
+    """Refuse to continue at another learning rate than the run had.
+
+    Args:
+        config: the configuration in the checkpoint.
+        step: updates that the checkpoint's run had taken.
 
     Raises:
-        InputError: with both rates, what was changed, and how to continue without a jump or with it.
+        InputError: with both rates, the changed fields, and how to continue without a jump or with it.
     """
     if run.start.accept_rate_jump or step >= run.training.steps or "optimizer" not in config:
         return

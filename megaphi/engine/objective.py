@@ -1,8 +1,8 @@
-"""The objective of a training step: how a micro-batch goes through the model, and the sums that come out of it.
+"""The objective of a training step: the forward pass of a micro-batch, and the loss summed over it.
 
 Every objective returns sums and a count (of tokens, of pairs), never means: the gradient of a step is divided once by
-the count over all micro-batches and replicas. One whose loss needs a mean over the whole global batch, such as KTO's
-estimate of a divergence, names what to measure first: a `WholeBatchObjective`.
+the count over all micro-batches and replicas. An objective whose loss needs a mean over the whole global batch, such as
+KTO's estimate of a divergence, is a `WholeBatchObjective` and names what to measure first.
 
 Legend: B batch, S sequence.
 """
@@ -25,11 +25,11 @@ from megaphi.model.forward.segments import Segments, document_segments
 from megaphi.model.forward.targets import Labels
 
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
-"""From what the last stage gives to (sum of the losses, count, {"sums": fp64 [2 + further]})."""
+"""Maps the last pipeline stage's output to (sum of the losses, count, {"sums": fp64 [2 + further sums]})."""
 
 
 class Objective(Protocol):
-    """One way to train."""
+    """The quantity that training minimises."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ class Objective(Protocol):
         ...
 
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
-        """Run one micro-batch through this rank's stage: `chunk(tokens_BS, ForwardContext(...))`."""
+        """Run one micro-batch through this rank's pipeline stage: `chunk(tokens_BS, ForwardContext(...))`."""
         ...
 
 
@@ -45,8 +45,8 @@ class Objective(Protocol):
 class WholeBatchObjective(Objective, Protocol):
     """An objective whose loss needs means over the whole global batch: all micro-batches of all replicas.
 
-    Before every update the step's micro-batches go through the model once more, without gradients; in validation the
-    whole of the held-out data does.
+    Before every update the step's micro-batches pass through the model once more, without gradients; in validation all
+    of the held-out data does.
     """
 
     @property
@@ -65,7 +65,7 @@ def unit_of(objective: Objective) -> str:
 
 
 class NextToken:
-    """Cross-entropy of the next token over all that the loss mask keeps: pretraining and supervised fine-tuning."""
+    """Cross-entropy of the next token, of the tokens that the loss mask keeps: pretraining and fine-tuning."""
 
     names: tuple[str, ...] = ()
     unit = "cross-entropy, nats per token"
@@ -80,7 +80,7 @@ class NextToken:
         return output, partial(_summed_loss, local(batch.loss_mask_BS, device))
 
     def attention(self, batch: Batch, device: torch.device) -> Attention:
-        """Within documents where the batch tells them apart, or causal in the row, on as many ranks as hold it."""
+        """Attention within documents, where the batch has their ids, or else causal attention in the row."""
         if batch.document_ids_BS is not None:
             return Segments(torch.from_numpy(document_segments(batch.document_ids_BS)).to(device, non_blocking=True))
         if parallel_state.get_context_parallel_world_size() > 1:
@@ -96,7 +96,7 @@ def _summed_loss(loss_mask_BS: Tensor, loss_BS: Tensor) -> tuple[Tensor, Tensor,
 
 
 def local(values_BS: np.ndarray, device: torch.device) -> Tensor:
-    """On the device, and under context parallelism only the chunks r and 2n-1-r of 2n along the sequence."""
+    """Copy to the device; under context parallelism only chunks r and 2n-1-r of the sequence's 2n."""
     ranks = parallel_state.get_context_parallel_world_size()
     if ranks > 1:
         rank = parallel_state.get_context_parallel_rank()

@@ -1,8 +1,8 @@
 """An objective of the user's own, `task.objective=my_file.py:MyObjective`, in place of the next token's cross-entropy.
 
 `own_code.pinned` adds the file's digest to the name when a run is checked, so that config.json, checkpoints and the
-comparison of ranks say which version of the file was used: `my_file.py:MyObjective@0123456789abcdef`. A name that
-carries a digest, because it comes from a config.json, is refused where the file has become another.
+comparison of ranks identify the version of the file that was used: `my_file.py:MyObjective@0123456789abcdef`. A name
+with a digest, from a config.json, is refused if the file has changed since.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megaphi.own_code import load_own, running, split_name, without_digest
 
 
 def load_objective(name: str | None) -> Objective:
-    """Return the user's objective, else the next token. Raises InputError if the user's class is not one."""
+    """Return the user's objective, or `NextToken` without one. Raises InputError if the user's class is none."""
     if name is None:
         return NextToken()
     name = without_digest(name)

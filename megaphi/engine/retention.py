@@ -1,7 +1,7 @@
 """Retention of checkpoints: the newest few, those of round steps, the best by validation loss.
 
-A checkpoint to delete first gets a hidden name: a deletion that is interrupted leaves no half of a checkpoint behind,
-only something that the next save clears away.
+A checkpoint is renamed to a hidden name before it is deleted, so that an interrupted deletion leaves no half of a
+checkpoint, only a hidden folder that the next save removes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megaphi.files import read_json, unused_name
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saving:
-    """Writing and retention of checkpoints, and the behaviour when the storage fails (config section `saving`).
+    """Writing and retention of checkpoints, and the response to failing storage (config section `saving`).
 
     A save that fails ends the run if it is the last one, or if none has succeeded since the start (`train_unsaved`).
     Otherwise training continues, and `checkpoint_failures` and `steps_since_checkpoint` are in the metrics.
@@ -35,7 +35,7 @@ class Saving:
     keep_best: Annotated[int, Range(minimum=0)] = 0
     """Also keep this many checkpoints of the lowest validation loss."""
     asynchronous: bool = True
-    """Training waits for a copy in host memory only, which it holds from then on; a thread of each rank writes it."""
+    """Training waits only for a copy in host memory, which then stays allocated; a thread of each rank writes it."""
     verify: bool = True
     """Read every file back, after writing it and before resuming from it, and compare it with its hash."""
     attempts: Annotated[int, Range(minimum=1)] = 3
@@ -43,16 +43,16 @@ class Saving:
     retry_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 2.0
     """Pause before the second attempt; it doubles from one to the next."""
     train_unsaved: bool = False
-    """Train on although the first checkpoint since the start could not be written anywhere."""
+    """Keep training even if the first checkpoint since the start could not be written anywhere."""
     fallback_folder: FilePath | None = None
-    """Folder for checkpoints while the run folder cannot take them; resuming looks there too. One for each run."""
+    """Folder for checkpoints while the run folder cannot be written; resuming looks there too. One for each run."""
     patience_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 600.0
     """Seconds that training waits for the previous save, if it is still being written when the next is due."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """A checkpoint as retention sees it."""
+    """Step and validation loss of a checkpoint."""
 
     step: int
     validation_loss: float | None = None
@@ -63,7 +63,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def stored_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, whole or not, in order."""
+    """Steps of the checkpoints in a folder, complete or not, in order."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d{8,}", name))
 
@@ -71,7 +71,7 @@ def stored_steps(folder: Path) -> list[int]:
 def outdated(stored: Sequence[Stored], rules: Saving, *, newest: int) -> list[int]:
     """Steps that no rule keeps, now that `newest` is complete.
 
-    Checkpoints of later steps stay: they belong to a run that was set back, and are left alone.
+    Checkpoints of later steps stay: they belong to a run that was set back by hand.
     """
     if rules.keep_last == 0:
         return []
@@ -85,7 +85,7 @@ def outdated(stored: Sequence[Stored], rules: Saving, *, newest: int) -> list[in
 
 
 def prune(folder: Path, rules: Saving, *, newest: int) -> None:
-    """Delete what `outdated` names, and what interrupted saves and deletions left."""
+    """Delete the checkpoints that `outdated` names, and what interrupted saves and deletions left."""
     stored = [
         Stored(step=step, validation_loss=_validation_loss(folder / checkpoint_name(step)) if rules.keep_best else None)
         for step in stored_steps(folder)

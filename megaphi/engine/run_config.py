@@ -1,6 +1,6 @@
 """Everything that defines a run, as one frozen tree.
 
-A recipe is a function that returns a `RunConfig`; the command line overrides single fields; `check` looks at the
+A recipe is a function that returns a `RunConfig`, and the command line overrides single fields. `check` checks the
 fields together once, after all overrides, so that a mistake costs a second on one process and not a minute on 512.
 No torch here.
 """
@@ -31,7 +31,7 @@ class NumericPrecision:
 
     parameters: Literal["float32", "bfloat16"] = "bfloat16"
     fp8: Literal["none", "delayed", "tensorwise", "blockwise", "mxfp8"] = "none"
-    """Scaling of inputs of linear layers to 8 bits (needs model.kernels=transformer_engine, Hopper or newer)."""
+    """Recipe for 8-bit inputs of linear layers (needs model.kernels=transformer_engine, Hopper or newer)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,11 +57,11 @@ class RunConfig:
     optimizer: Optimizer = field(default_factory=Optimizer)
     precision: NumericPrecision = field(default_factory=NumericPrecision)
     recompute: Literal["none", "selective", "full"] = "none"
-    """Activations computed again in the backward pass: none, the attention core, or whole layers."""
+    """Activations recomputed in the backward pass: none, the core attention's (selective), or whole layers' (full)."""
     overlap_communication: bool = True
     """Overlap gradient reduction and parameter gathering with compute (several data-parallel replicas only)."""
     bucket_parameters: Annotated[int, Range(minimum=0)] = 0
-    """Parameters reduced and gathered together where that overlaps; 0: 40 million, at least 1 million a replica."""
+    """Parameters per bucket of overlapped communication; 0: 40 million, at least 1 million a replica."""
     patience: Patience = field(default_factory=Patience)
     wandb: Wandb = field(default_factory=Wandb)
 

@@ -1,9 +1,9 @@
-"""The lock of a run folder (and of its fallback): a file that names the one job that has it.
+"""The lock of a run folder (and of its fallback): a file that names the one job that holds it.
 
-The kernel knows whether its holder lives (flock, released by any kind of death), so what a crash leaves on a host is
-taken over there at once. Whether a job on another host is alive cannot be known: it is named and refused, unless it was
-an earlier start of the same Slurm job, or `start.take_over` declares it dead. Where a file system has no flock, the
-process and the time at which it started decide. No torch here.
+The kernel knows whether the holder is alive (flock, released however a process dies), so a lock that a crash left is
+taken over on the same host at once. Whether a job on another host is alive cannot be known: it is named and the start
+refused, unless it was an earlier start of the same Slurm job, or `start.take_over` declares it dead. Where a file
+system has no flock, the holder's process id and start time decide. No torch here.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _held: dict[Path, Lock] = {}
 
 
 class Occupied(InputError):
-    """Another job has the folder."""
+    """Another job holds the folder."""
 
 
 def take(folder: Path, *, take_over: bool = False, field: str = "folder") -> Lock:
-    """The lock of a folder, until this process ends or `Lock.release`; `field` names it in the configuration."""
+    """Take the lock of a folder, until this process ends or `Lock.release`; `field` names the folder in messages."""
     path = folder.absolute() / LOCK
     if path not in _held or not path.exists():  # somebody may have deleted the run folder
         _held[path] = Lock(path, take_over=take_over, field=field)
@@ -44,7 +44,7 @@ def take(folder: Path, *, take_over: bool = False, field: str = "folder") -> Loc
 
 
 class Lock:
-    """The file `.lock` of a folder, held."""
+    """A held lock: the file `.lock` of a folder."""
 
     def __init__(self, path: Path, *, take_over: bool, field: str = "folder") -> None:
         self._field = field
@@ -66,7 +66,7 @@ class Lock:
             logger.info("taking over %s from %s, which has ended", path.parent, _described(holder))
 
     def confirm(self) -> None:
-        """Two hosts that cannot see each other's flock may have taken it at once: the last to write has it.
+        """Check that the lock is ours: of two hosts that do not see each other's flock, the last to write has it.
 
         Raises:
             InputError: that was another job.
@@ -84,7 +84,7 @@ class Lock:
 
 
 def _open(path: Path) -> int:
-    """The lock's file, created if it is not there; one that is just being released counts as neither."""
+    """Open the lock's file, created if missing; a file that is being released meanwhile is opened again."""
     for _ in range(100):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -110,7 +110,7 @@ def _flock(handle: int) -> bool | None:
 
 
 def _holder(handle: int) -> Mapping[str, Any]:
-    """Read who wrote the file; empty if nobody, or if the writer died while writing it."""
+    """The holder that the file names; empty if none, or if it died while writing."""
     try:
         found = parse_json(os.pread(handle, 1 << 16, 0))
     except InputError:

@@ -1,6 +1,6 @@
 """Length, validation and start of a run: three sections of its configuration.
 
-What their fields mean together with others is checked in `run_config.py`. No torch here.
+Checks across sections are in `run_config.py`. No torch here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class TrainingLength:
     """Length of the run (config section `training`)."""
 
     steps: Annotated[int, Range(minimum=0)] = 0
-    """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` takes."""
+    """Optimizer steps of the whole run; a resumed run continues up to the same number. 0: as many as `epochs` needs."""
     epochs: Annotated[float, Range(minimum=0)] = 0.0
     """Passes over the conversations or pairs, where training.steps is 0."""
     stop_after: Annotated[int, Range(minimum=1)] | None = None
-    """Stop early after this step, with a checkpoint, as a signal would; the learning rate still spans `steps`."""
+    """Stop early after this step, with a checkpoint, as on a signal; the learning rate still spans `steps`."""
     time_limit: str | None = None
-    """Save and end, with exit code 0, before this much time has passed since the start: 23:50:00, or 1-12:00:00."""
+    """Save and exit with code 0 before this much time has passed since the start: 23:50:00, or 1-12:00:00."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +30,9 @@ class ValidationPasses:
     """Validation on held-out data (config section `validation`)."""
 
     every: Annotated[int, Range(minimum=0)] = 0
-    """Steps between validation passes; 0 means only at the end, where validation data is given."""
+    """Steps between validation passes; 0: only at the end. Needs validation data."""
     samples: Annotated[int, Range(minimum=1)] = 64
-    """Held-out sequences of a mixture per pass, always the same ones; of conversations and pairs all are taken."""
+    """Held-out sequences of a mixture per pass, always the same; of conversations and pairs all are used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,14 +40,14 @@ class Start:
     """Start of the run, and the checks that it may skip (config section `start`)."""
 
     resume: bool = True
-    """Continue from the newest whole checkpoint where there is one."""
+    """Continue from the newest complete checkpoint, if there is one."""
     take_over: bool = False
-    """Begin although the run folder is locked by a job on another host, which must be dead."""
+    """Start even if a job on another host holds the run folder's lock; that job must be dead."""
     initial_checkpoint: FilePath | None = None
     """Start a new run (step 0, no optimizer state) from these weights: a checkpoint, or a Hugging Face folder."""
     continue_sources: bool = False
-    """With initial_checkpoint: sources of the same name and content continue where that run stopped reading them."""
+    """With initial_checkpoint: continue sources of the same name and content where that run stopped reading them."""
     accept_changed_data: bool = False
-    """Resume although data or seed have changed; a source that changed begins a new epoch."""
+    """Resume even if data or seed have changed; a changed source begins a new epoch."""
     accept_rate_jump: bool = False
-    """Resume although the learning rate jumps, because the steps or the schedule have changed."""
+    """Resume even if the learning rate jumps because the steps or the schedule have changed."""

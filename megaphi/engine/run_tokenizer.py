@@ -1,6 +1,6 @@
-"""Check that a run's tokenizer fits its model: before the run starts, and in its dry run.
+"""The check that a run's tokenizer fits its model, before the run starts and in a dry run.
 
-Apart from `run_config.check`, since the engine itself trains on any ids. No torch here.
+It is not part of `run_config.check`, because the engine itself trains on any ids. No torch here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RunTokenizer:
 
 
 def check_tokenizer(run: RunConfig) -> None:
-    """A new model without a tokenizer of its own has Phi-4's; another one must have as many tokens at most.
+    """Check the tokenizer of a new model: Phi-4's unless the run names another, and no larger than the model's.
 
     Raises:
         InputError: the tokenizer cannot be read, or has more tokens than the model.

@@ -1,8 +1,8 @@
-"""Training tasks: the configuration section `task`, of which every kind of training is a class.
+"""Training tasks: the configuration section `task`, with a class for every kind of training.
 
-`megaphi.stages` has those of the recipe (Pretrain, Finetune, Prefer); a recipe file may bring one of its own. A task
-checks its fields with the rest of the run, opens its data, and gives the objective; all else is the engine's, which
-never asks what kind it is. No torch here.
+`megaphi.stages` has the tasks of Phi-4's recipe (Pretrain, Finetune, Prefer); a recipe file may define its own. A task
+checks its fields together with the rest of the run, opens its data, and names the objective. Everything else is done by
+the engine, which treats all tasks alike. No torch here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from megaphi.engine.run_config import RunConfig
 
 CheckStep = Callable[[int, Mapping[str, float]], str | None]
-"""From an update's number and its objective's means to why the run must end there, without saving; None: it goes on."""
+"""Maps an update's number and means to the reason why the run must end there, without saving; None: it continues."""
 
 
 def no_check(step: int, means: Mapping[str, float]) -> str | None:
-    """Any step will do."""
+    """Accept every step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,17 +35,17 @@ class OpenTask:
     """A task on one rank, ready to train."""
 
     run: RunConfig
-    """With what follows from the data, such as the steps of so many epochs."""
+    """The run with fields that follow from the data, such as the number of steps in `training.epochs`."""
     data: RunData
     objective: Objective
     before_training: Callable[[Any], object] | None = None
-    """Called with the `TrainingModel` as it is before its first update, also where a run is resumed. Collective."""
+    """Called with the `TrainingModel` with its initial weights, also when a run is resumed. Collective."""
     check_step: CheckStep = no_check
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingTask(SectionOfKinds, ABC):
-    """One kind of training; its fields are dataclass fields with a docstring each, as everywhere in a configuration."""
+    """One kind of training. Its fields are dataclass fields with a docstring each, as in every section."""
 
     @property
     def has_validation(self) -> bool:
@@ -53,22 +53,22 @@ class TrainingTask(SectionOfKinds, ABC):
         return False
 
     def batch_shapes(self, run: RunConfig) -> list[BatchShape]:
-        """The global batch of every stage of the run."""
+        """The batch shape of every mixture stage of the run; without stages, the run's."""
         return [run.batch]
 
     @abstractmethod
     def checked(self, run: RunConfig, layout: ParallelLayout) -> TrainingTask:
-        """The task after a look at the whole run, with names of files pinned. Raises InputError."""
+        """Check the task within the whole run; returns it with the user's code files pinned. Raises InputError."""
         ...
 
     def rehearse(self) -> None:
-        """Load what a dry run would not: code of the user's own. Raises InputError."""
+        """Load the user's own code, which a dry run would otherwise not see fail. Raises InputError."""
 
     @abstractmethod
     def open(self, run: RunConfig, tokenizer: Tokenizer | None) -> OpenTask:
-        """Read the data. Every rank does; an InputError of any ends the job.
+        """Open the data. Called on every rank; an InputError on any of them ends the job.
 
         Args:
-            tokenizer: the model's; None where it has none, and the data must hold ids.
+            tokenizer: the model's; None if it has none, and then the data must hold ids.
         """
         ...

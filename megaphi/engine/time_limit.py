@@ -1,7 +1,7 @@
-"""`training.time_limit`: end a run by itself, saved, before the time that the queue grants is over.
+"""`training.time_limit`: save and end a run before the queue's time limit.
 
-The clock starts when the process does, so imports and waiting for other ranks count. How long before the limit a run
-must stop is learnt from its own steps and saves. No torch here.
+The clock starts with the process, so imports and waiting for other ranks count. The time to leave for a last step and
+its save is estimated from those before. No torch here.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 from megaphi.errors import InputError
 
 STEP_MARGIN, SAVE_MARGIN = 1.5, 2.0
-"""Factors of the longest step and of the longest save (one may be under way when the last begins)."""
+"""Factors for the longest step and the longest save; a save may be under way when the last one starts."""
 FIRST_SAVE_SECONDS = 60.0
-"""Assumed duration of a save before there was one; at most a twentieth of the limit."""
+"""Assumed duration of a save before the first; at most a twentieth of the limit."""
 
 
 def limit_seconds(text: str) -> float:
@@ -31,7 +31,7 @@ def limit_seconds(text: str) -> float:
 
 
 class TimeLimit:
-    """Tells when the next step would be one too many; `None` is no limit. Call `is_near` once after every step."""
+    """A clock for the time limit; `None` is no limit. Call `is_near` once after every step."""
 
     def __init__(self, text: str | None, *, age_seconds: float | None = None) -> None:
         self._limit = None if text is None else limit_seconds(text)
@@ -44,7 +44,7 @@ class TimeLimit:
         if self._limit is None:
             return False
         now = time.monotonic()
-        if self._last is not None:  # what the first step takes longer is no measure
+        if self._last is not None:  # the first step takes longer than the others
             self._longest_step = max(self._longest_step, now - self._last)
         self._last = now
         save = save_seconds or min(FIRST_SAVE_SECONDS, self._limit / 20)

@@ -1,4 +1,4 @@
-"""The interface of data for training and validation: a mixture of documents, or rows of packed units."""
+"""The interface of data for training and validation: a mixture of documents, packed rows, or a recipe's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StepOrder(Protocol):
     """The samples that each step takes."""
 
     def span_at(self, step: int) -> StageSpan:
-        """The stage of update `step` + 1, with its batch shape."""
+        """The mixture stage of update `step` + 1, with its batch shape."""
         ...
 
     def position_at(self, step: int) -> Origin:
@@ -27,7 +27,7 @@ class StepOrder(Protocol):
 
 
 class DataPosition(Protocol):
-    """A place in the data, as checkpoints keep it."""
+    """A position in the data, as checkpoints record it."""
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -43,7 +43,7 @@ class TrainingData(Protocol):
         ...
 
     def prepare(self, sample_numbers: ArrayLike) -> None:
-        """These will be asked for soon."""
+        """Announce samples that will be asked for soon, so that they can be prefetched."""
         ...
 
     def tokens_by_source(self, samples: int) -> dict[str, int]:
@@ -51,18 +51,18 @@ class TrainingData(Protocol):
         ...
 
     def ledger(self, step: int) -> DataPosition:
-        """All that resuming after `step` updates must know of the data; a checkpoint's state has it as `ledger`."""
+        """Everything that resuming after `step` updates needs to know of the data: the checkpoint's `ledger`."""
         ...
 
     def continuation(
         self, state: Mapping[str, Any], position: Origin, *, accept_changes: bool, where: str
     ) -> DataContinuation:
-        """The point at which a run goes on that has come to `position`. One rank alone asks, for all of them.
+        """Find where a run continues whose checkpoint was written at `position`. Called on the main rank only.
 
         Args:
-            state: that of the run's checkpoint.
-            accept_changes: the user accepts data that are not what the run was trained on.
-            where: the run's folder, for messages.
+            state: the state in the checkpoint, with its `ledger`.
+            accept_changes: continue even if the data are not those that the run was trained on.
+            where: the run folder, for messages.
 
         Raises:
             InputError: the ledger in `state` is of other data.
@@ -70,19 +70,19 @@ class TrainingData(Protocol):
         ...
 
     def continuation_of_sources(self, state: Mapping[str, Any], *, where: str) -> DataContinuation:
-        """The point at which a new run begins that reads on where the run of the checkpoint `where` stopped.
+        """Find where a new run begins that continues the sources of another run's checkpoint, `where`.
 
         Raises:
-            InputError: these data cannot do that, or nothing in `state` says where it stopped.
+            InputError: these data do not support that, or `state` does not record how far the sources were read.
         """
         ...
 
     def continued(self, continuation: DataContinuation) -> TrainingData:
-        """These data from there on."""
+        """The same data, from that point on."""
         ...
 
     def facts(self) -> Mapping[str, str]:
-        """Facts of the content that must be the same on every rank: fingerprints, not paths."""
+        """Identity of the content, which must be the same on every rank: fingerprints, not paths."""
         ...
 
 
@@ -90,24 +90,24 @@ class HeldOutData(Protocol):
     """Samples of several sources, by number."""
 
     def numbers_by_source(self, samples: int) -> Mapping[str, NDArray[np.int64]]:
-        """The numbers of each source's samples among the first `samples`, or among all of data that has an end.
+        """Numbers of each source's samples, among the first `samples` of a mixture or all of finite data.
 
-        A source of which there is none has an empty list.
+        A source without samples has an empty list.
         """
         ...
 
     def batch(self, sample_numbers: ArrayLike) -> Batch:
-        """Samples of one source as one micro-batch; of rows with the number `NO_SAMPLE` nothing counts."""
+        """Samples of one source as one micro-batch; rows with the number `NO_SAMPLE` do not count."""
         ...
 
     def facts(self) -> Mapping[str, str]:
-        """As `TrainingData.facts`."""
+        """See `TrainingData.facts`."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunData:
-    """Training data and, where the recipe names any, held-out data."""
+    """Training data and, if the recipe names any, held-out data."""
 
     training: TrainingData
     validation: HeldOutData | None

@@ -1,1 +1,1 @@
-"""Distribution of a model over ranks: the layout's arithmetic, the launcher, process groups, CPU emulation, seeds."""
+"""Distribution of a model over ranks: layout, launcher, process groups, CPU emulation, seeds."""

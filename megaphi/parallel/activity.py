@@ -1,8 +1,8 @@
-"""Activity of a rank: the step, the phase of the step, and the time that each phase has taken.
+"""Activity of a rank: the step, the phase of the step, and the duration of each phase.
 
-The main thread enters phases; the heartbeat tells them to the other ranks, and `engine/reporting/step_times.py` writes
-them down. Marks are events of the device's stream, so that on a GPU a phase lasts as long as its kernels do (not yet
-run on a GPU); on the CPU they are points on a clock.
+The main thread enters phases; the heartbeat reports them to the other ranks, and `engine/reporting/step_times.py`
+writes their durations to a file. Phases are timed by events of the device's stream, so that on a GPU a phase lasts as
+long as its kernels do (not yet run on a GPU); on the CPU the events are clock times.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from itertools import pairwise
 import torch
 
 MOST_MARKS = 4_096
-"""Limit of marks kept if nobody asks for them."""
+"""Most events that are kept if nobody takes them."""
 
 
 class Activity:
-    """One rank's position in the work; `step` counts updates from 1, 0 is before the first."""
+    """One rank's current step and phase; `step` counts updates from 1, 0 is before the first."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -25,19 +25,19 @@ class Activity:
         self._marks: deque[tuple[str, torch.cuda.Event]] = deque(maxlen=MOST_MARKS)
 
     def begin(self, step: int) -> None:
-        """Begin the next step, with waiting for its data."""
+        """Begin the next step; its first phase is waiting for data."""
         self.step = step
         self.enter("data")
 
     def enter(self, phase: str) -> None:
-        """Enter a phase, which ends the previous one."""
+        """Enter a phase; this ends the previous one."""
         self.phase = phase
         mark = torch.cuda.Event(enable_timing=True)
         mark.record()
         self._marks.append((phase, mark))
 
     def take_seconds(self) -> dict[str, float]:
-        """Seconds of every phase since the last call, up to now. Waits for what the device still has to do."""
+        """Seconds of every phase since the last call. Waits for the work that the device has queued."""
         self.enter(self.phase)
         marks = list(self._marks)
         while len(self._marks) > 1:

@@ -1,4 +1,4 @@
-"""Bad input on one rank, or input that is not the same on all, ends the job on all of them, with one message."""
+"""Agreement of ranks: bad input on one, or input that differs between them, ends the job on all with one message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def agreed(world: World, action: Callable[[], Answer]) -> Answer:
 
 
 def agree_on(world: World, facts: Facts) -> None:
-    """End the job unless these are the same on all ranks. Collective."""
+    """End the job unless these facts are the same on all ranks. Collective."""
     if world.size == 1:
         return
     digests = [""] * world.size
@@ -51,7 +51,7 @@ def agree_on(world: World, facts: Facts) -> None:
 
 
 def refuse(world: World, message: str) -> NoReturn:
-    """End the job for a reason that every rank knows: rank 0 reports it."""
+    """End the job for a reason that every rank knows; rank 0 reports it."""
     if world.is_main:
         raise InputError(message)
     raise ReportedElsewhere

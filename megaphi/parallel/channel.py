@@ -1,8 +1,8 @@
-"""Messages between ranks through the job's key-value store, for threads that run beside the training.
+"""Messages between ranks through the job's key-value store, for threads that run beside training.
 
-Collectives belong to the main thread: one that another thread starts would meet those of the training in a different
-order on every rank. A key of the store is written by one rank and awaited by others, who poll instead of blocking in
-the store, so that a wait can be cancelled and does not block other requests.
+Collectives belong to the main thread: one started by another thread would interleave with those of training in a
+different order on every rank. One rank writes a key of the store and the others wait for it. They poll instead of
+blocking in the store, so that a wait can be cancelled and does not block other requests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class CalledOff(Exception):
 
 
 class Channel:
-    """Keys under a prefix that no other channel uses."""
+    """Keys of the store under a prefix that no other channel uses."""
 
     def __init__(self, prefix: str, *, called_off: Event) -> None:
         self._store = distributed.distributed_c10d._get_default_store()
@@ -31,7 +31,7 @@ class Channel:
         self._called_off = called_off
 
     def post(self, key: str, message: Any) -> None:
-        """Leave a message, which must be fit for JSON, under a key that was not used before."""
+        """Post a message, which JSON must be able to hold, under a new key."""
         self._store.set(f"{self._prefix}/{key}", json.dumps(message))
 
     def wait(self, keys: Sequence[str]) -> list[Any]:

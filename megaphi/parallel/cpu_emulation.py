@@ -1,18 +1,18 @@
-"""The slice of torch.cuda that Megatron-Core touches, for hosts without a GPU.
+"""Emulation of the part of torch.cuda that Megatron-Core uses, for hosts without a GPU.
 
-Megatron calls torch.cuda from about 400 places and has no CPU mode. `install` makes those names mean "the CPU":
+Megatron calls torch.cuda from about 400 places and has no CPU mode. `install` makes those names stand for the CPU:
 devices, streams, events, memory statistics, random state, old-style types, and factories called with device="cuda".
 No Megatron module is patched. It runs just before the first import of megatron (megaphi/__init__.py sees to that), and
 does nothing where a GPU exists.
 
 Each patch and its reason (run with torch 2.13, megatron-core 0.16.1 and 0.19.2):
 - `current_device()` returns a torch.device: it is passed as `device=` in 175 places;
-- `manual_seed` goes to the default generator itself: `torch.manual_seed` calls `cuda.manual_seed_all`, in a circle;
+- `manual_seed` seeds the default generator itself: `torch.manual_seed` would call `cuda.manual_seed_all` again;
 - `Tensor.type()` says "torch.cuda.FloatTensor": Megatron's optimizer and gradient clipping compare these strings;
 - streams and events do nothing: all work on the CPU is synchronous;
-- the emulated factories are wrappers, so `torch.device` contexts are told about the originals first;
-- pinned memory is not asked for: there is none without an accelerator;
-- `torch.compile` leaves Megatron's functions alone: it would call a C++ compiler in the middle of a step.
+- the emulated factories are wrappers, so `torch.device` contexts are given the originals first;
+- pinned memory is not requested: there is none without an accelerator;
+- `torch.compile` leaves Megatron's functions as they are: it would call a C++ compiler in the middle of a step.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def install() -> bool:
 
 
 class Stream:
-    """Every stream is the same stream."""
+    """A stand-in for streams, which are all the same."""
 
     device = CPU
     cuda_stream = 0
@@ -94,7 +94,7 @@ class Stream:
 
 
 class Event:
-    """A point in time."""
+    """A stand-in for events: a clock time."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self._seconds = 0.0
@@ -244,7 +244,7 @@ def _place_on_cpu() -> None:
 
 
 def _without_cuda(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with every CUDA device among its arguments replaced by the CPU."""
+    """Wrap `function` to replace every CUDA device among its arguments by the CPU."""
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:

@@ -1,8 +1,8 @@
 """Devices of this machine for the ranks of a job, and the layout that fits them.
 
-A rank computes on a GPU of its own where torch sees any, else all ranks share the CPU. torch sees what CUDA reports:
-with `CUDA_VISIBLE_DEVICES=` (empty) in front of a command everything runs on the CPU, on any machine. That is the one
-way to force it, and it reaches every process that the command starts.
+A rank computes on a GPU of its own if torch sees any; otherwise all ranks share the CPU. `CUDA_VISIBLE_DEVICES=`
+(empty) in front of a command makes everything run on the CPU, on any machine. That is the only way to force it, and
+every process that the command starts inherits it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.rendezvous.place import Place, choose_gpu
 
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES="
-"""In front of a command: no GPU is seen."""
+"""Prefix of a command that hides all GPUs from it."""
 _DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""Device files of Linux, and of Linux inside Windows: without one there is no GPU, and torch need not be asked."""
+"""Device files of Linux, and of Linux inside Windows: without one there is no GPU, and torch is not imported."""
 
 
 def gpus() -> int:
-    """GPUs that ranks on this machine can use; 0: they share the CPU."""
+    """Number of GPUs that ranks on this machine can use; 0: they share the CPU."""
     if not any(driver.exists() for driver in _DRIVERS):
         return 0
     import torch
@@ -31,9 +31,9 @@ def gpus() -> int:
 
 
 def gpu_identity(place: Place) -> str:
-    """The UUID of the GPU that this rank is going to take, whatever the GPU is called in this process.
+    """The UUID of the GPU that this rank will use, which does not depend on its number in this process.
 
-    Empty where there is none, and where the ranks of this host have yet to find out which is which.
+    Empty without a GPU, and as long as the local rank is not known.
 
     Raises:
         InputError: the rank sees no GPU of its own.
@@ -59,7 +59,7 @@ def check_processes(processes: int) -> None:
 
 
 def fitting(layout: ParallelLayout, *, gpus: int) -> ParallelLayout:
-    """The layout where it fits `gpus` devices, or no GPU is there; else the dimensions of it that fit, tensor first."""
+    """The layout if it fits `gpus` devices or there are none; else its dimensions cut down to fit, tensor first."""
     ranks = layout.model_ranks * (layout.data or 1)
     if not 0 < gpus < ranks:
         return layout
@@ -74,7 +74,7 @@ def fitting(layout: ParallelLayout, *, gpus: int) -> ParallelLayout:
 
 
 def as_fields(layout: ParallelLayout, *, instead_of: ParallelLayout) -> list[str]:
-    """Command line arguments that change a recipe's layout into this one."""
+    """Command-line arguments that change a recipe's layout into this one."""
     names = [field.name for field in dataclasses.fields(ParallelLayout)]
     return [
         f"layout.{name}={str(getattr(layout, name)).lower()}"

@@ -1,10 +1,10 @@
-"""Every rank reports periodically that it is alive; one that falls silent is named by all others, and they end.
+"""The heartbeat of a job: every rank reports that it is alive; if one falls silent, the others name it and end.
 
 A thread of each rank writes its beat (a number, step, phase) under a key of the job's store, over a separate
 connection. Rank 0 reads all beats and posts a verdict; the others read the verdict and rank 0's beat. A second thread
-watches that the store answers at all, because a request to a stopped or unreachable host never returns. Neither needs
-the main thread, which may hang in a collective indefinitely. Silence is measured in time during which the watcher
-itself was running: when a whole job is frozen (a suspended laptop, a paused container), no rank counts as silent.
+checks that the store answers at all, because a request to a stopped or unreachable host never returns. Neither needs
+the main thread, which may hang in a collective for ever. Silence is measured in time during which the watcher itself
+was running: when a whole job is frozen (a suspended laptop, a paused container), no rank counts as silent.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ INTERVAL_SECONDS = 2.0
 HURRIED_BEATS = 4
 """Beats that a rank may miss once another has lost contact, or after its store has closed the connection."""
 STANDSTILL_SECONDS = 120.0
-"""Seconds without a new phase on any rank after which rank 0 reports every rank's position; again after twice that."""
+"""Seconds without a new phase on any rank after which rank 0 reports every rank's step and phase, and again at twice
+that.
+"""
 EXIT_CODE = 1
 LINGER_SECONDS = 5.0
-"""Seconds that rank 0, which often holds the store, stays for the others to read its last word or to leave."""
+"""Seconds that rank 0, which often holds the store, stays so that the others can read its last verdict or leave."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,15 +44,15 @@ class Patience:
     """Time that ranks wait for each other (config section `patience`)."""
 
     start_seconds: Annotated[float, Range(above=0, maximum=86_400)] = 600.0
-    """For all ranks of the job to be there; every 15 s it is said who is missing."""
+    """Time for all ranks of the job to arrive; the missing ones are named every 15 s."""
     heartbeat_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 40.0
-    """A rank that is silent for longer is named, and the others end. 0: never (for debuggers that stop a process)."""
+    """Longest silence of a rank before it is named and the others end; 0: no limit (for debuggers)."""
     collective_seconds: Annotated[float, Range(above=0, maximum=86_400)] = 600.0
-    """For one communication between ranks, the slowest part of a step or of reading data."""
+    """Time for one communication between ranks, which may wait for the slowest rank's compute or data."""
 
 
 class Person(NamedTuple):
-    """Identity of a rank."""
+    """Host and process of a rank."""
 
     host: str
     pid: int
@@ -64,7 +66,7 @@ class Beat(NamedTuple):
     step: int
     phase: str
     state: str
-    """`here`, `left` (it is done), `cut off: ` and its communication error, or `failed: ` and the error."""
+    """`here`, `left` (done), `cut off: ` with its communication error, or `failed: ` with its error."""
 
     @property
     def is_cut_off(self) -> bool:
@@ -75,26 +77,26 @@ FIRST_BEAT = json.dumps(Beat(number=0, step=0, phase="start", state="here"))
 
 
 class Doing(Protocol):
-    """The part of `Activity` that is used here."""
+    """The interface of `Activity` for the heartbeat."""
 
     step: int
     phase: str
 
 
 class Roll:
-    """Silence of each rank, in seconds. `note` is called at every look at the beats."""
+    """Silence of each rank in seconds, updated by `note` whenever the beats are read."""
 
     def __init__(self, ranks: int, *, interval_seconds: float, now: float) -> None:
         self.beats = [Beat(*json.loads(FIRST_BEAT))] * ranks
         self.silent_seconds = [0.0] * ranks
         self.standing_seconds = 0.0
-        """Since any rank was last seen to enter a phase."""
+        """Seconds since any rank was last seen to enter a phase."""
         self.cut_off_seconds = 0.0
-        """Since a rank first said that its communication has failed."""
+        """Seconds since a rank first reported that its communication has failed."""
         self._longest_tick, self._at = 3 * interval_seconds, now
 
     def note(self, beats: Sequence[Beat], *, now: float) -> None:
-        """The time counted between two looks is capped at that of a process that is running."""
+        """Note new beats. The time since the last call is capped, in case this process was frozen meanwhile."""
         passed, self._at = min(now - self._at, self._longest_tick), now
         self.standing_seconds += passed
         self.cut_off_seconds += passed if any(beat.is_cut_off for beat in self.beats) else 0.0
@@ -110,7 +112,7 @@ class Roll:
 
 
 def whereabouts(ranks: Sequence[int], people: Sequence[Person], beats: Sequence[Beat]) -> str:
-    """Describe the ranks and where they were last seen, those of one host and place together."""
+    """Describe the ranks and where they were last heard; ranks of one host, step and phase share a line."""
     groups: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     for rank in ranks:
         groups[people[rank].host, beats[rank].step, beats[rank].phase].append(rank)
@@ -122,11 +124,11 @@ def whereabouts(ranks: Sequence[int], people: Sequence[Person], beats: Sequence[
 
 
 class Heartbeat:
-    """The two threads of one rank, from `start` to `stop`.
+    """The heartbeat of one rank: two threads, from `start` to `stop`.
 
     Args:
-        store: a client of the job's store for this object alone.
-        people: who each rank is.
+        store: a client of the job's store that nothing else uses.
+        people: host and process of each rank.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class Heartbeat:
             thread.start()
 
     def stop(self) -> None:
-        """Leave in order; rank 0 stays a little until the others have left too."""
+        """Leave the job after its end; rank 0 waits a little for the others to leave."""
         self._stopping.set()
         self._wake.set()
         for thread in self._threads:
@@ -172,7 +174,7 @@ class Heartbeat:
             logger.debug("the store closed before this rank had left", exc_info=True)
 
     def fail(self, problem: str) -> None:
-        """Tell the others that this rank ends with an error of its own."""
+        """Report to the others that this rank ends with an error of its own."""
         self._tell(f"failed: {problem[:200]}")
         told = self._number + 1  # the beat that is being written may still be of the state before
         deadline = time.monotonic() + LINGER_SECONDS
@@ -180,10 +182,10 @@ class Heartbeat:
             time.sleep(0.02)
 
     def explain(self, message: str, *, problem: str) -> None:
-        """Communication has failed: wait for the verdict, which ends this process; return if none comes in time.
+        """Report failed communication and wait for the verdict, which ends this process; return if none comes in time.
 
-        A launcher that ends the job meanwhile knows more than we do: then `message` is all that is said. In another
-        than the main thread the process's own answer to the launcher stays as it is.
+        If a launcher ends the job meanwhile, it knows more than we do, and `message` is all that is reported. Outside
+        the main thread the process's own handling of the launcher's signal is left as it is.
         """
         self._tell(f"cut off: {problem[:200]}")
 
@@ -197,7 +199,7 @@ class Heartbeat:
         time.sleep(self._timeout)
 
     def _tell(self, state: str) -> None:
-        """Tell the others immediately, and look more often from now on."""
+        """Write a beat at once, and read the others' more often from now on."""
         self._state = state
         self._hurry.set()
         self._wake.set()
@@ -245,7 +247,7 @@ class Heartbeat:
             self._report_standstill()
 
     def _judge(self) -> tuple[list[int], str] | None:
-        """(who is lost, what to say of it), if the job must end."""
+        """(lost ranks, message) if the job must end, or None."""
         roll, states = self._roll, [beat.state for beat in self._roll.beats]
         failed = [rank for rank, state in enumerate(states) if state.startswith("failed")]
         if failed and failed != [self._rank]:
@@ -282,7 +284,7 @@ class Heartbeat:
         )
 
     def _watch(self) -> None:
-        """End this rank if the store has not answered for too long, in time that this process ran."""
+        """End this rank if the store has not answered for too long, counting only time in which this process ran."""
         answers, silent, at = self._answers, 0.0, time.monotonic()
         while not self._stopping.wait(self._interval / 2):
             now = time.monotonic()

@@ -1,7 +1,7 @@
-"""Start the ranks of a job on this machine: N copies of a command, with signals passed on.
+"""The launcher of a job's ranks on this machine: N copies of a command, with signals forwarded.
 
-When one of them dies it ends the others, so that a dead rank never leaves a hang. Standard library only: the parent
-process that waits for the ranks imports neither torch nor Megatron.
+When one of them dies the launcher ends the others, so that a dead rank never leaves a hang. Standard library only: the
+parent process imports neither torch nor Megatron.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from megaphi.parallel.devices import check_processes
 from megaphi.parallel.rendezvous.place import Place, export, without_launchers
 
 GRACE_SECONDS = 20.0
-"""Seconds that the other ranks may take to end by themselves once one has failed, before they are killed."""
+"""Seconds that the other ranks have to end once one has failed, before they are killed."""
 LOWEST_PORT = 10_000
 """Ports below are for well-known services."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-"""Signals by which people, launchers, queues and closed terminals ask a run to save and end."""
+"""Signals by which users, launchers, queues and closed terminals ask a run to save and end."""
 
 
 def free_port() -> int:
-    """A TCP port on this host that nothing listens on.
+    """A TCP port of this host that is not in use.
 
-    The job's store listens there only seconds later. Between the two, the system may give a port of its ephemeral range
-    to any outgoing connection, so the port is drawn from below that range.
+    The job's store listens there only seconds later. Meanwhile the system may give any port of its ephemeral range to
+    an outgoing connection, so the port is drawn from below that range.
     """
     draw = random.SystemRandom()  # a seeded generator would draw the same port in two jobs
     ephemeral = first_ephemeral_port()
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def first_ephemeral_port() -> int:
-    """The first port that the system gives to outgoing connections: Linux says, others begin at 49152 (RFC 6335)."""
+    """The first port for outgoing connections: Linux reports it, other systems begin at 49152 (RFC 6335)."""
     try:
         return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except (OSError, ValueError, IndexError):
@@ -57,11 +57,11 @@ def first_ephemeral_port() -> int:
 def start_processes(command: Sequence[str], *, processes: int, grace_seconds: float = GRACE_SECONDS) -> int:
     """Run `processes` copies of a command as the ranks of one job on this machine; returns the job's exit code.
 
-    STOP_SIGNALS go to every rank once, which then saves and ends. The first rank that fails decides the exit code; the
-    others get SIGTERM, and SIGKILL `grace_seconds` later. If this process is killed, Linux ends the ranks.
+    STOP_SIGNALS are forwarded once to every rank, which then saves and ends. The first rank that fails decides the exit
+    code; the others get SIGTERM, and SIGKILL `grace_seconds` later. If this process is killed, Linux ends the ranks.
 
     Raises:
-        InputError: there are GPUs here, but fewer than ranks.
+        InputError: there are GPUs here, but fewer than `processes`.
     """
     check_processes(processes)
     place = {"address": "127.0.0.1", "port": free_port(), "world_size": processes, "local_world_size": processes}
@@ -76,7 +76,7 @@ def start_processes(command: Sequence[str], *, processes: int, grace_seconds: fl
 
 
 def _die_with_parent() -> None:
-    """Between fork and exec in a rank: its own session (a terminal's Ctrl-C reaches only us), ended when we end."""
+    """Run in a rank between fork and exec: a session of its own (Ctrl-C reaches only us) that ends when we end."""
     os.setsid()
     if sys.platform == "linux":
         import ctypes
@@ -121,7 +121,7 @@ def _supervise(ranks: list[subprocess.Popen[bytes]], *, grace_seconds: float) ->
 
 
 def _first_failed(codes: list[int | None]) -> int | None:
-    """The rank to blame: one that a signal ended, before those that then failed because it was gone."""
+    """The rank that failed first: one that a signal ended, rather than those that failed because it was gone."""
     failed = [rank for rank, code in enumerate(codes) if code]
     return min(failed, key=lambda rank: (codes[rank] or 0) > 0, default=None)
 
@@ -133,7 +133,7 @@ def _signal_all(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
 
 
 def _explain(rank: int, code: int, *, world_size: int) -> int:
-    """Exit code of the job: a rank's own code, 1 for a death by signal (which the rank could not report itself)."""
+    """Exit code of the job: the rank's own, or 1 if a signal killed it (which it could not report itself)."""
     if code >= 0:
         return code
     name = signal.Signals(-code).name

@@ -1,8 +1,8 @@
 """The parallel layout of a run, and the coordinates of each rank: integers only, no torch.
 
-A world of N ranks is tensor x context x data x pipeline, the tensor ranks next to each other (they talk most), then
-context, data, pipeline: Megatron's order `tp-cp-dp-pp`. `data` is what is left of the world. Every check names the
-field and the remedy, because a layout that does not divide otherwise fails minutes later, on every rank at once.
+A world of N ranks is tensor x context x data x pipeline. Tensor ranks are adjacent, because they communicate most, then
+come context, data, pipeline: Megatron's order `tp-cp-dp-pp`. `data` is what the other three leave. Every check names
+the field and the remedy, because otherwise a layout that does not divide fails minutes later, on every rank at once.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class ParallelLayout:
     tensor: Annotated[int, Range(minimum=1)] = 1
     """Ranks that share every matrix; must divide the key-value groups (1, 2, 5 or 10 for Phi-4)."""
     pipeline: Annotated[int, Range(minimum=1)] = 1
-    """Ranks that share the layers, one stage each."""
+    """Ranks that share the layers, one pipeline stage each."""
     virtual_pipeline: Annotated[int, Range(minimum=1)] = 1
     """Chunks of layers per pipeline stage; above 1 the schedule is interleaved."""
     context: Annotated[int, Range(minimum=1)] = 1
     """Ranks that share every sequence."""
     data: Annotated[int, Range(minimum=1)] | None = None
-    """Replicas of the model; none takes what the world size leaves."""
+    """Replicas of the model; none: as many as the world size leaves."""
     sequence_parallel: bool = False
     """Split norms and residuals along the sequence over the tensor ranks; no effect at tensor=1."""
 
@@ -101,7 +101,7 @@ class ParallelLayout:
         if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise InputError(
                 f"layout.virtual_pipeline={self.virtual_pipeline} needs layout.pipeline of at least 2: "
-                "a single stage has nothing to interleave"
+                "a single pipeline stage has nothing to interleave"
             )
         if layers % stages:
             what = "layout.pipeline" if self.virtual_pipeline == 1 else "layout.pipeline x layout.virtual_pipeline"
@@ -157,10 +157,11 @@ class ParallelLayout:
 
 
 def padded_vocabulary(vocabulary: int, tensor: int) -> int:
-    """Rows of the embedding over all tensor ranks: where they do not divide the vocabulary, 64 x ranks divide this.
+    """Rows of the embedding on all tensor ranks: the vocabulary, or the next multiple of 64 x ranks if they do not
+    divide it.
 
-    The rows past the vocabulary exist in a running model only: they are zero, no token has them, checkpoints and losses
-    know nothing of them.
+    The added rows exist only in a running model: they are zero, belong to no token, and do not appear in checkpoints
+    or losses.
     """
     if vocabulary % tensor == 0:
         return vocabulary

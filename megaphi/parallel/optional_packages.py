@@ -1,8 +1,8 @@
-"""Transformer Engine and Apex, which Megatron uses where it can import them: there, absent, or half-installed.
+"""Transformer Engine and Apex, which Megatron uses if it can import them: installed, absent, or broken.
 
-Megatron wraps these imports in `except ImportError`. A half-installed package (no matching libraries, another project
-of the same name) may raise anything else, and would end every program that imports Megatron. `hide_broken` tries them
-first; a broken one is hidden, so that Megatron takes it for absent, and `megaphi doctor` says what is wrong.
+Megatron wraps these imports in `except ImportError`. A broken installation (no matching libraries, another project of
+the same name) may raise anything else, which would end every program that imports Megatron. `hide_broken` tries the
+imports first and hides a broken package, so that Megatron treats it as absent; `megaphi doctor` reports what is wrong.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import importlib.util
 import sys
 
 _TRIED = {"transformer_engine": "transformer_engine.pytorch", "apex": "apex.optimizers"}
-"""Package -> a part of it that Megatron needs, which tells a working installation from a half one."""
+"""Package -> a module of it that Megatron needs and a broken installation lacks."""
 ABSENT = "is not installed"
 _broken: dict[str, str] = {}
 
 
 def hide_broken() -> None:
-    """Try to import what is installed; call before the first import of Megatron."""
+    """Hide installed packages that cannot be imported; call it before the first import of Megatron."""
     for package, part in _TRIED.items():
         if package in sys.modules or importlib.util.find_spec(package) is None:
             continue
@@ -33,7 +33,7 @@ def hide_broken() -> None:
 
 
 def problem_with(package: str) -> str | None:
-    """None where the package works, else why not."""
+    """None if the package works, else the problem."""
     if package in _broken:
         return _broken[package]
     return ABSENT if importlib.util.find_spec(package) is None else None

@@ -1,4 +1,4 @@
-"""Every seed of a run, in one table, derived from the one `seed` of its configuration.
+"""All seeds of a run in one table, derived from the `seed` of its configuration.
 
 | what is random | seed | differs between ranks |
 |---|---|---|
@@ -14,7 +14,7 @@ import hashlib
 
 
 def parameter_seed(seed: int, name: str) -> int:
-    """A 63-bit seed for the initial value of one parameter, named as in the whole model."""
+    """63-bit seed of one parameter's initial values; `name` is that of the whole model."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

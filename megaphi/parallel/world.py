@@ -1,8 +1,8 @@
 """Join the job: emulation where there is no GPU, torch.distributed, Megatron's process groups, random state.
 
-`start_world` is the only way in. A world of one process opens no port. In a larger one the ranks meet in the job's
-store and are compared (rendezvous/meeting.py) before anything collective; from then on until `stop_world` a heartbeat
-ends the job when one of them falls silent.
+`start_world` is the only entry. A world of one process opens no port. In a larger one the ranks meet in the job's store
+and are compared (rendezvous/meeting.py) before any collective; from then on until `stop_world` a heartbeat ends the job
+when one of them falls silent.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0, which writes what belongs to the whole job."""
+        """True on rank 0, which writes the files of the whole job."""
         return self.rank == 0
 
     @property
@@ -71,13 +71,13 @@ class World:
 def start_world(
     layout: ParallelLayout, *, seed: int, facts: Callable[[], Facts] = dict, patience: Patience = USUAL_PATIENCE
 ) -> World:
-    """Start or join torch.distributed and cut the world by `layout` (whose `data` may be open).
+    """Start or join torch.distributed and divide the world by `layout` (whose `data` may be open).
 
-    `facts`, beside layout and seed, must be the same on all ranks; not asked for where there is one rank. May be called
-    again in the same process with another layout: the groups are then rebuilt.
+    Layout, seed and `facts` must be the same on all ranks; `facts` is not called if there is one rank. A second call in
+    the same process, with another layout, rebuilds the groups.
 
     Raises:
-        InputError: ranks differ, do not come, or cannot be reached; on all ranks.
+        InputError: ranks differ, are missing, or cannot be reached; on all ranks.
     """
     place = detect()
     layout = layout.for_world(place.world_size)
@@ -105,14 +105,14 @@ def start_world(
 
 
 def _meet(place: Place, facts: Callable[[], Facts], patience: Patience) -> tuple[Place, Store]:
-    """Compare this rank with the others, choose the way to them, and find out what no variable said of its place."""
+    """Compare this rank with the others, choose the network interface, and complete its place (local rank)."""
     if place.world_size == 1:
         export(place)
         return place, HashStore()
     stores = _connections(place, patience)
     address = local_address(place.address, place.port or 0)
     me = _arrival(place, facts(), address)
-    stores[0].set(f"beat/{place.rank}", FIRST_BEAT)  # before anybody looks for it
+    stores[0].set(f"beat/{place.rank}", FIRST_BEAT)  # before anything reads it
     present = meet(stores[0], me, world_size=place.world_size, patience_seconds=patience.start_seconds)
     choose_interface(address, [one.address for one in present.values()])
     if place.local_rank is None or place.local_world_size is None:
@@ -167,7 +167,7 @@ def _join(place: Place, store: Store, *, device: torch.device, timeout_seconds: 
 
 
 def decline(problem: str) -> None:
-    """Tell the other ranks that this one cannot take part, so that they do not wait for it. Raises InputError."""
+    """Report to the other ranks that this one cannot take part, so that they do not wait. Raises InputError."""
     place = detect()
     store, _ = _connections(place, Patience(start_seconds=SECONDS_TO_DECLINE))
     me = Arrival(rank=place.rank, facts={}, problem=problem)
@@ -188,9 +188,9 @@ def has_lost_contact(error: BaseException) -> bool:
 
 
 def end_in_error(error: BaseException) -> str:
-    """Let the other ranks know before this one ends; returns what to say of an error that this rank did not cause.
+    """Tell the other ranks that this one ends with an error; returns a message if the cause is another rank.
 
-    Where contact was lost this waits until it is known with whom, and then the process ends in here.
+    If contact was lost, this waits until the heartbeat knows with whom, and the process ends in here.
     """
     place = f"rank {os.environ.get('RANK', '0')} on {host_name()}"
     message = f"{place} lost contact with another rank in step {_activity.step}, {_activity.phase}, and ends"
@@ -224,7 +224,7 @@ def _make_groups(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 
 
 @contextmanager
 def pretended_world(layout: ParallelLayout, *, rank: int) -> Iterator[None]:
-    """Process groups as `rank` of a world that does not exist: for building modules whose shapes alone matter."""
+    """Process groups of `rank` in a world that does not exist, to build modules of which only shapes matter."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     cpu_emulation.install()

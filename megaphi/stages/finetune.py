@@ -1,7 +1,7 @@
 """Supervised fine-tuning: imitate the assistant of given conversations (paper, section 4.2).
 
-The same engine, loop and checkpoints as pretraining; only the data is another: conversations packed into rows, in which
-nothing is seen of a neighbour and only what the assistant says is trained.
+Engine, loop and checkpoints are those of pretraining; only the data differ: conversations packed into rows, in which
+each attends to itself alone and only the assistant's tokens are trained.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from megaphi.tokenizer.interface import RenderedConversation, Tokenizer, TrainOn
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finetune(PackedTask):
-    """Imitate conversations (config section `task`, kind Finetune)."""
+    """Train on the answers of conversations (config section `task`, kind Finetune)."""
 
     paths: tuple[FilePath, ...]
     """Files, folders or patterns: JSON or Parquet with `messages`, `prompt` and `response`, `ids` or other names."""
@@ -37,11 +37,11 @@ class Finetune(PackedTask):
     train_on: TrainOn = "assistant"
     """Answers to train on: assistant (all of them) or last."""
     too_long: TooLong = "skip"
-    """Treatment of a conversation longer than batch.sequence_length: skip (and count) it, or stop with an error."""
+    """A conversation longer than batch.sequence_length: skip and count it, or stop with an error."""
     bad_records: OnBadRecords = "error"
-    """Treatment of unusable records, such as empty answers: name all and stop, or skip and count them."""
+    """Unusable records, such as empty answers: stop and name all of them, or skip and count them."""
     objective: str | None = None
-    """Your own, file.py:Class (engine/objective.py says what it is); none: the cross-entropy of the next token."""
+    """Your own objective, file.py:Class (see engine/objective.py); none: the cross-entropy of the next token."""
 
     @property
     def has_validation(self) -> bool:
@@ -101,12 +101,12 @@ class Finetune(PackedTask):
 
 
 def lengths_of(samples: Sequence[RenderedConversation]) -> list[int]:
-    """Tokens of each."""
+    """Number of tokens of each sample."""
     return [len(sample.ids) for sample in samples]
 
 
 def content_of(samples: Sequence[RenderedConversation]) -> str:
-    """SHA-256 over all ids and flags, in order."""
+    """Hex SHA-256 of all ids and trained flags, in order."""
     hashed = hashlib.sha256()
     for sample in samples:
         hashed.update(len(sample.ids).to_bytes(8, "little"))

@@ -1,8 +1,8 @@
-"""Inheritance from the model that a run starts from: its tokenizer, and its context.
+"""The tokenizer and the context that a run inherits from the model that it starts from.
 
-That model is the run's own newest checkpoint, else `start.initial_checkpoint`, else there is none: then the tokenizer
-is the one that `tokenizer.path` names, or Phi-4's, and the context is the longest sequence of the run. Both are written
-into the configuration, from where every checkpoint has them.
+That model is the run's own newest checkpoint, or else `start.initial_checkpoint`. Without either, the tokenizer is the
+one that `tokenizer.path` names, or Phi-4's, and the context is the run's longest sequence. Both are written into the
+configuration, and so into every checkpoint.
 """
 
 from __future__ import annotations
@@ -37,21 +37,16 @@ from megaphi.tokenizer.phi4 import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inheritance:
-    """A run with what it takes over."""
+    """A run with what it inherits."""
 
     run: RunConfig
-    """With `model.context` and `tokenizer.fingerprint` filled in."""
+    """The run with `model.context` and `tokenizer.fingerprint` filled in."""
     tokenizer: Tokenizer | None
-    """None: the model has none, and its data must hold ids."""
-
-    @property
-    def padding_token(self) -> int:
-        """Fills rows up; nothing is trained on it."""
-        return 0 if self.tokenizer is None else self.tokenizer.pad
+    """None: the model has no tokenizer, and its data must hold ids."""
 
 
 def inherit(run: RunConfig, world: World, open_weights: OpenWeights) -> Inheritance:
-    """Find out, keep the tokenizer's files in the run folder, and say what is used. Collective.
+    """Find tokenizer and context, copy the tokenizer's files into the run folder, and log both. Collective.
 
     Raises:
         InputError: the model's tokenizer is not the one that is asked for, or cannot be read.
@@ -67,7 +62,7 @@ def inherit(run: RunConfig, world: World, open_weights: OpenWeights) -> Inherita
 
 
 def inheritance_of(run: RunConfig, open_weights: OpenWeights) -> Inheritance:
-    """`inherit`, in this process and without a trace."""
+    """`inherit` for this process alone: nothing is written or logged."""
     reader = _predecessor(run, open_weights)
     tokenizer = _tokenizer(run, reader)
     fingerprint = NO_TOKENIZER if tokenizer is None else tokenizer.fingerprint
@@ -87,7 +82,7 @@ def _predecessor(run: RunConfig, open_weights: OpenWeights) -> WeightReader | No
         if (folder / MANIFEST).is_file():
             try:
                 return CheckpointReader(folder)
-            except InputError:  # which checkpoint is whole is decided, and said, when it is loaded
+            except InputError:  # whether a checkpoint is complete is decided, and logged, when it is loaded
                 continue
     return None if run.start.initial_checkpoint is None else open_weights(run.start.initial_checkpoint)
 

@@ -1,8 +1,8 @@
-"""Losses of preference pairs, as functions of log-probabilities: each docstring is its equation.
+"""Losses of preference pairs, as functions of log-probabilities; each docstring is the equation.
 
     d = (log p(chosen) - log p(rejected)) - (log q(chosen) - log q(rejected))
 
-p is the model, q the reference, log-probabilities are sums over the tokens of a side unless said otherwise.
+p is the model, q the reference model; log-probabilities are sums over the tokens of a side unless said otherwise.
 
 Legend: Q pairs.
 """
@@ -28,5 +28,5 @@ def ipo_loss(difference_Q: Tensor, *, beta: float) -> Tensor:
 
 
 def loss_before_the_first_update(loss: str, *, beta: float) -> float:
-    """Loss of a pair while the model equals its reference: ln 2, or 1 / (4 beta^2)."""
+    """Loss of a pair as long as the model equals its reference model: ln 2, or 1 / (4 beta^2)."""
     return math.log(2) if loss == "sigmoid" else 1 / (4 * beta * beta)

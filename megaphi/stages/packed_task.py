@@ -1,4 +1,4 @@
-"""Tasks on packed rows: the common part of conversations, preference pairs, or other units that must not be cut."""
+"""Tasks on packed rows: the common part of conversations, preference pairs, and other units that must not be cut."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from megaphi.tokenizer.interface import Tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedTask(TrainingTask):
-    """Checks what packed rows need; a task adds its own checks."""
+    """A task on packed rows; `checked` checks their requirements, and a task adds its own."""
 
     def checked(self, run: RunConfig, layout: ParallelLayout) -> TrainingTask:
         if layout.context > 1:
@@ -41,7 +41,7 @@ class PackedTask(TrainingTask):
 
 
 def padding_token(tokenizer: Tokenizer | None) -> int:
-    """Fills rows up; nothing is trained on it."""
+    """The token that fills up rows; it is never trained on."""
     return 0 if tokenizer is None else tokenizer.pad
 
 
@@ -54,7 +54,7 @@ def open_rows(
     content: str,
     held_out: HeldOutRows | None,
 ) -> tuple[RunConfig, RunData]:
-    """Pack the units to train on, and put into the run what follows from how many rows there are.
+    """Pack the units to train on, and fill in the run's number of steps from the number of rows.
 
     Raises:
         InputError: the warm-up does not end before the run does.
@@ -77,7 +77,7 @@ def open_rows(
     training = PackedRows(
         name=name, epochs=packed, order=row_order(run, name, steps=steps), make_batch=make_batch, content=content
     )
-    # Without epochs: config.json is the run as it was, and can be run again.
+    # Steps replace epochs, so that config.json is the run as it was and can be run again.
     run = replace(run, training=replace(run.training, steps=steps, epochs=0.0))
     check_schedule(run.optimizer, steps=steps)
     return run, RunData(training=training, validation=held_out)
@@ -86,7 +86,7 @@ def open_rows(
 def hold_out(
     sources: Mapping[str, tuple[Sequence[int], MakeBatch]], *, capacity: int, content: str
 ) -> HeldOutRows | None:
-    """Pack the held-out units of each source, given as their lengths and what makes batches of them."""
+    """Pack the held-out units of each source: their lengths, and the function that makes batches of them."""
     packed = {
         name: HeldOutSource(rows=PackedEpochs(lengths, capacity=capacity, seed=0), make_batch=make) if lengths else None
         for name, (lengths, make) in sources.items()
@@ -95,7 +95,7 @@ def hold_out(
 
 
 def row_order(run: RunConfig, name: str, *, steps: int) -> RowOrder:
-    """The order of a run whose steps all take as many rows, whatever is in them."""
+    """The order of a run whose steps all take `batch.global_batch` rows."""
     return RowOrder(
         span=StageSpan(
             name=name,

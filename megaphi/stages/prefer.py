@@ -1,8 +1,8 @@
-"""Direct preference optimisation: raise what is preferred above what is not (paper, section 4.3; Rafailov et al. 2023).
+"""Direct preference optimisation: prefer chosen answers over rejected ones (paper, section 4.3; Rafailov et al. 2023).
 
-In this order: read the pairs and pack them, take the starting weights, compute the reference's log-probabilities where
-they are not known yet, train. The first step must cost ln 2 a pair, because nothing has been learnt yet: a run whose
-reference is not its own start says so and stops.
+A run reads and packs the pairs, loads the initial weights, computes the reference model's log-probabilities where they
+are not known yet, and trains. The first step's loss must be ln 2 a pair, because nothing has been learnt yet: a run
+whose log-probabilities are not those of its initial weights stops with a message.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from megaphi.engine.objective import Objective
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
-"""Tolerance of the first loss: rounding, because the neighbours in a row differ."""
+"""Tolerance of the first loss, by precision: neighbours in a row differ, and so does rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prefer(PackedTask):
-    """Learn from pairs of answers which one is preferred (config section `task`, kind Prefer)."""
+    """Train on pairs of a chosen and a rejected answer (config section `task`, kind Prefer)."""
 
     paths: tuple[FilePath, ...]
-    """Files, folders or patterns: JSON or Parquet with `prompt`, `accepted`, `rejected`, or the hub's names."""
+    """Files, folders or patterns: JSON or Parquet with `prompt`, `accepted`, `rejected`, or Hugging Face's names."""
     validation_paths: tuple[FilePath, ...] = ()
     """The same, held out."""
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
@@ -56,15 +56,15 @@ class Prefer(PackedTask):
     sft_weight: Annotated[float, Range(minimum=0)] = 0.0
     """Weight of an additional cross-entropy of the chosen side, a mean over its tokens."""
     append_eos: bool = False
-    """End both sides of pairs of token ids with <|im_end|>; single pivotal tokens must not be."""
+    """End both sides of pairs of token ids with <|im_end|>; off for single pivotal tokens."""
     max_completion_tokens: Annotated[int, Range(minimum=1)] | None = None
-    """Only so many first tokens of each side count (5 for hallucination data, paper section 4.4); none: all."""
+    """Number of first tokens of each side that count (5 for hallucination data, paper section 4.4); none: all."""
     too_long: TooLong = "skip"
-    """Treatment of a pair whose prompt and two answers do not fit into batch.sequence_length."""
+    """A pair whose prompt and two answers exceed batch.sequence_length: skip and count it, or stop with an error."""
     bad_records: OnBadRecords = "error"
-    """Treatment of unusable records, such as equal answers: name all and stop, or skip and count them."""
+    """Unusable records, such as equal answers: stop and name all of them, or skip and count them."""
     reference_folder: FilePath | None = None
-    """Folder for log-probabilities of the reference model, for this and later runs (none: in the run folder)."""
+    """Folder for the reference model's log-probabilities, for this and later runs; none: in the run folder."""
 
     @property
     def has_validation(self) -> bool:
@@ -120,7 +120,7 @@ class Prefer(PackedTask):
 
 
 class MakePairBatches(Protocol):
-    """`pair_batch`, or what makes its batches into others that know more of their pairs."""
+    """The function that makes batches: `pair_batch`, or one that adds what a task needs to know of its pairs."""
 
     def __call__(
         self, units: Sequence[Unit], reference_N2: NDArray[np.float64], *, capacity: int, padding_token: int
@@ -139,12 +139,12 @@ def open_pairs(
     make_batches: MakePairBatches = pair_batch,
     check_step: CheckStep = no_check,
 ) -> OpenTask:
-    """A task on pairs whose objective compares the model with what it was before.
+    """Open a task on pairs whose objective compares the model with its reference model, the initial one.
 
     Args:
         sources: pairs held out, by source.
-        single_tokens: decide pairs of single tokens by two logits.
-        reference_folder: for log-probabilities of the reference; None: in the run folder.
+        single_tokens: compare pairs of single tokens by two logits.
+        reference_folder: for the reference model's log-probabilities; None: in the run folder.
     """
     held_out = [pair for part in sources.values() for pair in part]
     pairs = [*training, *held_out]
@@ -185,7 +185,7 @@ def open_pairs(
 
 
 def check_first_loss(task: Prefer, precision: str, step: int, means: Mapping[str, float]) -> str | None:
-    """Return the reason to stop if the first step of the run does not cost what it must."""
+    """Return the reason to stop if the loss of the run's first step is not the expected one, or None."""
     from megaphi.stages.losses import loss_before_the_first_update
 
     if step != 1:

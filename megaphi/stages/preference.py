@@ -1,8 +1,8 @@
-"""Preference optimisation as an objective of the engine: pairs through the model once, and what is counted of them.
+"""Preference optimisation as an objective of the engine.
 
-The model gives cross-entropies of graded tokens and margins of single tokens; sums per side, differences to the
-reference and the loss are a few lines of it. `ReferencePass` runs the same micro-batches for the log-probabilities
-alone: before training the model is its own reference.
+The model gives cross-entropies of graded tokens and margins of single tokens. Sums per side, differences from the
+reference model and the loss are computed from them here. `ReferencePass` runs the same micro-batches for the
+log-probabilities alone: before training the model is its own reference model.
 
 Legend: R graded tokens, P pairs of single tokens, Q pairs of the micro-batch.
 """
@@ -28,7 +28,7 @@ from megaphi.stages.losses import ipo_loss, sigmoid_loss
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceObjective:
-    """Mean over pairs; fulfils the engine's `Objective`. Its fields are those of the task `Prefer`."""
+    """Mean loss over pairs; implements the engine's `Objective`. Its fields are those of the task `Prefer`."""
 
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     beta: float = 0.1
@@ -52,7 +52,7 @@ class PreferenceObjective:
     def _summed_loss(
         self, batch: PairBatch, device: torch.device, output: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The sum of the pairs' losses; all that is reported beside it is a sum over pairs too."""
+        """The sum of the pairs' losses; everything that is reported with it is a sum over pairs too."""
         policy_Q2 = log_probabilities(batch, output)
         reference_Q2 = torch.from_numpy(batch.reference_Q2).to(device, policy_Q2.dtype)
         lengths_Q2 = torch.from_numpy(batch.lengths_Q2).to(device, policy_Q2.dtype)
@@ -82,12 +82,12 @@ class PreferenceObjective:
 
 
 def _won(difference_Q: Tensor) -> Tensor:
-    """1 where the chosen side has gained on the rejected one, a half where nothing has changed."""
+    """1 for a pair whose chosen side has gained on the rejected one, 1/2 where nothing has changed."""
     return (difference_Q > 0).to(difference_Q.dtype) + 0.5 * (difference_Q == 0).to(difference_Q.dtype)
 
 
 class ReferencePass:
-    """No loss: reports [Q, 2] log-probabilities beside the numbers of the pairs."""
+    """An objective without a loss; reports log-probabilities [Q, 2] and the numbers of the pairs."""
 
     names: tuple[str, ...] = ()
 
@@ -102,7 +102,7 @@ class ReferencePass:
 
 
 def compared(batch: PairBatch, chunk: torch.nn.Module, device: torch.device) -> Tensor:
-    """On the last stage [R + P] losses and margins, on others hidden states."""
+    """Run the model: losses and margins [R + P] on the last pipeline stage, hidden states on the others."""
 
     def on_device(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(device, non_blocking=True)
@@ -122,7 +122,7 @@ def compared(batch: PairBatch, chunk: torch.nn.Module, device: torch.device) -> 
 
 
 def log_probabilities(batch: PairBatch, output: Tensor) -> Tensor:
-    """[Q, 2] sums over each side; for a pair of single tokens (their difference, 0)."""
+    """Log-probabilities [Q, 2], summed over each side; of a pair of single tokens (their difference, 0)."""
     losses_R, margins_P = output.split((len(batch.rows_R), len(batch.places_P)))
     sides = torch.from_numpy(np.concatenate((batch.sides_R, 2 * batch.pairs_P))).to(output.device)
     values = torch.cat((-losses_R, margins_P))

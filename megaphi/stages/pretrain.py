@@ -1,4 +1,4 @@
-"""Pretraining: next-token prediction on a mixture of documents, from random weights or others (paper, section 3)."""
+"""Pretraining: next-token prediction on a mixture of documents (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Pretrain(TrainingTask):
     """Predict the next token of documents (config section `task`, kind Pretrain)."""
 
     mixture: Mixture
-    """Sources and their shares, and how documents are treated."""
+    """Sources with their shares, and the treatment of documents."""
     objective: str | None = None
-    """Your own, file.py:Class (engine/objective.py says what it is); none: the cross-entropy of the next token."""
+    """Your own objective, file.py:Class (see engine/objective.py); none: the cross-entropy of the next token."""
 
     @property
     def has_validation(self) -> bool:
         return any(source.validation_paths for source in self.mixture.sources)
 
     def spans(self, run: RunConfig) -> tuple[StageSpan, ...]:
-        """The run's stages, laid out in steps and samples."""
+        """The mixture's stages, laid out in steps and samples."""
         return lay_out_stages(
             self.mixture,
             steps=run.training.steps,
@@ -75,7 +75,7 @@ class Pretrain(TrainingTask):
         return replace(self, objective=pinned(self.objective, what="objective", where="task.objective"))
 
     def _check_stages(self, run: RunConfig, layout: ParallelLayout) -> None:
-        """Every stage must fit the layout as the batch shape of the run does."""
+        """Refuse a mixture stage whose batch shape does not fit the layout."""
         for span in self.spans(run) if self.mixture.stages else ():
             try:
                 layout.check_sequence(span.sequence_length)
@@ -106,7 +106,7 @@ class Pretrain(TrainingTask):
         return OpenTask(run=run, data=data, objective=load_objective(self.objective))
 
     def open_mixtures(self, run: RunConfig, tokenizer: Tokenizer | None) -> tuple[OpenMixture, OpenMixture | None]:
-        """The data to train on, and what is held out where there is any."""
+        """Open the training data and, if there is any, the held-out data."""
 
         def split(name: Split) -> OpenMixture:
             return open_mixture(
@@ -130,7 +130,7 @@ def mixture_of(run: RunConfig) -> Mixture:
 
 
 def open_data(run: RunConfig, *, open_weights: OpenWeights | None = None) -> tuple[OpenMixture, OpenMixture | None]:
-    """Open the mixture, checked against the model's tokenizer, and the held-out one where there is any."""
+    """Open the mixture, checked against the model's tokenizer, and the held-out one if there is any."""
     from megaphi.checkpoint.format import CheckpointReader
     from megaphi.stages.inheritance import inheritance_of
 

@@ -1,10 +1,10 @@
-"""Log-probabilities of the reference model: computed once by the engine that trains, then looked up.
+"""Log-probabilities of the reference model: computed once, before training, then looked up.
 
-Before its first update the model is its own reference, so no second model is ever loaded: a pass over all pairs comes
-before the training. What is found is kept in parts of JSON, each written whole, in a folder named by everything that
-decides the numbers: weights, architecture, precision, tokenizer, chat format. A pass that was interrupted goes on after
-its last part; a later run with the same reference and pairs computes nothing; a weight that differs in one bit is
-another folder.
+Before its first update the model is its own reference model, so a second model is never loaded: training begins with a
+pass over all pairs. Results are kept in parts, JSON files that appear whole, in a folder named by a hash of everything
+that determines them: weights, architecture, precision, tokenizer, chat format. An interrupted pass continues after its
+last part. A later run with the same reference model and pairs computes nothing; one bit of a weight makes another
+folder.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from megaphi.parallel.agreement import agree_on, agreed
 from megaphi.stages.preference import ReferencePass
 
 ROWS_PER_PART = 64
-"""Rows that each replica computes between two parts."""
+"""Rows that each replica computes for a part."""
 CHAT_FORMAT = 1
 """Version of `tokenizer.chat_format`, raised when it renders the same conversation differently."""
 
 Known = dict[str, tuple[float, float]]
-"""From a pair's content hash to the log-probability of each side."""
+"""Maps a pair's content hash to the log-probability of each side."""
 
 
 def reference_model_key(model: TrainingModel, *, tokenizer_fingerprint: str) -> str:
-    """Hex SHA-256 of all that decides the reference model's log-probabilities. Collective."""
+    """Hex SHA-256 of everything that determines the reference model's log-probabilities. Collective."""
     architecture = to_plain(model.run.model)
     for how in HOW_IT_IS_COMPUTED:
         del architecture[how]
@@ -70,12 +70,12 @@ def fill_reference_log_probabilities(
 ) -> int:
     """Fill in `reference_N2` for every pair; returns how many had to be computed. Collective.
 
-    `units` hold every pair once; `folder` is of this reference alone.
+    `units` hold every pair once; `folder` belongs to this reference model alone.
     """
     world = model.world
     hashes = [pair.content_hash for pair in pairs]
     known = agreed(world, lambda: read_known(folder))
-    # Who does not see the parts of another would compute other pairs, and wait in other collectives.
+    # A rank that does not see the others' parts would compute other pairs, and wait in other collectives.
     digest = hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()[:16]
     agree_on(world, {f"reference log-probabilities in {folder.name}": f"{len(known)} pairs, {digest}"})
     missing = [unit for unit in units if any(hashes[number] not in known for number in _numbers_of(unit))]
@@ -97,7 +97,7 @@ def _numbers_of(unit: Unit) -> Sequence[int]:
 def _computed(
     model: TrainingModel, units: Sequence[Unit], reference_N2: NDArray[np.float64], *, padding_token: int
 ) -> Iterator[dict[int, tuple[float, float]]]:
-    """Log-probabilities by the pair's number, part after part, equal on every rank."""
+    """Yield the log-probabilities of each part by the pair's number, equal on every rank."""
     run, world = model.run, model.world
     rows = PackedEpochs([length_of(unit) for unit in units], capacity=run.batch.sequence_length, seed=0)
     make = pair_batch(units, reference_N2, capacity=run.batch.sequence_length, padding_token=padding_token)
@@ -122,7 +122,7 @@ def _computed(
 
 
 def _shared(found: list[tuple[list[int], list[list[float]]]], ranks: int) -> dict[int, tuple[float, float]]:
-    """Share the results of all ranks with all of them."""
+    """Exchange results, so that every rank has those of all."""
     everywhere: list[list[tuple[list[int], list[list[float]]]]] = [[] for _ in range(ranks)]
     distributed.all_gather_object(everywhere, found)
     return {
@@ -134,7 +134,7 @@ def _shared(found: list[tuple[list[int], list[list[float]]]], ranks: int) -> dic
 
 
 def read_known(folder: Path) -> Known:
-    """All parts of a folder, which need not exist."""
+    """Read all parts in a folder, which need not exist."""
     known: Known = {}
     for path in sorted(folder.glob("part_*.json")):
         content = read_json(path, what="reference log-probabilities")

@@ -1,4 +1,4 @@
-"""A run from its first line to its last, whatever its task: take over a model, open the data, train."""
+"""A whole run of any task: inherit from a model, open the data, train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from megaphi.stages.inheritance import inherit
 
 
 def train(run: RunConfig, *, open_weights: OpenWeights = CheckpointReader) -> RunResult:
-    """Train until the run's last step, a stop, or a failure. Every rank of the job calls this.
+    """Train until the run's last step, a requested stop, or a failure. Every rank of the job calls this.
 
     `open_weights` opens `start.initial_checkpoint`: `conversion.open_weights` knows other formats than checkpoints.
     """

@@ -1,1 +1,1 @@
-"""Models as other projects write them, a folder per format, and what the formats share."""
+"""Formats of other projects' models: a folder for each, and the code that they share."""

@@ -1,8 +1,8 @@
-"""The small files beside a model, which travel with its weights in both directions.
+"""The small files beside a model's weights, which imports and exports carry along.
 
-An import puts a copy of them into the checkpoint's folder `huggingface/`, where the manifest covers them; an export
-writes them back. Only files of known names, and never code: a tokenizer that needs Python files of its own is not
-carried whole, and config.json loses the field that names them.
+An import copies them into the checkpoint's folder `huggingface/`, where the manifest covers them; an export writes them
+back. Only files of known names are carried, and never code: a tokenizer that needs Python files of its own loses them,
+and config.json loses the field that names them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ def carried_files(folder: Path) -> dict[str, Path]:
     """Name -> path of the files of a Hugging Face folder that are carried along.
 
     Raises:
-        InputError: a file is larger than one of its name should be.
+        InputError: a file is larger than a file of its name should be.
     """
     found = {name: folder / name for name in CARRIED if (folder / name).is_file()}
     for path in found.values():
         if (size := path.stat().st_size) > LARGEST_BYTES:
-            raise InputError(
-                f"{path} has {size:,} bytes, expected at most {LARGEST_BYTES:,}: is it what its name says?"
-            )
+            raise InputError(f"{path} has {size:,} bytes, expected at most {LARGEST_BYTES:,}: is it really that file?")
     return found

@@ -1,8 +1,8 @@
-"""Streaming files of weights in blocks: one thread reads and translates, another hashes and writes.
+"""Streaming of weight files in blocks: one thread reads and converts, another hashes and writes.
 
-A block is a few rows, `BLOCK_BYTES` at most, and a bounded number of them exists at a time, so memory does not depend
-on the size of the model or of its largest tensor. A finished file is synced to disk by a third thread while the next
-one is being written: the disk is the bottleneck of a conversion.
+A block is a few rows, `BLOCK_BYTES` at most, and a bounded number of blocks exists at a time, so memory does not depend
+on the size of the model or of its largest tensor. A third thread syncs a finished file to disk while the next one is
+being written, because the disk is the bottleneck of a conversion.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PlannedFile:
 
 
 def row_blocks(first: int, end: int, *, columns: int) -> Iterator[tuple[int, int]]:
-    """Rows [first, end) in ranges of at most `BLOCK_BYTES`, however wide the type that they are turned into."""
+    """Yield rows [first, end) in ranges of at most `BLOCK_BYTES` as fp32, the widest type."""
     step = max(1, BLOCK_BYTES // (columns * 4))
     for start in range(first, end, step):
         yield start, min(start + step, end)
@@ -53,7 +53,7 @@ def row_blocks(first: int, end: int, *, columns: int) -> Iterator[tuple[int, int
 def write_files(
     folder: Path, files: Mapping[str, PlannedFile], blocks: Iterable[tuple[str, Tensor]], *, label: str
 ) -> dict[str, FileRecord]:
-    """Write all of `files`, each by its blocks (its name, the next values) in order; forced to disk when it returns."""
+    """Write all of `files` from `blocks` of (file name, next values), in order; on return they are synced to disk."""
     left = {name: file.bytes for name, file in files.items()}
     writers: dict[str, TensorFileWriter] = {}
     closed: dict[str, Future[FileRecord]] = {}
@@ -78,7 +78,7 @@ def write_files(
 
 
 def check_space(out: Path, files: Mapping[str, PlannedFile]) -> None:
-    """Refuse to start if the disk is too small."""
+    """Refuse to start if the disk has too little space."""
     place = out.absolute()
     while not place.exists():
         place = place.parent

@@ -1,8 +1,8 @@
-"""One rule for the metadata of every format (config.json, GGUF headers, Megatron's arguments): act on it, or refuse it.
+"""One rule for the metadata of every format (config.json, GGUF headers, Megatron's arguments): honour it or refuse it.
 
-A name is honoured (it becomes part of the architecture), does not affect the function at any value, or changes nothing
-at the given value. Everything else is refused by name and value, including names that a later version adds, which a
-deny list would let through. null means unset, unless a list says otherwise.
+A name is honoured (it becomes part of the architecture), or does not affect the function at any value, or changes
+nothing at the given value. Everything else is refused by name and value, including names that later versions add, which
+a deny list would let through. null means unset, unless a list says otherwise.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 Test = Callable[[Any, Mapping[str, Any]], bool]
-"""(value, all values) -> whether we can compute it."""
+"""(value, all values) -> True if our model computes the same."""
 _LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Understood:
-    """The names that a format's reader knows."""
+    """The names that the reader of a format knows."""
 
     honoured: Collection[str]
-    """The reader acts on any value, or refuses it itself."""
+    """Names that the reader honours at any value, or refuses itself."""
     neutral: Collection[str] = ()
-    """The function is the same at any value."""
+    """Names that do not affect the function at any value."""
     accepted_at: Mapping[str, Test]
-    """Refused unless the test says that the value is one of ours, or changes nothing."""
+    """Names that are refused unless the test accepts the value: our model has it, or it changes nothing."""
 
     def refused(self, given: Mapping[str, Any]) -> list[str]:
-        """The names whose values are neither honoured nor known to change nothing."""
+        """Names whose values are neither honoured nor known to change nothing."""
         return [name for name, value in given.items() if not self._is_known(name, value, given)]
 
     def _is_known(self, name: str, value: Any, given: Mapping[str, Any]) -> bool:

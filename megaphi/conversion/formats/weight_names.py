@@ -1,12 +1,12 @@
-"""Megatron's weights and Hugging Face's, in one table of rows that is read in both directions.
+"""The table between Megatron's weights and Hugging Face's, used in both directions.
 
-Our rows of queries, keys and values are, for each key-value group, [its queries; its key; its value], so that tensor
-ranks can be split between groups; theirs are [all queries; all keys; all values], in one tensor (Phi-3) or three
-(Llama). So each of our weights is a list of segments, each of which is rows of one of their tensors, and the same list
-sorted by their rows says where each of their tensors comes from. Everything else is one segment, or two: the gate and
-the up projection. Names, parts and groups are in a weight's row of the model (model/rows/weight_row.py).
+Our matrix of queries, keys and values has, for each key-value group, [its queries; its key; its value], so that tensor
+ranks can be split between groups; theirs is [all queries; all keys; all values], in one tensor (Phi-3) or three
+(Llama). So each of our weights is a list of segments, the rows of one of their tensors, and the same list sorted by
+their rows gives the origin of each of their tensors. Every other weight is one segment, or two: gate and up projection.
+Names, parts and groups come from the weight's row in the model (model/rows/weight_row.py).
 
-A row here is one of a weight's matrix form: the SwiGLU matrix is 2F of them, a norm D of one element.
+Rows below are those of a weight's matrix form: the SwiGLU matrix has 2F, a norm D of one element.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from megaphi.model.rows.weight_row import Naming, Weight
 from megaphi.model.weights import weights_of
 
 KNOWN_AND_DROPPED = ("self_attn.rotary_emb.inv_freq",)
-"""Computed from the configuration; old exports carry it."""
+"""A tensor of old exports that is computed from the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class RowSegment:
 
 
 Table = Mapping[str, list[RowSegment]]
-"""A tensor -> the rows of the other side's tensors that it is made of, in its own order."""
+"""Tensor -> the segments of the other side's tensors that make it up, in order."""
 
 
 def our_table(model: Architecture, naming: Naming) -> Table:
-    """Each of our weights from their rows; a tied model has no output layer, here or there.
+    """The table of our weights, each from their rows; a tied model has no output layer on either side.
 
     Raises:
         InputError: the naming has no name for a weight of the model.
@@ -53,7 +53,7 @@ def our_table(model: Architecture, naming: Naming) -> Table:
 
 
 def _segments(weight: Weight, theirs: Sequence[str]) -> Iterator[RowSegment]:
-    """One weight, whose stacked parts are in one of their tensors or in a tensor each."""
+    """Segments of one weight, whose stacked parts are in one of their tensors or in a tensor each."""
     sizes = weight.parts or (weight.rows,)
     places = [(theirs[0], first) for first in accumulate(sizes[:-1], initial=0)]
     if len(theirs) > 1:
@@ -64,7 +64,7 @@ def _segments(weight: Weight, theirs: Sequence[str]) -> Iterator[RowSegment]:
 
 
 def their_table(table: Table) -> Table:
-    """The inverse: each of their tensors from our rows."""
+    """The inverse table: each of their tensors from our rows."""
     found: dict[str, list[tuple[int, RowSegment]]] = {}
     for ours, segments in table.items():
         row = 0
@@ -85,7 +85,7 @@ def segments_within(segments: list[RowSegment], start: int, end: int) -> Iterato
 
 
 def their_shapes(model: Architecture, table: Table) -> dict[str, tuple[int, ...]]:
-    """Shape of each of their tensors, from the embedding up."""
+    """Shapes of their tensors, from the embedding up."""
     columns = {weight.name: weight.shape[-1:] if weight.is_matrix else () for weight in weights_of(model)}
     shapes: dict[str, tuple[int, ...]] = {}
     for ours, segments in table.items():

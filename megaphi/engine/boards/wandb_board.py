@@ -1,9 +1,9 @@
 """Weights & Biases: the numbers of metrics.jsonl in a run on wandb.ai, or in files for `wandb sync`.
 
-A separate process (`wandb_process.py`) talks to it, so that no network, disk or exception of W&B's can stop or slow a
-step: a record is put into a pipe that never blocks, and a process that has ended is reported once. The run's id is kept
-in the run folder, so a resumed run continues the same W&B run; one that starts over is a new one. Fields that the
-section `wandb` leaves open are taken from the environment (WANDB_MODE, WANDB_ENTITY, WANDB_RUN_ID, ...). No torch here.
+A separate process (`wandb_process.py`) talks to W&B, so that none of its network, disk or exceptions can stop or slow a
+step. A record goes into a pipe that never blocks, and the end of that process is reported once. The W&B run's id is
+kept in the run folder: a resumed run continues it, a run that starts over gets a new one. Fields that the section
+`wandb` leaves open are taken from the environment (WANDB_MODE, WANDB_ENTITY, WANDB_RUN_ID, ...). No torch here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from megaphi.files import read_json, write_json
 from megaphi.log import logger
 
 CLOSING_SECONDS = 10.0
-"""Seconds that the end of a run waits for what W&B has not sent yet."""
+"""Seconds that the end of a run waits for W&B to send the rest."""
 LONGEST_WAITING = 16 << 20
-"""Bytes kept in memory for a process that does not read, before it is abandoned."""
+"""Bytes kept in memory for a process that does not read; beyond them it is abandoned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,7 @@ class Wandb:
     """Weights & Biases, beside TensorBoard (config section `wandb`); needs `pip install 'megaphi[wandb]'`."""
 
     project: str | None = None
-    """Project to log to; none: W&B is off, whatever the environment says."""
+    """Project to log to; none: W&B is off, even if the environment configures it."""
     entity: str | None = None
     """User or team that the project belongs to; none: WANDB_ENTITY, or the account's default."""
     name: str | None = None
@@ -49,13 +49,15 @@ class Wandb:
 
 
 def check_wandb(section: Wandb) -> None:
-    """Raises InputError if W&B is asked for and is not installed, or is described and not asked for."""
+    """Refuse W&B that is not installed, and settings of W&B without a project. Raises InputError."""
     if not section.project:
         for path, value, _ in difference(section, Wandb(project=section.project)):
             raise InputError(f"wandb.{path}={value} needs wandb.project: only a project turns W&B on")
         return
     spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # a folder that W&B left in the working directory is not a package
+    if (
+        spec is None or spec.origin is None
+    ):  # a folder `wandb` that W&B left in the working directory is not the package
         raise InputError(
             f"wandb.project={section.project} needs the package wandb, which is not installed: "
             "pip install 'megaphi[wandb]', or set wandb.project=none"
@@ -63,7 +65,7 @@ def check_wandb(section: Wandb) -> None:
 
 
 class WandbBoard:
-    """Logs the records of one run, from the record after step `after` on."""
+    """The W&B board of one run; logs the records after step `after`."""
 
     def __init__(self, folder: Path, section: Wandb, *, config: dict[str, Any], after: int) -> None:
         self._log = folder / "logs" / "wandb.log"
@@ -85,7 +87,7 @@ class WandbBoard:
         logger.info("W&B: run %s of project %s; what it says is in %s", start["id"], section.project, self._log)
 
     def add(self, record: dict[str, Any]) -> None:
-        """Pass a record on without blocking. Raises RuntimeError if W&B has ended or does not read."""
+        """Pass a record to the process without blocking. Raises RuntimeError if it has ended or does not read."""
         with self._given_up_on_failure():
             self._waiting += json.dumps(record).encode() + b"\n"
             self._write()

@@ -1,8 +1,8 @@
 """The process that talks to Weights & Biases, started by `wandb_board.py`.
 
 It reads lines of JSON: the arguments of `wandb.init`, then metrics, then the outcome of the run. Whatever W&B does
-(wait for a network, take over signals, hang at its exit) it does here, out of training's way. It ends when its input
-does, and by no signal: stopping a job stops all its processes, and the last metrics come after that.
+(wait for a network, take over signals, hang at its exit) it does here, apart from training. The process ends when its
+input does and ignores signals: those that stop a job reach all its processes, and the last metrics come after that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from typing import Any, BinaryIO
 
 CRASHED = 1
-"""Exit code that W&B gets for a run whose process ended without a word."""
+"""Exit code that W&B is given for a run whose process ended without reporting its outcome."""
 
 
 def main(lines: BinaryIO) -> int:

@@ -1,9 +1,9 @@
 """A model for inference: weights from a checkpoint, no gradients, no optimizer; logits of whole sequences, or of a pass
 over a paged cache.
 
-Tensor and pipeline parallel layouts work alike, and replicas are independent; sequence parallelism is off, because
-sequences here have any length. Whatever kernels the model was trained with, inference uses the fused ones, which take
-whole weights of any origin.
+Tensor and pipeline parallelism are supported, and replicas are independent; sequence parallelism is off, because
+sequences here have any length. Inference always uses the fused kernels, whatever the model was trained with: they take
+weights of any origin.
 
 Legend: B batch, S sequence, V vocabulary, T tokens of a pass, W rows of logits, N blocks of P positions, G key-value
 groups, K head size.
@@ -55,7 +55,7 @@ class InferenceModel:
     world: World
     module: PaddedModel
     context: int
-    """Longest sequence that the model is made for, in tokens."""
+    """Longest sequence that the model supports, in tokens."""
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def open_model(
     parameters: Precision | None = None,
     patience: Patience = USUAL_PATIENCE,
 ) -> InferenceModel:
-    """Load weights under any layout, in their own number format (fp16 as fp32), or in `parameters`."""
+    """Load weights under any layout, in the number format `parameters`, or else in their own (fp16 as fp32)."""
     architecture = replace(reader.architecture, kernels="fused")
     layout = inference_layout(layout or ParallelLayout(), architecture)
     world = start_world(layout, seed=0, facts=code_facts, patience=patience)
@@ -93,7 +93,7 @@ def open_model(
 
 
 def inference_layout(layout: ParallelLayout, architecture: Architecture) -> ParallelLayout:
-    """The layout for inference: whole sequences, whole stages; one replica unless more are asked for."""
+    """The layout for inference: no sequence parallelism, and one replica unless `layout` names more."""
     if layout.context > 1 or layout.virtual_pipeline > 1:
         raise InputError("inference takes no layout.context and no layout.virtual_pipeline: leave them at 1")
     layout = replace(layout, data=layout.data or 1, sequence_parallel=False)
@@ -140,7 +140,7 @@ def cache_bytes_per_token(model: InferenceModel) -> int:
 
 @torch.no_grad()
 def pass_over_cache(model: InferenceModel, tokens_T: Sequence[int], context: ForwardContext) -> Tensor | None:
-    """`[W, V]` fp32 logits of a `PagedPass` and its `LogitRows`; None on other pipeline stages than the last.
+    """fp32 logits `[W, V]` of a `PagedPass` and its `LogitRows`; None on all pipeline stages but the last.
 
     Collective.
     """
@@ -150,7 +150,7 @@ def pass_over_cache(model: InferenceModel, tokens_T: Sequence[int], context: For
 
 
 def _run_pipeline(model: InferenceModel, tokens_BS: Tensor, context: ForwardContext) -> Tensor | None:
-    """Logits without the vocabulary's padding, on the last stage."""
+    """Logits without the vocabulary's padding, on the last pipeline stage."""
     collected = get_forward_backward_func()(
         forward_step_func=_forward_step(tokens_BS, context),
         data_iterator=iter(()),

@@ -1,9 +1,9 @@
 """AdamW under Megatron's distributed optimizer, and the pieces of its state that a checkpoint needs.
 
-Megatron builds torch's AdamW when neither Transformer Engine nor Apex is there; we switch it to torch's fused kernel,
-which has a CPU form too. Its own checkpoint functions are not used: with torch's AdamW they fail to load what they
-saved (megatron-core 0.16 to 0.19), and the form that survives a change of layout gathers everything on one replica.
-`state_pieces` exposes what this rank owns instead, as flat views that a checkpoint can read and fill.
+Megatron builds torch's AdamW where neither Transformer Engine nor Apex is installed; we switch it to torch's fused
+kernel, which has a CPU form too. Megatron's checkpoint functions are not used: with torch's AdamW they fail to load
+what they saved (megatron-core 0.16 to 0.19), and the form that survives a change of layout gathers everything on one
+replica. Instead `state_pieces` exposes what this rank owns, as flat views that a checkpoint can read and fill.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from megaphi.model.megatron_config import Precision
 def build_optimizer(
     settings: Optimizer, chunks: list[DistributedDataParallel], *, parameters: Precision, overlap: bool
 ) -> DistributedOptimizer:
-    """AdamW over all chunks; Megatron exempts one-dimensional parameters (the norms) from weight decay."""
+    """Build AdamW over all chunks; Megatron exempts one-dimensional parameters (the norms) from weight decay."""
     config = OptimizerConfig(
         optimizer="adam",
         lr=settings.learning_rate,
@@ -52,7 +52,7 @@ def build_optimizer(
 
 
 def set_rates(optimizer: DistributedOptimizer, *, learning_rate: float, weight_decay: float) -> None:
-    """Rates of the next update; each group's multipliers (no decay for norms) stay as they are."""
+    """Set the rates of the next update; each group's multipliers (no decay for norms) stay as they are."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("lr_mult", 1.0)
         group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
@@ -69,7 +69,7 @@ class StatePieces:
 
 
 def state_pieces(optimizer: DistributedOptimizer, parameter: torch.nn.Parameter) -> StatePieces | None:
-    """The state of one parameter on this rank, made if there was no update yet; None if another rank owns it all."""
+    """The state of one parameter on this rank, created before the first update; None if another rank owns it all."""
     if parameter not in optimizer.model_param_group_index_map:
         return None
     group_index, position = optimizer.model_param_group_index_map[parameter]

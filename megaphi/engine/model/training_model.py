@@ -1,8 +1,8 @@
-"""The model, wrapped and with its optimizer: everything of a run that lives on a rank's device.
+"""The wrapped model and its optimizer: everything of a run on a rank's device.
 
 Megatron's `DistributedDataParallel` keeps parameters and fp32 gradients in flat buffers; its distributed optimizer
-owns an equal piece of those buffers on every replica (and context rank). Both are always used, also at one replica:
-one path through the engine, whatever the layout.
+owns an equal piece of those buffers on every replica (and context rank). Both are used for a single replica too, so
+that there is one code path for all layouts.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class TrainingModel:
 
     @property
     def modules(self) -> list[PaddedModel]:
-        """The chunks without their wrapper."""
+        """The chunks without Megatron's wrapper."""
         return [cast(PaddedModel, chunk.module) for chunk in self.chunks]
 
 
 def check_machine(run: RunConfig, world: World) -> None:
-    """Refuse a model that this machine cannot compute as `run.model` says. Collective. Raises InputError."""
+    """Refuse a model whose kernels this machine does not have. Collective. Raises InputError."""
     device, parameters = world.device, run.precision.parameters
     agreed(world, lambda: check_kernels(run.model, device=device, parameters=parameters, reads=False))
 
 
 def build_training_model(run: RunConfig, world: World) -> TrainingModel:
-    """Initial weights, wrapped; `run.layout` must be the layout of `world`."""
+    """Build the model with its initial weights, wrapped; `run.layout` must be the layout of `world`."""
     modules = build_model(
         run.model,
         world.layout,
@@ -95,7 +95,7 @@ def _let_schedules_synchronise(config: TransformerConfig, chunks: list[Chunk], w
 
 @contextmanager
 def whole_parameters(model: TrainingModel) -> Iterator[None]:
-    """While active every parameter is up to date: gathers that wait for the next forward pass are done now."""
+    """Keep every parameter gathered inside the block, also where gathering overlaps with the next forward pass."""
     overlapped = [chunk for chunk in model.chunks if chunk.ddp_config.overlap_param_gather]
     for chunk in overlapped:
         chunk.disable_forward_pre_hook(param_sync=True)

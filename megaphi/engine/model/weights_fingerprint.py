@@ -50,7 +50,7 @@ def _sum_of(share: ParameterShare) -> Tensor:
 
 
 def _place_in_whole(places_N: Tensor, share: ParameterShare) -> Tensor:
-    """From places in the flattened box to places in the flattened whole weight."""
+    """Map positions in the flattened box to positions in the flattened whole weight."""
     whole_N, stride = torch.zeros_like(places_N), 1
     for size, offset, whole in zip(
         reversed(share.shape), reversed(share.offset), reversed(share.whole_shape), strict=True

@@ -1,1 +1,1 @@
-"""Reporting of a run: losses, speed and times, as lines, events and pictures."""
+"""Reporting of a run: losses, speed and timings, as JSON lines, TensorBoard events and plots."""

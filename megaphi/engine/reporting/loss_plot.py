@@ -1,4 +1,4 @@
-"""loss.png: the loss of every step, the validation loss, and the learning rate behind them."""
+"""loss.png: the loss of every step, the validation loss, and the learning rate."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from megaphi.parallel.world import World
 
 
 class Meter:
-    """Call `step` once after each optimizer step, and `restart` after what is not training (validation, saving)."""
+    """Speedometer of a run. Call `step` after each optimizer step, and `restart` after validation and saving."""
 
     def __init__(self, run: RunConfig, world: World) -> None:
         self._model = run.model
@@ -23,7 +23,7 @@ class Meter:
         self._since = time.perf_counter()
 
     def step(self, tokens: int, *, sequence_length: int) -> dict[str, float]:
-        """Seconds and rates of the step that has just ended; `mfu` on a device whose peak is known."""
+        """Duration and rates of the step that has just ended; `mfu` on a device whose peak is known."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         per_token = flops_per_token(self._model, sequence_length=sequence_length)

@@ -1,8 +1,8 @@
-"""metrics.jsonl: one JSON object per step, in order, each step once, whatever happened in between.
+"""metrics.jsonl: one JSON object per step, in order, each step once, even if the run was resumed.
 
-A run that continues from step k first drops the records after k: they belong to steps that will be taken again. The
-same numbers go to boards: TensorBoard and, where a project is named, Weights & Biases. A board that fails does not end
-the run: the failure is logged once, and the others continue.
+A run that continues from step k first drops the records after k: those steps will be taken again. The same numbers go
+to boards: TensorBoard and, where a project is named, Weights & Biases. A board that fails does not end the run: the
+failure is logged once, and the others continue.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ class Board(Protocol):
     """A destination of a run's metrics; once it raises anything, it is not called again."""
 
     def add(self, record: dict[str, Any]) -> None:
-        """One step's record."""
+        """Take one step's record."""
         ...
 
     def close(self) -> None:
-        """The run has ended."""
+        """End the board: the run has ended."""
         ...
 
 
 class MetricsLog:
-    """Appends to `folder/metrics.jsonl` and to boards, from the record after step `after` on.
+    """Writer of `folder/metrics.jsonl` and of boards, for records after step `after`.
 
-    A full disk does not end the run: lines are kept in memory, and written when there is space.
+    A full disk does not end the run: lines are kept in memory until there is space.
     """
 
     def __init__(self, folder: Path, *, after: int, boards: Mapping[str, Callable[[], Board]]) -> None:
@@ -70,7 +70,7 @@ class MetricsLog:
             self._attempt(name, lambda opened=opened, name=name: self._boards.update({name: opened()}))
 
     def add(self, record: dict[str, Any]) -> None:
-        """One step's record; with the operating system before the next step starts."""
+        """Append one step's record; the operating system has it before the next step starts."""
         had_to_wait = bool(self._waiting)
         self._waiting += json.dumps(record).encode() + b"\n"
         try:
@@ -83,7 +83,7 @@ class MetricsLog:
             self._attempt(name, partial(board.add, record))
 
     def _attempt(self, name: str, use: Callable[[], object]) -> None:
-        """Use a board, for the last time if that fails."""
+        """Call a board; if that fails, never again."""
         try:
             use()
         except Exception as error:
@@ -101,7 +101,7 @@ class MetricsLog:
 
 
 class TensorBoard:
-    """Event files, without what is after step `after`."""
+    """TensorBoard's event files; events after step `after` are purged."""
 
     def __init__(self, folder: Path, *, after: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

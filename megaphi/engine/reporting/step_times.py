@@ -1,8 +1,8 @@
-"""steps/rank_00003.jsonl: how long the phases of every step took on one rank, so that a slow one can be named.
+"""steps/rank_00003.jsonl: the duration of each phase of each step on one rank, which reveals a slow rank.
 
-All ranks of a job end a step together, whichever was slow, so the seconds of a step tell nothing; the time a rank
-spends on its own work does. Lines are buffered for up to ten seconds and appended to the file; a file that has reached
-its limit is rotated, replacing the previous one. Nothing here ends a run. No torch here.
+All ranks of a job end a step together, so its duration does not tell which one was slow; the time that a rank spends on
+its own work does. Lines are buffered for up to ten seconds and appended to the file; a file that has reached its limit
+is rotated, replacing the previous one. No failure here ends a run. No torch here.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from megaphi.log import host_name, logger
 
 FOLDER = "steps"
 OWN_WORK = ("data", "forward_backward", "optimizer", "save")
-"""Phases that a rank spends on its own work; but in the second of them tensor and pipeline neighbours wait for each
-other, and all for a rank that is late with its share of gathered parameters: there a slow rank stands out less."""
+"""Phases in which a rank does its own work. In the second, tensor and pipeline neighbours also wait for each other, and
+all wait for a rank that is late with its share of gathered parameters: there a slow rank stands out less."""
 WAITING = ("gradients", "exchange")
-"""Phases in which ranks meet: a fast one waits there for the slow ones."""
+"""Phases in which ranks synchronise: a fast rank waits there for the slow ones."""
 FLUSH_SECONDS = 10.0
 LONGEST_FILE_BYTES = 4 << 20
 
 
 class StepTimes:
-    """Writes one rank's file."""
+    """Writer of one rank's file."""
 
     def __init__(self, folder: Path, *, rank: int, place: str) -> None:
         self._path = folder / FOLDER / f"rank_{rank:05d}.jsonl"
@@ -74,11 +74,11 @@ def _old(path: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankTimes:
-    """Times of one rank over some steps."""
+    """Typical durations of one rank's phases over some steps."""
 
     host: str
     place: str
-    """In the layout."""
+    """Its coordinates in the layout."""
     steps: int
     seconds: Mapping[str, float]
     """Seconds by phase: the median, or the mean of a phase that is not part of most steps."""
@@ -89,7 +89,7 @@ class RankTimes:
 
 
 def read_step_times(folder: Path, *, last: int) -> dict[int, RankTimes]:
-    """By rank, what was usual in the last `last` steps that the rank wrote, each step as it was taken last."""
+    """Typical durations by rank, over the last `last` steps that it wrote; of a repeated step the last time counts."""
     found = {}
     for path in sorted((folder / FOLDER).glob("rank_*.jsonl")):
         name = path.stem.removeprefix("rank_")

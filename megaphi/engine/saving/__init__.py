@@ -1,1 +1,1 @@
-"""Saving while training goes on: what each rank holds, copies of it, files, and which of them stay."""
+"""Saving while training goes on: each rank's shards, snapshots of them, and files."""

@@ -1,9 +1,9 @@
-"""`saving.fallback_folder`: holds a run's checkpoints while its own folder cannot be written; it belongs to one run.
+"""`saving.fallback_folder`: a run's checkpoints while its own folder cannot be written; the folder belongs to one run.
 
-Resuming looks there too, and what the usual place has overtaken is deleted there, so checkpoints of another run would
-be trained on, or lost. At the start rank 0 locks the folder like the run folder. The first checkpoint that goes there
-brings a file that names the run; it stays as long as there are checkpoints. Each is looked at again before the folder
-is used, because it may have been out of reach at the start.
+Resuming looks there too, and checkpoints there are deleted once the run folder has newer ones; those of another run
+would be resumed from, or lost. So rank 0 locks the folder at the start, like the run folder. With the first checkpoint
+comes a file that names the run, and it stays as long as there are checkpoints. Lock and file are checked again before
+the folder is used, because it may have been unreachable at the start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from megaphi.files import read_json, write_text
 from megaphi.renamed_fields import with_new_names
 
 OWNER = "run_folder"
-"""The file with the absolute path of the run folder whose checkpoints these are."""
+"""The file that holds the absolute path of the checkpoints' run folder."""
 
 
 def usual_folder(run: RunConfig) -> Path:
@@ -27,15 +27,15 @@ def usual_folder(run: RunConfig) -> Path:
 
 
 def fallback_folders(run: RunConfig) -> list[Path]:
-    """The one fallback folder, if there is one."""
+    """The fallback folder in a list, or no folder."""
     return [] if run.saving.fallback_folder is None else [Path(run.saving.fallback_folder)]
 
 
 def hold_fallback(run: RunConfig) -> list[Lock]:
-    """The fallback folder's lock, for as long as this process lives; none where it cannot be written now.
+    """Take the fallback folder's lock for the life of this process; no lock if it cannot be written now.
 
     Raises:
-        InputError: the folder is another run's, or the usual one.
+        InputError: the folder is another run's, or that of the run itself.
     """
     locks = []
     for folder in fallback_folders(run):
@@ -50,10 +50,10 @@ def hold_fallback(run: RunConfig) -> list[Lock]:
 
 
 def check_fallback(run: RunConfig, folder: Path) -> None:
-    """Raises InputError if the checkpoints in a fallback folder are, or would become, another run's."""
+    """Refuse a fallback folder that holds another run's checkpoints, or is a run folder. Raises InputError."""
     field = f"saving.fallback_folder={folder}"
     if folder.resolve() == usual_folder(run).resolve():
-        raise InputError(f"{field} is where the checkpoints of this run go anyhow: choose another folder, or none")
+        raise InputError(f"{field} is the folder of this run's own checkpoints: choose another folder, or none")
     owner = _owner(folder)
     if owner is not None and owner != Path(run.folder).resolve():
         raise InputError(
@@ -63,14 +63,14 @@ def check_fallback(run: RunConfig, folder: Path) -> None:
 
 
 def mark_fallback(run: RunConfig, folder: Path) -> None:
-    """Before a checkpoint goes to a fallback folder: it is this run's from now on. Raises InputError, see above."""
+    """Make a fallback folder this run's, before a checkpoint goes there. Raises InputError, see above."""
     check_fallback(run, folder)
     if not (folder / OWNER).is_file():
         write_text(folder / OWNER, f"{Path(run.folder).resolve()}\n")
 
 
 def clear_fallback(run: RunConfig, folder: Path, *, until: int) -> None:
-    """Delete a fallback folder's checkpoints up to a step, and what says whose they are where none is left."""
+    """Delete a fallback folder's checkpoints up to a step, and the owner's file if none is left."""
     check_fallback(run, folder)
     for step in stored_steps(folder):
         if step <= until:
@@ -81,7 +81,7 @@ def clear_fallback(run: RunConfig, folder: Path, *, until: int) -> None:
 
 
 def _owner(folder: Path) -> Path | None:
-    """The run whose checkpoints lie in a folder; that of a checkpoint without mark is where its configuration says."""
+    """The run folder that owns a folder's checkpoints, by the owner's file or else a checkpoint's configuration."""
     if (folder / OWNER).is_file():
         return Path((folder / OWNER).read_text(errors="surrogateescape").strip())
     for step in reversed(stored_steps(folder)):

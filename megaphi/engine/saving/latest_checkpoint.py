@@ -1,7 +1,7 @@
-"""The checkpoint that a run resumes from: the newest that is complete and is, byte for byte, what was saved.
+"""The checkpoint that a run resumes from: the newest that is complete and byte for byte what was saved.
 
-All ranks read a share of every candidate's files and compare hashes; one that is corrupted is named and skipped for the
-one before it. A run that has checkpoints but no complete one stops: restarting silently would be worse.
+Each rank reads a share of a candidate's files and compares hashes; a corrupted candidate is reported and the one before
+it is tried. A run that has checkpoints but no complete one stops: starting over silently would be worse.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def newest_checkpoint(folders: Sequence[Path], world: World, *, verify: bool) ->
     """The checkpoint to resume, the same on all ranks; None if there is none at all. Collective.
 
     Args:
-        folders: where checkpoints may be; of two of the same step the first folder's counts.
+        folders: where checkpoints may be; of two checkpoints of one step, that of the first folder is used.
         verify: compare every file with its hash, not only its size.
 
     Raises:
-        InputError: there are checkpoints, and none is whole.
+        InputError: there are checkpoints, but none is complete.
     """
     found = agreed(world, lambda: [str(path) for path in candidates(folders)] if world.is_main else [])
     shared = [found]
@@ -52,13 +52,13 @@ def newest_checkpoint(folders: Sequence[Path], world: World, *, verify: bool) ->
 
 
 def candidates(folders: Sequence[Path]) -> list[Path]:
-    """Checkpoints, whole or not, the one to try first first.
+    """Checkpoints, complete or not, in the order in which to try them.
 
-    A folder's `latest` is where its run stands; later steps are of a run that was set back by hand. One that names
-    nothing leaves the choice to the steps.
+    A folder's `latest` names the run's current step; later steps belong to a run that was set back by hand. If `latest`
+    names nothing, the newest step comes first.
 
     Raises:
-        InputError: there is no checkpoint, but there was one.
+        InputError: there is no checkpoint, although `latest` names one.
     """
     found = []
     for priority, folder in enumerate(folders):
@@ -89,7 +89,7 @@ def _latest(folder: Path) -> int | None:
 
 
 def problem_of(path: Path, world: World, *, verify: bool) -> str | None:
-    """Describe the problem of a checkpoint, found by all ranks together and known to all. Collective."""
+    """The problem of a checkpoint, or None; all ranks search for it together, and all get the answer. Collective."""
     problem = None
     try:
         if not (path / MANIFEST).is_file():
@@ -106,7 +106,7 @@ def problem_of(path: Path, world: World, *, verify: bool) -> str | None:
 
 
 def _check_share(path: Path, manifest: Manifest, world: World) -> None:
-    """Read every `world.size`-th file, the large ones spread evenly."""
+    """Verify every `world.size`-th file, with large files spread evenly over the ranks."""
     by_size = sorted(manifest.files, key=lambda name: (-manifest.files[name].bytes, name))
     visible = world.is_main and manifest.bytes // world.size >= _BYTES_WORTH_A_BAR
     mine = by_size[world.rank :: world.size]

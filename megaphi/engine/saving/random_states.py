@@ -1,8 +1,8 @@
 """The random generators of a rank, as bytes in its checkpoint file.
 
-Nothing in the engine draws from them between a save and a load: data order is keyed, initial weights have generators
-of their own, and there is no dropout. They are saved for models that do, and put back where the layout is the same;
-under another layout a rank has no counterpart to take them from.
+Our own training draws nothing from them: data order is keyed, initial weights have generators of their own, and there
+is no dropout. They are saved for models that do draw, and restored under the same layout; under another layout a rank
+has no counterpart to take them from.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _bytes(plain: list[object]) -> Tensor:
 
 
 def restore_random_states(reader: CheckpointReader, world: World) -> bool:
-    """Put the generators back as they were; False if the checkpoint has none for this rank."""
+    """Restore the generators; False if the checkpoint has none for this rank."""
     prefix = _key(world, "")
     states = {key.removeprefix(prefix): reader.whole(key) for key in reader.tensors if key.startswith(prefix)}
     if "torch" not in states:

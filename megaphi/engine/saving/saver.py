@@ -1,8 +1,9 @@
-"""Saving while training goes on: training waits for a copy in host memory, a thread of every rank does the rest.
+"""Saving while training goes on: training waits for a copy in host memory, and a thread of every rank does the rest.
 
-The main thread notes a few live numbers, copies, and starts the writer (checkpoint_writer.py). A save that fails
-everywhere is given up with a loud message and training goes on, so that the run outlives its storage, unless it was the
-last, or the first: storage that never took a checkpoint is a mistake, and all work would be lost.
+The main thread samples some live values, copies the tensors, and starts the writer (writer.py). A save that fails
+everywhere is given up with an error in the log and training goes on, so that a run survives a failure of its storage.
+Only the first and the last save end the run: storage that never took a checkpoint is a mistake of the user's, and after
+the last save all work would be lost.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ SECONDS_TO_CALL_OFF = 5.0
 
 
 class Saver:
-    """The checkpoints of one run; leaving it waits for what is on its way. Construction and `save` are collective.
+    """The checkpoints of one run. Leaving the context waits for the save under way.
+
+    Construction and `save` are collective.
 
     Args:
-        saved_step: of the checkpoint that the run goes on from; 0 for none.
+        saved_step: step of the checkpoint that the run continues from; 0 for none.
         after_save: called on rank 0 after every checkpoint, by the thread that wrote it.
     """
 
@@ -53,13 +56,13 @@ class Saver:
         self._saves = 0
         self._pending: _Pending | None = None
         self._is_proven = self._rules.train_unsaved
-        """True once the storage took a checkpoint of this process set, as far as all ranks know, or if it need not."""
+        """True once all ranks know that a checkpoint of this process set was written, or if none has to be."""
         self._given_up = ""
         self.saved_step = saved_step
         self.failures = 0
-        """Checkpoints that were given up."""
+        """Number of checkpoints that were given up."""
         self.longest_seconds = 0.0
-        """Duration of the longest save, from its beginning until the checkpoint was there."""
+        """Duration of the longest save, from its start until the checkpoint was complete."""
 
     def __enter__(self) -> Saver:
         return self
@@ -67,14 +70,14 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         patience_seconds = self._rules.patience_seconds
         if error is not None and not isinstance(error, RunFailed):
-            self._called_off.set()  # a rank may be gone, and then nobody answers any more
+            self._called_off.set()  # a rank may be gone, and then no answer will come
             patience_seconds = SECONDS_TO_CALL_OFF
         if self._pending is not None:
             self._pending.join(patience_seconds)
             self.poll()
 
     def save(self, state: Mapping[str, Any], *, wait: bool = False) -> Path | None:
-        """Begin to save; with `wait`, save and return the folder.
+        """Start a save; with `wait`, finish it and return the folder.
 
         `state` is JSON-ready and must hold `step`, the number of updates done.
 
@@ -106,17 +109,19 @@ class Saver:
         return None
 
     def poll(self) -> None:
-        """Take note of a save that has ended."""
+        """Record the outcome of a save that has ended."""
         if self._pending is not None and not self._pending.is_alive():
             ended, self._pending = self._pending, None
             self.longest_seconds = max(self.longest_seconds, ended.seconds)
             self._note(ended.job.step, ended.outcome, by_all=False)
 
     def check_first(self) -> None:
-        """Collective while the first save is on its way; to be called after every step, on all ranks.
+        """End the run if its first save has failed. Call it after every step, on all ranks.
+
+        Collective while the first save is under way, so that all ranks raise after the same step.
 
         Raises:
-            RunFailed: it has ended, and failed. On all ranks at once, though each learns of it in its own time.
+            RunFailed: the first save could not be written anywhere.
         """
         self.poll()
         if self._is_proven or self._saves == 0 or not self._all_are_free():
@@ -126,12 +131,12 @@ class Saver:
         self._is_proven = True
 
     def metrics(self, step: int) -> dict[str, int]:
-        """Metrics that must show when storage fails."""
+        """Metrics that reveal failing storage."""
         self.poll()
         return {"steps_since_checkpoint": step - self.saved_step, "checkpoint_failures": self.failures}
 
     def _is_free(self) -> bool:
-        """Return whether every rank has finished the previous save. Waits for it, but not for ever. Collective."""
+        """Wait for every rank to finish the previous save, up to a limit; True if all have. Collective."""
         if self._pending is not None:
             self._pending.join(self._rules.patience_seconds)
             self.poll()
@@ -143,7 +148,7 @@ class Saver:
         return bool(flag.item())
 
     def _note(self, step: int, outcome: Outcome, *, final: bool = False, by_all: bool = True) -> Path | None:
-        """Draw the consequences of how a save ended; `by_all`: every rank is doing so, and may end the run with it."""
+        """Act on the outcome of a save. `by_all`: all ranks do so together, and may end the run."""
         if outcome.path is not None:
             self.saved_step = step
             self._is_proven = self._is_proven or by_all
@@ -169,7 +174,7 @@ class Saver:
 
 
 class _Pending(Thread):
-    """A save on its way."""
+    """A save under way."""
 
     def __init__(self, writer: CheckpointWriter, job: Job) -> None:
         super().__init__(name=f"save step {job.step}", daemon=True)

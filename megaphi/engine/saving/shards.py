@@ -1,7 +1,7 @@
 """Each rank's part of a checkpoint: the pieces that it writes, and the boxes that it reads.
 
-Every rank writes what it owns, in its own file; nothing is gathered. Loading is by name and box, so any layout reads
-any checkpoint; under the layout that wrote it, a run continues bit for bit.
+Every rank writes what it owns to its own file; nothing is gathered. Loading is by name and box, so any layout reads any
+checkpoint; under the layout that wrote it, a run continues bit for bit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from megaphi.parallel.agreement import agreed
 def pieces_of(model: TrainingModel) -> Iterator[TensorPiece]:
     """Yield the pieces that this rank writes: an equal part of every weight it holds, and the optimizer state it owns.
 
-    Padding of the vocabulary is left out; so may be all that a rank holds of a tensor.
+    Padding of the vocabulary is left out, which may be everything that a rank holds of a tensor.
     """
     replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
     replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
@@ -50,7 +50,7 @@ def pieces_of(model: TrainingModel) -> Iterator[TensorPiece]:
 
 
 def _piece(key: str, share: ParameterShare, start: int, values: Tensor) -> Iterator[TensorPiece]:
-    """`values` begin at element `start` of the flattened parameter."""
+    """A piece whose `values` begin at element `start` of the flattened parameter, without padding."""
     start, end = share.without_padding(start, start + values.numel())
     if start < end:
         box = Box(share.offset, share.shape)
@@ -59,7 +59,7 @@ def _piece(key: str, share: ParameterShare, start: int, values: Tensor) -> Itera
 
 @torch.no_grad()
 def load_checkpoint(model: TrainingModel, folder: str | Path) -> CheckpointReader:
-    """Continue: weights, optimizer and, under the same layout, random states. Collective; returns the open checkpoint.
+    """Load weights, optimizer and, under the same layout, random states; returns the open checkpoint. Collective.
 
     Raises:
         InputError: it is incomplete, corrupted, or of another architecture.
@@ -79,9 +79,9 @@ def load_checkpoint(model: TrainingModel, folder: str | Path) -> CheckpointReade
 
 @torch.no_grad()
 def load_weights(model: TrainingModel, reader: WeightReader) -> None:
-    """Start from weights of any origin, which agree on every rank. Collective. Raises InputError.
+    """Load weights of any origin, which must be the same on every rank. Collective. Raises InputError.
 
-    A model that is not tied takes those of a tied one: its output layer begins as a copy of the embedding.
+    An untied model can load a tied one: its output layer begins as a copy of the embedding.
     """
 
     def load() -> bool:
@@ -92,8 +92,8 @@ def load_weights(model: TrainingModel, reader: WeightReader) -> None:
 
     if agreed(model.world, load):
         logger.info(
-            "  tied embeddings there, none here: the output layer begins as a copy, and is trained by itself"
-            " (model.tied_embeddings=true keeps one weight)"
+            "  the initial model has tied embeddings, this one has not: its output layer begins as a copy of the"
+            " embedding and is trained separately (model.tied_embeddings=true keeps one weight)"
         )
 
 
@@ -135,9 +135,9 @@ def _load_optimizer(reader: CheckpointReader, model: TrainingModel) -> None:
 
 
 def refuse_unread_weights(reader: WeightReader, modules: Sequence[PaddedModel]) -> None:
-    """Refuse a checkpoint with weights that the model has no place for: a fork's norms of queries and keys, say.
+    """Refuse a checkpoint with weights that this model does not have: norms of queries and keys, say.
 
-    Readers of other formats look for such tensors themselves.
+    Readers of other formats check for such tensors themselves.
     """
     if not isinstance(reader, CheckpointReader):
         return

@@ -1,8 +1,8 @@
-"""Snapshot of what one rank is about to save, and the proof that it arrived.
+"""A snapshot of what one rank saves, and the check that the file holds it.
 
-A copy in host memory lets training go on while a thread writes it. A few numbers of every tensor are noted from the
-live weights themselves at that step: after the file is written, its bytes are read back from the disk, hashed, and
-those numbers are looked up in it. So a wrong copy, a wrong file and a wrong step all show before anyone trusts it.
+A copy in host memory lets training go on while a thread writes it. Some values of every tensor are sampled from the
+live weights at that step. After the file is written, its bytes are read back from the disk and hashed, and the sampled
+values are looked up in it. So a wrong copy, a wrong file and a wrong step are all found before the file is trusted.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ NUMBERS_PER_TENSOR = 8
 
 
 class HostMemory:
-    """Room for a copy of what a rank saves. It stays from one save to the next: new pages cost more than the copy."""
+    """A host buffer for what a rank saves, reused by every save: allocating new pages costs more than the copy."""
 
     def __init__(self) -> None:
         self._rooms: dict[str, Tensor] = {}
 
     def copy(self, pieces: Iterable[TensorPiece]) -> list[TensorPiece]:
-        """The pieces, with their values in host memory; overwrites the copy before."""
+        """Copy the pieces' values to host memory; overwrites the previous copy."""
         copies, on_device = [], False
         for piece in pieces:
             values = piece.values
@@ -47,17 +47,17 @@ class HostMemory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """Numbers of a tensor as the model held them."""
+    """Sampled values of one piece, as the live model held them."""
 
     key: str
     places: list[int]
-    """In the piece, flattened."""
+    """Positions in the flattened piece."""
     values: Tensor
 
 
 @torch.no_grad()
 def sample_live(pieces: Iterable[TensorPiece], *, step: int) -> list[Sample]:
-    """Some numbers of every piece, at places that depend on the step."""
+    """Sample some values of every piece, at positions that depend on the step."""
     generator = torch.Generator().manual_seed(step)
     samples = []
     for piece in pieces:
@@ -69,7 +69,7 @@ def sample_live(pieces: Iterable[TensorPiece], *, step: int) -> list[Sample]:
 
 
 def check_written(path: Path, record: FileRecord, samples: Sequence[Sample], *, save_id: str, step: int) -> None:
-    """Read a rank's file back from the disk.
+    """Read a rank's file back from the disk and check it.
 
     Raises:
         InputError: its bytes are not those that were written, it is of another save, or it holds another value than

@@ -1,9 +1,9 @@
-"""One checkpoint written by all ranks together, in whatever thread each of them calls from.
+"""One checkpoint written by all ranks together, from any thread of each.
 
-Every rank writes its file and reads it back; rank 0 collects the reports, adds the JSON files, gives the folder its
-name and moves `latest`, in this order: at every moment `latest` names a checkpoint that is complete and was read back.
-What fails is tried again, then in the fallback folder. The ranks agree through the store (parallel/channel.py); there
-is no process, no fork and no collective here.
+Every rank writes its file and reads it back. Rank 0 collects the reports, adds the JSON files, renames the folder and
+moves `latest`, in this order, so that `latest` always names a checkpoint that is complete and was read back. A failed
+attempt is repeated, then made in the fallback folder. The ranks agree through the job's store (parallel/channel.py):
+no process is started here, and there are no collectives.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Job:
     """The part of a save that one rank writes."""
 
     number: int
-    """Number of this save among those of this set of processes."""
+    """Number of this save, counted by the processes of this start."""
     state: Mapping[str, Any]
     pieces: Sequence[TensorPiece]
     samples: Sequence[Sample]
     waited_seconds: float | None = None
-    """Seconds that training stood still for it; None if it does until the end."""
+    """Seconds that training waited for it; None if training waits until the end."""
 
     @property
     def step(self) -> int:
@@ -55,16 +55,16 @@ class Outcome:
 
     path: Path | None
     problem: str = ""
-    """Error of the last attempt, where there is no path."""
+    """Error of the last attempt, if the save failed."""
 
 
 def checkpoint_folders(run: RunConfig) -> list[Path]:
-    """Folders that may hold checkpoints of a run, the usual one first."""
+    """Folders that may hold checkpoints of a run: its own, then the fallback."""
     return [usual_folder(run), *fallback_folders(run)]
 
 
 class CheckpointWriter:
-    """Writes checkpoints of one run under a `save_id`, which all ranks share and no other process set has."""
+    """Writer of one run's checkpoints, under a `save_id` that its ranks share and no other start of the run has."""
 
     def __init__(
         self, run: RunConfig, world: World, *, save_id: str, called_off: Event, after_save: Callable[[], object]
@@ -73,7 +73,7 @@ class CheckpointWriter:
         self._save_id, self._called_off, self._after_save = save_id, called_off, after_save
 
     def write(self, job: Job) -> Outcome:
-        """Try every place, several times each. Raises CalledOff."""
+        """Try every folder, several times each. Raises CalledOff."""
         began, outcome = time.perf_counter(), Outcome(path=None)
         for attempt, (folder, pause) in enumerate(self._attempts()):
             if attempt and self._world.is_main:
@@ -90,14 +90,14 @@ class CheckpointWriter:
         return outcome
 
     def _attempts(self) -> Iterator[tuple[Path, float]]:
-        """(where, after what pause in seconds)"""
+        """Yield (folder, pause before the attempt in seconds)."""
         for folder in checkpoint_folders(self._run):
             yield folder, 0.0
             for repeat in range(self._rules.attempts - 1):
                 yield folder, self._rules.retry_seconds * 2**repeat
 
     def _attempt(self, job: Job, folder: Path, attempt: int) -> str | None:
-        """Write one checkpoint together with all other ranks; returns what went wrong, the same on all."""
+        """Write one checkpoint together with all other ranks; returns the error, the same on all, or None."""
         channel = Channel(f"{self._save_id}/save/{job.number}/{attempt}", called_off=self._called_off)
         partial = folder.with_name(f".{folder.name}.{self._save_id}.partial")
         world, everyone = self._world, [f"report/{rank}" for rank in range(self._world.size)]
@@ -115,13 +115,13 @@ class CheckpointWriter:
         return verdict
 
     def _prepare(self, partial: Path) -> None:
-        """On rank 0: an empty folder to write to, in a place that is this run's."""
+        """Make an empty folder to write to, in a folder that belongs to this run. On rank 0."""
         if partial.parent in fallback_folders(self._run):
             mark_fallback(self._run, partial.parent)
         _empty_folder(partial)
 
     def _report(self, job: Job, partial: Path) -> dict[str, Any]:
-        """Write this rank's file, read it back, and say what it must be, or what went wrong."""
+        """Write this rank's file and read it back; returns its record for the manifest, or the error."""
         report: dict[str, Any] = {}
 
         def write() -> None:
@@ -134,7 +134,7 @@ class CheckpointWriter:
         return report if (problem := _problem(write)) is None else {"problem": problem}
 
     def _verdict(self, job: Job, reports: Sequence[dict[str, Any]], partial: Path, folder: Path) -> str | None:
-        """On rank 0, when all ranks have written: publish, or say why not and leave nothing."""
+        """Publish the checkpoint when all ranks have written; otherwise remove it and return the error. On rank 0."""
         problem = _first_problem(reports)
         if problem is None:
             files = {rank_file(rank): FileRecord(**report) for rank, report in enumerate(reports)}
@@ -155,14 +155,14 @@ class CheckpointWriter:
         write_text(folder.parent / "latest", folder.name + "\n")
 
     def _complete(self, job: Job, path: Path, *, seconds: float) -> None:
-        """On rank 0, after a success: what may fail without harm."""
+        """Finish after a success: everything here may fail without harm. On rank 0."""
         waited = "" if job.waited_seconds is None else f"; training waited {job.waited_seconds:.2f} s of them"
         logger.info("saved %s in %.1f s%s", path, seconds, waited)
 
         def tidy() -> None:
             prune(path.parent, self._rules, newest=job.step)
             for folder in fallback_folders(self._run) if path.parent == usual_folder(self._run) else ():
-                clear_fallback(self._run, folder, until=job.step)  # the usual place works again
+                clear_fallback(self._run, folder, until=job.step)  # the run's own folder works again
             self._after_save()
 
         if (problem := _problem(tidy)) is not None:
@@ -177,7 +177,7 @@ def _empty_folder(folder: Path) -> None:
 
 
 def _problem(action: Callable[[], object]) -> str | None:
-    """Run an action on the storage; returns the error message. A save must not end a run, whatever happens in it."""
+    """Run an action on the storage; returns the error message, or None. No exception in a save may end the run."""
     try:
         action()
     except (InputError, OSError) as error:

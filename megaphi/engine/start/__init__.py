@@ -1,1 +1,1 @@
-"""The start of a run: its folder, what must be the same on all ranks, and the point it resumes from."""
+"""The start of a run: its folder, the comparison of its ranks, and the point it resumes from."""

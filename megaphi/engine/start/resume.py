@@ -1,7 +1,7 @@
 """Starting points of a run: its own newest checkpoint, the weights of another run, or nothing.
 
-Weights and optimizer come from the checkpoint, the place in the data from its ledger. The ledger is compared with the
-mixture on one rank, which reads a little of every dataset for that, and the verdict goes to all others.
+Weights and optimizer come from the checkpoint, the position in the data from its ledger. One rank compares the ledger
+with the data, which may mean reading a little of every dataset, and broadcasts the result.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from megaphi.parallel.agreement import agreed, refuse
 from megaphi.parallel.world import World
 
 OpenWeights = Callable[[str], WeightReader]
-"""Opens `start.initial_checkpoint`: `CheckpointReader`, or a function that knows other formats too."""
+"""Function that opens `start.initial_checkpoint`: `CheckpointReader`, or one that knows other formats too."""
 
 
 class InitialWeights:
-    """The weights of `start.initial_checkpoint`, on their way into a model that has not been trained yet."""
+    """The weights of `start.initial_checkpoint`, loaded at most once into a model that is not trained yet."""
 
     def __init__(self, model: TrainingModel, open_weights: OpenWeights) -> None:
         self._model, self._open_weights = model, open_weights
         self._loaded: WeightReader | None = None
 
     def load(self) -> WeightReader | None:
-        """Load them into the model, unless that has been done; None where the run starts from nothing. Collective."""
+        """Load them into the model, on the first call; None if the run has no initial checkpoint. Collective."""
         run, world = self._model.run, self._model.world
         path = run.start.initial_checkpoint
         if path is None or self._loaded is not None:
@@ -59,7 +59,7 @@ class InitialWeights:
 
 
 def resume(model: TrainingModel, data: RunData, initial: InitialWeights) -> tuple[RunData, int]:
-    """(data from where it goes on, steps done); loads what there is, and leaves config.json in the run folder."""
+    """Load what the run resumes from, and write config.json; returns (data from there on, steps done)."""
     run, world = model.run, model.world
     folder, step = Path(run.folder), 0
     newest = None
@@ -80,7 +80,7 @@ def resume(model: TrainingModel, data: RunData, initial: InitialWeights) -> tupl
 
 
 def _start_from(path: str, model: TrainingModel, data: RunData, initial: InitialWeights) -> RunData:
-    """Take the weights of `path`, and where it is asked for the places in its sources."""
+    """Load the weights of `path` and, with `start.continue_sources`, continue its sources."""
     run, world = model.run, model.world
     reader = initial.load()
     assert reader is not None
@@ -92,7 +92,7 @@ def _start_from(path: str, model: TrainingModel, data: RunData, initial: Initial
 
 
 def _carry(reader: WeightReader, folder: Path, world: World) -> None:
-    """Keep the files that came with the weights in the run folder, from where every checkpoint takes them."""
+    """Copy the files that came with the weights into the run folder, which every checkpoint copies them from."""
     agreed(world, lambda: copy_files(reader.carried, folder / CARRIED_FOLDER) if world.is_main else None)
 
 
@@ -104,7 +104,7 @@ def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: W
 
 
 def _at(data: RunData, compare: Callable[[], DataContinuation], world: World) -> RunData:
-    """The data as the verdict of the main rank says, which alone compares. Collective."""
+    """The data from the point that the main rank finds, which alone compares. Collective."""
     shared = [agreed(world, lambda: compare() if world.is_main else None)]
     distributed.broadcast_object_list(shared, src=0)
     (continuation,) = shared

@@ -1,4 +1,4 @@
-"""The run folder belongs to one job, and every rank can write to it: both are found out before anything is read.
+"""Checks of the run folder before anything is read: it belongs to this job alone, and every rank can write to it.
 
 Rank 0 takes its lock (run_lock.py). Then every rank writes a file where its checkpoints will go and looks for that of
 rank 0: a folder that is not shared, or that one host may not write to, ends the job here, not at its first save.
@@ -37,15 +37,15 @@ def start_run(run: RunConfig) -> World:
     """Join the job, compare its ranks, and take the run folder. Every rank calls this.
 
     Raises:
-        InputError: ranks differ, kernels are not here, another job has the folder, or a rank cannot write to it or
-            does not see it.
+        InputError: ranks differ, kernels are missing, another job holds the folder, or a rank cannot see it or cannot
+            write to it.
     """
     world = start_world(run.layout, seed=run.seed, facts=lambda: run_facts(run), patience=run.patience)
     check_machine(run, world)
     folder = Path(run.folder)
     locks = agreed(world, lambda: _take_folders(run) if world.is_main else [])
     if world.is_main:
-        versions()  # of the code that was loaded, whatever is there when the first checkpoint is written
+        versions()  # those of the loaded code, even if the files change before the first checkpoint
     shared = [locks[0].token if locks else ""]
     distributed.broadcast_object_list(shared, src=0)
     _check_places(run, world, shared[0])
@@ -55,7 +55,7 @@ def start_run(run: RunConfig) -> World:
 
 
 def _take_folders(run: RunConfig) -> list[Lock]:
-    """The locks of the run folder and of its fallback."""
+    """Take the locks of the run folder and of its fallback."""
     lock = take(Path(run.folder), take_over=run.start.take_over)
     try:
         return [lock, *hold_fallback(run)]
@@ -65,7 +65,7 @@ def _take_folders(run: RunConfig) -> list[Lock]:
 
 
 def _check_places(run: RunConfig, world: World, token: str) -> None:
-    """Every rank sees rank 0's folder and can write where its checkpoints go, or the job ends here. Collective."""
+    """End the job unless every rank sees rank 0's folder and can write its checkpoints. Collective."""
     usual, *fallback = checkpoint_folders(run)
     if problem := _problem_anywhere(world, Path(run.folder), token):
         refuse(world, problem)
@@ -100,7 +100,7 @@ def _problem_anywhere(world: World, folder: Path, token: str) -> str | None:
 
 
 def _attempt(folder: Path, file: Path) -> str | None:
-    """Write a file into a folder, as a save will; returns what went wrong."""
+    """Write a file into a folder, as a save will; returns the error, or None."""
     try:
         with explain_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

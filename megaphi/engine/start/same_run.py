@@ -1,10 +1,10 @@
-"""Facts that must be the same on all ranks, or they would silently train apart, or wait for each other for ever.
+"""Facts that must be the same on all ranks, or they would silently train different models or wait for ever.
 
 Before the process groups are made (`run_facts`): every field of the configuration; every source file of megaphi, and
-every other Python file that the recipe brought along, by its bytes; versions of Python and of the packages; environment
-variables that change numbers or what a collective does; the compiled kernels, by their code. Once they are open: what
-the data and the starting weights hold (`data_facts`, `weights_facts`), not where they lie. Not compared: paths, which
-may differ from host to host; where megaphi is installed; threads, log levels, numbers of devices.
+every other Python file that the recipe imports, by its bytes; versions of Python and of the packages; environment
+variables that affect numbers or collectives; the compiled kernels, by their code. Once data and starting weights are
+open: their contents, not their paths (`data_facts`, `weights_facts`). Not compared: paths, which may differ from host
+to host; where megaphi is installed; threads, log levels, numbers of devices.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from megaphi.parallel.rendezvous.differences import Facts
 from megaphi.parallel.world import World
 
 PLACES = ("folder", "paths", "file", "initial_checkpoint")
-"""Endings of names of fields that hold paths."""
+"""Last parts of the names of fields that hold paths."""
 SAMPLED_ROWS = 16
-"""Rows compared of every matrix of initial weights: for 14B some 2,600 rows of 10 to 36 kB."""
+"""Number of rows compared of every matrix of the initial weights: for 14B some 2,600 rows of 10 to 36 kB."""
 VARIABLES = (
     "NCCL_ALGO",
     "NCCL_PROTO",
@@ -54,7 +54,7 @@ def run_facts(run: RunConfig) -> Facts:
 
 
 def code_facts() -> dict[str, str]:
-    """The program and what it stands on."""
+    """Facts of the program: its versions, its source files, its kernels, and its environment."""
     facts = {f"version of {name}": value for name, value in package_versions().items()}
     facts |= {f"source file megaphi/{name}": digest[:16] for name, digest in source_files().items()}
     facts |= {f"source file of module {name}": digest[:16] for name, digest in _other_modules().items()}
@@ -82,7 +82,7 @@ def _other_modules() -> dict[str, str]:
 
 
 def agree_on_data(world: World, training: TrainingData, validation: HeldOutData | None) -> None:
-    """End the job unless all ranks read the same. Collective."""
+    """End the job unless all ranks read the same data. Collective."""
     if world.size > 1:
         agree_on(world, agreed(world, lambda: data_facts({"training": training, "held-out": validation})))
 
@@ -94,7 +94,7 @@ def agree_on_weights(world: World, reader: WeightReader) -> None:
 
 
 def data_facts(splits: Mapping[str, TrainingData | HeldOutData | None]) -> Facts:
-    """The content of what will be read, whatever its files are called."""
+    """The content of the data, whatever its files are called."""
     facts: dict[str, str] = {}
     for split, data in splits.items():
         if data is not None:
@@ -106,7 +106,7 @@ def weights_facts(reader: WeightReader) -> Facts:
     """Identity of the weights: a checkpoint's hashes; for other formats types, norms, and samples of every matrix.
 
     Another model differs in every weight, and another training of it in nearly every row. Damage to single rows of one
-    host's copy can pass: to know that too every rank would have to read all of the file, where it now reads its share.
+    host's copy can go unnoticed: to find it, every rank would have to read the whole file instead of its share.
     """
     facts = {f"starting weights, model.{path}": str(value) for path, value in leaves(to_plain(reader.architecture))}
     digest = hashlib.sha256()
@@ -123,9 +123,9 @@ def weights_facts(reader: WeightReader) -> Facts:
 
 
 def sampled_rows(weight: Weight) -> list[tuple[int, int]]:
-    """Rows [start, end) of a weight that stand for it: the first, the last and some between, other ones in each weight.
+    """Rows [start, end) that represent a weight: the first, the last, and some between that depend on its name.
 
-    Of a norm all rows, which are single numbers.
+    A norm is compared whole: its rows are single numbers.
     """
     if weight.columns == 1 or weight.rows <= SAMPLED_ROWS:
         return [(0, weight.rows)]

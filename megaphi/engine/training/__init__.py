@@ -1,1 +1,1 @@
-"""The training loop: steps over Megatron's schedules, and what ends a run."""
+"""The training loop: steps over Megatron's schedules, validation, and the conditions that end a run."""

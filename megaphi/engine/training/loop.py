@@ -1,8 +1,8 @@
-"""The training loop, in the open: batch, step, report; validate and save when it is time; stop when asked.
+"""The training loop: batch, step, report; validate and save when due; stop when asked.
 
-A run is resumed by one number: the samples seen so far decide every batch that follows. The loop may be ended at any
-step by a signal or its time limit (it saves and returns), or killed at any moment (the last complete checkpoint
-continues).
+One number resumes a run: the samples seen so far determine every batch that follows. A signal or the time limit ends
+the loop after any step (it saves and returns); a run that is killed at any moment resumes from its last complete
+checkpoint.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RunResult:
 
     step: int
     finished: bool
-    """False if it was stopped before its last step; it continues when started again."""
+    """False if the run was stopped before its last step; started again, it continues."""
 
 
 def training_loop(
@@ -59,7 +59,7 @@ def training_loop(
     objective: Objective = NEXT_TOKEN,
     check_step: CheckStep = no_check,
 ) -> RunResult:
-    """Train from the newest checkpoint (or from nothing) to `training.steps`, or `training.stop_after`."""
+    """Train from the newest checkpoint, or from the beginning, to `training.steps` or `training.stop_after`."""
     run, world = model.run, model.world
     data, step = resume(model, data, initial)
     last = min(run.training.steps, run.training.stop_after or run.training.steps)
@@ -111,7 +111,7 @@ def _step_times(run: RunConfig, world: World) -> StepTimes:
 def _update(
     model: TrainingModel, batches: list[Batch], objective: Objective, check_step: CheckStep, *, step: int
 ) -> dict[str, Any]:
-    """Take update number `step` (from 1); returns what is known of it."""
+    """Make update number `step` (from 1); returns its record for the metrics."""
     rate = learning_rate(step, model.run.optimizer, steps=model.run.training.steps)
     result = train_step(model, batches, learning_rate=rate, objective=objective)
     check_finite(result, step=step, world=model.world)
@@ -125,7 +125,7 @@ def _announce(stage: StageSpan, *, step: int) -> None:
     if not stage.is_whole_run and step == stage.first_step:
         shares = ", ".join(f"{name} {weight:g}" for name, weight in zip(stage.sources, stage.weights, strict=True))
         logger.info(
-            "stage %s begins: %d steps of %d x %d tokens; %s",
+            "mixture stage %s begins: %d steps of %d x %d tokens; %s",
             stage.name,
             stage.end_step - stage.first_step,
             stage.global_batch,
@@ -167,7 +167,7 @@ def _numbers_of(data: TrainingData, world: World, step: int) -> NDArray[np.int64
 
 
 def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any]:
-    """The state that a checkpoint records: the position in the run."""
+    """The state that a checkpoint records: the run's position in its steps and data."""
     step, training = record["step"], data.training
     position = training.order.position_at(step)
     return {

@@ -1,6 +1,6 @@
 """Conditions that end a run early: a signal, its time limit, or a loss that is not finite.
 
-A signal only raises a flag; the ranks agree on it between two steps, so that they stop at the same one and save.
+A signal only sets a flag. The ranks compare their flags between steps, so that all stop after the same one and save.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from megaphi.parallel.launcher import STOP_SIGNALS
 from megaphi.parallel.world import World
 
 TIME_IS_UP = 1_000.0
-"""Stands beside the numbers of signals for the run's own time limit."""
+"""Number of the time limit, among the numbers of signals."""
 
 
 class StopRequest:
-    """While entered, signals and the time limit ask for a stop at the next step; a second SIGINT interrupts at once."""
+    """Context in which signals and the time limit request a stop after the current step; a second SIGINT interrupts."""
 
     def __init__(self, limit: TimeLimit) -> None:
         self.reason = 0.0
-        """The number of the signal, or TIME_IS_UP."""
+        """The signal that requested a stop, or TIME_IS_UP; 0: none."""
         self._limit = limit
         self._before: dict[int, object] = {}
 
@@ -49,10 +49,10 @@ class StopRequest:
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
     def agreed(self, world: World, *, save_seconds: float) -> bool:
-        """Return whether any rank was asked to stop after this step, or is short of time. Collective.
+        """Return whether any rank was asked to stop, or is short of time. Collective.
 
         Args:
-            save_seconds: of the longest save of this process so far; 0 if there was none.
+            save_seconds: duration of this process's longest save so far; 0 if there was none.
         """
         if self._limit.is_near(save_seconds=save_seconds) and not self.reason:
             self.reason = TIME_IS_UP
@@ -66,7 +66,7 @@ class StopRequest:
 
 
 def check_finite(result: StepResult, *, step: int, world: World) -> None:
-    """End the run at a loss or gradient norm that is not finite; the weights are corrupted, nothing is saved."""
+    """End the run, without saving, at a loss or gradient norm that is not finite. Raises RunFailed."""
     if math.isfinite(result.loss) and math.isfinite(result.gradient_norm):
         return
     raise RunFailed(

@@ -1,8 +1,8 @@
 """One optimizer step, and one forward pass without gradients, over Megatron's pipeline schedules.
 
-Every rank of a model copy reads the same micro-batches by itself, so nothing is broadcast. What is minimised is the
-mean of an objective (objective.py) over all that it counts in all replicas and micro-batches: micro-batches return
-sums, gradients are divided once by the global count.
+Every rank of a model copy reads the same micro-batches by itself, so nothing is broadcast. A step minimises the mean of
+an objective (objective.py) over everything that it counts in all replicas and micro-batches: micro-batches return sums,
+and gradients are divided once by the global count.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class StepResult:
     """Result of one optimizer step, equal on every rank."""
 
     loss: float
-    """Mean over all that the objective counts, before the update; for tokens the cross-entropy in nats."""
+    """Mean of the objective before the update; of `NextToken` the cross-entropy in nats per token."""
     gradient_norm: float
     """Global L2 norm before clipping."""
     trained: int
     """Number of targets trained on: tokens, or pairs."""
     means: dict[str, float] = field(default_factory=dict)
-    """Means of the objective's further sums, by name."""
+    """Means of the objective's other sums, by name."""
 
 
 def train_step(
     model: TrainingModel, batches: Sequence[Batch], *, learning_rate: float, objective: Objective = NEXT_TOKEN
 ) -> StepResult:
-    """Forward, backward, clip, update on this replica's micro-batches of the step."""
+    """Forward and backward pass over this replica's micro-batches, clipping, and update. Collective."""
     activity = model.world.activity
     activity.enter("forward_backward")
     objective = _knowing_the_batch(model, [batches], objective)
@@ -68,10 +68,11 @@ def evaluate(
     """Evaluate each part over all replicas' micro-batches, without gradients. Collective.
 
     Args:
-        parts: this replica's micro-batches of each; every replica has as many parts, and as many micro-batches in all.
+        parts: this replica's micro-batches of each part; all replicas have equally many parts, and equally many
+            micro-batches in all.
 
     Returns:
-        By part: `loss` and `count`, and the objective's further sums by name. They are sums: parts can be added.
+        For each part `loss`, `count` and the objective's other sums by name. They are sums: parts can be added.
     """
     batches = [batch for part in parts for batch in part]
     objective = _knowing_the_batch(model, parts, objective)
@@ -81,7 +82,7 @@ def evaluate(
 
 
 def _knowing_the_batch(model: TrainingModel, parts: Sequence[Sequence[Batch]], objective: Objective) -> Objective:
-    """The objective for these micro-batches, which may have to be measured first. Collective."""
+    """The objective for these micro-batches; a `WholeBatchObjective` measures them first. Collective."""
     if not isinstance(objective, WholeBatchObjective):
         return objective
     (sums,) = evaluate(model, [[batch for part in parts for batch in part]], objective.beforehand)
@@ -89,13 +90,13 @@ def _knowing_the_batch(model: TrainingModel, parts: Sequence[Sequence[Batch]], o
 
 
 def means_of(sums: Mapping[str, float]) -> dict[str, float]:
-    """`loss` and what else was summed, divided by the `count`."""
+    """`loss` and the other sums, divided by `count`."""
     return {name: value / max(sums["count"], 1) for name, value in sums.items() if name != "count"}
 
 
 @contextmanager
 def reading(model: TrainingModel) -> Iterator[None]:
-    """Whole parameters, no gradients, nothing recomputed."""
+    """Context for reading a model: gathered parameters, no gradients, no recomputation."""
     with whole_parameters(model), torch.no_grad():
         for chunk in model.chunks:
             chunk.eval()
@@ -109,7 +110,7 @@ def reading(model: TrainingModel) -> Iterator[None]:
 def run_schedule(
     model: TrainingModel, batches: Sequence[Batch], objective: Objective, *, forward_only: bool
 ) -> list[dict[str, Tensor]]:
-    """Megatron's schedule (1F1B, interleaved or plain); the last stage returns one report per micro-batch."""
+    """Run Megatron's schedule (1F1B, interleaved or plain); the last pipeline stage gets one report per micro-batch."""
 
     def forward_step(batches: Iterator[Batch], chunk: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
         return objective.forward(next(batches), chunk, model.world.device)
@@ -130,7 +131,12 @@ def run_schedule(
 def _over_all_ranks(
     reports: list[dict[str, Tensor]], objective: Objective, *, sizes: Sequence[int], device: torch.device
 ) -> list[dict[str, float]]:
-    """The sums of each stretch of so many reports of the last stage, in one reduction; every model copy counts once."""
+    """Sums over all ranks of the reports of each part, in one reduction.
+
+    Args:
+        reports: one per micro-batch, on the last pipeline stage; every model copy counts once.
+        sizes: number of micro-batches of each part.
+    """
     names = ("loss", "count", *objective.names)
     totals = torch.zeros(len(sizes), len(names), dtype=torch.float64, device=device)
     if reports and parallel_state.get_tensor_model_parallel_rank() == 0:

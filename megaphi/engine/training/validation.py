@@ -1,9 +1,9 @@
 """Validation: means over the same held-out samples whatever the layout, of each source and of all together.
 
-The samples of each source are cut into micro-batches by themselves, so that the sums of a micro-batch are of one
-source, whatever the objective. The last one of a source is filled up with rows of which nothing counts, and the whole
-with micro-batches of such rows, until every replica has as many as the pipeline's schedule takes. The loss of all is
-the mean over all that counts, not the mean of the sources' means.
+Each source has micro-batches of its own, so that the sums of a micro-batch belong to one source, whatever the
+objective. A source's last micro-batch is padded with rows that do not count, and then micro-batches of such rows are
+added until every replica has as many as the pipeline's schedule needs. The overall loss is the mean over everything
+that counts, not the mean of the sources' means.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from megaphi.log import logger
 from megaphi.parallel.world import World
 
 Dealt = list[tuple[str | None, NDArray[np.int64]]]
-"""Micro-batches: their source, None where all rows pad, and the numbers of their samples."""
+"""A micro-batch: its source (None if all rows are padding) and the numbers of its samples."""
 
 
 class Validation:
-    """The held-out samples of a run, dealt out to the replicas; says at the start which sources have none."""
+    """The held-out samples of a run, divided among the replicas; logs at the start which sources have none."""
 
     def __init__(self, data: HeldOutData, run: RunConfig, world: World) -> None:
         self._data = data
@@ -40,7 +40,7 @@ class Validation:
             _introduce(numbers)
 
     def means(self, model: TrainingModel, objective: Objective, *, step: int) -> dict[str, float]:
-        """`validation_loss`, that of each source as `validation_loss/SOURCE`, and so what else is measured.
+        """Evaluate: `validation_loss`, `validation_loss/SOURCE` of each source, and the same of the other means.
 
         Collective.
         """
@@ -59,7 +59,7 @@ class Validation:
 
 
 def micro_batches(numbers: Mapping[str, NDArray[np.int64]], *, rows: int, multiple: int) -> Dealt:
-    """Micro-batches of so many rows of one source, in order; as many as a multiple of `multiple`."""
+    """Cut one source's samples into micro-batches, in order, padded to a multiple of `multiple` micro-batches."""
     dealt: Dealt = []
     for name, numbers_N in numbers.items():
         padding = np.full(-len(numbers_N) % rows, NO_SAMPLE)

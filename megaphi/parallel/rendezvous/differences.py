@@ -1,4 +1,4 @@
-"""In what the ranks of a job differ, said by field, rank and host.
+"""Differences between the ranks of a job, by field, rank and host.
 
 A fact is a field and its value as text. Ranks with one value are named together: `ranks 8-15 (node8)`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 Facts = Mapping[str, str]
-"""Field -> value; what must be the same on all ranks."""
+"""Field -> value, which must be the same on all ranks."""
 ABSENT = "nothing"
 LONGEST_VALUE = 160
 MOST_FIELDS = 12

@@ -1,9 +1,9 @@
 """The network interface for a job's traffic: the one that reaches rank 0, for gloo and for NCCL.
 
-Left alone, gloo takes the address of the host's name, which is 127.0.1.1 on many systems, and then waits for ever on
-other hosts; NCCL takes the first interface that is up. The route to MASTER_ADDR is what works already: the store uses
-it. On the host of rank 0 that route may be loopback; the route to any other host is taken there instead. A job on one
-host stays on loopback. What the user has set is left as it is.
+By default gloo uses the address of the host's name, which is 127.0.1.1 on many systems, and then waits for other hosts
+for ever; NCCL uses the first interface that is up. The route to MASTER_ADDR is known to work, because the store uses
+it. On the host of rank 0 that route may be loopback; there the route to any other host is used instead. A job on one
+host stays on loopback. Variables that the user has set are left alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megaphi.log import logger
 
 
 def local_address(host: str, port: int) -> str:
-    """Our own address on the way to `host`, empty if there is no way; nothing is sent."""
+    """Our own address on the route to `host`, or "" without a route; nothing is sent."""
     try:
         found = socket.getaddrinfo(host, port or 1, type=socket.SOCK_DGRAM)
     except OSError:
@@ -54,8 +54,8 @@ def choose_interface(
     """Set the interface for gloo and NCCL; returns its name.
 
     Args:
-        mine: this rank's address on the way to rank 0.
-        addresses: that of every rank.
+        mine: this rank's address on the route to rank 0.
+        addresses: the same of every rank.
     """
     away = [address for address in addresses if address and not is_loopback(address)]
     if mine and is_loopback(mine) and away:

@@ -1,7 +1,7 @@
 """Two connections to the job's key-value store: one for torch and the meeting of the ranks, one for the heartbeat.
 
-Rank 0 listens, except under torchrun's agent, which already does. Connecting may block for as long as it likes, so it
-happens in a thread; the main thread says every 15 seconds what it waits for and how that looks from here, and gives up
+Rank 0 listens, except under torchrun's agent, which already does. Connecting may block indefinitely, so it happens in a
+thread; every 15 seconds the main thread reports what it waits for and what answers there, and after a limit it gives up
 with one message.
 """
 
@@ -32,7 +32,7 @@ def open_store(place: Place, *, start_seconds: float, operation_seconds: float) 
 
     Args:
         start_seconds: how long to try.
-        operation_seconds: how long a request for a key waits for it; torch's communicators wait for each other in it.
+        operation_seconds: timeout of requests for a key, in which torch's communicators wait for each other.
 
     Raises:
         InputError: rank 0 cannot be reached in this time, or its port is another program's.
@@ -85,7 +85,7 @@ def _client(place: Place, *, is_master: bool, seconds: float) -> TCPStore:
             port,
             is_master=is_master,
             timeout=datetime.timedelta(seconds=seconds),
-            wait_for_workers=False,  # rank 0 does so itself, and says for whom (meeting.py)
+            wait_for_workers=False,  # rank 0 does so itself, and names the ranks (meeting.py)
         )
     except (distributed.DistError, RuntimeError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
@@ -99,7 +99,7 @@ def _client(place: Place, *, is_master: bool, seconds: float) -> TCPStore:
 
 
 def _how_it_looks(place: Place) -> str:
-    """Describe the result of connecting to rank 0."""
+    """Describe the state of rank 0's port, seen from here."""
     try:
         with socket.create_connection((place.address, place.port or 0), timeout=2.0):
             return "something listens there but does not answer: rank 0 of this job, or another program?"
@@ -108,7 +108,7 @@ def _how_it_looks(place: Place) -> str:
 
 
 def _allow_many_connections() -> None:
-    """Every rank holds two connections to rank 0, and the usual soft limit is 1,024 files."""
+    """Raise the limit of open files: every rank holds two connections to rank 0, and the usual limit is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,8 +1,8 @@
-"""The ranks of a job meet in its key-value store, before anything collective: a rank that differs would hang there.
+"""The meeting of a job's ranks in its key-value store, before any collective, in which ranks that differ would hang.
 
-Every process posts who it is, its GPU and its facts (configuration, code, versions) under the next free number. Rank 0
-reads them as they come, until all ranks of its world are there or one of them differs, and posts the verdict. So it
-notices another world size, two processes of one rank or on one GPU, and who is missing, and all end together, within
+Every process posts its rank, host, GPU and facts (configuration, code, versions) under the next free number. Rank 0
+reads the posts as they come, until all ranks of its world are there or one of them differs, and posts the verdict. So
+it notices another world size, two processes with one rank or one GPU, and missing ranks, and all end together within
 seconds.
 """
 
@@ -24,32 +24,32 @@ from megaphi.log import logger
 from megaphi.parallel.rendezvous.differences import Facts, differences, named
 
 STRAGGLERS_SECONDS = 5.0
-"""Seconds that rank 0 still listens once it knows of a difference, to name all who differ."""
+"""Seconds that rank 0 still reads posts once it knows of a difference, to name all ranks that differ."""
 FAREWELL_SECONDS = 30.0
-"""Seconds that rank 0, which holds the store, stays so that the others can read a verdict that ends the job."""
+"""Seconds that rank 0, which holds the store, stays so that the others can read the verdict that ends the job."""
 SAY_EVERY_SECONDS = 15.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arrival:
-    """A process that came to the meeting."""
+    """A process at the meeting."""
 
     rank: int
     facts: Facts
     host: str = field(default_factory=socket.gethostname)
     kernel: str = field(default_factory=lambda: BOOT_ID.read_text().strip() if BOOT_ID.exists() else "")
-    """Hosts that share a name are told apart by it."""
+    """It distinguishes hosts that share a name."""
     pid: int = field(default_factory=os.getpid)
     address: str = ""
     """Address of the interface by which it reaches rank 0."""
     gpu: str = ""
-    """UUID of the GPU that it is going to take, where there is one and that is known."""
+    """UUID of the GPU that it will use; empty if there is none or it is not known yet."""
     problem: str = ""
-    """Reason it cannot take part: bad input that it alone may have met."""
+    """Reason why it cannot take part: bad input that perhaps only this process has met."""
 
     def is_beside(self, other: Arrival) -> bool:
-        """On the same host."""
+        """Return whether both are on one host."""
         return (self.host, self.kernel) == (other.host, other.kernel)
 
 
@@ -62,10 +62,10 @@ class _Verdict:
 
 
 def meet(store: Store, me: Arrival, *, world_size: int, patience_seconds: float) -> dict[int, Arrival]:
-    """Wait for all ranks and compare them; returns them by rank. On every host one rank says what ends the job.
+    """Wait for all ranks and compare them; returns them by rank. One rank per host reports why a job ends.
 
     Raises:
-        InputError: the ranks differ, or some did not come within `patience_seconds`; on all ranks.
+        InputError: the ranks differ, or some did not arrive within `patience_seconds`; on all ranks.
     """
     store.set(f"arrival/{store.add('arrivals', 1)}", json.dumps(asdict(me)))
     if me.rank == 0:
@@ -90,7 +90,7 @@ def meet(store: Store, me: Arrival, *, world_size: int, patience_seconds: float)
 
 
 class _Host:
-    """Rank 0 at the door."""
+    """Rank 0's side of the meeting: it collects the others and decides."""
 
     def __init__(self, store: Store, me: Arrival, *, world_size: int) -> None:
         self._store, self._me, self._world_size = store, me, world_size
@@ -114,7 +114,7 @@ class _Host:
         return _Verdict(problem=self._problem(patience_seconds), present=self._present)
 
     def _let_in(self) -> bool:
-        """Read who has come since; True if anybody has."""
+        """Read new posts; True if there were any."""
         count, before = self._store.add("arrivals", 0), self._seen
         while self._seen < count:
             self._seen += 1
@@ -136,7 +136,7 @@ class _Host:
         return differences({0: self._me.facts, **facts}, self._hosts())
 
     def _shared_gpus(self) -> str | None:
-        """Ranks with one GPU between them: NCCL fails or hangs, or they take turns in silence."""
+        """Ranks that share a GPU: NCCL fails or hangs, or they silently take turns."""
         takers: dict[tuple[str, str], list[int]] = {}
         for rank, one in sorted(self._present.items()):
             if one.gpu:
@@ -162,7 +162,7 @@ class _Host:
         return f"rank 0 waits for {named(missing, {})} of {self._world_size} (here: {here})"
 
     def _declined(self) -> str | None:
-        """Reasons given by ranks that cannot take part, each once."""
+        """Reasons of the ranks that cannot take part, each once."""
         reasons: dict[str, list[int]] = {}
         for rank, one in sorted(self._present.items()):
             if one.problem:

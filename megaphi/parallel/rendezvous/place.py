@@ -1,10 +1,11 @@
-"""The rank of this process, read from the variables of its launcher: torchrun, an MPI, srun, or we ourselves.
+"""The rank of this process, read from the variables of its launcher: torchrun, an MPI, srun, or our own.
 
-Several may have left theirs (mpirun in a Slurm job, torchrun in a step of srun, an interactive shell that srun gave).
-`detect` lists the claims that are there. torchrun's own comes first; a world of one gives way to a larger one; of the
-rest the innermost counts, in the order of `_LAUNCHERS`. What one launcher does not say, another that means the same
-world may; what nobody says (local ranks under a bare RANK and WORLD_SIZE) stays None, and the ranks ask each other
-(world.py). The surprising fact: `sbatch --ntasks-per-node` sets SLURM_NTASKS_PER_NODE, `srun -N 2 -n 8` does not.
+Several launchers may have set theirs (mpirun in a Slurm job, torchrun in a step of srun, an interactive shell of
+srun's). `detect` lists their claims. torchrun's comes first; a world of one yields to a larger one; of the rest the
+innermost counts, in the order of `_LAUNCHERS`. What one launcher leaves open is taken from another with the same world;
+what none of them sets (local ranks under a bare RANK and WORLD_SIZE) stays None, and the ranks find it out among
+themselves (world.py). The surprising fact: `sbatch --ntasks-per-node` sets SLURM_NTASKS_PER_NODE, `srun -N 2 -n 8` does
+not.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from dataclasses import dataclass
 from megaphi.errors import InputError
 
 TORCH_AGENT = "TORCHELASTIC_RUN_ID"
-"""Set by torchrun for its workers; RANK and WORLD_SIZE alone may be anybody's."""
+"""Set by torchrun for its workers; RANK and WORLD_SIZE alone may come from anything."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Variables:
-    """Names of one launcher's variables; of several names for one thing the first that is set counts."""
+    """Names of one launcher's variables; of several names for one value the first that is set counts."""
 
     name: str
     rank: tuple[str, ...]
@@ -30,7 +31,7 @@ class _Variables:
     local_rank: tuple[str, ...]
     local_size: tuple[str, ...]
     needs: str | None = None
-    """A variable without which the others mean nothing."""
+    """A variable without which the others are ignored."""
 
 
 _LAUNCHERS = (
@@ -96,7 +97,7 @@ class Place:
     rank: int
     world_size: int
     local_rank: int | None
-    """Among the ranks of this host; None where no variable says it."""
+    """Number among the ranks of this host; None if no variable gives it."""
     local_world_size: int | None
     address: str
     port: int | None
@@ -121,10 +122,10 @@ class Claim:
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> Place:
-    """This process's place; alone if nobody started it as one of several.
+    """The place of this process; rank 0 of 1 if no launcher started it as one of several.
 
     Raises:
-        InputError: the variables contradict each other, or do not say where rank 0 is.
+        InputError: the variables contradict each other, or do not tell where rank 0 is.
     """
     claim = chosen_claim(environment)
     if claim is None or (claim.world_size == 1 and claim.launcher != "torchrun"):
@@ -141,7 +142,7 @@ def detect(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def chosen_claim(environment: Mapping[str, str]) -> Claim | None:
-    """The claim that counts, completed from others that mean the same world; None where there is none."""
+    """The claim that counts, completed from others with the same world; None if there is none."""
     claims = list(_claims(environment))
     if not claims:
         return None
@@ -198,7 +199,7 @@ def _first(values: Iterator[int | None]) -> int | None:
 
 
 def _refuse_contradiction(chosen: Claim, claims: list[Claim]) -> None:
-    """A bare RANK and WORLD_SIZE of several must be the world that the launcher made."""
+    """Refuse a bare RANK and WORLD_SIZE (of several ranks) that are not those of the launcher."""
     bare = claims[-1]
     if bare.launcher != "RANK and WORLD_SIZE" or bare.world_size == 1:
         return
@@ -245,7 +246,7 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def _step_tasks(environment: Mapping[str, str]) -> list[int]:
-    """Tasks on every node of this step; empty where Slurm does not say it."""
+    """Tasks on every node of this step; empty if Slurm does not give them."""
     for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"):
         if environment.get(name):
             return tasks_per_node(environment[name])
@@ -269,7 +270,7 @@ def _tasks_here(environment: Mapping[str, str]) -> int | None:
 
 
 def _port(environment: Mapping[str, str]) -> int:
-    """MASTER_PORT, or one that all ranks of a job derive from its id, below the range of outgoing connections."""
+    """MASTER_PORT, or a port that all ranks derive from the job's id, below the range of outgoing connections."""
     port = _number(environment, ("MASTER_PORT",))
     if port is not None:
         if not 0 < port < 65_536:
@@ -328,21 +329,21 @@ def first_node(nodes: str) -> str:
 
 
 def export(place: Place, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Write a place into the environment in torch's spelling; what is not known is left out."""
+    """Write a place into the environment under torch's names; unknown values are left out."""
     environment.update(RANK=str(place.rank), WORLD_SIZE=str(place.world_size), MASTER_ADDR=place.address)
     known = {"LOCAL_RANK": place.local_rank, "LOCAL_WORLD_SIZE": place.local_world_size, "MASTER_PORT": place.port}
     environment.update({name: str(value) for name, value in known.items() if value is not None})
 
 
 def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for ranks that we start: what an outer launcher said of this process is not true of them."""
+    """The environment for ranks that we start, without an outer launcher's claims about this process."""
     names = {
         name
         for variables in _LAUNCHERS
         for group in (variables.rank, variables.size, variables.local_rank, variables.local_size)
         for name in group
     }
-    # SLURM_STEP_ID alone makes the others count; the job's own variables (nodes, time) stay for who reads them.
+    # SLURM_STEP_ID alone makes the others count; the job's own variables (nodes, time) stay for other readers.
     names |= {"SLURM_STEP_ID", "MASTER_ADDR", "MASTER_PORT"}
     return {
         name: value for name, value in environment.items() if name not in names and not name.startswith("TORCHELASTIC_")
@@ -350,7 +351,7 @@ def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def choose_gpu(place: Place, *, visible: int) -> int:
-    """The GPU of this rank among those that it sees.
+    """The number of this rank's GPU among those that it sees.
 
     A launcher that gives each rank one GPU of its own (`srun --gpus-per-task=1`) shows it as number 0.
     """

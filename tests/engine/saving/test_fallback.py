@@ -94,7 +94,7 @@ def test_the_usual_place_is_no_fallback(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "run" / "checkpoints")
     run = run_in(tmp_path / "run", tmp_path / "link")
-    with pytest.raises(InputError, match="is where the checkpoints of this run go anyhow"):
+    with pytest.raises(InputError, match="is the folder of this run's own checkpoints"):
         hold_fallback(run)
 
 

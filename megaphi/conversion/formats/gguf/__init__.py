@@ -1,1 +1,1 @@
-"""GGUF, llama.cpp's format: what a header says, the weights, and the tokenizer inside."""
+"""GGUF, llama.cpp's format: its metadata, its weights, and the tokenizer inside."""

@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file, and the keys that we act on: every other key that changes the function is refused.
+"""The metadata of a GGUF file, and the keys that we honour; every other key that changes the function is refused.
 
 A key of the model is honoured (it becomes part of the architecture), is neutral at the value listed here, or is refused
 by name: keys that a later llama.cpp adds are not ignored. Keys of the tokenizer, of how a file was quantised and of who
@@ -28,7 +28,7 @@ HONOURED = (
     "rope.freq_base",
     "rope.dimension_count",
 )
-"""Keys after `llama.` that GgufWeights builds the architecture from."""
+"""Keys after `llama.` from which GgufWeights builds the architecture."""
 _ACCEPTED_AT: Mapping[str, Test] = {
     "attention.value_length": lambda value, own: value == _head_size(own),
     "attention.causal": only(True),
@@ -66,7 +66,7 @@ def check_header(fields: Mapping[str, Any], *, path: Path) -> None:
     """Refuse keys that we neither honour nor know to change nothing.
 
     Args:
-        fields: key and value, of all keys but those of the tokenizer.
+        fields: key -> value, without the tokenizer's keys.
 
     Raises:
         InputError: naming every such key and its value.

@@ -1,9 +1,9 @@
 """Pre-tokenization (splitting text before merges) by its name in a GGUF file (`tokenizer.ggml.pre`, llama.cpp's names).
 
-The file holds only the name, so this table defines each of them: what llama.cpp does, in the form that the models' own
-tokenizer.json has. Where the two differ (Qwen composes characters first, llama.cpp does not) the model's own is right,
-as that is what it was trained with. A name that is not here is refused, not guessed: the wrong cut gives plausible ids
-that the model has never seen.
+The file holds only the name, so this table defines each of them: llama.cpp's rule, in the form of the models' own
+tokenizer.json. Where the two differ (Qwen composes characters first, llama.cpp does not) the model's own is right,
+because the model was trained with it. A name that is missing here is refused, not guessed: a wrong split gives
+plausible ids that the model has never seen.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Split:
     """The definition of one named pre-tokenization."""
 
     pattern: str | None = None
-    """Pieces of text that no merge crosses; none: GPT-2's, which `tokenizers` has built in."""
+    """Pattern of the pieces that no merge crosses; none: GPT-2's, which `tokenizers` has built in."""
     single_digits: bool = False
     composed: bool = False
     """Normalise characters to NFC first."""
     whole_pieces: bool = False
-    """A piece that is a token is taken as it is, whatever its merges (ignore_merges)."""
+    """A piece that is a token is not taken apart, whatever its merges (ignore_merges)."""
     begins: bool = False
-    """Default for prepending the begin token, if the file does not say."""
+    """Default for prepending the begin token, if the file does not set it."""
 
     def pre_tokenizer(self) -> PreTokenizer:
         from tokenizers import Regex, pre_tokenizers

@@ -1,9 +1,9 @@
-"""The tokenizer inside a GGUF file, as the files that Hugging Face's libraries and ours read.
+"""Conversion of the tokenizer inside a GGUF file to the files that Hugging Face's libraries and ours read.
 
-llama.cpp keeps tokens with their types, and merges (byte-level BPE, `gpt2`) or scores (SentencePiece's BPE, `llama`).
-For pre-tokenization it keeps a name (splits.py); merges follow from scores, as the better piece is merged first. Tokens
-of type control or unknown are special, user defined ones are ordinary added tokens, and unused ones, which pad the
-embedding, are dropped. A tokenizer that cannot be read exactly is refused, with the remedy.
+llama.cpp stores tokens with their types, and merges (byte-level BPE, `gpt2`) or scores (SentencePiece's BPE, `llama`).
+Of pre-tokenization it stores only a name (splits.py); merges follow from scores, because the better piece is merged
+first. Tokens of type control or unknown are special, user-defined ones are ordinary added tokens, and unused ones,
+which pad the embedding, are dropped. A tokenizer that cannot be converted exactly is refused, with the remedy.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NAMED = {
     "sep_token": "seperator_token_id",  # llama.cpp's spelling
     "mask_token": "mask_token_id",
 }
-"""transformers' name of a token, and the key (after `tokenizer.ggml.`) that holds its id."""
+"""transformers' name of a special token -> the key (after `tokenizer.ggml.`) of its id."""
 ALSO_END = ("eot_token_id", "eom_token_id")
 _HONOURED = {"model", "pre", "tokens", "token_type", "merges", "scores", "add_bos_token", "add_eos_token"}
 _NEUTRAL: Mapping[str, Callable[[Any, str], bool]] = {
@@ -55,12 +55,12 @@ SPACE = "▁"
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """Tokens by kind; every text occurs once."""
+    """The tokens of a file by kind; no two have the same text."""
 
     plain: dict[str, int]
-    """Text -> id of tokens made by merges."""
+    """Text -> id of the tokens that merges make."""
     added: list[tuple[int, str, bool]]
-    """(id, text, is special) of added tokens, by id."""
+    """(id, text, is special) of the added tokens, by id."""
 
     def text_of(self, token: int) -> str:
         return next(text for text, found in [*self.plain.items(), *self._added()] if found == token)
@@ -80,15 +80,15 @@ class _Vocabulary:
 
 
 def tokenizer_files(path: Path, fields: Mapping[str, Any], *, context: int) -> dict[str, Path]:
-    """Name -> path (valid until this process ends) of the files made of the tokenizer in a GGUF file.
+    """Write the tokenizer of a GGUF file as files; returns name -> path, valid until this process ends.
 
     Args:
         path: the file, for messages.
         fields: its metadata by name; only those of the tokenizer are used.
-        context: the longest text of the model in tokens, for those who warn of longer ones.
+        context: the model's longest text in tokens, for programs that warn of longer ones.
 
     Raises:
-        InputError: it is of a kind, or cut by a rule, that is not known here.
+        InputError: its kind or its pre-tokenization is not known here.
     """
     own = {name.removeprefix("tokenizer."): value for name, value in fields.items() if name.startswith("tokenizer.")}
     content = _Reading(path, own).files(context)
@@ -100,7 +100,7 @@ def tokenizer_files(path: Path, fields: Mapping[str, Any], *, context: int) -> d
 
 @cache
 def _scratch() -> str:
-    """This process's folder for what is inside GGUF files: tokenizers that are open read it when they need to."""
+    """This process's folder for tokenizers of GGUF files, which open tokenizers read on demand."""
     folder = tempfile.mkdtemp(prefix="megaphi.")
     options = {"ignore_errors": True}
     Finalize(None, shutil.rmtree, args=(folder,), kwargs=options, exitpriority=0)  # ranks do not run atexit's functions

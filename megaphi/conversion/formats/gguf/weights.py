@@ -1,9 +1,9 @@
 """A GGUF file of a Llama model (llama.cpp's format) as a `WeightReader`: any rows of ours, dequantised on demand.
 
-The `gguf` package (extra `megaphi[gguf]`) says what the file holds and undoes the quantisation; rows are read by
-position. llama.cpp interleaves the two halves of each head's rows of queries and keys, because it rotates neighbours
-where everyone else rotates halves: here they are separated again. The tokenizer inside the file is written as files on
-demand (tokenizer.py), and travels with the weights.
+The `gguf` package (extra `megaphi[gguf]`) parses the header and dequantises; rows are read by position. llama.cpp
+interleaves the two halves of each head's rows of queries and keys, because it rotates neighbours where other programs
+rotate halves: they are separated again here. The tokenizer inside the file is written to files on demand (tokenizer.py)
+and carried along with the weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAGIC = b"GGUF"
 TOKENIZER = "tokenizer."
 """Prefix of the tokenizer's keys."""
 INTERLEAVED = ("attn_q.weight", "attn_k.weight")
-"""Tensors with the two halves of each head's rows interleaved."""
+"""Tensors in which the two halves of each head's rows are interleaved."""
 
 
 class GgufWeights:
@@ -97,7 +97,7 @@ class GgufWeights:
         return box_from_rows(self, name, box)
 
     def _their_rows(self, name: str, start: int, end: int) -> np.ndarray:
-        """Rows of a tensor in the order that the model was trained in, as float32."""
+        """Rows of a tensor in the model's own order, as float32."""
         if not name.endswith(INTERLEAVED):
             return self._stored_rows(name, start, end)
         size = self.architecture.head_size
@@ -166,7 +166,7 @@ class GgufWeights:
         return None if tensor is None else int(tensor.shape[-1])
 
     def _check_tensors(self) -> None:
-        """Names and shapes; llama.cpp lists dimensions from the innermost."""
+        """Check names and shapes; llama.cpp lists dimensions from the innermost."""
         shapes = their_shapes(self.architecture, self._table)
         missing, unknown = shapes.keys() - self._tensors.keys(), self._tensors.keys() - shapes.keys()
         if missing or unknown:
@@ -212,7 +212,7 @@ def is_gguf(path: Path) -> bool:
 
 
 def _in_their_names(model: Architecture) -> Table:
-    """The table of a Llama model, with llama.cpp's names of its tensors."""
+    """The table of a Llama model under llama.cpp's tensor names."""
     weights = weights_of(model)
     names = {theirs: name for one in weights for theirs, name in zip(one.huggingface["llama"], one.gguf, strict=True)}
     table = our_table(model, "llama")

@@ -1,9 +1,10 @@
-"""config.json in both directions: the shape that it describes, and the one that describes our shape.
+"""config.json in both directions: read as an architecture, and written for one.
 
 Anything that our model cannot express, or that is unknown (keys.py), is refused by name instead of being dropped, and
-so is, on export, anything that config.json cannot express. A sliding window is accepted: up to its length it is full
-attention, so it becomes the context. The surprising part is the way back: where a model came from Hugging Face, its own
-file is written again, byte for byte if nothing changed, else with only those fields changed that describe the shape.
+on export so is anything that config.json cannot express. A sliding window is accepted: up to its length it is full
+attention, so it becomes the context. The surprising part is the export: for a model that came from Hugging Face its own
+file is written again, byte for byte if nothing changed, otherwise with only those fields changed that describe the
+shape.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
 TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _CODE_FIELDS = ("auto_map",)
-"""Name Python files, which do not travel with the weights."""
+"""Fields that name Python files, which are not carried along with the weights."""
 _OF_THE_OLD_SHAPE = ("rope_parameters", "dtype", "layer_types", "use_sliding_window", "max_window_layers")
-"""Repeat what `_shape_fields` says by other names, or belong to it."""
+"""Fields that repeat those of `_shape_fields` under other names, or belong to them."""
 _WRITTEN_AS: Mapping[str, str] = {
     "vocabulary": "vocab_size",
     "hidden": "hidden_size",
@@ -40,13 +41,13 @@ _WRITTEN_AS: Mapping[str, str] = {
     "initial_std": "initializer_range",
     "tied_embeddings": "tie_word_embeddings",
 }
-"""Fields of the architecture, and what config.json calls them."""
+"""Field of the architecture -> its name in config.json."""
 _SAME_FUNCTION = tuple(name for name in HOW_IT_IS_COMPUTED if name != "initial_std")
-"""Fields that do not affect the result; `context` is written from the caller's value."""
+"""Fields that do not affect the function; `context` is written from the caller's value."""
 
 
 def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
-    """The shape that a config.json describes; InputError for what we cannot build."""
+    """The architecture that a config.json describes. Raises InputError for one that we cannot build."""
     variant, form = variant_and_form(config, where=where)
     given = told(config)
     if refused := refused_keys(given, form):
@@ -79,7 +80,7 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
 
 
 def context_from(config: Mapping[str, Any], *, where: str) -> int:
-    """Longest sequence for which full attention equals the model's; logs where it is shorter."""
+    """Longest sequence for which full attention equals the model's; logs if that is less than its context."""
     _, form = variant_and_form(config, where=where)
     context = {**form.defaults, **config}.get("max_position_embeddings")
     if context is None:
@@ -104,14 +105,14 @@ def config_for(
     original: Mapping[str, Any] | None = None,
     where: str = "",
 ) -> dict[str, Any]:
-    """config.json of the form that the model's variant has; InputError if it has none.
+    """Write config.json in the form of the model's variant. Raises InputError if it has none.
 
     Args:
         model: the shape.
         dtype: "float32" or "bfloat16".
         context: longest sequence, in tokens.
         tokens: as `token_fields` gives them, for a model that came without a config.json.
-        original: the config.json that the model came with; what does not describe the shape is kept.
+        original: the config.json that the model came with; its fields that do not describe the shape are kept.
         where: its name, for messages.
     """
     form = form_for(model)
@@ -144,7 +145,7 @@ def refuse_other_fields(model: Architecture) -> None:
 
 
 def _understood_part(original: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """Drop keys that an earlier version accepted, and that never had an effect."""
+    """Drop keys that an earlier version accepted although they had no effect."""
     given = told(original)
     refused = refused_keys(given, variant_and_form(original, where=where)[1])
     if refused:
@@ -166,7 +167,7 @@ def _shape_fields(model: Architecture, *, dtype: str, context: int) -> dict[str,
 
 
 def _fixed_fields(form: HuggingFaceForm) -> dict[str, Any]:
-    """The same for every model of a variant."""
+    """Fields that are the same for every model of a variant."""
     return {
         "architectures": [form.class_name],
         "model_type": form.model_type,
@@ -178,7 +179,7 @@ def _fixed_fields(form: HuggingFaceForm) -> dict[str, Any]:
 
 
 def token_fields(tokenizer: Tokenizer | None) -> dict[str, int | None]:
-    """The ids that config.json names: Phi-4's 100257, 100265, 100349, or the own tokenizer's; none without one."""
+    """The ids that config.json names: Phi-4's 100257, 100265, 100349, or the model's own tokenizer's, if any."""
     if tokenizer is None:
         return dict.fromkeys(TOKEN_FIELDS)
     if isinstance(tokenizer, Phi4Tokenizer):
@@ -189,7 +190,7 @@ def token_fields(tokenizer: Tokenizer | None) -> dict[str, int | None]:
 
 
 def generation_config_for(tokenizer: Tokenizer | None, config: Mapping[str, Any]) -> dict[str, Any]:
-    """generation_config.json that goes with a config.json; every token that ends a text of ours does in it."""
+    """generation_config.json to go with a config.json; it names all tokens that end a text."""
     tokens = {name: config.get(name) for name in TOKEN_FIELDS}
     if tokenizer is not None and tokens == token_fields(tokenizer) and len(tokenizer.stop_tokens) > 1:
         tokens["eos_token_id"] = sorted(tokenizer.stop_tokens)

@@ -1,8 +1,9 @@
-"""Forms of our variants in Hugging Face's config.json: the one that a file describes, the one a variant is written in.
+"""Forms of our variants in Hugging Face's config.json: the form of a given file, and the form of an export.
 
-A variant says what transformers calls it, and what config.json then says beside sizes (`Phi4.huggingface`). Of a file
-that fits several the one that says most is taken. Llama's form is a second one of Phi-4 itself, and is only read: the
-same model with other names. A variant without a form of its own is refused instead of being written as Phi-4.
+A variant names its class in transformers and the fields of its config.json other than sizes (`Phi4.huggingface`). If a
+file fits several forms, the one with most fields is used. Llama's form is a second form of Phi-4 itself, for reading
+only: the same model under other names. A variant without a form of its own is refused instead of being written as
+Phi-4.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LLAMA = replace(
 
 
 def form_for(model: Architecture) -> HuggingFaceForm:
-    """The form in which a model is written. Raises InputError if its variant has none."""
+    """The form of a model's export. Raises InputError if its variant has none."""
     form = _own_form(model.variant)
     if form is None:
         raise InputError(
@@ -38,7 +39,7 @@ def form_for(model: Architecture) -> HuggingFaceForm:
 
 
 def variant_and_form(config: Mapping[str, Any], *, where: str) -> tuple[str, HuggingFaceForm]:
-    """Variant and form that config.json describes; Phi-4 for values of no variant, so that they are refused by name."""
+    """Variant and form of a config.json; Phi-4 for values of no variant, so that they are refused by name."""
     given, kind = told(config), config.get("model_type")
     forms = [(USUAL, PHI3), (USUAL, _LLAMA)]
     forms += [(name, form) for name in variant_names() if name != USUAL and (form := _own_form(name))]
@@ -58,14 +59,14 @@ def variant_and_form(config: Mapping[str, Any], *, where: str) -> tuple[str, Hug
 
 
 def refused_keys(given: Mapping[str, Any], form: HuggingFaceForm) -> list[str]:
-    """Keys whose values are neither understood nor what the form says."""
+    """Keys whose values are neither understood nor those of the form."""
     said = {**form.fields, "architectures": [form.class_name]}
     missing = object()
     return [name for name in CONFIG_KEYS.refused(given) if given[name] != said.get(_last(name), missing)]
 
 
 def _own_form(name: str) -> HuggingFaceForm | None:
-    """The form that the variant's own class names."""
+    """The form in the variant's own class."""
     return vars(type(variant_of(name))).get("huggingface")
 
 
@@ -75,7 +76,7 @@ def _of_its_own(form: HuggingFaceForm) -> dict[str, Any]:
 
 
 def _fits(form: HuggingFaceForm, given: Mapping[str, Any]) -> bool:
-    """Return whether config.json has the form's values, wherever it has these fields."""
+    """Return whether config.json has the form's values in those of the form's fields that it has."""
     for name, wanted in _of_its_own(form).items():
         places = (name, *(f"{section}.{name}" for section in ROTARY))
         said = [given[place] for place in places if place in given]

@@ -1,8 +1,8 @@
-"""Keys of a config.json: those we act on, those that change nothing, harmless values of others. The rest is refused.
+"""Keys of a config.json: honoured ones, ones that change nothing, and harmless values of others. The rest is refused.
 
-The lists are of Phi-3 (and Phi-4) and Llama models, as transformers 4 and 5, their authors and the tools around them
-write them. The contents of `rope_scaling` and `rope_parameters` are listed key by key: transformers takes the first of
-the two that is there, so both have to say the same.
+The lists cover Phi-3 (and Phi-4) and Llama models, as transformers 4 and 5, their authors and related tools write them.
+The contents of `rope_scaling` and `rope_parameters` are listed key by key: transformers uses the first of the two that
+exists, so both must agree.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from megaphi.conversion.formats.understood import Understood, off, only, positive
 
 ROTARY = ("rope_scaling", "rope_parameters")
-"""Hold fields of their own: the first is transformers 4's name, the second 5's."""
+"""Keys that hold fields of their own: the first is transformers 4's name, the second transformers 5's."""
 BASES = (*(f"{name}.rope_theta" for name in ROTARY), "rope_theta")
 _CLASSES = ("Phi3", "Llama", "LLaMA")
 _GENERATION = """
@@ -34,8 +34,8 @@ _BOOKKEEPING = """
 _SAME_FUNCTION = """
     pretraining_tp original_max_position_embeddings use_sliding_window max_window_layers
 """
-"""pretraining_tp adds up the same products in parts; a window of any layers is full attention up to its length, which
-becomes the context; the original length is used by scaled rotary positions only."""
+"""Keys that change nothing for us: pretraining_tp adds up the same products in parts; a window, in any layers, is full
+attention up to its length, which becomes the context; the original length matters to scaled rotary positions only."""
 _SWITCHES = """
     attention_bias attention_out_bias qkv_bias mlp_bias lm_head_bias use_bias attention_dropout hidden_dropout
     resid_pdrop embd_pdrop is_encoder_decoder add_cross_attention cross_attention_hidden_size tie_encoder_decoder
@@ -47,13 +47,13 @@ _SWITCHES = """
 
 
 def _is_of_known_classes(value: Any, given: Mapping[str, Any]) -> bool:
-    """`architectures` without a head other than that of a language model."""
+    """Test of `architectures`: no head but a language model's."""
     known = {f"{name}ForCausalLM" for name in _CLASSES}
     return value is None or (isinstance(value, list) and all(name in known for name in value))
 
 
 def _names_known_code(value: Any, given: Mapping[str, Any]) -> bool:
-    """`auto_map` as the authors of Phi-3 publish it: a copy of what transformers has under the same names."""
+    """Test of `auto_map`: as the authors of Phi-3 publish it, for a copy of transformers' own classes."""
     ends = ("Config", "Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification")
     known = {f"{name}{end}" for name in _CLASSES for end in ends}
     if not isinstance(value, Mapping):
@@ -63,12 +63,12 @@ def _names_known_code(value: Any, given: Mapping[str, Any]) -> bool:
 
 
 def _is_the_only_base(value: Any, given: Mapping[str, Any]) -> bool:
-    """`rope_theta`, wherever it stands."""
+    """`rope_theta`, from either place."""
     return positive(value, given) and all(given.get(name, value) == value for name in BASES)
 
 
 def _is_full_up_to_the_window(value: Any, given: Mapping[str, Any]) -> bool:
-    """`layer_types`: a window needs its length, which becomes the context."""
+    """Test of `layer_types`: a window needs its length, which becomes the context."""
     allowed = {"full_attention", "sliding_attention"} if given.get("sliding_window") else {"full_attention"}
     return value is None or (isinstance(value, list) and all(kind in allowed for kind in value))
 
@@ -113,7 +113,7 @@ CONFIG_KEYS = Understood(
 
 
 def told(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json with the fields of the rotary positions beside the others: `rope_scaling.factor`."""
+    """config.json with the nested fields of rotary positions as `rope_scaling.factor` and so on."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if name in ROTARY and isinstance(value, Mapping):

@@ -45,7 +45,7 @@ class HuggingFaceWeights:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.original = read_object(self.folder / CONFIG, what="Hugging Face configuration")
-        """config.json as it is."""
+        """config.json, parsed."""
         where = str(self.folder / CONFIG)
         self.architecture: Architecture = architecture_from(self.original, where=where)
         self._file_of = _open_files(self.folder)
@@ -88,7 +88,7 @@ class HuggingFaceWeights:
         return box_from_rows(self, name, box)
 
     def _tied_or_not(self, naming: Naming) -> Architecture:
-        """A tie whose output layer is stored too: transformers uses what is stored where it is another one."""
+        """Warn of a tied model that also stores an output layer: transformers uses the stored one if it differs."""
         untied = replace(self.architecture, tied_embeddings=False)
         self._table = our_table(untied, naming)
         self.architecture = untied
@@ -126,7 +126,7 @@ class HuggingFaceWeights:
 
 
 def _open_files(folder: Path) -> dict[str, TensorFile]:
-    """Every tensor's file, from the index where there is one; files of weights that neither names are refused."""
+    """Tensor -> its file, from the index if there is one; weight files that the index omits are refused."""
     if not (folder / INDEX).is_file():
         _check_there(folder / ONE_FILE)
         _refuse_others(folder, {ONE_FILE})
@@ -149,7 +149,7 @@ def _open_files(folder: Path) -> dict[str, TensorFile]:
 
 
 def _refuse_others(folder: Path, named: set[str]) -> None:
-    """Refuse an adapter beside the model, a separate head, a shard that the index omits; Meta's own form is a copy."""
+    """Refuse an adapter, a separate head, or a shard that the index omits; Meta's original files are mere copies."""
     others = {path.name for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated")} - named
     if others:
         raise InputError(

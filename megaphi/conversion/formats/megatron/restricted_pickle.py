@@ -1,8 +1,8 @@
-"""Pickles of other projects, read without running anything in them: the only place that may import `pickle`.
+"""Pickles of other projects, read without running anything in them: the only module that may import `pickle`.
 
 A pickle names classes and functions to call. Here every name becomes a `StandIn`, which does nothing when it is called,
-filled or appended to, and remembers what it was given; nothing that a pickle names is imported. So a hostile one can
-only be refused: for its size, for an unexpected name, or for its contents.
+filled or appended to, and records what it was given; nothing that a pickle names is imported. So the worst that a
+hostile pickle can achieve is to be refused: for its size, for an unexpected name, or for its contents.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _maker(name: str) -> type[StandIn]:
-    """A new class for a name: pickles call it, and make instances without calling it."""
+    """Make a class for a name: pickles call it, and also make instances without calling it."""
 
     def new(cls: type[StandIn], *arguments: Any, **named: Any) -> StandIn:
         made = object.__new__(cls)

@@ -1,8 +1,8 @@
 """Tensors of a `torch.distributed.checkpoint` folder, any rows of them by position, without running its pickles.
 
-`.metadata` locates each chunk of each tensor: in a file `__RANK_NUMBER.distcp`, at an offset, in the format of
-`torch.save`, a zip archive whose entry `data/0` is the values, not compressed. A small pickle beside it says type,
-shape and strides. Both pickles go through the restricted reader; the values are read by position.
+`.metadata` locates each chunk of each tensor: at an offset of a file `__RANK_NUMBER.distcp`, in the format of
+`torch.save`, a zip archive whose entry `data/0` has the values, uncompressed. A small pickle in the archive holds type,
+shape and strides. Both pickles are read by the restricted reader, the values by position.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PACKAGES = ("torch.", "collections.", "pathlib.", "megatron.core.")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A box of a tensor, and where its archive lies."""
+    """A box of a tensor, and the position of its archive."""
 
     box: Box
     file: str
@@ -74,7 +74,7 @@ class TorchDistFolder:
             os.close(handle)
 
     def check(self, key: str) -> None:
-        """All chunks of a tensor are there and cover it. Raises InputError."""
+        """Check that all chunks of a tensor are there and cover it. Raises InputError."""
         tensor = self.tensors[key]
         covered = sum(chunk.box.numel for chunk in tensor.chunks)
         if covered != math.prod(tensor.shape):
@@ -101,7 +101,7 @@ class TorchDistFolder:
         return values
 
     def _part(self, key: str, chunk: Chunk, part: Box, leading: int) -> Tensor:
-        """A part of a chunk that is whole rows of it, cut to the part's columns."""
+        """Read a part of a chunk: whole rows, cut to the part's columns."""
         width = math.prod(chunk.box.shape[leading + 1 :])
         row = 0
         for start, origin, size in zip(

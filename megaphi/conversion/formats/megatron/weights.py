@@ -1,9 +1,9 @@
-"""A Megatron-LM checkpoint (`torch_dist`) of a GPT model as a `WeightReader`: any rows of ours, when asked for.
+"""A Megatron-LM checkpoint (`torch_dist`) of a GPT model as a `WeightReader`: any rows of ours, on demand.
 
-The engine is the same, so names and the order of rows are ours: layers are stacked in one tensor, or numbered one by
-one; norms go by their own names or, with Transformer Engine, by those of the layers that hold them. Shapes determine
-most of the architecture, the run's arguments the rest (arguments.py), and `field=value` what neither does. Optimizer
-and random states are not read.
+Our model is Megatron's too, so names and the order of rows are the same. Layers are stacked in one tensor, or numbered
+one by one; norms have their own names or, with Transformer Engine, those of the layers that hold them. Most of the
+architecture follows from shapes, the rest from the run's arguments (arguments.py) or from `field=value`. Optimizer and
+random states are not read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "rotary_base": ("rotary_base",),
     "norm_eps": ("norm_epsilon", "layernorm_epsilon"),
 }
-"""Fields of the architecture that shapes do not tell -> Megatron-LM's arguments."""
+"""Fields of the architecture that shapes do not determine -> Megatron-LM's arguments."""
 FIELDS = (*ARGUMENTS, "head_size", "vocabulary", "sequence_length")
 IGNORE = "ignore"
 """`ignore=NAME,NAME`: arguments that change nothing, which only the user can know."""
@@ -45,7 +45,7 @@ class MegatronWeights:
 
     Args:
         path: a folder `iter_0001000`, or the one above it with `latest_checkpointed_iteration.txt`.
-        fields: `field=value` for what the checkpoint does not say: heads, head_size, rotary_base, norm_eps,
+        fields: `field=value` for fields that the checkpoint does not store: heads, head_size, rotary_base, norm_eps,
             vocabulary (rows without padding), sequence_length; ignore=NAME,NAME for arguments that change nothing.
 
     Raises:
@@ -157,7 +157,7 @@ class MegatronWeights:
         return 1 + max(int(match[1]) for match in numbers if match)
 
     def _check_tensors(self) -> None:
-        """Every weight is there, in its shape and whole, and nothing else is part of the model."""
+        """Check that every weight is there, whole and in its shape, and that the model has no other tensors."""
         used = set()
         for weight in weights_of(self.architecture):
             found, (key, _) = self._shape(weight.name), self._place(weight.name)
@@ -203,7 +203,7 @@ def iteration_folder(path: Path) -> Path:
 
 
 def _parsed(fields: Sequence[str]) -> tuple[dict[str, float], set[str]]:
-    """(fields of the architecture, names of arguments to pass over)"""
+    """Parse `fields`: (fields of the architecture, names of arguments to ignore)."""
     found, ignored = {}, set()
     for field in fields:
         name, _, value = field.partition("=")
