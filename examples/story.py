@@ -171,17 +171,17 @@ def success_rate(questions: Path, model: str, folder: Path, options: Sequence[st
 
 
 def write_sums() -> None:
-    """Worked sums to learn from, and others as questions: 60 to search in, 100 held out."""
+    """Worked sums to learn from, and others as questions: 120 to search in, 100 held out."""
     random = Random(5)
     made = list(dict.fromkeys(worked_sum(random) for _ in range(9_000)))
     write_lines(
         HOME / "sums.jsonl",
         (
             {"messages": [{"role": "user", "content": task}, {"role": "assistant", "content": solution}]}
-            for task, solution, _ in made[160:]
+            for task, solution, _ in made[220:]
         ),
     )
-    for name, part in (("questions", made[:60]), ("held_out", made[60:160])):
+    for name, part in (("questions", made[:120]), ("held_out", made[120:220])):
         asked = [
             {"id": str(number), "messages": [{"role": "user", "content": task}], "math_answer": answer}
             for number, (task, _, answer) in enumerate(part)

@@ -88,8 +88,8 @@ def quickstart_dpo() -> RunConfig:
 def quickstart_sums() -> RunConfig:
     """Sixty steps on short sums, worked out step by step: enough to get about half of them right."""
     return dataclasses.replace(
-        _after("quickstart_sums", "runs/story/sft", Finetune(paths=("runs/story/sums.jsonl",)), epochs=1.0),
-        training=TrainingLength(epochs=1.0, stop_after=60),
+        _after("quickstart_sums", "runs/story/sft", Finetune(paths=("runs/story/sums.jsonl",)), epochs=2.0),
+        training=TrainingLength(epochs=2.0, stop_after=60),
         optimizer=Optimizer(learning_rate=1e-3, warmup_steps=10),
     )
 
@@ -100,9 +100,10 @@ def quickstart_dpo_pivotal() -> RunConfig:
         _after(
             "quickstart_dpo_pivotal",
             "runs/story/sums",
-            Prefer(paths=("runs/story/pivotal/pairs.jsonl",), append_eos=False, beta=0.3),
-            epochs=6.0,
+            Prefer(paths=("runs/story/pivotal/pairs.jsonl",), beta=0.3),
+            epochs=8.0,
         ),
+        batch=BatchShape(sequence_length=256, global_batch=2, micro_batch=2),  # all pairs fit into a few rows
         optimizer=Optimizer(learning_rate=1e-4, warmup_steps=2, weight_decay=0.0),
     )
 

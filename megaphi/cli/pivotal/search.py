@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "comparison at every uncertain token",
     )
     _add_numbers(parser)
+    parser.add_argument("--unsafe", action="store_true", help="run programs of the model where nothing isolates them")
     parser.add_argument("--dry-run", action="store_true", help="say what would be asked at most, and stop")
     add_sampler_arguments(parser)
 
@@ -193,7 +194,7 @@ def _search(
     found, places = [], {question.name: place for place, question in enumerate(questions)}
     with (
         closing(RolloutStore(folder / "rollouts.jsonl", {**source.facts, "rules": asdict(rules)})) as store,
-        Grader() as grader,
+        Grader(unsafe=arguments.unsafe) as grader,
         progress_bar(total=len(questions), unit="question", label="search") as bar,
     ):
 
