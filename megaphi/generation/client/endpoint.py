@@ -85,18 +85,20 @@ class EndpointSampler:
         """Log-probability of every token but the first, under the model itself, by an echo of the prompt.
 
         Raises:
-            InputError, RunFailed: the server refuses an echo, or answers without log-probabilities.
+            InputError: the server refuses an echo, or answers without log-probabilities.
+            RunFailed: it does not answer.
         """
         url = f"{self.url}/completions"
         body = {"model": self.name, "prompt": list(tokens), "max_tokens": 0, "echo": True, "logprobs": 0}
-        response = post_json(url, body, headers=self._headers, patience=self._patience)
+        pause = partial(_pause, threading.Event())
+        response = post_json(url, body, headers=self._headers, patience=self._patience, sleep=pause)
         try:
             found = response["choices"][0]["logprobs"]["token_logprobs"]
             values = [float(value) for value in found[1:]]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise RunFailed(f"{url}: an echo without log-probabilities: {error!r}") from None
+            raise InputError(f"{url}: an echo without log-probabilities: {error!r}") from None
         if len(values) != len(tokens) - 1:
-            raise RunFailed(f"{url}: {len(values) + 1} log-probabilities came for {len(tokens)} tokens")
+            raise InputError(f"{url}: {len(values) + 1} log-probabilities came for {len(tokens)} tokens")
         return values
 
     def _sample_one(

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from megaphi.errors import InputError, RunFailed
+from megaphi.errors import InputError
 from megaphi.generation.client.endpoint import EndpointSampler
 from megaphi.generation.decoding.generate import Completion
 from megaphi.generation.decoding.interface import Request, Score
@@ -79,7 +79,7 @@ class EndpointSource:
             return "a server tells probabilities at temperature 1 only, with no token left out"
         try:
             self._sampler.echoed_log_probabilities([self._stop, self._stop])
-        except (InputError, RunFailed) as error:
+        except InputError as error:
             return f"the server does not tell the log-probabilities of a prompt: {error}"
         return ""
 
