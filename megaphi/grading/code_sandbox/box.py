@@ -108,11 +108,15 @@ class CodeBox:
         lines = self._said.read(1 << 20).decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it says nothing"
 
-    def close(self) -> None:
-        """End every process in the box."""
-        self._control.close()
+    def kill(self) -> None:
+        """End every process in the box; whoever waits for an answer of it gets `BoxFailed`."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End every process in the box, and wait until they have."""
+        self._control.close()
+        self.kill()
         self.process.wait()
         self._said.close()
 
@@ -165,6 +169,11 @@ class WorkerBoxes:
 
     def messages(self) -> str:
         return self._open[0].messages() if self._open else "it says nothing"
+
+    def kill(self) -> None:
+        """End the boxes from another thread than the one that uses them."""
+        for box in list(self._open):
+            box.kill()
 
     def close(self) -> None:
         for box in self._open:

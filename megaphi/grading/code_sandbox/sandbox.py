@@ -72,11 +72,14 @@ class CodeSandbox:
             if self.isolation.kind != "none":
                 self._threads.submit(self._prove).result()
         except BaseException:
-            self.__exit__()
+            self.__exit__(RunFailed)
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None = None, *_: object) -> None:
+        if error is not None:  # an interrupt does not wait for the limits of what is running
+            for boxes in self._boxes:
+                boxes.kill()
         self._threads.shutdown(cancel_futures=True)
         for boxes in self._boxes:
             boxes.close()
@@ -89,8 +92,14 @@ class CodeSandbox:
         boxes = self._idle.get()
         try:
             return self._run(boxes, *item)
-        except (InputError, BoxFailed) as error:
+        except InputError as error:
             return undecided(str(error))
+        except (BoxFailed, OSError) as error:  # no more descriptors or processes on this machine, for instance
+            boxes.close()
+            return undecided(str(error))
+        except BaseException:
+            boxes.close()
+            raise
         finally:
             self._idle.put(boxes)
 

@@ -110,7 +110,6 @@ def ask(boxes: WorkerBoxes, limits: Limits, job: dict[str, Any], kind: Any, name
             verdict = None
         except Exception as error:
             if error is not function.last_raised:
-                boxes.close()
                 raise
             verdict = wrong(f"it raised {type(error).__name__}: {error}".removesuffix(": "))
         (ended,) = boxes.finish()

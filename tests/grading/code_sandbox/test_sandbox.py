@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from megaphi.grading.code_sandbox.limits import Limits
 from megaphi.grading.code_sandbox.sandbox import CodeSandbox
 from megaphi.grading.question import CodeTests
 from tests.grading.code_sandbox.machine import WHY_NOT, needs_isolation
+from tests.test_house import ROOT
 
 pytestmark = pytest.mark.slow
 UNSAFE = bool(WHY_NOT)
@@ -168,6 +171,66 @@ def test_nothing_is_left_when_the_block_ends_by_an_error() -> None:
     assert {process.pid for process in psutil.Process().children(recursive=True)} == before
 
 
+SLEEPING = "import time\ndef f(n): time.sleep(60)"
+
+
+@needs_isolation
+def test_an_interrupt_ends_what_is_running_at_once() -> None:
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), CodeSandbox(workers=2, limits=Limits(wall_seconds=60)) as opened:
+        opened.grade([(SQUARES, SLEEPING)] * 4)
+    assert time.monotonic() - start < 20
+    assert {process.pid for process in psutil.Process().children(recursive=True)} == before
+
+
+OPEN_AND_SLEEP = """
+from megaphi.grading.code_sandbox.sandbox import CodeSandbox
+from megaphi.grading.question import CodeTests
+tests = CodeTests(language="python", tests="assert f(2) == 4", entry_point="f")
+with CodeSandbox(workers=1) as opened:
+    assert opened.grade([(tests, "def f(n): return n * n")])[0].is_right
+    print("open", flush=True)
+    opened.grade([(tests, "import time\\ndef f(n): time.sleep(60)")])
+"""
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
+    """The program above, once its sandbox is open; it is run from the repository's root."""
+    process = subprocess.Popen([*command, "-c", OPEN_AND_SLEEP], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+@needs_isolation
+def test_nothing_survives_a_parent_that_is_killed() -> None:
+    with started([sys.executable]) as parent:
+        time.sleep(0.3)
+        left = psutil.Process(parent.pid).children(recursive=True)
+        assert len(left) >= 3
+        parent.kill()
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert not alive
+
+
+@needs_isolation
+def test_a_user_that_is_not_root_has_isolation_too() -> None:
+    if os.geteuid():
+        pytest.skip("all these tests run as such a user")
+    found = [
+        path for path in (sys.executable, "/usr/bin/python3") if isolation._everybody_reads(os.path.realpath(path))
+    ]
+    if not found or not isolation._everybody_reads(str(ROOT)):
+        pytest.skip("such a user may not read the interpreter or the repository")
+    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", found[0]]
+    if subprocess.run([*user, "-c", "import sys; assert sys.version_info >= (3, 11)"], check=False).returncode:
+        pytest.skip(f"{found[0]} is too old")
+    with started(user) as parent:
+        parent.kill()
+
+
 @needs_isolation
 def test_a_bubblewrap_that_is_setuid_costs_a_box_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid():
@@ -243,3 +306,14 @@ def test_a_bubblewrap_that_fails_is_named_with_its_reason(monkeypatch: pytest.Mo
         InputError, match="bubblewrap with user namespaces: it says nothing; bubblewrap setuid root: it is not"
     ):
         CodeSandbox()
+
+
+def test_a_machine_without_descriptors_decides_nothing(opened: CodeSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> tuple[int, int]:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pipe", none_left)
+        (verdict,) = opened.grade([(SQUARES, RIGHT)])
+    assert (verdict.outcome, "Too many open files" in verdict.reason) == ("undecided", True)
+    assert outcomes(opened.grade([(SQUARES, RIGHT)])) == ["right"]

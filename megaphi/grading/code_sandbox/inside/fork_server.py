@@ -25,6 +25,7 @@ from megaphi.grading.code_sandbox.inside import candidate, checker, program
 from megaphi.grading.code_sandbox.inside.channel import PipeChannel
 from megaphi.grading.code_sandbox.inside.confinement import NEW_PROCESSES, call, confine
 from megaphi.grading.code_sandbox.inside.plain_data import from_bytes, to_bytes
+from megaphi.grading.code_sandbox.inside.system_calls import is_filtered, prepared_filter
 
 USUAL_IMPORTS = (
     "abc bisect cmath collections.abc copy dataclasses datetime decimal enum fractions functools hashlib heapq inspect "
@@ -207,6 +208,8 @@ def main(control: int, *, own_namespaces: bool) -> None:
     os.environ.clear()
     if own_namespaces:
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    if is_filtered():
+        prepared_filter()
     gc.collect()
     gc.freeze()  # forks share these pages for longer if no collection touches them
     ForkServer(socket.socket(fileno=control), own_namespaces=own_namespaces).run()

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import struct
+from functools import cache
 
 # name: number on x86-64, on AArch64
 DENIED = {
@@ -74,6 +75,7 @@ _LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
 _OTHER_ABI = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER_MODE = 38, 22, 2
 
 
@@ -84,18 +86,22 @@ def is_filtered() -> bool:
 
 def install_filter() -> None:
     """Deny the table to this process and all that it starts, for good. Raises `OSError`."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    program = filter_program(os.uname().machine)
-    instructions = ctypes.create_string_buffer(program, len(program))
-
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
-
-    filled = Program(len(program) // 8, ctypes.addressof(instructions))
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+    prepared = prepared_filter()
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "no_new_privs")
-    if libc.prctl(_PR_SET_SECCOMP, _FILTER_MODE, ctypes.byref(filled), 0, 0):
+    if _libc.prctl(_PR_SET_SECCOMP, _FILTER_MODE, ctypes.byref(prepared), 0, 0):
         raise OSError(ctypes.get_errno(), "seccomp")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+@cache
+def prepared_filter() -> _Program:
+    """The filter as the kernel takes it: made once by the fork server, because each test installs it."""
+    program = filter_program(os.uname().machine)
+    return _Program(len(program) // 8, program)
 
 
 def filter_program(machine: str) -> bytes:
