@@ -133,7 +133,7 @@ class Grader:
                 file.write(json.dumps(asdict(dispute), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
     def _compare(self, pairs: Sequence[tuple[str, str]]) -> list[BothComparisons]:
-        """BothComparisons on pairs, those that are remembered without a worker."""
+        """Comparisons of pairs, those that are remembered without a worker."""
         if self._verifiers is None:
             self._verifiers = Verifiers(
                 processes=self._processes, cpu_seconds=self._cpu_seconds, memory_megabytes=self._memory_megabytes

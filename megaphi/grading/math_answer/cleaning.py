@@ -35,7 +35,7 @@ TEXT = r"\\(?:text|textbf|textit|textrm|textsf|textnormal|mathrm|mathbf|mathit|m
 REPLACEMENTS: tuple[tuple[str, str], ...] = (
     (r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?", ""),
     (r"\\(?:displaystyle|textstyle|limits|nolimits|phantom\{[^{}]*\}|hspace\{[^{}]*\})", ""),
-    (r"(?<=\d)(?:\\[,!]|\{,\}|,\\!|\\ )+(?=\d{3}(?!\d))", "\x00"),
+    (r"(?<=\d)(?:\\[,!]|\{,\}|,\\!\s?|\\ )+(?=\d{3}(?!\d))", "\x00"),
     (r"(?<!\\)\\[,;:!> ]|~|\\q?quad(?![a-zA-Z])", " "),
     (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
     (r"\\[dt]?binom(?![a-zA-Z])", r"\\binom"),
@@ -55,6 +55,8 @@ REPLACEMENTS: tuple[tuple[str, str], ...] = (
     (TEXT + r"\s*\{\s*(?:,?\s*)(?:and|or)\s*\}", ","),
     (r"(?<![\\a-zA-Z{]),?\s*\b(?:and|or)\b(?![a-zA-Z}])", ","),
     (r"\*\*", "^"),
+    (TEXT + r"\s*\{\s*([a-zA-Z]|\d+)\s*\}", r"\1"),
+    (TEXT + r"\s*\{\s*(" + "|".join(FUNCTIONS) + r")\s*\}", r"\\\1 "),
 )
 PLAIN_COMMANDS = re.compile(
     r"(?<![\\a-zA-Z])("
@@ -104,6 +106,8 @@ def cleaned(text: str) -> Cleaned:
     if re.search(r"\.\.\.|\\[lc]?dots", text):
         raise Unreadable("an ellipsis")
     text = _without_wrapping(text)
+    if whole := re.fullmatch(TEXT + r"\s*\{([^{}]*)\}", text):
+        text = whole[1]
     for pattern, replacement in REPLACEMENTS:
         text = re.sub(pattern, replacement, text)
     text = text.replace("\x00", "").strip()

@@ -221,9 +221,16 @@ def _evaluate(terms: Iterable[tuple[Monomial, Fraction]], point: int) -> complex
     for monomial, factor in terms:
         value = complex(float(factor))
         for one, exponent in monomial:
-            value *= _value(one, point) ** float(exponent)
+            value *= _real_power(_value(one, point), exponent)
         total += value
     return total
+
+
+def _real_power(base: complex, exponent: Fraction) -> complex:
+    """The real root of a negative number where the index is odd, else the principal value."""
+    if exponent.denominator % 2 and base.real < 0 and abs(base.imag) < 1e-12 * abs(base.real):
+        return (-1) ** exponent.numerator * (-base.real) ** float(exponent)
+    return base ** float(exponent)
 
 
 def _value(one: Generator, point: int) -> complex:

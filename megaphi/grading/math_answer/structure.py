@@ -19,7 +19,7 @@ ORDERS = {"<": "<", ">": ">", "\\le": "<=", "\\ge": ">="}
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 RELATIONS = ("=", "\\ne", "\\in", "\\approx", "\\equiv", *ORDERS)
 WORDS = re.compile(
-    r"\(?([A-Z])\)?|[a-zA-Z][a-zA-Z'’.-]*[a-zA-Z.](?:[ ,]+[a-zA-Z'’.-]+)*|\d{1,2}:\d\d *[ap]\.?m\.?", re.ASCII
+    r"\(?([A-Z])\)?|[a-zA-Z][a-zA-Z'’.-]*[a-zA-Z.](?:[ ,]+[\w'’.-]+)*|\d{1,2}:\d\d *[ap]\.?m\.?", re.ASCII
 )
 MATHEMATICS = re.compile(r"\b(?:sqrt|pi|sin|cos|tan|log|ln|and|or)\b|,|^[a-z]{0,2}(?:abc|xyz)$")
 ARTICLES = {"a", "an", "the"}
@@ -125,12 +125,18 @@ def _words_of(text: str) -> Words | None:
     while inside := re.fullmatch(TEXT + r"\s*\{([^{}]*)\}", text):
         text, is_text = inside[1].strip().rstrip("."), True
     match = WORDS.fullmatch(text) if len(text) <= 200 else None
+    if match is None and is_text and (plain := re.fullmatch(r"[\w '’.,-]+", text)) and not plain[0][0].isdigit():
+        return _normalised_words(text)
     if match is None:
         return None
     if match[1]:
         return Words(match[1])
     if not is_text and (not re.search(r"[a-zA-Z]{3}|^no$|[ap]\.?m", text, re.IGNORECASE) or MATHEMATICS.search(text)):
         return None
+    return _normalised_words(text)
+
+
+def _normalised_words(text: str) -> Words:
     pieces = [word.strip(".'’-") for word in text.lower().split()]
     return Words(" ".join(word for word in pieces if word and word not in ARTICLES))
 

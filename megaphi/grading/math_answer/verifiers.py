@@ -47,7 +47,7 @@ class VerifierProcess:
         self._unread = b""
 
     def compare(self, key: str, answer: str) -> BothComparisons:
-        """BothComparisons on one pair; those of a worker that ended say why."""
+        """Compare one pair; those of a worker that ended say why."""
         process = self._started()
         found: list[ValueComparison] = []
         reason = "the verifier ended"
@@ -133,7 +133,7 @@ class Verifiers:
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="verifier")
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[BothComparisons]:
-        """BothComparisons on (key, answer) pairs, in order."""
+        """Compare (key, answer) pairs, in order."""
         return list(self._threads.map(self._compare_one, pairs))
 
     def _compare_one(self, pair: tuple[str, str]) -> BothComparisons:

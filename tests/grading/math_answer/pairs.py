@@ -120,6 +120,20 @@ x \in [1,3] || [1,3]
 \text{B} || (B)
 \text{even} || even
 \text{No} || no
+\text{June 20} || June 20
+\text{12 hours} || 12
+\$32,\!348 || 32348
+11,\! 111,\! 111 || 11111111
+\mathrm{e}^2 || e^2
+\operatorname{sin} x || \sin(x)
+\sqrt[3]{1-\sqrt{2}} || -\sqrt[3]{\sqrt{2}-1}
+\frac{9}{7} || 1\frac{2}{7}
+\left( -\frac{3}{2}, 1 \right] || (-1.5, 1]
+6 + 9i || 9i+6
+\frac{270}{7}\text{ degrees} || \frac{270}7
+(6,31,-1) || (6, 31, -1)
+.35625 || 0.35625
+2k+2 || 2(k+1)
 1010_2 || 1010_{2}
 3:2 || 3 : 2
 \infty || ∞
@@ -178,6 +192,7 @@ x>2 || x \ge 2
 y=2x+3 || y=2x-3
 \text{Evelyn} || Briana
 \text{even} || odd
+\text{June 20} || June 21
 \text{(A)} || (B)
 5 || \text{five apples and a pear}
 70\% || 7\%

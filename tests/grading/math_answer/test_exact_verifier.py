@@ -6,6 +6,8 @@ writing do not change it, and a rational number equals no other.
 
 from __future__ import annotations
 
+import cmath
+import math
 import time
 from fractions import Fraction
 
@@ -111,6 +113,42 @@ def test_sums_commute_and_powers_expand(one: str, other: str) -> None:
 @given(formulas())
 def test_a_formula_is_not_itself_plus_one(formula: str) -> None:
     assert compare_exactly(formula, f"({formula})+1").finding != "equal"
+
+
+@st.composite
+def valued(draw: st.DrawFn, depth: int = 3) -> tuple[str, complex]:
+    """A formula, and its value by Python's floats with x = 0.7 and y = 1.9: an evaluation that shares nothing."""
+    if depth == 0 or draw(st.integers(0, 4)) == 0:
+        return draw(st.sampled_from([(text, complex(value)) for text, value in VALUES.items()]))
+    (one, a), (other, b) = draw(valued(depth - 1)), draw(valued(depth - 1))
+    return draw(
+        st.sampled_from(
+            [
+                (f"({one})+({other})", a + b),
+                (f"({one})-({other})", a - b),
+                (f"({one}) \\cdot ({other})", a * b),
+                (f"\\frac{{{one}}}{{{other}}}", a / b if abs(b) > 1e-9 else complex(math.nan)),
+                (f"({one})^{{2}}", a * a),
+                (f"\\sqrt{{({one})^2}}", cmath.sqrt(a * a)),
+                (f"\\sin({one})", cmath.sin(a)),
+                (f"\\left|{one}\\right|", complex(abs(a)) if "i" not in one else complex(math.nan)),
+            ]
+        )
+    )
+
+
+VALUES = {"x": 0.7, "y": 1.9, "2": 2, "\\frac{1}{3}": 1 / 3, "\\pi": math.pi, "\\sqrt{2}": 2**0.5, "i": 1j, "5": 5}
+
+
+@given(valued(), valued())
+def test_no_two_formulas_of_different_values_are_equal(left: tuple[str, complex], right: tuple[str, complex]) -> None:
+    if abs(left[1] - right[1]) > 1e-6 * max(1.0, abs(left[1])):
+        assert compare_exactly(left[0], right[0]).finding != "equal"
+
+
+@given(valued(), st.sampled_from(["({})+0", "1 \\cdot ({})", "\\frac{{2({})}}{{2}}", "(({})+x)-x", "-(-({}))"]))
+def test_a_formula_is_not_different_from_what_it_is_identical_to(one: tuple[str, complex], form: str) -> None:
+    assert compare_exactly(one[0], form.format(one[0])).finding != "different"
 
 
 HOSTILE = [
