@@ -53,6 +53,7 @@ CHOOSES = [
     ("A is not right and C is wrong. I choose B.", "B"),
     ("Answer: B. Option A is in Germany and option C in Italy.", "B"),
     ("The answer is A because it rains.", "A"),
+    ("I choose Paris, A city in France.", "B"),
     ("Berlin is in Germany. The right answer must be Paris.", "B"),
 ]
 

@@ -43,7 +43,7 @@ REPLACEMENTS: tuple[tuple[str, str], ...] = (
     (r"\\div(?![a-zA-Z])", "/"),
     (r"\\(?:leq|leqslant)(?![a-zA-Z])|<=", r"\\le "),
     (r"\\(?:geq|geqslant)(?![a-zA-Z])|>=", r"\\ge "),
-    (r"\\neq(?![a-zA-Z])|!=", r"\\ne "),
+    (r"\\neq(?![a-zA-Z])|(?<=\s)!=", r"\\ne "),
     (r"\\lt(?![a-zA-Z])", "<"),
     (r"\\gt(?![a-zA-Z])", ">"),
     (r"\\lbrace(?![a-zA-Z])", r"\\{"),
@@ -55,9 +55,12 @@ REPLACEMENTS: tuple[tuple[str, str], ...] = (
     (TEXT + r"\s*\{\s*(?:,?\s*)(?:and|or)\s*\}", ","),
     (r"(?<![\\a-zA-Z{]),?\s*\b(?:and|or)\b(?![a-zA-Z}])", ","),
     (r"\*\*", "^"),
+)
+IN_TEXT: tuple[tuple[str, str], ...] = (
     (TEXT + r"\s*\{\s*([a-zA-Z]|\d+)\s*\}", r"\1"),
     (TEXT + r"\s*\{\s*(" + "|".join(FUNCTIONS) + r")\s*\}", r"\\\1 "),
 )
+"""Mathematics that is set as text: a letter, a number, the name of a function."""
 PLAIN_COMMANDS = re.compile(
     r"(?<![\\a-zA-Z])("
     + "|".join([*FUNCTIONS, "pi", "infty", *(name for name in GREEK if len(name) > 2)])
@@ -114,6 +117,8 @@ def cleaned(text: str) -> Cleaned:
     text, unit = _without_currency(text)
     text, percent = _without_percent(text)
     text, found = _without_unit(text) if not unit and not percent else (text, "")
+    for pattern, replacement in IN_TEXT:
+        text = re.sub(pattern, replacement, text)
     text = MANY_THOUSANDS.sub(lambda match: match[0].replace(",", ""), text) if not _is_bracketed(text) else text
     text = MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = SPACED_THOUSANDS.sub(lambda match: match[0].replace(" ", ""), text)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from megaphi.grading.math_answer.cleaning import LONGEST
+from megaphi.grading.math_answer.cleaning import LONGEST, TEXT
 from megaphi.grading.math_answer.exact_verifier import ValueComparison
 from megaphi.grading.math_answer.extraction import Stated, stated_result
 from megaphi.grading.math_answer.verifiers import BothComparisons
@@ -73,7 +73,7 @@ def _without_verifier(key: str, stated: Stated | None) -> Verdict | None:
     if stated is None:
         return wrong("it states no result")
     wanted, given = key.strip(), stated.text.strip()
-    if wanted == given:
+    if _bare(wanted) == _bare(given):
         return right(f"the same text, by its {stated.form}")
     if NUMERAL.fullmatch(wanted) and NUMERAL.fullmatch(given):
         same = Fraction(wanted) == Fraction(given)
@@ -81,6 +81,13 @@ def _without_verifier(key: str, stated: Stated | None) -> Verdict | None:
     if len(given) > LONGEST:
         return undecided(f"a result of {len(given):,} characters: none over {LONGEST:,} is compared")
     return None
+
+
+def _bare(text: str) -> str:
+    r"""The text without signs of mathematics, a full stop, and \text{…} around the whole."""
+    bare = text.strip("$ .\n")
+    inside = re.fullmatch(TEXT + r"\s?\{([^{}]*)\}", bare) if len(bare) <= LONGEST else None
+    return inside[1].strip() if inside else bare
 
 
 def _verdict(found: BothComparisons, stated: Stated) -> Verdict:

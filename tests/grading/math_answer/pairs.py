@@ -81,6 +81,8 @@ e^{2x} || e^{x} e^{x}
 \sin 2x || 2\sin x\cos x
 \frac{\sin x}{\cos x} || \tan x
 1+i || i+1
+i^2 || -1
+(1+i)^2 || 2i
 3-4i || -4i+3
 \frac{1}{i} || -i
 x = 5 || 5
@@ -172,6 +174,7 @@ x^2 || x
 (x+1)^2 || x^2+1
 \frac{x}{y} || \frac{y}{x}
 1+i || 1-i
+i^2 || 1
 e^x || e^{-x}
 \sin x || \cos x
 (1,2) || (2,1)

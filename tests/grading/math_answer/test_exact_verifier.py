@@ -35,6 +35,20 @@ def test_equal_only_by_a_convention(key: str, answer: str) -> None:
         assert finding in ("different", "not known", "unreadable answer", "unreadable key")
 
 
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        ("\\frac{\\pi}{6}", "30^\\circ"),
+        ("5\\text{ cm}", "5\\text{ m}"),
+        ("3:2", "3/2"),
+        ("x=5", "n=5"),
+        ("1,2", "(1,2)"),
+    ],
+)
+def test_two_ways_to_say_one_thing_are_not_called_different(key: str, answer: str) -> None:
+    assert compare_exactly(key, answer).finding == compare_exactly(answer, key).finding == "not known"
+
+
 rationals = st.fractions(max_denominator=10_000).filter(lambda one: abs(one) < 10**9)
 
 
