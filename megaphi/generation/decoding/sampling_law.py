@@ -108,7 +108,8 @@ def laws(logits_WV: Tensor, rows: Sequence[Row]) -> Iterator[Law]:
     scaled_WV = logits_WV / temperature_W1
     for candidates, numbers in _by_candidates([row.sampling for row in rows]).items():
         if candidates is None:
-            yield Law(numbers, scaled_WV[numbers].double().softmax(-1), None)
+            own_WV = scaled_WV if len(numbers) == len(rows) else scaled_WV[numbers]
+            yield Law(numbers, own_WV.softmax(-1, dtype=torch.float64), None)
             continue
         while numbers:
             rules = [rows[number].sampling for number in numbers]

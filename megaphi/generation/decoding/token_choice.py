@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megaphi.generation.decoding.sampling_law import Row, adjust, is_adjusted, laws
+from megaphi.generation.decoding.sampling_law import Law, Row, adjust, is_adjusted, laws
 
 NO_TOKEN = -1
 """The choice where no token is allowed."""
@@ -42,11 +42,13 @@ def choose(logits_WV: Tensor, rows: Sequence[Row]) -> Choice:
     for number, row in enumerate(rows):
         if is_adjusted(row):
             adjust(logits_WV[number], row)
-    tokens_W = _greedy(logits_WV, rows)
     drawn = [number for number, row in enumerate(rows) if row.sampling.temperature > 0]
-    if drawn:
-        chosen = logits_WV if len(drawn) == len(rows) else logits_WV[drawn]
-        tokens_W[drawn] = draw(chosen, [rows[number] for number in drawn])
+    if rows and len(drawn) == len(rows):
+        tokens_W = draw(logits_WV, rows)
+    else:
+        tokens_W = _greedy(logits_WV, rows)
+        if drawn:
+            tokens_W[drawn] = draw(logits_WV[drawn], [rows[number] for number in drawn])
     log_probability_W = raw_WV.gather(1, tokens_W[:, None].clamp(min=0)).squeeze(1) - normaliser_W
     alternatives: list[tuple[tuple[int, float], ...]] = [()] * len(rows)
     if best is not None:
@@ -77,19 +79,20 @@ def draw(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:
     tokens_W = torch.empty(len(rows), dtype=torch.int64, device=logits_WV.device)
     for law in laws(logits_WV, rows):
         law.exclude(rows)
-        chosen_W = _at(law.probability_WC, draw_W1[law.rows])
-        if law.tokens_WC is not None:
-            chosen_W = law.tokens_WC.gather(1, chosen_W[:, None]).squeeze(1)
-        tokens_W[law.rows] = torch.where((law.probability_WC > 0).any(-1), chosen_W, NOTHING_LEFT)
+        tokens_W[law.rows] = _at(law, draw_W1[law.rows])
     return tokens_W
 
 
-def _at(probability_WC: Tensor, draw_W1: Tensor) -> Tensor:
-    """The first index at which the cumulative probability exceeds the drawn number."""
-    cumulative_WC = probability_WC.cumsum(-1)
-    index_W1 = torch.searchsorted(cumulative_WC, draw_W1 * cumulative_WC[:, -1:], right=True)
-    last_W1 = (probability_WC > 0).to(torch.uint8).flip(-1).argmax(-1, keepdim=True)
-    return torch.minimum(index_W1, probability_WC.shape[1] - 1 - last_W1).squeeze(1)
+def _at(law: Law, draw_W1: Tensor) -> Tensor:
+    """[W] the first token up to which the cumulative probability exceeds the drawn number; NOTHING_LEFT if none has."""
+    cumulative_WC = law.probability_WC.cumsum(-1)
+    total_W1 = cumulative_WC[:, -1:].clone()
+    index_W1 = torch.searchsorted(cumulative_WC, draw_W1 * total_W1, right=True)
+    last_W1 = torch.searchsorted(cumulative_WC, total_W1)  # what comes after it has no probability
+    chosen_W1 = torch.minimum(index_W1, last_W1)
+    if law.tokens_WC is not None:
+        chosen_W1 = law.tokens_WC.gather(1, chosen_W1)
+    return torch.where(total_W1 > 0, chosen_W1, NOTHING_LEFT).squeeze(1)
 
 
 def uniform(seed: int, sample: int, position: int) -> float:
