@@ -40,8 +40,8 @@ from megaphi.sampling import Sampling
 
 RESULTS = Path(__file__).parent / "results" / "rollouts.csv"
 COLUMNS = (
-    "date commit torch transformers machine threads load questions prefixes samples max_tokens temperature batch "
-    "prompt_tokens tokens theirs_s ours_s drafts_s ratio drafts_ratio drafted accepted parted"
+    "date commit torch transformers machine threads load questions examples prefixes samples max_tokens temperature "
+    "batch prompt_tokens tokens theirs_s ours_s drafts_s ratio drafts_ratio drafted accepted parted"
 )
 QUESTIONS = (
     "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?",
@@ -49,6 +49,13 @@ QUESTIONS = (
     "Weng earns $12 an hour for babysitting. Yesterday she babysat for 50 minutes. How much did she earn?",
     "A box holds 24 apples. A shop has 7 boxes and sells 95 apples. How many apples are left?",
 )
+EXAMPLE = (
+    "<|im_start|>user\nMia has {a} boxes with {b} pencils each and gives away {c} pencils. How many are left? "
+    "Think step by step, then give the answer.<|im_end|>\n<|im_start|>assistant\nFirst, Mia has {a} * {b} = {ab} "
+    "pencils in all of her boxes together. Then she gives {c} of them away, so {ab} - {c} = {left} pencils are left. "
+    "The answer is {left}.<|im_end|>\n"
+)
+"""A worked example in the prompt; with others as many tokens as few-shot prompts have."""
 CHAT = "<|im_start|>user\n{} Think step by step, then give the answer.<|im_end|>\n<|im_start|>assistant\n"
 SOLUTION = 160
 """Tokens of a solution at most."""
@@ -57,6 +64,7 @@ SOLUTION = 160
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side; their medians count")
+    parser.add_argument("--examples", type=int, default=0, help="worked examples in front of each question")
     parser.add_argument("--prefixes", type=int, default=4, help="places in each solution")
     parser.add_argument("--samples", type=int, default=8, help="rollouts from each place")
     parser.add_argument("--max-tokens", type=int, default=32)
@@ -68,15 +76,25 @@ def main() -> None:
     theirs, tokenizer = load_transformers(gguf)
     ours = open_model(open_weights(str(gguf)))
     stop = frozenset({tokenizer.eos_token_id})
-    prefixes = prefixes_of(ours, tokenizer, stop, count=arguments.prefixes)
+    prompts = prompts_of(tokenizer, examples=arguments.examples)
+    prefixes = prefixes_of(ours, prompts, stop, count=arguments.prefixes)
     row = compare(ours, theirs, tokenizer, prefixes, stop, arguments)
     if arguments.write:
         append(row)
 
 
-def prefixes_of(ours: InferenceModel, tokenizer: Any, stop: frozenset[int], *, count: int) -> list[list[list[int]]]:
+def prompts_of(tokenizer: Any, *, examples: int) -> list[list[int]]:
+    shown = ""
+    for a in range(3, 3 + examples):
+        b, c = 7 + 2 * a, 5 * a
+        shown += EXAMPLE.format(a=a, b=b, c=c, ab=a * b, left=a * b - c)
+    return [tokenizer(shown + CHAT.format(question))["input_ids"] for question in QUESTIONS]
+
+
+def prefixes_of(
+    ours: InferenceModel, prompts: list[list[int]], stop: frozenset[int], *, count: int
+) -> list[list[list[int]]]:
     """For every question, the prompt with 0, 1/count, 2/count, ... of a solution."""
-    prompts = [tokenizer(CHAT.format(question))["input_ids"] for question in QUESTIONS]
     rules = Sampling(max_tokens=SOLUTION, temperature=1.0, seed=1)
     solutions = generate(InferenceEngine(ours, slots=len(prompts)), prompts, rules, stop_tokens=stop)
     return [
@@ -160,10 +178,11 @@ def compare(
     print(
         f"{ratios[0]:.2f} times as fast, {ratios[1]:.2f} with drafts ({accepted} of {drafted} right); {parted} parted"
     )
-    shape = [len(QUESTIONS), arguments.prefixes, arguments.samples, arguments.max_tokens, arguments.temperature]
+    shape = [len(QUESTIONS), arguments.examples, arguments.prefixes, arguments.samples]
+    rules = [arguments.max_tokens, arguments.temperature, arguments.batch]
     timings = [round(value, 2) for value in medians.values()]
     counts = [drafted, accepted, parted]
-    return [*shape, arguments.batch, prompt_tokens, tokens, *timings, *(round(ratio, 3) for ratio in ratios), *counts]
+    return [*shape, *rules, prompt_tokens, tokens, *timings, *(round(ratio, 3) for ratio in ratios), *counts]
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:

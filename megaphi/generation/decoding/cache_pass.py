@@ -10,14 +10,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from megaphi.generation.decoding.scheduler import ScheduledChunk
+from megaphi.generation.decoding.scheduler import BlockCopy, ScheduledChunk
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedCache, PagedPass, PrefillChunk
 from megaphi.model.forward.targets import LogitRows
 
 
 def cache_pass(
-    chunks: Sequence[ScheduledChunk], cache: PagedCache, *, block_size: int, device: torch.device
+    chunks: Sequence[ScheduledChunk],
+    copies: Sequence[BlockCopy],
+    cache: PagedCache,
+    *,
+    block_size: int,
+    device: torch.device,
 ) -> ForwardContext:
     """Return the context of a pass over the chunks' tokens, with blocks of `block_size` positions."""
     positions_T = [position for chunk in chunks for position in chunk.positions]
@@ -35,12 +40,23 @@ def cache_pass(
         tables=torch.from_numpy(_tables(decodes)).to(device),
         lengths=torch.tensor(lengths, dtype=torch.int32, device=device),
         prefill_chunks=_prefill_chunks(chunks[len(decodes) :], len(lengths), block_size=block_size, device=device),
+        copied_rows_2C=torch.tensor(_copied_rows(copies, block_size), device=device) if copies else None,
     )
     return ForwardContext(
         attention=attention,
         positions_BS=torch.tensor([positions_T], dtype=torch.int64, device=device),
         targets=LogitRows(torch.tensor(_logit_rows(chunks), dtype=torch.int64, device=device)),
     )
+
+
+def _copied_rows(copies: Sequence[BlockCopy], block_size: int) -> list[list[int]]:
+    """[source rows, target rows]"""
+    pairs = [
+        (copy.source * block_size + place, copy.target * block_size + place)
+        for copy in copies
+        for place in range(copy.positions)
+    ]
+    return [list(rows) for rows in zip(*pairs, strict=True)]
 
 
 def _tables(decodes: Sequence[ScheduledChunk]) -> np.ndarray:

@@ -173,7 +173,8 @@ class InferenceEngine:
     ) -> tuple[Choice, list[Score]] | None:
         """On the last stage: tokens for each sequence that is continued, and the scores of target tokens."""
         tokens_T = [token for chunk in chunks for token in chunk.tokens]
-        context = cache_pass(chunks, self.cache, block_size=self.scheduler.pool.size, device=self.model.world.device)
+        size, copies, device = self.scheduler.pool.size, self.scheduler.copies, self.model.world.device
+        context = cache_pass(chunks, copies, self.cache, block_size=size, device=device)
         logits_WV = pass_over_cache(self.model, tokens_T, context)
         if logits_WV is None:
             return None

@@ -1,24 +1,30 @@
 """Continuous batching: waiting requests, running sequences, their cache blocks, and what each forward pass computes.
 
 A request takes a slot as soon as one is free, in order of arrival, with whatever prefix the cache holds already; it
-waits while a running sequence is about to compute more of that prefix. A pass computes one token of every sequence that
-is being decoded, with a draft of what follows it where there is one, and up to `prefill_tokens` prompt tokens in
-prefill chunks. What a wrong draft leaves in the cache is overwritten before anything reads it.
+waits while a running sequence is about to compute more of that prefix. Full blocks of a prefix are shared, and what a
+running sequence has of the block after them is copied: samples of one prompt compute its last token only.
 
-When blocks run out, the sequence that came last is preempted: it frees its blocks, waits, and later continues from its
-tokens with the same result, because a draw depends on its position only. Every rank decides the same from the same
-tokens, so nothing here is communicated.
+A pass computes one token of every sequence that is being decoded, with a draft of what follows it where there is one,
+and up to `prefill_tokens` prompt tokens in prefill chunks. What a wrong draft leaves in the cache is overwritten before
+anything reads it. When blocks run out, the sequence that came last is preempted: it frees its blocks, waits, and later
+continues from its tokens with the same result, because a draw depends on its position only. Every rank decides the same
+from the same tokens, so nothing here is communicated.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import NamedTuple
 
 from megaphi.generation.decoding.cache_blocks import BlockPool, Key, block_keys
 from megaphi.generation.decoding.drafts import Drafter
 from megaphi.generation.decoding.interface import Request, Score
 from megaphi.generation.decoding.json_constraint import Constraint
+
+WORTH_WAITING = 4
+"""Tokens of a prefix that a running sequence is about to compute, for which a request waits a pass instead."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +89,14 @@ class ScheduledChunk:
         return range(self.end - 1, self.end + len(self.draft)) if is_whole else range(0)
 
 
+class BlockCopy(NamedTuple):
+    """The first positions of a block, copied to another before anything of a pass is stored."""
+
+    source: int
+    target: int
+    positions: int
+
+
 class Scheduler:
     """Decides what each pass computes.
 
@@ -106,6 +120,8 @@ class Scheduler:
         self.prefill_tokens, self.scored_tokens = prefill_tokens, scored_tokens
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []
+        self.copies: list[BlockCopy] = []
+        """Copies that the pass scheduled last begins with."""
         self.reused_tokens = 0
         """Prompt tokens that were in the cache already."""
         self.preemptions = 0
@@ -159,6 +175,7 @@ class Scheduler:
 
     def next_pass(self) -> list[ScheduledChunk]:
         """Schedule the next pass: decodes first, then prefill chunks. Empty only if nothing waits or runs."""
+        self.copies = []
         self._admit()
         chunks, prefill_left, scored_left = [], self.prefill_tokens, self.scored_tokens
         for sequence in list(self.running):
@@ -201,13 +218,17 @@ class Scheduler:
 
     def _admit(self) -> None:
         being_computed = {key for sequence in self.running for key in sequence.keys[sequence.published :]}
+        computed = list(self.running)
         skipped: list[SequenceState] = []
         while self.waiting and len(self.running) < self.slots:
             sequence = self.waiting.popleft()
             # The last token is always computed: its logits are needed.
-            usable = min(len(sequence.tokens) - 1, sequence.first_scored) // self.pool.size
+            limit = min(len(sequence.tokens) - 1, sequence.first_scored)
+            usable = limit // self.pool.size
             found = self.pool.find(sequence.keys[:usable])
-            if len(found) < usable and sequence.keys[len(found)] in being_computed:
+            begun = self._begun_block(sequence, found, computed, limit=limit)
+            is_awaited = len(found) < usable and sequence.keys[len(found)] in being_computed
+            if is_awaited or self._is_begun_soon(sequence, found, begun, limit=limit):
                 skipped.append(sequence)
                 continue
             self.pool.hold(found)
@@ -217,10 +238,46 @@ class Scheduler:
                 break
             sequence.blocks, sequence.published = found, len(found)
             sequence.computed = len(found) * self.pool.size
+            if begun is not None:
+                self._copy(sequence, *begun)
             self.reused_tokens += sequence.computed
             self.running.append(sequence)
             being_computed |= set(sequence.keys[sequence.published :])
         self.waiting.extendleft(reversed(skipped))
+
+    def _begun_block(
+        self, sequence: SequenceState, found: list[int], others: list[SequenceState], *, limit: int
+    ) -> tuple[int, int] | None:
+        """(block, positions): the most that another sequence has computed of the block after `found`, up to `limit`."""
+        best = None
+        for other in others:
+            positions = self._shared(sequence, other, len(found), limit=min(limit, other.computed))
+            if positions > (best[1] if best else 0):
+                best = other.blocks[len(found)], positions
+        return best
+
+    def _is_begun_soon(
+        self, sequence: SequenceState, found: list[int], begun: tuple[int, int] | None, *, limit: int
+    ) -> bool:
+        """Return whether a running sequence is about to compute so much more of that block that waiting pays."""
+        least = (begun[1] if begun else 0) + WORTH_WAITING
+        return any(self._shared(sequence, other, len(found), limit=limit) >= least for other in self.running)
+
+    def _shared(self, sequence: SequenceState, other: SequenceState, number: int, *, limit: int) -> int:
+        """Tokens of block `number` that two sequences have in common, from its first, up to token `limit`."""
+        if number and (len(other.keys) < number or other.keys[number - 1] != sequence.keys[number - 1]):
+            return 0
+        first = number * self.pool.size
+        end = min(limit, first + self.pool.size)
+        pairs = zip(sequence.tokens[first:end], other.tokens[first:end], strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    def _copy(self, sequence: SequenceState, source: int, positions: int) -> None:
+        """Begin the next block of a sequence with what `source` holds; the caller has made sure that one is free."""
+        target = self.pool.take()
+        self.copies.append(BlockCopy(source, target, positions))
+        sequence.blocks.append(target)
+        sequence.computed += positions
 
     def _reserve(self, sequence: SequenceState, tokens: int) -> bool:
         """Allocate blocks for this many tokens, preempting sequences that came later; False if this one was

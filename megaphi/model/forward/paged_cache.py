@@ -57,12 +57,18 @@ class PagedPass(Attention):
     lengths: Tensor
     """int32 [decodes]: positions that each of them attends to, itself included."""
     prefill_chunks: Sequence[PrefillChunk]
+    copied_rows_2C: Tensor | None = None
+    """int64: rows of the cache to copy before anything is stored, and the rows to copy them to."""
 
     def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
         """Store the new keys and values, then attend. The pass is one row: S = T and B = 1."""
         keys_NPGK, values_NPGK = self.cache.layers[core.layer_number]
         for stored, new in ((keys_NPGK, key_SBGK), (values_NPGK, value_SBGK)):
-            stored.view(-1, *stored.shape[2:]).index_copy_(0, self.cache_rows_T, new.squeeze(1))
+            rows = stored.view(-1, *stored.shape[2:])
+            if self.copied_rows_2C is not None:
+                source_C, target_C = self.copied_rows_2C
+                rows.index_copy_(0, target_C, rows[source_C])
+            rows.index_copy_(0, self.cache_rows_T, new.squeeze(1))
         attended = []
         if self.decodes:
             decode_THK = query_SBHK[: self.decodes, 0]

@@ -39,6 +39,9 @@ class RememberingModel:
 
     def __call__(self, model: Any, tokens_T: list[int], context: Any) -> torch.Tensor:
         attention = context.attention
+        if attention.copied_rows_2C is not None:
+            sources, targets = attention.copied_rows_2C.tolist()
+            self.stored |= dict(zip(targets, [self.stored[source] for source in sources], strict=True))
         self.stored |= dict(zip(attention.cache_rows_T.tolist(), tokens_T, strict=True))
         tables = [*attention.tables.tolist()]
         texts = [self.read(table, length) for table, length in zip(tables, attention.lengths.tolist(), strict=True)]

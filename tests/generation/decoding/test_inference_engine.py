@@ -92,14 +92,15 @@ def test_every_layout_says_what_a_model_without_cache_says(
 
 def assert_drafts_change_nothing(drafted: dict[str, Any], free: dict[str, Any], expected: dict[str, Any]) -> None:
     """Answers with and without drafts, of which at least a third are right, and those of a model without cache."""
-    assert drafted["drafted"] > drafted["accepted"] > 0.33 * drafted["drafted"] > 50
+    assert drafted["drafted"] > drafted["accepted"] > 0.33 * drafted["drafted"] > 15
     assert free["drafted"] == 0
     for name, answer in drafted["answers"].items():
         kind, place, _ = name.split()
         assert answer["tokens"] == free["answers"][name]["tokens"] == expected[kind][int(place)]["tokens"]
         assert answer["finish"] == free["answers"][name]["finish"]
         alone = free["answers"][name]["log_probabilities"]
-        np.testing.assert_allclose(answer["log_probabilities"], alone, rtol=0, atol=1e-5)
+        # Passes of other lengths round their products otherwise: numbers around 10, in fp32.
+        np.testing.assert_allclose(answer["log_probabilities"], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_forced_answers_and_probabilities_are_of_many_kinds(expected: dict[str, Any]) -> None:

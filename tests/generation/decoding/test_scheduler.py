@@ -47,6 +47,10 @@ class RememberingCache:
     def run_pass(self):
         chunks = self.scheduler.next_pass()
         assert chunks
+        copied = {}
+        for source, target, positions in self.scheduler.copies:
+            copied |= {(target, place): self.stored[source, place] for place in range(positions)}
+        self.stored |= copied
         for chunk in chunks:  # every layer stores all tokens of a pass before it attends
             for position in range(chunk.start, chunk.end):
                 self.stored[self.address(chunk.sequence, position)] = chunk.sequence.tokens[position]
@@ -106,8 +110,25 @@ def test_samples_of_one_prompt_compute_it_once():
         scheduler.add(Request(name=str(sample), prompt=prompt, sampling=Sampling(max_tokens=3), sample=sample))
     cache = RememberingCache(scheduler)
     cache.run()
-    assert scheduler.reused_tokens == 15 * 96  # all but the last token's block, of which 4 tokens are recomputed
-    assert cache.computed == 100 + 15 * 4 + 16 * 2
+    assert scheduler.reused_tokens == 15 * 99  # all but the last token, whose logits are needed
+    assert cache.computed == 100 + 15 + 16 * 2
+
+
+def test_a_block_that_is_shared_in_part_is_copied_up_to_where_texts_part():
+    scheduler = Scheduler(BlockPool(50, size=SIZE), slots=4, prefill_tokens=100, scored_tokens=8)
+    cache = RememberingCache(scheduler)
+    prompts = {"first": (1, 2, 3, 4, 5, 6, 0), "parts": (1, 2, 3, 4, 5, 0, 6), "scored": (1, 2, 3, 4, 5, 6, 0, 3)}
+    scheduler.add(Request(name="first", prompt=prompts["first"], sampling=Sampling(max_tokens=9)))
+    cache.run_pass()
+    scheduler.add(Request(name="parts", prompt=prompts["parts"], sampling=Sampling(max_tokens=2)))
+    scheduler.add(Request(name="scored", prompt=prompts["scored"], scored=2))
+    cache.run_pass()
+    assert [copy.positions for copy in scheduler.copies] == [1, 1]  # the logits of position 5 are needed
+    assert scheduler.reused_tokens == 2 * (4 + 1)
+    answers = cache.run()
+    assert answers["parts"] == alone(prompts["parts"], 2)
+    assert answers["scored"] == [0, 3]
+    assert scheduler.pool.free == 50
 
 
 def test_a_sequence_that_waits_for_a_prefix_is_not_held_up_when_its_owner_leaves():
