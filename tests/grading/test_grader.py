@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -131,6 +132,11 @@ def test_a_worker_that_dies_costs_its_own_pair_only() -> None:
         assert worker.compare("\\frac12", "0.5").exact.finding == "equal"
         assert worker._process is not None
         process = worker._process.pid
+        limits = Path(f"/proc/{process}/limits").read_text()
+        assert re.search(rf"Max address space +{1 << 30} +{1 << 30} ", limits)
+        assert re.search(r"Max file size +0 +0 ", limits)
+        assert re.search(r"Max processes +0 +0 ", limits)
+        assert Path(f"/proc/{process}/environ").read_text() == "PYTHONHASHSEED=0\0"
         killer = threading.Timer(0.3, os.kill, (process, signal.SIGSEGV))
         killer.start()
         findings = worker.compare("\\sum_{n=1}^{10^{7}} \\sin(n)", "\\prod_{n=1}^{10^{7}} \\cos(n)")

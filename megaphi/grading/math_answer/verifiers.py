@@ -28,6 +28,8 @@ START_SECONDS = 120.0
 WALL_PER_CPU_SECOND = 30
 """Seconds on the clock for each of processor time."""
 LONGEST_LINE = 1 << 20
+ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+"""The whole environment of a worker. SymPy's paths depend on the order of sets: the same pair gets the same finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,14 @@ class VerifierProcess:
             self.close()
             # Not -m: a parent that runs from its source folder has a path that the child would not have.
             program = f"import sys; sys.path[:] = {sys.path!r}; from megaphi.grading.math_answer.worker import main; "
-            command = [sys.executable, "-I", "-c", program + f"main{self._limits}"]
+            command = [sys.executable, "-s", "-c", program + f"main{self._limits}"]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/"
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=ENVIRONMENT,
+                cwd="/",
             )
             try:
                 ready = json.loads(self._line(self._process, time.monotonic() + START_SECONDS))
