@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -50,9 +51,9 @@ def run_in_new_world(
 
 
 def end_worlds() -> None:
-    """End all worlds that live."""
+    """Dismiss all worlds that live. Nobody waits for their ranks, which end by themselves in a moment."""
     while _worlds:
-        _worlds.popitem()[1].end()
+        _worlds.popitem()[1].dismiss()
 
 
 class LivingWorld:
@@ -91,9 +92,12 @@ class LivingWorld:
                     found[rank] = _result(rank, cases)
         return [found[rank] for rank in range(len(self._cases))]
 
-    def end(self) -> None:
+    def dismiss(self) -> None:
         for cases in self._cases:
             cases.close()
+
+    def end(self) -> None:
+        self.dismiss()
         for rank in self._ranks:
             rank.join(20)
 
@@ -219,7 +223,10 @@ def _state_now() -> Callable[[], None]:
 
 
 def _leave_groups() -> None:
-    """Leave all process groups but that of the whole world, which is joined once."""
+    """Leave all process groups but that of the whole world, which is joined once.
+
+    They end at the same time: each waits ten milliseconds for a thread of gloo's, and a rank has twenty.
+    """
     import gc
 
     import torch.distributed as distributed
@@ -230,6 +237,8 @@ def _leave_groups() -> None:
         return
     parallel_state.destroy_model_parallel()
     gc.collect()
-    for group in list(distributed_c10d._world.pg_map):
-        if group is not distributed.group.WORLD:
-            distributed.destroy_process_group(group)
+    held = [[group] for group in distributed_c10d._world.pg_map if group is not distributed.group.WORLD]
+    for one in held:
+        distributed.destroy_process_group(one[0])
+    with ThreadPoolExecutor(len(held) + 1) as pool:
+        list(pool.map(list.clear, held))  # the last that holds them
