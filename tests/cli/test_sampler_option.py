@@ -78,7 +78,7 @@ def test_a_server_is_asked_with_its_own_key_only(tmp_path: Path) -> None:
         ("", "--judge: the name of a sampler is empty"),
         ("http://host:80/v1", "--judge http://host:80/v1: which model of that server?"),
         ("http://host:80/v1=", "which model"),
-        ("http://:x/v1=m", "is no address of a server"),
+        ("http://:x/v1=m", "is not the address of a server"),
     ],
 )
 def test_a_name_that_is_none_is_refused(text: str, message: str) -> None:

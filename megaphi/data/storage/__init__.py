@@ -1,1 +1,1 @@
-"""Tokenised datasets: .bin/.idx pairs on local disks or in object storage, written, read and merged."""
+"""Tokenised datasets in several formats, on local disks or in object storage: writing, reading, merging."""

@@ -1,9 +1,9 @@
-"""Write Megatron's .bin/.idx pair and our .json so that all three appear, or nothing, in memory that does not grow.
+"""The writer of Megatron's .bin/.idx pairs and our .json: all three files appear or none, in constant memory.
 
 `IndexedDatasetWriter` appends documents to a temporary .bin and their lengths to a temporary file; `finish` streams the
-index from it. `write_index` lays an index out chunk by chunk; `put_in_place` renames the three files, the index last:
-where there is a .idx, the other two are complete. The surprising fact: the format wants all lengths, then all pointers,
-so the lengths are read twice, and for a thousand million documents no array is ever longer than a chunk.
+index from it. `write_index` writes an index chunk by chunk; `put_in_place` renames the three files, the index last: if
+there is a .idx, the other two are complete. The surprising fact: the format stores all lengths, then all pointers, so
+the lengths are read twice; no array is longer than a chunk, even for a billion documents.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from megaphi.files import explain_write_errors, locked, sync_folder
 from megaphi.json_text import json_bytes
 
 CHUNK = 1 << 16
-"""Numbers of the index that are held at a time."""
+"""Most numbers of the index in memory at a time."""
 
 
 class IndexedDatasetWriter:
-    """Write PREFIX.bin, PREFIX.json and PREFIX.idx so that all appear, or nothing.
+    """Writer of PREFIX.bin, PREFIX.json and PREFIX.idx, which appear together or not at all.
 
-    Use as a context manager: add documents, then `finish`. Leaving the block without `finish`, by an error or not,
-    removes what was written. The bytes are those of Megatron's `IndexedDatasetBuilder` for the same documents. What a
-    kill leaves behind are `.partial` files in `temporary_folder` (on the same file system; by default the folder of the
-    dataset).
+    It is a context manager: add documents, then call `finish`. Leaving the block without `finish`, by an error or not,
+    removes everything that was written. The bytes are those of Megatron's `IndexedDatasetBuilder` for the same
+    documents. A killed process leaves `.partial` files in `temporary_folder` (on the same file system; by default the
+    dataset's folder).
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class IndexedDatasetWriter:
         self.add_documents(tokens, [tokens.size])
 
     def add_documents(self, tokens: ArrayLike, lengths: ArrayLike) -> None:
-        """Append several documents at once: their tokens one after the other, and the number of tokens of each."""
+        """Append several documents at once: their concatenated tokens, and the number of tokens of each."""
         tokens_N, lengths_N = np.asarray(tokens).reshape(-1), np.asarray(lengths, dtype=np.int64)
         if self._data is None:
             raise ValueError("this writer is not open: use it in a `with` block, before finish()")
@@ -96,14 +96,14 @@ class IndexedDatasetWriter:
         self.token_count += int(lengths_N.sum())
 
     def _stored(self, tokens_N: NDArray[Any]) -> NDArray[Any]:
-        """The tokens in the stored dtype, none of them changed by it."""
+        """Convert tokens to the stored dtype. Raises InputError for tokens that it cannot hold."""
         stored_N = np.ascontiguousarray(tokens_N, dtype=self.dtype)
         if tokens_N.dtype != self.dtype and not np.array_equal(stored_N, tokens_N):
             raise ValueError(f"tokens {tokens_N.min()} .. {tokens_N.max()} do not fit in {self.dtype}")
         return stored_N
 
     def finish(self, description: dict[str, Any]) -> None:
-        """Write the index and put all three files in place; `description` becomes PREFIX.json."""
+        """Write the index and move all three files into place; `description` becomes PREFIX.json."""
         data, lengths = self._data, self._lengths
         if data is None or lengths is None:
             raise ValueError("this writer is not open")
@@ -131,7 +131,7 @@ class IndexedDatasetWriter:
 
 @contextmanager
 def temporary_file(prefix: Path, ending: str, *, folder: Path) -> Iterator[IO[bytes]]:
-    """A file of its own for one part of PREFIX, open for writing and reading; removed at the end unless renamed."""
+    """A temporary file for one part of PREFIX, open for writing and reading; removed at the end unless renamed."""
     handle, name = tempfile.mkstemp(prefix=f".{prefix.name}{ending}.", suffix=".partial", dir=folder)
     os.fchmod(handle, 0o644)
     os.close(handle)
@@ -173,7 +173,7 @@ def write_index(
 
 
 def put_in_place(prefix: Path, *, data: IO[bytes], index: IO[bytes], description_file: IO[bytes] | None) -> None:
-    """Force the temporary files to disk and give them their names; without a description an old PREFIX.json goes."""
+    """Sync the temporary files to disk and rename them; without a description an old PREFIX.json is removed."""
     for file in (data, index, description_file):
         if file is not None:
             file.flush()
@@ -184,7 +184,7 @@ def put_in_place(prefix: Path, *, data: IO[bytes], index: IO[bytes], description
 
 
 def _rename_parts(prefix: Path, *, data: IO[bytes], index: IO[bytes], description_file: IO[bytes] | None) -> None:
-    """One writer at a time: three renames of two writers must not make a dataset of both."""
+    """Lock a dataset while it is renamed: the renames of two writers must not make a mixture of both."""
     final = {ending: with_ending(prefix, ending) for ending in (".bin", ".json", ".idx")}
     if not _is_same(index.name, final[".idx"]):
         final[".idx"].unlink(missing_ok=True)  # never an old index beside new tokens
@@ -199,7 +199,7 @@ def _rename_parts(prefix: Path, *, data: IO[bytes], index: IO[bytes], descriptio
 
 
 def _is_same(path: str, other: Path) -> bool:
-    """Return whether two files hold the same bytes; an index that does may stay while its tokens are replaced."""
+    """Return whether two files hold the same bytes; an unchanged index may stay while its tokens are replaced."""
     try:
         return filecmp.cmp(path, other, shallow=False)
     except FileNotFoundError:
@@ -214,6 +214,6 @@ def _read_lengths(file: IO[bytes]) -> Iterator[NDArray[Any]]:
 
 
 def _ranges(stop: int) -> Iterator[NDArray[np.int64]]:
-    """0 .. stop - 1 in chunks."""
+    """Yield 0 .. stop - 1 in chunks."""
     for start in range(0, stop, CHUNK):
         yield np.arange(start, min(start + CHUNK, stop), dtype=np.int64)

@@ -1,9 +1,9 @@
-"""Merge several PREFIX.bin/.idx pairs into one, document after document, in constant memory.
+"""Merging of several .bin/.idx pairs into one, document after document, in constant memory.
 
-The tokens are copied block by block; the index is streamed from those of the inputs, so documents of several sequences,
-which Megatron can write, stay what they are. The bytes are those of Megatron's `IndexedDatasetBuilder.add_index` on the
-same inputs in the same order. A .json is written where every input has one and all name the same tokenizer; ids of two
-tokenizers in one file would train nonsense without an error, so they are refused.
+Tokens are copied block by block; the index is streamed from those of the inputs, so documents of several sequences,
+which Megatron can write, are preserved. The bytes are those of Megatron's `IndexedDatasetBuilder.add_index` on the same
+inputs in the same order. A .json is written if every input has one and all name the same tokenizer; ids of two
+tokenizers in one file would silently train nonsense, so they are refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COPIED_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The contribution of one input."""
+    """One input of the merge, checked."""
 
     prefix: Path
     dtype: np.dtype[Any]
@@ -42,10 +42,10 @@ class _Part:
 
 
 def find_pairs(folder: str | os.PathLike[str]) -> list[Path]:
-    """Prefixes of all .bin/.idx pairs in a folder, sorted by name as Megatron's tool does.
+    """Prefixes of all .bin/.idx pairs in a folder, sorted by name as in Megatron's tool.
 
     Raises:
-        InputError: the folder is missing, holds no pair, or half of one.
+        InputError: the folder is missing, holds no pair, or holds half of one.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -134,7 +134,7 @@ def _check_alike(parts: Sequence[_Part], output: Path) -> None:
 
 
 def _merged_description(parts: Sequence[_Part]) -> dict[str, Any] | None:
-    """PREFIX.json of the result; None if an input says nothing of its tokenizer."""
+    """PREFIX.json of the result; None if an input does not name its tokenizer."""
     descriptions = [part.description for part in parts if part.description and "tokenizer" in part.description]
     if len(descriptions) < len(parts):
         return None

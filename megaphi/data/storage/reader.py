@@ -1,11 +1,11 @@
-"""Rows of tokens out of the datasets of all sources: where they lie, what they are, where documents begin in them.
+"""Reading of rows of tokens from the datasets of all sources: their positions, tokens and documents.
 
-`windows` turns (source, first token) into runs: stretches of one dataset, of which a row has more than one only where
-it crosses the end of a dataset or of the ring. `read` and `document_ids` turn runs into arrays, in C++ without the GIL
-(`csrc/index`). Nothing is remembered between calls, so threads may share a reader. What a dataset is stored in is its
-own affair (`token_dataset.py`): here it is tokens from some byte of a file on, and what tells where documents begin.
-Remote datasets differ in one thing: their runs are cut where their cached blocks end (`remote.py`). Legend: B rows
-asked for, N runs, P pieces of runs, D datasets, S sources.
+`windows` turns (source, first token) into runs: stretches of one dataset. A row has more than one run only if it
+crosses the end of a dataset or of the ring. `read` and `document_ids` turn runs into arrays, in C++ without the GIL
+(`csrc/index`). No state is kept between calls, so threads may share a reader. The format of a dataset does not matter
+here (`token_dataset.py`): it is tokens from some byte of a file on, with an index of documents. Runs of remote datasets
+are also cut where their cached blocks end (`remote.py`). Legend: B requested rows, N runs, P pieces of runs,
+D datasets, S sources.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from megaphi.errors import InputError
 
 
 class Runs(NamedTuple):
-    """Stretches of datasets, all int64 [N]; `dataset_N` counts through the datasets of all sources."""
+    """Stretches of datasets, all int64 [N]; `dataset_N` numbers the datasets of all sources consecutively."""
 
     row_N: NDArray[np.int64]
-    """Row that each run is part of, ascending."""
+    """Row to which each run belongs, ascending."""
     dataset_N: NDArray[np.int64]
     start_N: NDArray[np.int64]
     """First token in the dataset."""
@@ -46,7 +46,7 @@ class TokenReader:
         self._code_D = np.array([code_of(dataset.dtype) for dataset in self.datasets])
         self._first_byte_D = np.array([dataset.first_byte for dataset in self.datasets])
         counts_D = np.array([dataset.token_count for dataset in self.datasets], dtype=np.int64)
-        # All tokens of all sources on one line: source s is [first_S[s], first_S[s] + size_S[s]) of it.
+        # Tokens of all sources, numbered consecutively: source s has [first_S[s], first_S[s] + size_S[s]).
         self._end_D = np.cumsum(counts_D)
         self._begin_D = self._end_D - counts_D
         self._size_S = np.array([stream.token_count for stream in streams], dtype=np.int64)
@@ -54,11 +54,11 @@ class TokenReader:
 
     @property
     def is_remote(self) -> bool:
-        """True if any dataset is in object storage."""
+        """True if a dataset is in object storage."""
         return any(dataset.data.is_remote for dataset in self.datasets)
 
     def windows(self, source_B: ArrayLike, start_token_B: ArrayLike, count: int) -> Runs:
-        """Rows of `count` tokens as runs: row b begins at token `start_token_B[b]` of source `source_B[b]`."""
+        """Divide rows of `count` tokens into runs; row b begins at token `start_token_B[b]` of source `source_B[b]`."""
         source_B = np.asarray(source_B, dtype=np.int64)
         first_B, size_B = self._first_S[source_B], self._size_S[source_B]
         place_B = first_B + np.asarray(start_token_B, dtype=np.int64) % size_B
@@ -78,7 +78,7 @@ class TokenReader:
         return Runs(*(column[order] for column in joined))
 
     def prepare(self, runs: Runs) -> None:
-        """These runs will be read soon: start to fetch what is not on this machine."""
+        """Announce runs that will be read soon, to fetch remote ones ahead of time."""
         for number in np.unique(runs.dataset_N):
             data = self.datasets[number].data
             if data.is_remote:
@@ -90,9 +90,10 @@ class TokenReader:
     def read(
         self, runs: Runs, *, rows: int, count: int, vocabulary_size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tokens of runs that fill `rows` rows of `count`: all but the last of each row, and all but the first.
+        """Read the tokens of runs that fill `rows` rows of `count` tokens.
 
-        Two arrays, int64 [rows, count - 1]: what a model reads, and what it is to predict.
+        Returns two arrays, int64 [rows, count - 1]: all tokens but the last of each row, which a model reads, and all
+        but the first, which it predicts.
 
         Raises:
             InputError: a file is shorter than its index says, cannot be read, or holds a token outside the vocabulary.
@@ -115,9 +116,9 @@ class TokenReader:
         return inputs, labels
 
     def document_ids(self, runs: Runs, *, rows: int, count: int) -> NDArray[np.int32]:
-        """Number of the document that each token belongs to, 0, 1, 2, .. along each row: int32 [rows, count].
+        """Number of each token's document within its row, from 0: int32 [rows, count].
 
-        The next document begins where its dataset says so, and with every run of a row but the first: at the seam of
+        A document begins where its dataset's index has one, and with every run of a row but the first: at the seam of
         two datasets, or of the ring's end and its beginning.
         """
         chosen, index_N = np.unique(runs.dataset_N, return_inverse=True)
@@ -137,7 +138,7 @@ class TokenReader:
 
     @contextmanager
     def _pieces(self, runs: Runs) -> Iterator[tuple[Pieces, NDArray[np.int64]]]:
-        """Locate the runs in files, with the dtype code of each file; files are open inside the block."""
+        """Locate the runs in files, with each file's dtype code; the files are open inside the block."""
         chosen, file_N = np.unique(runs.dataset_N, return_inverse=True)
         itemsize_N = self._itemsize_D[runs.dataset_N]
         offset_N = self._first_byte_D[runs.dataset_N] + runs.start_N * itemsize_N
@@ -163,7 +164,7 @@ class TokenReader:
     def _explain(
         self, runs: Runs, pieces: Pieces, kind: str, piece: int, byte: int, value: int, *, vocabulary_size: int
     ) -> str:
-        """Explain a failure: turn the piece and the byte within it into a token of a file."""
+        """Explain a failed read: translate the piece and the byte within it to a token of a file."""
         run = int(pieces.run_P[piece])
         number = int(runs.dataset_N[run])
         dataset, itemsize = self.datasets[number], int(self._itemsize_D[number])
@@ -182,5 +183,5 @@ class TokenReader:
 
 
 def code_of(dtype: np.dtype[Any]) -> int:
-    """Megatron's code of a dtype. It has none for uint32, which is read as int32: no vocabulary reaches 2^31."""
+    """Megatron's code of a dtype; uint32, which has none, is read as int32: no vocabulary reaches 2^31."""
     return CODE_OF_DTYPE[np.dtype("<i4") if dtype == np.dtype("<u4") else dtype]

@@ -1,15 +1,15 @@
-"""Expansion of the paths of a source into a list of datasets.
+"""Expansion of a source's paths to a list of datasets.
 
     data/web                    the prefix of one pair of .bin and .idx
     data/web.npy                any other format of `dataset_formats.py`, by its ending: .npy, .bin
     data/web_*                  a glob: every prefix that matches and has a .idx, web_2 before web_10; or web_*.npy
-    my_data.py:Shards:ARGUMENT  a class that reads tokens, and what it is made with
+    my_data.py:Shards:ARGUMENT  a class that reads tokens, and its argument
     data/web.manifest.json      {"datasets": ["web_1", {"prefix": "web_2", "tokens": 7, "fingerprint": "ab.."}]}
     data/web.txt                one prefix per line; # begins a comment
-    s3://bucket/web_*           any of these where fsspec finds them: s3, gs, https, memory, file, ...
+    s3://bucket/web_*           any of these in a file system of fsspec: s3, gs, https, memory, file, ...
 
-Paths in a manifest are relative to its folder. Tokens and fingerprint may be left out; where they are given, the
-dataset must have them. The order of the list is the order of the tokens, so it decides what is in a batch.
+Paths in a manifest are relative to its folder. Tokens and fingerprint are optional; if given, they are compared with
+the dataset's. The order of the list is the order of the tokens, so batches depend on it.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ MANIFEST_ENDINGS = (".manifest.json", ".txt")
 
 
 class ListedDataset(NamedTuple):
-    """A dataset of a source, and what its manifest says of it."""
+    """A dataset of a source, with the expectations of its manifest, if any."""
 
     path: str
-    """As `dataset_formats.open_dataset` takes it."""
+    """Path, prefix or URL for `dataset_formats.open_dataset`."""
     tokens: int | None = None
     fingerprint: str | None = None
     manifest: str | None = None
 
 
 class RemoteFiles(Protocol):
-    """The part of object storage that is used here (`remote.RemoteStore`)."""
+    """The interface of object storage for this module (`remote.RemoteStore`)."""
 
     def glob(self, pattern: str) -> list[str]: ...
 
@@ -53,10 +53,10 @@ class RemoteFiles(Protocol):
 
 
 def find_datasets(entries: Iterable[str], *, source: str, remote: RemoteFiles) -> list[ListedDataset]:
-    """The datasets of a source, in order; `source` names it in messages.
+    """The datasets of a source, in order; `source` is its name for messages.
 
     Raises:
-        InputError: a glob matches nothing, a manifest is corrupted or empty, a prefix comes twice.
+        InputError: a glob matches nothing, a manifest is corrupted or empty, a dataset is named twice.
     """
     found: list[ListedDataset] = []
     for entry in entries:
@@ -89,7 +89,7 @@ def _is_glob(entry: str) -> bool:
 
 
 def _matches(pattern: str, *, source: str, remote: RemoteFiles) -> list[str]:
-    """Datasets whose marker is there, numbers in their names counting as numbers."""
+    """Datasets of a glob, by their marker files, sorted with numbers in names compared as numbers."""
     find = remote.glob if is_url(pattern) else _glob_files
     looked_for = format_of(pattern).marker(pattern)
     ending = looked_for.removeprefix(pattern)
@@ -110,13 +110,13 @@ def _glob_files(pattern: str) -> list[str]:
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
-    """Sorts web_2 before web_10: digits by their value, the rest by its letters, ties by the digits as written."""
+    """Sort key that puts web_2 before web_10: digits by value, the rest by characters, ties by digits as written."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), part) if place % 2 else (0, part) for place, part in enumerate(parts)]
 
 
 def read_manifest(path: str, *, remote: RemoteFiles) -> list[ListedDataset]:
-    """The datasets that a manifest lists."""
+    """The datasets in a manifest. Raises InputError."""
     text = _manifest_text(path, remote=remote)
     if path.endswith(".txt"):
         entries: list[Any] = [line.partition("#")[0].strip() for line in text.splitlines()]
@@ -166,7 +166,7 @@ def _listed(entry: Any, number: int, *, manifest: str, folder: str) -> ListedDat
 
 
 def write_manifest(path: str | os.PathLike[str], prefixes: Sequence[str | os.PathLike[str]]) -> None:
-    """Write a .manifest.json of local datasets, with the tokens and the fingerprint that each has now."""
+    """Write a .manifest.json of local datasets, with the current tokens and fingerprint of each."""
     folder, entries = Path(path).parent, []
     if not os.fspath(path).endswith(".manifest.json"):
         raise InputError(f"{os.fspath(path)} is not a manifest name: it must end with .manifest.json")

@@ -1,8 +1,8 @@
-"""Sources opened: each is a ring of tokens in one or many datasets, checked before the first batch is read.
+"""Open sources: each is a ring of tokens in one or more datasets, checked before the first batch is read.
 
-`open_streams` finds the datasets that sources name (`source_paths.py`), opens them, and refuses what would go wrong
-later or, worse, would not: datasets of different tokenizers, ids that mean something else to the model, a manifest that
-does not agree with the files. Datasets of different dtypes are no problem: what counts is the ids.
+`open_streams` finds the datasets of the sources (`source_paths.py`), opens them, and refuses what would fail later or,
+worse, would silently train nonsense: datasets of different tokenizers, ids that mean something else to the model, a
+manifest that contradicts the files. Datasets of one source may have different dtypes: only the ids matter.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from megaphi.errors import InputError
 from megaphi.log import logger
 
 OPENED_AT_ONCE = 16
-"""Remote datasets that are opened at the same time: each is a few requests, and mostly waiting."""
+"""Remote datasets that are opened at the same time: each takes a few requests, which mostly wait."""
 SAMPLED_TOKENS = 1 << 16
-"""Tokens that are looked at in a dataset that does not say which tokenizer it was made with."""
+"""Tokens that are checked in a dataset that does not name its tokenizer."""
 
 
 @dataclass(frozen=True)
 class TokenStream:
-    """Several datasets read as one ring of tokens: the first follows the last."""
+    """The datasets of a source as one ring of tokens: the first follows the last."""
 
     datasets: tuple[TokenDataset, ...]
     name: str = "tokens"
-    """The source, for messages."""
+    """Name of the source, for messages."""
 
     @functools.cached_property
     def ends(self) -> list[int]:
@@ -50,7 +50,7 @@ class TokenStream:
 
     @property
     def document_count(self) -> int | None:
-        """None where a dataset does not know its own."""
+        """Number of documents; None if a dataset does not know its own."""
         counts = [count for dataset in self.datasets if (count := dataset.document_count) is not None]
         return sum(counts) if len(counts) == len(self.datasets) else None
 
@@ -66,13 +66,13 @@ def open_streams(
     """Open the datasets of all sources: name -> paths, globs, manifests or URLs (see `source_paths.py`), in order.
 
     Args:
-        layouts: of the sources that say what their files do not.
-        tokenizer_fingerprint: `Tokenizer.fingerprint` of the model's; None where it has no tokenizer.
-        remote: how datasets in object storage are read.
+        layouts: declarations of sources whose files do not describe themselves.
+        tokenizer_fingerprint: `Tokenizer.fingerprint` of the model's tokenizer; None if it has none.
+        remote: settings for datasets in object storage.
 
     Raises:
-        InputError: a dataset is missing, corrupted, named twice, not what its manifest says, of another tokenizer than
-            its neighbours or the model; a source holds no text.
+        InputError: a dataset is missing, corrupted, named twice, contradicts its manifest, or is of another tokenizer
+            than its neighbours or the model; a source has no text.
     """
     store = RemoteStore(remote)
     layouts = layouts or {}
@@ -136,7 +136,7 @@ def _check_one_tokenizer(stream: TokenStream) -> None:
 def check_vocabulary(stream: TokenStream, *, tokenizer_fingerprint: str | None, vocabulary_size: int) -> None:
     """Refuse ids that mean something else to the model, or nothing.
 
-    A dataset that another program wrote does not say what its ids mean; then only the range of a sample can be checked.
+    A dataset that another program wrote does not name its tokenizer; then only the range of a sample is checked.
     """
     silent = [dataset for dataset in stream.datasets if _tokenizer_of(dataset) is None]
     for dataset in stream.datasets:
@@ -163,7 +163,7 @@ def check_vocabulary(stream: TokenStream, *, tokenizer_fingerprint: str | None, 
 
 
 def _sample(dataset: TokenDataset) -> list[NDArray[np.integer]]:
-    """Stretches of tokens spread evenly from the first token to the last; of a remote dataset, the first alone."""
+    """Sample stretches of tokens, spread evenly from the first to the last; of a remote dataset, only the first."""
     stretches = 1 if dataset.data.is_remote else 16
     count = min(dataset.token_count, SAMPLED_TOKENS // stretches)
     starts = np.linspace(0, dataset.token_count - count, stretches).astype(np.int64)

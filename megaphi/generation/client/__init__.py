@@ -1,1 +1,1 @@
-"""Remote samplers: requests that are retried, and a journal of their answers."""
+"""A sampler that uses a remote server, with retries and a journal of answers."""

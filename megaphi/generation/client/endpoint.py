@@ -1,8 +1,8 @@
-"""A remote sampler: any server that speaks OpenAI's protocol continues our prompts.
+"""A `Sampler` that uses any server of OpenAI's protocol.
 
-Conversations go to /chat/completions, texts and token ids to /completions, each prompt as a request of its own, many at
-a time. A server of ours (and vLLM) answers with token ids; elsewhere an answer's tokens are what our tokenizer makes of
-its text, and there are no log-probabilities where those two disagree. Only the standard library is used.
+Conversations go to /chat/completions, texts and token ids to /completions, each prompt in a request of its own, many at
+a time. Our server and vLLM answer with token ids; with other servers our tokenizer encodes the answer's text, and there
+are no log-probabilities if the server's tokens are not the same. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from megaphi.tokenizer.interface import Tokenizer
 FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
 NEUTRAL = Sampling()
 BEYOND_OPENAI = ("top_k", "min_p", "repetition_penalty")
-"""Rules that OpenAI's own servers refuse: sent only where they do something."""
+"""Rules that OpenAI's own servers refuse; they are sent only if they have an effect."""
 
 
 class EndpointSampler:
@@ -44,13 +44,13 @@ class EndpointSampler:
         token_ids: bool = True,
         on_end: Callable[[], object] = lambda: None,
     ) -> None:
-        """Makes no request yet.
+        """Describe the server; no request is made yet.
 
         Args:
-            url: where the protocol begins, as in http://127.0.0.1:8000/v1
+            url: base URL of the protocol, such as http://127.0.0.1:8000/v1
             journal: keeps answers, and replays them when the same request is made again.
             token_ids: ask for token ids (`return_token_ids`), which OpenAI's own servers refuse.
-            on_end: called after each answer, for a progress bar; from any thread.
+            on_end: called after each answer, from any thread, for a progress bar.
         """
         connect(url, timeout_seconds=patience.timeout_seconds)
         if concurrency < 1:
@@ -66,7 +66,7 @@ class EndpointSampler:
         self.on_end = on_end
 
     def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
-        """See `Sampler`. Raises InputError when the server refuses a request, RunFailed when it does not answer."""
+        """See `Sampler`. Raises InputError if the server refuses a request, RunFailed if it does not answer."""
         rules.check()
         if samples < 1:
             raise InputError(f"samples={samples}: must be at least 1")
@@ -137,7 +137,7 @@ class EndpointSampler:
         return answers
 
     def _asked(self, prompt: Prompt, rules: Sampling) -> dict[str, Any]:
-        """The body, but for model and number."""
+        """The request body without model and number of samples."""
         if isinstance(prompt, Conversation):
             asked: dict[str, Any] = {"messages": to_plain(prompt), "logprobs": True}
             if rules.alternatives:
@@ -179,7 +179,7 @@ class EndpointSampler:
         )
 
     def _ids(self, top: Sequence[tuple[str, float]]) -> tuple[tuple[int, float], ...]:
-        """(token, log-probability), best first; a text that is not one token of ours is left out."""
+        """(token, log-probability), best first; texts that are not one token of our tokenizer are left out."""
         found = []
         for name, value in top:
             number = name.removeprefix("token_id:")
@@ -191,7 +191,7 @@ class EndpointSampler:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A server's record of one token."""
+    """A token in a server's log-probabilities."""
 
     name: str
     log_probability: float
@@ -222,6 +222,6 @@ def _chat_entries(choice: dict[str, Any]) -> list[_Entry]:
 
 
 def _pause(cancelled: threading.Event, seconds: float) -> None:
-    """Wait, unless the call is cancelled."""
+    """Sleep, unless the call is cancelled."""
     if cancelled.wait(seconds):
         raise RunFailed("cancelled")

@@ -1,7 +1,7 @@
-"""One JSON request to a server that may be busy, retried with exponential backoff until there is an answer.
+"""One JSON request to a server, retried with exponential backoff until there is an answer.
 
-Retried are status 429 and 5xx, connections that fail or break, and answers that are not JSON; the waits double, with a
-random part so that many clients do not come back at once, and are never shorter than Retry-After. Any other status is
+Status 429 and 5xx, failed or broken connections, and answers that are not JSON are retried. The waits double, with a
+random part so that many clients do not retry at once, and are never shorter than Retry-After. Any other status is
 final. Only the standard library is used.
 """
 
@@ -25,11 +25,11 @@ LONGEST_MESSAGE = 500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """Number of attempts of a request, and the longest wait between them."""
+    """Limits of the retries of a request."""
 
     attempts: int = 6
     timeout_seconds: float = 600.0
-    """For a connection, and for each silence of the server after it."""
+    """Timeout of connecting, and of each read after it."""
     first_wait_seconds: float = 0.5
     """Wait before the second attempt; it doubles with each further one."""
     longest_wait_seconds: float = 60.0
@@ -52,7 +52,7 @@ def post_json(
     """The parsed answer to a POST.
 
     Raises:
-        InputError: the server refuses the request (any status but 2xx, 429 and 5xx), or the address is none.
+        InputError: the server refuses the request (any status but 2xx, 429 and 5xx), or the address is invalid.
         RunFailed: the last attempt failed; the message says how.
     """
     data = json.dumps(body).encode()
@@ -71,7 +71,7 @@ def post_json(
 
 
 def _attempt(url: str, data: bytes, headers: Mapping[str, str], timeout_seconds: float) -> Any:
-    """The answer, or why there is none yet."""
+    """Make one attempt; returns the answer, or the reason to retry."""
     target = urlsplit(url)
     connection = connect(url, timeout_seconds=timeout_seconds)
     try:
@@ -95,7 +95,7 @@ def _attempt(url: str, data: bytes, headers: Mapping[str, str], timeout_seconds:
 
 
 def connect(url: str, *, timeout_seconds: float) -> http.client.HTTPConnection:
-    """A connection, not opened yet. Raises InputError for an address that is not http or https."""
+    """Make a connection, without opening it. Raises InputError for an address that is not http or https."""
     target = urlsplit(url)
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     try:
@@ -103,11 +103,11 @@ def connect(url: str, *, timeout_seconds: float) -> http.client.HTTPConnection:
             raise ValueError
         return kinds[target.scheme](target.hostname, target.port, timeout=timeout_seconds)
     except (KeyError, ValueError, http.client.InvalidURL):
-        raise InputError(f"{url!r} is no address of a server: expected http://HOST:PORT/v1 or https://…") from None
+        raise InputError(f"{url!r} is not the address of a server: expected http://HOST:PORT/v1 or https://…") from None
 
 
 def message_of(content: bytes) -> str:
-    """Message in an error's body, of OpenAI's form or any other."""
+    """The message in an error's body, in OpenAI's form or any other."""
     try:
         return str(parse_json(content)["error"]["message"])[:LONGEST_MESSAGE]
     except (ValueError, TypeError, KeyError):
@@ -115,7 +115,7 @@ def message_of(content: bytes) -> str:
 
 
 def _retry_after(header: str | None) -> float:
-    """Seconds, from the number or the date that the header may hold."""
+    """Seconds of Retry-After, which holds a number or a date."""
     if header is None:
         return 0.0
     try:

@@ -1,1 +1,1 @@
-"""The server that speaks OpenAI's protocol, over replicas of the inference engine."""
+"""The server of OpenAI's protocol, on replicas of the inference engine."""

@@ -1,7 +1,7 @@
-"""Step outputs of several requests as deltas of their answers: text as far as it is certain, tokens, and the end.
+"""Deltas of answers from the step outputs of several requests: text as far as it is final, tokens, finish reason.
 
-A request is cancelled here once its text (`answer_stream.py`) holds a stop text. A prompt is also put before its
-answers here (`echo`), as soon as the engine has scored its tokens; deltas that come earlier are held back.
+A request is cancelled here once its text (`answer_stream.py`) contains a stop text. With `echo` a prompt is put before
+its answers as soon as the inference engine has scored its tokens; deltas that come earlier are held back.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from megaphi.tokenizer.interface import Tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerPlan:
-    """Plan of one API request: the requests to the engine, and how its answers are assembled."""
+    """Plan of one API request: requests to the inference engine, and the assembly of answers from them."""
 
     choices: tuple[Request, ...]
-    """One per answer: all samples of the first prompt, then those of the second."""
+    """One request per answer: all samples of the first prompt, then those of the second, and so on."""
     is_echo: bool = False
-    """Every answer begins with its prompt."""
+    """True if every answer begins with its prompt."""
     continues: bool = True
-    """False: the answers are the prompts, and nothing is generated."""
+    """False if the answers are the prompts alone, and nothing is generated."""
     scored: tuple[Request, ...] = ()
-    """The prompts whose tokens are to be scored for the echo."""
+    """Prompts whose tokens are scored for the echo."""
     reports_stop_token: bool = False
-    """Report the token that ended an answer, as a token without text."""
+    """Report the token that ended an answer too, without text."""
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """For the engine, in the order in which the answers need them."""
+        """All requests for the inference engine, in the order in which the answers need them."""
         return (*self.scored, *(self.choices if self.continues else ()))
 
 
@@ -45,18 +45,18 @@ class AnswerToken:
 
     id: int
     log_probability: float | None
-    """None where nothing came before it, or it was not asked for."""
+    """None for the first token of a text, or if it was not requested."""
     alternatives: tuple[tuple[int, float], ...]
     offset: int
-    """Characters of the answer before it."""
+    """Number of characters of the answer before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelta:
-    """The addition of one step to one answer; the deltas of an answer join to the whole of it."""
+    """What one step adds to one answer; the deltas of an answer concatenate to all of it."""
 
     index: int
-    """Number of the answer among those asked for together."""
+    """Number of the answer among those of its API request."""
     text: str
     tokens: tuple[AnswerToken, ...]
     finish: Finish | None
@@ -65,7 +65,7 @@ class AnswerDelta:
 
 
 async def answer_deltas(submission: Submission, plan: AnswerPlan, tokenizer: Tokenizer) -> AsyncIterator[AnswerDelta]:
-    """Deltas of all answers, as they come; `submission` is of `plan.requests`. Raises what the submission raises."""
+    """Yield deltas of all answers as they come from `submission`, that of `plan.requests`; raises its exceptions."""
     names = [request.name for request in submission.requests]
     scored = {name: request.prompt for name, request in zip(names, plan.scored, strict=False)}
     indices = {name: index for index, name in enumerate(names[len(scored) :])}
@@ -96,13 +96,13 @@ async def answer_deltas(submission: Submission, plan: AnswerPlan, tokenizer: Tok
 
 
 def _stream(choice: Request, plan: AnswerPlan, tokenizer: Tokenizer) -> AnswerStream:
-    """The text stream of an answer, after that of its prompt if it is echoed."""
+    """Make the text stream of an answer, which continues its prompt's if that is echoed."""
     before = len(tokenizer.decode(choice.prompt)) if plan.is_echo else 0
     return AnswerStream(choice, tokenizer, before=before)
 
 
 def prompt_delta(plan: AnswerPlan, index: int, scores: Sequence[Score], tokenizer: Tokenizer) -> AnswerDelta:
-    """The echo of a prompt. Its first token has no log-probability: nothing comes before it."""
+    """The echo of a prompt; its first token has no log-probability, because nothing precedes it."""
     prompt = plan.choices[index].prompt
     stream, text, tokens = TextStream(tokenizer), "", []
     for number, token in enumerate(prompt):
@@ -127,6 +127,6 @@ def delta_of(
 
 
 def join_deltas(index: int, deltas: Sequence[AnswerDelta]) -> AnswerDelta:
-    """The whole of one answer from its deltas, of which the last says how it ended."""
+    """Join the deltas of one answer; the last has its finish reason."""
     tokens = tuple(token for delta in deltas for token in delta.tokens)
     return AnswerDelta(index, "".join(delta.text for delta in deltas), tokens, deltas[-1].finish if deltas else None)

@@ -1,10 +1,10 @@
-"""A server that speaks OpenAI's protocol: completions, chats, models; health, metrics, and a page to chat in.
+"""The HTTP application: OpenAI's completions, chats and models; health, metrics, and a chat page.
 
-`create_app` makes an application around a `GenerationService`. A request is read up to a limit, checked and turned into
-tokens on another thread, queued, and answered whole or as server-sent events. When a client goes away, whatever was
-generated for it is cancelled. Bodies must say that they are JSON: a page of a foreign site, which cannot say so
-without asking the browser first, thereby cannot make a server on this machine work for it. Nor can one whose own name
-was made to mean this machine (DNS rebinding), where `Serving.hosts` says which names do.
+`create_app` makes an application for a `GenerationService`. A request is read up to a limit, checked and tokenized on
+another thread, queued, and answered whole or as server-sent events. When a client disconnects, its requests are
+cancelled. Bodies must be declared as JSON: a browser does not let a foreign site's page do that without a preflight
+request, so such a page cannot use a server on this machine. `Serving.hosts` keeps out pages whose own host name was
+pointed at this machine (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RETRY_SECONDS = 1
 
 
 def create_app(serving: Serving) -> FastAPI:
-    """The application. Its start and end start and close the service."""
+    """Make the application; its lifespan starts and closes the service."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,7 +88,7 @@ def create_app(serving: Serving) -> FastAPI:
 
 
 def _health(serving: Serving) -> Response:
-    """Readiness for requests, for load balancers; like /metrics it needs no key, as in vLLM."""
+    """Readiness, for load balancers; like /metrics it needs no key, as in vLLM."""
     service = serving.service
     if service.is_closing:
         return _json({"status": "stopping"}, status=503)
@@ -109,7 +109,7 @@ def _model(serving: Serving) -> dict[str, Any]:
 
 
 async def _answer(request: Request, kind: Kind, serving: Serving, metrics: ServingMetrics) -> Response:
-    """Handle a request for completions or a chat."""
+    """Answer a request for completions or a chat."""
     began = time.perf_counter()
     _admit(request, serving)
     body = await read_body(request, largest_bytes=serving.largest_body_bytes)
@@ -141,7 +141,7 @@ async def _whole_answers(deltas: AsyncIterator[AnswerDelta], writer: ResponseWri
 
 
 async def _events(deltas: AsyncIterator[AnswerDelta], writer: ResponseWriter) -> AsyncIterator[bytes]:
-    """The chunks of a stream; an error ends it with an error object in place of `[DONE]`."""
+    """Yield the chunks of a stream; after an error it ends with an error object instead of `[DONE]`."""
     answer_tokens = [0] * len(writer.plan.choices)
     begun: set[int] = set()
     try:
@@ -165,7 +165,7 @@ def _event(data: bytes) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events; `on_end` is called when the last is sent or the client has gone, whichever comes first."""
+    """A response of server-sent events; `on_end` is called after the last one, or when the client disconnects."""
 
     def __init__(self, events: AsyncIterator[bytes], on_end: Callable[[], None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -179,7 +179,7 @@ class EventStream(StreamingResponse):
 
 
 async def read_body(request: Request, *, largest_bytes: int) -> bytes:
-    """The body of a request, refused as soon as it is known to be too large: from its header, or while it comes."""
+    """Read the body of a request; a body that is too large is refused by its header, or while it is read."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body must be JSON: send the header Content-Type: application/json")
     too_large = ApiError(413, f"the body is larger than {largest_bytes} bytes")
@@ -198,12 +198,12 @@ async def read_body(request: Request, *, largest_bytes: int) -> bytes:
 
 
 def _client_gone() -> ApiError:
-    """No client is left to read it; the status is nginx's, for the log."""
+    """The response to a client that has disconnected; its status is nginx's, for the log."""
     return ApiError(499, "the client has gone")
 
 
 async def _unless_gone(request: Request, answer: Any) -> Any:
-    """The result of `answer`, which is cancelled if the client goes away before."""
+    """Await `answer`, or cancel it if the client disconnects before."""
     working = asyncio.ensure_future(answer)
     watching = asyncio.ensure_future(_disconnected(request))
     try:
@@ -224,7 +224,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _admit(request: Request, serving: Serving) -> None:
-    """Raises ApiError for a client that is not admitted."""
+    """Check the key and the host name of a request. Raises ApiError."""
     _check_host(request, serving)
     api_key = serving.api_key
     if api_key is None:
@@ -248,7 +248,7 @@ def _host_of(request: Request) -> str | None:
 
 
 def as_api_error(error: Exception, *, path: str = "") -> ApiError:
-    """Every exception as the error that a client gets."""
+    """Convert an exception to the error that a client gets."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, TooManyWaiting):

@@ -1,7 +1,7 @@
-"""The page to chat in, and the headers that let a browser run its own script and style and nothing else.
+"""The chat page, and the headers that let a browser run its own script and style and nothing else.
 
-The policy names the page's script and style by their hashes, so markup that got into the page in any way would
-neither run nor load anything.
+The content security policy allows the page's script and style by their hashes, so markup that is injected into the page
+can neither run nor load anything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""State shared by the server's handlers, and the translation of an API request into requests to the engine.
+"""State shared by the server's handlers, and the translation of an API request to requests for the inference engine.
 
-A body becomes an `ApiRequest` (`openai_requests.py`), which knows the protocol; here it meets the model: its name, its
-tokenizer, its context, its vocabulary, and how much may wait at once.
+`openai_requests.py` parses a body as an `ApiRequest` of the protocol; here it is checked against the model (name,
+tokenizer, context, vocabulary) and the limit of waiting requests.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ class Serving:
     service: GenerationService
     tokenizer: Tokenizer
     constraints: Constraints
-    """For the same tokenizer."""
+    """Constraints to JSON, for the same tokenizer."""
     model: str
-    """The name that requests may give; another one is a 404."""
+    """The model's name; a request that names another gets a 404."""
     api_key: str | None = None
     """Key expected in `Authorization: Bearer …`; None lets everybody in."""
     hosts: frozenset[str] = frozenset()
-    """Names that requests may have in their Host header; empty: any."""
+    """Names accepted in the Host header; empty: any."""
     largest_body_bytes: int = 8 * 2**20
     created: int = 0
     """Time at which the model was opened, in seconds since 1970."""
 
 
 def make_plan(body: bytes, kind: Kind, serving: Serving, identity: str) -> tuple[ApiRequest, AnswerPlan]:
-    """Check a body and make the engine's requests of it. Raises ApiError."""
+    """Check a body and plan its requests to the inference engine. Raises ApiError."""
     context, service = serving.service.context, serving.service
     api_request = read_request(body, kind, context=context)
     if api_request.model is not None:
@@ -64,7 +64,10 @@ def make_plan(body: bytes, kind: Kind, serving: Serving, identity: str) -> tuple
 
 
 def _with_scores(plan: AnswerPlan) -> AnswerPlan:
-    """Clients that score texts (lm-eval) count on one token more than those of the prompt, also where it ends all."""
+    """Score the prompts too, and report a token that ends an answer.
+
+    Clients that score texts (lm-eval) expect one token after those of the prompt, even if it ends the answer.
+    """
     prompts = {choice.prompt: choice for choice in plan.choices if len(choice.prompt) > 1}
     scored = tuple(replace(choice, scored=len(prompt) - 1, sample=0) for prompt, choice in prompts.items())
     return replace(plan, scored=scored, reports_stop_token=True)

@@ -1,7 +1,8 @@
-"""Metrics for Prometheus at /metrics: requests, tokens, queue, cache, and waiting times of clients.
+"""Metrics for Prometheus at /metrics: requests, tokens, queue, cache, and latencies.
 
-Times are taken where a client's are: from the request's arrival, before it is read, to the first token of an answer and
-to its last. What the engine counts itself is asked for when Prometheus comes. Counters live as long as the server.
+Latencies are those that a client sees: from the request's arrival, before its body is read, to the first token of an
+answer and to its last. Numbers that the inference engine keeps are read when Prometheus asks. Counters live as long as
+the server.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class ServingMetrics:
         )
 
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def count_response(self, path: str, status: int) -> None:
@@ -55,7 +56,7 @@ class ServingMetrics:
     async def watch(
         self, deltas: AsyncIterator[AnswerDelta], plan: AnswerPlan, *, began: float
     ) -> AsyncIterator[AnswerDelta]:
-        """The same deltas, counted; `began` by `time.perf_counter`."""
+        """Count deltas while passing them on; `began` is the request's arrival by `time.perf_counter`."""
         self._prompt_tokens.inc(sum(len(choice.prompt) for choice in plan.choices if choice.sample == 0))
         begun: set[int] = set()
         async for delta in deltas:
@@ -70,7 +71,7 @@ class ServingMetrics:
             yield delta
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the service's metrics; called by the registry."""
+        """Yield the metrics of the service; called by Prometheus' registry."""
         load, replicas = self._service.load(), self._service.usage()
         yield GaugeMetricFamily("megaphi_engine_up", "Does the engine work?", value=float(not self._service.failure))
         yield GaugeMetricFamily("megaphi_answers_running", "Answers that have a first token", value=load.running)

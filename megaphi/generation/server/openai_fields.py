@@ -1,9 +1,8 @@
-"""Every field of OpenAI's requests, and the further ones of vLLM that its clients send: honoured, or refused by name.
+"""All fields of OpenAI's requests, and those of vLLM that its clients send: each is honoured or refused by name.
 
-A field that is not implemented may be sent with a value that asks for nothing (`store: false`, `tools: []`): those
-values are listed here, and any other is an error. Fields that only describe a request, or say how it may be cached, ask
-for nothing whatever they hold. A test compares the lists with the official client's types, so that a field that OpenAI
-adds is noticed.
+A field that is not implemented is accepted at values that have no effect (`store: false`, `tools: []`), which are
+listed here; any other value is an error. Fields that only describe a request or its caching are accepted at any value.
+A test compares the lists with the official client's types, so that fields that OpenAI adds are noticed.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ HONOURED: dict[Kind, frozenset[str]] = {
 
 
 class ApiError(Exception):
-    """An answer that is an error: HTTP status, OpenAI's type and code, and the field that it is about."""
+    """An error response: HTTP status, OpenAI's type and code, and the field at fault."""
 
     def __init__(self, status: int, message: str, *, field: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -39,7 +38,7 @@ class ApiError(Exception):
 
 
 class Only:
-    """A check for one of few values; a number counts as itself, a boolean not as a number."""
+    """Make a test for one of a few values; booleans are not numbers."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values
@@ -116,11 +115,11 @@ NEUTRAL: dict[Kind, dict[str, Callable[[Any], bool]]] = {
         "include_reasoning": switch,
     },
 }
-"""Fields that are not implemented, with what tells the values under which that makes no difference."""
+"""Fields that are not implemented -> test for values that have no effect."""
 
 
 def check_fields(plain: Mapping[str, Any], kind: Kind) -> None:
-    """Raises ApiError (400) for the first field that is unknown, or asks for what we do not do."""
+    """Refuse unknown fields and unsupported values. Raises ApiError (400) for the first."""
     for name, value in plain.items():
         asks_for_nothing = NEUTRAL[kind].get(name)
         if asks_for_nothing is not None and not asks_for_nothing(value):

@@ -1,10 +1,9 @@
-"""Parsing of requests in OpenAI's protocol: a body checked field by field, as prompts and sampling rules.
+"""Parsing of requests in OpenAI's protocol: a body is checked field by field and becomes prompts and sampling rules.
 
-Nothing is silently ignored. A field that we do not know is an error with the nearest name that we do know; one
-that we know and do not implement is refused by its name, unless its value asks for nothing (`openai_fields.py`). `null`
-counts as not given, as clients send it. Beside OpenAI's fields there are those of vLLM that other servers share:
-`top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`, `ignore_eos`, `return_token_ids` and
-`return_tokens_as_token_ids`.
+Nothing is silently ignored. An unknown field is an error that suggests the nearest known name; a known field that is
+not implemented is refused by name, unless its value has no effect (`openai_fields.py`). `null` counts as absent, as
+clients mean it. In addition to OpenAI's fields there are those of vLLM that other servers share: `top_k`, `min_p`,
+`repetition_penalty`, `stop_token_ids`, `ignore_eos`, `return_token_ids` and `return_tokens_as_token_ids`.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ DEFAULT_COMPLETION_TOKENS = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ApiRequest:
-    """A request body that makes sense."""
+    """A valid request body."""
 
     kind: Kind
     model: str | None
     prompts: tuple[Prompt, ...]
     samples: int
     echo: bool
-    """Answers begin with their prompts."""
+    """True if answers begin with their prompts."""
     continues: bool
-    """False: an echo with `max_tokens: 0`."""
+    """False for an echo with `max_tokens: 0`."""
     sampling: Sampling
     stop_tokens: frozenset[int]
-    """Further ones than the model's."""
+    """Stop tokens in addition to the model's."""
     ignores_end: bool
-    """The model's own stop tokens end nothing."""
+    """True if the model's own stop tokens do not end an answer."""
     stream: bool
     include_usage: bool
     log_probabilities: bool
@@ -55,7 +54,7 @@ class ApiRequest:
 
 
 def read_request(body: bytes, kind: Kind, *, context: int) -> ApiRequest:
-    """Parse and check a body. Raises ApiError (400) that names the field."""
+    """Parse and check a body. Raises ApiError (400), which names the field."""
     fields = _Fields(_parse(body))
     check_fields(fields.plain, kind)
     streams = fields.boolean("stream")
@@ -90,7 +89,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 class _Fields:
-    """Typed access to a body; every complaint names its field."""
+    """Typed access to the fields of a body; every error names its field."""
 
     def __init__(self, plain: dict[str, Any]) -> None:
         self.plain = plain
@@ -159,7 +158,7 @@ def _sampling(fields: _Fields, kind: Kind, *, context: int, alternatives: int) -
 
 
 def _samples(fields: _Fields) -> int:
-    """`best_of` is honoured where there is nothing to choose: as many as are returned."""
+    """Accept `best_of` only if there is nothing to choose: as many samples as are returned."""
     samples = fields.integer("n", 1, smallest=1, largest=MOST_SAMPLES)
     if fields.integer("best_of", samples, smallest=1, largest=MOST_SAMPLES) != samples:
         message = f"best_of is not supported: leave it out, or send n={samples} as best_of"
@@ -168,9 +167,9 @@ def _samples(fields: _Fields) -> int:
 
 
 def _max_tokens(fields: _Fields, kind: Kind, *, context: int) -> int:
-    """The newer of chat's two names wins; a value beyond the context is cut to it, as an answer would be.
+    """The largest number of new tokens; of chat's two names the newer wins, and values are cut to the context.
 
-    An echo alone, with 0, has no use for the value (`ApiRequest.continues`).
+    For an echo alone, with 0, the value is not used (`ApiRequest.continues`).
     """
     names = ("max_completion_tokens", "max_tokens") if kind == "chat" else ("max_tokens",)
     default = context if kind == "chat" else DEFAULT_COMPLETION_TOKENS
@@ -222,7 +221,7 @@ def _logit_bias(fields: _Fields) -> tuple[tuple[int, float], ...]:
 
 
 def _json_schema(fields: _Fields) -> str | None:
-    """The schema that `response_format` asks for, as JSON."""
+    """The JSON schema of `response_format`, as text."""
     plain = fields.plain.get("response_format", {"type": "text"})
     if not isinstance(plain, dict):
         raise _wrong("response_format", plain, "an object")
@@ -249,7 +248,7 @@ def _refuse_further(plain: dict[str, Any], known: Sequence[str], where: str) -> 
 
 
 def _log_probabilities(fields: _Fields, kind: Kind) -> tuple[bool, int]:
-    """(wanted, alternatives): a number in completions, a switch and a number in chat."""
+    """(log-probabilities requested, alternatives): one number in completions, a flag and a number in chat."""
     if kind == "completion":
         if fields.plain.get("logprobs") is False:  # of a client that thinks of chat's switch
             return False, 0

@@ -1,7 +1,7 @@
-"""OpenAI's form of answers: whole, in chunks of a stream, and errors.
+"""Responses in OpenAI's protocol: whole answers, and chunks of a stream.
 
-The same four functions make the choices of whole answers and of chunks, because the two may differ in their frame only.
-With `return_token_ids` a choice carries the ids of its tokens, and, in vLLM's places, those of its prompt.
+The same four functions make the choices of whole answers and of chunks, because the two may differ only in the object
+around them. With `return_token_ids` a choice also has the ids of its tokens and, where vLLM puts them, its prompt's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_l
 
 
 def json_bytes(value: Any) -> bytes:
-    """A lone surrogate, which a client may smuggle in as an escape, becomes a question mark."""
+    """Encode JSON; a lone surrogate, which a client can send as an escape, becomes a question mark."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
@@ -34,7 +34,7 @@ def error_object(error: ApiError) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResponseWriter:
-    """Writes one response, whole or in chunks."""
+    """Writer of one response, whole or in chunks."""
 
     api_request: ApiRequest
     plan: AnswerPlan
@@ -42,7 +42,7 @@ class ResponseWriter:
     model: str
     identity: str
     created: int
-    """Seconds since 1970."""
+    """Time of the response, in seconds since 1970."""
 
     @property
     def choices(self) -> Sequence[Request]:
@@ -60,7 +60,7 @@ class ResponseWriter:
         return {**frame, "usage": self.usage(counts)}
 
     def opening(self) -> list[dict[str, Any]]:
-        """Return the first chunks of a stream: in chat, the role of the speaker."""
+        """The first chunks of a stream: in chat, the role."""
         if self.api_request.kind == "completion":
             return []
         prompt = {"prompt_token_ids": self.choices[0].prompt} if self.api_request.token_ids else {}
@@ -71,7 +71,7 @@ class ResponseWriter:
         ]
 
     def chunk(self, delta: AnswerDelta, *, is_first: bool) -> dict[str, Any] | None:
-        """A chunk; None when there is nothing in it that the client can see."""
+        """A chunk; None if it would be empty for the client."""
         shows_tokens = delta.tokens and (self.api_request.token_ids or self.api_request.log_probabilities)
         if not (delta.text or delta.finish or shows_tokens):
             return None
@@ -86,11 +86,11 @@ class ResponseWriter:
         return self._chunk_frame([choice])
 
     def closing_usage(self, answer_tokens: Sequence[int]) -> dict[str, Any]:
-        """The chunk after the last, for `stream_options.include_usage`."""
+        """The additional last chunk, for `stream_options.include_usage`."""
         return {**self._chunk_frame([]), "usage": self.usage(answer_tokens)}
 
     def usage(self, answer_tokens: Sequence[int]) -> dict[str, int]:
-        """A prompt counts once, however many samples it has."""
+        """Token counts; a prompt counts once, however many samples it has."""
         prompt = sum(len(request.prompt) for request in self.choices if request.sample == 0)
         answers = sum(answer_tokens)
         return {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers}
@@ -133,7 +133,7 @@ class ResponseWriter:
         return choice
 
     def _columns(self, tokens: Sequence[AnswerToken]) -> dict[str, Any]:
-        """Log-probabilities as completions have them."""
+        """Log-probabilities in the form of completions."""
         return {
             "tokens": [self._name(token.id) for token in tokens],
             "token_logprobs": [_finite(token.log_probability) for token in tokens],
@@ -142,7 +142,7 @@ class ResponseWriter:
         }
 
     def _top(self, token: AnswerToken) -> dict[str, float | None] | None:
-        """Among alternatives with the same text the most probable is kept."""
+        """Alternatives by text; of several with the same text the most probable is kept."""
         if token.log_probability is None:
             return None
         top: dict[str, float | None] = {}
@@ -151,7 +151,7 @@ class ResponseWriter:
         return top
 
     def _described(self, token: AnswerToken) -> dict[str, Any]:
-        """Log-probabilities as chats have them."""
+        """Log-probabilities in the form of chats."""
         alternatives = [self._entry(other, value) for other, value in token.alternatives]
         return {**self._entry(token.id, token.log_probability), "top_logprobs": alternatives}
 

@@ -149,7 +149,7 @@ def test_waits_grow_and_are_as_long_as_the_server_wishes():
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:80", "ftp://x/v1", "http://", "http://x:port/v1"])
 def test_an_address_that_is_none_is_refused_at_once(url):
-    with pytest.raises(InputError, match="is no address of a server"):
+    with pytest.raises(InputError, match="is not the address of a server"):
         EndpointSampler(url, "tiny", tokenizer=tokenizer())
 
 

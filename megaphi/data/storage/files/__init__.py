@@ -1,1 +1,1 @@
-"""The bytes of a dataset, wherever they are: open files, object storage, and the cache before it."""
+"""The files of a dataset: on disk, in object storage, and in the cache of object storage."""

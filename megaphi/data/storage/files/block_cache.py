@@ -1,10 +1,10 @@
-"""Blocks of remote files on a local disk, shared by all processes of a machine, within a limit of bytes.
+"""A cache of remote blocks on a local disk, shared by all processes of a machine, with a size limit.
 
-A cached file holds its bytes and then 16 more: a mark, their number, their CRC-32. It appears by rename, so it is there
-whole or not at all; what a crash or a bad disk made of it is found by the mark and the sum, and fetched again. The sum
-is computed once per process and file. Reading a file notes the time; when the limit is reached the files that were not
-read for longest go, blocks before indices. A process that reads one keeps it open: what is removed under it stays
-readable. The bytes in use are counted in one locked file, and recounted at every clean-up.
+A cached file holds its bytes and a trailer of 16: a magic, their number, their CRC-32. It appears by rename, so it is
+complete or absent; damage by a crash or a bad disk is found by the trailer, and the block is fetched again. The CRC is
+computed once per process and file. Reading a file records the time; when the limit is reached, the files that were read
+least recently are removed, blocks before indices. A process that reads a file keeps it open, so it stays readable after
+its removal. The bytes in use are counted in one locked file, and recounted at every clean-up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
 
 TRAILER = struct.Struct("<4sQI")
-"""Mark, bytes, CRC-32 of them."""
+"""Magic, number of bytes, their CRC-32."""
 MARK = b"mphi"
 LOCKS = 4_096
 KEPT_FRACTION = 0.9
@@ -35,7 +35,7 @@ CHECKED_AT_ONCE = 1 << 20
 
 
 class BlockCache:
-    """Files by name (`dataset/3`) in one folder; threads and processes may share it."""
+    """Cached files by name (`dataset/3`) in one folder, which threads and processes may share."""
 
     def __init__(self, folder: str | os.PathLike[str], *, limit_bytes: int) -> None:
         self.folder = Path(folder)
@@ -61,7 +61,7 @@ class BlockCache:
         return descriptor
 
     def store(self, name: str, parts: Iterable[bytes]) -> int:
-        """Cache a file and return its descriptor, which stays readable whatever is removed meanwhile."""
+        """Cache a file and return its descriptor, which stays readable even if the file is removed."""
         path = self.folder / name
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class BlockCache:
 
     @contextmanager
     def sole_right(self, name: str) -> Iterator[None]:
-        """One at a time, of all threads and processes of the machine, may fetch this file."""
+        """Lock a file, so that only one thread or process of the machine fetches it at a time."""
         lock = zlib.crc32(name.encode()) % LOCKS
         with _locked(self.folder / "locks" / f"{lock:03x}"):
             yield
@@ -102,7 +102,7 @@ class BlockCache:
         return True
 
     def _note_use(self, name: str, descriptor: int) -> None:
-        """Keep the time of reading, at most once in `SECONDS_BETWEEN_NOTES`."""
+        """Record the time of reading, at most once in `SECONDS_BETWEEN_NOTES`."""
         now = time.time()
         if now - self._noted.get(name, 0.0) > SECONDS_BETWEEN_NOTES:
             self._noted[name] = now
@@ -119,7 +119,7 @@ class BlockCache:
             os.pwrite(counter, str(used).encode(), 0)
 
     def _scan(self) -> tuple[list[tuple[bool, float, int, Path]], int]:
-        """(is an index, last use, bytes, path) of every cached file, those to remove first; bytes of all."""
+        """([(is an index, last use, bytes, path)] of all cached files, in the order of removal; bytes of all)."""
         files, used = [], 0
         for folder in self.folder.iterdir():
             if not folder.is_dir() or folder.name == "locks":
@@ -135,7 +135,7 @@ class BlockCache:
         return sorted(files), used
 
     def _clean_up(self) -> int:
-        """Remove what was not read for longest; returns the bytes that are left."""
+        """Remove the files that were read least recently; returns the bytes that are left."""
         files, used = self._scan()
         for _, _, size, path in files:
             if used <= self.limit_bytes * KEPT_FRACTION:
@@ -148,7 +148,7 @@ class BlockCache:
 
 
 def _write_last_use(descriptor: int, seconds: float) -> None:
-    """Keep the time of reading (Unix seconds) as the file's access time; its modification time stays."""
+    """Record the time of reading (Unix seconds) as the file's access time; its modification time stays."""
     with suppress(OSError):  # a file of another user
         os.utime(descriptor, ns=(int(seconds * 1e9), os.fstat(descriptor).st_mtime_ns))
 

@@ -1,10 +1,10 @@
-"""Datasets in object storage: whatever fsspec opens (s3, gs, https, memory, ...), read through blocks on a local disk.
+"""Datasets in object storage, anything that fsspec opens (s3, gs, https, memory, ...), read through a cache of blocks.
 
-A dataset's .idx is fetched whole, once, and mapped. Its .bin is fetched by blocks: in parallel those that a batch
-needs, ahead of time those of coming batches, where `prepare` was told of them. Blocks are kept by `block_cache.py`
-under a key of URL, size and version (ETag, generation or time), and a block counts only if the object had that version
-after it was fetched: two versions are never mixed. A window is a small part of a block, so the cache should hold all of
-the data that is drawn from; where it cannot, smaller blocks waste less. Legend: N runs of bytes, P pieces of them.
+A dataset's .idx is fetched whole, once, and memory-mapped. Its .bin is fetched in blocks: those that a batch needs in
+parallel, and those of later batches ahead of time, if `prepare` announced them. `block_cache.py` keeps the blocks under
+a key of URL, size and version (ETag, generation or time). A block is used only if the object still had that version
+after the fetch, so two versions are never mixed. A sample is a small part of a block, so the cache should hold all of
+the data that the run draws from; if it cannot, smaller blocks waste less. Legend: N runs of bytes, P pieces of them.
 """
 
 from __future__ import annotations
@@ -47,30 +47,30 @@ class RemoteReading:
     """Reading of datasets in object storage (paths like s3://bucket/web_*)."""
 
     cache_folder: FilePath = str(Path.home() / ".cache/megaphi/blocks")
-    """Cache for fetched blocks: a folder on a disk of this machine, shared by all its processes."""
+    """Folder of the cache for fetched blocks, on a disk of this machine; all its processes share it."""
     cache_bytes: Annotated[int, Range(minimum=1)] = 200_000_000_000
     """Size limit of the cache; ideally more than all the data drawn from."""
     block_bytes: Annotated[int, Range(minimum=4_096)] = 4 << 20
-    """Bytes per request, a multiple of 8; smaller where the cache cannot hold the data."""
+    """Bytes per request, a multiple of 8; choose less if the cache cannot hold the data."""
     read_ahead_blocks: Annotated[int, Range(minimum=0)] = 64
     """Blocks to fetch ahead of time, per process; 0 fetches none."""
     connections: Annotated[int, Range(minimum=1)] = 16
-    """Requests at a time for a batch, and as many again for reading ahead, per process."""
+    """Simultaneous requests for a batch, and as many for reading ahead, per process."""
     attempts: Annotated[int, Range(minimum=1)] = 6
-    """Attempts of a request before its failure ends the run."""
+    """Attempts at a request before its failure ends the run."""
     first_wait_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 0.5
     """Pause before the second attempt; it doubles with every further one."""
 
 
 def check_remote_reading(settings: RemoteReading) -> None:
-    """Refuse settings that cannot work."""
+    """Refuse invalid settings. Raises InputError."""
     check_values(settings, where="task.mixture.remote")
     if settings.block_bytes % 8:
         raise InputError(f"task.mixture.remote.block_bytes={settings.block_bytes}: must be a multiple of 8")
 
 
 class RemoteStore:
-    """Object storage and its cache. Costs nothing, and needs no fsspec, until a URL is asked for."""
+    """Object storage and its cache. It costs nothing, and needs no fsspec, until a URL is opened."""
 
     def __init__(self, settings: RemoteReading | None = None) -> None:
         self.settings = settings or RemoteReading()
@@ -84,12 +84,12 @@ class RemoteStore:
 
     @functools.cached_property
     def pool(self) -> ThreadPoolExecutor:
-        """For the blocks of a batch."""
+        """Threads that fetch the blocks of a batch."""
         return ThreadPoolExecutor(self.settings.connections, thread_name_prefix="fetch")
 
     @functools.cached_property
     def requests(self) -> ThreadPoolExecutor:
-        """For requests made under a lock of the cache: nothing in this pool waits for a lock."""
+        """Threads for requests under a lock of the cache; none of them waits for a lock itself."""
         return ThreadPoolExecutor(self.settings.connections, thread_name_prefix="fetch part")
 
     @functools.cached_property
@@ -97,7 +97,7 @@ class RemoteStore:
         return ThreadPoolExecutor(self.settings.connections, thread_name_prefix="fetch ahead")
 
     def glob(self, pattern: str) -> list[str]:
-        """URLs that match; none where the folder does not exist."""
+        """URLs that match a pattern; none if the folder does not exist."""
         system, path = open_file_system(pattern)
         try:
             found = self.persistently(lambda: system.glob(path), what=pattern)
@@ -106,12 +106,12 @@ class RemoteStore:
         return [system.unstrip_protocol(str(name)) for name in found]
 
     def read(self, url: str) -> bytes:
-        """All bytes of a small object; raises FileNotFoundError where there is none."""
+        """All bytes of a small object. Raises FileNotFoundError if it does not exist."""
         system, path = open_file_system(url)
         return self.persistently(lambda: _bytes_of(system, path), what=url)
 
     def open(self, prefix: str) -> DatasetFiles:
-        """The files of a dataset: its index from the cache, fetched where it is not there."""
+        """Open the files of a dataset; the index is fetched unless it is cached."""
         hint = " (a dataset is a pair of .bin and .idx)"
         index, data = (RemoteTokens(self, prefix + ending, hint=hint) for ending in (".idx", ".bin"))
         descriptor = index.whole()
@@ -120,11 +120,11 @@ class RemoteStore:
         return DatasetFiles(mapped, data, functools.partial(self.read_description, f"{prefix}.json"))
 
     def tokens(self, url: str) -> RemoteTokens:
-        """One file of tokens; raises InputError where there is none."""
+        """Open one file of tokens. Raises InputError if it does not exist."""
         return RemoteTokens(self, url)
 
     def read_description(self, url: str) -> dict[str, Any] | None:
-        """Contents of the .json beside a dataset; None where there is none."""
+        """Contents of the .json beside a dataset; None without one."""
         try:
             return parse_json(self.read(url))
         except FileNotFoundError:
@@ -133,7 +133,7 @@ class RemoteStore:
             raise InputError(f"dataset description {url} is not valid JSON: {error}") from None
 
     def persistently(self, action: Callable[[], Result], *, what: str) -> Result:
-        """The result of a request, made again after a pause while it fails; libraries fail in ways of their own."""
+        """Make a request, repeated after a pause when it fails; libraries raise exceptions of their own."""
         for attempt in range(1, self.settings.attempts + 1):
             try:
                 return action()
@@ -152,7 +152,7 @@ class RemoteStore:
         raise AssertionError("at least one attempt")
 
     def fetch_ahead(self, name: str, obtain: Callable[[], int]) -> None:
-        """Schedule `obtain` to put a file into the cache soon, unless enough is in flight already."""
+        """Schedule `obtain`, which caches a file, unless enough fetches are in flight already."""
         with self._ahead_lock:
             if name in self._ahead or len(self._ahead) >= self.settings.read_ahead_blocks:
                 return
@@ -188,7 +188,7 @@ class RemoteTokens:
 
     @contextmanager
     def pieces(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> Iterator[Pieces]:
-        """The blocks that hold these runs, fetched in parallel where they are not in the cache."""
+        """Open the blocks that hold these runs; those that are not cached are fetched in parallel."""
         run_P, block_P, begin_P, bytes_P = self._cut(offset_N, bytes_N)
         blocks, file_P = np.unique(block_P, return_inverse=True)
         waiting = [self._store.pool.submit(self._obtain, block) for block in blocks.tolist()]
@@ -206,7 +206,7 @@ class RemoteTokens:
                 self._store.fetch_ahead(f"{self.key}/{block}", functools.partial(self._obtain, block))
 
     def samples(self, starts: Sequence[int], count: int) -> list[bytes]:
-        """A few places of the file, kept in the cache together."""
+        """Read from a few places of the file; the results are cached together."""
         lengths = [min(count, self.size - start) for start in starts]
 
         def fetched() -> Iterator[bytes]:
@@ -219,7 +219,7 @@ class RemoteTokens:
             os.close(descriptor)
 
     def whole(self) -> int:
-        """A descriptor of the whole file in the cache, where its bytes are followed by the cache's own."""
+        """A descriptor of the whole file in the cache, whose bytes are followed by the cache's trailer."""
         size = self._store.settings.block_bytes
         starts = range(0, self.size, size)
 
@@ -229,10 +229,10 @@ class RemoteTokens:
         return self._cached("index", self.size, fetched)
 
     def close(self) -> None:
-        """Nothing is kept open between reads."""
+        """Do nothing: no file stays open between reads."""
 
     def _cut(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        """Runs cut at the edges of blocks: (run, block, first byte in the block, bytes), each [P]."""
+        """Cut runs at the edges of blocks: (run, block, first byte in the block, number of bytes), each [P]."""
         size = self._store.settings.block_bytes
         first_N, last_N = offset_N // size, np.maximum(offset_N, offset_N + bytes_N - 1) // size
         blocks_N = np.where(bytes_N > 0, last_N - first_N + 1, 0)
@@ -259,7 +259,7 @@ class RemoteTokens:
             return cache.store(name, fetched()) if descriptor is None else descriptor
 
     def _fetch(self, start: int, count: int) -> bytes:
-        """Bytes of the object, of the version that was opened."""
+        """Fetch bytes of the object, in the version that was opened."""
 
         def request() -> bytes:
             content = _bytes_of(self._system, self._path, start=start, end=start + count) if count else b""

@@ -1,9 +1,9 @@
-"""The two files of a dataset, open: tokens read with pread, the index mapped.
+"""The two open files of a dataset: tokens are read with pread, the index is memory-mapped.
 
-A memory map of a file that shrinks kills the process without a message. So tokens are read through a file descriptor,
-where a short file is an error that can be reported, and in one system call per run of tokens. The index, which is only
-searched, stays a map; its size is looked at again before every use (`MappedFile.check_size`). Both keep a descriptor,
-the map one of its own: two per dataset. Shape legend: N runs, P pieces of runs.
+Reading a memory map of a file that has shrunk kills the process without a message. So tokens are read through a file
+descriptor, where a short file is an error that can be reported, with one system call per run of tokens. The index is
+only searched and stays a map; the file's size is checked before every use (`MappedFile.check_size`). Each keeps one
+descriptor, so there are two per dataset. Shape legend: N runs, P pieces of runs.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ CHANGED = "it was changed or cut while in use: put the file back as it was, or s
 FINGERPRINT_BLOCK = 1 << 12
 FINGERPRINT_BLOCKS = 16
 FINGERPRINT_WHOLE = 1 << 18
-"""Files up to this many bytes are part of a fingerprint as a whole."""
+"""Files up to this many bytes are hashed whole for a fingerprint."""
 
 
 class Pieces(NamedTuple):
-    """Bytes of open files that runs consist of, in the order of the runs."""
+    """Pieces of open files that make up runs of bytes, in the order of the runs."""
 
     descriptors: Sequence[int]
     file_P: NDArray[np.int64]
     offset_P: NDArray[np.int64]
     bytes_P: NDArray[np.int64]
     run_P: NDArray[np.int64]
-    """Run that each piece belongs to."""
+    """Run to which each piece belongs."""
 
 
 class TokenFile(Protocol):
-    """The bytes of tokens, wherever they are: what a `TokenDataset` is read from."""
+    """The interface of a file of tokens, from which a `TokenDataset` is read."""
 
     name: str
     """Path or URL, for messages."""
     size: int
     is_remote: bool
-    """True if `prepare` is worth calling."""
+    """True if `prepare` has an effect."""
 
     def pieces(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> AbstractContextManager[Pieces]:
         """Locate these runs of bytes; the descriptors are open inside the block."""
         ...
 
     def prepare(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> None:
-        """Announce that these runs of bytes will be read soon."""
+        """Announce runs of bytes that will be read soon."""
         ...
 
     def samples(self, starts: Sequence[int], count: int) -> list[bytes]:
-        """`count` bytes (fewer at the end) from each of a few places, without anything around them."""
+        """Read `count` bytes (fewer at the end) from each of a few places, and nothing around them."""
         ...
 
     def close(self) -> None: ...
@@ -72,7 +72,7 @@ class TokenFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DatasetFiles:
-    """The files of one dataset, open, and how to get at its description."""
+    """The open files of one dataset, and the reader of its description."""
 
     index: MappedFile
     data: TokenFile
@@ -101,7 +101,7 @@ class LocalTokens:
         return nullcontext(Pieces([self.descriptor], np.zeros_like(runs_N), offset_N, bytes_N, runs_N))
 
     def prepare(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> None:
-        """Nothing: the system reads ahead in files by itself."""
+        """Do nothing: the system reads ahead in files by itself."""
 
     def samples(self, starts: Sequence[int], count: int) -> list[bytes]:
         try:
@@ -117,7 +117,7 @@ class MappedFile:
     """The first `size` bytes of a file as a read-only map; all of it by default."""
 
     def __init__(self, path: Path, descriptor: int, *, name: str | None = None, size: int | None = None) -> None:
-        """Takes the descriptor over: it is closed here, as the map has one of its own."""
+        """Map a file, and close `descriptor`: the map has one of its own."""
         self.name = name or str(path)
         try:
             length = os.fstat(descriptor).st_size
@@ -132,21 +132,21 @@ class MappedFile:
         self.content: NDArray[np.uint8] = everything[:size]
 
     def _advise(self, name: str) -> None:
-        """Advise the system of the access pattern, where it takes such advice."""
+        """Advise the system of the access pattern, if it supports that."""
         if self._map is not None and hasattr(mmap, name):
             self._map.madvise(getattr(mmap, name))
 
     def will_be_read_through(self) -> None:
-        """Read ahead from now on. A new map is only searched: reading around each place would cost megabytes."""
+        """Let the system read ahead from now on. A new map is only searched, and would read megabytes in vain."""
         self._advise("MADV_SEQUENTIAL")
 
     def check_size(self) -> None:
-        """Raise `InputError` where the file is no longer as long as its map: touching what is gone would be fatal."""
+        """Raise `InputError` if the file has become shorter than its map: reading beyond its end would be fatal."""
         if self._map is not None and (now := self._map.size()) < self._length:
             raise InputError(f"{self.name} ends at byte {now:,} and had {self._length:,} bytes when opened: {CHANGED}")
 
     def close(self) -> None:
-        """Release the map; it ends with the last array that looks into it."""
+        """Release the map; it is unmapped with the last array that refers to it."""
         self.content, self._map = np.empty(0, np.uint8), None
 
 
@@ -154,7 +154,7 @@ def open_local_files(prefix: str) -> DatasetFiles:
     """Open PREFIX.bin and PREFIX.idx.
 
     Raises:
-        InputError: one of them is missing, is no file, or cannot be read; too many files are open.
+        InputError: one of them is missing, is not a file, or cannot be read; too many files are open.
     """
     index_path, data_path = with_ending(prefix, ".idx"), with_ending(prefix, ".bin")
     hint = functools.partial(_half_of_a_pair, prefix)
@@ -172,7 +172,7 @@ def _half_of_a_pair(prefix: str) -> str:
 
 
 def with_ending(prefix: str | os.PathLike[str], ending: str) -> Path:
-    """PREFIX.bin of PREFIX; a prefix may hold dots itself (`web.2024`)."""
+    """PREFIX.bin for PREFIX, which may contain dots itself (`web.2024`)."""
     return Path(os.fspath(prefix) + ending)
 
 
@@ -182,14 +182,14 @@ def is_url(path: str) -> bool:
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """Contents of the .json beside a dataset; None where there is none."""
+    """Contents of the .json beside a dataset; None without one."""
     return read_json(path, what="dataset description") if path.exists() else None
 
 
 def open_to_read(path: Path, *, hint: Callable[[], str]) -> int:
-    """A descriptor of a regular file; opening a pipe must not wait for somebody to write into it.
+    """Open a regular file; opening a pipe must not wait for its writer. Returns a descriptor.
 
-    `hint` is asked where there is no such file.
+    `hint` gives the remedy if there is no such file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -214,17 +214,17 @@ def explain_open_error(name: str, error: OSError) -> str:
 
 
 def read_pieces(pieces: Pieces, out: NDArray[np.uint8]) -> tuple[str, int, int, int] | None:
-    """Fill `out` with the bytes of all pieces; None, or what failed (see `compiled().read_runs`)."""
+    """Fill `out` with the bytes of all pieces; returns the failure, if any (see `compiled().read_runs`)."""
     return compiled().read_runs(pieces.descriptors, pieces.file_P, pieces.offset_P, pieces.bytes_P, out)
 
 
 def read_run(data: TokenFile, offset: int, count: int) -> NDArray[np.uint8]:
-    """`count` bytes of a file from `offset` on; raises InputError where it does not hold them."""
+    """Read `count` bytes of a file from `offset` on. Raises InputError if the file is too short."""
     return read_runs(data, np.array([offset]), np.array([count]))
 
 
 def read_runs(data: TokenFile, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The bytes of several runs, back to back."""
+    """Read the bytes of several runs, concatenated."""
     out = np.empty(int(bytes_N.sum()), dtype=np.uint8)
     with data.pieces(offset_N, bytes_N) as pieces:
         failure = read_pieces(pieces, out)
@@ -245,7 +245,7 @@ def sampled(size: int) -> tuple[list[int], int]:
 
 
 def explain_read_failure(name: str, kind: str, *, byte: int, value: int) -> str:
-    """One message for a read that failed at a byte of a file."""
+    """The message for a read that failed at a byte of a file."""
     if kind == "ended":
         return f"{name} ends at or before byte {byte:,}, but its index or header describes more: {CHANGED}"
     return f"cannot read {name} at byte {byte:,}: {os.strerror(value)}"

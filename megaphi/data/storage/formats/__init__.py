@@ -1,1 +1,1 @@
-"""The formats a dataset may have, each a TokenDataset once it is open."""
+"""The formats of datasets; an open dataset of any of them is a `TokenDataset`."""

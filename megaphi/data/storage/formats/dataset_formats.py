@@ -1,7 +1,7 @@
-"""The formats that a path of a source may mean. A new one is a module of its own and one line here.
+"""The list of dataset formats, and the choice between them by path. A new format is a module and one line here.
 
-The ending decides; a prefix that has an .idx beside it is a pair, whatever it is called (`web.npy.idx`). Nothing else
-knows how many formats there are: what is opened is a `token_dataset.TokenDataset`.
+The ending decides; a prefix with an .idx beside it is a pair, whatever its name (`web.npy.idx`). No other module knows
+the list: an open dataset is a `token_dataset.TokenDataset`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FORMATS: tuple[DatasetFormat, ...] = (
 
 
 def format_of(path: str) -> DatasetFormat:
-    """The format that a path, a glob or a URL means."""
+    """The format of a path, a glob or a URL."""
     if not is_url(path) and Path(INDEXED_PAIR.marker(path)).exists():
         return INDEXED_PAIR
     return next(one for one in FORMATS if one.claims(path))
 
 
 def open_dataset(path: str, *, layout: TokenLayout | None = None, remote: RemoteStore | None = None) -> TokenDataset:
-    """The dataset of a path, without its ending if it is a .bin/.idx pair.
+    """Open the dataset of a path; a .bin/.idx pair is given by its prefix, without an ending.
 
     Raises:
         InputError: it is missing, corrupted, not of its format, or the layout contradicts it.

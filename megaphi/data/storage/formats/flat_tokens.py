@@ -1,8 +1,8 @@
-"""A dataset of nothing but tokens: back to back from some byte of one file on, without a list of documents.
+"""A dataset of consecutive tokens in one file, from some byte on, without an index of documents.
 
-The common form of .npy files, files without a header and users' classes, once their headers are read. Documents
-are found by what ends them: the token that the source names (`document_end`), searched in the very stretches that a
-batch reads, so nothing is built and nothing is remembered. Shape legend: N runs, K places where documents begin.
+It is the common form of .npy files, headerless files and users' classes, once their headers are read. Documents are
+found by the token that ends them (`document_end` of the source), searched in just the stretches that a batch reads, so
+no index is built or kept. Shape legend: N runs, K document starts.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from megaphi.data.storage.formats.token_dataset import DocumentIndex, TokenLayou
 from megaphi.errors import InputError
 
 DocumentStarts = Callable[[int, int], NDArray[np.int64]]
-"""(first token, tokens) -> tokens of that stretch, ascending, at which a document begins."""
+"""(first token, number of tokens) -> the tokens of that stretch at which documents begin, ascending."""
 
 
 class FlatTokens:
-    """Tokens of one file (`token_dataset.TokenDataset`)."""
+    """The tokens of one file, a `token_dataset.TokenDataset`."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class FlatTokens:
         read_description: Callable[[], dict[str, Any] | None] = lambda: None,
         identity: str = "",
     ) -> None:
-        """Documents begin where `document_starts` says or, without it, after every token `document_end`.
+        """Documents begin at `document_starts` or, without it, after every token `document_end`.
 
-        `identity`: what else makes this dataset another one than one of the same bytes.
+        `identity` is part of the fingerprint: it distinguishes datasets of the same bytes.
         """
         self.name, self.data, self.dtype = name, data, dtype
         self.first_byte, self.token_count = first_byte, token_count
@@ -65,7 +65,7 @@ class FlatTokens:
 
     @property
     def document_count(self) -> int | None:
-        """Not known without reading all tokens; none where there is nothing."""
+        """None: it is not known without reading all tokens; 0 for an empty dataset."""
         return None if self.token_count else 0
 
     @functools.cached_property
@@ -79,7 +79,7 @@ class FlatTokens:
         return read_run(self.data, self.first_byte + start * width, count * width).view(self.dtype)
 
     def document_index(self, start_N: NDArray[np.int64], count_N: NDArray[np.int64]) -> DocumentIndex:
-        """Documents that begin within these runs; of what lies between them nothing is known, or asked."""
+        """The index of documents that begin within these runs; tokens between the runs are not searched."""
         assert self._starts is not None
         runs = zip(start_N.tolist(), count_N.tolist(), strict=True)
         start_K = np.unique(np.concatenate([[0], *(self._starts(start, count) for start, count in runs)]))
@@ -94,8 +94,8 @@ class FlatTokens:
     def fingerprint(self) -> str:
         """Hex SHA-256 over the dtype, the size and the bytes: all of them up to 256 KiB, else 16 blocks of 4 KiB.
 
-        The blocks are spread evenly from the first byte to the last. A change of the same length between them goes
-        unnoticed, as it does in a .bin whose index stays as it was.
+        The blocks are spread evenly from the first byte to the last. A change between them that keeps the size goes
+        unnoticed, as in a .bin whose index does not change.
         """
         digest = hashlib.sha256(f"{self.dtype.str} {self.first_byte} {self.token_count} {self._identity}\n".encode())
         for block in self.data.samples(*sampled(self.data.size)):
@@ -120,7 +120,7 @@ def open_flat(
     remote: RemoteStore,
     find_span: Callable[[str, TokenFile, TokenLayout], FlatSpan],
 ) -> FlatTokens:
-    """The dataset of a file; `find_span` reads its header, if it has one. Where that raises, nothing stays open."""
+    """Open the dataset of a file; `find_span` reads its header, if any. If it raises, the file is closed."""
     data, read_description = _open_token_file(path, remote)
     try:
         span = find_span(path, data, layout)

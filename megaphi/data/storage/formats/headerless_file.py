@@ -1,8 +1,8 @@
-"""A .bin without an index: tokens of uint16 or uint32 and nothing else, as nanoGPT and its kin write them.
+"""A .bin without an index: nothing but tokens of uint16 or uint32, as written by nanoGPT and similar programs.
 
-Nothing in such a file says what it is, so the source must (`dtype`), and what can be told apart is: the .bin of a pair,
-which has other dtypes; uint32 read as uint16, whose every second token would be a small one. llm.c puts 256 numbers in
-front (a magic, a version, the number of tokens): those are recognised, checked and skipped.
+Such a file does not describe itself, so the source must name the `dtype`. Mistakes that can be recognised are refused:
+the .bin of a pair, which has other dtypes; uint32 read as uint16, in which every second token would be a small one.
+llm.c writes a header of 256 numbers (magic, version, number of tokens), which is recognised, checked and skipped.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LARGEST_UPPER_HALF = 3
 
 
 def open_headerless_file(path: str, layout: TokenLayout, remote: RemoteStore) -> FlatTokens:
-    """The tokens of a .bin that has no .idx.
+    """Open the tokens of a .bin without an .idx.
 
     Raises:
-        InputError: it is missing, is one half of a pair, or is not of the dtype that the source names, or names none.
+        InputError: it is missing, is half of a pair, or is not of the source's dtype; or the source names none.
     """
     prefix = path.removesuffix(".bin")
     if bool(remote.glob(f"{prefix}.idx")) if is_url(path) else Path(f"{prefix}.idx").exists():
@@ -56,7 +56,7 @@ def span_without_header(path: str, data: TokenFile, layout: TokenLayout) -> Flat
 
 
 def _check_header(path: str, data: TokenFile, dtype: np.dtype[Any]) -> int:
-    """Bytes of llm.c's header: 0 where there is none."""
+    """Size of llm.c's header in bytes, 0 without one."""
     if data.size < HEADER_BYTES:
         return 0
     magic, version, tokens = read_run(data, 0, 12).view("<i4").tolist()

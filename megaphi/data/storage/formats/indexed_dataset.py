@@ -1,12 +1,12 @@
-"""Megatron's tokenised dataset, PREFIX.bin and PREFIX.idx, read by the piece.
+"""Megatron's tokenised dataset, PREFIX.bin and PREFIX.idx, read piecewise.
 
-The .bin holds nothing but tokens, one document after the other. The .idx, little-endian throughout:
+The .bin holds nothing but tokens, one document after the other. The .idx is little-endian throughout:
 
     9 bytes "MMIDIDX\\0\\0" | uint64 version 1 | uint8 dtype code | uint64 sequences s | uint64 d = documents + 1
     s x int32 tokens of each sequence | s x int64 byte offset of each in the .bin | d x int64 first sequence of each
 
-A third file of ours, PREFIX.json, says what the two cannot: which tokenizer the ids belong to and what was read. The
-surprising fact: the header is 34 bytes, so every array after it is unaligned; NumPy reads that, C code must copy.
+A third file of ours, PREFIX.json, adds the tokenizer of the ids and the inputs that were read. The surprising fact: the
+header has 34 bytes, so every array after it is unaligned; NumPy reads that, C code must copy.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ CHECKED_POINTERS = 16
 
 
 def best_dtype(vocabulary_size: int) -> np.dtype[Any]:
-    """The dtype that Megatron stores such ids in: uint16 below 65,500 tokens, else int32."""
+    """Megatron's dtype for the ids of a vocabulary: uint16 below 65,500 tokens, else int32."""
     return np.dtype("<u2") if vocabulary_size < 65_500 else np.dtype("<i4")
 
 
 class IndexedDataset:
-    """Documents of tokens: opening costs less than a millisecond and no memory, whatever the size.
+    """An open .bin/.idx pair; opening takes less than a millisecond and no memory, whatever its size.
 
-    `tokens` sees the .bin as one stream; `document` sees documents, each of which may be several sequences of the index
-    (ours are always one). Both read from the file when they are called; threads may share a dataset. It keeps two files
-    open until `close`, the end of a `with` block, or its own.
+    `tokens` reads the .bin as one stream; `document` reads documents, each of which may be several sequences of the
+    index (ours are always one). Both read from the file when they are called; threads may share a dataset. Two files
+    stay open until `close`, the end of a `with` block, or the end of the object.
 
     Raises `InputError` when a file is missing, truncated or not of this format, when the two do not belong together,
     and, from then on, wherever a file turns out to be shorter than it was.
@@ -78,7 +78,7 @@ class IndexedDataset:
     has_documents = True
 
     def __init__(self, prefix: str | os.PathLike[str], *, files: DatasetFiles | None = None) -> None:
-        """`files`: where they are not PREFIX.bin and PREFIX.idx of the file system (`remote.py`)."""
+        """`files`: the two files, if they are not PREFIX.bin and PREFIX.idx on a file system (`remote.py`)."""
         self.prefix = self.name = os.fspath(prefix)
         self.files = files or open_local_files(self.prefix)
         try:
@@ -131,7 +131,7 @@ class IndexedDataset:
         return self.documents([number])[0]
 
     def documents(self, numbers: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Several documents in this order, read in one go: (their tokens one after the other, the length of each)."""
+        """Read several documents at once, in this order: (their concatenated tokens, the length of each)."""
         numbers_N = np.asarray(numbers, dtype=np.int64).reshape(-1)
         outside_N = (numbers_N < 0) | (numbers_N >= self.document_count)
         if outside_N.any():
@@ -155,7 +155,7 @@ class IndexedDataset:
         return read_run(self.data, start * width, count * width).view(self.dtype)
 
     def document_index(self, start_N: NDArray[np.int64], count_N: NDArray[np.int64]) -> DocumentIndex:
-        """All of the index, whatever the runs: it is mapped."""
+        """The whole index, for any runs: it is memory-mapped."""
         self.files.index.check_size()
         pointers, documents, size = self.sequence_pointers, self.document_indices, self.data.size
         return DocumentIndex(pointers, documents, size, self.dtype.itemsize, self.files.index.name)
@@ -175,11 +175,11 @@ class IndexedDataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 that tells datasets apart without reading them whole, wherever they are.
+        """Hex SHA-256 that identifies a dataset without reading all of it, wherever it is stored.
 
-        Over the size of each of the two files and its bytes: all of a file up to 256 KiB; of a larger one 16 blocks of
-        4 KiB, spread evenly from its first byte to its last. The index holds every length, so blocks of it change when
-        a document anywhere before them does.
+        It covers the size of each of the two files and its bytes: all of a file up to 256 KiB; of a larger one 16
+        blocks of 4 KiB, spread evenly from its first byte to its last. The index holds all lengths and offsets, so its
+        blocks change with the length of any document before them.
         """
         digest = hashlib.sha256()
         index, data = self.files.index, self.files.data
@@ -239,10 +239,10 @@ def _check_pair(dataset: IndexedDataset) -> None:
 
 
 def open_indexed_pair(prefix: str, layout: TokenLayout, remote: RemoteStore) -> IndexedDataset:
-    """The pair of a prefix, on disk or in object storage, which says itself all that a source could say of it.
+    """Open the pair of a prefix, on disk or in object storage; it describes itself completely.
 
     Raises:
-        InputError: a file is missing or corrupted, or the source names a dtype or what ends documents.
+        InputError: a file is missing or corrupted, or the source names a dtype or a token that ends documents.
     """
     for field, value, said in (
         ("dtype", layout.dtype, "what its tokens are"),

@@ -1,8 +1,8 @@
 """A .npy file: one row of tokens after NumPy's header, which gives their dtype.
 
-Only what can be nothing else is read: one dimension of uint16, uint32 or int32, little-endian. Objects (pickles) are
-never loaded. Tokens of OLMo's data pipeline lie in files that end in .npy and have no header at all: those are read as
-`headerless_file.py` does, with the dtype that the source names.
+Only unambiguous files are read: one dimension of uint16, uint32 or int32, little-endian. Objects (pickles) are never
+loaded. OLMo's data pipeline writes files that end in .npy and have no header at all: those are read like a
+`headerless_file.py`, with the dtype that the source names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megaphi.errors import InputError
 
 MAGIC = b"\x93NUMPY"
 LONGEST_HEADER = 12 + 10_000
-"""NumPy's own limit for headers that it does not trust, and what comes before the text."""
+"""NumPy's own limit for untrusted headers, and the bytes before the header's text."""
 DTYPES = ("uint16", "uint32", "int32")
 
 
@@ -28,8 +28,8 @@ def open_numpy_file(path: str, layout: TokenLayout, remote: RemoteStore) -> Flat
     """The tokens of a .npy file.
 
     Raises:
-        InputError: it is missing, corrupted, holds something else than one row of such tokens, or has no header and the
-            source no dtype; the source's dtype is another one.
+        InputError: it is missing or corrupted, is not one row of such tokens, has no header and the source no dtype, or
+            the source's dtype is another.
     """
     return open_flat(path, layout, remote, _span)
 

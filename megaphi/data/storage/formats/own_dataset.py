@@ -1,13 +1,13 @@
-"""A dataset that a class of the user's reads: `my_data.py:Shards`, or `my_data.py:Shards:ARGUMENT`.
+"""A dataset that is read by a class of the user's: `my_data.py:Shards`, or `my_data.py:Shards:ARGUMENT`.
 
     class Shards:
-        def __init__(self, folder: str): ...                          # the argument as it stands; none where none is
-        def __len__(self) -> int: ...                                 # tokens
-        def read(self, start: int, count: int) -> numpy.ndarray: ...  # exactly those, whole numbers in one row
+        def __init__(self, folder: str): ...                          # the argument as text; without one, no argument
+        def __len__(self) -> int: ...                                 # number of tokens
+        def read(self, start: int, count: int) -> numpy.ndarray: ...  # exactly those tokens, integers in one dimension
 
-Two more methods are used where it has them: `document_starts(start, count)`, the tokens of that stretch at which a
-document begins, and `fingerprint()`, text that changes with its tokens; without it a sample of them is compared. Its
-calls come one at a time. What it reads goes through a file in memory, so that all tokens take one way: `csrc/index`.
+Two more methods are optional: `document_starts(start, count)` gives the tokens of that stretch at which documents
+begin; `fingerprint()` gives a text that changes with the tokens, and without it a sample of them is hashed. Calls come
+one at a time. The tokens go through a file in memory, so that all formats are read by the same code: `csrc/index`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from megaphi.errors import InputError
 from megaphi.own_code import is_own_code, load_own, running, split_name
 
 WIDTH = 8
-"""Bytes of a token on its way: int64, whatever the class gives."""
+"""Bytes of a token in that file: int64, whatever the class gives."""
 
 
 class OwnTokens:
-    """Tokens read by a user's class, as bytes of int64 (`token_files.TokenFile`)."""
+    """Tokens read by a user's class, as a `token_files.TokenFile` of int64."""
 
     is_remote = False
 
@@ -52,12 +52,12 @@ class OwnTokens:
             return running(self._path, f"dataset {self.name!r}: {what}", action)
 
     def optional(self, method: str) -> Callable[..., Any] | None:
-        """A method of the class, its errors told like all others; None where it has none of this name."""
+        """A method of the class, with its errors turned into InputErrors; None if the class lacks it."""
         found = getattr(self._own, method, None)
         return None if found is None else lambda *values: self._call(method, lambda: found(*values))
 
     def read(self, start: int, count: int) -> NDArray[np.int64]:
-        """Tokens by their numbers, checked to be just those that were asked for."""
+        """Read tokens by their numbers, and check their count and type."""
         where = f"read({start}, {count})"
         return self._whole_numbers(where, self._call(where, lambda: self._own.read(start, count)), count=count)
 
@@ -85,7 +85,7 @@ class OwnTokens:
 
     @contextmanager
     def pieces(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> Iterator[Pieces]:
-        """All runs, read and written back to back into a temporary file that is closed with the block."""
+        """Read all runs into a temporary file, one after the other; it is closed with the block."""
         runs = zip((offset_N // WIDTH).tolist(), (bytes_N // WIDTH).tolist(), strict=True)
         tokens = [self.read(start, count) for start, count in runs]
         descriptor = os.memfd_create("tokens")
@@ -98,7 +98,7 @@ class OwnTokens:
             os.close(descriptor)
 
     def prepare(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> None:
-        """Nothing: it is asked when its tokens are needed."""
+        """Do nothing: the class is called when its tokens are needed."""
 
     def samples(self, starts: Sequence[int], count: int) -> list[bytes]:
         ends = [min(self.size, start + count) for start in starts]
@@ -118,10 +118,10 @@ def _write_fully(descriptor: int, tokens: NDArray[np.int64]) -> None:
 
 
 def open_own_dataset(path: str, layout: TokenLayout, remote: RemoteStore) -> FlatTokens:
-    """The tokens that `file.py:Class:ARGUMENT` reads.
+    """Open the dataset that `file.py:Class:ARGUMENT` reads.
 
     Raises:
-        InputError: there is no such file or class, the class fails or lacks a method, or the source names a dtype.
+        InputError: the file or class does not exist, the class fails or lacks a method, or the source names a dtype.
     """
     name, argument = split_argument(path)
     if "://" in name:
@@ -144,7 +144,7 @@ def open_own_dataset(path: str, layout: TokenLayout, remote: RemoteStore) -> Fla
 
 
 def split_argument(path: str) -> tuple[str, str | None]:
-    """(`file.py:Class`, ARGUMENT or None) of `file.py:Class:ARGUMENT`, of which only the argument may hold colons."""
+    """Split `file.py:Class:ARGUMENT` into (`file.py:Class`, ARGUMENT or None); the argument may hold colons."""
     file, colon, rest = path.partition(".py:")
     own_class, has_argument, argument = rest.partition(":")
     return file + colon + own_class, argument if has_argument else None

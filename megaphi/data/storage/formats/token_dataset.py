@@ -1,8 +1,8 @@
-"""The interface of a dataset of any format, and what a source declares about files that do not say it themselves.
+"""The interface of a dataset of any format, and a source's declaration for files that do not describe themselves.
 
-A dataset is a stretch of tokens, numbered from 0, in one file or in what answers like one (`token_files.TokenFile`).
-Sources, orders, ledgers, reports and the C++ reader know `TokenDataset` only. Each format is one module with a
-`DatasetFormat`, and one line in `dataset_formats.py`.
+A dataset is a stretch of tokens, numbered from 0, in a file or an object with a file's interface
+(`token_files.TokenFile`). Sources, orders, ledgers, reports and the C++ reader know only `TokenDataset`. Each format is
+one module with a `DatasetFormat`, and one line in `dataset_formats.py`.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ class TokenLayout:
     """A source's declaration for files that do not describe themselves."""
 
     dtype: str | None = None
-    """uint16 or uint32, of files without a header."""
+    """dtype of files without a header: uint16 or uint32."""
     document_end: int | None = None
-    """The token that ends every document, in formats that do not list their documents."""
+    """The token that ends every document, in formats without an index of documents."""
 
 
 class DocumentIndex(NamedTuple):
-    """Document starts, as far as the requested runs need them (`csrc/index/documents.h`)."""
+    """Index of documents, as far as the requested runs need it (`csrc/index/documents.h`)."""
 
     pointers_K: NDArray[np.int64]
     """First byte of each sequence, ascending from 0; bytes are counted from the first token."""
     documents_D: NDArray[np.int64]
-    """Sequences that begin a document."""
+    """Numbers of the sequences that begin a document."""
     bytes: int
     """End of the last sequence, in bytes."""
     token_bytes: int
     name: str
-    """Its origin, for messages."""
+    """Its file, for messages."""
 
 
 class TokenDataset(Protocol):
-    """Tokens of one dataset, open. Threads may share it. Failures to read are an `InputError` that names the file."""
+    """An open dataset, which threads may share. Failed reads raise an `InputError` that names the file."""
 
     name: str
-    """The path it was opened by, for messages; a ledger compares fingerprints, never names."""
+    """The path it was opened by, for messages; ledgers compare fingerprints, never names."""
     dtype: np.dtype[Any]
-    """Type of the stored tokens: one that `reader.code_of` knows."""
+    """dtype of the stored tokens, one that `reader.code_of` knows."""
     first_byte: int
-    """Offset of token 0 in `data`; the others follow without a gap."""
+    """Offset of token 0 in `data`; the others follow without gaps."""
     token_count: int
     has_documents: bool
-    """True if `document_index` knows where documents begin."""
+    """True if `document_index` can be called."""
 
     @property
     def data(self) -> TokenFile:
@@ -65,17 +65,17 @@ class TokenDataset(Protocol):
 
     @property
     def document_count(self) -> int | None:
-        """None where only reading everything would tell."""
+        """Number of documents; None if it cannot be known without reading everything."""
         ...
 
     @functools.cached_property
     def description(self) -> dict[str, Any] | None:
-        """Contents of the .json beside it, which names the tokenizer; None where there is none."""
+        """Contents of the .json beside it, which names the tokenizer; None without one."""
         ...
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of what a change of the tokens changes, found without reading all of a large dataset."""
+        """Hex SHA-256 that changes with the tokens, computed without reading all of a large dataset."""
         ...
 
     def tokens(self, start: int, count: int) -> NDArray[Any]:
@@ -83,18 +83,18 @@ class TokenDataset(Protocol):
         ...
 
     def document_index(self, start_N: NDArray[np.int64], count_N: NDArray[np.int64]) -> DocumentIndex:
-        """Return the document index of these runs of tokens; only where `has_documents`."""
+        """The document index of these runs of tokens; only if `has_documents`."""
         ...
 
     def close(self) -> None: ...
 
 
 class DatasetFormat(NamedTuple):
-    """A way to store tokens: which paths mean it, and how one is opened."""
+    """A format of datasets: the paths that it claims, and the function that opens one."""
 
     claims: Callable[[str], bool]
     """Return whether a path, glob or URL is of this format, judged by its spelling alone."""
     marker: Callable[[str], str]
-    """The file whose presence says that the dataset of a path is there; of a glob, what to look for."""
+    """Maps a path or glob to the file or pattern whose existence means that the dataset exists."""
     open: Callable[[str, TokenLayout, RemoteStore], TokenDataset]
-    """Raises InputError where it is missing, corrupted or not of this format, or the layout contradicts it."""
+    """Opens a dataset. Raises InputError if it is missing, corrupted, of another format, or contradicts the layout."""
