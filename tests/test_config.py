@@ -221,6 +221,7 @@ REMEDIES = (
 
 def checked_with_remedies(run: RunConfig, *, world_size: int) -> RunConfig | str:
     """The run, with what the messages propose until it passes; or the message that proposes no other field."""
+    message = ""
     for _ in range(4):
         try:
             return check(run, world_size=world_size)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from megaphi.cli import main
 from megaphi.config import from_plain, override
 from megaphi.conversion.open_weights import open_weights
+from megaphi.data.storage.files.remote import RemoteStore
 from megaphi.data.storage.source_paths import read_manifest
 from megaphi.engine.reporting.metrics import read_metrics
 from megaphi.engine.reporting.step_times import read_step_times
@@ -102,7 +103,7 @@ def test_whoever_reads_json_says_where(tmp_path, value):
     for read in (
         lambda: override(ParallelLayout(), [f"tensor={value}"]),
         lambda: from_plain(ParallelLayout, read_json(path, what="layout")),
-        lambda: read_manifest(str(path), remote=None),
+        lambda: read_manifest(str(path), remote=RemoteStore()),
     ):
         with pytest.raises(InputError, match=r"tensor=|a\.manifest\.json|unknown field"):
             read()

@@ -54,7 +54,9 @@ class WarmMegaphi:
     def returncode(self) -> int | None:
         return self._process.exitcode
 
-    poll = returncode.fget
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:

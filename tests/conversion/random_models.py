@@ -82,6 +82,22 @@ def random_folder(
     return tensors
 
 
+def attentive_folder(folder: Path, model: Architecture, **fields: Any) -> Path:
+    """Write a model with weights so large that its attention is not uniform; returns the folder.
+
+    It names no padding id, whose embedding would get no gradient in transformers.
+    """
+    random_folder(folder, model, scale=0.2, pad_token_id=None, **fields)
+    return folder
+
+
+def in_transformers(folder: Path, **options: Any) -> Any:
+    """The model of a folder in transformers, in fp32."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+
+
 def their_shapes(model: Architecture, naming: str) -> dict[str, tuple[int, ...]]:
     d, f, q, k = model.hidden, model.feed_forward, model.query_width, model.key_value_width
     layer = {

@@ -128,7 +128,8 @@ def _train(model: Any, objective: Objective, batch: Batch) -> list[str]:
 
 def early_reads_of_a_careless_model() -> list[str]:
     """Early reads found where a weight is used without its module."""
-    careless = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
+    first, second = (torch.nn.Linear(3, 3, bias=False) for _ in range(2))
+    careless = torch.nn.Sequential(first, second)
     with Reads(careless) as reads:
-        careless[1](torch.nn.functional.linear(torch.ones(2, 3), careless[0].weight.t().contiguous()))
+        second(torch.nn.functional.linear(torch.ones(2, 3), first.weight.t().contiguous()))
     return sorted(reads.early)

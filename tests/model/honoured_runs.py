@@ -163,7 +163,7 @@ def build_layer(config: Any, **slots: Any) -> Any:
     from megaphi.model.layer_spec import block_spec
 
     (spec, *_) = block_spec(config, dataclasses.replace(TINY, layers=1)).layer_specs or []
-    spec = copy.deepcopy(spec)
+    spec: Any = copy.deepcopy(spec)
     for name, value in slots.items():
         if name.startswith("attention_"):
             setattr(spec.submodules.self_attention.submodules, name.removeprefix("attention_"), value)

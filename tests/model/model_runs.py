@@ -80,7 +80,7 @@ def names_of_transformer_engines_weights() -> list[str]:
     return [share.name for share in parameter_shares(chunk)]
 
 
-def fp8_settings() -> tuple[str, str]:
+def fp8_settings() -> tuple[str | None, str | None]:
     """Settings that Megatron gets for a recipe."""
     from megaphi.model.megatron_config import transformer_config
 

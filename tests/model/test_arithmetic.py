@@ -29,7 +29,7 @@ def huggingface_twin(architecture):
         num_attention_heads=architecture.heads,
         num_key_value_heads=architecture.key_value_groups,
         pad_token_id=0,
-        attn_implementation="eager",
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue]
     )
     return Phi3ForCausalLM(config)
 

@@ -60,20 +60,20 @@ def test_a_tied_embedding_counts_once_and_is_held_by_the_first_and_the_last_stag
 def test_modules_of_every_rank_hold_what_the_arithmetic_says() -> None:
     """Also where a rank holds padding only (100 tokens over three ranks, two over six)."""
     six = dataclasses.replace(TINY, layers=4, heads=6, key_value_groups=6, feed_forward=96)
+    interleaved = ParallelLayout(data=1, tensor=3, pipeline=2, virtual_pipeline=2)
     cases = [
-        (dataclasses.replace(six, vocabulary=vocabulary), ParallelLayout(data=1, **cut))
-        for vocabulary, cut in (
-            (2, {"tensor": 6}),
-            (100, {"tensor": 3, "pipeline": 2, "virtual_pipeline": 2}),
-            (101, {"pipeline": 4}),
-            (257, {"tensor": 2, "context": 2}),
-            (384, {"tensor": 3}),
+        (dataclasses.replace(six, vocabulary=vocabulary), layout)
+        for vocabulary, layout in (
+            (2, ParallelLayout(data=1, tensor=6)),
+            (100, interleaved),
+            (101, ParallelLayout(data=1, pipeline=4)),
+            (257, ParallelLayout(data=1, tensor=2, context=2)),
+            (384, ParallelLayout(data=1, tensor=3)),
         )
     ]
     tied = dataclasses.replace(six, vocabulary=101, tied_embeddings=True)
     cases += [
-        (tied, ParallelLayout(data=1, **cut))
-        for cut in ({"tensor": 2}, {"tensor": 3, "pipeline": 2, "virtual_pipeline": 2}, {"pipeline": 4})
+        (tied, layout) for layout in (ParallelLayout(data=1, tensor=2), interleaved, ParallelLayout(data=1, pipeline=4))
     ]
     cases.append((PHI4_14B, ParallelLayout(tensor=5, pipeline=4, virtual_pipeline=2, data=1)))
     (ranks,) = run_in_world(partial(check_places, cases), processes=1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from megaphi.parallel.layout import ParallelLayout
-from tests.conversion.random_models import random_folder, whole_weights
+from tests.conversion.random_models import attentive_folder, in_transformers, whole_weights
 from tests.gloo_world import run_in_new_world, run_in_world
 from tests.model.own_variants import (
     CASES,
@@ -33,10 +33,7 @@ from tests.stages.packed_runs import SHAPE, difference, gradients
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose attention looks at something."""
-    folder = tmp_path_factory.mktemp("attention") / "model"
-    random_folder(folder, SHAPE, scale=0.2, pad_token_id=None)
-    return folder
+    return attentive_folder(tmp_path_factory.mktemp("attention") / "model", SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +44,7 @@ def found(checkpoint: Path) -> dict[tuple[str, str, str], Found]:
 
 @pytest.fixture(scope="module")
 def theirs(checkpoint: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    return in_transformers(checkpoint, attn_implementation="eager")
 
 
 def by_transformers(model: Any, name: str, loss_of: Callable[[Tensor, Tensor], Tensor] | None = None) -> Found:

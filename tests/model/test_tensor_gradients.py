@@ -7,14 +7,13 @@ with the same factors in a hook.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from megaphi.parallel.layout import ParallelLayout
-from tests.conversion.random_models import random_folder
+from tests.conversion.random_models import attentive_folder, in_transformers
 from tests.gloo_world import run_in_new_world, run_in_world
 from tests.model.gradient_runs import FACTORS, refusals, variant_step
 from tests.model.test_own_variants import by_transformers
@@ -26,17 +25,13 @@ SEQUENCE = ParallelLayout(tensor=2, sequence_parallel=True)
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gradients") / "model"
-    random_folder(folder, SHAPE, scale=0.2, pad_token_id=None)
-    return folder
+    return attentive_folder(tmp_path_factory.mktemp("gradients") / "model", SHAPE)
 
 
 @pytest.fixture(scope="module")
 def expected(checkpoint: Path) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and gradients in plain PyTorch."""
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    model = in_transformers(checkpoint, attn_implementation="eager")
     factors = []
     for layer in model.model.layers:
         factors.append(torch.nn.Parameter(torch.from_numpy(FACTORS.copy())))

@@ -23,7 +23,7 @@ from megaphi.engine.run_config import RunConfig, check
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes import load_recipe
-from tests.conversion.random_models import random_folder
+from tests.conversion.random_models import attentive_folder, in_transformers
 from tests.gloo_world import run_in_world
 from tests.stages.kto_runs import OBJECTIVE, a_kto_step, judged_answers
 from tests.stages.packed_runs import LAYOUTS, SHAPE, difference, gradients, processes_of
@@ -33,16 +33,12 @@ from tests.stages.test_packed_training import side_log_probabilities, their_grad
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kto") / "model"
-    random_folder(folder, SHAPE, scale=0.2, pad_token_id=None)
-    return folder
+    return attentive_folder(tmp_path_factory.mktemp("kto") / "model", SHAPE)
 
 
 @pytest.fixture(scope="module")
 def theirs(checkpoint: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    return in_transformers(checkpoint)
 
 
 def plain_kto(model: Any, chosen: slice) -> tuple[Tensor, float]:

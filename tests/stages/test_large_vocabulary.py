@@ -6,7 +6,6 @@ tied, as small models of large vocabularies are.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,19 @@ import torch
 
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import BatchShape
-from megaphi.data.order.mixture import Mixture, Source
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.run_config import RunConfig
-from megaphi.engine.run_sections import Start, TrainingLength
 from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.model.architecture import Architecture
 from megaphi.stages.finetune import Finetune
 from megaphi.stages.prefer import Prefer
 from megaphi.stages.pretrain import Pretrain
 from megaphi.tokenizer.open_tokenizer import open_path
-from tests.engine.layout_runs import tiny_run
 from tests.gloo_world import run_in_world
+from tests.stages.own_tokenizer_files import json_lines, short_run, tokenized
 from tests.stages.own_tokenizer_runs import answers, train_all
 from tests.tokenizer.own_tokenizer import write_large_tokenizer
 
@@ -42,22 +39,10 @@ SHAPE = Architecture(
 TEXTS = ["they saw the otter swim", "an owl sat on the wall", "zebras in the zoo graze, zzz"]
 
 
-def lines(path: Path, records: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
-def run_of(folder: Path, *, start: Path | None = None, **fields: Any) -> RunConfig:
-    return tiny_run(
-        folder=str(folder),
-        training=TrainingLength(steps=10),
-        start=Start(initial_checkpoint=None if start is None else str(start)),
-        model=SHAPE,
-        batch=BatchShape(sequence_length=64, global_batch=2, micro_batch=1),
-        task=fields.pop("task"),
-        optimizer=Optimizer(learning_rate=3e-2, warmup_steps=0),
-        **fields,
-    )
+def run_of(folder: Path, **fields: Any) -> RunConfig:
+    batch = BatchShape(sequence_length=64, global_batch=2, micro_batch=1)
+    optimizer = Optimizer(learning_rate=3e-2, warmup_steps=0)
+    return short_run(folder, steps=10, model=SHAPE, batch=batch, optimizer=optimizer, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +50,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer, a dataset, and a model that was pretrained, tuned and compared; its export."""
     home = tmp_path_factory.mktemp("large")
     write_large_tokenizer(home / "tokenizer", vocabulary=VOCABULARY)
-    documents = lines(home / "documents.jsonl", [{"text": text} for text in TEXTS * 8])
-    tokenize_documents(
-        [documents],
-        home / "data",
-        TokenizeSettings(tokenizer=str(home / "tokenizer")),
-        processes=1,
-        show_progress=False,
-    )
-    chats = lines(home / "chats.jsonl", [{"prompt": text, "response": TEXTS[0]} for text in TEXTS * 4])
-    pairs = lines(
+    mixture = tokenized(home, TEXTS * 8)
+    chats = json_lines(home / "chats.jsonl", [{"prompt": text, "response": TEXTS[0]} for text in TEXTS * 4])
+    pairs = json_lines(
         home / "pairs.jsonl", [{"prompt": text, "chosen": TEXTS[0], "rejected": TEXTS[1]} for text in TEXTS * 4]
     )
-    mixture = Mixture(sources=(Source(name="text", weight=1.0, paths=(str(home / "data"),)),))
     runs = [
         run_of(home / "pretrain", task=Pretrain(mixture=mixture), tokenizer=RunTokenizer(path=str(home / "tokenizer"))),
         run_of(home / "sft", start=home / "pretrain", task=Finetune(paths=(chats,))),
@@ -120,7 +97,7 @@ def test_transformers_says_the_same(home: Path) -> None:
 def test_the_last_id_of_any_vocabulary_survives(vocabulary: int, dtype: str, tmp_path: Path) -> None:
     """Stored as Megatron stores it; the token that ends a document is among the last here."""
     write_large_tokenizer(tmp_path / "tokenizer", vocabulary=vocabulary)
-    documents = lines(tmp_path / "documents.jsonl", [{"text": text} for text in TEXTS])
+    documents = json_lines(tmp_path / "documents.jsonl", [{"text": text} for text in TEXTS])
     tokenize_documents(
         [documents],
         tmp_path / "data",

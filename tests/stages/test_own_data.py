@@ -8,7 +8,7 @@ import pytest
 
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.start.same_run import data_facts
-from tests.conversion.random_models import random_folder
+from tests.conversion.random_models import attentive_folder
 from tests.gloo_world import run_in_world
 from tests.stages.own_task import Walk
 from tests.stages.packed_runs import SHAPE
@@ -18,8 +18,7 @@ from tests.stages.stage_runs import base, stage_here
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A model without a tokenizer."""
-    random_folder(tmp_path / "model", SHAPE, scale=0.2, pad_token_id=None)
-    return tmp_path / "model"
+    return attentive_folder(tmp_path / "model", SHAPE)
 
 
 def given(run: RunConfig) -> tuple[list[int], list[str]]:

@@ -18,11 +18,8 @@ from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
-from megaphi.data.tokenize.pipeline import tokenize_documents
-from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.run_config import RunConfig, check
-from megaphi.engine.run_sections import Start, TrainingLength
 from megaphi.engine.run_tokenizer import RunTokenizer, check_tokenizer
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
@@ -34,8 +31,8 @@ from megaphi.tokenizer.open_tokenizer import open_path
 from tests.conversion.formats.gguf.gguf_model import write_gguf
 from tests.conversion.formats.gguf.gguf_tokenizers import add_fields, byte_level_fields, byte_level_ids
 from tests.conversion.random_models import random_folder
-from tests.engine.layout_runs import tiny_run
 from tests.gloo_world import run_in_world
+from tests.stages.own_tokenizer_files import json_lines, short_run, tokenized
 from tests.stages.own_tokenizer_runs import answers, train_all
 from tests.tokenizer.own_tokenizer import CORPUS, LLAMA3, write_tokenizer
 
@@ -45,24 +42,12 @@ SHAPE = Architecture(
 QUESTIONS = ["hello 3", "how are you", "Straße?"]
 
 
-def lines(path: Path, records: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
-def run_of(folder: Path, *, length: int, **fields: Any) -> RunConfig:
+def run_of(folder: Path, *, length: int, initial_checkpoint: str | None = None, **fields: Any) -> RunConfig:
     """Eight steps in rows of `length` tokens."""
-    start = fields.pop("initial_checkpoint", None)
-    return tiny_run(
-        folder=str(folder),
-        training=TrainingLength(steps=8),
-        start=Start(initial_checkpoint=start),
-        model=fields.pop("model", SHAPE),
-        batch=BatchShape(sequence_length=length, global_batch=4, micro_batch=1),
-        task=fields.pop("task"),
-        optimizer=Optimizer(learning_rate=3e-3, warmup_steps=2),
-        **fields,
-    )
+    batch = BatchShape(sequence_length=length, global_batch=4, micro_batch=1)
+    optimizer = Optimizer(learning_rate=3e-3, warmup_steps=2)
+    fields.setdefault("model", SHAPE)
+    return short_run(folder, steps=8, batch=batch, optimizer=optimizer, start=initial_checkpoint, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer, documents, conversations and pairs; a run of each stage, and the export of the last."""
     home = tmp_path_factory.mktemp("own")
     write_tokenizer(home / "tokenizer", template=LLAMA3, bos=True)
-    documents = lines(home / "documents.jsonl", [{"text": f"{text} {n}"} for n in range(40) for text in CORPUS])
-    tokenize_documents(
-        [documents],
-        home / "data",
-        TokenizeSettings(tokenizer=str(home / "tokenizer")),
-        processes=1,
-        show_progress=False,
-    )
+    mixture = tokenized(home, [f"{text} {n}" for n in range(40) for text in CORPUS])
     said = [
         {
             "messages": [
@@ -88,9 +66,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n in range(24)
     ]
     pairs = [{"prompt": f"hello {n}", "chosen": f"bye {n}", "rejected": "no <|eot|>"} for n in range(24)]
-    mixture = Mixture(sources=(Source(name="text", weight=1.0, paths=(str(home / "data"),)),))
     own = RunTokenizer(path=str(home / "tokenizer"))
-    chats, preferences = lines(home / "chats.jsonl", said), lines(home / "pairs.jsonl", pairs)
+    chats, preferences = json_lines(home / "chats.jsonl", said), json_lines(home / "pairs.jsonl", pairs)
     runs = [
         run_of(home / "pretrain", length=128, task=Pretrain(mixture=mixture), tokenizer=own),
         run_of(
@@ -183,8 +160,8 @@ def test_a_gguf_file_goes_through_with_the_tokenizer_inside_it(tmp_path: Path) -
     path = write_gguf(tmp_path / "gguf", model=SHAPE, context=128, header=lambda one: add_fields(one, fields))
     said = [{"prompt": f"hello {1_000 + n}", "response": f"bye and thanks {n}"} for n in range(24)]
     pairs = [{"prompt": f"hello {n}", "chosen": f"bye {n}", "rejected": "no <|im_end|>"} for n in range(24)]
-    chats = Finetune(paths=(lines(tmp_path / "chats.jsonl", said),))
-    preferences = Prefer(paths=(lines(tmp_path / "pairs.jsonl", pairs),))
+    chats = Finetune(paths=(json_lines(tmp_path / "chats.jsonl", said),))
+    preferences = Prefer(paths=(json_lines(tmp_path / "pairs.jsonl", pairs),))
     sft, dpo = tmp_path / "sft", tmp_path / "dpo"
     runs = [
         run_of(sft, length=64, task=chats, initial_checkpoint=str(path)),
@@ -246,8 +223,8 @@ def test_a_model_without_a_tokenizer_has_none_made_up(tmp_path: Path, home: Path
             text_tokenizer_of(open_weights(checkpoint))
     model = replace(SHAPE, vocabulary=512)
     start = str(tmp_path / "ours512")
-    chats = lines(tmp_path / "chats.jsonl", [{"prompt": "a", "response": "b"}] * 4)
-    ids = lines(tmp_path / "ids.jsonl", [{"ids": [1, 2, 3, 4], "trained": [False, True, True, True]}] * 8)
+    chats = json_lines(tmp_path / "chats.jsonl", [{"prompt": "a", "response": "b"}] * 4)
+    ids = json_lines(tmp_path / "ids.jsonl", [{"ids": [1, 2, 3, 4], "trained": [False, True, True, True]}] * 8)
     texts = run_of(
         tmp_path / "texts",
         length=64,

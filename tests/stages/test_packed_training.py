@@ -20,7 +20,7 @@ from megaphi.data.packed.pair_rows import length_of, units_of
 from megaphi.data.packed.preference_pairs import PreferencePair
 from megaphi.model.weights import OUTPUT
 from megaphi.stages.preference import PreferenceObjective
-from tests.conversion.random_models import random_folder, whole_weights
+from tests.conversion.random_models import attentive_folder, in_transformers, whole_weights
 from tests.gloo_world import run_in_world
 from tests.stages.packed_runs import (
     CASES,
@@ -41,31 +41,22 @@ from tests.stages.packed_runs import (
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose attention looks at something."""
-    folder = tmp_path_factory.mktemp("packed") / "model"
-    random_folder(folder, SHAPE, scale=0.2, pad_token_id=None)  # a padding id would get no gradient in transformers
-    return folder
+    return attentive_folder(tmp_path_factory.mktemp("packed") / "model", SHAPE)
 
 
 @pytest.fixture(scope="module")
 def theirs(checkpoint: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    return in_transformers(checkpoint)
 
 
 @pytest.fixture(scope="module")
 def tied_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("packed") / "tied"
-    random_folder(folder, SHAPE, scale=0.2, pad_token_id=None, tie_word_embeddings=True)
-    return folder
+    return attentive_folder(tmp_path_factory.mktemp("packed") / "tied", SHAPE, tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="module")
 def tied_theirs(tied_checkpoint: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(tied_checkpoint, dtype=torch.float32)
+    return in_transformers(tied_checkpoint)
 
 
 def their_gradients(model: Any, loss: Tensor) -> dict[str, np.ndarray]:

@@ -62,6 +62,7 @@ def train(token_files: Path, tmp_path: Path) -> Iterator[Callable[..., WarmMegap
 def finish(process: WarmMegaphi) -> tuple[int, str]:
     """(exit code, standard error)"""
     _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode is not None
     return process.returncode, errors
 
 

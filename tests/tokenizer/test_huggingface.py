@@ -19,7 +19,7 @@ import tiktoken
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from megaphi.conversation import ROLES, Conversation, Message, to_plain
 from megaphi.tokenizer.byte_letters import byte_letters
@@ -40,7 +40,7 @@ class Three:
 
     ours: Phi4Tokenizer
     tiktoken: tiktoken.Encoding
-    exported: AutoTokenizer
+    exported: PreTrainedTokenizerBase
 
     def check(self, text: str) -> None:
         """Ids of ordinary text, ids where special tokens count, and the way back."""
@@ -159,7 +159,7 @@ def test_no_warning(tmp_path, caplog, monkeypatch):
 
 def conversations(*, with_special):
     messages = st.builds(Message, st.sampled_from(ROLES), hard_text(with_special=with_special))
-    return st.lists(messages, min_size=1, max_size=6).map(Conversation)
+    return st.lists(messages, min_size=1, max_size=6).map(lambda found: Conversation(tuple(found)))
 
 
 @given(conversation=conversations(with_special=False), prompt=st.booleans())

@@ -18,6 +18,8 @@ MODEL = SHAPES["3 heads per group"]
 @pytest.fixture(scope="module")
 def tool():
     spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "tools" / "convert_checkpoint.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

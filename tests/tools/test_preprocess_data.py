@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
@@ -18,6 +19,8 @@ from tests.test_house import ROOT
 @pytest.fixture(scope="module")
 def tool():
     spec = importlib.util.spec_from_file_location("preprocess_data", ROOT / "tools" / "preprocess_data.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -64,7 +67,7 @@ def test_every_key_is_the_dataset_that_megatron_writes(tmp_path, tool, name):
         builder = IndexedDatasetBuilder(f"{theirs}.bin", dtype=DType.optimal_dtype(tokenizer.vocabulary_size))
         for record in records:
             ids = [*tokenizer.encode(record[key]), tokenizer.end_of_text]
-            builder.add_document(ids, [len(ids)])
+            builder.add_document(torch.tensor(ids), [len(ids)])
         builder.finalize(f"{theirs}.idx")
         for ending in (".bin", ".idx"):
             ours = tmp_path / "out" / f"d_{key}_document{ending}"

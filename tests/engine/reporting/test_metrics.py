@@ -62,7 +62,9 @@ def test_the_picture_shows_something(tmp_path):
     plot_losses(records, tmp_path / "loss.png", title="test", marks={"unigram": 6.4})
     image = Image.open(tmp_path / "loss.png")
     assert image.size == (1_080, 600)
-    assert len(image.convert("RGB").getcolors(1 << 20)) > 50
+    colors = image.convert("RGB").getcolors(1 << 20)
+    assert colors is not None
+    assert len(colors) > 50
 
 
 def test_lines_that_a_full_disk_refuses_wait_in_memory(tmp_path, monkeypatch):

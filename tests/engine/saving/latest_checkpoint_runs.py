@@ -56,7 +56,7 @@ def flip(name: str, *, place: int) -> Callable[[Path], None]:
     return change
 
 
-def cut(name: str) -> Callable[[Path], None]:
+def cut(name: str) -> Callable[[Path], object]:
     return lambda newest: (newest / name).write_bytes((newest / name).read_bytes()[:-1])
 
 
