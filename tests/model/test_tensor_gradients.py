@@ -17,7 +17,7 @@ from tests.conversion.random_models import attentive_folder, in_transformers
 from tests.gloo_world import run_in_new_world, run_in_world
 from tests.model.gradient_runs import FACTORS, refusals, variant_step
 from tests.model.test_own_variants import by_transformers
-from tests.stages.packed_runs import SHAPE, difference, gradients
+from tests.stages.packed_runs import SHAPE, difference, gradients, processes_of
 
 ALONE, TENSOR = ParallelLayout(), ParallelLayout(tensor=2)
 SEQUENCE = ParallelLayout(tensor=2, sequence_parallel=True)
@@ -54,6 +54,7 @@ def _gradient(parameter: torch.nn.Parameter) -> np.ndarray:
         ("head_scale", TENSOR, "fused"),
         ("head_scale", TENSOR, "reference"),
         ("head_scale", SEQUENCE, "fused"),
+        ("head_scale", ParallelLayout(tensor=2, data=2), "fused"),
         ("head_scale_whole", TENSOR, "fused"),
         ("head_scale_whole", SEQUENCE, "fused"),
     ],
@@ -68,7 +69,7 @@ def test_a_weight_used_in_part_by_each_rank_trains_as_in_plain_pytorch(
 ) -> None:
     loss, whole = expected
     ranks = run_in_world(
-        variant_step, str(tmp_path), str(checkpoint), layout, variant, kernels, processes=layout.tensor
+        variant_step, str(tmp_path), str(checkpoint), layout, variant, kernels, processes=processes_of(layout)
     )
     assert difference(gradients(tmp_path), whole) < 1e-5
     norm = float(np.sqrt(sum(np.square(values).sum() for values in whole.values())))

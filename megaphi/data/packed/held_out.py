@@ -33,7 +33,7 @@ class HeldOutSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOutRows:
-    """Fulfils the engine's `HeldOutData`."""
+    """Held-out rows of several sources; implements the engine's `HeldOutData`."""
 
     sources: Mapping[str, HeldOutSource | None]
     """By name; None: nothing of it was kept."""

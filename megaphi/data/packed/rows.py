@@ -61,7 +61,7 @@ class RowsLedger:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedRows:
-    """Fulfils the engine's `TrainingData`."""
+    """Packed rows to train on; implements the engine's `TrainingData`."""
 
     name: str
     """Name of this data in metrics and checkpoints."""

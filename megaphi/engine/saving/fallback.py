@@ -44,7 +44,7 @@ def hold_fallback(run: RunConfig) -> list[Lock]:
             locks.append(take(folder, take_over=run.start.take_over, field="saving.fallback_folder"))
         except Occupied:
             raise
-        except (InputError, OSError):  # run_folder.py says on which ranks nothing can be written there
+        except (InputError, OSError):  # run_folder.py reports the ranks that cannot write there
             continue
     return locks
 

@@ -82,7 +82,7 @@ def meet(store: Store, me: Arrival, *, world_size: int, patience_seconds: float)
     if verdict.problem is None:
         return verdict.present
     if me.rank == 0:
-        _wait_for_readers(store, store.add("arrivals", 0) - 1)  # who did not come does not read
+        _wait_for_readers(store, store.add("arrivals", 0) - 1)  # absent ranks do not read
     else:
         store.add("read", 1)
     is_spoken_for = any(one.rank < me.rank and one.is_beside(me) for one in verdict.present.values())

@@ -117,7 +117,7 @@ class _Reading:
         self._kind = self._own.get("model")
 
     def files(self, context: int) -> dict[str, str]:
-        """Name -> content; none where the file has no tokenizer."""
+        """Name -> content of the files; none if the file has no tokenizer."""
         if self._kind in (None, "none", "no_vocab"):
             return {}
         if self._kind not in ("gpt2", "llama"):
