@@ -47,9 +47,7 @@ def _problem_with(weight: Weight, chunk: PaddedModel) -> str | None:
     if weight.gradient is None:
         return "every tensor rank holds all of it, and its row does not say how the gradients are joined: set gradient="
     if weight.gradient != "part" and _is_head_norm(weight, chunk):
-        return (
-            f"Megatron adds up the gradients of norms of heads, so its row needs gradient=part, not {weight.gradient}"
-        )
+        return f"Megatron adds up the gradients of norms of heads: its row needs gradient=part, not {weight.gradient}"
     return None
 
 
