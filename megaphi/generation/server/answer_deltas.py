@@ -53,7 +53,7 @@ class AnswerToken:
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelta:
-    """What one step adds to one answer; the deltas of an answer concatenate to all of it."""
+    """The text and tokens that one step adds to one answer; the deltas of an answer concatenate to all of it."""
 
     index: int
     """Number of the answer among those of its API request."""

@@ -229,7 +229,7 @@ class RemoteTokens:
         return self._cached("index", self.size, fetched)
 
     def close(self) -> None:
-        """Do nothing: no file stays open between reads."""
+        """No-op: no file stays open between reads."""
 
     def _cut(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """Cut runs at the edges of blocks: (run, block, first byte in the block, number of bytes), each [P]."""

@@ -101,7 +101,7 @@ class LocalTokens:
         return nullcontext(Pieces([self.descriptor], np.zeros_like(runs_N), offset_N, bytes_N, runs_N))
 
     def prepare(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> None:
-        """Do nothing: the system reads ahead in files by itself."""
+        """No-op: the system reads ahead in files by itself."""
 
     def samples(self, starts: Sequence[int], count: int) -> list[bytes]:
         try:

@@ -98,7 +98,7 @@ class OwnTokens:
             os.close(descriptor)
 
     def prepare(self, offset_N: NDArray[np.int64], bytes_N: NDArray[np.int64]) -> None:
-        """Do nothing: the class is called when its tokens are needed."""
+        """No-op: the class is called when its tokens are needed."""
 
     def samples(self, starts: Sequence[int], count: int) -> list[bytes]:
         ends = [min(self.size, start + count) for start in starts]
