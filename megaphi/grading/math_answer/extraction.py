@@ -29,7 +29,7 @@ NUMBER = re.compile(r"[-−]?\$?(?<![\d.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """The result as text, and the form in which it was stated."""
+    """The result as text, and where it was stated."""
 
     text: str
     form: str
@@ -43,16 +43,16 @@ def stated_result(text: str, *, last_number: bool) -> Stated | None:
     """
     text = text[-LONGEST_TEXT:]
     if (boxed := last_boxed(text)) is not None:
-        return Stated(boxed, "box")
+        return Stated(boxed, "in a box")
     if hashes := HASHES.findall(text):
-        return Stated(hashes[-1].strip(), "####")
+        return Stated(hashes[-1].strip(), "behind ####")
     if (sentence := _after_the_answer_is(text)) is not None:
-        return Stated(sentence, "the answer is")
+        return Stated(sentence, "behind 'the answer is'")
     line = text.strip()
     if line and "\n" not in line and len(line) <= LONGEST_LINE and len(re.findall(r"[^\W\d_]{2,}", line)) <= 4:
-        return Stated(line, "whole text")
+        return Stated(line, "as the whole text")
     if last_number and (numbers := NUMBER.findall(text)):
-        return Stated(numbers[-1].strip(), "last number")
+        return Stated(numbers[-1].strip(), "as the last number")
     return None
 
 

@@ -74,10 +74,10 @@ def _without_verifier(key: str, stated: Stated | None) -> Verdict | None:
         return wrong("it states no result")
     wanted, given = key.strip(), stated.text.strip()
     if _bare(wanted) == _bare(given):
-        return right(f"the same text, by its {stated.form}")
+        return right(f"the same text, stated {stated.form}")
     if NUMERAL.fullmatch(wanted) and NUMERAL.fullmatch(given):
         same = Fraction(wanted) == Fraction(given)
-        return (right if same else wrong)(f"{given[:40]} for {wanted[:40]}, by its {stated.form}")
+        return (right if same else wrong)(f"{given[:40]} for {wanted[:40]}, stated {stated.form}")
     if len(given) > LONGEST:
         return undecided(f"a result of {len(given):,} characters: none over {LONGEST:,} is compared")
     return None
@@ -93,9 +93,9 @@ def _bare(text: str) -> str:
 def _verdict(found: BothComparisons, stated: Stated) -> Verdict:
     exact, sympy = found.exact.finding, found.sympy.finding
     if exact == sympy == "equal":
-        return right(f"both verifiers find it equal, by its {stated.form}")
+        return right(f"both verifiers find it equal, stated {stated.form}")
     if exact == "different" and sympy in ("different", "unreadable answer"):
-        return wrong(f"{_said(found)}, by its {stated.form}")
+        return wrong(f"{_said(found)}, stated {stated.form}")
     return undecided(_said(found))
 
 
