@@ -1,6 +1,7 @@
 """The second verifier: reads key and answer into structures of exact quantities, without SymPy, and compares those.
 
-It shares no code and no method with the first (`sympy_verifier.py`): what one misreads the other does not.
+It shares no method with the first (`sympy_verifier.py`), and of code only the names of Unicode's signs, so that the two
+seldom misread the same.
 """
 
 from __future__ import annotations

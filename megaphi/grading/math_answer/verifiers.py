@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from megaphi.errors import InputError, RunFailed
 from megaphi.grading.math_answer.exact_verifier import ValueComparison
@@ -49,7 +50,7 @@ class VerifierProcess:
         self._unread = b""
 
     def compare(self, key: str, answer: str) -> BothComparisons:
-        """Compare one pair; those of a worker that ended say why."""
+        """Findings on one pair; where the worker ended, they say why."""
         process = self._started()
         found: list[ValueComparison] = []
         reason = "the verifier ended"
@@ -73,7 +74,8 @@ class VerifierProcess:
         if self._process is None or self._process.poll() is not None:
             self.close()
             # Not -m: a parent that runs from its source folder has a path that the child would not have.
-            program = f"import sys; sys.path[:] = {sys.path!r}; from megaphi.grading.math_answer.worker import main; "
+            paths = [str(Path(path).absolute()) for path in sys.path]
+            program = f"import sys; sys.path[:] = {paths!r}; from megaphi.grading.math_answer.worker import main; "
             command = [sys.executable, "-s", "-c", program + f"main{self._limits}"]
             self._process = subprocess.Popen(
                 command,
@@ -140,7 +142,7 @@ class Verifiers:
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="verifier")
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[BothComparisons]:
-        """Compare (key, answer) pairs, in order."""
+        """Findings on (key, answer) pairs, in order."""
         return list(self._threads.map(self._compare_one, pairs))
 
     def _compare_one(self, pair: tuple[str, str]) -> BothComparisons:
