@@ -63,7 +63,7 @@ INSIDE = {
         {"local_sampler"},
         {"server"},
     ],
-    "pivotal": [{"methods"}, {"rollouts", "interchange"}, {"search"}, {"report"}, {"results"}],
+    "pivotal": [{"methods"}, {"rollouts", "interchange", "preference"}, {"search"}, {"report"}, {"results"}],
     "pivotal.methods": [
         {"trace", "rollout", "settings", "findings", "method"},
         {"statistics"},

@@ -7,7 +7,8 @@ those that are open. An iteration that is left early cancels what it has open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator as Completions
 from itertools import islice
 from queue import SimpleQueue
 
@@ -44,7 +45,7 @@ def complete_requests(
     *,
     at_once: int,
     ends: AnswerEnds = lambda name, output: output.finish is not None,
-) -> Iterator[tuple[str, Completion]]:
+) -> Completions[tuple[str, Completion], None, None]:
     """(name, completion) of every request, in the order in which they end; names need not differ.
 
     Args:

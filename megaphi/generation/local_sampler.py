@@ -9,6 +9,7 @@ prompt's tokens, the rules and the number of the sample, and is never generated 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator as Completions
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -116,7 +117,7 @@ class LocalSampler:
             self.on_end()
         return [[answers[f"{number}/{sample}"] for sample in range(samples)] for number in range(len(prompts))]
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[str, Completion]]:
+    def complete(self, requests: Iterable[Request]) -> Completions[tuple[str, Completion], None, None]:
         """(name, completion) of each request as it ends: tokens only, no stop texts, no journal.
 
         Raises:

@@ -181,10 +181,10 @@ def test_a_second_run_generates_nothing(tmp_path: Path) -> None:
     assert again.steps > 0
     assert asked(third) == first
     assert third.steps == 0
-    for changed in ({"rules": replace(RULES, seed=4)}, {"identity": "w2"}):
+    for rules, identity in ((replace(RULES, seed=4), "w1"), (RULES, "w2")):
         other = FakeGenerator()
-        asked(other, **changed)
-        assert other.steps > 0, changed
+        asked(other, rules, identity)
+        assert other.steps > 0, identity
 
 
 def test_bad_requests_and_failures_are_one_error_and_the_next_call_works() -> None:

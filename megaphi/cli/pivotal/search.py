@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "questions", type=user_path, metavar="QUESTIONS", help="questions with answers, choices or tests"
     )
-    parser.add_argument("--sampler", required=True, metavar="SAMPLER", help=SAMPLER_HELP)
+    parser.add_argument("--sampler", required=True, type=user_path, metavar="SAMPLER", help=SAMPLER_HELP)
     parser.add_argument("--output", required=True, type=user_path, metavar="FOLDER", help="folder for all results")
     parser.add_argument(
         "--method",

@@ -123,7 +123,7 @@ def stream_pairs(
                 sides[1:] = [np.concatenate((side, end)) for side in sides[1:]]
         else:
             prompt, *answers = _from_messages(record) if form is MESSAGES else _from_hub(form, record)
-            sides = _encoded(after_system(record, prompt), answers, needed(tokenizer))
+            sides = encoded_sides(after_system(record, prompt), answers, needed(tokenizer))
         pair = _finished(*sides, at_most=max_completion_tokens)
         if pair is None:
             return f"both sides begin with the same max_completion_tokens={max_completion_tokens}"
@@ -224,7 +224,7 @@ def _holds(messages: tuple[Message, ...], part: tuple[Message, ...]) -> bool:
     return any(messages[start : start + len(part)] == part for start in range(len(messages) - len(part) + 1))
 
 
-def _encoded(prompt: tuple[Message, ...], answers: Sequence[str], tokenizer: Tokenizer) -> list[NDArray[np.int32]]:
+def encoded_sides(prompt: tuple[Message, ...], answers: Sequence[str], tokenizer: Tokenizer) -> list[NDArray[np.int32]]:
     """Ids of the prompt, up to where the assistant begins, and of both answers with their end.
 
     The whole conversation is rendered with either answer, as in fine-tuning; the prompt is everything before the

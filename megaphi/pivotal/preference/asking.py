@@ -1,0 +1,203 @@
+"""Asking a sampler for JSON that is read strictly: what cannot be read is asked again, with the reason, a few times.
+
+Where the sampler keeps to a JSON schema, it is given one; one that refuses schemas is asked without, which the journal
+remembers. One prompt that a sampler refuses (too long for its context) does not cost the others: it is found by halves
+and named. A sampler that fails altogether ends the call; what it had answered is in its journal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from megaphi.conversation import Conversation, Message
+from megaphi.errors import InputError
+from megaphi.generation.client.request_journal import RequestJournal, request_key
+from megaphi.json_text import parse_json
+from megaphi.sampling import Answer, Sampler, Sampling
+
+Read = TypeVar("Read")
+LONGEST_REASON = 200
+PROBES = 3
+"""Prompts with which a schema is tried before the sampler's error is taken for its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonQuestion(Generic[Read]):
+    """A prompt whose answer is JSON, and how the value is read."""
+
+    messages: tuple[Message, ...]
+    read: Callable[[Any], Read]
+    """Raises InputError that says what is wrong with a value, in words of ours only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """No answer that can be read, and why."""
+
+    reason: str
+
+
+def ask_json(
+    sampler: Sampler,
+    questions: Sequence[JsonQuestion[Read]],
+    rules: Sampling,
+    *,
+    schema: Mapping[str, Any],
+    attempts: int = 3,
+    memory: RequestJournal | None = None,
+) -> list[Read | Unanswered]:
+    """The values that the answers hold, in the order of the questions.
+
+    Args:
+        schema: of the answers, given to samplers that keep to schemas.
+        attempts: times that a question is asked at most.
+        memory: remembers whether this sampler takes schemas.
+
+    Raises:
+        InputError: the sampler refuses everything, or the first questions.
+        RunFailed: it does not answer.
+    """
+    if not questions:
+        return []
+    first = [Conversation(question.messages) for question in questions]
+    rules = _with_schema(sampler, first, rules, json.dumps(schema), memory)
+    found: dict[int, Read | Unanswered] = {}
+    reasons: dict[int, str] = dict.fromkeys(range(len(questions)), "")
+    for attempt in range(1, attempts + 1):
+        numbers = list(reasons)
+        prompts = [_prompt(questions[number], reasons[number], attempt, attempts) for number in numbers]
+        for number, answers in zip(numbers, sample_each(sampler, prompts, rules), strict=True):
+            if isinstance(answers, InputError):
+                found[number] = Unanswered(f"the sampler refuses it: {answers}"[:LONGEST_REASON])
+                del reasons[number]
+                continue
+            try:
+                found[number] = questions[number].read(_value(answers[0], rules))
+                del reasons[number]
+            except InputError as error:
+                reasons[number] = str(error)[:LONGEST_REASON]
+        if not reasons:
+            break
+    unread = {number: Unanswered(f"{attempts} answers, the last one: {reason}") for number, reason in reasons.items()}
+    return [(found | unread)[number] for number in range(len(questions))]
+
+
+def sample_each(
+    sampler: Sampler, prompts: Sequence[Conversation], rules: Sampling, *, samples: int = 1
+) -> list[list[Answer] | InputError]:
+    """`sampler.sample`, in which a prompt that is refused has its error in the place of its answers.
+
+    Raises:
+        InputError: the first and the last are refused with one message, as by a server that has no such model.
+        RunFailed: the sampler does not answer.
+    """
+    if not prompts:
+        return []
+    try:
+        return list(sampler.sample(prompts, rules, samples=samples))
+    except InputError as error:
+        if len(prompts) == 1:
+            return [error]
+        ends = [_sample_alone(sampler, prompts[place], rules, samples) for place in (0, -1)]
+        if all(isinstance(end, InputError) for end in ends) and str(ends[0]) == str(ends[1]):
+            raise error from None
+        middle = _by_halves(sampler, prompts[1:-1], rules, samples)
+        return [ends[0], *middle, ends[1]]
+
+
+def _by_halves(
+    sampler: Sampler, prompts: Sequence[Conversation], rules: Sampling, samples: int
+) -> list[list[Answer] | InputError]:
+    if not prompts:
+        return []
+    if len(prompts) == 1:
+        return [_sample_alone(sampler, prompts[0], rules, samples)]
+    try:
+        return list(sampler.sample(prompts, rules, samples=samples))
+    except InputError:
+        half = len(prompts) // 2
+        return [
+            *_by_halves(sampler, prompts[:half], rules, samples),
+            *_by_halves(sampler, prompts[half:], rules, samples),
+        ]
+
+
+def _sample_alone(sampler: Sampler, prompt: Conversation, rules: Sampling, samples: int) -> list[Answer] | InputError:
+    try:
+        return sampler.sample([prompt], rules, samples=samples)[0]
+    except InputError as error:
+        return error
+
+
+def _with_schema(
+    sampler: Sampler, prompts: Sequence[Conversation], rules: Sampling, schema: str, memory: RequestJournal | None
+) -> Sampling:
+    """The rules, with the schema if the sampler takes it."""
+    kept = replace(rules, json_schema=schema)
+    key = request_key(sampler.name, {"takes_schema": schema})
+    known = memory.get(key) if memory is not None else None
+    if known is None:
+        known = _takes_schema(sampler, prompts, rules, kept)
+        if memory is not None:
+            memory.add(key, known)
+    return kept if known else rules
+
+
+def _takes_schema(sampler: Sampler, prompts: Sequence[Conversation], rules: Sampling, kept: Sampling) -> bool:
+    """Raises InputError if the sampler takes neither, of several prompts."""
+    for number, prompt in enumerate(prompts[:PROBES], start=1):
+        try:
+            sampler.sample([prompt], kept)
+            return True
+        except InputError:
+            try:
+                sampler.sample([prompt], rules)
+                return False
+            except InputError:
+                if number == min(PROBES, len(prompts)):
+                    raise
+    return False
+
+
+def _prompt(question: JsonQuestion[Any], reason: str, attempt: int, attempts: int) -> Conversation:
+    if attempt == 1:
+        return Conversation(question.messages)
+    last = question.messages[-1]
+    again = (
+        f"{last.content}\n\nAttempt {attempt} of {attempts}: your last answer was refused. Reason: {reason}. "
+        "Answer with one JSON object of the form above, and nothing else."
+    )
+    return Conversation((*question.messages[:-1], Message(last.role, again)))
+
+
+def _value(answer: Answer, rules: Sampling) -> Any:
+    if answer.finish == "length":
+        raise InputError(f"it was cut off at {rules.max_tokens} tokens")
+    try:
+        return parse_json(answer.text.strip(), constants=False)
+    except InputError as error:
+        raise InputError(f"it is not JSON: {error}") from None
+
+
+def fields_of(value: Any, names: Sequence[str]) -> dict[str, Any]:
+    """`value` as an object with exactly these fields. Raises InputError, which quotes nothing of the value."""
+    if not isinstance(value, dict):
+        raise InputError("it is not a JSON object")
+    missing = [name for name in names if name not in value]
+    if missing:
+        raise InputError(f"the field {missing[0]!r} is missing")
+    if len(value) > len(names):
+        raise InputError(f"it has more fields than {', '.join(names)}")
+    return value
+
+
+def text_of(value: Any, name: str, *, longest: int = 4_000) -> str:
+    """A text that is not empty. Raises InputError."""
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"the field {name!r} must be a text that is not empty")
+    if len(value) > longest:
+        raise InputError(f"the field {name!r} is longer than {longest} characters")
+    return value.strip()
