@@ -144,13 +144,18 @@ class WorkerBoxes:
     def __init__(self, isolation: Isolation, limits: Limits, toolchains: tuple[Mapped, ...] = ()) -> None:
         self._isolation, self._limits, self._toolchains = isolation, limits, toolchains
         self._open: list[CodeBox] = []
+        self._killed = False
         self._stays_open = isolation.own_namespaces or isolation.kind == "none"
 
     def start(self, parts: Sequence[PartRequest]) -> None:
         groups = [parts] if self._stays_open else [[part] for part in parts]
+        if any(box.process.poll() is not None for box in self._open):  # killed while nobody used it
+            self.close()
         try:
             while len(self._open) < len(groups):
                 self._open.append(CodeBox(self._isolation, self._limits, self._toolchains))
+            if self._killed:  # while a box was being opened
+                raise BoxFailed("the sandbox is being closed")
             for box, group in zip(self._open, groups, strict=True):
                 box.start(group)
         except BoxFailed:
@@ -171,7 +176,8 @@ class WorkerBoxes:
         return self._open[0].messages() if self._open else "it says nothing"
 
     def kill(self) -> None:
-        """End the boxes from another thread than the one that uses them."""
+        """End the boxes for good, from another thread than the one that uses them."""
+        self._killed = True
         for box in list(self._open):
             box.kill()
 

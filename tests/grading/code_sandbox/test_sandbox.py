@@ -308,6 +308,16 @@ def test_a_bubblewrap_that_fails_is_named_with_its_reason(monkeypatch: pytest.Mo
         CodeSandbox()
 
 
+@needs_isolation
+def test_a_box_that_was_killed_while_idle_costs_nobody_a_verdict() -> None:
+    with CodeSandbox(workers=1) as opened:
+        assert outcomes(opened.grade([(SQUARES, RIGHT)])) == ["right"]
+        (box,) = opened._boxes[0]._open
+        box.kill()
+        box.process.wait()
+        assert outcomes(opened.grade([(SQUARES, RIGHT)])) == ["right"]
+
+
 def test_a_machine_without_descriptors_decides_nothing(opened: CodeSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left() -> tuple[int, int]:
         raise OSError(24, "Too many open files")
