@@ -9,6 +9,9 @@ import os
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
+
 import megaphi.conversion.open_weights
 import megaphi.engine.inference.forward_only
 import megaphi.engine.saving.saver

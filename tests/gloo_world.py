@@ -1,9 +1,11 @@
-"""Run a function as the ranks of a job, on gloo, in worlds of processes that live on from case to case.
+"""Run a function as the ranks of a job, on the CPU, in worlds of processes that live on from case to case.
 
 A rank's imports take seconds; a fork server pays for them once per test session (`gloo_preload.py`). A world of so many
 ranks starts when a file's first case asks for it, takes one case after the other, and ends with the file. Its ranks
 meet once; what else a case has left (process groups, environment, folder, random states) is put back before the next
 one. A case that fails ends its world, so that it fails alone: the next case gets a new one.
+
+Worlds that live on talk through shared memory (`shared_memory_group.py`), new ones through gloo, as users' jobs do.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def run_in_world(
     """Call `function(*arguments)` on every rank; returns the results by rank, or fails with a rank's traceback."""
     world = _worlds.pop(processes, None)
     if world is None or not world.is_alive:
-        world = LivingWorld(processes)
+        world = LivingWorld(processes, through_memory=True)
     results = world.take(function, arguments, timeout_seconds)
     _worlds[processes] = world
     return results
@@ -43,8 +45,8 @@ def run_in_world(
 def run_in_new_world(
     function: Callable[..., Any], *arguments: Any, processes: int, timeout_seconds: float = 240.0
 ) -> list[Any]:
-    """As `run_in_world`, for what is about the start of a job: its ranks have not met before, nor have they after."""
-    world = LivingWorld(processes)
+    """As `run_in_world`, for what is about the start of a job, or about gloo: ranks that have not met before."""
+    world = LivingWorld(processes, through_memory=False)
     results = world.take(function, arguments, timeout_seconds)
     world.end()
     return results
@@ -59,8 +61,8 @@ def end_worlds() -> None:
 class LivingWorld:
     """Ranks that take case after case. One that has failed has ended."""
 
-    def __init__(self, processes: int) -> None:
-        self._ranks, self._cases = _started(processes)
+    def __init__(self, processes: int, *, through_memory: bool) -> None:
+        self._ranks, self._cases = _started(processes, through_memory=through_memory)
 
     @property
     def is_alive(self) -> bool:
@@ -106,7 +108,7 @@ def run_on_gpu(function: Callable[..., Any], *arguments: Any, timeout_seconds: f
     """Call `function(*arguments)` as a job of one rank on the GPU, in a new interpreter: CUDA outlives no fork."""
     spawned = multiprocessing.get_context("spawn")
     cases, theirs = spawned.Pipe()
-    rank = spawned.Process(target=_rank, args=(0, 1, free_port(), theirs), daemon=True)
+    rank = spawned.Process(target=_rank, args=(0, 1, free_port(), theirs, False), daemon=True)
     rank.start()
     theirs.close()
     try:
@@ -131,19 +133,19 @@ def start_ranks(
     function: Callable[..., Any], *arguments: Any, processes: int
 ) -> tuple[list[ForkServerProcess], list[Connection]]:
     """Start `function(*arguments)` on every rank; returns the processes, and where each one's result will come."""
-    ranks, cases = _started(processes)
+    ranks, cases = _started(processes, through_memory=False)
     for one in cases:
         one.send((function, arguments))
         one.send(None)
     return ranks, cases
 
 
-def _started(processes: int) -> tuple[list[ForkServerProcess], list[Connection]]:
+def _started(processes: int, *, through_memory: bool) -> tuple[list[ForkServerProcess], list[Connection]]:
     """Ranks that wait for cases, and the ends of their pipes."""
     port = free_port()
     pipes = [_context.Pipe() for _ in range(processes)]
     ranks = [
-        _context.Process(target=_rank, args=(rank, processes, port, theirs), daemon=True)
+        _context.Process(target=_rank, args=(rank, processes, port, theirs, through_memory), daemon=True)
         for rank, (_, theirs) in enumerate(pipes)
     ]
     for rank, (_, theirs) in zip(ranks, pipes, strict=True):
@@ -162,13 +164,16 @@ def _result(rank: int, cases: Connection) -> Any:
     return value
 
 
-def _rank(rank: int, processes: int, port: int, cases: Connection) -> None:
+def _rank(rank: int, processes: int, port: int, cases: Connection, through_memory: bool) -> None:
     """Take cases until there are no more, or one fails."""
     import torch
 
     from megaphi.parallel.world import stop_world
+    from tests.shared_memory_group import replace_gloo
 
     torch.set_num_threads(1)
+    if through_memory:
+        replace_gloo()
     place = Place(
         launcher="torchrun",
         rank=rank,

@@ -33,7 +33,7 @@ def tiny_run(*, folder: str = "unused", layout: ParallelLayout | None = None, **
         training=TrainingLength(steps=20),
         layout=layout or ParallelLayout(),
         model=TINY,
-        batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=1),
+        batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=2),
         task=Pretrain(mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=("unused",)),))),
         optimizer=Optimizer(learning_rate=3e-4, warmup_steps=5),
         precision=NumericPrecision(parameters="float32"),
@@ -59,7 +59,8 @@ def _batch(numbers: np.ndarray, run: RunConfig) -> Batch:
     length = run.batch.sequence_length
     rows = np.stack([sample(int(number), length=length, vocabulary=run.model.vocabulary) for number in numbers])
     mask = np.ones((len(rows), length), dtype=np.float32)
-    mask[:, : int(numbers[0]) % 5] = 0.0  # unequal token counts: a mean of means would show
+    for row, number in zip(mask, numbers, strict=True):
+        row[: number % 5] = 0.0  # unequal token counts: a mean of means would show
     return Batch(
         tokens_BS=rows[:, :-1].astype(np.int64),
         labels_BS=rows[:, 1:].astype(np.int64),

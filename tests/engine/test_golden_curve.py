@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megaphi.data.batch import BatchShape
 from megaphi.files import write_text
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import TINY, tiny_run, train
-from tests.gloo_world import run_in_world
+from tests.gloo_world import run_in_new_world, run_in_world
 
 CURVE = Path(__file__).parent.parent / "golden" / "tiny_pretrain.txt"
 STEPS = 20
@@ -104,9 +105,17 @@ def test_a_bucket_for_every_parameter_changes_nothing(name: str, chunk: int) -> 
     follows_its_beginning(name, model=model, bucket_parameters=1)
 
 
-def test_the_curve_goes_down() -> None:
+@pytest.mark.parametrize("name", ["tensor 2 x context 2", "pipeline 2 x data 2, virtual 2"])
+def test_gloo_follows_the_golden_curve(name: str) -> None:
+    """What users' ranks talk through on a CPU; those above share memory."""
+    run = tiny_run(layout=ParallelLayout(**LAYOUTS[name]), bucket_parameters=1)
+    assert_golden(run_in_new_world(partial(train, run, steps=STEPS // 2), processes=4), steps=STEPS // 2)
+
+
+def test_one_sequence_at_a_time_follows_the_golden_curve_which_goes_down() -> None:
     """As the engine computes it, whatever the file says: one that a broken engine has rewritten would be followed."""
-    (result,) = curve_of(ParallelLayout())
+    (result,) = curve_of(ParallelLayout(), batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=1))
+    assert_golden([result])
     losses = result["losses"]
     assert losses[0] == pytest.approx(np.log(256), abs=0.1)  # untrained: as good as guessing among 256 tokens
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1

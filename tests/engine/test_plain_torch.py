@@ -62,8 +62,9 @@ def mean_loss(model: PreTrainedModel, run: RunConfig, *, step: int) -> torch.Ten
     losses, masks = [], []
     for batch in step_batches(run, step=step, replica=0, replicas=1):
         logits_BSV = model(torch.from_numpy(batch.tokens_BS)).logits
-        losses.append(functional.cross_entropy(logits_BSV[0], torch.from_numpy(batch.labels_BS[0]), reduction="none"))
-        masks.append(torch.from_numpy(batch.loss_mask_BS[0]))
+        labels_N = torch.from_numpy(batch.labels_BS).flatten()
+        losses.append(functional.cross_entropy(logits_BSV.flatten(0, 1), labels_N, reduction="none"))
+        masks.append(torch.from_numpy(batch.loss_mask_BS).flatten())
     mask = torch.cat(masks)
     return (torch.cat(losses) * mask).sum() / mask.sum()
 

@@ -34,6 +34,8 @@ EVERY, KEPT = 3, 2
 LIFE_SECONDS = 1.5
 """About how long processes live that are killed at any moment."""
 DEADLINE_SECONDS = 120.0
+SECONDS_TO_END = 5.0
+"""After its parent, for a child that ends by itself: a run asks git what it was built from."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,6 +51,7 @@ class Story:
     damaged: list[str] = field(default_factory=list)
     """Problems of checkpoints that had their name when the processes died."""
     orphans: int = 0
+    """Processes that a killed rank had started, and that outlived it."""
     leftovers: list[str] = field(default_factory=list)
     """Files that an interrupted save left and later saves did not clear away."""
     resumed: list[int] = field(default_factory=list)
@@ -132,10 +135,18 @@ def _killed_once(run: RunConfig, story: Story, generator: random.Random, *, in_s
     for rank in ranks:
         rank.join(20)
     story.kills += 1
-    story.orphans += len(children) + sum(is_running(child) for child in children)
+    story.orphans += len(outliving(children))
     assert time.monotonic() < deadline, "no save began"
     steps = [step for step, _ in losses(run)]
     return steps[-1] if steps else 0
+
+
+def outliving(children: list[int]) -> list[int]:
+    """Those of a dead process's children that do not end by themselves."""
+    deadline = time.monotonic() + SECONDS_TO_END
+    while (running := [child for child in children if is_running(child)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return running
 
 
 def _look(

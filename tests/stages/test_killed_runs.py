@@ -5,13 +5,18 @@ Here a few times per layout; `benchmarks/killed_runs.py` does a hundred and keep
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from megaphi.parallel.layout import ParallelLayout
-from tests.stages.killed_runs import EVERY, killed_run, tell
+from tests.processes import children_of
+from tests.stages.killed_runs import EVERY, killed_run, outliving, tell
 
 pytestmark = pytest.mark.slow
 
@@ -35,3 +40,15 @@ def test_a_run_that_is_killed_loses_one_interval_at_most(
     assert story.largest_loss <= (2 * EVERY if asynchronous else EVERY)
     assert story.losses == straight.losses
     assert story.digests == straight.digests
+
+
+def test_a_child_that_stays_is_an_orphan_and_one_that_ends_is_not() -> None:
+    parent = subprocess.Popen(["sh", "-c", "sleep 1 & sleep 300 & wait"])
+    while len(children := children_of(parent.pid)) < 2:
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    stayed = outliving(children)
+    for child in stayed:
+        os.kill(child, signal.SIGKILL)
+    assert stayed == children[1:]

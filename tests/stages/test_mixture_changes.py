@@ -51,7 +51,7 @@ def recipe(tmp_path: Path) -> RunConfig:
     run = tiny_run(
         folder=str(tmp_path / "run"),
         task=Pretrain(mixture=Mixture(sources=sources)),
-        model=replace(TINY, vocabulary=512),
+        model=replace(TINY, layers=2, vocabulary=512),
     )
     return replace(run, training=replace(run.training, steps=12), saving=Saving(every=4))
 
