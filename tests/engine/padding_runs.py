@@ -37,7 +37,7 @@ def case(
 ) -> Case:
     run = tiny_run(
         folder=how.pop("folder", "unused"),
-        batch=BatchShape(sequence_length=30, global_batch=4, micro_batch=1),
+        batch=BatchShape(sequence_length=30, global_batch=4, micro_batch=2),
         layout=ParallelLayout(**layout),
         model=dataclasses.replace(like, **(model or {})),
         **(fields or {}),

@@ -31,7 +31,7 @@ LAYOUTS = {
     "TP2xPP2": ParallelLayout(tensor=2, pipeline=2),
     "TP2xDP2": ParallelLayout(tensor=2, data=2),
 }
-FIRST, NEXT = 3, 5
+FIRST, NEXT = 3, 3
 """Steps before the save, and after it."""
 
 

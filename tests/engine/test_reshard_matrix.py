@@ -1,7 +1,7 @@
 """A checkpoint of any layout continues under any other as if that one had written it: eight by eight, bit for bit.
 
 One state is loaded and saved again under each of eight layouts: the contents stay the same to the bit. Then each layout
-goes on from each of the eight, and its five losses and the digest of every rank's weights and moments after them do
+goes on from each of the eight, and its losses and the digest of every rank's weights and moments after them do
 not depend on who wrote the checkpoint. Against one process they differ by rounding. What each has trained by itself, in
 bf16 with fp32 main weights, each saves again to the bit. Resuming one's own is bit-exact too, in fp32, and in bf16 from
 a save that is written while training goes on.
