@@ -110,6 +110,13 @@ class SharedMemoryGroup(ProcessGroup):
         found = self._memory.exchange(inputs[0])
         return Delivery(functools.partial(_write_all, outputs[0], found) if self.rank() == opts.rootRank else None)
 
+    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> Work:
+        (output,) = outputs
+        is_root = self.rank() == opts.rootRank
+        all_parts = torch.stack(inputs[0]) if is_root else output.new_empty(self.size(), *output.shape)
+        found = self._memory.exchange(all_parts)[opts.rootRank].view(all_parts.shape)[self.rank()]
+        return Delivery(functools.partial(_write, output, found))
+
     def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> Work:
         return Delivery(functools.partial(_write, output, self._memory.exchange(input)))
 

@@ -75,7 +75,9 @@ def _gathers(dtype: torch.dtype, size: int) -> list[Tensor]:
     distributed.broadcast(sent, 2)
     here = [torch.empty_like(mine) for _ in range(RANKS)] if distributed.get_rank() == 1 else None
     distributed.gather(mine, here, 1)
-    return [whole, *parts, sent, *(here or [])]
+    part = torch.empty_like(mine)
+    distributed.scatter(part, here, 1)
+    return [whole, *parts, sent, part, *(here or [])]
 
 
 def _messages(dtype: torch.dtype, size: int) -> list[Tensor]:
