@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -228,10 +227,7 @@ def _state_now() -> Callable[[], None]:
 
 
 def _leave_groups() -> None:
-    """Leave all process groups but that of the whole world, which is joined once.
-
-    They end at the same time: each waits ten milliseconds for a thread of gloo's, and a rank has twenty.
-    """
+    """Leave all process groups but that of the whole world, which is joined once."""
     import gc
 
     import torch.distributed as distributed
@@ -242,8 +238,6 @@ def _leave_groups() -> None:
         return
     parallel_state.destroy_model_parallel()
     gc.collect()
-    held = [[group] for group in distributed_c10d._world.pg_map if group is not distributed.group.WORLD]
-    for one in held:
-        distributed.destroy_process_group(one[0])
-    with ThreadPoolExecutor(len(held) + 1) as pool:
-        list(pool.map(list.clear, held))  # the last that holds them
+    for group in list(distributed_c10d._world.pg_map):
+        if group is not distributed.group.WORLD:
+            distributed.destroy_process_group(group)
