@@ -50,7 +50,7 @@ LONGEST = """
     test_smollm2 test_golden_curve test_reshard_matrix test_killed_runs test_inference_engine test_cuda_build
     test_paged_attention test_mixture_changes test_variants test_prefer test_packed_training test_weights
     test_training_runs test_finetune test_large_vocabulary test_padded_vocabulary test_plain_torch test_tied_embeddings
-    test_buckets test_inspect_and_doctor
+    test_buckets test_inspect_and_doctor test_attacks
 """.split()
 """Files that take more than fifteen seconds of a processor, in the order of what they take."""
 

@@ -48,7 +48,7 @@ def replace_gloo() -> None:
 
 
 class Delivery(Work):
-    """What came of a collective or a message; `wait` writes it to its tensor."""
+    """Result of a collective or a message; `wait` writes it to its tensor."""
 
     def __init__(self, deliver: Callable[[], Any] | None = None) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Delivery(Work):
 
 
 class SharedMemoryGroup(ProcessGroup):
-    """What Megatron and the tests ask of a process group; everything else raises, as in any backend without it."""
+    """A process group as far as Megatron and the tests need one; everything else raises."""
 
     def __init__(self, store: Store, rank: int, size: int, timeout: timedelta) -> None:
         super().__init__(rank, size)

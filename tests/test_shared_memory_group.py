@@ -101,7 +101,7 @@ def test_every_collective_gives_what_gloo_gives() -> None:
 
 
 def before_and_after() -> dict[str, list[float]]:
-    """What a tensor holds before and after it was waited for."""
+    """Values of a tensor before and after it was waited for."""
     _join()
     rank = float(distributed.get_rank())
     found = {}

@@ -107,7 +107,7 @@ def test_a_bucket_for_every_parameter_changes_nothing(name: str, chunk: int) -> 
 
 @pytest.mark.parametrize("name", ["tensor 2 x context 2", "pipeline 2 x data 2, virtual 2"])
 def test_gloo_follows_the_golden_curve(name: str) -> None:
-    """What users' ranks talk through on a CPU; those above share memory."""
+    """Collectives of users' ranks on a CPU; the ranks above share memory."""
     run = tiny_run(layout=ParallelLayout(**LAYOUTS[name]), bucket_parameters=1)
     assert_golden(run_in_new_world(partial(train, run, steps=STEPS // 2), processes=4), steps=STEPS // 2)
 
