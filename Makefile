@@ -50,6 +50,7 @@ bench: $(VENV)/installed
 	$(RUN) benchmarks/packing.py --write
 	$(RUN) benchmarks/checkpoint_times.py --write
 	$(RUN) benchmarks/generation.py --write
+	$(RUN) benchmarks/pivotal_methods.py --write
 
 test-gpu: $(VENV)/installed
 	$(RUN) -m pytest -m gpu

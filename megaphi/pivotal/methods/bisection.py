@@ -91,6 +91,7 @@ class PlainSamples:
     def __init__(self, trace: Trace, rollouts: int) -> None:
         self.trace, self.expenses, self.rollouts = trace, Expenses(), rollouts
         self.sampled: dict[int, list[Rollout]] = {}
+        self._counts: dict[int, Counts] = {}
 
     def drawn(self, positions: set[int], count: int | None = None) -> Generator[list[Draw], list[list[Rollout]], None]:
         """Ask for what is missing; the end of the trace needs none."""
@@ -105,10 +106,12 @@ class PlainSamples:
         if draws:
             answers = yield draws
             self.expenses.received(draws, answers)
-            self.sampled |= {draw.position: list(rollouts) for draw, rollouts in zip(draws, answers, strict=True)}
+            for draw, rollouts in zip(draws, answers, strict=True):
+                self.sampled[draw.position] = list(rollouts)
+                self._counts[draw.position] = counted(rollouts)
 
     def counts(self, position: int) -> Counts:
-        return counted(self.sampled[position])
+        return self._counts[position]
 
     def success(self, position: int) -> float:
         return float(self.trace.success) if position == len(self.trace.tokens) else middle(self.counts(position))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from megaphi.pivotal.methods.bisection import bisection, bounded_bisection, cumulative_surprise, split_position
 from megaphi.pivotal.methods.method import answered
@@ -131,3 +132,11 @@ def test_the_bound_only_leaves_out_what_cannot_be_pivotal():
         assert bounded.spent.tokens <= plain.spent.tokens
         plain_found, bounded_found = plain_found + len(plain.selected), bounded_found + len(bounded.selected)
     assert bounded_found < plain_found
+
+
+@pytest.mark.parametrize(("rollouts", "chance"), [(10, 0.503), (20, 0.268), (50, 0.057), (100, 0.0057)])
+def test_a_token_without_effect_looks_pivotal_as_often_as_the_page_says(rollouts, chance):
+    """docs/pivotal.md: P(|difference of two shares| >= 0.2) at p = 0.5, over every pair of outcomes."""
+    law = stats.binom.pmf(np.arange(rollouts + 1), rollouts, 0.5)
+    looks = np.abs(np.subtract.outer(np.arange(rollouts + 1), np.arange(rollouts + 1))) >= 0.2 * rollouts - 1e-9
+    assert law @ looks @ law == pytest.approx(chance, rel=0.01)

@@ -6,6 +6,7 @@ A rollout depends on (seed, position, excluded token, purpose, number) alone, so
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,8 @@ class Simulator:
         probabilities = np.array(world.trace.probabilities)
         self._follows_L1 = np.concatenate(([0.0], np.cumsum(np.log(probabilities))))
         """Logarithm of the probability of the first i tokens."""
+        self._cumulative = [np.cumsum(fork.shares)[:-1].tolist() for fork in world.forks]
+        self._values = [fork.values.tolist() for fork in world.forks]
         self.tokens = 0
         """Generated so far."""
 
@@ -71,11 +74,11 @@ class Simulator:
             self._random[key] = np.random.default_rng(seed)
         uniform = self._random[key].random((count, 5))
         if excluded is not None:
-            return [self._left(position, position, row) for row in uniform]
+            return [self._left(position, position, row) for row in uniform.tolist()]
         # Followed up to position + n if the logarithm of n tokens' probability is still above log(u).
         limits = self._follows_L1[position] + np.log(uniform[:, 0])
         places = np.searchsorted(-self._follows_L1, -limits, side="left") - 1
-        return [self._left(position, int(place), row) for place, row in zip(places, uniform, strict=True)]
+        return [self._left(position, place, row) for place, row in zip(places.tolist(), uniform.tolist(), strict=True)]
 
     def _left(self, begun: int, place: int, uniform: Sequence[float]) -> Rollout:
         """A rollout from `begun` that leaves the trace at `place`, or never if that is its end."""
@@ -83,11 +86,10 @@ class Simulator:
         length = len(trace.tokens)
         if place >= length:
             return Rollout(trace.tokens[begun:], "success" if trace.success else "failure")
-        fork = world.forks[place]
-        which = min(int(np.searchsorted(np.cumsum(fork.shares), uniform[1])), len(fork.shares) - 1)
+        which = bisect_right(self._cumulative[place], uniform[1])
         low, high = world.tail_share
         tail = round((length - place - 1) * (low + (high - low) * uniform[3]))
         tokens = trace.tokens[begun:place] + (TRACE_TOKEN + 1 + which,) + (FILLER,) * tail
         if uniform[4] < world.censored_share:
             return Rollout(tokens, "censored")
-        return Rollout(tokens, "success" if uniform[2] < fork.values[which] else "failure")
+        return Rollout(tokens, "success" if uniform[2] < self._values[place][which] else "failure")
