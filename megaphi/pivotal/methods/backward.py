@@ -43,7 +43,7 @@ LIKELY = 0.5
 SELECTED = 0.2
 """Probability of being pivotal at which a token is worth confirming when the search ends."""
 LEAST_SHARE = 0.25
-"""Least share of the rollouts of a confirmation for each side."""
+"""Least share of the rollouts of a confirmation for each side; what is known of p after the token needs none."""
 
 
 def backward(trace: Trace, settings: Settings) -> Search:
@@ -195,7 +195,7 @@ def _share_after(trace: Trace, blocks: Sequence[TraceBlock], estimates: Estimate
     q = (estimates.success_K1[k + 1] - stay * trace.success) / (1 - stay) if stay < 1 else 0.5
     q, a = (min(max(share, 0.1), 0.9) for share in (q, estimates.otherwise_K[k]))
     after, otherwise = (1 - stay) * math.sqrt(q * (1 - q)), math.sqrt(a * (1 - a))
-    return min(max(after / (after + otherwise), LEAST_SHARE), 1 - LEAST_SHARE)
+    return min(max(after / (after + otherwise), LEAST_SHARE * (1 - stay)), 1 - LEAST_SHARE)
 
 
 def _curve(blocks: Sequence[TraceBlock], estimates: Estimates, length: int) -> tuple[PrefixSuccess, ...]:
