@@ -62,6 +62,7 @@ RUNS = (
     Run("backward, doubt 0.02", backward, replace(S, doubt=0.02)),
     Run("backward", backward, S),
     Run("backward, doubt 0.003", backward, replace(S, doubt=0.003, most_rollouts=1600)),
+    Run("backward, 16 plain at first", backward, replace(S, prompt_rollouts=16)),
     Run("bisection 10", bisection, replace(S, rollouts=10, confirm=0)),
     Run("bisection 50", bisection, replace(S, rollouts=50, confirm=0)),
     Run("bisection 200", bisection, replace(S, rollouts=200, confirm=0)),
