@@ -51,6 +51,7 @@ bench: $(VENV)/installed
 	$(RUN) benchmarks/checkpoint_times.py --write
 	$(RUN) benchmarks/generation.py --write
 	$(RUN) benchmarks/pivotal_methods.py --write
+	$(RUN) benchmarks/pivotal_methods.py --plot
 
 test-gpu: $(VENV)/installed
 	$(RUN) -m pytest -m gpu

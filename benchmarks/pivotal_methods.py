@@ -7,6 +7,8 @@ The stars are what studies of resampled reasoning traces report for stopping ear
 rollouts at every position: 49 % saved at equal recall, and 91 % saved at a recall of 97.7 % and a precision of 87 %.
 
     python benchmarks/pivotal_methods.py --write
+    python benchmarks/pivotal_methods.py --plot
+    python benchmarks/pivotal_methods.py --methods backward --traces 1 --null 200
 """
 
 from __future__ import annotations
@@ -81,11 +83,15 @@ RUNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=int, default=48, help="of each generator")
-    parser.add_argument("--write", action="store_true", help="append to benchmarks/results/pivotal_methods.csv, plot")
+    parser.add_argument("--null", type=int, help="traces of the world in which nothing matters, if not as many")
+    parser.add_argument("--methods", default="", help="only methods whose names begin so")
+    parser.add_argument("--write", action="store_true", help="append to benchmarks/results/pivotal_methods.csv")
+    parser.add_argument("--plot", action="store_true", help="draw the file's results")
     arguments = parser.parse_args()
+    if arguments.plot:
+        return plot(read())
     worlds = {kind: [world_of(kind, HELD_OUT + seed) for seed in range(arguments.traces)] for kind in (*KINDS, "null")}
-    rows: list[dict[str, Any]] = []
-    for run in RUNS:
+    for run in (run for run in RUNS if run.name.startswith(arguments.methods)):
         start = time.perf_counter()
         found = {
             kind: searched(run.method, some, run.settings, seed=1, shares_prefixes=run.shares_prefixes)
@@ -93,12 +99,11 @@ def main() -> None:
         }
         known = [kind for kind in worlds if kind != "null"]
         everything = [world for kind in known for world in worlds[kind]]
-        rows += [row(kind, run, worlds[kind], found[kind]) for kind in worlds]
+        rows = [row(kind, run, worlds[kind], found[kind]) for kind in worlds]
         rows.append(row("all but null", run, everything, [one for kind in known for one in found[kind]]))
         show(rows[-1], rows[-2], time.perf_counter() - start)
-    if arguments.write:
-        append(rows)
-        plot([one for one in rows if one["world"] == "all but null"])
+        if arguments.write:
+            append(rows)
 
 
 def row(kind: str, run: Run, worlds: Sequence[KnownWorld], found: Sequence[Findings]) -> dict[str, Any]:
@@ -157,11 +162,20 @@ def append(rows: Sequence[dict[str, Any]]) -> None:
     path = RESULTS / "pivotal_methods.csv"
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter[str](file, COLUMNS.split(), lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")
         if is_new:
-            writer.writeheader()
+            writer.writerow(COLUMNS.split())
         for one in rows:
-            writer.writerow({"date": date.today(), "commit": short_commit(), "numpy": np.__version__, **one})
+            record = {"date": date.today(), "commit": short_commit(), "numpy": np.__version__, **one}
+            writer.writerow([record[column] for column in COLUMNS.split()])
+
+
+def read() -> list[dict[str, Any]]:
+    """All generators together, of every method the newest results."""
+    with (RESULTS / "pivotal_methods.csv").open(newline="") as file:
+        rows = [one for one in csv.DictReader(file) if one["world"] == "all but null"]
+    numbers = ("tokens_per_trace", "recall", "precision")
+    return list({one["method"]: {**one, **{name: float(one[name]) for name in numbers}} for one in rows}.values())
 
 
 COLOURS = {
