@@ -89,8 +89,10 @@ def main() -> None:
     parser.add_argument("--plot", action="store_true", help="draw the file's results")
     arguments = parser.parse_args()
     if arguments.plot:
-        return plot(read())
-    worlds = {kind: [world_of(kind, HELD_OUT + seed) for seed in range(arguments.traces)] for kind in (*KINDS, "null")}
+        plot(read())
+        return
+    counts = dict.fromkeys(KINDS, arguments.traces) | {"null": arguments.null or arguments.traces}
+    worlds = {kind: [world_of(kind, HELD_OUT + seed) for seed in range(count)] for kind, count in counts.items()}
     for run in (run for run in RUNS if run.name.startswith(arguments.methods)):
         start = time.perf_counter()
         found = {
@@ -110,6 +112,7 @@ def row(kind: str, run: Run, worlds: Sequence[KnownWorld], found: Sequence[Findi
     """Results of one method on one kind of world. A selection without estimates counts as reported."""
     result = score(worlds, found, run.settings)
     only_selects = not any(one.tokens for one in found) and result.selected > 0
+    found_true = result.true_selected if only_selects else result.true_reported
     pairs, right = pairs_against_truth(worlds, found, run.settings)
     martingale = result.martingale
     return {
@@ -126,7 +129,7 @@ def row(kind: str, run: Run, worlds: Sequence[KnownWorld], found: Sequence[Findi
         "false_discoveries": "" if only_selects else result.null_reported,
         "coverage": round(result.coverage, 4),
         "intervals": result.intervals,
-        "tokens_per_true_pivot": round(min(result.tokens_per_true_pivot, 1e12)),
+        "tokens_per_true_pivot": round(result.tokens / found_true) if found_true else "",
         "traces_reporting": sum(bool(one.selected) for one in found) if only_selects else result.traces_reporting,
         "squared_changes": round(martingale.squared_changes, 4) if martingale else "",
         "bound": round(martingale.bound, 4) if martingale else "",
@@ -167,7 +170,7 @@ def append(rows: Sequence[dict[str, Any]]) -> None:
             writer.writerow(COLUMNS.split())
         for one in rows:
             record = {"date": date.today(), "commit": short_commit(), "numpy": np.__version__, **one}
-            writer.writerow([record[column] for column in COLUMNS.split()])
+            writer.writerow(["" if record[name] != record[name] else record[name] for name in COLUMNS.split()])
 
 
 def read() -> list[dict[str, Any]]:
