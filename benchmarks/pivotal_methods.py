@@ -91,7 +91,8 @@ def main() -> None:
     if arguments.plot:
         plot(read())
         return
-    counts = dict.fromkeys(KINDS, arguments.traces) | {"null": arguments.null or arguments.traces}
+    traces: int = arguments.traces
+    counts = dict.fromkeys(KINDS, traces) | {"null": arguments.null or traces}
     worlds = {kind: [world_of(kind, HELD_OUT + seed) for seed in range(count)] for kind, count in counts.items()}
     for run in (run for run in RUNS if run.name.startswith(arguments.methods)):
         start = time.perf_counter()
