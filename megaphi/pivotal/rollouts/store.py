@@ -20,6 +20,7 @@ import numpy as np
 from megaphi.errors import InputError
 from megaphi.grading.verdict import Verdict
 from megaphi.json_log import JsonLog
+from megaphi.json_text import parse_json
 from megaphi.sampling import Finish
 
 FORMAT = 1
@@ -70,7 +71,7 @@ class RolloutStore:
         self._verdicts: dict[tuple[int, str], Verdict] = {}
         self._log = JsonLog(path, self._remember, what="a rollout", exclusive=True)
         try:
-            self._check(json.loads(json.dumps({"format": FORMAT, **facts})))
+            self._check(parse_json(json.dumps({"format": FORMAT, **facts})))
         except BaseException:
             self.close()
             raise
