@@ -20,8 +20,8 @@ from megaphi.cli.pivotal import sampling_run
 from megaphi.data.packed.preference_pairs import read_pairs
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.local_sampler import LocalSampler
-from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.pivotal.preference.scripted import ScriptedGenerator, as_json, judgement
+from tests.pivotal.preference.scripted import tokenizer as phi4_tokenizer
 
 COUNT = 5
 QUESTIONS = "".join(
@@ -64,7 +64,7 @@ class OpenScripted:
         self.opened.append(str(place))
         self.generators.append(ScriptedGenerator(self.say))
         return LocalSampler(
-            self.generators[-1:], load_tokenizer(), name=str(place), identity=str(place), journal=journal, on_end=on_end
+            self.generators[-1:], phi4_tokenizer(), name=str(place), identity=str(place), journal=journal, on_end=on_end
         )
 
 
@@ -122,14 +122,14 @@ def test_pairs_are_read_by_the_stage(go: Any) -> None:
     assert go("judge")[0] == 0
     pairs, report = read_pairs(
         ["out/pairs.jsonl"],
-        load_tokenizer(),
+        phi4_tokenizer(),
         sequence_length=200,
         append_eos=False,
         max_completion_tokens=None,
         too_long="error",
     )
     assert (len(pairs), report.skipped) == (4, {})  # q0 has four times the same response
-    assert all(pair.chosen[-1] == load_tokenizer().message_end for pair in pairs)
+    assert all(pair.chosen[-1] == phi4_tokenizer().message_end for pair in pairs)
 
 
 def test_the_best_by_key_are_right_and_the_others_are_named(go: Any) -> None:

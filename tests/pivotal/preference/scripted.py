@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from megaphi.conversation import Conversation
 from megaphi.errors import InputError
 from megaphi.generation.decoding.interface import Request, StepOutput, Usage
 from megaphi.sampling import Answer, Finish, Prompt, Sampler, Sampling
-from megaphi.tokenizer.phi4 import load_tokenizer
+from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
 Say = Callable[[Conversation, int], str]
 """(prompt, number of the sample) -> answer. What it raises, the sampler raises."""
+
+
+@cache
+def tokenizer() -> Phi4Tokenizer:
+    """Phi-4's, which takes half a second to load."""
+    return load_tokenizer()
 
 
 class Scripted:
@@ -22,7 +29,7 @@ class Scripted:
 
     def __init__(self, say: Say, *, name: str = "scripted", takes_schema: bool = True) -> None:
         self.name = name
-        self.tokenizer = load_tokenizer()
+        self.tokenizer = tokenizer()
         self.say = say
         self.takes_schema = takes_schema
         self.asked: list[Conversation] = []
@@ -68,7 +75,7 @@ class ScriptedGenerator:
         self.usage = Usage()
         self.requests = 0
         self._say, self._tokens_per_step = say, tokens_per_step
-        self._tokenizer = load_tokenizer()
+        self._tokenizer = tokenizer()
         self._open: dict[str, tuple[Request, list[int]]] = {}
 
     def add(self, request: Request) -> None:

@@ -23,8 +23,8 @@ from megaphi.pivotal.preference.hallucination_report import write_hallucination
 from megaphi.pivotal.preference.prompts import AskedPrompt
 from megaphi.pivotal.preference.trivia import read_texts
 from megaphi.sampling import Sampling
-from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.pivotal.preference.scripted import Say, Scripted, as_json, opener
+from tests.pivotal.preference.scripted import tokenizer as phi4_tokenizer
 
 CITIES = ("Paris", "Rome", "Oslo", "Lima", "Bern")
 RIGHT_OF_EIGHT = (8, 0, 4, 0, 7)
@@ -98,7 +98,7 @@ def test_sft_records_are_phi4s() -> None:
 
 
 def test_pairs_are_five_tokens_and_the_stage_reads_them(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer()
+    tokenizer = phi4_tokenizer()
     run = made()
     records = dpo_records(run, tokenizer)
     assert [(record["question"], record["kind"]) for record in records] == [
@@ -132,7 +132,7 @@ def test_pairs_are_five_tokens_and_the_stage_reads_them(tmp_path: Path) -> None:
 
 
 def test_a_short_answer_keeps_its_end() -> None:
-    tokenizer = load_tokenizer()
+    tokenizer = phi4_tokenizer()
     run = made()
     short = [item for item in run.questions if item.prompt.name == "Paris"]
     (first, verdict), *_ = short[0].answers
@@ -147,7 +147,7 @@ def test_sides_that_begin_alike_are_left_out_and_counted() -> None:
         return writing(prompt, 0).replace("I am not certain, so I had", "That is surely Atlantis, or")
 
     run = made(say=alike)
-    kinds = [record["kind"] for record in dpo_records(run, load_tokenizer())]
+    kinds = [record["kind"] for record in dpo_records(run, phi4_tokenizer())]
     assert kinds == ["answer over refusal"] * 3
     assert run.left_out.counts["no pair: both sides begin with the same 5 tokens"] == 3
 
