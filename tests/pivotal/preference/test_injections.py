@@ -180,6 +180,7 @@ def test_a_fence_is_in_no_text_and_the_same_each_time(texts: list[str], seed: in
     assert not any(fence.word in text.casefold() for text in texts)
     assert fence != make_fence(seed=seed, name=name, texts=[*texts, fence.word])
     assert fence != make_fence(seed=seed + 1, name=name, texts=texts)
+    assert fence != make_fence(seed=seed, name=name, texts=[*texts, "x"])  # one word does not serve two texts
 
 
 def test_a_real_judge_gets_this(capsys: pytest.CaptureFixture[str]) -> None:
