@@ -67,7 +67,7 @@ def killed_run(folder: Path, *, layout: ParallelLayout, asynchronous: bool, bf16
         layout=layout,
         model=replace(TINY, vocabulary=VOCABULARY),
         task=Pretrain(mixture=Mixture(sources=(Source(name="text", weight=1.0, paths=(str(folder / "tokens"),)),))),
-        batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=8 // (layout.data or 1)),
+        batch=BatchShape(sequence_length=32, global_batch=8, micro_batch=4),
         saving=Saving(every=EVERY, keep_last=KEPT, asynchronous=asynchronous),
     )
     return replace(run, precision=NumericPrecision(parameters="bfloat16")) if bf16 else run
