@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 from megaphi.errors import InputError
 from megaphi.files import whole_file
 from megaphi.grading.code_sandbox.answer_program import program_in
+from megaphi.grading.code_sandbox.isolation import find_isolation
 from megaphi.grading.code_sandbox.limits import Limits
 from megaphi.grading.code_sandbox.sandbox import CodeSandbox
 from megaphi.grading.exact_match import grade_exact_match
@@ -31,6 +32,17 @@ from megaphi.grading.verdict import Verdict
 
 MOST_REMEMBERED = 100_000
 """Pairs of key and result whose findings are kept: rollouts of one question give few different results."""
+
+
+def isolation_for(questions: Iterable[Question], *, unsafe: bool = False) -> str | None:
+    """Kind of isolation that answers will run in, to be known before the first one is asked for; None without programs.
+
+    Raises:
+        InputError: a question is answered by a program, and nothing isolates it.
+    """
+    if not any(isinstance(question.key, CodeTests) for question in questions):
+        return None
+    return find_isolation(unsafe=unsafe).kind
 
 
 class Grader:

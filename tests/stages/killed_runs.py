@@ -82,13 +82,14 @@ def write_tokens(prefix: Path) -> None:
         writer.finish({"tokenizer": load_tokenizer(VOCABULARY).fingerprint, "vocabulary_size": VOCABULARY})
 
 
-def tell(run: RunConfig, *, kills: int, seed: int) -> Story:
-    """Kill `run` so many times, then let it come to its end."""
+def tell(run: RunConfig, *, kills: int, seed: int, during_save: int = 0) -> Story:
+    """Kill `run` so many times, and on until so many kills struck during a save; then let it come to its end."""
     story, generator = Story(), random.Random(seed)
     checkpoints = Path(run.folder) / "checkpoints"
     leftovers: dict[tuple[str, int], int] = {}
-    while story.kills < kills:
-        reached = _killed_once(run, story, generator, in_save=story.kills % 2 == 0)
+    while story.kills < kills or story.during_save < during_save:
+        in_save = story.kills % 2 == 0 or story.kills >= kills
+        reached = _killed_once(run, story, generator, in_save=in_save)
         if reached >= run.training.steps:
             raise AssertionError(f"the run came to its end after {story.kills} kills: give it more steps")
         leftovers = _look(checkpoints, story, reached, leftovers)

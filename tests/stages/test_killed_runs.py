@@ -32,11 +32,10 @@ def test_a_run_that_is_killed_loses_one_interval_at_most(
     run = killed_run(tmp_path, layout=layout, asynchronous=asynchronous, bf16=bf16)
     run = replace(run, training=replace(run.training, steps=60))
     straight = tell(replace(run, folder=str(tmp_path / "straight")), kills=0, seed=0)
-    story = tell(run, kills=4, seed=1)
+    story = tell(run, kills=4, seed=1, during_save=2)
     assert story.damaged == []
     assert story.leftovers == []
     assert story.orphans == 0
-    assert story.during_save >= 2
     assert story.largest_loss <= (2 * EVERY if asynchronous else EVERY)
     assert story.losses == straight.losses
     assert story.digests == straight.digests

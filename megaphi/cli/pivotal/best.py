@@ -17,12 +17,14 @@ from megaphi.cli.pivotal.sampling_run import (
     add_judge_rules,
     add_run_arguments,
     add_sampler,
+    add_unsafe,
     grades,
     judge_rules,
     make_data,
     places_of,
     print_plan,
     response_rules,
+    tell_isolation,
     tokens_of,
 )
 
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="by judge: a best response below it is none (default 4, of 5)",
     )
     add_judge_rules(parser)
+    add_unsafe(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     def work(opened: OpenSampler, journal: RequestJournal, folder: Path) -> None:
         from megaphi.pivotal.preference.best import best_responses, write_best
 
-        grade = (lambda items: grades(questions, items)) if questions else None
+        tell_isolation(questions, unsafe=arguments.unsafe)
+        grade = (lambda items: grades(questions, items, unsafe=arguments.unsafe)) if questions else None
         write_best(folder, best_responses(prompts, settings, opened, grade=grade, journal=journal), settings)
 
     return make_data(arguments, places, work)

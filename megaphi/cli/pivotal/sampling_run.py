@@ -170,11 +170,25 @@ def first_counts(report: Path) -> str:
     return report.read_text().splitlines()[2]
 
 
-def grades(questions: Sequence[Question], items: Sequence[tuple[int, str]]) -> list[Verdict]:
+def add_unsafe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--unsafe", action="store_true", help="run programs of the model where nothing isolates them")
+
+
+def tell_isolation(questions: Sequence[Question], *, unsafe: bool) -> None:
+    """Log which isolation programs will run in. Raises InputError where there is none."""
+    from megaphi.grading.grader import isolation_for
+    from megaphi.log import logger
+
+    isolation = isolation_for(questions, unsafe=unsafe)
+    if isolation is not None:
+        logger.info("isolation of the model's programs: %s", isolation)
+
+
+def grades(questions: Sequence[Question], items: Sequence[tuple[int, str]], *, unsafe: bool = False) -> list[Verdict]:
     """Verdicts on (index of the question, answer), by the keys."""
     from megaphi.grading.grader import Grader
 
-    with Grader() as grader:
+    with Grader(unsafe=unsafe) as grader:
         return list(grader.grade([(questions[number], text) for number, text in items]))
 
 

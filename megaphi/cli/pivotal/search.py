@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megaphi.cli.pivotal.sampling_run import add_unsafe, tell_isolation
 from megaphi.cli.sampler_option import (
     SAMPLER_HELP,
     OpenSamplers,
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "comparison at every uncertain token",
     )
     _add_numbers(parser)
-    parser.add_argument("--unsafe", action="store_true", help="run programs of the model where nothing isolates them")
+    add_unsafe(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be asked at most, and stop")
     add_sampler_arguments(parser)
 
@@ -103,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
 
     def work(samplers: OpenSamplers) -> int:
+        tell_isolation(questions, unsafe=arguments.unsafe)
         return _search(arguments, questions, place, samplers)
 
     return with_samplers(arguments, [place], work)

@@ -139,6 +139,7 @@ class RolloutRunner:
         """Requests for the rollouts of draws that are neither known nor stored."""
         requests: list[Request] = []
         asked: set[RolloutKey] = set()
+        found: list[tuple[_Open, RolloutKey, Draw, StoredRollout]] = []
         item.wanted = [item.rollouts.wanted(draw, ask.answer) for draw in ask.draws]
         for draw, wanted in zip(ask.draws, item.wanted, strict=True):
             for key in wanted:
@@ -151,7 +152,8 @@ class RolloutRunner:
                 else:
                     self.tally.stored_rollouts += 1
                     self.tally.stored_tokens += len(stored.tokens)
-                    self._judge([(item, key, draw, stored)])
+                    found.append((item, key, draw, stored))
+        self._judge(found)
         return requests
 
     def _request(self, item: _Open, ask: Draws, draw: Draw, key: RolloutKey) -> Request:

@@ -218,6 +218,18 @@ def test_a_full_disk_is_one_error_and_the_search_goes_on_when_there_is_room(
     assert search(questions, server, tmp_path / "out") == 0
 
 
+def test_programs_without_isolation_are_refused_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no bwrap
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"id": "a", "prompt": "x", "tests": "assert f(1) == 2", "entry_point": "f"}\n')
+    assert search(path, "http://127.0.0.1:9/v1=gone", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "no isolation for programs of strangers: bwrap is not installed" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_server_that_is_gone_is_one_error(
     questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
