@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class OpenScripted:
         self.say = say
         self.generators: list[ScriptedGenerator] = []
         self.opened: list[str] = []
+        self._samplers = ExitStack()
 
     @property
     def requests(self) -> int:
@@ -63,9 +65,13 @@ class OpenScripted:
     def open(self, place: Any, *, journal: Any, on_end: Any) -> LocalSampler:
         self.opened.append(str(place))
         self.generators.append(ScriptedGenerator(self.say))
-        return LocalSampler(
+        sampler = LocalSampler(
             self.generators[-1:], phi4_tokenizer(), name=str(place), identity=str(place), journal=journal, on_end=on_end
         )
+        return self._samplers.enter_context(sampler)
+
+    def close(self) -> None:
+        self._samplers.close()
 
 
 @pytest.fixture
@@ -79,7 +85,10 @@ def go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[i
         monkeypatch.setattr(sampling_run, "with_samplers", lambda arguments, places, work: work(samplers))
         given = {"judge": ["--model", "m", "--judge", "j"], "hallucination": ["--model", "m", "--writer", "w"]}
         chosen = [*given.get(part, ["--model", "m"]), "--output", "out", *words]
-        return main(["pivotal", part, "questions.jsonl", *chosen]), samplers
+        try:
+            return main(["pivotal", part, "questions.jsonl", *chosen]), samplers
+        finally:
+            samplers.close()
 
     return run
 

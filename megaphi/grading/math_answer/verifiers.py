@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import select
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from megaphi.errors import InputError, RunFailed
@@ -99,7 +99,7 @@ class VerifierProcess:
         assert process.stdout is not None
         while b"\n" not in self._unread:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+            if left <= 0 or not wait([process.stdout], left):  # select() refuses descriptors above 1,023
                 raise TimeoutError
             block = os.read(process.stdout.fileno(), 1 << 16)
             if not block or len(self._unread) > LONGEST_LINE:

@@ -21,7 +21,7 @@ from megaphi.parallel.layout import ParallelLayout
 from megaphi.sampling import Sampling
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.conversion.random_models import SHAPES, random_folder
-from tests.generation.engine_runs import RULES, SCORED, continuations, without_cache
+from tests.generation.engine_runs import GREEDY, RULES, SCORED, continuations, without_cache
 from tests.generation.server.replica_runs import through_replicas
 from tests.gloo_world import run_in_world
 
@@ -112,7 +112,7 @@ def test_forced_answers_and_probabilities_are_of_many_kinds(expected: dict[str, 
         probabilities = [value for text in expected[f"{kind}, sampled"] for value in text]
         assert 0 in probabilities
         assert max(probabilities) > 0.01
-    assert expected["greedy, sampled"][-1] == [1.0] * 20
+    assert expected["greedy, sampled"][-1] == [1.0] * GREEDY.max_tokens
 
 
 def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
