@@ -99,7 +99,7 @@ class VerifierProcess:
         assert process.stdout is not None
         while b"\n" not in self._unread:
             left = deadline - time.monotonic()
-            if left <= 0 or not wait([process.stdout], left):  # select() refuses descriptors above 1,023
+            if left <= 0 or not wait([process.stdout.fileno()], left):  # select() refuses descriptors above 1,023
                 raise TimeoutError
             block = os.read(process.stdout.fileno(), 1 << 16)
             if not block or len(self._unread) > LONGEST_LINE:
