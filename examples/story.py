@@ -3,7 +3,7 @@
 What `make quickstart` does (corpus, tokens, pretraining) comes first and is used again where it exists. Then the corpus
 is turned into conversations, on which the model is fine-tuned (two pipeline stages); the tuned model tries exercises,
 and where its answer is wrong the right solution is preferred to it (two replicas), and one chats with it. At the end,
-on short sums of which it gets about half right, the tokens that decide this are searched, and it learns from pairs of
+on short sums of which it gets a part right, the tokens that decide this are searched, and it learns from pairs of
 single tokens. Every step is a command that you can run yourself, and is printed as such. The figures end up in
 runs/story/report.md. Later stages of the recipe will join in.
 """
