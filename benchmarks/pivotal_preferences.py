@@ -169,7 +169,7 @@ def accuracy(model: str, folder: Path, arguments: argparse.Namespace) -> dict[st
 def append(rows: Sequence[dict[str, Any]]) -> None:
     is_new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter[str](file, COLUMNS.split(), lineterminator="\n")
+        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS.split(), lineterminator="\n")
         if is_new:
             writer.writeheader()
         for one in rows:

@@ -227,7 +227,7 @@ def append(rows: Sequence[dict[str, Any]], *, model: str) -> None:
     path = RESULTS / "pivotal_search.csv"
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter[str](file, COLUMNS.split(), lineterminator="\n")
+        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS.split(), lineterminator="\n")
         if is_new:
             writer.writeheader()
         for one in rows:
