@@ -2,7 +2,7 @@
 
 A verb may name several. Servers are asked at any time. Models are opened one after the other, in every process of the
 layout: only rank 0 runs the verb, the others follow the model that is open, and are told which one comes next. What a
-verb does with one sampler should therefore be together: a model is read again each time that it is opened anew.
+verb does with one sampler should therefore be together: a model is read again each time that it is opened.
 """
 
 from __future__ import annotations

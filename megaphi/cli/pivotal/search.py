@@ -46,6 +46,8 @@ A question is a line of JSON with its key: see docs/grading.md. The same command
 stopped: rollouts are kept in OUTPUT/rollouts.jsonl, and another --gap or --method uses those that it can.
 """
 METHODS = ("backward", "bisection", "two_arm")
+OWN_OPTIONS = {"most_rollouts": ("backward",), "doubt": ("backward",), "rollouts": ("bisection", "two_arm")}
+"""Settings that only some methods use."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "comparison at every uncertain token",
     )
     _add_numbers(parser)
+    _add_own_options(parser)
     add_unsafe(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be asked at most, and stop")
     add_sampler_arguments(parser)
@@ -82,8 +85,6 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
     for name, default, what in (
         ("first-rollouts", 16, "answers that estimate a question's success rate"),
         ("answers", 1, "of those, answers that are searched; 0 estimates success rates only"),
-        ("rollouts", 50, "for each prefix, by bisection and two_arm"),
-        ("most-rollouts", 800, "search rollouts of one answer, by backward, at most"),
         ("confirm", 64, "fresh rollouts on each side of a token that the search found"),
         ("max-tokens", 1_024, "tokens of an answer; longer ones are cut off, and count as neither success nor failure"),
         ("top-k", 0, "of the rollouts: draw from the k most probable tokens, 0 for all"),
@@ -91,6 +92,15 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
         ("seed", 0, "random seed"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default {default})")
+
+
+def _add_own_options(parser: argparse.ArgumentParser) -> None:
+    for name, kind, what in (
+        ("rollouts", int, "bisection, two_arm: rollouts for each prefix (default 50)"),
+        ("most-rollouts", int, "backward: search rollouts of one answer, at most (default 800)"),
+        ("doubt", float, "backward: probability below which a token is left alone; less finds more (default 0.01)"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=what)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -131,13 +141,14 @@ def plan_of(arguments: argparse.Namespace) -> QuestionPlan:
 def settings_of(arguments: argparse.Namespace) -> Settings:
     from megaphi.pivotal.methods.settings import Settings
 
-    settings = Settings(
-        gap=arguments.gap,
-        rollouts=arguments.rollouts,
-        most_rollouts=arguments.most_rollouts,
-        confirm=arguments.confirm,
-        seed=arguments.seed,
-    )
+    own = {name: getattr(arguments, name) for name in OWN_OPTIONS if getattr(arguments, name) is not None}
+    for name in own:
+        # A server without probabilities is bisected whatever --method says.
+        may_bisect = name == "rollouts" and arguments.sampler.startswith(("http://", "https://"))
+        if arguments.method not in OWN_OPTIONS[name] and not may_bisect:
+            used = " and ".join(OWN_OPTIONS[name])
+            raise InputError(f"--{name.replace('_', '-')} is for {used}: --method {arguments.method} does not use it")
+    settings = Settings(gap=arguments.gap, confirm=arguments.confirm, seed=arguments.seed, **own)
     settings.check()
     return settings
 
@@ -182,7 +193,7 @@ def _search(
 
     plan, settings, rules = plan_of(arguments), settings_of(arguments), rules_of(arguments)
     folder, sampler = Path(arguments.output), samplers.open(place)
-    source = source_of(sampler, rules)
+    source = source_of(sampler, rules, concurrency=arguments.concurrency)
     prompts = rendered(questions, sampler.tokenizer, rules, context=source.context)
     method = method_of(arguments.method, source)
     work = begun(
@@ -223,14 +234,14 @@ def _search(
     return 0
 
 
-def source_of(sampler: LocalSampler | EndpointSampler, rules: Sampling) -> RolloutSource:
+def source_of(sampler: LocalSampler | EndpointSampler, rules: Sampling, *, concurrency: int) -> RolloutSource:
     from megaphi.generation.local_sampler import LocalSampler
     from megaphi.pivotal.rollouts.endpoint_source import EndpointSource
     from megaphi.pivotal.rollouts.local_source import LocalSource
 
     if isinstance(sampler, LocalSampler):
         return LocalSource(sampler.service, facts={"sampler": sampler.identity})
-    return EndpointSource(sampler, rules)
+    return EndpointSource(sampler, rules, at_once=concurrency)
 
 
 def method_of(name: str, source: RolloutSource) -> Method:

@@ -1,4 +1,4 @@
-"""Worker processes that compare: kept running, ended when one takes too long or too much, and started anew.
+"""Worker processes that compare: kept running, ended when one takes too long or too much, and restarted.
 
 A worker that hangs, dies or runs out of memory costs the pair that it was given its verdict, and no other pair. The
 limit of processor time is what ends a pair; the wall clock only ends a worker that does not get to run at all, so that

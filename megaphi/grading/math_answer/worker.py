@@ -1,7 +1,7 @@
 """A process that compares pairs of key and answer, one after another, under limits that end it rather than the parent.
 
 It reads a JSON line `[key, answer]` and writes two: the finding of the exact verifier, then that of SymPy, so that the
-first is known if the second never ends. Processor time is limited anew for each pair (the kernel ends the process),
+first is known if the second never ends. Processor time is limited for each pair (the kernel ends the process),
 address space for all; it opens no file for writing and starts no process. It ends when its input does.
 """
 

@@ -151,6 +151,8 @@ def test_a_dry_run_says_what_is_asked_at_most_and_asks_nothing(
         (["--lowest-rate", "0.9", "--highest-rate", "0.5"], "highest_rate=0.5: must be at least lowest_rate"),
         (["--in-flight", "0"], "--in-flight 0: must be at least 1"),
         (["--most-rollouts", "0"], "most_rollouts=0: must be at least 1"),
+        (["--doubt", "0.7"], "doubt=0.7: must be above 0 and below 0.5"),
+        (["--method", "bisection"], "--most-rollouts is for backward: --method bisection does not use it"),
         (["--max-tokens", "0"], "max_tokens=0: must be at least 1"),
     ],
 )
