@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from megaphi import __version__
 from megaphi.errors import InputError, ReportedElsewhere, RunFailed
@@ -74,6 +75,19 @@ def _as_fields(options: list[str]) -> str:
     return f" (fields are given as field=value: {'; '.join(said)})" if said else ""
 
 
+def add_verb(verbs: Any, name: str, module: Any) -> argparse.ArgumentParser:
+    """A parser for the verb whose module this is, among `verbs` (what `add_subparsers` returns)."""
+    verb = verbs.add_parser(
+        name,
+        help=module.HELP,
+        description=module.__doc__,
+        epilog=module.EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(verb)
+    return verb
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="megaphi",
@@ -84,13 +98,5 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name in VERBS:
         module = importlib.import_module(f"megaphi.cli.{name}")
-        verb = verbs.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            epilog=module.EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(verb)
-        verb.set_defaults(command=module.run)
+        add_verb(verbs, name, module).set_defaults(command=module.run)
     return parser

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from megaphi.cli import add_verb
+
 HELP = "preference data: pivotal token search, judged pairs, hallucination data, best of n"
 EXAMPLE = """examples:
   megaphi pivotal search questions.jsonl --sampler runs/sft --output runs/pivotal
@@ -25,15 +27,7 @@ VERBS = ("search", "read", "judge", "hallucination", "best")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar=" | ".join(VERBS), required=True)
     for name in VERBS:
-        module = importlib.import_module(f"megaphi.cli.pivotal.{name}")
-        verb = verbs.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            epilog=module.EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(verb)
+        add_verb(verbs, name, importlib.import_module(f"megaphi.cli.pivotal.{name}"))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -70,6 +70,8 @@ class RolloutStore:
         self._rollouts: dict[RolloutKey, StoredRollout] = {}
         self._verdicts: dict[tuple[int, str], Verdict] = {}
         self._log = JsonLog(path, self._remember, what="a rollout", exclusive=True)
+        # A limit of time or memory may have been the reason: what was undecided is graded again.
+        self._verdicts = {key: one for key, one in self._verdicts.items() if one.outcome != "undecided"}
         try:
             self._check(parse_json(json.dumps({"format": FORMAT, **facts})))
         except BaseException:

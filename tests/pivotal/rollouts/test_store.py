@@ -35,7 +35,8 @@ def test_what_was_added_is_found_when_the_store_is_opened_again(tmp_path: Path) 
     assert len(again) == 7
     assert again.verdict(added[0], "a") == Verdict("right", "4 = 4")
     assert again.verdict(added[0], "b") is None
-    assert again.verdict(added[2], "b") == Verdict("undecided", "…")
+    assert store.verdict(added[2], "b") == Verdict("undecided", "…")
+    assert again.verdict(added[2], "b") is None  # the grader may have been short of time: it is asked again
     with pytest.raises(ValueError, match="is in the store already"):
         again.add(KEY, (1,), "stop")
 
