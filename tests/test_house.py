@@ -39,8 +39,9 @@ ROWS = [
     {"checkpoint"},
     {"engine"},
     {"stages", "generation", "conversion"},
-    {"planning"},
+    {"planning", "judging"},
     {"pivotal"},
+    {"evaluation"},
     {"recipes"},
     {"cli"},
 ]
@@ -70,6 +71,7 @@ INSIDE = {
         {""},
         {"simulation"},
     ],
+    "evaluation": [{"task", "results"}, {"statistics", "asking", "data_files"}, {"tasks"}, {"run"}, {"report"}],
     "cli": [{""}, {"inspect", "pivotal"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""
@@ -92,7 +94,9 @@ WITHOUT_TORCH = {
     "grading",
     "data",
     "curation",
+    "judging",
     "pivotal",
+    "evaluation",
     "recipes",
     "cli",
 }

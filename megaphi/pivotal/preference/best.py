@@ -17,9 +17,9 @@ from typing import Any
 from megaphi.errors import InputError
 from megaphi.generation.client.request_journal import RequestJournal
 from megaphi.grading.verdict import Verdict
+from megaphi.judging.asking import Unanswered, ask_json
 from megaphi.pivotal.methods.findings import Counts
 from megaphi.pivotal.methods.statistics.intervals import wilson
-from megaphi.pivotal.preference.asking import Unanswered, ask_json
 from megaphi.pivotal.preference.judge import NO_JUDGEMENT
 from megaphi.pivotal.preference.judging import JUDGEMENT, LEAST, MOST, pointwise
 from megaphi.pivotal.preference.prompts import AskedPrompt

@@ -22,9 +22,9 @@ from megaphi.conversation import Conversation, Message, to_plain
 from megaphi.data.packed.preference_pairs import encoded_sides
 from megaphi.errors import InputError
 from megaphi.generation.client.request_journal import RequestJournal
+from megaphi.judging.asking import Unanswered, ask_json
 from megaphi.pivotal.methods.findings import Band, Counts
 from megaphi.pivotal.methods.statistics.intervals import wilson
-from megaphi.pivotal.preference.asking import Unanswered, ask_json
 from megaphi.pivotal.preference.prompts import AskedPrompt
 from megaphi.pivotal.preference.record_files import MissingItems
 from megaphi.pivotal.preference.responses import OpenSampler, Response, sample_responses

@@ -14,7 +14,7 @@ from typing import Literal
 
 from megaphi.errors import InputError
 from megaphi.generation.client.request_journal import RequestJournal
-from megaphi.pivotal.preference.asking import Unanswered, ask_json
+from megaphi.judging.asking import Unanswered, ask_json
 from megaphi.pivotal.preference.judging import COMPARISON, JUDGEMENT, Judgement, comparison, pointwise
 from megaphi.pivotal.preference.pairs import JudgedPair, PairRule, pair_of_orders, pairs_of_scores, winner
 from megaphi.pivotal.preference.prompts import AskedPrompt

@@ -13,8 +13,8 @@ from typing import Any
 
 from megaphi.conversation import Message
 from megaphi.errors import InputError
-from megaphi.pivotal.preference.asking import JsonQuestion, fields_of
-from megaphi.pivotal.preference.fence import Fence, make_fence
+from megaphi.judging.asking import JsonQuestion, fields_of
+from megaphi.judging.fence import Fence, make_fence
 from megaphi.pivotal.preference.prompts import AskedPrompt
 
 SCORES = ("accuracy", "style", "detail")

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from megaphi.errors import InputError
-from megaphi.pivotal.preference.asking import sample_each
+from megaphi.judging.asking import sample_each
 from megaphi.pivotal.preference.prompts import AskedPrompt
 from megaphi.pivotal.preference.record_files import MissingItems
 from megaphi.sampling import Sampler, Sampling

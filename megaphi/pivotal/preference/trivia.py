@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 
 from megaphi.conversation import Message
 from megaphi.errors import InputError
-from megaphi.pivotal.preference.asking import JsonQuestion, fields_of, text_of
-from megaphi.pivotal.preference.fence import make_fence
+from megaphi.judging.asking import JsonQuestion, fields_of, text_of
+from megaphi.judging.fence import make_fence
 from megaphi.pivotal.preference.judging import quoted_conversation
 from megaphi.pivotal.preference.prompts import AskedPrompt
 

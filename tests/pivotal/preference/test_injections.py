@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megaphi.conversation import Conversation, Message
-from megaphi.pivotal.preference.asking import ask_json
-from megaphi.pivotal.preference.fence import make_fence, without_control_tokens
+from megaphi.judging.asking import ask_json
+from megaphi.judging.fence import make_fence, without_control_tokens
 from megaphi.pivotal.preference.judging import COMPARISON, JUDGEMENT, comparison, pointwise
 from megaphi.pivotal.preference.prompts import AskedPrompt
 from megaphi.pivotal.preference.trivia import check_question, texts_question

@@ -10,7 +10,7 @@ import pytest
 from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.client.request_journal import RequestJournal
-from megaphi.pivotal.preference.asking import JsonQuestion, Unanswered, ask_json, sample_each
+from megaphi.judging.asking import JsonQuestion, Unanswered, ask_json, sample_each
 from megaphi.pivotal.preference.judging import JUDGEMENT, Judgement, read_comparison, read_judgement
 from megaphi.sampling import Sampling
 from tests.pivotal.preference.scripted import Scripted, as_json, judgement
