@@ -23,8 +23,8 @@ from megaphi.sampling import Finish, Sampling
 Record = Mapping[str, Any]
 """A row of a dataset file."""
 Problem = Literal["", "no answer extracted", "truncated", "judge failed", "undecided", "not answered"]
-"""Reason that a response could not be graded as an answer. `truncated`: it reached its limit of tokens, and no answer was
-extracted from it. `undecided`: a verifier could not tell. `not answered`: the sampler refused the prompt, as one that
+"""Reason that a response could not be graded as an answer. `truncated`: it reached its limit of tokens, and no answer
+was extracted from it. `undecided`: a verifier could not tell. `not answered`: the sampler refused the prompt, as one that
 does not fit its context. Results are reported with such responses as wrong, and without them."""
 PHI4 = "phi4-2024-11"
 CORRECTED = "corrected"
@@ -55,7 +55,7 @@ class Item:
     gold: str
     """For people who browse items: the right answer."""
     key: Any
-    """What the task grades by; of a type of its own."""
+    """The right answer in the form that the task grades by."""
     cluster: str = ""
     """Items of one cluster are not independent: they share a passage, or are translations of one question. Intervals
     resample clusters. "" means that the item stands alone."""
