@@ -24,8 +24,8 @@ Record = Mapping[str, Any]
 """A row of a dataset file."""
 Problem = Literal["", "no answer extracted", "truncated", "judge failed", "undecided", "not answered"]
 """Reason that a response could not be graded as an answer. `truncated`: it reached its limit of tokens, and no answer
-was extracted from it. `undecided`: a verifier could not tell. `not answered`: the sampler refused the prompt, as one that
-does not fit its context. Results are reported with such responses as wrong, and without them."""
+was extracted from it. `undecided`: a verifier could not tell. `not answered`: the sampler refused the prompt, as one
+that does not fit its context. Results are reported with such responses as wrong, and without them."""
 PHI4 = "phi4-2024-11"
 CORRECTED = "corrected"
 
