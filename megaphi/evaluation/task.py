@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from megaphi.conversation import Conversation
 from megaphi.grading.grader import Grader
@@ -49,7 +49,7 @@ class Item:
     """One question of a benchmark."""
 
     name: str
-    """Unique in the task: the dataset's own id, or a hash of the question (`item_name`)."""
+    """Unique in the task: the dataset's own id, or a hash of the question (`columns.item_name`)."""
     question: str
     """For people who browse items: what is asked, without instructions."""
     gold: str
@@ -60,7 +60,7 @@ class Item:
     """Items of one cluster are not independent: they share a passage, or are translations of one question. Intervals
     resample clusters. "" means that the item stands alone."""
     group: str = ""
-    """For sub-scores: a subject, a language, a level."""
+    """For sub-scores: a subject, a language, a level. `/` joins a wider group and a narrower one: `stem/anatomy`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +71,8 @@ class Continue:
     """A conversation for chat models; a text for base models."""
     rules: Sampling
     repeats: int = 1
+    prompts: tuple[Conversation | str, ...] = ()
+    """One prompt for each repeat where they differ, as in the order of options; `prompt` is the first of them then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,10 +195,23 @@ class EvaluationTask(Protocol):
         """Raises InputError that names the field, without the place of the record."""
         ...
 
-    def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked: ...
+    def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
+        """Args: shots: all items of the manifest's `shots` files; the task takes those that it shows. Raises InputError
+        if there are too few."""
+        ...
 
     def grade(self, responses: Sequence[TaskResponse], on: frozenset[str], tools: GradingTools) -> list[Grade]:
         """One grade for each response, in order; responses with `refused` do not come here. Raises RunFailed."""
+        ...
+
+
+@runtime_checkable
+class ArrangedTask(EvaluationTask, Protocol):
+    """A task whose items depend on each other or on their place in the file: orders of options, translations."""
+
+    def arranged(self, items: Sequence[Item]) -> list[Item]:
+        """Args: items: all of the files, in their order, before any limit. Raises InputError that says which do not
+        fit together."""
         ...
 
 
