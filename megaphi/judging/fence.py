@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 CONTROL_TOKEN = re.compile(
     r"<(?=[|｜][^\s|｜<>]{1,64}[|｜]>)"  # OpenAI's, Phi's, Qwen's, Llama 3's, DeepSeek's
-    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|sep|cls)>)"
+    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|sep|cls|think)>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
     r"|<(?=<?/?SYS>)",
     re.IGNORECASE,

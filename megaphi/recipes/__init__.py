@@ -25,6 +25,7 @@ RECIPES = {
     "phi4_14b_sft": "megaphi.recipes.phi4_14b_post_training",
     "phi4_14b_dpo_pivotal": "megaphi.recipes.phi4_14b_post_training",
     "phi4_14b_dpo_judged": "megaphi.recipes.phi4_14b_post_training",
+    "phi4_14b_sft_reasoning": "megaphi.recipes.phi4_14b_post_training",
     "quickstart_pretrain": "megaphi.recipes.quickstart",
     "quickstart_sft": "megaphi.recipes.quickstart",
     "quickstart_dpo": "megaphi.recipes.quickstart",

@@ -22,7 +22,14 @@ from megaphi.engine.task import OpenTask
 from megaphi.log import logger
 from megaphi.own_code import pinned
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.stages.packed_task import PackedTask, hold_out, open_rows, padding_token
+from megaphi.stages.packed_task import (
+    PackedTask,
+    SpelledThink,
+    hold_out,
+    open_rows,
+    padding_token,
+    reading_tokenizer,
+)
 from megaphi.tokenizer.interface import RenderedConversation, Tokenizer, TrainOn
 
 
@@ -40,6 +47,8 @@ class Finetune(PackedTask):
     """A conversation longer than batch.sequence_length: skip and count it, or stop with an error."""
     bad_records: OnBadRecords = "error"
     """Unusable records, such as empty answers: stop and name all of them, or skip and count them."""
+    spelled_think: SpelledThink = "token"
+    """<think> in an answer or a system message, where the tokenizer has think tokens: the token, or ordinary text."""
     objective: str | None = None
     """Your own objective, file.py:Class (see engine/objective.py); none: the cross-entropy of the next token."""
 
@@ -84,7 +93,7 @@ class Finetune(PackedTask):
         def read(split: str, paths: Sequence[str]) -> tuple[list[RenderedConversation], dict[str, int]]:
             samples, report = read_conversations(
                 paths,
-                tokenizer,
+                reading_tokenizer(tokenizer, self.spelled_think),
                 train_on=self.train_on,
                 sequence_length=run.batch.sequence_length,
                 too_long=self.too_long,

@@ -2,7 +2,8 @@
 
 That model is the run's own newest checkpoint, or else `start.initial_checkpoint`. Without either, the tokenizer is the
 one that `tokenizer.path` names, or Phi-4's, and the context is the run's longest sequence. Both are written into the
-configuration, and so into every checkpoint.
+configuration, and so into every checkpoint. A run that names think tokens renames placeholders of what it inherits; the
+files of such a tokenizer are written for its context, because no other place holds the names.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from megaphi.checkpoint.model_tokenizer import (
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import to_plain
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_tokenizer import with_names_of, with_think_tokens
 from megaphi.engine.saving.latest_checkpoint import candidates
 from megaphi.engine.saving.writer import checkpoint_folders
 from megaphi.engine.start.resume import OpenWeights
@@ -30,9 +32,10 @@ from megaphi.files import copy_files
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
+from megaphi.tokenizer.huggingface import export_tokenizer
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES, open_path
-from megaphi.tokenizer.phi4 import load_tokenizer
+from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +43,7 @@ class Inheritance:
     """A run with what it inherits."""
 
     run: RunConfig
-    """The run with `model.context` and `tokenizer.fingerprint` filled in."""
+    """The run with `model.context`, `tokenizer.fingerprint` and the think tokens filled in."""
     tokenizer: Tokenizer | None
     """None: the model has no tokenizer, and its data must hold ids."""
 
@@ -53,12 +56,19 @@ def inherit(run: RunConfig, world: World, open_weights: OpenWeights) -> Inherita
     """
     found = agreed(world, lambda: inheritance_of(run, open_weights))
     tokenizer = found.tokenizer
-    files = {} if tokenizer is None else {n: path for n, path in tokenizer.files.items() if n in TOKENIZER_FILES}
-    folder = Path(run.folder) / CARRIED_FOLDER
-    agreed(world, lambda: copy_files(files, folder) if world.is_main and files else None)
+    agreed(world, lambda: _write_files(found) if world.is_main else None)
     named = "none, data must hold ids" if tokenizer is None else f"{tokenizer}, {tokenizer.fingerprint[:12]}"
     logger.info("tokenizer: %s; context: %d tokens", named, found.run.model.context)
     return found
+
+
+def _write_files(found: Inheritance) -> None:
+    """Write the tokenizer's files into the run folder, which every checkpoint copies them from."""
+    tokenizer, folder = found.tokenizer, Path(found.run.folder) / CARRIED_FOLDER
+    if isinstance(tokenizer, Phi4Tokenizer) and tokenizer.think is not None:
+        export_tokenizer(tokenizer, folder, model_max_length=found.run.model.context)
+    elif tokenizer is not None:
+        copy_files({name: path for name, path in tokenizer.files.items() if name in TOKENIZER_FILES}, folder)
 
 
 def inheritance_of(run: RunConfig, open_weights: OpenWeights) -> Inheritance:
@@ -71,9 +81,8 @@ def inheritance_of(run: RunConfig, open_weights: OpenWeights) -> Inheritance:
             f"tokenizer.fingerprint={run.tokenizer.fingerprint}: the run's tokenizer has the fingerprint {fingerprint}"
         )
     model = replace(run.model, context=_context(run, reader))
-    return Inheritance(
-        run=replace(run, model=model, tokenizer=replace(run.tokenizer, fingerprint=fingerprint)), tokenizer=tokenizer
-    )
+    section = with_names_of(replace(run.tokenizer, fingerprint=fingerprint), tokenizer)
+    return Inheritance(run=replace(run, model=model, tokenizer=section), tokenizer=tokenizer)
 
 
 def _predecessor(run: RunConfig, open_weights: OpenWeights) -> WeightReader | None:
@@ -88,13 +97,16 @@ def _predecessor(run: RunConfig, open_weights: OpenWeights) -> WeightReader | No
 
 
 def _tokenizer(run: RunConfig, reader: WeightReader | None) -> Tokenizer | None:
-    path, vocabulary, ranks_file = run.tokenizer.path, run.model.vocabulary, run.tokenizer.ranks_file
+    section, vocabulary = run.tokenizer, run.model.vocabulary
+    path, ranks_file = section.path, section.ranks_file
     given = None if path is None else open_path(path, vocabulary=vocabulary, ranks_file=ranks_file)
     if reader is None:
-        return given or load_tokenizer(vocabulary, ranks_file=ranks_file)
+        return with_think_tokens(given or load_tokenizer(vocabulary, ranks_file=ranks_file), section)
     own = tokenizer_of(reader, ranks_file=ranks_file)
+    # The run's own checkpoint has the think tokens already, the initial one need not.
+    given, own = (None if one is None else with_think_tokens(one, section) for one in (given, own))
     check_one_tokenizer(own, given, path=f"tokenizer.path={path}", model=str(reader.folder))
-    return given or own
+    return with_think_tokens(given or own, section)
 
 
 def _context(run: RunConfig, reader: WeightReader | None) -> int:

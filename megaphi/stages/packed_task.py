@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from megaphi.data.order.schedule import StageSpan
 from megaphi.data.packed.epochs import PackedEpochs
@@ -17,6 +18,10 @@ from megaphi.errors import InputError
 from megaphi.log import logger
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.tokenizer.interface import Tokenizer
+from megaphi.tokenizer.phi4 import Phi4Tokenizer
+
+SpelledThink = Literal["token", "text"]
+"""The reading of a think token's name in what the assistant or the system says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +43,13 @@ class PackedTask(TrainingTask):
         if steps and epochs:
             raise InputError(f"training.steps={steps} and training.epochs={epochs}: set one of them to 0")
         return self
+
+
+def reading_tokenizer(tokenizer: Tokenizer | None, spelled: SpelledThink) -> Tokenizer | None:
+    """The tokenizer for the records of a training set; a name of a think token in them is that token, or text."""
+    if not isinstance(tokenizer, Phi4Tokenizer):
+        return tokenizer
+    return tokenizer.renamed(tokenizer.think, spells_think=spelled == "token")
 
 
 def padding_token(tokenizer: Tokenizer | None) -> int:

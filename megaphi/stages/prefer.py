@@ -28,7 +28,14 @@ from megaphi.engine.task import CheckStep, OpenTask, no_check
 from megaphi.errors import InputError
 from megaphi.log import logger
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.stages.packed_task import PackedTask, hold_out, open_rows, padding_token
+from megaphi.stages.packed_task import (
+    PackedTask,
+    SpelledThink,
+    hold_out,
+    open_rows,
+    padding_token,
+    reading_tokenizer,
+)
 from megaphi.tokenizer.interface import Tokenizer
 
 if TYPE_CHECKING:
@@ -63,6 +70,8 @@ class Prefer(PackedTask):
     """A pair whose prompt and two answers exceed batch.sequence_length: skip and count it, or stop with an error."""
     bad_records: OnBadRecords = "error"
     """Unusable records, such as equal answers: stop and name all of them, or skip and count them."""
+    spelled_think: SpelledThink = "token"
+    """<think> in an answer or a system message, where the tokenizer has think tokens: the token, or ordinary text."""
     reference_folder: FilePath | None = None
     """Folder for the reference model's log-probabilities, for this and later runs; none: in the run folder."""
 
@@ -102,7 +111,7 @@ class Prefer(PackedTask):
         def read(split: str, paths: Sequence[str]) -> tuple[list[PreferencePair], dict[str, int]]:
             pairs, report = read_pairs(
                 paths,
-                tokenizer,
+                reading_tokenizer(tokenizer, self.spelled_think),
                 sequence_length=run.batch.sequence_length,
                 append_eos=self.append_eos,
                 max_completion_tokens=self.max_completion_tokens,

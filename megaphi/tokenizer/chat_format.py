@@ -4,7 +4,7 @@ Every message is `<|im_start|>role<|im_sep|>content<|im_end|>`, one after the ot
 before the first. Ids and mask come from one function, because two functions that must agree eventually do not. The
 targets are an assistant's content and the `<|im_end|>` after it, which is how the model learns to stop; the frame and
 everything that others say is context. Contents are encoded as ordinary text, so no message can forge another one's
-frame.
+frame; think tokens (`think_tokens.py`), which are content, are spelled by the assistant and the system, not by a user.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def render_conversation(
     trained: list[bool] = []
     for place, message in enumerate(conversation.messages):
         frame = message_frame(message.role, tokenizer)
-        body = [*tokenizer.encode(message.content), tokenizer.message_end]
+        encode = tokenizer.encode if message.role == "user" else tokenizer.encode_answer
+        body = [*encode(message.content), tokenizer.message_end]
         ids += frame + body
         trained += [False] * len(frame) + [place in targets] * len(body)
     if add_generation_prompt:

@@ -4,7 +4,9 @@
 tokens. tiktoken stores no merges, only ranks, so each token's one merge is recovered by encoding the token itself with
 the ranks below its own. The surprising fact: tiktoken's splitting pattern must not be copied. Hugging Face's engine
 gives its possessive quantifiers another meaning, so the export carries the classic GPT-4 pattern, which gives the same
-ids. One caveat for users: text that spells a special token becomes one, unless `split_special_tokens` is set.
+ids. One caveat for users: text that spells a special token becomes one, unless `split_special_tokens` is set; text that
+spells a think token always does, because these are added tokens that are not marked special, as those of other
+reasoning models, so that `skip_special_tokens` leaves them in an answer and servers find them.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ CHAT_TEMPLATE = (
 def export_tokenizer(tokenizer: Phi4Tokenizer, folder: str | os.PathLike[str], *, model_max_length: int) -> None:
     """Write `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja`.
 
-    The template cannot protect a conversation, because it makes text before there are ids: a message that spells
-    `<|im_end|>` ends itself. To serve untrusted users, encode each content separately, with
-    `split_special_tokens=True`, and put the ids of the frame around it, as `render_conversation` does.
+    The same tokenizer gives the same bytes. The template cannot protect a conversation, because it makes text before
+    there are ids: a message that spells `<|im_end|>` ends itself. To serve untrusted users, encode each content
+    separately, with `split_special_tokens=True`, and put the ids of the frame around it, as `render_conversation` does.
 
     Args:
         folder: made if it is not there; each file appears whole or not at all.
@@ -74,7 +76,10 @@ def _tokenizer_json(tokenizer: Phi4Tokenizer) -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(text, token) for text, token in tokenizer.special_ids.items()],
+        "added_tokens": [
+            _added_token(text, token, special=tokenizer.think is None or text not in tokenizer.think.names)
+            for text, token in tokenizer.special_ids.items()
+        ],
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
@@ -98,9 +103,9 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": use_regex}
 
 
-def _added_token(text: str, token: int) -> dict[str, Any]:
+def _added_token(text: str, token: int, *, special: bool) -> dict[str, Any]:
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": token, "content": text, **plain, "special": True}
+    return {"id": token, "content": text, **plain, "special": special}
 
 
 def _model(ranks: dict[bytes, int]) -> dict[str, Any]:

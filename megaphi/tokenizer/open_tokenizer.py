@@ -2,14 +2,15 @@
 
 Phi-4's own tokenizer gives the same ids as its tokenizer.json several times faster, and datasets carry its fingerprint;
 so a folder that holds that file (the released model, every export of ours) is recognised by its vocabulary, special
-tokens and chat format. `phi4` names it where a path is expected.
+tokens and chat format, with the names of its think tokens if it has any. `phi4` names it where a path is expected.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from megaphi.conversation import Conversation, Message, to_plain
 from megaphi.errors import InputError
@@ -19,6 +20,7 @@ from megaphi.tokenizer.chat_template import ChatTemplate
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.json_tokenizer import TOKENIZER_JSON, JsonTokenizer, chat_template_source, named_tokens
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
+from megaphi.tokenizer.rank_file import read_ranks
 from megaphi.tokenizer.special_tokens import (
     END_OF_TEXT,
     FULL_VOCABULARY_SIZE,
@@ -26,6 +28,7 @@ from megaphi.tokenizer.special_tokens import (
     SPECIAL_COUNT,
     special_token_ids,
 )
+from megaphi.tokenizer.think_tokens import ThinkTokens, think_tokens_among
 
 PHI4 = "phi4"
 TOKENIZER_FILES = (
@@ -94,16 +97,30 @@ def _phi4_described_by(files: Mapping[str, Path], *, ranks_file: str | os.PathLi
         return None
     added = {token["content"]: token["id"] for token in data.get("added_tokens", [])}
     size = added.get(END_OF_TEXT, -1) + SPECIAL_COUNT - 1
-    if not SMALLEST_VOCABULARY_SIZE <= size <= FULL_VOCABULARY_SIZE or added != special_token_ids(size):
+    if not SMALLEST_VOCABULARY_SIZE <= size <= FULL_VOCABULARY_SIZE:
+        return None
+    think = _think_tokens(data["added_tokens"], size)
+    if think is None and added != special_token_ids(size):
         return None
     if len(model["vocab"]) < size - SPECIAL_COUNT or not _has_our_format(files):
         return None
-    tokenizer = load_tokenizer(size, ranks_file=ranks_file)
+    ranks = read_ranks(ranks_file, count=size - SPECIAL_COUNT)
+    tokenizer = Phi4Tokenizer(ranks, think=think, files={} if think is None else files)
     letters = byte_letters()
     is_ours = all(
         model["vocab"].get("".join(letters[byte] for byte in token)) == rank for token, rank in tokenizer.ranks.items()
     )
     return tokenizer if is_ours else None
+
+
+def _think_tokens(added: Sequence[Mapping[str, Any]], size: int) -> ThinkTokens | None:
+    """Two renamed placeholders that are nothing but their text: visible, and without a claim on the blanks around."""
+    think = think_tokens_among({token["content"]: token["id"] for token in added}, size)
+    marks = ("special", "lstrip", "rstrip", "single_word", "normalized")
+    is_plain = think is not None and not any(
+        token.get(mark) for token in added if token["content"] in think.names for mark in marks
+    )
+    return think if is_plain else None
 
 
 def _has_our_format(files: Mapping[str, Path]) -> bool:

@@ -3,7 +3,8 @@
 `load_tokenizer` reads the ranks (`rank_file.py`), adds the specials (`special_tokens.py`) and hands both to tiktoken.
 Text is always ordinary text here: text that spells a special token is encoded letter by letter, and only code uses
 special tokens, by id. A smaller vocabulary is the first ranks of the same file: ranks are in the order in which byte
-pairs were merged, so every prefix of at least 256 of them is a complete byte-pair encoding by itself.
+pairs were merged, so every prefix of at least 256 of them is a complete byte-pair encoding by itself. Two placeholders
+may be renamed to think tokens (`think_tokens.py`), which the assistant's text spells.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,7 @@ from megaphi.tokenizer.special_tokens import (
     STOP_TOKENS,
     special_token_ids,
 )
+from megaphi.tokenizer.think_tokens import ThinkTokens
 
 # tiktoken's own pattern for cl100k_base. Possessive quantifiers (`++`) keep it linear in the length of a word.
 SPLIT_PATTERN = (
@@ -54,20 +57,39 @@ _LONG_WHITESPACE_RUN = re.compile(f"(?<!{_WHITESPACE}){_WHITESPACE}{{{LONG_WHITE
 class Phi4Tokenizer:
     """Fulfils `Tokenizer`. Use `load_tokenizer` to make one."""
 
-    def __init__(self, ranks: dict[bytes, int]) -> None:
-        """`ranks`: the first ranks of cl100k_base, each token's bytes to its id; the special tokens follow them."""
+    def __init__(
+        self,
+        ranks: dict[bytes, int],
+        *,
+        think: ThinkTokens | None = None,
+        spells_think: bool = True,
+        files: Mapping[str, Path] = MappingProxyType({}),
+    ) -> None:
+        """Make a tokenizer of its ranks.
+
+        Args:
+            ranks: the first ranks of cl100k_base, each token's bytes to its id; the special tokens follow them.
+            think: the placeholders that are renamed.
+            spells_think: whether what the assistant and the system say spells these tokens; without, they have ids
+                only.
+            files: those that it was read from, if they say more than its size does.
+        """
         from tiktoken import Encoding  # takes 0.1 s, which commands without text need not spend
 
+        if think is not None:
+            think.check_ranks(ranks)
         self.ranks = ranks
+        self.think = think
+        self.spells_think = spells_think
         self.vocabulary_size = len(ranks) + SPECIAL_COUNT
-        self.special_ids = special_token_ids(self.vocabulary_size)
+        self.special_ids = special_token_ids(self.vocabulary_size, renamed={} if think is None else think.renamed)
         self.end_of_text = self.special_ids[END_OF_TEXT]
         self.message_start = self.special_ids[MESSAGE_START]
         self.role_end = self.special_ids[ROLE_END]
         self.message_end = self.special_ids[MESSAGE_END]
         self.pad = self.special_ids[PAD]
         self.text_start: tuple[int, ...] = ()
-        self.files: Mapping[str, Path] = {}
+        self.files = files
         self.stop_tokens = frozenset(self.special_ids[name] for name in STOP_TOKENS)
         self._encoding = Encoding(
             f"phi4_{self.vocabulary_size}",
@@ -78,7 +100,8 @@ class Phi4Tokenizer:
         )
 
     def __repr__(self) -> str:
-        return f"Phi4Tokenizer(vocabulary_size={self.vocabulary_size})"
+        think = "" if self.think is None else f", think={self.think.names}"
+        return f"Phi4Tokenizer(vocabulary_size={self.vocabulary_size}{think})"
 
     @property
     def fingerprint(self) -> str:
@@ -94,6 +117,12 @@ class Phi4Tokenizer:
         if len(text) < LONG_WHITESPACE:
             return self._encoding.encode_ordinary(text)
         return list(chain.from_iterable(map(self._encoding.encode_ordinary, cut_long_whitespace(text))))
+
+    def encode_answer(self, text: str) -> list[int]:
+        """`encode` for what the assistant or the system says: text that spells a think token is that token."""
+        if self.think is None or not self.spells_think:
+            return self.encode(text)
+        return self.think.encode_spelled(text, self.encode, self.special_ids)
 
     def encode_to_array(self, text: str) -> NDArray[np.uint32]:
         """`encode` without a Python integer for every token: uint32 [tokens], read-only."""
@@ -131,6 +160,13 @@ class Phi4Tokenizer:
         """Bytes mean the same behind any text, so `after` changes nothing."""
         return Utf8Decoder(self.decode_bytes)
 
+    def renamed(self, think: ThinkTokens | None, *, spells_think: bool = True) -> Phi4Tokenizer:
+        """The same vocabulary with other names of placeholders, or other text that spells them."""
+        if (think, spells_think) == (self.think, self.spells_think):
+            return self
+        files = self.files if think == self.think else {}
+        return Phi4Tokenizer(self.ranks, think=think, spells_think=spells_think, files=files)
+
     def render(
         self, conversation: Conversation, *, train_on: TrainOn = "assistant", add_generation_prompt: bool = False
     ) -> RenderedConversation:
@@ -139,19 +175,23 @@ class Phi4Tokenizer:
 
 
 def load_tokenizer(
-    vocabulary_size: int = FULL_VOCABULARY_SIZE, *, ranks_file: str | os.PathLike[str] | None = None
+    vocabulary_size: int = FULL_VOCABULARY_SIZE,
+    *,
+    ranks_file: str | os.PathLike[str] | None = None,
+    think: ThinkTokens | None = None,
 ) -> Phi4Tokenizer:
     """Phi-4's tokenizer, or a smaller one cut from its first ranks, without a download.
 
     Args:
         vocabulary_size: number of tokens, the 96 special ones included, from 352 to 100,352 (the released model's).
         ranks_file: the cl100k_base rank file; None looks for it as told in `rank_file.py`.
+        think: placeholders to rename.
 
     Raises:
         InputError: `vocabulary_size` is out of range, or there is no right rank file.
     """
     check_vocabulary_size(vocabulary_size)
-    return Phi4Tokenizer(read_ranks(ranks_file, count=vocabulary_size - SPECIAL_COUNT))
+    return Phi4Tokenizer(read_ranks(ranks_file, count=vocabulary_size - SPECIAL_COUNT), think=think)
 
 
 def can_have(vocabulary_size: int) -> bool:

@@ -8,6 +8,9 @@ learned to stop; a pad that is no stop token cannot do that.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 FULL_VOCABULARY_SIZE = 100_352
 """Tokens of the released phi-4: 100,256 ranks of cl100k_base and 96 specials."""
 SPECIAL_COUNT = 96
@@ -36,8 +39,21 @@ STOP_TOKENS = (END_OF_TEXT, MESSAGE_END)
 """Tokens that end a generation: the first a document, the second an answer."""
 
 
-def special_token_ids(vocabulary_size: int = FULL_VOCABULARY_SIZE) -> dict[str, int]:
-    """Text of every special token to its id, in id order, for a vocabulary of `vocabulary_size` tokens."""
+_NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+
+def is_placeholder(text: str) -> bool:
+    """Return whether a special token of this text has no use: a dummy that does not pad."""
+    return text.startswith("<|dummy_") and text != PAD
+
+
+def special_token_ids(
+    vocabulary_size: int = FULL_VOCABULARY_SIZE, *, renamed: Mapping[str, str] = _NO_NAMES
+) -> dict[str, int]:
+    """Text of every special token to its id, in id order, for a vocabulary of `vocabulary_size` tokens.
+
+    `renamed` gives placeholders other names, see `think_tokens.py`.
+    """
     name_of_place = {place: name for name, place in NAMED_PLACES.items()}
     first_id = vocabulary_size - SPECIAL_COUNT
     ids: dict[str, int] = {}
@@ -47,5 +63,5 @@ def special_token_ids(vocabulary_size: int = FULL_VOCABULARY_SIZE) -> dict[str, 
         if name is None:
             name = f"<|dummy_{dummies}|>"
             dummies += 1
-        ids[name] = first_id + place
+        ids[renamed.get(name, name)] = first_id + place
     return ids

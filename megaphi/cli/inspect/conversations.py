@@ -2,15 +2,15 @@ r"""Output of `megaphi inspect conversations`: the first conversations or pairs 
 
 In colour, what is trained is green (a rejected side red), what is context is dim, and special tokens are underlined.
 Without colour, trained spans stand in ⟦ ⟧. Every message has a line of its own; a line break within one is shown as ↵
-and a break, a `<|` that belongs to no special token as `<\|`, and control characters are escaped, because a terminal
-would obey them.
+and a break, a `<|` that belongs to no special token as `<\|`, the name of a think token that is text as `<\think>`, and
+control characters are escaped, because a terminal would obey them.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -126,15 +126,19 @@ def _span(ids: Sequence[int], ink: str | None, tokenizer: Tokenizer, *, colour: 
     specials = frozenset(tokenizer.special_ids.values())
     for is_special, run in groupby(ids, key=specials.__contains__):
         shown = tokenizer.decode(run)
-        shown = shown if is_special else _visible(shown)
+        shown = shown if is_special else _visible(shown, tokenizer.special_ids)
         text += f"{ink or DIM}{UNDERLINED if is_special else ''}{shown}{PLAIN}" if colour else shown
     return f"⟦{text}⟧" if ink and not colour else text
 
 
-def _visible(text: str) -> str:
+def _visible(text: str, special: Iterable[str]) -> str:
     """Ordinary text with nothing in it that a terminal obeys, or that could be taken for a special token."""
     characters = (
         character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
         for character in text
     )
-    return "".join(characters).replace("\n", "↵\n").replace("<|", "<\\|")
+    shown = "".join(characters).replace("\n", "↵\n").replace("<|", "<\\|")
+    for name in special:
+        if not name.startswith("<|"):
+            shown = shown.replace(name, f"{name[0]}\\{name[1:]}")
+    return shown

@@ -3,7 +3,8 @@
 A record is `messages` (role and content), or `conversations` (the same, or ShareGPT's from and value), or `prompt` and
 `response` or TRL's `completion` (texts or messages), or Alpaca's `instruction`, `input` and `output`, a `system` before
 any of these; or `ids` and `trained`, where the tokens were made elsewhere. Turns may come in any order, but a system
-message comes first, no role speaks twice in a row, and no answer of the assistant is empty. Storage is four bytes for
+message comes first, no role speaks twice in a row, no answer of the assistant is empty, and none leaves its reasoning
+open where the tokenizer has think tokens. Storage is four bytes for
 an id and one for its flag: a million conversations are a few gigabytes of arrays, where lists of integers would be
 twenty.
 """
@@ -24,6 +25,7 @@ from megaphi.data.text.documents import kind_of
 from megaphi.data.text.training_records import Form, SkipReport, TooLong, read_each, reason_if_too_long, token_ids
 from megaphi.errors import InputError
 from megaphi.tokenizer.interface import RenderedConversation, Tokenizer, TrainOn
+from megaphi.tokenizer.phi4 import Phi4Tokenizer
 
 TOKENS = Form(("ids", "trained"), answers=("ids", "trained"), is_rendered=True)
 FORMS = (
@@ -177,6 +179,16 @@ def check_turns(messages: Sequence[Message]) -> None:
             raise InputError(f"message {number}, the assistant's, is empty: it would learn to say nothing")
 
 
+def check_thoughts(messages: Sequence[Message], tokenizer: Tokenizer | None) -> None:
+    """Raises `InputError` for an answer whose think tokens are not in pairs: the model would learn not to end."""
+    if not isinstance(tokenizer, Phi4Tokenizer) or tokenizer.think is None or not tokenizer.spells_think:
+        return
+    for number, message in enumerate(messages, start=1):
+        fault = tokenizer.think.fault(message.content) if message.role == "assistant" else None
+        if fault is not None:
+            raise InputError(f"message {number}, the assistant's: {fault}")
+
+
 def messages_of(form: Form, record: dict[str, Any]) -> tuple[Message, ...]:
     for key in {"messages", "conversations"} & set(form.needs):
         return after_system(record, from_plain(_with_roles(record[key])).messages)
@@ -198,6 +210,7 @@ def _from_messages(
     check_turns(messages)
     if all(message.role != "assistant" for message in messages):
         raise InputError("no message is the assistant's: there is no token to train on")
+    check_thoughts(messages, tokenizer)
     rendered = needed(tokenizer).render(Conversation(messages), train_on=train_on)
     return RenderedConversation(np.array(rendered.ids, dtype=np.int32), np.array(rendered.trained, dtype=np.bool_))
 

@@ -14,6 +14,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megaphi.checkpoint.format import Box, CheckpointReader, TensorPiece
+from megaphi.checkpoint.model_tokenizer import context_of
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import to_plain
 from megaphi.engine.model.optimizer import set_update_count, state_pieces
@@ -81,12 +82,14 @@ def load_checkpoint(model: TrainingModel, folder: str | Path) -> CheckpointReade
 def load_weights(model: TrainingModel, reader: WeightReader) -> None:
     """Load weights of any origin, which must be the same on every rank. Collective. Raises InputError.
 
-    An untied model can load a tied one: its output layer begins as a copy of the embedding.
+    An untied model can load a tied one: its output layer begins as a copy of the embedding. A run on longer sequences
+    than the model was made for can have another rotary base.
     """
 
     def load() -> bool:
         unties = reader.architecture.tied_embeddings and not model.run.model.tied_embeddings
-        check_same_architecture(reader, model, except_for=("tied_embeddings",) if unties else ())
+        allowed = {"tied_embeddings": unties, "rotary_base": model.run.model.context > context_of(reader)}
+        check_same_architecture(reader, model, except_for=[name for name, is_allowed in allowed.items() if is_allowed])
         _load_parameters(model, reader)
         return unties
 
@@ -95,6 +98,8 @@ def load_weights(model: TrainingModel, reader: WeightReader) -> None:
             "  the initial model has tied embeddings, this one has not: its output layer begins as a copy of the"
             " embedding and is trained separately (model.tied_embeddings=true keeps one weight)"
         )
+    if (before := reader.architecture.rotary_base) != (now := model.run.model.rotary_base):
+        logger.info("  the rotary base becomes %g, from %g, and the context longer", now, before)
 
 
 def _load_parameters(model: TrainingModel, reader: WeightReader) -> None:

@@ -29,6 +29,7 @@ from megaphi.files import copy_files, write_json
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed, refuse
 from megaphi.parallel.world import World
+from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES
 
 OpenWeights = Callable[[str], WeightReader]
 """Function that opens `start.initial_checkpoint`: `CheckpointReader`, or one that knows other formats too."""
@@ -72,7 +73,7 @@ def resume(model: TrainingModel, data: RunData, initial: InitialWeights) -> tupl
         data = _continued(data, reader.state, run, world)
         logger.info("continuing %s from step %d", folder, step)
         agreed(world, lambda: _log_changes(reader, run))
-        _carry(reader, folder, world)
+        _carry(reader, run, world)
     elif run.start.initial_checkpoint is not None:
         data = _start_from(run.start.initial_checkpoint, model, data, initial)
     agreed(world, lambda: write_json(folder / "config.json", to_plain(run)) if world.is_main else None)
@@ -85,15 +86,20 @@ def _start_from(path: str, model: TrainingModel, data: RunData, initial: Initial
     reader = initial.load()
     assert reader is not None
     logger.info("starting from the weights of %s", path)
-    _carry(reader, Path(run.folder), world)
+    _carry(reader, run, world)
     if not run.start.continue_sources:
         return data
     return _at(data, lambda: data.training.continuation_of_sources(reader.state, where=path), world)
 
 
-def _carry(reader: WeightReader, folder: Path, world: World) -> None:
-    """Copy the files that came with the weights into the run folder, which every checkpoint copies them from."""
-    agreed(world, lambda: copy_files(reader.carried, folder / CARRIED_FOLDER) if world.is_main else None)
+def _carry(reader: WeightReader, run: RunConfig, world: World) -> None:
+    """Copy the files that came with the weights into the run folder, which every checkpoint copies them from.
+
+    A tokenizer with think tokens has its own there already, which those of the initial model would undo.
+    """
+    own = TOKENIZER_FILES if run.tokenizer.think_tokens else ()
+    files = {name: path for name, path in reader.carried.items() if name not in own}
+    agreed(world, lambda: copy_files(files, Path(run.folder) / CARRIED_FOLDER) if world.is_main else None)
 
 
 def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: World) -> RunData:
