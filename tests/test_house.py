@@ -72,6 +72,7 @@ INSIDE = {
         {"simulation"},
     ],
     "evaluation": [{"task", "results"}, {"statistics", "asking", "data_files"}, {"tasks"}, {"run"}, {"report"}],
+    "evaluation.tasks": [{"columns", "wording", "quirks"}, {"", "multiple_choice"}, {"mathematics"}],
     "cli": [{""}, {"inspect", "pivotal"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""

@@ -1,0 +1,1 @@
+"""Mathematics: problems with an answer that can be compared by value."""

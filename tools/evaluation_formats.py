@@ -1,0 +1,189 @@
+"""Write docs/evaluation_formats.md: how each way of writing an answer is graded, by both protocols.
+
+    python tools/evaluation_formats.py
+
+The formats and their outcomes stand in tests/evaluation/tasks/answer_formats; the tests compare them with what the
+tasks do and with a second writing of the public rules. This tool adds the switches that change each outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from megaphi.conversation import Conversation
+from megaphi.evaluation.task import (
+    EvaluationTask,
+    Grade,
+    GradingTools,
+    Item,
+    TaskResponse,
+    switches_on,
+)
+from megaphi.evaluation.tasks import find_task
+from megaphi.evaluation.tasks.multiple_choice.gpqa import ShuffledChoices
+from megaphi.grading.grader import Grader
+from megaphi.sampling import Sampling
+
+ROOT = Path(__file__).parents[1]
+FORMATS = ROOT / "tests/evaluation/tasks/answer_formats"
+PAGE = ROOT / "docs/evaluation_formats.md"
+GOLD_COLUMN = {"math": "answer", "mgsm": "answer_number", "gsm8k": "answer", "gsm8k_base": "answer"}
+SECTIONS = (
+    ("choices.jsonl", "Multiple choice", "mmlu", "MMLU", (("mmlu", "mmlu"), ("gpqa", "plain"), ("gpqa", "corrected"))),
+    ("problems.jsonl", "MATH", "math", "MATH", (("math", "published"), ("math", "corrected"))),
+    ("numbers.jsonl", "MGSM and GSM8K", "mgsm", "MGSM", (("mgsm", "published"), ("mgsm", "corrected"))),
+    (
+        "hashes.jsonl",
+        "GSM8K for base models",
+        "gsm8k_base",
+        "",
+        (("gsm8k_base", "published"), ("gsm8k_base", "corrected")),
+    ),
+    ("papers.jsonl", "AMC", "amc", "AMC", (("amc", "published"), ("amc", "corrected"))),
+)
+INTRODUCTION = {
+    "choices.jsonl": "Options: Mercury, Venus, Earth, Mars; B is right. The first column is MMLU's, the second that of "
+    "GPQA, MMLU-Pro, ARC-Challenge and exams; corrected, all are graded alike.",
+    "problems.jsonl": "The published protocol asks a judge; what it writes stands in the column beside the key.",
+    "numbers.jsonl": "GSM8K for chat models is graded as MGSM's English.",
+    "hashes.jsonl": "Headline score `exact_match`; switches as in `phi4-2024-11` are lm-eval's strict form.",
+    "papers.jsonl": "Options: 1/3, 1/2, 2/3, 1, 2; B is right. ½ marks a blank, which earns 1.5 of 6 points.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """A way of writing an answer, and its outcomes: what is extracted, and ✓, ✗ or ½."""
+
+    row: Mapping[str, Any]
+    records: Mapping[str, Mapping[str, Any]]
+
+    def item(self, task: EvaluationTask) -> Item:
+        record = dict(self.records[task.name])
+        if task.name in GOLD_COLUMN:
+            record[GOLD_COLUMN[task.name]] = self.row["gold"]
+        if task.name == "mgsm":
+            record["language"] = self.row["language"]
+        item = task.read(record)
+        if isinstance(item.key, ShuffledChoices):  # Venus, the right one, comes first there
+            return replace(item, key=replace(item.key, by_row=((1, 0, 2, 3),), by_question=((1, 0, 2, 3),)))
+        return item
+
+    def grade(self, task: EvaluationTask, on: frozenset[str], grader: Grader) -> Grade:
+        item = self.item(task)
+        finish = self.row.get("finish", "stop")
+        asked = task.ask(item, [], on) if task.shots == 0 and task.name != "gpqa" else None
+        response = TaskResponse(item=item, asked=asked, text=self.row["answer"], finish=finish)  # pyright: ignore[reportArgumentType]
+        return task.grade([response], on, GradingTools(grader=grader, judge=RecordedJudge(self.row)))[0]
+
+    def outcome(self, task: EvaluationTask, on: frozenset[str], grader: Grader) -> str:
+        grade = self.grade(task, on, grader)
+        score = grade.scores[task.scores[0]]
+        return f"{grade.extracted or '—'} {'✓' if score == 1 else '½' if score else '✗'}"
+
+    def moved_by(self, task: EvaluationTask, grader: Grader) -> list[str]:
+        """Switches that change the outcome, from all on or from all off."""
+        found = []
+        all_on, none = switches_on(task, "phi4-2024-11", {}), frozenset()
+        for switch in task.switches:
+            if switch.changes == "grading" and (
+                self.outcome(task, all_on, grader) != self.outcome(task, all_on - {switch.name}, grader)
+                or self.outcome(task, none, grader) != self.outcome(task, frozenset({switch.name}), grader)
+            ):
+                found.append(switch.name)
+        return found
+
+
+@dataclass(slots=True)
+class RecordedJudge:
+    """A judge that says what the format records: always, at a temperature, or when the answer can address it."""
+
+    row: Mapping[str, Any]
+    name: str = "recorded"
+
+    def answers(self, prompts: Sequence[Conversation], rules: Sampling) -> list[str | None]:
+        return [self._answer(prompt, rules) for prompt in prompts]
+
+    def _answer(self, prompt: Conversation, rules: Sampling) -> str | None:
+        asked = prompt.messages[-1].content
+        if re.search(r"Second:\s+(?:---[^\n]*\n)?None\b", asked):
+            return self.row.get("judge_none", "No")
+        is_fenced = " begin second ---" in asked
+        if "judge_raw" in self.row and not is_fenced:
+            return self.row["judge_raw"]
+        if "judge_sampled" in self.row and rules.temperature > 0:
+            return self.row["judge_sampled"]
+        return self.row["judge"]
+
+
+def read_formats(file: str) -> list[AnswerFormat]:
+    """All formats of a file, whose first line has a record for each task."""
+    head, *rows = [json.loads(line) for line in (FORMATS / file).read_text(encoding="utf-8").splitlines()]
+    return [AnswerFormat(row, head["records"]) for row in rows]
+
+
+def page(grader: Grader) -> str:
+    """The whole document."""
+    parts = [
+        "# Answer formats, and how they are graded\n",
+        "Written by `tools/evaluation_formats.py` from the formats in `tests/evaluation/tasks/answer_formats`. Each "
+        "cell has what was extracted, and ✓ for right or ✗ for wrong; — means that nothing was. `phi4-2024-11` is the "
+        "behaviour of simple-evals as of November 2024, all switches on; `corrected` has them off. The last column "
+        "names the switches that change the outcome, turned off from all on or on from all off. ⏎ is a line end.\n",
+    ]
+    for file, title, moving, _, columns in SECTIONS:
+        formats = read_formats(file)
+        parts.append(f"## {title}\n\n{INTRODUCTION[file]}\n")
+        parts.append("\n".join(_switch_lines([find_task(name) for name in dict.fromkeys(task for task, _ in columns)])))
+        parts.append(_table(formats, find_task(moving), columns, grader))
+    return "\n".join(parts)
+
+
+def _switch_lines(tasks: Sequence[EvaluationTask]) -> list[str]:
+    switches = {switch.name: switch for task in tasks for switch in task.switches}
+    return [f"- `{one.name}` ({one.changes}): on, {one.on} Off, {one.off}" for one in switches.values()] + [""]
+
+
+def _table(
+    formats: Sequence[AnswerFormat], moving: EvaluationTask, columns: Sequence[tuple[str, str]], grader: Grader
+) -> str:
+    extra = [name for name in ("language", "gold", "judge") if name in formats[0].row]
+    heads = {"mmlu": "MMLU", "plain": "GPQA and others", "published": "phi4-2024-11", "corrected": "corrected"}
+    head = ["answer", "shows", *extra, *(heads[column] for _, column in columns), "moved by"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for one in formats:
+        tasks = [moving, *(find_task(name) for name, _ in columns if name != moving.name)]
+        moved = dict.fromkeys(name for task in tasks for name in one.moved_by(task, grader))
+        cells = [_code(one.row["answer"]), one.row["shows"], *(_plain(one.row[name]) for name in extra)]
+        cells += [_outcome(one.row[column]) for _, column in columns]
+        lines.append(f"| {' | '.join([*cells, ', '.join(moved)])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> str:
+    return "refused" if value is None else _code(str(value))
+
+
+def _outcome(text: str) -> str:
+    extracted, _, mark = text.rpartition(" ")
+    return text if extracted == "—" else f"{_code(extracted)} {mark}"
+
+
+def _code(text: str) -> str:
+    shown = text.replace("\n", "⏎").replace("|", "\\|").replace("\u202f", " ")
+    fence = "``" if "`" in shown else "`"
+    return f"{fence} {shown} {fence}" if "`" in shown else f"`{shown}`" if shown.strip() else "(nothing)"
+
+
+def main() -> None:
+    with Grader(processes=1) as grader:
+        PAGE.write_text(page(grader), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
