@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,12 +47,30 @@ SECTIONS = (
     ),
     ("papers.jsonl", "AMC", "amc", "AMC", (("amc", "published"), ("amc", "corrected"))),
 )
+SOURCES = """\
+## What is known, and what is ours
+
+- MMLU, GPQA, MATH and MGSM follow simple-evals as it was in November 2024: one message of the user, temperature 0.5, at
+  most 2,048 tokens, ten answers to each question of GPQA and MATH, a judge at temperature 0.5 for MATH. A change of
+  January 2025, by which white space around the colon no longer crosses lines, is not in it.
+- Not in simple-evals: MMLU-Pro, ARC-Challenge and exams, which are asked and graded here as its GPQA, and GSM8K for
+  chat models, which is graded as its MGSM in English. There `phi4-2024-11` means the same rules and no published
+  protocol; Phi-4's own prompts for MMLU-Pro are not known.
+- AMC: boxes, points and the 78 questions are the report's. It does not say how a response without a box is graded.
+- Log-likelihoods are scored as by lm-eval 0.4.13, under both protocols. For GSM8K for base models, `phi4-2024-11` is
+  its strict form; how Phi-4's authors read the answers is not known.
+- Not known: the system message that Phi-4 was given (none here), and which invisible characters stand behind the second
+  `Answer:` of MMLU's list of languages (six zero-width spaces here).
+- The prompts are our own words in the published order, with the same last line. A score can differ from a published one
+  for that alone. `wording` of a task takes the published sentences from those who have them.
+"""
 INTRODUCTION = {
     "choices.jsonl": "Options: Mercury, Venus, Earth, Mars; B is right. The first column is MMLU's, the second that of "
     "GPQA, MMLU-Pro, ARC-Challenge and exams; corrected, all are graded alike.",
     "problems.jsonl": "The published protocol asks a judge; what it writes stands in the column beside the key.",
     "numbers.jsonl": "GSM8K for chat models is graded as MGSM's English.",
-    "hashes.jsonl": "Headline score `exact_match`; switches as in `phi4-2024-11` are lm-eval's strict form.",
+    "hashes.jsonl": "The headline score, `exact_match`. The second one, `flexible`, takes the last number and has no "
+    "switches.",
     "papers.jsonl": "Options: 1/3, 1/2, 2/3, 1, 2; B is right. ½ marks a blank, which earns 1.5 of 6 points.",
 }
 
@@ -131,22 +150,32 @@ def page(grader: Grader) -> str:
     """The whole document."""
     parts = [
         "# Answer formats, and how they are graded\n",
-        "Written by `tools/evaluation_formats.py` from the formats in `tests/evaluation/tasks/answer_formats`. Each "
-        "cell has what was extracted, and ✓ for right or ✗ for wrong; — means that nothing was. `phi4-2024-11` is the "
-        "behaviour of simple-evals as of November 2024, all switches on; `corrected` has them off. The last column "
-        "names the switches that change the outcome, turned off from all on or on from all off. ⏎ is a line end.\n",
+        wrapped(
+            "Written by `tools/evaluation_formats.py` from the formats in `tests/evaluation/tasks/answer_formats`. "
+            "Each cell has what was extracted, and ✓ for right or ✗ for wrong; — means that nothing was. "
+            "`phi4-2024-11` is the behaviour of simple-evals as of November 2024, all switches on; `corrected` has "
+            "them off. The last column names the switches that change the outcome, turned off from all on or on from "
+            "all off. ⏎ is a line end, · an invisible character."
+        ),
+        SOURCES,
     ]
     for file, title, moving, _, columns in SECTIONS:
         formats = read_formats(file)
-        parts.append(f"## {title}\n\n{INTRODUCTION[file]}\n")
-        parts.append("\n".join(_switch_lines([find_task(name) for name in dict.fromkeys(task for task, _ in columns)])))
+        parts.append(f"## {title}\n\n{wrapped(INTRODUCTION[file])}")
+        parts.append("".join(_switch_lines([find_task(name) for name in dict.fromkeys(task for task, _ in columns)])))
         parts.append(_table(formats, find_task(moving), columns, grader))
     return "\n".join(parts)
 
 
 def _switch_lines(tasks: Sequence[EvaluationTask]) -> list[str]:
     switches = {switch.name: switch for task in tasks for switch in task.switches}
-    return [f"- `{one.name}` ({one.changes}): on, {one.on} Off, {one.off}" for one in switches.values()] + [""]
+    return [wrapped(f"- `{one.name}` ({one.changes}). On: {one.on} Off: {one.off}") for one in switches.values()]
+
+
+def wrapped(text: str) -> str:
+    """The text in lines of a document; a point of a list is indented."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False) + "\n"
 
 
 def _table(
@@ -175,7 +204,7 @@ def _outcome(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    shown = text.replace("\n", "⏎").replace("|", "\\|").replace("\u202f", " ")
+    shown = text.replace("\n", "⏎").replace("|", "\\|").replace("\u202f", " ").replace("\u200b", "·")
     fence = "``" if "`" in shown else "`"
     return f"{fence} {shown} {fence}" if "`" in shown else f"`{shown}`" if shown.strip() else "(nothing)"
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from megaphi.errors import InputError
-from megaphi.evaluation.task import Record
+from megaphi.evaluation.task import Item, Record
 
 
 def column(record: Record, names: str) -> tuple[str, Any]:
@@ -77,6 +78,17 @@ def json_value(value: Any) -> Any:
 def item_name(record: Record, ids: str, *texts: str) -> str:
     """The dataset's own id by the columns `ids`, or else a hash of what tells the item from others."""
     return label_column(record, ids) or hashlib.sha256("\0".join(texts).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def with_repetitions(items: Sequence[Item]) -> list[Item]:
+    """Items under unique names: a question that a file holds twice is two items of one cluster."""
+    seen: dict[str, int] = {}
+    found = []
+    for item in items:
+        seen[item.name] = number = seen.get(item.name, 0) + 1
+        cluster = item.cluster or item.name
+        found.append(replace(item, name=f"{item.name}-{number}", cluster=cluster) if number > 1 else item)
+    return [replace(item, cluster=item.cluster or item.name) if seen.get(item.name, 0) > 1 else item for item in found]
 
 
 def shown(value: Any) -> str:

@@ -6,7 +6,21 @@ Nothing here is shared with megaphi: each function takes a response and says wha
 from __future__ import annotations
 
 COLONED = [
-    *("Answer:", "উত্তর:", "उत्तर:", "উত্তরঃ", "Antwort:", "답변:", "정답:", "답:", "答案：", "答案:", "答：", "答:"),
+    *(
+        "Answer:",
+        "Answer:" + 6 * "\u200b",
+        "উত্তর:",
+        "उत्तर:",
+        "উত্তরঃ",
+        "Antwort:",
+        "답변:",
+        "정답:",
+        "답:",
+        "答案：",
+        "答案:",
+        "答：",
+        "答:",
+    ),
     *("答复：", "答曰：", "الإجابة:", "الجواب:", "إجابة:", "الإجابة النهائية:", "الإجابة الصحيحة:"),
     *("الإجابة الصحيحة هي:", "الإجابة هي:", "Respuesta:", "Risposta:", "答え:", "答え：", "回答:", "回答：", "解答:"),
     *("Jawaban:", "Réponse:", "Resposta:", "Jibu:", "Idahun:", "Ìdáhùn:", "Idáhùn:", "Àmọ̀nà:", "Àdáhùn:"),
@@ -39,6 +53,7 @@ def skip_space(text: str, place: int) -> int:
 
 def first_letter(text: str, word: str, allowed: str) -> str:
     """A scan without regular expressions: the word in any case, white space, colon, white space, one of the letters."""
+    word, tail = word.rstrip("\u200b"), word[len(word.rstrip("\u200b")) :]
     name, colon = (word[:-1], word[-1]) if word[-1] in ":：" else (word, "")
     is_arabic = any("\u0600" <= one <= "\u06ff" for one in word)
     for start in range(len(text)):
@@ -50,7 +65,9 @@ def first_letter(text: str, word: str, allowed: str) -> str:
             if text[place : place + 1] != colon:
                 continue
             place += 1
-        place = skip_space(text, place)
+        if not text.startswith(tail, place):
+            continue
+        place = skip_space(text, place + len(tail))
         if text[place : place + 1] and text[place].casefold() in allowed.casefold():
             return text[place]
     return ""

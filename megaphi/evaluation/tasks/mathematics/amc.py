@@ -13,7 +13,16 @@ from dataclasses import dataclass, field, replace
 
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
-from megaphi.evaluation.tasks.columns import column, has_column, item_name, json_value, label_column, shown, text_column
+from megaphi.evaluation.tasks.columns import (
+    column,
+    has_column,
+    item_name,
+    json_value,
+    label_column,
+    shown,
+    text_column,
+    with_repetitions,
+)
 from megaphi.evaluation.tasks.multiple_choice.choice_records import OPTIONS, choice_item
 from megaphi.evaluation.tasks.quirks import without_answer
 from megaphi.evaluation.tasks.wording import conversation, filled
@@ -101,11 +110,13 @@ class PaperTask:
         return paper_item(record)
 
     def arranged(self, items: Sequence[Item]) -> list[Item]:
-        return [
-            replace(item, name=f"{item.name} in {paper}", cluster=item.name, group=paper)
-            for item in items
-            for paper in item.group.split(",")
-        ]
+        return with_repetitions(
+            [
+                replace(item, name=f"{item.name} in {paper}", cluster=item.name, group=paper)
+                for item in items
+                for paper in item.group.split(",")
+            ]
+        )
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         listed = "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, item.key.options, strict=False))

@@ -15,7 +15,7 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
-from megaphi.evaluation.tasks.columns import column, item_name, label_column, shown, text_column
+from megaphi.evaluation.tasks.columns import column, item_name, label_column, shown, text_column, with_repetitions
 from megaphi.evaluation.tasks.mathematics.languages import LATIN_SCRIPT, REQUESTS
 from megaphi.evaluation.tasks.mathematics.number_reading import (
     ANSWER_WORDS,
@@ -132,7 +132,7 @@ class WordProblemTask:
         return self.item(record)
 
     def arranged(self, items: Sequence[Item]) -> list[Item]:
-        return clustered_translations(items) if "language|lang" in self.columns else list(items)
+        return with_repetitions(clustered_translations(items) if "language|lang" in self.columns else items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         prompt = conversation(self.wording, filled(self.wording[item.key.language], question=item.question))
@@ -171,6 +171,9 @@ class WorkedWordProblemTask:
 
     def read(self, record: Record) -> Item:
         return english_item(record)
+
+    def arranged(self, items: Sequence[Item]) -> list[Item]:
+        return with_repetitions(items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         worked = chosen_shots(self.name, self.shots, item, shots, same_group=False)

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
-from megaphi.evaluation.tasks.columns import column, has_column, item_name, label_column, shown, text_column
+from megaphi.evaluation.tasks.columns import (
+    column,
+    has_column,
+    item_name,
+    label_column,
+    shown,
+    text_column,
+    with_repetitions,
+)
 from megaphi.evaluation.tasks.mathematics.equality_judge import EQUALITY, JUDGE_QUIRKS, judged_equal
 from megaphi.evaluation.tasks.quirks import ANSWER_ACROSS_LINES, FIRST_ANSWER, PUBLISHED_FORM_ONLY, without_answer
 from megaphi.evaluation.tasks.wording import chosen_shots, conversation, filled
@@ -132,6 +140,9 @@ class ProblemTask:
     def read(self, record: Record) -> Item:
         return problem_item(record)
 
+    def arranged(self, items: Sequence[Item]) -> list[Item]:
+        return with_repetitions(items)
+
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         prompt = conversation(self.wording, filled(self.wording["question"], question=item.question))
         return Continue(prompt=prompt, rules=self.rules, repeats=self.repeats)
@@ -221,6 +232,9 @@ class WorkedProblemTask:
 
     def read(self, record: Record) -> Item:
         return problem_item(record)
+
+    def arranged(self, items: Sequence[Item]) -> list[Item]:
+        return with_repetitions(items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         worked = chosen_shots(self.name, self.shots, item, shots, same_group=False)

@@ -60,9 +60,11 @@ MANY_LANGUAGES_QUIRKS = (
 )
 """Quirks of MMLU in simple-evals, which reads answers in the languages of its translations too."""
 
+ZERO_WIDTH = "\u200b"
 ENGLISH = ("Answer ~:",)
 LANGUAGES = (
     *ENGLISH,
+    "Answer ~:" + 6 * ZERO_WIDTH,
     *("উত্তর ~:", "उत्तर ~:", "উত্তরঃ", "Antwort ~:", "답변 ~:", "정답 ~:", "답 ~:"),
     *("答案 ~：", "答案 ~:", "答 ~：", "答 ~:", "答复 ~：", "答曰 ~："),
     *("الإجابة:", "الجواب:", "إجابة:", "الإجابة النهائية:", "الإجابة الصحيحة:", "الإجابة الصحيحة هي:", "الإجابة هي:"),
@@ -70,7 +72,8 @@ LANGUAGES = (
     *("Réponse ~:", "Resposta ~:", "Jibu ~:", "Idahun ~:", "Ìdáhùn ~:", "Idáhùn ~:", "Àmọ̀nà ~:", "Àdáhùn ~:"),
     *("Ànúgọ ~:", "Àṣàyàn ~:"),
 )
-"""Words for "answer" with their colon, in the published order; ` ~` is white space that may be there."""
+"""Words for "answer" with their colon, in the published order; ` ~` is white space that may be there. The second is as
+Korean responses had it, with invisible characters behind the colon."""
 OTHER_LETTERS = "أ-دঅবডঢＡＢＣＤ"
 """Characters that are taken for a letter besides A to D; a range of Arabic holds some that are none."""
 LATIN = dict(zip("أبجدঅবডঢＡＢＣＤ", "ABCDABCDABCD", strict=True))
@@ -137,4 +140,4 @@ def _markup_taken_away(text: str, on: frozenset[str]) -> str:
         return text
     for _ in range(3):
         text = WRAPPED.sub(r"\1", text)
-    return re.sub(r"\*\*|__|`|\\[()\[\]]|\\?\$", "", text)
+    return re.sub(rf"\*\*|__|`|\\[()\[\]]|\\?\$|{ZERO_WIDTH}", "", text)

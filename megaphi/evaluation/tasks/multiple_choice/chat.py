@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
+from megaphi.evaluation.tasks.columns import with_repetitions
 from megaphi.evaluation.tasks.multiple_choice.announced_letters import (
     ENGLISH,
     LANGUAGES,
@@ -23,7 +24,6 @@ from megaphi.evaluation.tasks.multiple_choice.choice_records import (
     QUESTION,
     choice_item,
     mmlu_item,
-    with_repetitions,
 )
 from megaphi.evaluation.tasks.quirks import without_answer
 from megaphi.evaluation.tasks.wording import conversation, filled

@@ -6,7 +6,7 @@ The right one is an index from 0, a letter, or one of ARC's labels; every form c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -62,17 +62,6 @@ def mmlu_item(record: Record) -> Item:
     item = choice_item(record)
     subject = item.group.replace(" ", "_").lower()
     return replace(item, group=f"{CATEGORY_OF.get(subject, 'other')}/{subject}" if subject else "")
-
-
-def with_repetitions(items: Sequence[Item]) -> list[Item]:
-    """Items under unique names: a question that a file holds twice is two items of one cluster."""
-    seen: dict[str, int] = {}
-    found = []
-    for item in items:
-        seen[item.name] = number = seen.get(item.name, 0) + 1
-        cluster = item.cluster or item.name
-        found.append(replace(item, name=f"{item.name}-{number}", cluster=cluster) if number > 1 else item)
-    return [replace(item, cluster=item.cluster or item.name) if seen.get(item.name, 0) > 1 else item for item in found]
 
 
 def _options(record: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:

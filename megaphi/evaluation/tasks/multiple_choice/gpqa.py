@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
-from megaphi.evaluation.tasks.columns import item_name, label_column, text_column
+from megaphi.evaluation.tasks.columns import item_name, label_column, text_column, with_repetitions
 from megaphi.evaluation.tasks.multiple_choice.announced_letters import ENGLISH, PLAIN_QUIRKS
 from megaphi.evaluation.tasks.multiple_choice.chat import RULES, WORDING, choice_grade, choice_prompt
-from megaphi.evaluation.tasks.multiple_choice.choice_records import with_repetitions
 from megaphi.evaluation.tasks.wording import conversation
 from megaphi.grading.question import Choices
 from megaphi.sampling import Sampling

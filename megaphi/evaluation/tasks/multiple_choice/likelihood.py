@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Asked, Choose, Grade, GradingTools, Item, Record, Switch, TaskResponse
+from megaphi.evaluation.tasks.columns import with_repetitions
 from megaphi.evaluation.tasks.multiple_choice.choice_records import (
     ANSWER,
     OPTIONS,
     QUESTION,
     choice_item,
     mmlu_item,
-    with_repetitions,
 )
 from megaphi.evaluation.tasks.wording import chosen_shots, filled
 from megaphi.grading.question import LETTERS, Choices
