@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from megaphi.conversation import Conversation
 from megaphi.grading.grader import Grader
 from megaphi.sampling import Finish, Sampling
+from megaphi.tokenizer.interface import Tokenizer
 
 Record = Mapping[str, Any]
 """A row of a dataset file."""
@@ -212,6 +213,41 @@ class ArrangedTask(EvaluationTask, Protocol):
     def arranged(self, items: Sequence[Item]) -> list[Item]:
         """Args: items: all of the files, in their order, before any limit. Raises InputError that says which do not
         fit together."""
+        ...
+
+
+@runtime_checkable
+class GeneratedTask(EvaluationTask, Protocol):
+    """A task whose items are made to fill a context of given length, in tokens of the evaluated model."""
+
+    @property
+    def items_wanted(self) -> int:
+        """Items that are made at each length if nobody says how many."""
+        ...
+
+    def generate(
+        self,
+        items: Sequence[Item],
+        shots: Sequence[Item],
+        *,
+        tokens: int,
+        count: int,
+        seed: int,
+        tokenizer: Tokenizer,
+    ) -> list[Item]:
+        """Items for `ask`, whose prompts, with control tokens and the room of the answer, fill at most `tokens` tokens.
+
+        Their group is the length, as text, and so are the first characters of their names, so that items of several
+        lengths can stand side by side. Items of one record at several lengths share a cluster.
+
+        Args:
+            items: those of the manifest's files, in their order; empty if `columns` is, as the task needs no file.
+            shots: those of its `shots` files.
+            count: items to make: the first ones of `items`, or all of them if there are fewer.
+
+        Raises:
+            InputError: the length is too short for the task, or the files hold too little to fill it.
+        """
         ...
 
 
