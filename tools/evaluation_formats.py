@@ -64,6 +64,18 @@ SOURCES = """\
 - The prompts are our own words in the published order, with the same last line. A score can differ from a published one
   for that alone. `wording` of a task takes the published sentences from those who have them.
 """
+TASKS = (
+    *("mmlu", "mmlu_base", "mmlu_pro", "gpqa", "arc_challenge", "arc_challenge_base", "arc_challenge_base_25"),
+    *("exam", "exam_base", "exam_base_letters", "math", "math_base", "gsm8k", "gsm8k_base", "mgsm", "amc"),
+)
+FORMS = (
+    "A right option is an index from 0, a letter, or one of ARC's labels. Options are a list of texts, ARC's object "
+    "with `text` and `label`, or columns A, B, C and so on; in CSV, a list is JSON in its cell. `math` reads the last "
+    "box of `solution` where there is no `answer`, `gsm8k` what follows `####`. `mgsm` needs a column `language`, "
+    "which the hub's files have in their names only; problems at one place of the files of several languages are "
+    "translations, and share a cluster. `amc` has `exam`, as 10A or 10A,12A, `number`, `problem`, five `choices` and "
+    "`answer`. Worked examples are records of the same form."
+)
 INTRODUCTION = {
     "choices.jsonl": "Options: Mercury, Venus, Earth, Mars; B is right. The first column is MMLU's, the second that of "
     "GPQA, MMLU-Pro, ARC-Challenge and exams; corrected, all are graded alike.",
@@ -158,6 +170,9 @@ def page(grader: Grader) -> str:
             "all off. ⏎ is a line end, · an invisible character."
         ),
         SOURCES,
+        "## Tasks and their columns\n",
+        wrapped(FORMS),
+        *_task_lines(),
     ]
     for file, title, moving, _, columns in SECTIONS:
         formats = read_formats(file)
@@ -165,6 +180,15 @@ def page(grader: Grader) -> str:
         parts.append("".join(_switch_lines([find_task(name) for name in dict.fromkeys(task for task, _ in columns)])))
         parts.append(_table(formats, find_task(moving), columns, grader))
     return "\n".join(parts)
+
+
+def _task_lines() -> list[str]:
+    lines = ["| task | measures | columns | worked examples | scores |", "|---|---|---|---|---|"]
+    for task in map(find_task, TASKS):
+        columns = ", ".join(f"`{name}`".replace("|", "` or `") for name in task.columns)
+        scores = ", ".join(f"`{name}`" for name in (*task.scores, *task.derived))
+        lines.append(f"| `{task.name}` | {task.about} | {columns} | {task.shots or ''} | {scores} |")
+    return [*lines, ""]
 
 
 def _switch_lines(tasks: Sequence[EvaluationTask]) -> list[str]:

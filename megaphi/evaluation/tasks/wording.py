@@ -13,9 +13,19 @@ from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Item
 
+NEEDED = ("question", "first", "second")
+"""Names without which a template would not ask what it is for."""
+
 
 def filled(template: str, **values: str) -> str:
-    """The template with each `{name}` of `values` replaced, in one pass: what is put in is never searched."""
+    """The template with each `{name}` of `values` replaced, in one pass: what is put in is never searched.
+
+    Raises:
+        InputError: the template has no place for what it is about.
+    """
+    missing = [name for name in values if name in NEEDED and f"{{{name}}}" not in template]
+    if missing:
+        raise InputError(f"a template has no {{{missing[0]}}}, so it would not ask about it: {template[:60]!r}")
     names = "|".join(map(re.escape, values))
     return re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], template)
 

@@ -60,6 +60,12 @@ def test_what_is_put_into_a_template_is_not_searched() -> None:
     assert filled(template, question="{options}", options="{question}") == r"{options} \frac{1}{2} {question} {else}"
 
 
+def test_a_template_without_the_question_is_refused() -> None:
+    assert filled("{question}", question="Why?", options="unused") == "Why?"
+    with pytest.raises(InputError, match=r"a template has no \{question\}, so it would not ask about it: 'Answer this"):
+        filled("Answer this: {Question}", question="Why?")
+
+
 def test_a_system_message_is_there_only_if_it_has_words() -> None:
     assert to_plain(conversation({}, "Hi")) == [{"role": "user", "content": "Hi"}]
     assert [one["role"] for one in to_plain(conversation({"system": "Be brief."}, "Hi"))] == ["system", "user"]

@@ -46,7 +46,7 @@ WORDING = {
     "question": (
         "Work out the solution of this mathematical problem in steps. Finish with a line that reads 'Answer: $ANSWER', "
         "without the quotes, where $ANSWER is the result.\n\n{question}\n\n"
-        "Nothing but the result follows 'Answer:' on that line; a \\boxed command is not necessary."
+        "Nothing but the result follows 'Answer:' on that line, and it needs no box."
     ),
     "equality": EQUALITY,
 }
