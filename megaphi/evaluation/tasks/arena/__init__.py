@@ -1,0 +1,1 @@
+"""Tasks in which a judge compares the answer with another model's: Arena-Hard."""

@@ -1,0 +1,1 @@
+"""Tasks about instructions that a program can check: IFEval."""

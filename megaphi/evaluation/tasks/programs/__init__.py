@@ -1,0 +1,1 @@
+"""Tasks that are answered by a program: HumanEval, HumanEval+, MBPP. Programs run in the sandbox and nowhere else."""

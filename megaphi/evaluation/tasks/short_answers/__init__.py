@@ -1,0 +1,1 @@
+"""Tasks that are answered by a few words or a number: DROP, SimpleQA and TriviaQA."""
