@@ -74,7 +74,8 @@ FORMS = (
     "box of `solution` where there is no `answer`, `gsm8k` what follows `####`. `mgsm` needs a column `language`, "
     "which the hub's files have in their names only; problems at one place of the files of several languages are "
     "translations, and share a cluster. `amc` has `exam`, as 10A or 10A,12A, `number`, `problem`, five `choices` and "
-    "`answer`. Worked examples are records of the same form."
+    "`answer`. Worked examples are records of the same form: the first of the files that the manifest names for them, "
+    "for `mmlu_base` the first of the question's subject."
 )
 INTRODUCTION = {
     "choices.jsonl": "Options: Mercury, Venus, Earth, Mars; B is right. The first column is MMLU's, the second that of "

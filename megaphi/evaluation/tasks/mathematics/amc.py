@@ -50,7 +50,7 @@ WORDING = {
     ),
 }
 BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\.|[{}]", re.DOTALL)
-SAYS_BLANK = re.compile(r"(?:\\text\s?\{)?\s*(?:blank|left blank|leave blank|skip|none)?\s*\}?", re.IGNORECASE)
+SAYS_BLANK = re.compile(r"(?:\\text\s?\{)?\s*(?:blank|left blank|leave blank|skip)?\s*\}?", re.IGNORECASE)
 
 
 def last_box(text: str) -> str | None:

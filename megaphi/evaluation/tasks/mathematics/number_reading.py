@@ -24,7 +24,8 @@ WORD_WITHOUT_COLON = Switch(
 LAST_NUMBER = Switch(
     name="last-number",
     on="The last number of all that follows is the answer: `18 (6 times 3)` gives 3.",
-    off="The first number of the line is the answer, behind its equals sign if it has one.",
+    off="The number directly behind the announcement is the answer, or else the last one of the line; of an equation, "
+    "the side that is one number.",
     changes="grading",
 )
 SIGN_DROPPED = Switch(
@@ -70,6 +71,7 @@ ANSWER_WORDS = {
 DECIMAL_COMMA = ("de", "es", "fr", "ru")
 INDIAN_GROUPS = ("bn", "te")
 SPACES = "\u00a0\u202f\u2009"
+BEGINS_WITH_A_NUMBER = re.compile(r"(?:\\(?:boxed|text|mathrm|mathbf|textbf)\s?\{|[\s*_`$€£¥₹\\(\[{~≈+−-])*\d")
 LONGEST_NUMBER = 100
 """Digits; a longer one is no answer."""
 
@@ -106,15 +108,21 @@ def _announced(text: str, language: str, on: frozenset[str]) -> str | None:
 
 def _picked(text: str, on: frozenset[str]) -> str:
     """One of the numbers of the text, without a point at its end."""
-    if LAST_NUMBER.name not in on:
-        lines = [line for line in text.splitlines() if re.search(r"\d", line)]
-        text = lines[0].rpartition("=")[2] if lines else ""
-    sign = "" if SIGN_DROPPED.name in on else r"(?:(?<![\w)])[-−]\s?(?:\\?[$€£]\s?)?)?"
-    numbers = [match[0] for match in re.finditer(rf"{sign}\d+\.?\d*", text)]
-    if not numbers:
+    if LAST_NUMBER.name in on:
+        numbers = _numbers(text, on)
+        return numbers[-1] if numbers else ""
+    line = next((line for line in text.splitlines() if re.search(r"\d", line)), "")
+    sides = [side for side in line.split("=") if _numbers(side, on)]
+    if not sides:
         return ""
-    number = numbers[-1 if LAST_NUMBER.name in on else 0].rstrip(".")
-    return number if sign == "" else re.sub(r"[-−]\D*", "-", number)
+    side = next((side for side in reversed(sides) if len(_numbers(side, on)) == 1), sides[-1])
+    return _numbers(side, on)[0 if BEGINS_WITH_A_NUMBER.match(side) else -1]
+
+
+def _numbers(text: str, on: frozenset[str]) -> list[str]:
+    sign = "" if SIGN_DROPPED.name in on else r"(?:(?<![\w)])[-−]\s?(?:\\?[$€£]\s?)?)?"
+    numbers = [match[0].rstrip(".") for match in re.finditer(rf"{sign}\d+\.?\d*", text)]
+    return numbers if sign == "" else [re.sub(r"[-−]\D*", "-", number) for number in numbers]
 
 
 def plain_numbers(text: str, language: str) -> str:
