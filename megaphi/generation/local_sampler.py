@@ -71,7 +71,7 @@ class LocalSampler:
         if journal is not None and not identity:
             raise InputError("a journal of a local model needs its identity: answers of another one would be replayed")
         self.name, self.tokenizer, self.on_end = name, tokenizer, on_end
-        self.identity, self._journal = identity, journal
+        self.identity, self.journal = identity, journal
         self._at_once = at_once * len(generators)
         self.service = GenerationService(*generators, max_waiting=self._at_once, on_failure=on_failure)
         self.service.start()
@@ -100,7 +100,7 @@ class LocalSampler:
             for number, prompt in enumerate(rendered):
                 for sample in range(samples):
                     item = self._open(f"{number}/{sample}", prompt, rules, sample)
-                    known = self._journal.get(item.key) if self._journal is not None else None
+                    known = self.journal.get(item.key) if self.journal is not None else None
                     if known is None:
                         items[item.request.name] = item
                         yield item.request
@@ -112,8 +112,8 @@ class LocalSampler:
         for name, completion in complete_requests(self.service, requests(), at_once=self._at_once, ends=reads):
             item = items.pop(name)
             answers[name] = _answer(item, completion)
-            if self._journal is not None:
-                self._journal.add(item.key, plain_answer(answers[name]))
+            if self.journal is not None:
+                self.journal.add(item.key, plain_answer(answers[name]))
             self.on_end()
         return [[answers[f"{number}/{sample}"] for sample in range(samples)] for number in range(len(prompts))]
 

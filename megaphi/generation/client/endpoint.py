@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from megaphi.conversation import Conversation, to_plain
 from megaphi.errors import InputError, RunFailed
@@ -26,6 +26,14 @@ FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
 NEUTRAL = Sampling()
 BEYOND_OPENAI = ("top_k", "min_p", "repetition_penalty")
 """Rules that OpenAI's own servers refuse; they are sent only if they have an effect."""
+
+
+class EchoedToken(NamedTuple):
+    """A token of a prompt, as a server scored it."""
+
+    log_probability: float
+    is_top: bool
+    """True if no token was more probable there."""
 
 
 class EndpointSampler:
@@ -59,9 +67,9 @@ class EndpointSampler:
         self.url = url.rstrip("/")
         self.tokenizer = tokenizer
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._patience = patience
-        self._journal = journal
+        self.journal = journal
         self._token_ids = token_ids
         self.on_end = on_end
 
@@ -71,7 +79,7 @@ class EndpointSampler:
         if samples < 1:
             raise InputError(f"samples={samples}: must be at least 1")
         cancelled = threading.Event()
-        with ThreadPoolExecutor(self._concurrency) as pool:
+        with ThreadPoolExecutor(self.concurrency) as pool:
             ask = partial(self._sample_one, rules=rules, samples=samples, cancelled=cancelled)
             futures = [pool.submit(ask, prompt) for prompt in prompts]
             try:
@@ -81,25 +89,27 @@ class EndpointSampler:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def echoed_log_probabilities(self, tokens: Sequence[int]) -> list[float]:
-        """Log-probability of every token but the first, under the model itself, by an echo of the prompt.
+    def echoed(self, tokens: Sequence[int]) -> list[EchoedToken]:
+        """Every token but the first under the model itself, by an echo of the prompt.
 
         Raises:
             InputError: the server refuses an echo, or answers without log-probabilities.
             RunFailed: it does not answer.
         """
         url = f"{self.url}/completions"
-        body = {"model": self.name, "prompt": list(tokens), "max_tokens": 0, "echo": True, "logprobs": 0}
+        body = {"model": self.name, "prompt": list(tokens), "max_tokens": 0, "echo": True, "logprobs": 1}
         pause = partial(_pause, threading.Event())
         response = post_json(url, body, headers=self._headers, patience=self._patience, sleep=pause)
         try:
-            found = response["choices"][0]["logprobs"]["token_logprobs"]
-            values = [float(value) for value in found[1:]]
+            columns = response["choices"][0]["logprobs"]
+            values = [float(value) for value in columns["token_logprobs"][1:]]
+            tops = [max(map(float, top.values())) for top in columns["top_logprobs"][1:]]
+            found = [EchoedToken(value, value >= top) for value, top in zip(values, tops, strict=True)]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(f"{url}: an echo without log-probabilities: {error!r}") from None
-        if len(values) != len(tokens) - 1:
-            raise InputError(f"{url}: {len(values) + 1} log-probabilities came for {len(tokens)} tokens")
-        return values
+        if len(found) != len(tokens) - 1:
+            raise InputError(f"{url}: {len(found) + 1} log-probabilities came for {len(tokens)} tokens")
+        return found
 
     def _sample_one(
         self,
@@ -113,14 +123,14 @@ class EndpointSampler:
         url = f"{self.url}/{'chat/completions' if is_chat else 'completions'}"
         body = {"model": self.name, "n": samples, **self._asked(prompt, rules)}
         key = request_key(url, body)
-        known = self._journal.get(key) if self._journal is not None else None
+        known = self.journal.get(key) if self.journal is not None else None
         response = known
         if response is None:
             pause = partial(_pause, cancelled)
             response = post_json(url, body, headers=self._headers, patience=self._patience, sleep=pause)
         answers = self._answers(url, response, samples, is_chat=is_chat)
-        if self._journal is not None and known is None:
-            self._journal.add(key, response)
+        if self.journal is not None and known is None:
+            self.journal.add(key, response)
         for _ in answers:
             self.on_end()
         return answers

@@ -133,23 +133,27 @@ class InferenceEngine:
         if min(prompt) < 0 or max(prompt) >= self.vocabulary:
             raise InputError(f"the prompt has token ids outside the model's vocabulary of {self.vocabulary}")
         self._check_rules(request.sampling)
-        wrong = next((token for token in request.excluded_first if not 0 <= token < self.vocabulary), None)
-        if wrong is not None:
-            raise InputError(f"excluded_first names token id {wrong}: ids are 0 to {self.vocabulary - 1}")
+        for name, tokens in (("excluded_first", request.excluded_first), ("candidates", request.candidates)):
+            wrong = next((token for token in tokens if not 0 <= token < self.vocabulary), None)
+            if wrong is not None:
+                raise InputError(f"{name} names token id {wrong}: ids are 0 to {self.vocabulary - 1}")
         if request.scored and request.excluded_first:
             raise InputError("excluded_first is for answers: a request that is only scored has no first token to draw")
+        if request.candidates and not request.scored:
+            raise InputError("candidates are for requests that are scored: an answer has `alternatives`")
         added = 0 if request.scored else request.sampling.max_tokens
+        computed = len(prompt) - 1 if request.scored else len(prompt) + added
         if not 0 <= request.scored < len(prompt):
             raise InputError(
                 f"{request.scored} of {len(prompt)} tokens cannot be scored: the first has nothing before it"
             )
-        if len(prompt) + added > self.context:
+        if computed > self.context:
             raise InputError(
                 f"{len(prompt)} tokens of prompt and {added} to add exceed the model's context of {self.context}: "
                 "shorten one of them"
             )
         pool = self.scheduler.pool
-        if pool.needed(len(prompt) + added) > pool.count:
+        if pool.needed(computed) > pool.count:
             raise InputError(
                 f"{len(prompt)} tokens of prompt and {added} to add do not fit into a cache of "
                 f"{pool.count * pool.size} tokens: shorten one of them, or give the cache more memory"

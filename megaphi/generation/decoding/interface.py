@@ -36,6 +36,8 @@ class Request:
     come sooner, with the same tokens. "" drafts nothing. A request with a JSON schema takes no drafts and is one."""
     scored: int = 0
     """Score this many of the prompt's last tokens, and generate none."""
+    candidates: tuple[int, ...] = ()
+    """Further tokens whose log-probability is told at every scored position: the letters of a choice in one request."""
 
 
 class Score(NamedTuple):
@@ -52,6 +54,8 @@ class Score(NamedTuple):
     """Probability that a draw by the request's sampling rules takes the target token, 0 for one that they leave out;
     at temperature 0 it is 1 or 0. The tokens scored before it count as the answer so far. Not a number for a request
     with a JSON schema, whose law depends on a grammar that scoring does not follow."""
+    candidates: tuple[float, ...] = ()
+    """Log-probabilities of the request's candidates there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,11 @@ class SequenceState:
         return self.tokens[len(self.request.prompt) :]
 
     @property
+    def end(self) -> int:
+        """Tokens that are computed: all, or all but the last of a sequence that is only scored, which nothing reads."""
+        return len(self.tokens) - (1 if self.request.scored else 0)
+
+    @property
     def first_scored(self) -> int:
         """The first position whose next token is to be scored; one past the last if none is."""
         return len(self.tokens) - (self.request.scored + 1 if self.request.scored else 0)
@@ -83,8 +88,8 @@ class ScheduledChunk:
     @property
     def logit_positions(self) -> range:
         """Positions in the sequence whose logits are needed."""
-        if self.sequence.request.scored:  # nothing follows the last token of a sequence that is only scored
-            return range(max(self.start, self.sequence.first_scored), min(self.end, len(self.sequence.tokens) - 1))
+        if self.sequence.request.scored:
+            return range(max(self.start, self.sequence.first_scored), self.end)
         is_whole = self.end == len(self.sequence.tokens)
         return range(self.end - 1, self.end + len(self.draft)) if is_whole else range(0)
 
@@ -181,7 +186,7 @@ class Scheduler:
         for sequence in list(self.running):
             if sequence not in self.running:  # it has just been preempted
                 continue
-            pending = len(sequence.tokens) - sequence.computed
+            pending = sequence.end - sequence.computed
             count = min(pending, prefill_left) if pending > 1 else pending
             if sequence.request.scored:
                 count = min(count, max(sequence.first_scored - sequence.computed, 0) + scored_left)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -22,13 +23,14 @@ class TargetToken:
 
     token: int
     row: Row
+    candidates: tuple[int, ...] = ()
 
 
 def target_token(request: Request, position: int) -> TargetToken:
     """The token at `position` of a request that is scored; the scored tokens before it are its answer so far."""
     first = len(request.prompt) - request.scored
     row = Row(request.sampling, request.sample, request.prompt[:first], request.prompt[first:position])
-    return TargetToken(request.prompt[position], row)
+    return TargetToken(request.prompt[position], row, request.candidates)
 
 
 def score(logits_WV: Tensor, targets: Sequence[TargetToken]) -> list[Score]:
@@ -44,4 +46,13 @@ def score(logits_WV: Tensor, targets: Sequence[TargetToken]) -> list[Score]:
     drawn = sampled_probabilities(logits_WV, [target.row for target in targets], [target.token for target in targets])
     sampled = [value if rule.json_schema is None else math.nan for value, rule in zip(drawn, rules, strict=True)]
     plain = (column.tolist() for column in columns)
-    return [Score(*values) for values in zip(*plain, alternatives, sampled, strict=True)]
+    candidates = _candidates(log_probability_WV, targets)
+    return [Score(*values) for values in zip(*plain, alternatives, sampled, candidates, strict=True)]
+
+
+def _candidates(log_probability_WV: Tensor, targets: Sequence[TargetToken]) -> list[tuple[float, ...]]:
+    """Log-probabilities of each target's candidates."""
+    rows = [row for row, target in enumerate(targets) for _ in target.candidates]
+    tokens = [token for target in targets for token in target.candidates]
+    found = iter(log_probability_WV[rows, tokens].tolist() if tokens else ())
+    return [tuple(islice(found, len(target.candidates))) for target in targets]

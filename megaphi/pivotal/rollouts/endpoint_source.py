@@ -78,7 +78,7 @@ class EndpointSource:
         if (rules.temperature, rules.top_k, rules.top_p, rules.min_p) != (1.0, 0, 1.0, 0.0):
             return "a server tells probabilities at temperature 1 only, with no token left out"
         try:
-            self._sampler.echoed_log_probabilities([self._stop, self._stop])
+            self._sampler.echoed([self._stop, self._stop])
         except InputError as error:
             return f"the server does not tell the log-probabilities of a prompt: {error}"
         return ""
@@ -91,7 +91,7 @@ class EndpointSource:
             self._ended.put(error)
 
     def _scored(self, request: Request) -> Completion:
-        found = self._sampler.echoed_log_probabilities(request.prompt)[-request.scored :]
+        found = [token.log_probability for token in self._sampler.echoed(request.prompt)[-request.scored :]]
         scores = [Score(value, top_token=-1, entropy=math.nan, sampled_probability=math.exp(value)) for value in found]
         return Completion(scores=tuple(scores))
 

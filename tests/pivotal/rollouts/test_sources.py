@@ -126,7 +126,7 @@ def test_a_server_that_refuses_an_echo(server: str, monkeypatch: pytest.MonkeyPa
     def refuse(tokens: object) -> list[float]:
         raise InputError("echo is not supported")
 
-    monkeypatch.setattr(sampler, "echoed_log_probabilities", refuse)
+    monkeypatch.setattr(sampler, "echoed", refuse)
     with EndpointSource(sampler, RULES) as source:
         expected = "the server does not tell the log-probabilities of a prompt: echo is not supported"
         assert source.reason_without_probabilities == expected
