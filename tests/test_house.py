@@ -73,7 +73,7 @@ INSIDE = {
     ],
     "evaluation": [{"task", "results"}, {"statistics", "asking", "data_files"}, {"tasks"}, {"run"}, {"report"}],
     "evaluation.tasks": [{"columns", "wording", "quirks"}, {"", "multiple_choice"}, {"mathematics"}],
-    "cli": [{""}, {"inspect", "pivotal"}],
+    "cli": [{""}, {"inspect", "pivotal", "evaluation"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -17,7 +17,11 @@ from typing import Any
 from megaphi import __version__
 from megaphi.errors import InputError, ReportedElsewhere, RunFailed
 
-VERBS = tuple("train mixture tokenize generate chat serve convert inspect verify pivotal doctor".split())
+VERBS = {name: name for name in "train mixture tokenize generate chat serve convert inspect verify pivotal".split()} | {
+    "lm-eval": "evaluation.lm_eval",
+    "doctor": "doctor",
+}
+"""Verb to its module, in the order of `megaphi --help`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"megaphi {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for name in VERBS:
-        module = importlib.import_module(f"megaphi.cli.{name}")
+    for name, place in VERBS.items():
+        module = importlib.import_module(f"megaphi.cli.{place}")
         add_verb(verbs, name, module).set_defaults(command=module.run)
     return parser

@@ -154,7 +154,7 @@ def _read(group: tuple[TokenPair, ...], scores: Sequence[Score]) -> list[LogLike
             LogLikelihood(value, 1, pair.continuation[0] == score.top_token)
             for pair, value in zip(group, score.candidates, strict=True)
         ]
-    pair = group[0]
+    [pair] = list(group)
     is_greedy = all(token == score.top_token for token, score in zip(pair.continuation, scores, strict=True))
     total = sum(score.log_probability for score in scores)
     return [LogLikelihood(total, len(pair.continuation), is_greedy)]

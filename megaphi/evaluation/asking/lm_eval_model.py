@@ -8,7 +8,8 @@ by lm-eval's own backends, and counted.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from megaphi.errors import InputError
 from megaphi.evaluation.asking.likelihoods import LocalScorer, TokenPair, token_pair
 from megaphi.generation.local_sampler import LocalSampler
 from megaphi.generation.text import render_prompt
-from megaphi.log import logger
+from megaphi.log import logger, progress_bar
 from megaphi.sampling import Sampling
 
 CHAT = "\x00conversation\x00"
@@ -85,10 +86,12 @@ class MegaphiLM(TemplateLM):
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
         pairs = [self._fitting(tuple(context), tuple(continuation)) for _, context, continuation in requests]
-        found = []
-        for (texts, *_), score in zip(requests, self._scorer.score(pairs), strict=True):
+        found: list[tuple[float, bool]] = []
+        with self._progress(len(pairs), "scores"):
+            scores = self._scorer.score(pairs)
+        for request, score in zip(requests, scores, strict=True):
             if isinstance(score, str):
-                raise InputError(f"lm-eval asks for what cannot be scored: {score}. The text: {str(texts)[:200]}")
+                raise InputError(f"lm-eval asks for what cannot be scored: {score}. The text: {str(request[0])[:200]}")
             found.append((score.total, score.is_greedy))
         return found
 
@@ -103,7 +106,7 @@ class MegaphiLM(TemplateLM):
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            cut = [TokenPair(*map(tuple, make_disjoint_window(window))) for window in rolling]
+            cut = [TokenPair(tuple(a), tuple(b)) for a, b in map(make_disjoint_window, rolling)]
             windows += cut
             counts.append(len(cut))
         scores = iter(self._loglikelihood_tokens([("", list(one.context), list(one.continuation)) for one in windows]))
@@ -113,19 +116,36 @@ class MegaphiLM(TemplateLM):
         """The answer to each (context, rules), without its stop text."""
         groups: dict[Sampling, list[int]] = {}
         for number, request in enumerate(requests):
-            groups.setdefault(rules_of(request.args[1]), []).append(number)
+            given: Any = request.args
+            groups.setdefault(rules_of(given[1]), []).append(number)
         found: dict[int, str] = {}
-        for rules, numbers in groups.items():
-            room = self.max_length - rules.max_tokens
-            if room < 1:
-                raise InputError(
-                    f"a task asks for {rules.max_tokens:,} tokens, and the model's context is {self.max_length:,}: "
-                    "give --gen-kwargs max_gen_toks=N"
-                )
-            prompts = [self._cut(self._prompt(requests[number].args[0]), room) for number in numbers]
-            for number, answers in zip(numbers, self._sampler.sample(prompts, rules), strict=True):
-                found[number] = answers[0].text
+        with self._progress(len(requests), "answers"):
+            for rules, numbers in groups.items():
+                room = self._room_beside(rules)
+                prompts = [self._cut(self._prompt(requests[number].args[0]), room) for number in numbers]
+                for number, answers in zip(numbers, self._sampler.sample(prompts, rules), strict=True):
+                    found[number] = answers[0].text
         return [found[number] for number in range(len(requests))]
+
+    def _room_beside(self, rules: Sampling) -> int:
+        """Tokens that a prompt may have. Raises InputError if an answer would fill the context."""
+        room = self.max_length - rules.max_tokens
+        if room < 1:
+            raise InputError(
+                f"a task asks for {rules.max_tokens:,} tokens, and the model's context is {self.max_length:,}: "
+                "give --gen-kwargs max_gen_toks=N"
+            )
+        return room
+
+    @contextmanager
+    def _progress(self, total: int, unit: str) -> Iterator[None]:
+        before = self._sampler.on_end
+        with progress_bar(total=total, unit=unit, label="lm-eval") as bar:
+            self._sampler.on_end = bar.update
+            try:
+                yield
+            finally:
+                self._sampler.on_end = before
 
     def _prompt(self, context: str) -> tuple[int, ...]:
         if context.startswith(CHAT):
@@ -149,7 +169,8 @@ class MegaphiLM(TemplateLM):
 
 def rules_of(given: Mapping[str, Any]) -> Sampling:
     """Sampling rules of a task's `generation_kwargs`. Raises InputError for one that is not understood."""
-    fields: dict[str, Any] = dict(normalize_gen_kwargs(dict(given), MOST_NEW_TOKENS))
+    normalised: Any = normalize_gen_kwargs(dict(given), MOST_NEW_TOKENS)
+    fields: dict[str, Any] = dict(normalised)
     temperature = float(fields.pop("temperature", 0.0))
     rules = Sampling(
         max_tokens=fields.pop("max_gen_toks"),

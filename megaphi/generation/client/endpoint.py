@@ -7,6 +7,7 @@ are no log-probabilities if the server's tokens are not the same. Only the stand
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ class EchoedToken(NamedTuple):
 
     log_probability: float
     is_top: bool
-    """True if no token was more probable there."""
+    """True if the server says that no token was more probable there."""
 
 
 class EndpointSampler:
@@ -103,7 +104,7 @@ class EndpointSampler:
         try:
             columns = response["choices"][0]["logprobs"]
             values = [float(value) for value in columns["token_logprobs"][1:]]
-            tops = [max(map(float, top.values())) for top in columns["top_logprobs"][1:]]
+            tops = [max(map(float, top.values()), default=math.inf) for top in columns["top_logprobs"][1:]]
             found = [EchoedToken(value, value >= top) for value, top in zip(values, tops, strict=True)]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(f"{url}: an echo without log-probabilities: {error!r}") from None

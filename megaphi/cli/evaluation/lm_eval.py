@@ -30,10 +30,16 @@ EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=user_path, metavar="CHECKPOINT", help="a checkpoint, run or Hugging Face folder")
+    parser.add_argument(
+        "checkpoint", type=user_path, metavar="CHECKPOINT", help="a checkpoint, run or Hugging Face folder"
+    )
     parser.add_argument("--tasks", required=True, metavar="A,B", help="names of lm-eval's tasks, or of yours")
-    parser.add_argument("--output", required=True, type=user_path, metavar="FOLDER", help="a new folder for the results")
-    parser.add_argument("--include-path", type=user_path, metavar="FOLDER", help="a folder with YAML files of your tasks")
+    parser.add_argument(
+        "--output", required=True, type=user_path, metavar="FOLDER", help="a new folder for the results"
+    )
+    parser.add_argument(
+        "--include-path", type=user_path, metavar="FOLDER", help="a folder with YAML files of your tasks"
+    )
     parser.add_argument("--shots", type=int, metavar="N", help="worked examples (default: what each task says)")
     parser.add_argument("--limit", type=int, metavar="N", help="items of each task at most")
     parser.add_argument("--chat", action="store_true", help="ask in conversations, examples as their earlier turns")
@@ -82,10 +88,10 @@ def _evaluate(
     from megaphi.evaluation.asking.lm_eval_model import MegaphiLM
     from megaphi.files import whole_folder
     from megaphi.generation.local_sampler import LocalSampler
-    from megaphi.log import logger, progress_bar
+    from megaphi.log import logger
 
-    with whole_folder(output) as folder, progress_bar(total=None, unit="answer", label="lm-eval") as bar:
-        sampler = samplers.open(place, on_end=bar.update)
+    with whole_folder(output) as folder:
+        sampler = samplers.open(place)
         assert isinstance(sampler, LocalSampler)
         model = MegaphiLM(sampler)
         found = simple_evaluate(
@@ -116,4 +122,6 @@ def _write(folder: Path, found: Mapping[str, Any], model: Any) -> None:
     for task, samples in found["samples"].items():
         with whole_file(folder / f"samples_{task}.jsonl") as file:
             for sample in samples:
-                file.write(json.dumps(sample, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+                file.write(
+                    json.dumps(sample, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+                )

@@ -1,0 +1,1 @@
+"""Verbs that evaluate models and compare what was found."""
