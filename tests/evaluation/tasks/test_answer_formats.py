@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megaphi.evaluation.task import CORRECTED, PHI4, EvaluationTask, switches_on
@@ -254,6 +254,18 @@ def test_any_choice_of_switches_gives_an_option_or_none(text: str, on: set[str])
 
     found = chosen_letter(text, ("Mercury", "Venus", "Earth", "Mars"), frozenset(on), ENGLISH)
     assert found.index is None or (0 <= found.index < 4 and found.as_written)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(st.text(max_size=40), TEXTS), st.sampled_from(["mmlu", "gpqa", "mgsm", "gsm8k_base", "amc"]))
+def test_any_text_gets_a_grade(grader: Grader, text: str, name: str) -> None:
+    task, one = find_task(name), formats_of(name)[0]
+    written = AnswerFormat({**one.row, "answer": text}, one.records)
+    for on in (all_on(task), frozenset[str]()):
+        grade = written.grade(task, on, grader)
+        assert set(grade.scores) == set(task.scores)
+        assert all(0 <= score <= 1 for score in grade.scores.values())
+        assert bool(grade.extracted) == (grade.problem in ("", "undecided"))
 
 
 def test_the_page_is_what_the_tool_writes(grader: Grader) -> None:
