@@ -69,13 +69,13 @@ TASKS = (
     *("exam", "exam_base", "exam_base_letters", "math", "math_base", "gsm8k", "gsm8k_base", "mgsm", "amc"),
 )
 FORMS = (
-    "A right option is an index from 0, a letter, or one of ARC's labels. Options are a list of texts, ARC's object "
-    "with `text` and `label`, or columns A, B, C and so on; in CSV, a list is JSON in its cell. `math` reads the last "
-    "box of `solution` where there is no `answer`, `gsm8k` what follows `####`. `mgsm` needs a column `language`, "
-    "which the hub's files have in their names only; problems at one place of the files of several languages are "
-    "translations, and share a cluster. `amc` has `exam`, as 10A or 10A,12A, `number`, `problem`, five `choices` and "
-    "`answer`. Worked examples are records of the same form: the first of the files that the manifest names for them, "
-    "for `mmlu_base` the first of the question's subject."
+    "A right option is an index from 0, a letter, or one of ARC's labels, for exams also the option's words. Options "
+    "are a list of texts, ARC's object with `text` and `label`, or columns A, B, C and so on; in CSV, a list is JSON "
+    "in its cell. `math` reads the last box of `solution` where there is no `answer`, `gsm8k` what follows `####`. "
+    "`mgsm` needs a column `language`, which the hub's files have in their names only; problems at one place of the "
+    "files of several languages are translations, and share a cluster. `amc` has `exam`, as 10A or 10A,12A, `number`, "
+    "`problem`, five `choices` and `answer`. Worked examples are records of the same form: the first of the files "
+    "that the manifest names for them, for `mmlu_base` the first of the question's subject."
 )
 INTRODUCTION = {
     "choices.jsonl": "Options: Mercury, Venus, Earth, Mars; B is right. The first column is MMLU's, the second that of "

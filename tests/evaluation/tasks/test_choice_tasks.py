@@ -81,6 +81,25 @@ def test_all_forms_of_a_question_of_mmlu_are_one(record: dict[str, Any]) -> None
     assert item.key.options == tuple(OPTIONS)
 
 
+@pytest.mark.parametrize("answer", ["Venus", " Venus ", "B", "b", 1, "1"])
+def test_the_answer_of_an_exam_can_be_the_words_of_an_option(answer: Any) -> None:
+    for name in ("exam", "exam_base", "exam_base_letters"):
+        assert find_task(name).read({"question": QUESTION, "choices": OPTIONS, "answer": answer}).key.right == 1
+
+
+def test_an_answer_that_can_mean_two_options_is_refused() -> None:
+    task = find_task("exam")
+    assert task.read({"question": "Magnesium?", "choices": ["Mn", "Mg"], "answer": "Mg"}).gold == "B) Mg"
+    assert task.read({"question": "2 + 1?", "choices": ["1", "2", "3"], "answer": 2}).gold == "C) 3"
+    for choices, answer in ((["3", "2", "1", "0"], "3"), (["B", "A"], "A")):
+        with pytest.raises(
+            InputError, match=r"column 'answer' says '\w', which is option \w as a letter or an index, and"
+        ):
+            task.read({"question": "2 + 1?", "choices": choices, "answer": answer})
+    with pytest.raises(InputError, match="must be an index from 0 or a letter, not 'Pluto'"):
+        task.read({"question": QUESTION, "choices": OPTIONS, "answer": "Pluto"})
+
+
 def test_questions_of_the_other_sets() -> None:
     arc = find_task("arc_challenge").read(ARC)
     assert (arc.name, arc.gold, arc.key.right) == ("Mercury_7", "B) Venus", 1)

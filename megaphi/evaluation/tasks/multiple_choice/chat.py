@@ -23,6 +23,7 @@ from megaphi.evaluation.tasks.multiple_choice.choice_records import (
     OPTIONS,
     QUESTION,
     choice_item,
+    exam_item,
     mmlu_item,
 )
 from megaphi.evaluation.tasks.quirks import without_answer
@@ -112,6 +113,7 @@ TASKS = (
     ),
     ChoiceTask(
         name="exam",
+        item=exam_item,
         about="A pool of an exam's questions with options: question, choices, answer",
     ),
 )

@@ -6,6 +6,7 @@ The right one is an index from 0, a letter, or one of ARC's labels; every form c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -62,6 +63,28 @@ def mmlu_item(record: Record) -> Item:
     item = choice_item(record)
     subject = item.group.replace(" ", "_").lower()
     return replace(item, group=f"{CATEGORY_OF.get(subject, 'other')}/{subject}" if subject else "")
+
+
+def exam_item(record: Record) -> Item:
+    """A question of a pool in any form, whose answer can be the words of an option too.
+
+    Raises:
+        InputError: as `choice_item`; or the answer is a letter or a number, and also the words of another option.
+    """
+    options, labels = _options(record)
+    name, value = column(record, ANSWER)
+    if not isinstance(value, str) or labels:
+        return choice_item(record)
+    same = [place for place, text in enumerate(options) if text.strip() == value.strip()]
+    if len(same) == 1 and not re.fullmatch(r"[A-Za-z]|\d+", value.strip()):
+        return choice_item({**record, name: same[0]})
+    item = choice_item(record)
+    if same and item.key.right not in same:
+        raise InputError(
+            f"column {name!r} says {value!r}, which is option {LETTERS[item.key.right]} as a letter or an index, and "
+            f"the words of option {LETTERS[same[0]]}: give the letter"
+        )
+    return item
 
 
 def _options(record: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -19,6 +19,7 @@ from megaphi.evaluation.tasks.multiple_choice.choice_records import (
     OPTIONS,
     QUESTION,
     choice_item,
+    exam_item,
     mmlu_item,
 )
 from megaphi.evaluation.tasks.wording import chosen_shots, filled
@@ -134,12 +135,14 @@ TASKS = (
         name="exam_base",
         about="A pool of an exam's questions by log-likelihood of the options' words: question, choices, answer",
         by_letters=False,
+        item=exam_item,
         wording=dict(WORDS_WORDING),
     ),
     LikelihoodTask(
         name="exam_base_letters",
         about="A pool of an exam's questions by log-likelihood of the letters: question, choices, answer",
         by_letters=True,
+        item=exam_item,
         wording={**LETTER_WORDING, "opening": ""},
     ),
 )
