@@ -32,6 +32,18 @@ MARKUP_KEPT = Switch(
     off="They are taken away before the answer is looked for.",
     changes="grading",
 )
+JUDGE_READS_IT_RAW = Switch(
+    name="judge-reads-it-raw",
+    on="The answer stands in the judge's prompt as it is: it can tell the judge what to say.",
+    off="It is quoted within a fence that its writer could not know.",
+    changes="grading",
+)
+JUDGE_SAMPLES = Switch(
+    name="judge-samples",
+    on="The judge answers at temperature 0.5: the same pair can be equal once and different once.",
+    off="It answers at temperature 0, each pair once.",
+    changes="grading",
+)
 
 
 def without_answer(response: TaskResponse) -> Problem:

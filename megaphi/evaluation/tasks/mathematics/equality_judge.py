@@ -12,22 +12,11 @@ from collections.abc import Mapping, Sequence
 
 from megaphi.conversation import Conversation, Message
 from megaphi.evaluation.task import GradingTools, Switch
+from megaphi.evaluation.tasks.quirks import JUDGE_READS_IT_RAW, JUDGE_SAMPLES
 from megaphi.evaluation.tasks.wording import filled
 from megaphi.judging.fence import make_fence
 from megaphi.sampling import Sampling
 
-JUDGE_READS_IT_RAW = Switch(
-    name="judge-reads-it-raw",
-    on="The answer stands in the judge's prompt as it is: it can tell the judge what to say.",
-    off="It is quoted within a fence that its writer could not know.",
-    changes="grading",
-)
-JUDGE_SAMPLES = Switch(
-    name="judge-samples",
-    on="The judge answers at temperature 0.5: the same pair can be equal once and different once.",
-    off="It answers at temperature 0, each pair once.",
-    changes="grading",
-)
 YES_EXACTLY = Switch(
     name="yes-exactly",
     on="Only `yes`, in any case of letters, means equal: `Yes.` and `**Yes**` mean different.",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from megaphi.conversation import Conversation, Message
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
 from megaphi.evaluation.tasks.columns import has_column, item_name, plain_value, text_column, with_repetitions
-from megaphi.evaluation.tasks.mathematics.equality_judge import JUDGE_READS_IT_RAW, JUDGE_SAMPLES
+from megaphi.evaluation.tasks.quirks import JUDGE_READS_IT_RAW, JUDGE_SAMPLES
 from megaphi.evaluation.tasks.wording import conversation, filled
 from megaphi.judging.fence import make_fence
 from megaphi.sampling import Sampling
