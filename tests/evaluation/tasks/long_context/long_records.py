@@ -19,6 +19,9 @@ def rag_records(count: int, *, passages: int = 12) -> list[dict[str, Any]]:
         ctxs = [{"title": f"T{number} {place}", "text": words(draw, 30)} for place in range(passages)]
         ctxs[5] = {"title": "It", "text": f"{words(draw, 10)} and the Answer-{number:03d} is here {words(draw, 10)}"}
         ctxs[7] = {"title": "Again", "text": f"once more answer {number:03d}, {words(draw, 10)}"}
+        ctxs[8] = {"title": "Next", "text": f"this is answer {(number + 1) % count:03d}, {words(draw, 10)}"}
+        ctxs[9] = {"title": "Shared", "text": "this passage belongs to every question"}
+        ctxs[10] = dict(ctxs[11])
         records.append({"question": f"Which is it, {number}?", "answers": [f"answer {number:03d}"], "ctxs": ctxs})
     return records
 
