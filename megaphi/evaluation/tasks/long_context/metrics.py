@@ -25,7 +25,7 @@ def words_of(text: str) -> list[str]:
 
 
 def is_found(texts: Sequence[str], answer: str) -> bool:
-    """Whether the words of one of the texts follow each other in the answer."""
+    """Return whether the words of one of the texts follow each other in the answer."""
     said = f" {' '.join(words_of(answer))} "
     return any(f" {' '.join(words)} " in said for text in texts if (words := words_of(text)))
 
