@@ -17,7 +17,8 @@ from typing import Any
 from megaphi import __version__
 from megaphi.errors import InputError, ReportedElsewhere, RunFailed
 
-VERBS = {name: name for name in "train mixture tokenize generate chat serve convert inspect verify pivotal".split()} | {
+_OF_THEIR_OWN_NAME = "train mixture tokenize generate chat serve convert inspect verify pivotal decontaminate".split()
+VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "lm-eval": "evaluation.lm_eval",
     "doctor": "doctor",
 }

@@ -2,21 +2,20 @@
 
 `plan_pieces` cuts large files where they can be entered in the middle (plain JSON lines at byte offsets, parquet at row
 groups); `read_piece` streams the texts of one piece. A record belongs to the piece in which its line begins, so pieces
-of any size give the same documents in the same order. `read_records` gives whole records instead of texts, each with
-its place. The kind of a file is known by its name; whether it is compressed, and whether a .json holds one record per
-line or one value, by its content. Errors in a record are reported with file and line.
+of any size give the same documents in the same order. `placed_texts` gives each text with its place, `read_records`
+whole records. The kind of a file is known by its name; whether it is compressed, and whether a .json holds one record
+per line or one value, by its content. Errors in a record are reported with file and line.
 """
 
 from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from megaphi.data.text.bad_records import Refuse, refuse_at_once
 from megaphi.data.text.input_formats import Format, format_of
@@ -39,6 +38,20 @@ class FilePiece:
     size_bytes: int
     """Share of the file's bytes, for progress and for grouping pieces."""
     format: Format
+
+
+class LineAt(NamedTuple):
+    """The line of a file that begins at a byte; as text file:line, for which the file is read from its beginning."""
+
+    path: Path
+    byte: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{line_numbers(self.path, [self.byte])[self.byte]}"
+
+
+Place = str | LineAt
+"""The place of a record, for messages."""
 
 
 def plan_pieces(path: Path, *, piece_bytes: int) -> list[FilePiece]:
@@ -84,13 +97,20 @@ def read_records(
             continue
         for where, record in _values(piece, refuse):
             if isinstance(record, dict):
-                yield where(), record
+                yield str(where), record
             else:
-                refuse(where(), f"expected a JSON object, found {kind_of(record)}")
+                refuse(str(where), f"expected a JSON object, found {kind_of(record)}")
 
 
 def read_piece(piece: FilePiece, *, text_key: str = "text", refuse: Refuse = refuse_at_once) -> Iterator[str]:
-    """Texts of one piece, in order; the empty ones too.
+    """Texts of one piece, in order; the empty ones too. See `placed_texts`."""
+    return (text for _, text in placed_texts(piece, text_key=text_key, refuse=refuse))
+
+
+def placed_texts(
+    piece: FilePiece, *, text_key: str = "text", refuse: Refuse = refuse_at_once
+) -> Iterator[tuple[Place, str]]:
+    """(place, text) of one piece, in order; the empty ones too.
 
     Args:
         text_key: the field of a JSON record, or the column of a parquet file, that holds the text.
@@ -103,62 +123,67 @@ def read_piece(piece: FilePiece, *, text_key: str = "text", refuse: Refuse = ref
         yield from _text_of_file(piece, refuse)
     elif piece.format.kind == "parquet":
         for where, row in _rows(piece, columns=[text_key], refuse=refuse, required=text_key):
-            yield from _text(row[text_key], text_key=text_key, where=lambda where=where: where, refuse=refuse)
+            yield from _text(row[text_key], text_key=text_key, where=where, refuse=refuse)
     else:
         for where, record in _values(piece, refuse):
             if not isinstance(record, dict):
-                refuse(where(), f"expected a JSON object with a {text_key!r} field, found {kind_of(record)}")
+                refuse(str(where), f"expected a JSON object with a {text_key!r} field, found {kind_of(record)}")
             elif text_key not in record:
                 keys = ", ".join(map(repr, record)) or "none"
-                refuse(where(), f"no {text_key!r} field; its fields are {keys} (--text-key chooses another)")
+                refuse(str(where), f"no {text_key!r} field; its fields are {keys} (--text-key chooses another)")
             else:
                 yield from _text(record[text_key], text_key=text_key, where=where, refuse=refuse)
 
 
-def _text(value: Any, *, text_key: str, where: Callable[[], str], refuse: Refuse) -> Iterator[str]:
+def _text(value: Any, *, text_key: str, where: Place, refuse: Refuse) -> Iterator[tuple[Place, str]]:
     if isinstance(value, str):
-        yield value
+        yield where, value
     else:
-        refuse(where(), f"{text_key!r} is {kind_of(value)}, not text")
+        refuse(str(where), f"{text_key!r} is {kind_of(value)}, not text")
 
 
-def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Callable[[], str], Any]]:
-    """(what names the place, JSON value) of everything in a piece."""
+def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, Any]]:
+    """(place, JSON value) of everything in a piece."""
     path, form = piece.path, piece.format
     if form.kind == "values":
-        for where, value in read_values(unpacked_blocks(path, form.packing), path):
-            yield lambda where=where: where, value
+        yield from read_values(unpacked_blocks(path, form.packing), path)
         return
     if form.packing is None:
         lines = _lines_between(piece)
     else:
         numbered = enumerate(_lines(unpacked_blocks(path, form.packing)), start=1)
-        lines = ((partial("{}:{}".format, path, number), line) for number, line in numbered)
+        lines = ((f"{path}:{number}", line) for number, line in numbered)
     for where, line in lines:
         if line and not line.isspace() and line != codecs.BOM_UTF8:
             try:
                 value = parse_json(line)
             except InputError as error:
-                refuse(where(), f"not a JSON record: {error}")
+                refuse(str(where), f"not a JSON record: {error}")
             else:
                 yield where, value
 
 
-def _lines_between(piece: FilePiece) -> Iterator[tuple[Callable[[], str], bytes]]:
+def _lines_between(piece: FilePiece) -> Iterator[tuple[Place, bytes]]:
     """The lines that begin within the piece."""
     with open(piece.path, "rb") as file:
         if piece.start > 0:
             file.seek(piece.start - 1)
             file.readline()  # the rest of a line that began earlier (or just the line break before the piece)
         while (start := file.tell()) < piece.stop and (line := file.readline()):
-            yield partial(_place_of_byte, piece.path, start), line
+            yield LineAt(piece.path, start), line
 
 
-def _place_of_byte(path: Path, position: int) -> str:
-    """file:line of the line that begins at byte `position`; counts lines from the beginning, so for errors only."""
+def line_numbers(path: Path, starts: Iterable[int]) -> dict[int, int]:
+    """Number of each line that begins at one of these bytes, by one pass over the file up to the last of them."""
+    found: dict[int, int] = {}
+    line, done = 1, 0
     with open(path, "rb") as file:
-        blocks = (file.read(min(READ_BYTES, position - start)) for start in range(0, position, READ_BYTES))
-        return f"{path}:{1 + sum(block.count(NEW_LINE) for block in blocks)}"
+        for start in sorted(starts):
+            while done < start and (block := file.read(min(READ_BYTES, start - done))):
+                line += block.count(NEW_LINE)
+                done += len(block)
+            found[start] = line
+    return found
 
 
 def kind_of(value: Any) -> str:
@@ -167,7 +192,7 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def _text_of_file(piece: FilePiece, refuse: Refuse) -> Iterator[str]:
+def _text_of_file(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, str]]:
     data = b"".join(unpacked_blocks(piece.path, piece.format.packing)).removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
@@ -178,7 +203,7 @@ def _text_of_file(piece: FilePiece, refuse: Refuse) -> Iterator[str]:
     if "\0" in text:
         refuse(str(piece.path), "holds NUL bytes: UTF-16 text, or no text at all")
     else:
-        yield text
+        yield str(piece.path), text
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -9,15 +9,9 @@ A shard that a power cut has truncated does not open, and counts as missing.
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +38,7 @@ from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import PHI4, open_path
+from megaphi.worker_processes import each_in_processes
 
 BATCH_TOKENS = 1 << 18
 """Tokens that are gathered for one write."""
@@ -127,40 +122,9 @@ def tokenize_missing(shards: Sequence[Shard], settings: DecidedSettings, *, proc
 def _tokenize_each(
     shards: Sequence[Shard], settings: DecidedSettings, *, processes: int
 ) -> Iterator[tuple[Shard, ShardCounts]]:
-    """Tokenise in this process, or in several; yields each shard when it is finished, in any order."""
-    if processes <= 1:
-        for shard in shards:
-            yield shard, tokenize_shard(shard, settings)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    others = multiprocessing.active_children()
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start_worker) as pool:
-        try:
-            shard_of = {pool.submit(tokenize_shard, shard, settings): shard for shard in shards}
-            for future in as_completed(shard_of):
-                yield shard_of.pop(future), future.result()
-        except BrokenProcessPool:
-            raise InputError(
-                "a tokenising process died, most likely for want of memory: run the same command again, with fewer"
-                " processes; finished shards are kept"
-            ) from None
-        except BaseException:  # bad input or Ctrl-C: do not wait for shards that take minutes
-            for process in set(multiprocessing.active_children()).difference(others):
-                process.terminate()
-            raise
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch_parent() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=watch_parent, daemon=True).start()
+    """Tokenise in this process, or in several: each shard when it is finished, in any order."""
+    advice = "run the same command again, with fewer processes; finished shards are kept"
+    return each_in_processes(tokenize_shard, shards, settings, processes=processes, advice=advice)
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""Training data and benchmark files for the scan of `megaphi.decontamination`."""
