@@ -50,6 +50,7 @@ bench: $(VENV)/installed
 	$(RUN) benchmarks/packing.py --write
 	$(RUN) benchmarks/checkpoint_times.py --write
 	$(RUN) benchmarks/generation.py --write
+	$(RUN) benchmarks/rollouts.py --write
 	$(RUN) benchmarks/pivotal_methods.py --write
 	$(RUN) benchmarks/pivotal_methods.py --plot
 

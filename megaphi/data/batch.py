@@ -7,7 +7,7 @@ does not hold.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class BatchShape:
 class Batch:
     """B samples of S tokens each, contiguous and owned by the batch."""
 
+    context_ranks_know_all: ClassVar[bool] = False
+    """True if every context rank reports the whole micro-batch, and not the tokens that it holds: it counts once."""
     tokens_BS: NDArray[np.int64]
     labels_BS: NDArray[np.int64]
     loss_mask_BS: NDArray[np.float32]

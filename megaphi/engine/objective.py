@@ -1,8 +1,11 @@
 """The objective of a training step: the forward pass of a micro-batch, and the loss summed over it.
 
 Every objective returns sums and a count (of tokens, of pairs), never means: the gradient of a step is divided once by
-the count over all micro-batches and replicas. An objective whose loss needs a mean over the whole global batch, such as
-KTO's estimate of a divergence, is a `WholeBatchObjective` and names what to measure first.
+the count over all micro-batches, replicas and context ranks. Each context rank returns those of the tokens that it
+holds; where a loss needs more than these, as that of a pair of answers does, all return the whole micro-batch's
+(`Batch.context_ranks_know_all`), from values that `over_context_ranks` has summed. An objective whose loss needs a mean
+over the whole global batch, such as KTO's estimate of a divergence, is a `WholeBatchObjective` and names what to
+measure first.
 
 Legend: B batch, S sequence.
 """
@@ -16,12 +19,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from megatron.core import parallel_state
+from numpy.typing import NDArray
 from torch import Tensor
 
 from megaphi.data.batch import Batch
-from megaphi.model.forward.attention import Attention, Causal, CausalAcrossRanks
+from megaphi.model.forward.attention import Attention, Causal
 from megaphi.model.forward.context import ForwardContext
-from megaphi.model.forward.segments import Segments, document_segments
+from megaphi.model.forward.context_chunks import places_of, sum_over_ranks
+from megaphi.model.forward.segments import CausalAcrossRanks, Segments, document_segments, row_segments
 from megaphi.model.forward.targets import Labels
 
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -82,9 +87,10 @@ class NextToken:
     def attention(self, batch: Batch, device: torch.device) -> Attention:
         """Attention within documents, where the batch has their ids, or else causal attention in the row."""
         if batch.document_ids_BS is not None:
-            return Segments(torch.from_numpy(document_segments(batch.document_ids_BS)).to(device, non_blocking=True))
+            return attention_within(document_segments(batch.document_ids_BS), batch, device)
         if parallel_state.get_context_parallel_world_size() > 1:
-            return CausalAcrossRanks(parallel_state.get_context_parallel_group())
+            rows, length = batch.tokens_BS.shape
+            return CausalAcrossRanks(attention_within(row_segments(rows, length=length), batch, device))
         return Causal()
 
 
@@ -96,10 +102,28 @@ def _summed_loss(loss_mask_BS: Tensor, loss_BS: Tensor) -> tuple[Tensor, Tensor,
 
 
 def local(values_BS: np.ndarray, device: torch.device) -> Tensor:
-    """Copy to the device; under context parallelism only chunks r and 2n-1-r of the sequence's 2n."""
-    ranks = parallel_state.get_context_parallel_world_size()
-    if ranks > 1:
-        rank = parallel_state.get_context_parallel_rank()
-        chunks = np.split(values_BS, 2 * ranks, axis=1)
-        values_BS = np.concatenate((chunks[rank], chunks[2 * ranks - 1 - rank]), axis=1)
+    """Copy to the device, of every row the places that this context rank holds."""
+    if parallel_state.get_context_parallel_world_size() > 1:
+        values_BS = np.take(values_BS, local_places(values_BS.shape[1]), axis=1)
     return torch.from_numpy(np.ascontiguousarray(values_BS)).to(device, non_blocking=True)
+
+
+def local_places(length: int) -> NDArray[np.int64]:
+    """Places of a row of `length` tokens that this context rank holds, ascending."""
+    ranks = parallel_state.get_context_parallel_world_size()
+    rank = parallel_state.get_context_parallel_rank() if ranks > 1 else 0
+    return places_of(rank, ranks=ranks, length=length)
+
+
+def attention_within(table_N4: NDArray[np.integer], batch: Batch, device: torch.device) -> Segments:
+    """Attention within the segments of a micro-batch, whose rows context ranks may share; the table is of all of it."""
+    ranks = parallel_state.get_context_parallel_world_size()
+    group = parallel_state.get_context_parallel_group() if ranks > 1 else None
+    return Segments.of(table_N4, length=batch.tokens_BS.shape[1], device=device, group=group)
+
+
+def over_context_ranks(values: Tensor) -> Tensor:
+    """Sum what the context ranks have of a micro-batch, on each of them; gradients flow back to all. Collective."""
+    if parallel_state.get_context_parallel_world_size() == 1:
+        return values
+    return sum_over_ranks(values, parallel_state.get_context_parallel_group())

@@ -3,7 +3,8 @@
 It holds one generator for each replica of the model (`decoding/driver.py` gives them to rank 0; the other ranks
 follow), so only rank 0 runs the program that samples. All answers of a call are in flight together. `complete` is the
 level below, for programs that think in tokens. With a journal every answer is kept as it ends, by the model, the
-prompt's tokens, the rules and the number of the sample, and is never generated twice.
+prompt's tokens, the rules and the number of the sample, and is never generated twice. Several samples of one prompt
+are a family: they are drafts for each other (`decoding/drafts.py`).
 """
 
 from __future__ import annotations
@@ -98,8 +99,9 @@ class LocalSampler:
         def requests() -> Iterator[Request]:
             """Those that the journal does not answer."""
             for number, prompt in enumerate(rendered):
+                family = request_key("family", prompt) if samples > 1 else ""
                 for sample in range(samples):
-                    item = self._open(f"{number}/{sample}", prompt, rules, sample)
+                    item = self._open(f"{number}/{sample}", prompt, rules, sample, family)
                     known = self.journal.get(item.key) if self.journal is not None else None
                     if known is None:
                         items[item.request.name] = item
@@ -126,9 +128,14 @@ class LocalSampler:
         """
         return complete_requests(self.service, requests, at_once=self._at_once)
 
-    def _open(self, name: str, prompt: tuple[int, ...], rules: Sampling, sample: int) -> _OpenAnswer:
+    def _open(self, name: str, prompt: tuple[int, ...], rules: Sampling, sample: int, family: str) -> _OpenAnswer:
         request = Request(
-            name=name, prompt=prompt, sampling=rules, sample=sample, stop_tokens=self.tokenizer.stop_tokens
+            name=name,
+            prompt=prompt,
+            sampling=rules,
+            sample=sample,
+            stop_tokens=self.tokenizer.stop_tokens,
+            family=family,
         )
         chosen = {field: value for field, value in asdict(rules).items() if value != NEUTRAL[field]}
         key = request_key(self.identity, {"prompt": prompt, "rules": chosen, "sample": sample})

@@ -23,6 +23,7 @@ from megaphi.kernels.logit_difference import logit_difference
 from megaphi.kernels.rotary import rotary_table
 from megaphi.model.architecture import Architecture
 from megaphi.model.forward.context import ForwardContext
+from megaphi.model.forward.context_chunks import chunks_of
 from megaphi.model.honoured import refuse_other_arguments
 from megaphi.model.padded_model import PaddedModel
 
@@ -53,7 +54,6 @@ class RotaryTable(torch.nn.Module):
         """cos and sin, [2, S, K / 2], of this rank's tokens in rows of `length` tokens.
 
         A single row has the positions `positions_BS`, if given; otherwise positions count from the start of the row.
-        Of n context ranks, rank r holds chunks r and 2n-1-r of the 2n.
         """
         if positions_BS is not None and len(positions_BS) == 1:
             return self._table(self.longest)[:, positions_BS[0]]
@@ -62,7 +62,7 @@ class RotaryTable(torch.nn.Module):
         if ranks == 1:
             return table
         chunks = table.chunk(2 * ranks, dim=1)
-        return torch.cat((chunks[rank], chunks[2 * ranks - 1 - rank]), dim=1)
+        return torch.cat([chunks[number] for number in chunks_of(rank, ranks=ranks)], dim=1)
 
     def _table(self, length: int) -> Tensor:
         if length not in self.tables:

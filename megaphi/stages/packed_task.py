@@ -29,10 +29,6 @@ class PackedTask(TrainingTask):
     """A task on packed rows; `checked` checks their requirements, and a task adds its own."""
 
     def checked(self, run: RunConfig, layout: ParallelLayout) -> TrainingTask:
-        if layout.context > 1:
-            raise InputError(
-                f"layout.context={layout.context}: packed rows are not available under context parallelism"
-            )
         if run.model.kernels != "fused":
             raise InputError(f"model.kernels={run.model.kernels}: packed rows need model.kernels=fused")
         if run.start.continue_sources:

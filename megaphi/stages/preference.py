@@ -19,9 +19,8 @@ from torch import Tensor
 
 from megaphi.data.batch import Batch
 from megaphi.data.packed.pair_rows import PairBatch
-from megaphi.engine.objective import LossFunction
+from megaphi.engine.objective import LossFunction, attention_within, local, local_places, over_context_ranks
 from megaphi.model.forward.context import ForwardContext
-from megaphi.model.forward.segments import Segments
 from megaphi.model.forward.targets import Comparison
 from megaphi.stages.losses import ipo_loss, sigmoid_loss
 
@@ -102,29 +101,42 @@ class ReferencePass:
 
 
 def compared(batch: PairBatch, chunk: torch.nn.Module, device: torch.device) -> Tensor:
-    """Run the model: losses and margins [R + P] on the last pipeline stage, hidden states on the others."""
+    """Run the model: losses and margins [R + P] on the last pipeline stage, hidden states on the others.
+
+    Under context parallelism they are those of this rank's places.
+    """
 
     def on_device(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(device, non_blocking=True)
 
+    own = _of_this_rank(batch)
     context = ForwardContext(
-        attention=Segments(on_device(batch.segments_N4)),
-        positions_BS=on_device(batch.positions_BS) if batch.positions_BS is not None else None,
+        attention=attention_within(batch.segments_N4, batch, device),
+        positions_BS=local(batch.positions_BS, device) if batch.positions_BS is not None else None,
         targets=Comparison(
-            rows_R=on_device(batch.rows_R),
-            targets_R=on_device(batch.targets_R),
-            places_P=on_device(batch.places_P),
-            chosen_P=on_device(batch.chosen_P),
-            rejected_P=on_device(batch.rejected_P),
+            rows_R=on_device(own.rows_R),
+            targets_R=on_device(own.targets_R),
+            places_P=on_device(own.places_P),
+            chosen_P=on_device(own.chosen_P),
+            rejected_P=on_device(own.rejected_P),
         ),
     )
-    return chunk(on_device(batch.tokens_BS), context)
+    return chunk(local(batch.tokens_BS, device), context)
 
 
 def log_probabilities(batch: PairBatch, output: Tensor) -> Tensor:
-    """Log-probabilities [Q, 2], summed over each side; of a pair of single tokens (their difference, 0)."""
-    losses_R, margins_P = output.split((len(batch.rows_R), len(batch.places_P)))
-    sides = torch.from_numpy(np.concatenate((batch.sides_R, 2 * batch.pairs_P))).to(output.device)
+    """Log-probabilities [Q, 2], summed over each side; of a pair of single tokens (their difference, 0).
+
+    Tokens of a side may lie on several context ranks; each of them gets the sums over all. Collective over these.
+    """
+    own = _of_this_rank(batch)
+    losses_R, margins_P = output.split((len(own.rows_R), len(own.places_P)))
+    sides = torch.from_numpy(np.concatenate((own.sides_R, 2 * own.pairs_P))).to(output.device)
     values = torch.cat((-losses_R, margins_P))
     flat = torch.zeros(2 * len(batch.numbers_Q), dtype=output.dtype, device=output.device)
-    return flat.index_add(0, sides, values).view(-1, 2)
+    return over_context_ranks(flat.index_add(0, sides, values)).view(-1, 2)
+
+
+def _of_this_rank(batch: PairBatch) -> PairBatch:
+    """The micro-batch with what is graded in the places that this context rank holds, counted among these."""
+    return batch.graded_at(local_places(batch.tokens_BS.shape[1]))

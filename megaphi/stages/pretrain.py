@@ -68,10 +68,6 @@ class Pretrain(TrainingTask):
             )
         if mixture.isolate_documents and run.model.kernels == "transformer_engine":
             raise InputError("task.mixture.isolate_documents=true needs model.kernels=fused or reference")
-        if mixture.isolate_documents and layout.context > 1:
-            raise InputError(
-                "task.mixture.isolate_documents=true is not available with layout.context > 1: turn one of them off"
-            )
         return replace(self, objective=pinned(self.objective, what="objective", where="task.objective"))
 
     def _check_stages(self, run: RunConfig, layout: ParallelLayout) -> None:

@@ -28,8 +28,8 @@ def batch_of(positions_BS):
 class FakeGroup:
     """A context parallel group of so many ranks."""
 
-    def __init__(self, ranks):
-        self.size = lambda: ranks
+    def __init__(self, ranks, rank):
+        self.size, self.rank = lambda: ranks, lambda: rank
 
 
 class Recorder(torch.nn.Module):
@@ -48,8 +48,9 @@ def test_positions_start_anew_with_every_document():
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_positions_of_a_context_rank(monkeypatch, ranks):
     monkeypatch.setattr(objective.parallel_state, "get_context_parallel_world_size", lambda: ranks)
-    monkeypatch.setattr(objective.parallel_state, "get_context_parallel_group", lambda: FakeGroup(ranks))
     for rank in range(ranks):
+        group = FakeGroup(ranks, rank)
+        monkeypatch.setattr(objective.parallel_state, "get_context_parallel_group", lambda group=group: group)
         monkeypatch.setattr(objective.parallel_state, "get_context_parallel_rank", lambda rank=rank: rank)
         places = [0, 1, 6, 7] if rank == 0 else [2, 3, 4, 5]
         chosen = places if ranks == 2 else list(range(8))

@@ -110,10 +110,11 @@ def attention_outputs() -> list[tuple[np.ndarray, np.ndarray]]:
     assert segments[:, :2].tolist() == [[0, 5], [5, 17], [17, 33], [33, 34]]
     causal = np.broadcast_to(np.tri(sequence, dtype=bool), (batch, 1, sequence, sequence))
     same = documents_BS[:, None, :, None] == documents_BS[:, None, None, :]
+    isolated = Segments.of(segments, length=sequence, device=query.device)
     results = []
     for kind in (ScaledDotProductAttention, SoftmaxAttention):
         core = kind(config, 1, AttnMaskType.causal, "self")
-        for attention, visible in ((Causal(), causal), (Segments(torch.from_numpy(segments)), causal & same)):
+        for attention, visible in ((Causal(), causal), (isolated, causal & same)):
             ours = core(query, key, value, None, attention_bias=attention)
             results.append((ours.numpy(), _by_definition(query, key, value, visible)))
     return results

@@ -18,9 +18,9 @@ from torch import Tensor
 from megaphi.data.batch import Batch
 from megaphi.engine.objective import NextToken
 from megaphi.errors import InputError
-from megaphi.model.forward.attention import Attention, Causal, CausalAcrossRanks, CoreProduct, causally_visible
+from megaphi.model.forward.attention import Attention, Causal, CoreProduct, causally_visible
 from megaphi.model.forward.context import ForwardContext
-from megaphi.model.forward.segments import Segments
+from megaphi.model.forward.segments import CausalAcrossRanks, Segments, row_segments
 from megaphi.model.forward.targets import AllLogits, Labels, LogitRows, OutputHead, Targets
 from megaphi.parallel.layout import ParallelLayout
 from tests.stages.packed_runs import SHAPE, a_step
@@ -110,7 +110,7 @@ def _cases() -> dict[str, Case]:
         ),
         **{
             name: Case(
-                attention=Segments(torch.tensor(table, dtype=torch.int32)),
+                attention=Segments.of(np.array(table), length=LENGTH, device=torch.device("cpu")),
                 visible_BSS=visible_BSS,
                 positions_S=positions_S,
                 rows=rows,
@@ -216,7 +216,8 @@ def refusals() -> dict[str, str]:
     from megaphi.parallel.world import pretended_world
 
     tokens_BS = torch.zeros(1, 8, dtype=torch.int64)
-    table = Segments(torch.tensor([[0, 8, 0, 0]], dtype=torch.int32))
+    device = torch.device("cpu")
+    table = Segments.of(row_segments(1, length=8), length=8, device=device)
 
     def said(model: PaddedModel, attention: Attention, targets: Targets) -> str:
         try:
@@ -232,11 +233,12 @@ def refusals() -> dict[str, str]:
             (model,) = build_model(replace(SHAPE, kernels=kernels), spread, sequence_length=16, seed=0)  # pyright: ignore
             for attention in (Causal(), table, SlidingWindow(3)):
                 found[f"{kernels}, {type(attention).__name__}"] = said(model, attention, AllLogits())
-            group = model.pg_collection.cp
-            assert said(model, CausalAcrossRanks(group), AllLogits()) == ""
-    shared = ParallelLayout(tensor=2, data=1, sequence_parallel=True)
-    with pretended_world(shared, rank=1):
-        (model,) = build_model(SHAPE, shared, sequence_length=16, seed=0)
+            shared = Segments.of(row_segments(1, length=16), length=16, device=device, group=model.pg_collection.cp)
+            for attention in (shared, CausalAcrossRanks(shared)):
+                assert said(model, attention, AllLogits()) == ""
+    split = ParallelLayout(tensor=2, data=1, sequence_parallel=True)
+    with pretended_world(split, rank=1):
+        (model,) = build_model(SHAPE, split, sequence_length=16, seed=0)
         found["sequence parallel, rows"] = said(model, Causal(), LogitRows(torch.tensor([3])))
         assert said(model, Causal(), AllLogits()) == ""
     with pretended_world(ParallelLayout(data=1), rank=0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from megaphi.stages.preference import PreferenceObjective
 from megaphi.tokenizer.interface import RenderedConversation
 from tests.engine.layout_runs import tiny_run
 
+if TYPE_CHECKING:
+    from megaphi.engine.training.train_step import StepResult
+
 SHAPE = Architecture(
     layers=4, hidden=48, feed_forward=80, heads=6, key_value_groups=2, head_size=8, vocabulary=363
 )  # an odd vocabulary: two tensor ranks need padding
@@ -33,6 +36,8 @@ LAYOUTS = {
     "PP4": ParallelLayout(pipeline=4),
     "DP2": ParallelLayout(data=2),
     "TP2xPP2": ParallelLayout(tensor=2, pipeline=2),
+    "CP2": ParallelLayout(context=2),
+    "TP2xCP2": ParallelLayout(tensor=2, context=2, sequence_parallel=True),
 }
 SEQUENCE = 48
 
@@ -55,9 +60,18 @@ def conversations(count: int = 22) -> list[RenderedConversation]:
 
 
 def a_step(folder: str, checkpoint: str, layout: ParallelLayout, batches: Sequence[Any], objective: Any) -> float:
+    """The loss of `a_whole_step`."""
+    return a_whole_step(folder, checkpoint, layout, batches, objective).loss
+
+
+def a_whole_step(
+    folder: str, checkpoint: str, layout: ParallelLayout, batches: Sequence[Any], objective: Any, **fields: Any
+) -> StepResult:
     """One update from `checkpoint`'s weights on these micro-batches, shared by the replicas; saved in `folder`.
 
-    Nothing is clipped, so that the first moment is a tenth of the gradient. Returns the loss.
+    Nothing is clipped, so that the first moment is a tenth of the gradient.
+
+    `fields`: of the model, and the run's `recompute`.
     """
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.saving.saver import save_checkpoint
@@ -66,13 +80,14 @@ def a_step(folder: str, checkpoint: str, layout: ParallelLayout, batches: Sequen
     from tests.engine.layout_runs import build
 
     reader = open_weights(checkpoint)
-    model = build(step_run(folder, layout, reader.architecture))
+    recompute = fields.pop("recompute", "none")
+    model = build(replace(step_run(folder, layout, replace(reader.architecture, **fields)), recompute=recompute))
     load_weights(model, reader)
     world = model.world
     own = list(batches)[world.replica :: world.replicas]
     result = train_step(model, own, learning_rate=1e-9, objective=objective or NEXT_TOKEN)
     save_checkpoint(model, {"step": 1})
-    return result.loss
+    return result
 
 
 def step_run(folder: str, layout: ParallelLayout, model: Architecture = SHAPE) -> RunConfig:

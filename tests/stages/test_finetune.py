@@ -134,7 +134,7 @@ def test_fields_that_do_not_go_together(data: Path, tmp_path: Path) -> None:
     wrong = {
         "give one of them": replace(run, training=replace(run.training, steps=0)),
         "set one of them to 0": replace(run, training=replace(run.training, epochs=1.0)),
-        "packed rows are not available under context": in_layout(run, context=2),
+        "sequence_length=48 cannot be cut into two chunks": in_layout(run, context=5),
         "packed rows need model.kernels=fused": replace(run, model=replace(run.model, kernels="reference")),
         "for mixtures: conversations and pairs": replace(
             run, start=replace(run.start, continue_sources=True, initial_checkpoint="x")

@@ -74,7 +74,7 @@ def expected(theirs: Any) -> tuple[float, dict[str, np.ndarray]]:
     return loss.item(), their_gradients(theirs, loss)
 
 
-@pytest.mark.parametrize("name", ["1", "TP2+SP", "PP2", "DP2"])
+@pytest.mark.parametrize("name", ["1", "TP2+SP", "PP2", "DP2", "CP2"])
 def test_a_step_is_what_plain_pytorch_computes(
     name: str, checkpoint: Path, expected: tuple[float, dict[str, np.ndarray]], tmp_path: Path
 ) -> None:

@@ -83,7 +83,6 @@ def _evaluate(
     output: Path,
 ) -> int:
     from lm_eval.evaluator import simple_evaluate
-    from lm_eval.utils import make_table
 
     from megaphi.evaluation.asking.lm_eval_model import MegaphiLM
     from megaphi.files import whole_folder
@@ -106,10 +105,24 @@ def _evaluate(
         )
         assert found is not None
         _write(folder, found, model)
-    print(make_table(found))
+    _print(found)
     if model.truncated:
         logger.warning("%d contexts did not fit and were cut on the left", model.truncated)
     return 0
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    """A line for each metric of each task; the names of lm-eval are `METRIC,FILTER`."""
+    print(f"{'task':<32} {'shots':>5}  {'metric':<28} {'value':>10}  standard error")
+    for task, metrics in found["results"].items():
+        shots = found.get("n-shot", {}).get(task, "")
+        for name, value in metrics.items():
+            metric, _, rule = name.partition(",")
+            if metric.endswith("_stderr") or not isinstance(value, int | float) or not rule:
+                continue
+            error = metrics.get(f"{metric}_stderr,{rule}", "")
+            shown = f"{error:.4f}" if isinstance(error, float) else "-"
+            print(f"{task:<32} {shots!s:>5}  {name:<28} {value:>10.4f}  {shown}")
 
 
 def _write(folder: Path, found: Mapping[str, Any], model: Any) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from megaphi.data.packed.rows import MakeBatch
 class PairBatch(Batch):
     """A flat row of units; `loss_mask_BS` is 1 where the next token is graded."""
 
+    context_ranks_know_all: ClassVar[bool] = True
     segments_N4: NDArray[np.int32]
     """(start, end, start and end of the prefix): what attends to what."""
     rows_R: NDArray[np.int64]
@@ -46,6 +48,20 @@ class PairBatch(Batch):
     """Graded tokens of each side."""
     numbers_Q: NDArray[np.int64]
     """Number of each pair in the data."""
+
+    def graded_at(self, places_N: NDArray[np.int64]) -> Self:
+        """The same micro-batch with what is graded at some of its places (ascending), counted among these."""
+        here_R, here_P = (np.isin(places, places_N) for places in (self.rows_R, self.places_P))
+        return replace(
+            self,
+            rows_R=np.searchsorted(places_N, self.rows_R[here_R]),
+            targets_R=self.targets_R[here_R],
+            sides_R=self.sides_R[here_R],
+            places_P=np.searchsorted(places_N, self.places_P[here_P]),
+            chosen_P=self.chosen_P[here_P],
+            rejected_P=self.rejected_P[here_P],
+            pairs_P=self.pairs_P[here_P],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

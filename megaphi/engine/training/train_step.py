@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def train_step(
     _, gradient_norm, _ = model.optimizer.step()
     assert gradient_norm is not None  # measured in every step, see model/optimizer.py
     activity.enter("exchange")
-    (sums,) = _over_all_ranks(reports, objective, sizes=[len(batches)], device=model.world.device)
+    (sums,) = _over_all_ranks(reports, objective, [batches], device=model.world.device)
     means = means_of(sums)
     loss, trained = means.pop("loss"), int(sums["count"])
     return StepResult(loss=loss, gradient_norm=float(gradient_norm), trained=trained, means=means)
@@ -78,7 +79,7 @@ def evaluate(
     objective = _knowing_the_batch(model, parts, objective)
     with reading(model):
         reports = run_schedule(model, batches, objective, forward_only=True)
-    return _over_all_ranks(reports, objective, sizes=[len(part) for part in parts], device=model.world.device)
+    return _over_all_ranks(reports, objective, parts, device=model.world.device)
 
 
 def _knowing_the_batch(model: TrainingModel, parts: Sequence[Sequence[Batch]], objective: Objective) -> Objective:
@@ -129,18 +130,24 @@ def run_schedule(
 
 
 def _over_all_ranks(
-    reports: list[dict[str, Tensor]], objective: Objective, *, sizes: Sequence[int], device: torch.device
+    reports: list[dict[str, Tensor]], objective: Objective, parts: Sequence[Sequence[Batch]], *, device: torch.device
 ) -> list[dict[str, float]]:
     """Sums over all ranks of the reports of each part, in one reduction.
 
     Args:
         reports: one per micro-batch, on the last pipeline stage; every model copy counts once.
-        sizes: number of micro-batches of each part.
+        parts: the micro-batches of each part.
     """
     names = ("loss", "count", *objective.names)
-    totals = torch.zeros(len(sizes), len(names), dtype=torch.float64, device=device)
+    totals = torch.zeros(len(parts), len(names), dtype=torch.float64, device=device)
     if reports and parallel_state.get_tensor_model_parallel_rank() == 0:
-        sums = torch.stack([report["sums"] for report in reports])
-        totals += torch.stack([part.sum(0) for part in sums.split(list(sizes))])
+        is_first = parallel_state.get_context_parallel_rank() == 0
+        sums = torch.stack(
+            [
+                report["sums"] * (is_first or not batch.context_ranks_know_all)
+                for report, batch in zip(reports, chain.from_iterable(parts), strict=True)
+            ]
+        )
+        totals += torch.stack([part.sum(0) for part in sums.split([len(part) for part in parts])])
     distributed.all_reduce(totals)
     return [dict(zip(names, row, strict=True)) for row in totals.tolist()]

@@ -1,25 +1,28 @@
-"""Attention within segments of the batch: isolated documents, and several answers behind one copy of their prompt.
+"""Attention within segments: isolated documents, answers behind a copy of their prompt, rows of several context ranks.
 
-Every segment attends causally to itself and, where it has one, to all of its prefix, another stretch of tokens. On a
-GPU all segments share one launch of flash attention; elsewhere each is a product of its own. No [S, S] mask is made,
-and no masked score is computed.
+Every segment attends causally to itself and, where it has one, to all of its prefix, another stretch of tokens. A
+context rank holds two chunks of every row: it attends from the parts of segments in them to the keys of whole segments,
+which it gathers. On a GPU all parts share one launch of flash attention, and nothing of the size of the scores is made;
+elsewhere each is a product of its own, with a mask only where it sees more keys than it has queries.
 
-Legend: S sequence, B batch, T = B S tokens, row after row, N segments, H query heads, G key-value groups, K head size.
+Legend: S sequence, B batch, T = B S tokens, row after row, N segments or parts of them, H query heads, G key-value
+groups, K head size, L keys in the order of the parts that see them.
 """
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.attention.varlen as varlen
-import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megaphi.model.forward.attention import Attention, CoreProduct, causally_visible
+from megaphi.model.forward.attention import Attention, Causal, CoreProduct, causally_visible
+from megaphi.model.forward.context_chunks import chunks_of, gather_rows
 
 # Flash attention over documents of any lengths, on a GPU; older versions of torch cannot group queries there.
 _VARLEN_GROUPS = {"enable_gqa", "window_size"} <= set(inspect.signature(varlen.varlen_attn).parameters)
@@ -29,58 +32,152 @@ _VARLEN_GROUPS = {"enable_gqa", "window_size"} <= set(inspect.signature(varlen.v
 class Segments(Attention):
     """Attention of every token to its segment up to itself, and to the segment's prefix."""
 
-    table_N4: Tensor
-    """int32, on the device: (start, end, start of prefix, end of prefix) of every segment, as positions in T.
+    parts: list[list[int]]
+    """Rows of `parts_of`."""
+    launch: FlashLaunch
+    group: Any = None
+    """The context ranks that share the rows; None: this one alone."""
 
-    Segments follow each other without gaps, and every row begins with one. An empty prefix ends where it starts.
-    """
+    @classmethod
+    def of(cls, table_N4: NDArray[np.integer], *, length: int, device: torch.device, group: Any = None) -> Self:
+        """Attention within the segments of a table.
+
+        Args:
+            table_N4: (start, end, start of prefix, end of prefix) of every segment, as positions in T. Segments follow
+                each other without gaps, and every row begins with one. An empty prefix ends where it starts.
+            length: S, of whole rows.
+            group: the context ranks that share the rows; each is given the whole table.
+        """
+        rank, ranks = (0, 1) if group is None else (group.rank(), group.size())
+        parts_N6 = parts_of(table_N4, length=length, rank=rank, ranks=ranks)
+        return cls(parts_N6.tolist(), FlashLaunch.of(parts_N6, device=device), group)
+
+    @property
+    def context_ranks(self) -> int:
+        return 1 if self.group is None else self.group.size()
 
     def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
         sequence, batch = query_SBHK.shape[:2]
+        if self.group is not None:
+            key_SBGK, value_SBGK = gather_rows(torch.stack((key_SBGK, value_SBGK), 1), self.group).unbind(1)
         query_THK, key_TGK, value_TGK = (
             part.transpose(0, 1).flatten(0, 1) for part in (query_SBHK, key_SBGK, value_SBGK)
         )
         if _VARLEN_GROUPS and query_SBHK.is_cuda and query_SBHK.dtype != torch.float32:
-            attended_TD = self._flash(query_THK, key_TGK, value_TGK, longest=sequence, scale=core.scale)
+            attended_TD = self.launch(query_THK, key_TGK, value_TGK, scale=core.scale)
         else:
-            parts = (query_THK[:, None], key_TGK[:, None], value_TGK[:, None])
-            attended_TD = torch.cat([_segment(*parts, row, core) for row in self.table_N4.tolist()]).squeeze(1)
+            operands = (query_THK[:, None], key_TGK[:, None], value_TGK[:, None])
+            attended_TD = torch.cat([_part(*operands, part, core) for part in self.parts]).squeeze(1)
         return attended_TD.view(batch, sequence, -1).transpose(0, 1)
 
-    def _flash(self, query_THK: Tensor, key_TGK: Tensor, value_TGK: Tensor, *, longest: int, scale: float) -> Tensor:
-        """Attend in all segments by one launch; the keys of a prefix are repeated for each segment that sees it."""
-        starts_N, ends_N, prefix_starts_N, prefix_ends_N = self.table_N4.unbind(1)
-        query_ends = key_ends = torch.cat((starts_N, ends_N[-1:]))
-        if bool((prefix_ends_N > prefix_starts_N).any()):
-            stretches = self.table_N4[:, [2, 3, 0, 1]].view(-1, 2).tolist()
-            seen = torch.cat([torch.arange(*stretch, device=key_TGK.device) for stretch in stretches])
-            key_TGK, value_TGK = key_TGK[seen], value_TGK[seen]
-            keys_N = prefix_ends_N - prefix_starts_N + ends_N - starts_N
-            key_ends = functional.pad(keys_N.cumsum(0, dtype=torch.int32), (1, 0))
+
+@dataclass(frozen=True, slots=True)
+class CausalAcrossRanks(Causal):
+    """Causal attention in rows that context ranks share: every row is one segment.
+
+    Megatron's own local attention does not support this.
+    """
+
+    rows: Segments
+
+    @property
+    def context_ranks(self) -> int:
+        return self.rows.context_ranks
+
+    def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
+        return self.rows.attend(query_SBHK, key_SBGK, value_SBGK, core)
+
+
+@dataclass(frozen=True, slots=True)
+class FlashLaunch:
+    """One launch of flash attention for all parts, in which the last query of each sees all of its keys."""
+
+    query_ends: Tensor
+    """int32 [N + 1], on the device, from 0."""
+    key_ends: Tensor
+    """The same, of the keys in L."""
+    longest_query: int
+    longest_key: int
+    seen_L: Tensor | None
+    """Keys in the order of L, some of them several times; None: they are in this order already."""
+
+    @classmethod
+    def of(cls, parts_N6: NDArray[np.int32], *, device: torch.device) -> Self:
+        queries_N = parts_N6[:, 1] - parts_N6[:, 0]
+        prefix_N, own_N = parts_N6[:, 3] - parts_N6[:, 2], parts_N6[:, 5] - parts_N6[:, 4]
+        keys_N = prefix_N + own_N
+        seen = None
+        if not (parts_N6[:, :2] == parts_N6[:, 4:]).all() or prefix_N.any():
+            seen = np.concatenate([np.arange(*stretch) for stretch in parts_N6[:, 2:].reshape(-1, 2).tolist()])
+
+        def on_device(values: NDArray[np.integer]) -> Tensor:
+            return torch.from_numpy(values).to(device, non_blocking=True)
+
+        query_ends, key_ends = (
+            on_device(np.concatenate(([0], lengths_N.cumsum())).astype(np.int32)) for lengths_N in (queries_N, keys_N)
+        )
+        return cls(
+            query_ends, key_ends, int(queries_N.max()), int(keys_N.max()), None if seen is None else on_device(seen)
+        )
+
+    def __call__(self, query_THK: Tensor, key_TGK: Tensor, value_TGK: Tensor, *, scale: float) -> Tensor:
+        """Attended values [T, H K]."""
+        if self.seen_L is not None:
+            key_TGK, value_TGK = key_TGK[self.seen_L], value_TGK[self.seen_L]
         attended_THK = varlen.varlen_attn(
             query_THK,
             key_TGK,
             value_TGK,
-            query_ends,
-            key_ends,
-            longest,
-            longest,
+            self.query_ends,
+            self.key_ends,
+            self.longest_query,
+            self.longest_key,
             scale=scale,
-            window_size=(-1, 0),  # causal, the last query of a segment sees all its keys
+            window_size=(-1, 0),  # causal, the last query of a part sees all its keys
             enable_gqa=query_THK.shape[1] != key_TGK.shape[1],
         )
         assert isinstance(attended_THK, Tensor)
         return attended_THK.flatten(1)
 
 
-def _segment(query_T1HK: Tensor, key_T1GK: Tensor, value_T1GK: Tensor, segment: list[int], core: CoreProduct) -> Tensor:
-    start, end, prefix_start, prefix_end = segment
-    query, key, value = query_T1HK[start:end], key_T1GK[start:end], value_T1GK[start:end]
-    if prefix_start == prefix_end:
+def _part(query_T1HK: Tensor, key_T1GK: Tensor, value_T1GK: Tensor, part: list[int], core: CoreProduct) -> Tensor:
+    start, end, prefix_start, prefix_end, key_start, key_end = part
+    query, key, value = query_T1HK[start:end], key_T1GK[key_start:key_end], value_T1GK[key_start:key_end]
+    if prefix_start < prefix_end:
+        key = torch.cat((key_T1GK[prefix_start:prefix_end], key))
+        value = torch.cat((value_T1GK[prefix_start:prefix_end], value))
+    if len(query) == len(key):
         return core.product(query, key, value, None)
-    key = torch.cat((key_T1GK[prefix_start:prefix_end], key))
-    value = torch.cat((value_T1GK[prefix_start:prefix_end], value))
     return core.product(query, key, value, causally_visible(len(query), len(key), device=query.device))
+
+
+def parts_of(table_N4: NDArray[np.integer], *, length: int, rank: int = 0, ranks: int = 1) -> NDArray[np.int32]:
+    """The parts of segments that a context rank holds, int32 [N, 6], in the order of its tokens.
+
+    Each is (start, end of its queries, start, end of the prefix, start, end of its keys): queries as positions in the
+    rank's own T, prefix and keys as positions in that of whole rows. Keys begin with the segment, and end with the
+    part's last query.
+
+    Args:
+        table_N4: see `Segments.of`.
+        length: S, of whole rows.
+    """
+    table_N4 = np.asarray(table_N4)
+    if ranks == 1:
+        return table_N4[:, [0, 1, 2, 3, 0, 1]].astype(np.int32)
+    chunk = length // (2 * ranks)
+    starts_N, ends_N = table_N4[:, 0], table_N4[:, 1]
+    rows_N = starts_N // length
+    found = []
+    for number, place in enumerate(chunks_of(rank, ranks=ranks)):
+        first_N = rows_N * length + place * chunk  # of the chunk in whole rows, and on this rank
+        local_N = (2 * rows_N + number) * chunk
+        from_N, to_N = np.maximum(starts_N, first_N), np.minimum(ends_N, first_N + chunk)
+        moved_N = local_N - first_N
+        parts = (from_N + moved_N, to_N + moved_N, table_N4[:, 2], table_N4[:, 3], starts_N, to_N)
+        found.append(np.stack(parts, axis=1)[from_N < to_N])
+    parts_N6 = np.concatenate(found)
+    return parts_N6[np.argsort(parts_N6[:, 0], kind="stable")].astype(np.int32)
 
 
 def document_segments(document_ids_BS: NDArray[np.integer]) -> NDArray[np.int32]:
@@ -90,3 +187,8 @@ def document_segments(document_ids_BS: NDArray[np.integer]) -> NDArray[np.int32]
     starts_N = np.flatnonzero(starts_BS)
     ends_N = np.append(starts_N[1:], starts_BS.size)
     return np.stack((starts_N, ends_N, starts_N, starts_N), axis=1).astype(np.int32)
+
+
+def row_segments(rows: int, *, length: int) -> NDArray[np.int32]:
+    """Table of whole rows: each is one segment."""
+    return document_segments(np.zeros((rows, length), dtype=np.int32))
