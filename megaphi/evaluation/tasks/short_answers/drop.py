@@ -62,6 +62,8 @@ WORDING = {
     ),
 }
 RULES = Sampling(max_tokens=2_048, temperature=0.5)
+DRAWN = 200
+"""Examples that are drawn, of which those about the item's own passage are left out: no passage has as many."""
 BETWEEN_SPANS = re.compile(r"\s*(?:[,;&\n]|\band\b)\s*", re.IGNORECASE)
 NO_MORE = re.compile(r"\W*answer\W*", re.IGNORECASE)
 """An announcement and nothing behind it."""
@@ -210,8 +212,8 @@ class PassageTask:
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         """Each item has its own examples, drawn by its name, of other passages."""
-        others = [one for one in shots if one.key.passage != item.key.passage]
-        drawn = random.Random(f"42 {item.name}").sample(others, min(self.shots, len(others)))
+        places = random.Random(f"42 {item.name}").sample(range(len(shots)), min(len(shots), DRAWN))
+        drawn = [shots[place] for place in places if shots[place].key.passage != item.key.passage]
         parts = [self.wording["opening"], self.wording["examples"]]
         for one in chosen_shots(self.name, self.shots, item, drawn, same_group=False):
             parts.append(self._filled("example", one, answer=", ".join(one.key.answers[0])))

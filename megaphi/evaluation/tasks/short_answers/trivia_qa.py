@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
-from megaphi.evaluation.tasks.columns import column, item_name, json_value, shown, text_column, texts_of
+from megaphi.evaluation.tasks.columns import column, item_name, json_value, plain_value, shown, text_column, texts_of
 from megaphi.evaluation.tasks.quirks import without_answer
 from megaphi.evaluation.tasks.wording import chosen_shots, filled
 from megaphi.sampling import Sampling
@@ -34,9 +34,9 @@ def trivia_item(record: Record) -> Item:
     answer = json_value(column(record, "answer")[1])
     if not isinstance(answer, Mapping) or not isinstance(answer.get("value"), str):
         raise InputError(f"column 'answer' must be an object with value and aliases, not {shown(answer)}")
-    listed = texts_of("answer", answer["aliases"]) if answer.get("aliases") is not None else ()
-    also = texts_of("answer", answer["normalized_aliases"]) if answer.get("normalized_aliases") is not None else ()
-    aliases = tuple(dict.fromkeys(filter(None, map(normal_answer, (answer["value"], *listed, *also)))))
+    lists = [plain_value(answer.get(name)) for name in ("aliases", "normalized_aliases")]
+    listed = [text for one in lists if one for text in texts_of("answer", one)]
+    aliases = tuple(dict.fromkeys(filter(None, map(normal_answer, (answer["value"], *listed)))))
     if not aliases:
         raise InputError("column 'answer' has no alias with a word in it")
     return Item(name=item_name(record, "question_id", question), question=question, gold=answer["value"], key=aliases)
