@@ -78,7 +78,14 @@ INSIDE = {
         {""},
         {"simulation"},
     ],
-    "evaluation": [{"task", "results"}, {"statistics", "asking", "data_files"}, {"tasks"}, {"run"}, {"report"}],
+    "evaluation": [
+        {"task", "results"},
+        {"result_files"},
+        {"statistics", "asking", "data_files"},
+        {"tasks"},
+        {"run"},
+        {"report"},
+    ],
     "evaluation.tasks": [{"columns", "wording", "quirks"}, {"", "multiple_choice"}, {"mathematics"}],
     "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate"}],
 }
