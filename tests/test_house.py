@@ -80,6 +80,12 @@ INSIDE = {
     ],
     "evaluation": [
         {"task", "results"},
+        {"result_files", "statistics", "asking", "data_files"},
+        {"tasks"},
+        {"report"},
+        {"run"},
+    ],
+        {"task", "results"},
         {"result_files"},
         {"statistics", "asking", "data_files"},
         {"tasks"},

@@ -34,7 +34,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """What `write_evaluation` wrote.
+    """Read the files that `write_evaluation` wrote.
 
     Raises:
         InputError: a file is not there, was cut or changed, or is of another version. With file, line and field.

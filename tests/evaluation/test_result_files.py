@@ -13,7 +13,8 @@ from megaphi.evaluation.result_files import read_evaluation, write_evaluation
 from megaphi.evaluation.results import Evaluation, GradedResponse, TaskResult
 
 RESPONSE = GradedResponse(
-    item="a", repeat=0, cluster="a", group="", question="1 + 1?", gold="2", prompt=[{"role": "user", "content": "1 + 1?"}],
+    item="a", repeat=0, cluster="a", group="", question="1 + 1?", gold="2",
+    prompt=[{"role": "user", "content": "1 + 1?"}],
     text="2 \ud800", tokens=1, finish="stop", extracted="2", scores={"exact": 1.0}, problem="", note="", details={},
 )  # fmt: skip
 TASK = TaskResult(
