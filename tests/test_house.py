@@ -85,13 +85,6 @@ INSIDE = {
         {"report"},
         {"run"},
     ],
-        {"task", "results"},
-        {"result_files"},
-        {"statistics", "asking", "data_files"},
-        {"tasks"},
-        {"run"},
-        {"report"},
-    ],
     "evaluation.tasks": [{"columns", "wording", "quirks"}, {"", "multiple_choice"}, {"mathematics"}],
     "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate"}],
 }
