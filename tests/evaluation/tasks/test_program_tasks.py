@@ -17,6 +17,7 @@ from megaphi.errors import InputError
 from megaphi.evaluation.task import CORRECTED, PHI4, Continue, EvaluationTask, Grade, GradingTools, TaskResponse
 from megaphi.evaluation.task import switches_on as on_by
 from megaphi.evaluation.tasks import find_task
+from megaphi.evaluation.tasks.programs.human_eval import first_python_block
 from megaphi.evaluation.tasks.programs.numpy_stand_in import STAND_IN, without_numpy
 from megaphi.evaluation.tasks.programs.passes import fenced, pass_at_k
 from megaphi.grading.code_sandbox.answer_program import program_in
@@ -273,6 +274,7 @@ MBPP_FORMATS = (
     (block("x = int(input())\nprint(x + 1)\n"), False),
     (block("def add_one(x):\n    raise SystemExit(0)\n"), False),
     (f"{block(ADDS)}\n{block(ADDS.replace('1', '2'))}", False),
+    (f"{ADDS}```\n\nIt adds one.", True),
     ("return x + 1", False),
     ("It adds one.", False),
     ("", False),
@@ -289,6 +291,27 @@ def test_thirty_formats_of_mbpp(name: str) -> None:
             grades = task.grade(responses, frozenset(), GradingTools(grader=quick))
             assert [grade.scores["pass@1"] == 1 for grade in grades] == [right for _, right in MBPP_FORMATS]
     assert len(MBPP_FORMATS) >= 30
+
+
+@needs_isolation
+def test_tests_of_objects_are_undecided(grader: Grader) -> None:
+    """A few tasks of MBPP build a tree of the answer's own class: tests see plain data only."""
+    code = "class Node:\n    def __init__(self, x):\n        self.x = x\n\ndef value(node):\n    return node.x"
+    record = {**MBPP, "code": code, "test_setup_code": "root = Node(3)", "test_list": ["assert value(root) == 3"]}
+    (grade,) = find_task("mbpp").grade(
+        responses_to(find_task("mbpp"), record, [block(code + "\n")]), frozenset(), GradingTools(grader=grader)
+    )
+    assert (grade.problem, grade.scores["pass@1"]) == ("undecided", 0.0)
+    assert "Node" in grade.note
+
+
+BLOCKS = ("```python\n", "```", "python", "\n", " ", "x", ":\n    ", "```py\n", "def f(x):\n    return x\n")
+
+
+@given(st.lists(st.sampled_from(BLOCKS), max_size=10).map("".join))
+def test_the_first_block_is_that_of_the_public_rule(text: str) -> None:
+    found = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert first_python_block(text) == (found[0] if found else text)
 
 
 def test_what_models_are_asked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,35 @@ def test_published_scores_are_those_of_the_public_rules_by_lm_eval() -> None:
         pairs = [get_metrics(public_drop_answer(text), ", ".join(spans)) for spans in key]
         assert grade.scores["exact_match"] == max(em for em, _ in pairs), text
         assert grade.scores["f1"] == pytest.approx(max(f1 for _, f1 in pairs), abs=0.00501), text
+
+
+FRAGMENTS = (
+    "Answer",
+    "answer",
+    ":",
+    " ",
+    "\n",
+    "\t",
+    "5",
+    "Jets",
+    "**",
+    "\u00a0",
+    "Answers",
+    ".",
+    "\\boxed{5}",
+    " and ",
+)
+TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_random_texts_announce_what_the_public_rule_says(text: str) -> None:
+    found = announced_answer(text, ALL_ON)
+    assert (text if found is None else found) == public_drop_answer(text)
+    corrected = announced_answer(text, frozenset())
+    assert corrected is None or corrected.strip()
+    assert set(drop_grade(text, (("5", "Jets"), ("5",)), frozenset()).scores) == {"f1", "exact_match", "contained"}
 
 
 WORDS = st.lists(st.sampled_from("the a Jets 5 5.0 -5 1,000 3-yard U.S. nan New York's é 12%".split()), max_size=4)
@@ -223,6 +253,17 @@ def test_thirty_ways_in_which_a_judge_grades() -> None:
             assert {name for name, value in grade.scores.items() if value} == {figure}
             assert grade.problem == ("" if letter else "judge failed")
     assert len({said for said, *_ in JUDGE}) >= 30
+
+
+def test_a_judge_that_writes_without_end_is_read_at_once() -> None:
+    for said in ("." * 200_000, "A " * 100_000, "\n" * 200_000, "_ " * 100_000 + "A"):
+        started = time.perf_counter()
+        judged_letter(said, frozenset())
+        assert time.perf_counter() - started < 2
+    spaces = f"Answer: 5{' ' * 200_000}, 6"
+    started = time.perf_counter()
+    drop_grade(spaces, (("5", "6"),), frozenset())
+    assert time.perf_counter() - started < 2
 
 
 def test_the_three_figures_of_simple_qa() -> None:

@@ -17,8 +17,8 @@ from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, 
 from megaphi.evaluation.tasks.columns import text_column
 from megaphi.evaluation.tasks.programs.numpy_stand_in import without_numpy
 from megaphi.evaluation.tasks.programs.passes import grade_programs, score_names
+from megaphi.evaluation.tasks.programs.written_code import written_code
 from megaphi.evaluation.tasks.wording import conversation, filled
-from megaphi.grading.code_sandbox.answer_program import program_in
 from megaphi.grading.code_sandbox.test_cases import checked_tests
 from megaphi.grading.question import CodeTests
 from megaphi.sampling import Sampling
@@ -26,7 +26,8 @@ from megaphi.sampling import Sampling
 FIRST_PYTHON_BLOCK = Switch(
     name="first-python-block",
     on="The first block that is marked exactly `python` and closed counts; without one the whole response is code.",
-    off="The last block that defines the function counts, however it is marked, or else the last block.",
+    off="The last block that defines the function counts, however it is marked; without one, code before the first "
+    "fence, or else the last block.",
     changes="grading",
 )
 CUT_AT_BODY = Switch(
@@ -49,7 +50,7 @@ RULES = Sampling(max_tokens=2_048, temperature=0.5)
 
 def code_of(text: str, tests: CodeTests, on: frozenset[str]) -> str:
     """The program of a response under the switches `on`."""
-    code = first_python_block(text) if FIRST_PYTHON_BLOCK.name in on else program_in(text, tests.entry_point)
+    code = first_python_block(text) if FIRST_PYTHON_BLOCK.name in on else written_code(text, tests)
     if CUT_AT_BODY.name not in on:
         return code
     return tests.prefix + code[code.find(":\n    ") + 2 :]

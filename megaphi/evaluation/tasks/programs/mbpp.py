@@ -15,8 +15,8 @@ from megaphi.errors import InputError
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
 from megaphi.evaluation.tasks.columns import has_column, json_value, label_column, text_column, texts_column
 from megaphi.evaluation.tasks.programs.passes import grade_programs, score_names
+from megaphi.evaluation.tasks.programs.written_code import written_code
 from megaphi.evaluation.tasks.wording import chosen_shots, conversation, filled
-from megaphi.grading.code_sandbox.answer_program import program_in
 from megaphi.grading.code_sandbox.test_cases import checked_tests
 from megaphi.grading.question import CodeTests
 from megaphi.sampling import Sampling
@@ -121,10 +121,7 @@ class AssertedTask:
         return Continue(prompt=prompt, rules=self.rules, repeats=self.repeats)
 
     def grade(self, responses: Sequence[TaskResponse], on: frozenset[str], tools: GradingTools) -> list[Grade]:
-        programs = [
-            (one.item.key.tests, program_in(one.text.split(END)[0], one.item.key.tests.entry_point))
-            for one in responses
-        ]
+        programs = [(one.item.key.tests, written_code(one.text.split(END)[0], one.item.key.tests)) for one in responses]
         return grade_programs(responses, programs, tools, names=self.scores)
 
 

@@ -64,7 +64,7 @@ WORDING = {
 RULES = Sampling(max_tokens=2_048, temperature=0.5)
 DRAWN = 200
 """Examples that are drawn, of which those about the item's own passage are left out: no passage has as many."""
-BETWEEN_SPANS = re.compile(r"\s*(?:[,;&\n]|\band\b)\s*", re.IGNORECASE)
+BETWEEN_SPANS = re.compile(r"[,;&\n]|\band\b", re.IGNORECASE)
 NO_MORE = re.compile(r"\W*answer\W*", re.IGNORECASE)
 """An announcement and nothing behind it."""
 EMPHASIS = re.compile(r"\*\*|__")

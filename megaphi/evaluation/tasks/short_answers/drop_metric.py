@@ -28,7 +28,7 @@ def is_number(text: str) -> bool:
 def normal_words(text: str) -> list[str]:
     """The words that are compared, in their order."""
     found: list[str] = []
-    for token in re.split("[ -]", text.lower()):
+    for token in filter(None, re.split("[ -]", text.lower())):
         bare = token if is_number(token) else token.translate(PUNCTUATION)
         found += ARTICLES.sub(" ", str(float(bare)) if is_number(bare) else bare).split()
     return found

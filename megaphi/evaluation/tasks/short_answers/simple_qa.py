@@ -53,8 +53,9 @@ Answer: {answer}
 Write one letter, A, B or C, and nothing else."""
 WORDING = {"system": "", "question": "{question}", "judge": JUDGE}
 RULES = Sampling(max_tokens=2_048, temperature=0.5)
-WORDS = {"A": "CORRECT", "B": "INCORRECT", "C": "NOT_ATTEMPTED"}
-LINE = re.compile(r"[\W_]*(?:([ABC])\b)?[\W_]*(CORRECT|INCORRECT|NOT[ _]ATTEMPTED)?[\W_]*")
+WORDS = {"A": "CORRECT", "B": "INCORRECT", "C": "NOT ATTEMPTED"}
+LETTER_OF = {form: letter for letter, word in WORDS.items() for form in (letter, word, f"{letter} {word}")}
+"""What may stand alone on a line, punctuation aside."""
 FIGURES = ("correct", "incorrect", "not_attempted")
 Figures = Mapping[str, float]
 
@@ -66,11 +67,8 @@ def judged_letter(said: str | None, on: frozenset[str]) -> str | None:
         return found[0] if found else None
     lines = [line for line in (said or "").splitlines() if line.strip()]
     for line in (lines[-1], lines[0]) if lines else ():
-        match = LINE.fullmatch(line)
-        if match and (match[1] or match[2]):
-            word = (match[2] or "").replace(" ", "_")
-            letter = match[1] or next(one for one, name in WORDS.items() if name == word)
-            return letter if not word or WORDS[letter] == word else None
+        if letter := LETTER_OF.get(" ".join(re.findall(r"[^\W_]+", line))):
+            return letter
     return None
 
 

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
-from megaphi.evaluation.tasks.columns import column, item_name, json_value, plain_value, shown, text_column, texts_of
+from megaphi.evaluation.tasks.columns import (
+    column,
+    item_name,
+    json_value,
+    plain_value,
+    shown,
+    text_column,
+    texts_of,
+    with_repetitions,
+)
 from megaphi.evaluation.tasks.quirks import without_answer
 from megaphi.evaluation.tasks.wording import chosen_shots, filled
 from megaphi.sampling import Sampling
@@ -68,6 +77,9 @@ class TriviaTask:
 
     def read(self, record: Record) -> Item:
         return trivia_item(record)
+
+    def arranged(self, items: Sequence[Item]) -> list[Item]:
+        return with_repetitions(items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         parts = [self.wording["opening"]]
