@@ -55,7 +55,7 @@ WORDING = {"system": "", "question": "{question}", "judge": JUDGE}
 RULES = Sampling(max_tokens=2_048, temperature=0.5)
 WORDS = {"A": "CORRECT", "B": "INCORRECT", "C": "NOT ATTEMPTED"}
 LETTER_OF = {form: letter for letter, word in WORDS.items() for form in (letter, word, f"{letter} {word}")}
-"""What may stand alone on a line, punctuation aside."""
+"""Texts that may stand alone on a line, punctuation aside."""
 FIGURES = ("correct", "incorrect", "not_attempted")
 Figures = Mapping[str, float]
 
