@@ -82,7 +82,7 @@ INSIDE = {
         {"task", "results"},
         {"result_files", "statistics", "asking", "data_files"},
         {"tasks"},
-        {"report"},
+        {"report", "plan"},
         {"run"},
     ],
     "evaluation.tasks": [{"columns", "wording", "quirks"}, {"", "multiple_choice"}, {"mathematics"}],

@@ -16,7 +16,7 @@ from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError
 from megaphi.generation.client.request_journal import RequestJournal, request_key
 from megaphi.json_text import parse_json
-from megaphi.sampling import Answer, Sampler, Sampling
+from megaphi.sampling import Answer, Prompt, Sampler, Sampling
 
 Read = TypeVar("Read")
 LONGEST_REASON = 200
@@ -86,7 +86,7 @@ def ask_json(
 
 
 def sample_each(
-    sampler: Sampler, prompts: Sequence[Conversation], rules: Sampling, *, samples: int = 1
+    sampler: Sampler, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1
 ) -> list[list[Answer] | InputError]:
     """`sampler.sample`, in which a prompt that is refused has its error in the place of its answers.
 
@@ -109,7 +109,7 @@ def sample_each(
 
 
 def _by_halves(
-    sampler: Sampler, prompts: Sequence[Conversation], rules: Sampling, samples: int
+    sampler: Sampler, prompts: Sequence[Prompt], rules: Sampling, samples: int
 ) -> list[list[Answer] | InputError]:
     if not prompts:
         return []
@@ -125,7 +125,7 @@ def _by_halves(
         ]
 
 
-def _sample_alone(sampler: Sampler, prompt: Conversation, rules: Sampling, samples: int) -> list[Answer] | InputError:
+def _sample_alone(sampler: Sampler, prompt: Prompt, rules: Sampling, samples: int) -> list[Answer] | InputError:
     try:
         return sampler.sample([prompt], rules, samples=samples)[0]
     except InputError as error:

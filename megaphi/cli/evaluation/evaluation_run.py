@@ -1,0 +1,205 @@
+"""`megaphi evaluate` at work: the model answers everything, then a judge is opened, then all is graded and written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from itertools import dropwhile, takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megaphi.cli.pivotal.sampling_run import PlannedRequests, journal_at, print_plan
+from megaphi.cli.sampler_option import OpenSamplers, SamplerPlace, sampler_place, with_samplers
+from megaphi.errors import InputError, RunFailed
+from megaphi.evaluation.plan import EvaluationPlan, PlannedTask
+from megaphi.evaluation.task import Asked, Choose, Continue, Item
+
+if TYPE_CHECKING:
+    from megaphi.evaluation.results import Evaluation, TaskResult
+    from megaphi.evaluation.run import AnsweredTask
+    from megaphi.generation.client.endpoint import EndpointSampler
+    from megaphi.generation.client.request_journal import RequestJournal
+    from megaphi.generation.local_sampler import LocalSampler
+    from megaphi.tokenizer.interface import Tokenizer
+
+
+def dry_run(plan: EvaluationPlan) -> int:
+    """Print what would be asked, with Phi-4's tokens."""
+    from megaphi.tokenizer.phi4 import load_tokenizer
+
+    tokenizer, lines = load_tokenizer(), []
+    for planned in plan.tasks:
+        asked = plan.asked_of(planned, plan.items_of(planned, tokenizer))
+        answered = [one for one in asked if isinstance(one, Continue)]
+        repeats = [len(one.prompts) or one.repeats for one in answered]
+        scored = [one for one in asked if isinstance(one, Choose)]
+        counted = zip(answered, repeats, strict=True)
+        prompts = sum(count * _tokens(one.prompt, tokenizer) for one, count in counted)
+        texts = sum(len(one.continuations) * _tokens(one.context, tokenizer) for one in scored)
+        new = sum(one.rules.max_tokens * count for one, count in zip(answered, repeats, strict=True))
+        count = sum(repeats) + sum(len(one.continuations) for one in scored)
+        role = f"{len(asked):,} items" + (", judged" if planned.task.needs_judge(planned.on) else "")
+        lines.append(PlannedRequests(planned.task.name, role, count, prompts + texts, new))
+    return print_plan(lines)
+
+
+def _tokens(prompt: Any, tokenizer: Tokenizer) -> int:
+    from megaphi.generation.text import render_prompt
+
+    return len(render_prompt(prompt, tokenizer))
+
+
+def evaluate(plan: EvaluationPlan, arguments: argparse.Namespace) -> int:
+    """Run the plan and write its results; returns the exit code."""
+    output = Path(arguments.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output {output} exists already: choose another folder, or remove it first")
+    _tell_isolation(plan, unsafe=arguments.unsafe)
+    model = sampler_place(arguments.model, option="MODEL")
+    judge = sampler_place(arguments.judge, option="--judge") if arguments.judge else None
+    places = [model, *([judge] if judge is not None else [])]
+    return with_samplers(arguments, places, lambda samplers: _evaluate(plan, arguments, samplers, model, judge))
+
+
+def _evaluate(
+    plan: EvaluationPlan,
+    arguments: argparse.Namespace,
+    samplers: OpenSamplers,
+    model: SamplerPlace,
+    judge: SamplerPlace | None,
+) -> int:
+    from megaphi.evaluation.report import write_report
+    from megaphi.evaluation.result_files import write_evaluation
+    from megaphi.files import whole_folder
+
+    output = Path(arguments.output)
+    place = Path(arguments.journal or output.with_name(f"{output.name}.journal.jsonl"))
+    with journal_at(place) as journal, whole_folder(output) as folder:
+        try:
+            answered, identity = _ask(plan, samplers, model, journal)
+            results = _grade(plan, answered, samplers, judge, journal, unsafe=arguments.unsafe)
+        except (InputError, RunFailed) as error:
+            kept = f". {len(journal):,} answers are kept in {place}: the same command goes on from there"
+            raise type(error)(f"{error}{kept if len(journal) else ''}") from error
+        evaluation = _evaluation(plan, arguments, identity, results)
+        write_evaluation(folder, evaluation)
+        write_report(folder, evaluation)
+    lines = (output / "report.md").read_text().splitlines()
+    print("\n".join(line for line in takewhile(bool, dropwhile(lambda line: not line.startswith("|"), lines))))
+    print(f"{output / 'report.md'} says more, and {output / 'page.html'} shows every item")
+    return 0
+
+
+def _ask(
+    plan: EvaluationPlan, samplers: OpenSamplers, model: SamplerPlace, journal: RequestJournal
+) -> tuple[list[AnsweredTask], dict[str, Any]]:
+    """The model's responses to all tasks, and its identity."""
+    from megaphi.evaluation.asking.responses import responses_of
+    from megaphi.evaluation.run import AnsweredTask
+    from megaphi.log import progress_bar
+
+    sampler = samplers.open(model, journal=journal)
+    found = []
+    for planned in plan.tasks:
+        items = plan.items_of(planned, sampler.tokenizer)
+        asked = plan.asked_of(planned, items)
+        with progress_bar(total=_requests(asked), unit="answer", label=planned.task.name) as bar:
+            sampler.on_end = bar.update
+            responses = responses_of(items, asked, sampler, seed=plan.seed)
+        found.append(
+            AnsweredTask(
+                task=planned.task,
+                on=planned.on,
+                files=planned.files,
+                items_in_files=_items_in_files(planned, items),
+                responses=responses,
+            )
+        )
+    return found, {**_identity(sampler, model), **_position(model)}
+
+
+def _identity(sampler: LocalSampler | EndpointSampler, model: SamplerPlace) -> dict[str, Any]:
+    """Facts that tell the model from all others."""
+    if model.is_endpoint:
+        return {"server": model.url, "model": model.model}
+    facts = json.loads(getattr(sampler, "identity", "{}"))
+    named = {"weights": facts.pop("starting weights"), "tokenizer": facts.pop("tokenizer")}
+    return {**named, "facts": facts}
+
+
+def _items_in_files(planned: PlannedTask, items: Sequence[Item]) -> int:
+    return len(planned.data.items) or len(items)
+
+
+def _requests(asked: Sequence[Asked]) -> int:
+    return sum(len(one.continuations) if isinstance(one, Choose) else len(one.prompts) or one.repeats for one in asked)
+
+
+def _position(model: SamplerPlace) -> dict[str, int]:
+    """Step and trained tokens of a checkpoint of ours, which plots over checkpoints need."""
+    from megaphi.checkpoint.format import CheckpointReader
+    from megaphi.conversion.open_weights import open_weights
+
+    reader = None if model.is_endpoint else open_weights(model.path)
+    if not isinstance(reader, CheckpointReader):
+        return {}
+    tokens = reader.state.get("tokens")
+    return {"step": reader.manifest.step, **({"tokens": tokens} if isinstance(tokens, int) else {})}
+
+
+def _grade(
+    plan: EvaluationPlan,
+    answered: Sequence[AnsweredTask],
+    samplers: OpenSamplers,
+    judge: SamplerPlace | None,
+    journal: RequestJournal,
+    *,
+    unsafe: bool,
+) -> dict[str, TaskResult]:
+    from megaphi.evaluation.asking.responses import SamplerJudge
+    from megaphi.evaluation.run import result_of
+    from megaphi.evaluation.task import GradingTools
+    from megaphi.grading.grader import Grader
+    from megaphi.log import progress_bar
+
+    found = {}
+    with Grader(unsafe=unsafe) as grader, progress_bar(total=len(answered), unit="task", label="grading") as bar:
+        asked = None if judge is None else SamplerJudge(samplers.open(judge, journal=journal), seed=plan.seed)
+        tools = GradingTools(grader=grader, judge=asked, seed=plan.seed)
+        for one in answered:
+            found[one.task.name] = result_of(one, tools)
+            bar.update()
+    return found
+
+
+def _evaluation(
+    plan: EvaluationPlan, arguments: argparse.Namespace, identity: dict[str, Any], results: dict[str, TaskResult]
+) -> Evaluation:
+    from megaphi import __version__
+    from megaphi.checkpoint.versions import short_commit
+    from megaphi.evaluation.results import Evaluation
+
+    commit = short_commit()
+    return Evaluation(
+        model=arguments.model,
+        identity=identity,
+        protocol=plan.protocol,
+        judge=arguments.judge,
+        seed=plan.seed,
+        version=f"{__version__} {commit}".strip(),
+        tasks=results,
+        settings={"words": list(arguments.words)},
+    )
+
+
+def _tell_isolation(plan: EvaluationPlan, *, unsafe: bool) -> None:
+    """Log which isolation programs will run in. Raises InputError where there is none."""
+    from megaphi.grading.grader import isolation_for
+    from megaphi.grading.question import CodeTests, Question
+    from megaphi.log import logger
+
+    keys = [item.key for planned in plan.tasks for item in planned.data.items[:1] if isinstance(item.key, CodeTests)]
+    isolation = isolation_for([Question(name="program", prompt="", key=key) for key in keys], unsafe=unsafe)
+    if isolation is not None:
+        logger.info("isolation of the model's programs: %s", isolation)

@@ -1,0 +1,98 @@
+"""A model's responses to items, and a judge's answers, through any sampler.
+
+Prompts go to the sampler in as few calls as there are rules, so that an engine is full and a server is asked many at a
+time. A prompt that is refused, as one that does not fit the context, costs the others nothing and is counted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from megaphi.conversation import Conversation
+from megaphi.errors import InputError
+from megaphi.evaluation.asking.likelihoods import scorer_of
+from megaphi.evaluation.task import Asked, Choose, Continue, Item, LogLikelihood, TaskResponse
+from megaphi.judging.asking import sample_each
+from megaphi.sampling import Answer, Prompt, Sampler, Sampling
+
+SEED_STEP = 1_000_003
+"""Between the seeds of repeats whose prompts differ, so that equal prompts have different draws."""
+LONGEST_REASON = 300
+
+
+class SamplerJudge:
+    """Implements `Judge` over any sampler."""
+
+    def __init__(self, sampler: Sampler, *, seed: int) -> None:
+        self.name = sampler.name
+        self._sampler, self._seed = sampler, seed
+
+    def answers(self, prompts: Sequence[Conversation], rules: Sampling) -> list[str | None]:
+        """See `Judge`. An answer that was cut off is None: what it would have said is not known."""
+        found = sample_each(self._sampler, prompts, replace(rules, seed=self._seed))
+        return [None if isinstance(one, InputError) or one[0].finish == "length" else one[0].text for one in found]
+
+
+def responses_of(items: Sequence[Item], asked: Sequence[Asked], sampler: Sampler, *, seed: int) -> list[TaskResponse]:
+    """The responses to all items, in order, repeats of an item together.
+
+    Raises:
+        InputError: the sampler refuses everything, or knows no log-probabilities where they are asked for.
+        RunFailed: it does not answer.
+    """
+    found: dict[int, list[TaskResponse]] = {}
+    groups: dict[tuple[Sampling, int], list[tuple[int, int, Prompt]]] = defaultdict(list)
+    for number, one in enumerate(asked):
+        if isinstance(one, Continue):
+            rules = replace(one.rules, seed=seed)
+            if not one.prompts:
+                groups[rules, one.repeats].append((number, 0, one.prompt))
+            for repeat, prompt in enumerate(one.prompts):
+                groups[replace(rules, seed=seed + SEED_STEP * repeat), 1].append((number, repeat, prompt))
+    for (rules, repeats), members in groups.items():
+        answers = sample_each(sampler, [prompt for *_, prompt in members], rules, samples=repeats)
+        for (number, first, _), some in zip(members, answers, strict=True):
+            refused = isinstance(some, InputError)
+            each: Sequence[Answer | InputError] = [some] * repeats if refused else some
+            found.setdefault(number, []).extend(
+                _response(items[number], asked[number], first + place, answer) for place, answer in enumerate(each)
+            )
+    found |= _scored(items, asked, sampler)
+    return [response for number in range(len(items)) for response in found[number]]
+
+
+def _response(item: Item, asked: Asked, repeat: int, answer: Answer | InputError) -> TaskResponse:
+    if isinstance(answer, InputError):
+        return TaskResponse(item=item, asked=asked, repeat=repeat, refused=str(answer)[:LONGEST_REASON])
+    return TaskResponse(
+        item=item,
+        asked=asked,
+        repeat=repeat,
+        text=answer.text,
+        finish=answer.finish,
+        tokens=len(answer.tokens),
+    )
+
+
+def _scored(items: Sequence[Item], asked: Sequence[Asked], sampler: Sampler) -> dict[int, list[TaskResponse]]:
+    chosen = {number: one for number, one in enumerate(asked) if isinstance(one, Choose)}
+    if not chosen:
+        return {}
+    pairs = [(one.context, continuation) for one in chosen.values() for continuation in one.continuations]
+    scores = iter(scorer_of(sampler).log_likelihoods(pairs))
+    found = {}
+    for number, one in chosen.items():
+        some = [next(scores) for _ in one.continuations]
+        likelihoods = tuple(score for score in some if isinstance(score, LogLikelihood))
+        refused = next((score for score in some if isinstance(score, str)), "")
+        response = TaskResponse(
+            item=items[number],
+            asked=one,
+            likelihoods=() if refused else likelihoods,
+            tokens=sum(score.tokens for score in likelihoods),
+            refused=refused[:LONGEST_REASON],
+        )
+        found[number] = [response]
+    return found
