@@ -173,6 +173,12 @@ def test_models_that_cannot_have_them(home: Path, tmp_path: Path) -> None:
     named = inheritance_of(replace(bare, tokenizer=replace(THINK, path="phi4")), open_weights)
     assert named.tokenizer is not None
     assert named.tokenizer.fingerprint == load_tokenizer(SIZE, think=ThinkTokens()).fingerprint
+    again = run_of(home / "sft", "unused", start=home / "hf", tokenizer=replace(THINK, path="phi4"))
+    resumed = inheritance_of(again, open_weights)  # its own checkpoint has the names, the tokenizer of the path has not
+    assert resumed.run.tokenizer.fingerprint == named.run.tokenizer.fingerprint
+    moved = replace(again, tokenizer=replace(THINK, think_placeholders=("<|dummy_1|>", "<|dummy_2|>")))
+    with pytest.raises(InputError, match=r"<\|dummy_2\|>: the model has <think>,</think> for <\|dummy_86"):
+        inheritance_of(moved, open_weights)
     with pytest.raises(InputError, match=r"think placeholder '<\|dummy_99\|>' is not in the vocabulary"):
         check_tokenizer(replace(bare, tokenizer=replace(THINK, think_placeholders=("<|dummy_9|>", "<|dummy_99|>"))))
 
