@@ -13,15 +13,17 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.evaluation.statistics.clustered import clustered_function, clustered_mean
+from megaphi.evaluation.statistics.clustered import ClusteredEstimate, clustered_function, clustered_mean, estimate_of
 from megaphi.evaluation.statistics.paired import PairedDifference, paired_difference
+from megaphi.evaluation.statistics.student import quantile
+from megaphi.pivotal.methods.findings import Band
 
 RESULTS = Path(__file__).parent / "results" / "evaluation_statistics.csv"
 Floats = NDArray[np.float64]
@@ -79,15 +81,21 @@ def near(rate: float, generator: np.random.Generator) -> float:
 
 
 def coverage(design: Design, rate: float, draws: int, seed: int) -> dict[str, Any]:
-    """Share of draws whose interval holds the true rate, and the share on which each end fails."""
+    """Share of draws whose interval holds the true rate, the share on which each end fails, and what two simpler
+    intervals hold: estimate ± t standard errors, and ours without the factor (k + 1) / k."""
     generator = np.random.default_rng(seed)
-    below = above = carried = 0
+    below = above = carried = by_t = without_factor = 0
     widths = []
     for _ in range(draws):
         truth = near(rate, generator)
         rates, numbers = draw_items(design, truth, generator)
         answers = (generator.random((design.repeats, len(rates))) < rates).astype(float)
-        band = clustered_mean(answers.T.ravel(), np.repeat(numbers, design.repeats)).interval()  # pyright: ignore
+        scores, clusters = answers.T.ravel(), np.repeat(numbers, design.repeats)
+        band = clustered_mean(scores, clusters).interval()  # pyright: ignore[reportArgumentType]
+        simple = plain_estimate(scores, clusters)
+        without_factor += holds(simple.interval(), truth)
+        half = quantile(0.975, simple.degrees) * simple.variance**0.5
+        by_t += abs(simple.estimate - truth) <= half
         below, above = below + (truth < band.low), above + (truth > band.high)
         widths.append(band.high - band.low)
         rarer = answers.max(0) if rate <= 0.5 else 1 - answers.min(0)
@@ -98,7 +106,21 @@ def coverage(design: Design, rate: float, draws: int, seed: int) -> dict[str, An
         "truth_above": above / draws,
         "width": float(np.mean(widths)),
         "clusters_with_rarer": carried / draws,
+        "plain_t": by_t / draws,
+        "without_factor": without_factor / draws,
     }
+
+
+def plain_estimate(scores: Floats, numbers: NDArray[np.int64]) -> ClusteredEstimate:
+    """The mean with its CR2 variance and no more."""
+    found = estimate_of(float(scores.mean()), (scores - scores.mean()) / len(scores), numbers)  # pyright: ignore
+    totals = np.bincount(numbers, (scores - scores.mean()) / len(scores))
+    shares = np.bincount(numbers) / len(scores)
+    return replace(found, variance=float((totals**2 / (1 - shares)).sum()))
+
+
+def holds(band: Band, truth: float) -> bool:
+    return band.low <= truth <= band.high
 
 
 def compared(

@@ -20,6 +20,7 @@ from megaphi.errors import InputError, ReportedElsewhere, RunFailed
 _OF_THEIR_OWN_NAME = "train mixture tokenize generate chat serve convert inspect verify pivotal decontaminate".split()
 VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "evaluate": "evaluation.evaluate",
+    "compare": "evaluation.compare",
     "lm-eval": "evaluation.lm_eval",
     "doctor": "doctor",
 }

@@ -6,8 +6,7 @@ clusters (cluster-robust, with the correction CR2 of Bell and McCaffrey 2002 and
 that would have this variance. Where every cluster is one answer, right or wrong, that is Wilson's interval itself.
 
 Where few clusters differ from the mean, their variance is hardly known, and mostly too small where it misleads: it is
-multiplied by (k + 1) / k, where k = (sum u^2)^2 / sum u^4 is the number of clusters that carry it. Without this, 95 %
-intervals of rates of 2 % cover 86 % (docs/statistics.md).
+multiplied by (k + 1) / k, where k = (sum u^2)^2 / sum u^4 is the number of clusters that carry it (docs/statistics.md).
 """
 
 from __future__ import annotations
