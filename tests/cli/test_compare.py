@@ -118,7 +118,7 @@ def test_half_folders_and_wrong_words(tmp_path, capsys):
         ([good], "at least two"),
         ([good, good], "given twice"),
         ([good, other], "no task is in all of these evaluations"),
-        ([good, half.replace("half", "good2"), "--task", "mmul"], "holds no evaluation"),
+        ([good, half.replace("half", "good2"), "--tasks", "mmul"], "holds no evaluation"),
         ([good, half, "--items", "-1"], "--items -1"),
     ):
         assert main(["compare", *words]) == 2, words
@@ -126,7 +126,7 @@ def test_half_folders_and_wrong_words(tmp_path, capsys):
         assert said in message
         assert "Traceback" not in message
     again = written(tmp_path / "again", raised(0))
-    assert main(["compare", good, again, "--task", "mmul"]) == 2
+    assert main(["compare", good, again, "--tasks", "mmul"]) == 2
     assert "Did you mean 'mmlu'?" in capsys.readouterr().err
     assert main(["compare", good, again, "--score", "f1"]) == 2
     assert "has no score 'f1': it has accuracy" in capsys.readouterr().err

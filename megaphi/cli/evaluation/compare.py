@@ -34,9 +34,7 @@ NAMES = ("protocol", "judge", "switches", "rules", "wording", "files", "items", 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="evaluations, the one to compare with first")
-    parser.add_argument(
-        "--task", action="append", default=[], metavar="NAME", help="compare this task only (repeatable)"
-    )
+    parser.add_argument("--tasks", default="", metavar="A,B", help="compare these tasks only")
     parser.add_argument("--score", default="", metavar="NAME", help="another score than the first of each task")
     parser.add_argument(
         "--allow", action="append", default=[], choices=NAMES, help="compare though these differ (repeatable)"
@@ -64,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = compare(
         evaluations,
         allowed=arguments.allow,
-        tasks=arguments.task,
+        tasks=[name.strip() for name in arguments.tasks.split(",") if name.strip()],
         score=arguments.score,
         left_out=_left_out(arguments.contamination, evaluations),
     )
