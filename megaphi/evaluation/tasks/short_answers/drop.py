@@ -144,7 +144,9 @@ def announced_answer(text: str, on: frozenset[str]) -> str | None:
     plain = text if MARKUP_KEPT.name in on else EMPHASIS.sub("", text)
     space = r"\s*" if ANSWER_ACROSS_LINES.name in on else r"[ \t]*"
     matches = re.findall(rf"Answer{space}:{space}([^\n]+)", plain, re.IGNORECASE)
-    found = matches[0 if FIRST_ANSWER.name in on else -1] if matches else None
+    if PUBLISHED_FORM_ONLY.name not in on:
+        matches = [one for one in matches if one.strip()]
+    found: str | None = matches[0 if FIRST_ANSWER.name in on else -1] if matches else None
     if found is None and PUBLISHED_FORM_ONLY.name not in on:
         stated = stated_result(plain, last_number=False)
         found = None if stated is None or NO_MORE.fullmatch(stated.text) else stated.text
@@ -233,8 +235,8 @@ class PassageTask:
         return Grade(
             scores=measured(response.text if found is None else found, response.item.key, on),
             extracted=found or "",
-            problem=without_answer(response) if found is None else "",
-            note=" ".join(normal_words(found)) if found else "",
+            problem="" if found and found.strip() else without_answer(response),
+            note=" ".join(normal_words(found or "")),
         )
 
 
