@@ -1,8 +1,8 @@
 """Two passes of a judge over an answer: the criteria in two orders, reasons before points, read strictly.
 
 Question, reference and answer are quoted data (`judging/fence.py`); the criteria are the guide's, and the judge gives
-whole points for each. The second pass differs in its order of criteria, its fence and its seed, so that a judge which
-only repeats itself, or goes by places, is found out.
+whole points for each. The second pass differs in its order of criteria and in its fence, so that a judge which goes by
+places, or does not really read, is found out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from megaphi.judging.fence import make_fence, without_control_tokens
 from megaphi.sampling import Answer, Prompt, Sampling
 
 PASSES = 2
+REFUSED = "the judge refused the prompt, or did not finish its answer"
 VERDICTS: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -73,8 +74,10 @@ def judged_in_passes(
         sampler = _AsSampler(judge)
         questions = [_question(*one, seed=seed, number=number) for one in asked]
         rules = Sampling(max_tokens=max_tokens, seed=seed + number)
-        for place, one in enumerate(ask_json(sampler, questions, rules, schema=VERDICTS)):
-            found[place].append(one.reason if isinstance(one, Unanswered) else one)
+        verdicts = ask_json(sampler, questions, rules, schema=VERDICTS)
+        for place, (one, question) in enumerate(zip(verdicts, questions, strict=True)):
+            is_refused = Conversation(question.messages) in sampler.refused
+            found[place].append((REFUSED if is_refused else one.reason) if isinstance(one, Unanswered) else one)
     return found
 
 
@@ -142,6 +145,8 @@ class _AsSampler:
     def __init__(self, judge: Judge) -> None:
         self.name = judge.name
         self._judge = judge
+        self.refused: set[Conversation] = set()
+        """Prompts without a schema that had no answer."""
 
     def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
         """See `Sampler`. Raises InputError where a prompt with a schema is refused: it is tried without."""
@@ -150,6 +155,7 @@ class _AsSampler:
         said = self._judge.answers(conversations, rules)
         if rules.json_schema is not None and len(said) == 1 and said[0] is None:
             raise InputError("the judge refuses the prompt with a schema")
+        self.refused |= {prompt for prompt, one in zip(conversations, said, strict=True) if one is None}
         return [[_answer(one)] for one in said]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from megaphi.evaluation.data_files import read_items, read_manifest
 from megaphi.evaluation.task import Item
 from megaphi.evaluation.tasks import find_task
 from megaphi.evaluation.tasks.guided.guides import Guide
@@ -75,6 +76,12 @@ def test_there_are_forty_questions_over_six_skills() -> None:
     assert len({record["id"] for record in ALL}) == len({record["question"] for record in ALL}) == len(ALL)
     assert Counter(record["level"] for record in ALL).keys() == {"easy", "medium", "hard"}
     assert {record["language"] for record in ALL} >= {"python", "cpp", "c", "sql", "rust", "javascript"}
+
+
+def test_the_manifest_is_of_these_files() -> None:
+    task = find_task("guided")
+    found = read_items(task, read_manifest(FOLDER / "manifest.json")["guided"])
+    assert sorted(item.name for item in found.items) == sorted(record["id"] for record in ALL)
 
 
 @pytest.mark.parametrize("record", ALL, ids=lambda record: record["id"])

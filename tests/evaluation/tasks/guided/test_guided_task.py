@@ -14,7 +14,7 @@ from megaphi.errors import InputError
 from megaphi.evaluation.task import CORRECTED, Finish, Grade, GradingTools, TaskResponse, switches_on
 from megaphi.evaluation.tasks import find_task
 from megaphi.evaluation.tasks.guided.agreement import weighted_kappa
-from megaphi.evaluation.tasks.guided.judge_passes import order_of
+from megaphi.evaluation.tasks.guided.judge_passes import REFUSED, order_of
 from megaphi.evaluation.tasks.guided.tasks import SCORES
 from megaphi.grading.grader import Grader
 from tests.evaluation.tasks.guided.scripted_judge import ScriptedJudge, criteria_in, judge_by, verdicts
@@ -174,6 +174,8 @@ def test_one_failed_answer_costs_no_other() -> None:
     grades = graded(ScriptedJudge(answer), ["too long", "fine", "too long", "good"])
     assert [one.problem for one in grades] == ["judge failed", "", "judge failed", ""]
     assert [one.scores["score"] for one in grades] == [0, 1, 0, 1]
+    assert grades[0].note == grades[2].note == "; ".join([REFUSED] * 2)
+    assert [one.problem for one in graded(ScriptedJudge(lambda *_: None), ["a", "b", "c"])] == ["judge failed"] * 3
 
 
 def test_a_judge_that_takes_no_schema_is_asked_without() -> None:
