@@ -27,6 +27,8 @@ from megaphi.model.forward.attention import Attention
 class CoreAttention(MegatronModule, ABC):
     """Megatron's core attention, with the signature that its `SelfAttention` calls; implements `CoreProduct`."""
 
+    is_flash: bool
+
     def __init__(
         self,
         config: TransformerConfig,
@@ -79,6 +81,8 @@ class CoreAttention(MegatronModule, ABC):
 class ScaledDotProductAttention(CoreAttention):
     """Attention by torch's `scaled_dot_product_attention`: flash attention where the device has it."""
 
+    is_flash = True
+
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
         query_BHSK, key_BGLK, value_BGLK = (part.permute(1, 2, 0, 3) for part in (query_SBHK, key_LBGK, value_LBGK))
         attended_BHSK = functional.scaled_dot_product_attention(
@@ -95,6 +99,8 @@ class ScaledDotProductAttention(CoreAttention):
 
 class SoftmaxAttention(CoreAttention):
     """Attention by its definition, with all scores in memory and the fused softmax: a check of the other class."""
+
+    is_flash = False
 
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
         sequence, batch, heads, head_size = query_SBHK.shape

@@ -3,8 +3,11 @@
 Weights, gradients and optimizer state are exact: they are counted from the real modules of every pipeline stage.
 Activations are an estimate: the tensors that torch keeps for the backward pass, layer by layer, as counted in a run of
 the real modules (the method of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
-Models"). Attention keeps no scores (unless
-`model.attention=softmax`), so recomputing it (`recompute=selective`) saves next to nothing. Communication
+Models"). Attention keeps no scores (unless `model.attention=softmax`), so recomputing it (`recompute=selective`) saves
+next to nothing; on four or more context ranks, the keys and values of whole rows.
+
+Segments (isolated documents, packed rows, and all rows that context ranks share) are planned as long as they can be,
+one to a row: in bfloat16 as one launch of flash attention, on a GPU, and in fp32 as products with masks. Communication
 buffers and what the allocator loses are not in it.
 """
 
@@ -15,6 +18,8 @@ from dataclasses import dataclass, replace
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.variants import variant_of
 from megaphi.parallel.layout import padded_vocabulary
+from megaphi.stages.packed_task import PackedTask
+from megaphi.stages.pretrain import Pretrain
 
 _FP32_BYTES = 4
 
@@ -70,6 +75,10 @@ def _activation_bytes(run: RunConfig, *, stage: int, weight_bytes: int) -> int:
     if run.recompute == "full":  # every layer's input, and then the head or one layer that is computed again
         again = layer - (residual * weight_bytes if model.kernels == "fused" else 0)  # its input is there already
         return int(tokens * (in_flight * layers * residual * weight_bytes + max(head, again)))
+    if run.recompute == "selective":  # attention's inputs, and then the head or one layer's attention without its MLP
+        recomputed = _recomputed_numbers_per_token(run, weight_bytes=weight_bytes) * weight_bytes / layout.tensor
+        again = recomputed - _mlp_bytes_per_token(run, weight_bytes=weight_bytes)
+        return int(tokens * (in_flight * layers * (layer - recomputed) + max(head, again, 0)))
     return int(tokens * (in_flight * layers * layer + head))
 
 
@@ -80,37 +89,73 @@ def _residual_ways(run: RunConfig) -> int:
 
 def _layer_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
     """Bytes that one layer keeps for its backward pass, per token, on one rank."""
+    attention = _attention_numbers_per_token(run, weight_bytes=weight_bytes)
+    attention += variant_of(run.model.variant).kept_by_attention(run.model)
+    before = _norm_bytes_per_token(run, weight_bytes=weight_bytes)
+    return before + attention * weight_bytes / run.layout.tensor + _mlp_bytes_per_token(run, weight_bytes=weight_bytes)
+
+
+def _norm_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
+    """Bytes of a norm and of its result, which the matrix after it takes."""
+    norm = weight_bytes if run.model.kernels == "fused" else 2 * _FP32_BYTES  # its input; or also normalised, in fp32
+    return run.model.hidden * (norm + weight_bytes) / _residual_ways(run)
+
+
+def _mlp_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
+    """Bytes that the upper half of a layer keeps, its norm included."""
     model = run.model
-    attention = _attention_numbers_per_token(run)
-    inputs = 2 * model.hidden * weight_bytes  # of the two column-parallel matrices
-    if model.kernels == "fused":
-        norms = 2 * model.hidden * weight_bytes  # their inputs
-        feed_forward = 2 * model.feed_forward  # gate and up; what SwiGLU makes of them is made again
-    else:
-        norms = 4 * model.hidden * _FP32_BYTES  # each norm's input and its normalised input, both in fp32
-        feed_forward = 5 * model.feed_forward  # gate and up together; silu(gate), up and their product by themselves
-    variant = variant_of(model.variant)
-    attention += variant.kept_by_attention(model)
-    feed_forward += variant.kept_by_mlp(model)
-    return (norms + inputs) / _residual_ways(run) + (attention + feed_forward) * weight_bytes / run.layout.tensor
+    # Gate and up; what SwiGLU makes of them is made again. Else silu(gate), up and their product by themselves too.
+    numbers = (2 if model.kernels == "fused" else 5) * model.feed_forward + variant_of(model.variant).kept_by_mlp(model)
+    return _norm_bytes_per_token(run, weight_bytes=weight_bytes) + numbers * weight_bytes / run.layout.tensor
 
 
-def _attention_numbers_per_token(run: RunConfig) -> float:
+def _attention_numbers_per_token(run: RunConfig, *, weight_bytes: int) -> float:
     """Numbers that attention keeps per token, over all tensor ranks."""
-    model, layout = run.model, run.layout
+    model, ranks, length = run.model, run.layout.context, run.batch.sequence_length
     queries, keys = model.query_width, model.key_value_width
-    copies_queries = model.kernels == "reference" or model.key_value_groups > layout.tensor
-    if layout.context > 1:  # queries, the context in parts and whole; keys and values of all ranks, and who sees whom
-        chunk = run.batch.sequence_length // (2 * layout.context)
-        masks = chunk * (2 * layout.context + 1) / 2 / run.batch.micro_batch * layout.tensor
-        packed = 0 if copies_queries else 2 * keys
-        return 3 * queries + packed + 2 * keys * layout.context + masks
-    numbers = 2 * queries + 2 * keys  # the QKV product, in which keys and values lie, and the context
-    numbers += queries if copies_queries else 0
-    numbers += keys if model.kernels == "reference" else 0  # turning the keys makes a copy
     if model.attention == "softmax":  # the weights that every query gives to every key
-        numbers += model.heads * run.batch.sequence_length
-    return numbers
+        seen = length * (1 if ranks == 1 else (2 * ranks + 1) / (4 * ranks))
+        beside = model.heads * seen
+    else:  # a sum for every query and head, in fp32
+        beside = model.heads * _FP32_BYTES / weight_bytes
+    if not _has_segments(run):
+        return _attention_inputs_per_token(run) + queries + beside
+    is_launched = model.attention == "sdpa" and weight_bytes < _FP32_BYTES
+    is_flat = run.batch.micro_batch == 1 or isinstance(run.task, PackedTask)  # else rows are put one behind the other
+    # A launch gives one tensor, in another order where there are several rows; products are put together.
+    results = queries if is_launched and is_flat else 2 * queries
+    if ranks == 1:
+        return (_attention_inputs_per_token(run) if is_flat else queries + 2 * keys) + results + beside
+    own = queries + (0 if _copies_queries(run) or not is_flat else 2 * keys)  # they lie in the QKV product
+    # The keys and values of both chunks of the rank: all up to each of them, or whole rows and who sees whom in them.
+    if is_launched:
+        return own + 2 * keys * (ranks + 0.5) + results + beside
+    masks = length / (2 * ranks) * (2 * ranks + 1) / 2 * run.layout.tensor
+    return own + 2 * keys * ranks + masks + results + beside
+
+
+def _recomputed_numbers_per_token(run: RunConfig, *, weight_bytes: int) -> float:
+    """Numbers that only attention keeps: neither its inputs nor its result, the input of the matrix after it."""
+    kept = _attention_inputs_per_token(run) + run.model.query_width
+    return _attention_numbers_per_token(run, weight_bytes=weight_bytes) - kept
+
+
+def _attention_inputs_per_token(run: RunConfig) -> float:
+    """Queries, keys and values of one layer: the QKV product, in which the latter lie, and copies."""
+    queries, keys = run.model.query_width, run.model.key_value_width
+    numbers = queries + 2 * keys + (queries if _copies_queries(run) else 0)
+    return numbers + (keys if run.model.kernels == "reference" else 0)  # turning the keys makes a copy
+
+
+def _copies_queries(run: RunConfig) -> bool:
+    """True if the queries of several groups are put next to each other."""
+    return run.model.kernels == "reference" or run.model.key_value_groups > run.layout.tensor
+
+
+def _has_segments(run: RunConfig) -> bool:
+    """True if attention is within segments (`model/forward/segments.py`)."""
+    isolates = isinstance(run.task, Pretrain) and run.task.mixture.isolate_documents
+    return run.layout.context > 1 or isolates or isinstance(run.task, PackedTask)
 
 
 def _head_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from megaphi.engine.run_config import RunConfig
+from megaphi.stages.finetune import Finetune
+from megaphi.stages.pretrain import Pretrain
 from tests.engine.layout_runs import step_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from megaphi.data.batch import Batch
 
 
 class Ledger:
@@ -62,7 +70,10 @@ def measured_bytes(run: RunConfig) -> dict[str, int]:
     model = build_training_model(run, world)
     parameters = [parameter for chunk in model.chunks for parameter in chunk.parameters()]
     ledger = Ledger({parameter.untyped_storage().data_ptr() for parameter in parameters})
-    batches = step_batches(run, step=0, replica=world.replica, replicas=world.replicas)
+    batches = [
+        _with_segments(batch, run)
+        for batch in step_batches(run, step=0, replica=world.replica, replicas=world.replicas)
+    ]
     with torch.autograd.graph.saved_tensors_hooks(ledger.hold, lambda held: held.tensor):
         train_step(model, batches, learning_rate=1e-3)
     assert ledger.held == 0
@@ -75,3 +86,78 @@ def measured_bytes(run: RunConfig) -> dict[str, int]:
         "optimizer": sum(part.nbytes for piece in pieces if piece is not None for part in piece.tensors.values()),
         "activations": ledger.peak,
     }
+
+
+def _with_segments(batch: Batch, run: RunConfig) -> Batch:
+    """The batch as the run's task makes one, with a document to each row."""
+    rows, length = batch.tokens_BS.shape
+    ids_BS = np.repeat(np.arange(rows, dtype=np.int32)[:, None], length, axis=1)
+    if isinstance(run.task, Finetune):
+        flat = {name: getattr(batch, name).reshape(1, -1) for name in ("tokens_BS", "labels_BS", "loss_mask_BS")}
+        positions_BS = np.tile(np.arange(length), rows)[None]
+        return replace(batch, **flat, document_ids_BS=ids_BS.reshape(1, -1), positions_BS=positions_BS)
+    isolates = isinstance(run.task, Pretrain) and run.task.mixture.isolate_documents
+    return replace(batch, document_ids_BS=ids_BS) if isolates else batch
+
+
+def measured_bytes_on_a_gpu(run: RunConfig) -> dict[str, int]:
+    """The same where flash attention is launched, by a stand-in that keeps the same for its backward pass."""
+    import pytest
+
+    from megaphi.model.forward import segments
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "_is_launched", lambda _: True)
+        patch.setattr(segments.varlen, "varlen_attn", _flash_attention)
+        return measured_bytes(run)
+
+
+def _flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_ends: Tensor,
+    key_ends: Tensor,
+    longest_query: int,
+    longest_key: int,
+    **how: Any,
+) -> Tensor:
+    """Gradients of another run of it, from what torch's own keeps: `_setup_context` in torch.nn.attention.varlen."""
+    import torch
+
+    def attended(query_THK: Tensor, key_LGK: Tensor, value_LGK: Tensor) -> Tensor:
+        return _by_definition(query_THK, key_LGK, value_LGK, query_ends, key_ends, scale=how["scale"])
+
+    class Flash(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, query_THK: Tensor, key_LGK: Tensor, value_LGK: Tensor) -> Tensor:
+            result_THK = attended(query_THK, key_LGK, value_LGK)
+            sums_HT = torch.zeros(query_THK.shape[1], len(query_THK), dtype=torch.float32)
+            ctx.save_for_backward(query_THK, key_LGK, value_LGK, query_ends, key_ends, result_THK, sums_HT)
+            return result_THK
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+            inputs = [part.detach().requires_grad_() for part in ctx.saved_tensors[:3]]
+            unseen = torch.autograd.graph.saved_tensors_hooks(lambda part: part, lambda part: part)
+            with torch.enable_grad(), unseen:
+                return torch.autograd.grad(attended(*inputs), inputs, gradients)
+
+    return Flash.apply(query, key, value)
+
+
+def _by_definition(
+    query_THK: Tensor, key_LGK: Tensor, value_LGK: Tensor, query_ends: Tensor, key_ends: Tensor, *, scale: float
+) -> Tensor:
+    import torch
+    import torch.nn.functional as functional
+
+    found = []
+    for (start, end), (first, last) in zip(pairwise(query_ends.tolist()), pairwise(key_ends.tolist()), strict=True):
+        operands = (query_THK[start:end], key_LGK[first:last], value_LGK[first:last])
+        queries, keys = end - start, last - first
+        visible = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+        query, key, value = (part.transpose(0, 1)[None] for part in operands)
+        attended = functional.scaled_dot_product_attention(query, key, value, visible, scale=scale, enable_gqa=True)
+        found.append(attended[0].transpose(0, 1))
+    return torch.cat(found)

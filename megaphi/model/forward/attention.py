@@ -27,6 +27,8 @@ class CoreProduct(Protocol):
     """Megatron's, from 1 through all pipeline stages."""
     scale: float
     """Factor of q k^T."""
+    is_flash: bool
+    """True if flash attention may take the place of `product`."""
 
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
         """Attended values `[S, B, H K]`.

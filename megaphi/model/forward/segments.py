@@ -63,7 +63,7 @@ class Segments(Attention):
         query_THK, key_TGK, value_TGK = (
             part.transpose(0, 1).flatten(0, 1) for part in (query_SBHK, key_SBGK, value_SBGK)
         )
-        if _VARLEN_GROUPS and query_SBHK.is_cuda and query_SBHK.dtype != torch.float32:
+        if core.is_flash and _is_launched(query_SBHK):
             attended_TD = self.launch(query_THK, key_TGK, value_TGK, scale=core.scale)
         else:
             operands = (query_THK[:, None], key_TGK[:, None], value_TGK[:, None])
@@ -138,6 +138,11 @@ class FlashLaunch:
         )
         assert isinstance(attended_THK, Tensor)
         return attended_THK.flatten(1)
+
+
+def _is_launched(query: Tensor) -> bool:
+    """True where flash attention takes all parts at once."""
+    return _VARLEN_GROUPS and query.is_cuda and query.dtype != torch.float32
 
 
 def _part(query_T1HK: Tensor, key_T1GK: Tensor, value_T1GK: Tensor, part: list[int], core: CoreProduct) -> Tensor:
