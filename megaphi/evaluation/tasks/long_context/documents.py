@@ -30,11 +30,13 @@ CONTEXT = "context|document|input"
 
 @dataclass(frozen=True, slots=True)
 class AskedDocument:
-    """The key of a record: its document, the texts that answer it, and the characters that its evidence spans."""
+    """The key of a record: its document, what is asked about it (nothing: a summary), and what answers that."""
 
     text: str
     answers: tuple[str, ...]
+    question: str = ""
     evidence: tuple[int, int] = (0, 0)
+    """Characters that it spans."""
 
 
 def qa_item(record: Record) -> Item:
@@ -48,7 +50,7 @@ def qa_item(record: Record) -> Item:
             raise InputError("column 'evidence' must stand in the document word by word")
         evidence = (start, start + len(passage))
     answers = _texts(record, "answers|answer")
-    key = AskedDocument(text, answers, evidence)
+    key = AskedDocument(text, answers, question, evidence)
     return Item(name=item_name(record, "id", question, text), question=question, gold=answers[0], key=key)
 
 
@@ -86,6 +88,7 @@ def make_documents(making: Making) -> list[Item]:
 def _cut(making: Making, item: Item, depth: float) -> FilledContext | None:
     pieces = re.findall(r"\S+\s*|\s+", item.key.text)
     first, last = _evidence_pieces(pieces, item.key.evidence)
+    asked = {"question": item.key.question} if item.key.question else {}
 
     def start_of(units: int) -> int:
         wanted = first - int(depth * (units - (last - first) + 1)) if last else 0
@@ -93,7 +96,7 @@ def _cut(making: Making, item: Item, depth: float) -> FilledContext | None:
 
     def build(units: int):
         start = start_of(units)
-        return making.prompt(document="".join(pieces[start : start + units]).strip(), question=item.question)
+        return making.prompt(document="".join(pieces[start : start + units]).strip(), **asked)
 
     units, tokens = making.most_units(build, least=max(last - first, 1), most=len(pieces))
     if units == len(pieces):

@@ -64,10 +64,17 @@ class Making:
         return places
 
     def prompt(self, **values: str) -> Prompt:
-        """The template filled: a user's message, or a text that ends with the cue of the answer."""
-        if self.chat:
-            return Conversation((Message("user", filled(self.wording["chat"], **values)),))
-        return filled(self.wording["text"], **values)
+        """The template filled: a user's message, or a text that ends with the cue of the answer.
+
+        Raises:
+            InputError: a user's template has no place for one of the values.
+        """
+        name = "chat" if self.chat else "text"
+        missing = [value for value in values if f"{{{value}}}" not in self.wording[name]]
+        if missing:
+            raise InputError(f"task {self.task}: the template {name!r} has no place for {{{missing[0]}}}")
+        text = filled(self.wording[name], **values)
+        return Conversation((Message("user", text),)) if self.chat else text
 
     def tokens_of(self, prompt: Prompt) -> int:
         """Tokens as the model sees them."""

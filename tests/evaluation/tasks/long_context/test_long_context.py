@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -315,6 +316,19 @@ def test_what_cannot_fill_a_context_is_refused_by_name() -> None:
     assert "makes its items and reads none" in wrong("recall", [{"question": "x"}], [])
     with pytest.raises(InputError, match="give --lengths"):
         find_task("rag").ask(find_task("rag").read(rag[0]), [], frozenset())
+
+
+@pytest.mark.parametrize("name", [task.name for task in TASKS])
+def test_a_template_without_a_place_for_what_it_is_about_is_refused(name: str) -> None:
+    task: Any = find_task(name)
+    form = "chat" if task.chat else "text"
+    for value in re.findall(r"\{(\w+)\}", task.wording[form]):
+        changed = replace(task, wording={**task.wording, form: task.wording[form].replace(f"{{{value}}}", "")})
+        kind = name.removesuffix("_base").removesuffix("_small")
+        items = [task.read(record) for record in RECORDS[kind][:6]]
+        shots = [task.read(record) for record in EXAMPLES] if kind == "icl" else []
+        with pytest.raises(InputError, match=rf"task {name}: the template '{form}' has no place for \{{{value}\}}"):
+            changed.generate(items, shots, tokens=1_024, count=1, seed=0, tokenizer=TOKENIZER)
 
 
 def test_items_of_one_record_share_a_cluster_at_all_lengths() -> None:
