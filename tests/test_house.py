@@ -84,6 +84,7 @@ INSIDE = {
         {"tasks"},
         {"report", "plan"},
         {"run"},
+        {"during_training"},
     ],
     "evaluation.tasks": [{"columns", "wording", "quirks"}, {"", "multiple_choice"}, {"mathematics"}],
     "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate"}],

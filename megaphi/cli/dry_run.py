@@ -12,6 +12,7 @@ from megaphi.engine.learning_rate import learning_rate, milestones
 from megaphi.engine.run_config import RunConfig, check
 from megaphi.engine.run_sections import TrainingLength
 from megaphi.engine.run_tokenizer import check_tokenizer
+from megaphi.evaluation.during_training import check_tasks
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.memory import RankMemory, rank_memory
 from megaphi.stages.pretrain import Pretrain
@@ -23,6 +24,8 @@ def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
     run = check(configuration, world_size=world_size or smallest * (configuration.layout.data or 1))
     check_tokenizer(run)
     run.task.rehearse()
+    if run.evaluation.every:
+        check_tasks(run.evaluation.tasks)
     print("Configuration")
     for path, value in leaves(run):
         print(f"  {path:<36} {_show(value)}")

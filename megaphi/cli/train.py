@@ -74,6 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     with told_to_all_ranks():
         checked = check(configuration, world_size=processes)
         check_tokenizer(checked)
+        if checked.evaluation.every:
+            from megaphi.evaluation.during_training import plan_of
+
+            plan_of(checked.evaluation)
     if arguments.processes is not None and processes > 1:
         command = [sys.executable, "-m", "megaphi", "train", arguments.recipe, *arguments.fields]
         return launcher.start_processes(command, processes=processes)
@@ -82,10 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(configuration: RunConfig) -> int:
     from megaphi.conversion.open_weights import open_weights
+    from megaphi.evaluation.during_training import open_evaluation
     from megaphi.stages.train import train
 
     def work() -> int:
-        train(configuration, open_weights=open_weights)
+        train(configuration, open_weights=open_weights, open_evaluation=open_evaluation)
         return 0
 
     return ending_together(work)

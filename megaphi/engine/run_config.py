@@ -15,7 +15,7 @@ from megaphi.data.batch import BatchShape
 from megaphi.engine.boards.wandb_board import Wandb, check_wandb
 from megaphi.engine.learning_rate import Optimizer, check_schedule
 from megaphi.engine.retention import Saving
-from megaphi.engine.run_sections import Start, TrainingLength, ValidationPasses
+from megaphi.engine.run_sections import EvaluationPasses, Start, TrainingLength, ValidationPasses
 from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.engine.task import TrainingTask
 from megaphi.engine.time_limit import limit_seconds
@@ -46,6 +46,7 @@ class RunConfig:
     """Run folder: config.json, metrics.jsonl, checkpoints/, boards, loss.png, logs/ and steps/ of every rank."""
     training: TrainingLength = field(default_factory=TrainingLength)
     validation: ValidationPasses = field(default_factory=ValidationPasses)
+    evaluation: EvaluationPasses = field(default_factory=EvaluationPasses)
     start: Start = field(default_factory=Start)
     saving: Saving = field(default_factory=Saving)
     layout: ParallelLayout = field(default_factory=ParallelLayout)
@@ -81,6 +82,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
     _check_saving(run)
     _check_kernels(run)
+    _check_evaluation(run)
     check_wandb(run.wandb)
     task = run.task.checked(run, layout)
     if run.training.steps:
@@ -110,6 +112,23 @@ def _check_kernels(run: RunConfig) -> None:
         )
     if run.precision.fp8 != "none" and run.precision.parameters != "bfloat16":
         raise InputError(f"precision.fp8={run.precision.fp8} needs precision.parameters=bfloat16")
+
+
+def _check_evaluation(run: RunConfig) -> None:
+    """The section by itself; `megaphi.evaluation` knows the tasks, and checks their names and files."""
+    section = run.evaluation
+    if not section.every:
+        return
+    if not section.tasks or section.data is None:
+        missing = "evaluation.data, the manifest of their files" if section.tasks else "evaluation.tasks"
+        raise InputError(f"evaluation.every={section.every} needs {missing}")
+    if twice := [name for name in section.tasks if section.tasks.count(name) > 1]:
+        raise InputError(f"evaluation.tasks names {twice[0]} twice")
+    if run.precision.fp8 == "delayed":
+        raise InputError(
+            "evaluation.every is not available with precision.fp8=delayed: its scales are made from the largest values"
+            " of every pass, so evaluating would change the training. Use another kind of fp8, or evaluation.every=0"
+        )
 
 
 def _check_saving(run: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""Length, validation and start of a run: three sections of its configuration.
+"""Length, validation, evaluation and start of a run: four sections of its configuration.
 
 Checks across sections are in `run_config.py`. No torch here.
 """
@@ -33,6 +33,20 @@ class ValidationPasses:
     """Steps between validation passes; 0: only at the end. Needs validation data."""
     samples: Annotated[int, Range(minimum=1)] = 64
     """Held-out sequences of a mixture per pass, always the same; of conversations and pairs all are used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationPasses:
+    """Scores on tasks of `megaphi evaluate` during training (config section `evaluation`)."""
+
+    every: Annotated[int, Range(minimum=0)] = 0
+    """Steps between evaluations; there is one at the end too. 0: never."""
+    tasks: tuple[str, ...] = ()
+    """Names of tasks that are graded by log-likelihood, such as mmlu_base,arc_challenge_base."""
+    data: FilePath | None = None
+    """Manifest of the tasks' data files, as for `megaphi evaluate`."""
+    limit: Annotated[int, Range(minimum=1)] | None = None
+    """Items of each task that are scored, the first ones of its files; none: all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,7 @@ def stage_here(run: RunConfig) -> dict[str, Any]:
     from megaphi.engine.reporting.metrics import read_metrics
     from megaphi.engine.run_config import check
     from megaphi.errors import InputError, ReportedElsewhere, RunFailed
+    from megaphi.evaluation.during_training import open_evaluation
     from megaphi.log import logger
     from megaphi.parallel.rendezvous.place import detect
     from megaphi.stages.train import train
@@ -43,7 +44,8 @@ def stage_here(run: RunConfig) -> dict[str, Any]:
     logger.addFilter(keep)
     message = None
     try:
-        train(check(run, world_size=detect().world_size), open_weights=open_weights)
+        checked = check(run, world_size=detect().world_size)
+        train(checked, open_weights=open_weights, open_evaluation=open_evaluation)
     except (InputError, ReportedElsewhere, RunFailed) as error:
         message = str(error)
     finally:

@@ -199,8 +199,7 @@ def _tell_isolation(plan: EvaluationPlan, *, unsafe: bool) -> None:
     from megaphi.grading.question import CodeTests, Question
     from megaphi.log import logger
 
-    keys = [item.key for planned in plan.tasks for item in planned.data.items[:1]]
-    programs = [one for key in keys for one in (key, getattr(key, "tests", None)) if isinstance(one, CodeTests)]
-    isolation = isolation_for([Question(name="program", prompt="", key=key) for key in programs], unsafe=unsafe)
+    keys = [item.key for planned in plan.tasks for item in planned.data.items[:1] if isinstance(item.key, CodeTests)]
+    isolation = isolation_for([Question(name="program", prompt="", key=key) for key in keys], unsafe=unsafe)
     if isolation is not None:
         logger.info("isolation of the model's programs: %s", isolation)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -58,6 +59,21 @@ def restore_random_states(reader: CheckpointReader, world: World) -> bool:
     states = {key.removeprefix(prefix): reader.whole(key) for key in reader.tensors if key.startswith(prefix)}
     if "torch" not in states:
         return False
+    _set_states(states, world)
+    return True
+
+
+@contextmanager
+def same_random_states(world: World) -> Iterator[None]:
+    """Put back all generators after the block."""
+    states = _states(world)
+    try:
+        yield
+    finally:
+        _set_states(states, world)
+
+
+def _set_states(states: Mapping[str, Tensor], world: World) -> None:
     version, words, gauss = json.loads(states["python"].numpy().tobytes())
     random.setstate((version, tuple(words), gauss))
     kind, key, *rest = json.loads(states["numpy"].numpy().tobytes())
@@ -67,4 +83,3 @@ def restore_random_states(reader: CheckpointReader, world: World) -> bool:
         torch.cuda.set_rng_state(states["device"])
     named = {name.removeprefix(_MEGATRON): state for name, state in states.items() if name.startswith(_MEGATRON)}
     get_cuda_rng_tracker().set_states(named)  # pyright: ignore[reportOptionalMemberAccess]
-    return True

@@ -32,7 +32,7 @@ from megaphi.parallel.agreement import agree_on, agreed
 from megaphi.parallel.rendezvous.differences import Facts
 from megaphi.parallel.world import World
 
-PLACES = ("folder", "paths", "file", "initial_checkpoint")
+PLACES = ("folder", "paths", "file", "initial_checkpoint", "evaluation.data")
 """Last parts of the names of fields that hold paths."""
 SAMPLED_ROWS = 16
 """Number of rows compared of every matrix of the initial weights: for 14B some 2,600 rows of 10 to 36 kB."""

@@ -1,4 +1,4 @@
-"""The training loop: batch, step, report; validate and save when due; stop when asked.
+"""The training loop: batch, step, report; validate, evaluate and save when due; stop when asked.
 
 One number resumes a run: the samples seen so far determine every batch that follows. A signal or the time limit ends
 the loop after any step (it saves and returns); a run that is killed at any moment resumes from its last complete
@@ -32,6 +32,7 @@ from megaphi.engine.saving.saver import Saver
 from megaphi.engine.start.resume import InitialWeights, resume
 from megaphi.engine.task import CheckStep, no_check
 from megaphi.engine.time_limit import TimeLimit
+from megaphi.engine.training.evaluations import Evaluate, Evaluations
 from megaphi.engine.training.stop_conditions import StopRequest, check_finite
 from megaphi.engine.training.train_step import NEXT_TOKEN, train_step
 from megaphi.engine.training.validation import Validation
@@ -58,8 +59,12 @@ def training_loop(
     initial: InitialWeights,
     objective: Objective = NEXT_TOKEN,
     check_step: CheckStep = no_check,
+    evaluate: Evaluate | None = None,
 ) -> RunResult:
-    """Train from the newest checkpoint, or from the beginning, to `training.steps` or `training.stop_after`."""
+    """Train from the newest checkpoint, or from the beginning, to `training.steps` or `training.stop_after`.
+
+    `evaluate` gives scores every `evaluation.every` steps.
+    """
     run, world = model.run, model.world
     data, step = resume(model, data, initial)
     last = min(run.training.steps, run.training.stop_after or run.training.steps)
@@ -68,6 +73,7 @@ def training_loop(
         return RunResult(step=step, finished=step >= run.training.steps)
     log = agreed(world, lambda: open_log(run, after=step) if world.is_main else None)
     validation = None if data.validation is None else Validation(data.validation, run, world)
+    evaluations = None if evaluate is None else Evaluations(run, evaluate)
     bar = progress_bar(total=run.training.steps, initial=step, unit="step", label="train", visible=world.is_main)
     stop, times, activity = StopRequest(TimeLimit(run.training.time_limit)), _step_times(run, world), world.activity
     with stop, bar, times, Saver(model, saved_step=step, after_save=partial(_plot, run, unit_of(objective))) as saver:
@@ -80,11 +86,15 @@ def training_loop(
             record = _update(model, batches, objective, check_step, step=step)
             record["tokens"] = data.training.order.position_at(step).tokens
             record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
-            stopping = stop.agreed(world, save_seconds=saver.longest_seconds) or step == last
+            is_asked_to_stop = stop.agreed(world, save_seconds=saver.longest_seconds)
+            stopping = is_asked_to_stop or step == last
             saver.check_first()
             if validation is not None and _is_due(step, run.validation.every, last=run.training.steps):
                 activity.enter("validation")
                 record |= validation.means(model, objective, step=step)
+            if evaluations is not None and evaluations.are_due(step, in_haste=is_asked_to_stop):
+                activity.enter("evaluation")
+                record |= evaluations.scores(model, step=step)
             activity.enter("metrics")
             if log is not None:
                 log.add(record | saver.metrics(step))

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from megaphi.cli import main
-from megaphi.errors import InputError
 from megaphi.evaluation.result_files import read_evaluation
 from megaphi.tokenizer.huggingface import export_tokenizer
 from megaphi.tokenizer.phi4 import load_tokenizer
@@ -121,23 +120,3 @@ def test_bad_input(
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate"]) == 2
     assert "MODEL is missing" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("task", ["humaneval", "mbpp"])
-def test_programs_need_isolation_before_anything_is_asked(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    record = {
-        "humaneval": {"task_id": "a", "prompt": "def f():\n", "test": "def check(f): f()", "entry_point": "f"},
-        "mbpp": {"task_id": 1, "text": "One.", "code": "def f():\n    return 1", "test_list": ["assert f() == 1"]},
-    }[task]  # fmt: skip
-    (tmp_path / f"{task}.jsonl").write_text(json.dumps(record) + "\n")
-    assert main(["evaluate", "--write-manifest", str(tmp_path)]) == 0
-
-    def refuse(*, unsafe: bool) -> None:
-        raise InputError("nothing isolates programs here")
-
-    monkeypatch.setattr("megaphi.grading.grader.find_isolation", refuse)
-    words = ["evaluate", "http://127.0.0.1:1/v1=m", "--tasks", task, "--manifest", str(tmp_path / "manifest.json")]
-    assert main([*words, "--output", str(tmp_path / "output")]) == 2
-    assert "nothing isolates programs here" in capsys.readouterr().err
