@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from megaphi.evaluation.report.published import PUBLISHED, STAGES, PublishedScore
 from megaphi.evaluation.report.summary import TaskSummary
 from megaphi.evaluation.results import Evaluation
+from megaphi.evaluation.statistics.strength import elo_difference
 from megaphi.evaluation.task import PHI4
 from megaphi.pivotal.methods.findings import Band
 from megaphi.pivotal.preference.record_files import in_cell
@@ -54,7 +55,6 @@ def _scores(evaluation: Evaluation, summaries: Sequence[TaskSummary]) -> Iterato
     yield "| task | items | answers | score | 95 % interval | problems wrong | problems left out | Phi-4, published | |"
     yield "|---|---:|---:|---:|---|---:|---:|---:|---|"
     for one in summaries:
-        published = PUBLISHED.get(one.result.task)
         cells = (
             in_cell(f"{one.result.task}: {one.result.scores[0]}"),
             f"{one.items:,}",
@@ -63,8 +63,7 @@ def _scores(evaluation: Evaluation, summaries: Sequence[TaskSummary]) -> Iterato
             ends(one.score),
             points(one.as_wrong),
             points(one.left_out),
-            f"{published.score:.1f} ± {published.half_width:.1f}" if published else "–",
-            against(one.score, published, evaluation.protocol) if published else "",
+            *published_cells(one, evaluation.protocol),
         )
         yield f"| {' | '.join(cells)} |"
     yield ""
@@ -81,6 +80,18 @@ def _scores(evaluation: Evaluation, summaries: Sequence[TaskSummary]) -> Iterato
         if published and published.note:
             yield f"Published score of {one.result.task}: {published.note}."
     yield ""
+
+
+def published_cells(one: TaskSummary, protocol: str) -> tuple[str, str]:
+    """The published score, and how the one measured here stands to it."""
+    published = PUBLISHED.get(one.result.task)
+    if published is None:
+        return "–", ""
+    shown = f"{published.score:.1f} ± {published.half_width:.1f}"
+    measured = one.derived.get(published.figure) if published.figure else one.score
+    if not isinstance(measured, Band):
+        return shown, ""
+    return shown, f"{published.figure} {against(measured, published, protocol)}".strip()
 
 
 def against(score: Band, published: PublishedScore, protocol: str) -> str:
@@ -115,6 +126,10 @@ def _further(summaries: Sequence[TaskSummary]) -> Iterator[str]:
             else:
                 shown = f"{value:.4g}", "its function is not known here"
             rows.append((one.result.task, f"{name} (not in points)", *shown))
+            if name == "win_rate" and isinstance(value, Band):
+                elo = elo_difference(value)
+                span = f"{elo.low:.0f} to {elo.high:.0f}"
+                rows.append((one.result.task, "Elo ahead of the baseline", f"{elo.estimate:+.0f}", span))
     if rows:
         yield from ("## Further figures", "", "| task | figure | value | 95 % interval |", "|---|---|---:|---|")
         yield from (f"| {in_cell(task)} | {in_cell(name)} | {value} | {band} |" for task, name, value, band in rows)

@@ -17,8 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from megaphi.evaluation.report.markdown import against, points
-from megaphi.evaluation.report.published import PUBLISHED
+from megaphi.evaluation.report.markdown import points, published_cells
 from megaphi.evaluation.report.summary import TaskSummary
 from megaphi.evaluation.results import Evaluation
 
@@ -47,7 +46,7 @@ def render_page(evaluation: Evaluation, summaries: Sequence[TaskSummary]) -> str
 
 
 def _row(one: TaskSummary, protocol: str) -> dict[str, str]:
-    published = PUBLISHED.get(one.result.task)
+    published, against = published_cells(one, protocol)
     return {
         "task": f"{one.result.task}: {one.result.scores[0]}",
         "asked": f"{one.items:,}",
@@ -55,8 +54,8 @@ def _row(one: TaskSummary, protocol: str) -> dict[str, str]:
         "score": points(one.score),
         "as_wrong": points(one.as_wrong),
         "left_out": points(one.left_out),
-        "published": f"{published.score:.1f} ± {published.half_width:.1f}" if published else "–",
-        "against": against(one.score, published, protocol) if published else "",
+        "published": published,
+        "against": against,
     }
 
 

@@ -27,6 +27,8 @@ class PublishedScore:
     questions: int
     protocol: str
     note: str = ""
+    figure: str = ""
+    """The task's figure that it is, where it is not the headline score: one that is a function of means."""
     stages: tuple[float, ...] = field(default=())
     """The same after the stages of post-training, in the order of `STAGES`."""
 
@@ -50,7 +52,15 @@ PUBLISHED: Mapping[str, PublishedScore] = {
     "drop": PublishedScore(score=75.5, questions=9_535, protocol=SIMPLE_EVALS, note="F1"),
     "mmlu_pro": PublishedScore(score=70.4, questions=12_032, protocol=OWN),
     "humaneval_plus": PublishedScore(score=82.8, questions=164, protocol=OWN),
-    "arena_hard": PublishedScore(score=75.4, questions=500, protocol=OWN, stages=(56.7, 66.5, 69.8, 75.4)),
-    "ifeval": PublishedScore(score=63.0, questions=541, protocol=OWN, stages=(66.2, 63.0, 63.0, 63.0)),
+    "arena_hard": PublishedScore(
+        score=75.4, questions=500, protocol=OWN, figure="win_rate", stages=(56.7, 66.5, 69.8, 75.4)
+    ),
+    "ifeval": PublishedScore(
+        score=63.0,
+        questions=541,
+        protocol=OWN,
+        note="which of the four figures is not known",
+        stages=(66.2, 63.0, 63.0, 63.0),
+    ),
     "amc": PublishedScore(score=61.2, questions=78, protocol=OWN, note="91.8 of 150 points"),
 }

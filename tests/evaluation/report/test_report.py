@@ -102,8 +102,21 @@ def test_published_numbers_and_their_noise():
 
 
 def test_published_tasks_exist():
-    missing = set(PUBLISHED) - set(all_tasks()) - {"arena_hard", "ifeval"}
+    missing = set(PUBLISHED) - set(all_tasks())
     assert not missing
+    assert all(one.figure in all_tasks()[name].derived for name, one in PUBLISHED.items() if one.figure)
+
+
+def test_arena_hard_is_compared_by_its_win_rate():
+    """Clear wins weigh thrice: 2 of 4 requests won clearly, 2 lost slightly, is 6 of 8 games; 3 to 1 is 191 Elo."""
+    scores = [{"preferred": 1.0, "points": 1.0, "weight": 1.0}] * 200
+    scores += [{"preferred": 0.0, "points": 0.0, "weight": 1 / 3}] * 200
+    rows = [response(f"q{n}", 0.0, scores=one) for n, one in enumerate(scores)]
+    found = summary_of(task("arena_hard", rows, derived={"win_rate": 0.75}))
+    text = "\n".join(report_lines(evaluation(), [found]))
+    assert "win\\_rate" in text
+    assert "win_rate -0.4, within noise" in text
+    assert "| Elo ahead of the baseline | +191 |" in text
 
 
 def test_two_writings_are_equal(tmp_path):
