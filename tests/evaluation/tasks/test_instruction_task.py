@@ -1,7 +1,4 @@
-"""IFEval: each of its 25 instructions followed and broken, strict and loose, against lm-eval's own grading.
-
-The data by which sentences are split is made here, without abbreviations: nothing is downloaded.
-"""
+"""IFEval: each of its 25 instructions followed and broken, strict and loose, against lm-eval's own grading."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ from megaphi.evaluation.tasks.instructions import checkers
 from megaphi.evaluation.tasks.instructions.ifeval import variants
 from megaphi.grading.grader import Grader
 from megaphi.sampling import Sampling
+from tests.evaluation.tasks.sentence_data import sentence_data
 
 pytest.importorskip("lm_eval", reason="the extra megaphi[eval] is not installed")
 
@@ -127,17 +125,9 @@ FORMATS: tuple[tuple[str, dict[str, Any], str, bool, bool], ...] = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    import nltk
-
-    folder = tmp_path_factory.mktemp("nltk")
-    english = folder / "tokenizers" / "punkt_tab" / "english"
-    english.mkdir(parents=True)
-    for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
-        (english / name).write_text("")
-    nltk.data.path.insert(0, str(folder))
-    yield folder
-    nltk.data.path.remove(str(folder))
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with sentence_data(tmp_path_factory.mktemp("nltk")):
+        yield
 
 
 def record(*instructions: tuple[str, dict[str, Any]]) -> dict[str, Any]:

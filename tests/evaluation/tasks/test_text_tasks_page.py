@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+
+import pytest
 
 from megaphi.evaluation.tasks import find_task
 
@@ -32,3 +36,17 @@ def test_the_tables_hold_every_task_and_every_switch() -> None:
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     assert [row for row in rows() if row not in lines] == []
     assert len([line for line in lines if line.startswith("| `")]) == len(rows())
+
+
+def test_the_program_that_joins_answers_makes_records_of_arena_hard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    question = {"question_id": "q", "category": "c", "cluster": "g", "turns": [{"content": "Name a prime."}]}
+    answer = {"question_id": "q", "model_id": "gpt-4-0314", "choices": [{"index": 0, "turns": [{"content": "Seven."}]}]}
+    Path("question.jsonl").write_text(json.dumps(question) + "\n")
+    Path("gpt-4-0314.jsonl").write_text(json.dumps(answer) + "\n")
+    exec(program, {})
+    item = find_task("arena_hard").read(json.loads(Path("arena_hard.jsonl").read_text()))
+    assert (item.name, item.question, item.key) == ("q", "Name a prime.", "Seven.")
