@@ -22,6 +22,7 @@ from megaphi.stages.pretrain import Pretrain
 
 RECIPES = {
     "phi4_14b_pretrain": "megaphi.recipes.phi4_14b",
+    "phi4_14b_midtrain": "megaphi.recipes.phi4_14b_midtrain",
     "phi4_14b_sft": "megaphi.recipes.phi4_14b_post_training",
     "phi4_14b_dpo_pivotal": "megaphi.recipes.phi4_14b_post_training",
     "phi4_14b_dpo_judged": "megaphi.recipes.phi4_14b_post_training",

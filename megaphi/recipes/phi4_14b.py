@@ -16,6 +16,9 @@ from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.stages.pretrain import Pretrain
 
+LONG_CONTEXT = 16_384
+"""Tokens of a sequence in mid-training (paper), and of the blocks that pretraining shuffles to be continued there."""
+
 
 def phi4_14b_pretrain() -> RunConfig:
     """Pretraining: 424,000 steps of 5,760 sequences of 4,096 tokens (paper: about 10T tokens)."""
@@ -27,7 +30,7 @@ def phi4_14b_pretrain() -> RunConfig:
         layout=ParallelLayout(tensor=2, pipeline=4, sequence_parallel=True),
         model=PHI4_14B,
         batch=BatchShape(sequence_length=4_096, global_batch=5_760, micro_batch=1),
-        task=Pretrain(mixture=Mixture(sources=phi4_sources())),
+        task=Pretrain(mixture=Mixture(sources=phi4_sources(), block_tokens=LONG_CONTEXT)),
         optimizer=Optimizer(learning_rate=3e-4, weight_decay=0.1, warmup_steps=2_000),
     )
 

@@ -83,6 +83,11 @@ class Pretrain(TrainingTask):
                 "task.mixture.order=megatron has no mixture stages: remove task.mixture.stages, or use"
                 " task.mixture.order=keyed"
             )
+        if self.mixture.order == "megatron":
+            cut = next((source.name for source in self.mixture.sources if source.windows == "documents"), None)
+            if cut is not None or self.mixture.block_tokens is not None:
+                what = f"sources.{cut}.windows=documents" if cut else f"block_tokens={self.mixture.block_tokens}"
+                raise InputError(f"task.mixture.{what} needs task.mixture.order=keyed, not megatron")
 
     def rehearse(self) -> None:
         from megaphi.engine.own_objective import load_objective
@@ -98,6 +103,8 @@ class Pretrain(TrainingTask):
             logger.info(
                 "  %-12s %15s tokens, %.2f epochs in this run", source.name, f"{source.tokens:,}", epochs[source.name]
             )
+        for name, coverage in training.coverage().items():
+            logger.info("  %-12s %s", name, coverage)
         data = RunData(training=training, validation=validation)
         return OpenTask(run=run, data=data, objective=load_objective(self.objective))
 

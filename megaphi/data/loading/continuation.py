@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from megaphi.data.order.ledger import Cursor, DataContinuation, DatasetRecord, Ledger, Origin, changed_data
 from megaphi.data.order.permutation import ORDER_VERSION
+from megaphi.data.order.run_order import RunOrder
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def continue_run(
     if not changes:
         cursors = {record.name: record.at_origin for record in ledger.sources}
         same = mixture.at(ledger.origin, cursors).order
-        if same.position_at(position.step) == position and same.begun(position.sample) == ledger.segments:
+        is_same_plan = same.position_at(position.step) == position and same.begun(position.sample) == ledger.segments
+        if is_same_plan and _stands_where(ledger, same.cursors(position.sample)):
             return DataContinuation(ledger.origin, cursors, former)
     if mixture.order.kind == "megatron":
         raise InputError(
@@ -56,18 +58,35 @@ def continue_run(
     }
     former = tuple(replace(record, at_origin=record.now) for record in former)
     heading = f"the mixture was edited: from step {position.step} on it is read by the new plan"
-    return DataContinuation(position, cursors, former, (heading, *_notes(mixture, cursors, changes)))
+    return DataContinuation(position, cursors, former, (heading, *_notes(mixture, cursors, changes, origin=position)))
 
 
 def warm_start(ledger: Ledger, mixture: OpenMixture) -> DataContinuation:
-    """A new run whose sources continue where those of an earlier run stopped, as far as they are the same."""
-    now = mixture.datasets()
+    """A new run whose sources continue where those of an earlier run stopped, as far as they are the same.
+
+    Of another seed or order there is no such place: every source then begins an unseen epoch.
+
+    Raises:
+        InputError: the new run reads in Megatron's order, which always begins at its first sample.
+    """
+    order, now = mixture.order, mixture.datasets()
+    if order.kind == "megatron":
+        raise InputError(
+            "start.continue_sources=true needs task.mixture.order=keyed: Megatron's order cannot begin in the middle"
+        )
     changes = _changed_sources(ledger, now)
+    if (ledger.order, ledger.order_version, ledger.seed) != (order.kind, ORDER_VERSION, order.seed):
+        changes = {record.name: "it was read in another order, or with another seed" for record in ledger.sources}
     cursors = {
         record.name: record.now.restarted() if record.name in changes else record.now for record in ledger.sources
     }
     former = tuple(replace(item, at_origin=item.now) for item in ledger.sources if item.name not in now)
-    return DataContinuation(Origin(), cursors, former, tuple(_notes(mixture, cursors, changes)))
+    return DataContinuation(Origin(), cursors, former, tuple(_notes(mixture, cursors, changes, origin=Origin())))
+
+
+def _stands_where(ledger: Ledger, cursors: Mapping[str, Cursor]) -> bool:
+    """Return whether the plan has read of each source what the ledger says: blocks of another size are another plan."""
+    return all(cursors[record.name] == record.now for record in ledger.sources if record.name in cursors)
 
 
 def _changes(ledger: Ledger, mixture: OpenMixture) -> dict[str, str]:
@@ -92,17 +111,39 @@ def _changed_sources(ledger: Ledger, now: Mapping[str, Sequence[DatasetRecord]])
     return {name: what for name, what in found.items() if what is not None}
 
 
-def _notes(mixture: OpenMixture, cursors: Mapping[str, Cursor], changed: Container[str]) -> list[str]:
+def _notes(
+    mixture: OpenMixture, cursors: Mapping[str, Cursor], changed: Container[str], *, origin: Origin
+) -> list[str]:
     """Tell the user how each source continues."""
     notes = []
+    order = mixture.at(origin, cursors).order
+    assert isinstance(order, RunOrder)  # Megatron's is not continued by another plan
+    first = order.first_cursors()
     for source in mixture.describe():
         cursor = cursors.get(source.name)
         if cursor is None:
             notes.append(f"source {source.name} is new: it begins")
         elif source.name in changed or "" in changed:
             notes.append(f"source {source.name} has changed: it begins epoch {cursor.first_epoch}")
+        elif (begun := first.get(source.name, cursor)).first_epoch != cursor.first_epoch:
+            notes.append(
+                f"source {source.name} begins epoch {begun.first_epoch}, {cursor.drawn:,} tokens in: "
+                + _why_not_on(cursor, begun)
+            )
         else:
             notes.append(
                 f"source {source.name} goes on: {cursor.drawn:,} tokens, {cursor.drawn / source.tokens:.2f} epochs"
             )
     return notes
+
+
+def _why_not_on(before: Cursor, now: Cursor) -> str:
+    """The reason why the epoch at `before` cannot be finished by the plan whose first cursor is `now`."""
+    if before.cut != now.cut:
+        return f"it was read as {before.cut}, now as {now.cut}"
+    if now.cut != "stream":
+        return f"its windows had another length or number ({before.blocks:,} of {before.block_tokens:,} tokens)"
+    return (
+        f"its blocks of {before.block_tokens:,} tokens do not divide into the new samples"
+        " (the earlier run's task.mixture.block_tokens plans for that)"
+    )

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.batch import NO_SAMPLE, Batch, document_positions
 from megaphi.data.loading.continuation import continue_run, warm_start
+from megaphi.data.order.document_windows import Coverage, document_windows
 from megaphi.data.order.ledger import (
     Cursor,
     DataContinuation,
@@ -82,12 +83,17 @@ class OpenMixture:
         """
         numbers_B = np.array(sample_numbers, dtype=np.int64)
         is_padding_B = numbers_B == NO_SAMPLE
-        runs, length = self.order.runs(np.where(is_padding_B, self.order.origin.sample, numbers_B), self.reader)
+        drawn_B = np.where(is_padding_B, self.order.origin.sample, numbers_B)
+        runs, length, targets_B = self.order.runs(drawn_B, self.reader)
         shape = {"rows": len(numbers_B), "count": length + 1}
         tokens_BS, labels_BS = self.reader.read(runs, **shape, vocabulary_size=self._vocabulary_size)
         mixture = self.mixture
         loss_mask_BS = np.ones((len(numbers_B), length), dtype=np.float32)
         loss_mask_BS[is_padding_B] = 0
+        for row in np.flatnonzero(targets_B < length):  # the document has ended: repeat its end, which is not trained
+            end = targets_B[row]
+            tokens_BS[row, end:] = labels_BS[row, end:] = labels_BS[row, end - 1]
+            loss_mask_BS[row, end:] = 0
         documents_BS = positions_BS = None
         if mixture.isolate_documents or mixture.reset_positions or mixture.mask_document_ends:
             documents_BT = self.reader.document_ids(runs, **shape)
@@ -116,7 +122,7 @@ class OpenMixture:
     def prepare(self, sample_numbers: ArrayLike) -> None:
         """Announce samples that will be read soon, to prefetch them from object storage."""
         if self.reader.is_remote:
-            runs, _ = self.order.runs(np.array(sample_numbers, dtype=np.int64), self.reader)
+            runs, _, _ = self.order.runs(np.array(sample_numbers, dtype=np.int64), self.reader)
             self.reader.prepare(runs)
 
     def at(self, origin: Origin, cursors: Mapping[str, Cursor], *, former: Sequence[SourceRecord] = ()) -> OpenMixture:
@@ -124,7 +130,13 @@ class OpenMixture:
         order = self.order
         if isinstance(order, RunOrder):
             order = RunOrder(
-                self.spans, order.sources, seed=order.seed, split=order.split, origin=origin, cursors=cursors
+                self.spans,
+                order.sources,
+                seed=order.seed,
+                split=order.split,
+                origin=origin,
+                cursors=cursors,
+                block_tokens=order.block_tokens,
             )
         return OpenMixture(
             self.mixture,
@@ -208,11 +220,31 @@ class OpenMixture:
         return {size.name: drawn[size.name] / size.tokens for size in self.describe()}
 
     def describe(self) -> list[SourceSize]:
-        """Describe the mixture, source by source."""
-        return [
-            SourceSize(source.name, stream.token_count, stream.document_count, len(stream.datasets))
-            for source, stream in zip(self.sources, self.streams, strict=True)
-        ]
+        """Describe the mixture, source by source.
+
+        Of a source that is cut from documents, tokens are those of an epoch, padding included: windows x samples.
+        """
+        coverage = self.coverage()
+        sizes = []
+        for source, stream in zip(self.sources, self.streams, strict=True):
+            tokens, documents = stream.token_count, stream.document_count
+            if (found := coverage.get(source.name)) is not None:
+                tokens, documents = found.windows * found.sequence_length, found.documents
+            sizes.append(SourceSize(source.name, tokens, documents, len(stream.datasets)))
+        return sizes
+
+    def coverage(self) -> dict[str, Coverage]:
+        """By name, what the windows of each source that is cut from documents hold, at its longest sample."""
+        if not isinstance(self.order, RunOrder):
+            return {}
+        longest = {name: 0 for span in self.spans for name in span.sources}
+        for span in self.spans:
+            longest |= {name: max(longest[name], span.sequence_length) for name in span.sources}
+        return {
+            source.name: source.windows.coverage(longest[source.name])
+            for source in self.order.sources
+            if source.windows is not None and source.name in longest
+        }
 
 
 def open_mixture(
@@ -286,8 +318,12 @@ def _order(
     """The order that the mixture names; held-out data has no run to continue, and is always read in the keyed one."""
     if mixture.order == "megatron" and split == "training":
         return megatron_run(streams, spans, seed=seed, split=split, document_split=mixture.document_split)
-    sources = [SourceTokens(stream.name, stream.token_count) for stream in streams]
-    return RunOrder(spans, sources, seed=seed, split=split)
+    named = {source.name: source for source in mixture.sources}
+    sources = [
+        SourceTokens(stream.name, stream.token_count, document_windows(named[stream.name], stream))
+        for stream in streams
+    ]
+    return RunOrder(spans, sources, seed=seed, split=split, block_tokens=mixture.block_tokens)
 
 
 def paths_of(source: Source, split: Split) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ class Cursor:
     """Consumed since then, whole samples."""
     drawn: int
     """Tokens that training took from the source since the run began."""
+    cut: str = "stream"
+    """The rule by which samples are cut from the source: as one stream, or from which documents."""
 
     @property
     def next_epoch(self) -> int:
@@ -39,10 +41,12 @@ class Cursor:
         tokens_per_epoch = self.block_tokens * self.blocks
         return self.first_epoch + (-(-self.tokens // tokens_per_epoch) if tokens_per_epoch else 0)
 
-    def fits(self, *, sequence_length: int, token_count: int) -> bool:
+    def fits(self, *, sequence_length: int, token_count: int, cut: str = "stream") -> bool:
         """Return whether samples of this length can be cut from the rest of the current blocks."""
-        cut = self.block_tokens
-        return cut > 0 and cut % sequence_length == 0 and self.blocks == token_count // cut
+        block = self.block_tokens
+        if cut != self.cut or (cut != "stream" and block != sequence_length):
+            return False
+        return block > 0 and block % sequence_length == 0 and self.blocks == token_count // block
 
     def restarted(self) -> Cursor:
         """The cursor before the first block of an unseen epoch."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.order.ledger import UNREAD, Cursor, Origin, SegmentRecord
 from megaphi.data.order.megatron_order import MegatronOrder
@@ -67,9 +67,13 @@ class MegatronRun:
         sample = step * self.span.global_batch
         return Origin(step=step, sample=sample, tokens=sample * self.span.sequence_length)
 
-    def runs(self, sample_numbers: ArrayLike, reader: TokenReader) -> tuple[Runs, int]:
-        """Locate the S + 1 tokens of each sample; returns them and S. The reader's datasets are those of the order."""
-        return self._order.runs(np.asarray(sample_numbers, dtype=np.int64)), self.span.sequence_length
+    def runs(self, sample_numbers: ArrayLike, reader: TokenReader) -> tuple[Runs, int, NDArray[np.int64]]:
+        """Locate the S + 1 tokens of each sample; returns them, S, and that all of its S targets count.
+
+        The reader's datasets are those of the order.
+        """
+        numbers_B, length = np.asarray(sample_numbers, dtype=np.int64), self.span.sequence_length
+        return self._order.runs(numbers_B), length, np.full(len(numbers_B), length, dtype=np.int64)
 
     def cursors(self, samples: int) -> dict[str, Cursor]:
         """Tokens drawn from each source by the first `samples` samples of the run."""

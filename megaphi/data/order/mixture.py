@@ -33,6 +33,12 @@ class Source:
     """Type of the tokens in files that have no index and no header."""
     document_end: Annotated[int, Range(minimum=0)] | None = None
     """The token id that ends every document, in formats that do not list documents (all but .bin/.idx)."""
+    windows: Literal["stream", "documents"] = "stream"
+    """stream: samples are cut from all tokens in a row. documents: each is of one document, from its start on."""
+    shortest_document: Annotated[int, Range(minimum=0)] = 0
+    """With windows=documents: documents of fewer tokens, their end included, are left out."""
+    longest_document: Annotated[int, Range(minimum=2)] | None = None
+    """With windows=documents: documents of more tokens are left out."""
     unique_tokens: Annotated[int, Range(minimum=1)] | None = None
     """Tokens that the source is expected to hold; a dry run counts epochs with it where the files are not there."""
 
@@ -74,6 +80,8 @@ class Mixture:
     """One after the other; empty is one stage with the sources' weights. Every source continues where it stopped."""
     order: Literal["keyed", "megatron"] = "keyed"
     """keyed: nothing is built. megatron: the order of Megatron-LM's builders, to continue a run started there."""
+    block_tokens: Annotated[int, Range(minimum=1)] | None = None
+    """Sources are shuffled in blocks of a multiple of these: a later run with samples as long goes on in the epoch."""
     document_split: str | None = None
     """With order=megatron: Megatron-LM's --split (such as 969,30,1), if its splits shared their datasets."""
     isolate_documents: bool = False
@@ -91,6 +99,17 @@ def check_sources(sources: Sequence[Source]) -> None:
     check_names([source.name for source in sources])
     for source in sources:
         check_values(source, where=f"task.mixture.sources.{source.name}")
+        _check_windows(source)
+
+
+def _check_windows(source: Source) -> None:
+    shortest, longest = source.shortest_document, source.longest_document
+    where = f"task.mixture.sources.{source.name}"
+    if source.windows == "stream" and (shortest or longest is not None):
+        field = "shortest_document" if shortest else "longest_document"
+        raise InputError(f"{where}.{field} needs {where}.windows=documents: a stream is cut wherever samples end")
+    if longest is not None and longest < shortest:
+        raise InputError(f"{where}: longest_document={longest} is below shortest_document={shortest}")
 
 
 def check_names(names: Sequence[str]) -> None:

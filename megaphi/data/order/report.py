@@ -112,21 +112,36 @@ def report_mixture(
         InputError: the mixture or its stages are invalid, or a source's files are corrupted.
     """
     check_sources(mixture.sources)
-    sizes = {source.name: unique_tokens(source) for source in mixture.sources} if unique is None else unique
     spans = lay_out_stages(mixture, steps=steps, sequence_length=sequence_length, global_batch=global_batch)
+    if unique is None:
+        longest = {name: span.sequence_length for span in sorted(spans, key=_length) for name in span.sources}
+        unique = {
+            source.name: unique_tokens(source, sequence_length=longest.get(source.name, sequence_length))
+            for source in mixture.sources
+        }
+    sizes = unique
     stages = tuple(_stage(span, sizes) for span in spans)
     tokens = sum(stage.tokens for stage in stages)
     sources = tuple(_source(source.name, sizes[source.name], stages, of=tokens) for source in mixture.sources)
     return MixtureReport(steps=steps, tokens=tokens, stages=stages, sources=sources)
 
 
-def unique_tokens(source: Source) -> UniqueTokens:
-    """Tokens that a source holds: counted in its files if all are there, else the number that its recipe expects."""
+def _length(span: StageSpan) -> int:
+    return span.sequence_length
+
+
+def unique_tokens(source: Source, *, sequence_length: int) -> UniqueTokens:
+    """Tokens that a source holds: counted in its files if all are there, else the number that its recipe expects.
+
+    Of a source that is cut from documents, the tokens of an epoch: its windows of `sequence_length`, padding included.
+    """
+    from megaphi.data.order.document_windows import document_windows
     from megaphi.data.storage.files.remote import RemoteStore
     from megaphi.data.storage.files.token_files import is_url
     from megaphi.data.storage.formats.dataset_formats import is_there, open_dataset
     from megaphi.data.storage.formats.token_dataset import TokenLayout
     from megaphi.data.storage.source_paths import find_datasets
+    from megaphi.data.storage.streams import TokenStream
 
     listed = []
     if not any(map(is_url, source.paths)):
@@ -135,6 +150,9 @@ def unique_tokens(source: Source) -> UniqueTokens:
     if listed and all(is_there(dataset.path) for dataset in listed):
         layout = TokenLayout(dtype=source.dtype, document_end=source.document_end)
         datasets = [open_dataset(dataset.path, layout=layout) for dataset in listed]
+        windows = document_windows(source, TokenStream(tuple(datasets), source.name))
+        if windows is not None:
+            return UniqueTokens(windows.of_length(sequence_length).count * sequence_length, True)
         return UniqueTokens(sum(dataset.token_count for dataset in datasets), True)
     return UniqueTokens(source.unique_tokens, False)
 

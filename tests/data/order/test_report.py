@@ -114,9 +114,9 @@ def test_files_count_more_than_the_recipes_word(tmp_path):
         with IndexedDatasetWriter(tmp_path / name, "uint16") as writer:
             writer.add_document(np.zeros(tokens))
             writer.finish({})
-    assert unique_tokens(source("a", "b")) == (42, True)
-    assert unique_tokens(source("a", "elsewhere")) == (7, False)
-    assert unique_tokens(source()) == (7, False)
+    assert unique_tokens(source("a", "b"), sequence_length=8) == (42, True)
+    assert unique_tokens(source("a", "elsewhere"), sequence_length=8) == (7, False)
+    assert unique_tokens(source(), sequence_length=8) == (7, False)
     report = report_mixture(Mixture(sources=(source("a", "b"),)), steps=2, sequence_length=3, global_batch=14)
     assert (report.sources[0].epochs, report.sources[0].counted) == (2.0, True)
 

@@ -154,6 +154,15 @@ class IndexedDataset:
         width = self.dtype.itemsize
         return read_run(self.data, start * width, count * width).view(self.dtype)
 
+    def document_edges(self) -> NDArray[np.int64]:
+        """First token of every document, and the end of the last: [documents + 1]. Reads the whole index."""
+        self.files.index.check_size()
+        edge_D = self._first_byte(self.document_indices)
+        wrong_D = (np.diff(edge_D) < 0) | (edge_D[:-1] < 0) | (edge_D[1:] > self.files.data.size)
+        if wrong_D.any() or (edge_D % self.dtype.itemsize).any():
+            raise InputError(f"{self.files.index.name} is corrupted: documents do not follow one another in the .bin")
+        return edge_D // self.dtype.itemsize
+
     def document_index(self, start_N: NDArray[np.int64], count_N: NDArray[np.int64]) -> DocumentIndex:
         """The whole index, for any runs: it is memory-mapped."""
         self.files.index.check_size()
