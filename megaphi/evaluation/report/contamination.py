@@ -42,8 +42,8 @@ def contaminated_items(path: Path, evaluated: Mapping[str, Collection[str]]) -> 
         missing = [item for item in evaluated[task] if item not in marks[task]]
         if missing:
             raise InputError(
-                f"{path}: {len(missing):,} evaluated items of {task} have no line, the first is {missing[0]}: scan the "
-                "files that were evaluated"
+                f"{path}: {len(missing):,} evaluated items of {task} have no line, the first is {missing[0]}. Scan the "
+                "files that were evaluated, with ids in them: items without are named by their lines there"
             )
         found[task] = {item for item in evaluated[task] if marks[task][item] == "contaminated"}
     return found
