@@ -55,20 +55,26 @@ class GuidedTask:
         return Continue(prompt=conversation(self.wording, asked), rules=self.rules)
 
     def grade(self, responses: Sequence[TaskResponse], on: frozenset[str], tools: GradingTools) -> list[Grade]:
-        if tools.judge is None:
-            raise AssertionError("a task that needs a judge is refused before anything is asked")
-        written = [one for one in responses if one.text.strip()]
-        asked = [(f"{one.item.name}/{one.repeat}", one.item.question, one.item.key, one.text) for one in written]
-        passes = judged_in_passes(tools.judge, asked, seed=tools.seed, max_tokens=self.judge_tokens)
-        graded = iter([_grade(one, found) for one, found in zip(written, passes, strict=True)])
-        return [
-            next(graded) if one.text.strip() else Grade(scores=NOTHING, problem=without_answer(one))
-            for one in responses
-        ]
+        guides = [one.item.key for one in responses]
+        return graded_by_guides(responses, guides, tools, judge_tokens=self.judge_tokens)
 
 
-def _grade(response: TaskResponse, passes: Sequence[list[CriterionVerdict] | str]) -> Grade:
-    guide: Guide = response.item.key
+def graded_by_guides(
+    responses: Sequence[TaskResponse], guides: Sequence[Guide], tools: GradingTools, *, judge_tokens: int
+) -> list[Grade]:
+    """A grade with the scores of `SCORES` for each response, by its guide. Raises RunFailed."""
+    if tools.judge is None:
+        raise AssertionError("a task that needs a judge is refused before anything is asked")
+    written = [(one, guide) for one, guide in zip(responses, guides, strict=True) if one.text.strip()]
+    asked = [(f"{one.item.name}/{one.repeat}", one.item.question, guide, one.text) for one, guide in written]
+    passes = judged_in_passes(tools.judge, asked, seed=tools.seed, max_tokens=judge_tokens)
+    graded = iter([_grade(*one, found) for one, found in zip(written, passes, strict=True)])
+    return [
+        next(graded) if one.text.strip() else Grade(scores=NOTHING, problem=without_answer(one)) for one in responses
+    ]
+
+
+def _grade(response: TaskResponse, guide: Guide, passes: Sequence[list[CriterionVerdict] | str]) -> Grade:
     by_check = guide.points_by_check(response.text)
     checks = [
         {"name": one.name, "most": one.points, "points": points}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Item, Record
 from megaphi.evaluation.tasks.columns import column, has_column, item_name, text_column, texts_of
+from megaphi.evaluation.tasks.guided.guides import Criterion
 from megaphi.evaluation.tasks.long_context.filling import FilledContext, Making
 
 QA_WORDING = {
@@ -26,6 +27,36 @@ SUMMARY_WORDING = {
     "text": "{document}\n\nSummary of the document above, in one paragraph:",
 }
 CONTEXT = "context|document|input"
+QA_CRITERIA = (
+    Criterion(
+        "is right",
+        3,
+        "3: says what one of the right answers says, in whatever words. 2: nearly, a detail is missing. "
+        "1: a part of it. 0: something else, or no answer.",
+    ),
+    Criterion(
+        "adds nothing wrong", 1, "1: says nothing besides that contradicts the right answers, and an answer is there."
+    ),
+)
+"""For a judge, who sees the right answers and not the document."""
+SUMMARY_CRITERIA = (
+    Criterion(
+        "has the main points",
+        5,
+        "5: every main point of the reference. 1 less for each that is missing or said wrongly. 0: none is there.",
+    ),
+    Criterion(
+        "says nothing else of weight",
+        3,
+        "3: nothing contradicts the reference, and no claim of weight is beyond it. 2: one such claim. 1: two. "
+        "0: more, or a contradiction.",
+    ),
+    Criterion(
+        "reads well",
+        2,
+        "2: one clear paragraph of at most 250 words. 1: clear but longer, or in fragments. 0: hard to follow.",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)

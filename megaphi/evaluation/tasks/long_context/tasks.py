@@ -1,4 +1,7 @@
-"""The long-context tasks by name, each for chat models and, as `NAME_base`, for base models that continue a text."""
+"""The long-context tasks by name, each for chat models and, as `NAME_base`, for base models that continue a text.
+
+Long answers and summaries have a form that a judge grades by criteria too, `NAME_judged`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from typing import Any
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
 from megaphi.evaluation.tasks.columns import with_repetitions
+from megaphi.evaluation.tasks.guided.agreement import weighted_kappa
+from megaphi.evaluation.tasks.guided.guides import Criterion, Guide
+from megaphi.evaluation.tasks.guided.tasks import SCORES, graded_by_guides
 from megaphi.evaluation.tasks.long_context import documents, many_shot, passages, recall
 from megaphi.evaluation.tasks.long_context.filling import FilledContext, Making
 from megaphi.evaluation.tasks.long_context.metrics import is_found, ndcg, rouge_l, word_f1
@@ -17,6 +23,7 @@ from megaphi.evaluation.tasks.quirks import without_answer
 from megaphi.sampling import Sampling
 from megaphi.tokenizer.interface import Tokenizer
 
+JUDGE_TOKENS = 2_048
 Scored = tuple[Mapping[str, float], str]
 """Scores by name, and the answer that was found."""
 
@@ -40,6 +47,8 @@ class LongContextTask:
     """Tokens of an answer at most."""
     chat: bool = True
     stop: tuple[str, ...] = ()
+    criteria: tuple[Criterion, ...] = ()
+    """Of a judge, who grades in the place of `score` if there are any."""
     wording: Mapping[str, str]
     items_wanted: int = 100
     shots: int = 0
@@ -47,7 +56,7 @@ class LongContextTask:
     derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
 
     def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
+        return bool(self.criteria)
 
     def read(self, record: Record) -> Item:
         return self.item(record)
@@ -87,7 +96,14 @@ class LongContextTask:
         return Continue(prompt=item.key.prompt, rules=Sampling(max_tokens=self.room, stop=self.stop))
 
     def grade(self, responses: Sequence[TaskResponse], on: frozenset[str], tools: GradingTools) -> list[Grade]:
-        return [self._grade(response) for response in responses]
+        if not self.criteria:
+            return [self._grade(response) for response in responses]
+        guides = [Guide(self.criteria, "\n".join(one.item.key.answers)) for one in responses]
+        grades = graded_by_guides(responses, guides, tools, judge_tokens=JUDGE_TOKENS)
+        return [
+            replace(grade, details={**one.item.key.facts, **grade.details})
+            for one, grade in zip(responses, grades, strict=True)
+        ]
 
     def _grade(self, response: TaskResponse) -> Grade:
         scores, extracted = self.score(response.item.key, response.text)
@@ -135,6 +151,28 @@ RECALL = LongContextTask(
     room=100,
     wording=recall.WORDING,
 )
+QA = LongContextTask(
+    name="long_qa",
+    about="Questions about a long document (NarrativeQA, InfiniteBench in HELMET).",
+    columns=(documents.CONTEXT, "question|query", "answers|answer"),
+    scores=("found", "f1", "rouge_l"),
+    item=documents.qa_item,
+    make=documents.make_documents,
+    score=_score_qa,
+    room=100,
+    wording=documents.QA_WORDING,
+)
+SUMMARY = LongContextTask(
+    name="long_summary",
+    about="A summary of a long document: ROUGE-L (Multi-LexSum, InfiniteBench in HELMET).",
+    columns=(documents.CONTEXT, "summary|summaries|answer"),
+    scores=("rouge_l", "f1"),
+    item=documents.summary_item,
+    make=documents.make_documents,
+    score=_score_summary,
+    room=400,
+    wording=documents.SUMMARY_WORDING,
+)
 CHAT_TASKS = (
     RECALL,
     LongContextTask(
@@ -171,28 +209,8 @@ CHAT_TASKS = (
         shots=1,
         wording=many_shot.WORDING,
     ),
-    LongContextTask(
-        name="long_qa",
-        about="Questions about a long document (NarrativeQA, InfiniteBench in HELMET).",
-        columns=(documents.CONTEXT, "question|query", "answers|answer"),
-        scores=("found", "f1", "rouge_l"),
-        item=documents.qa_item,
-        make=documents.make_documents,
-        score=_score_qa,
-        room=100,
-        wording=documents.QA_WORDING,
-    ),
-    LongContextTask(
-        name="long_summary",
-        about="A summary of a long document: ROUGE-L (Multi-LexSum, InfiniteBench in HELMET).",
-        columns=(documents.CONTEXT, "summary|summaries|answer"),
-        scores=("rouge_l", "f1"),
-        item=documents.summary_item,
-        make=documents.make_documents,
-        score=_score_summary,
-        room=400,
-        wording=documents.SUMMARY_WORDING,
-    ),
+    QA,
+    SUMMARY,
 )
 
 
@@ -202,8 +220,22 @@ def base_form(task: LongContextTask) -> LongContextTask:
     return replace(task, name=f"{task.name}_base", about=f"{task.about} For base models.", chat=False, stop=stop)
 
 
+def judged_form(task: LongContextTask, criteria: tuple[Criterion, ...]) -> LongContextTask:
+    """The task with a judge in two passes, who compares with the right answers, in the place of shared words."""
+    return replace(
+        task,
+        name=f"{task.name}_judged",
+        about=f"{task.about} By a judge.",
+        scores=SCORES,
+        derived={"weighted_kappa": weighted_kappa},
+        criteria=criteria,
+    )
+
+
 TASKS = (
     *CHAT_TASKS,
+    judged_form(QA, documents.QA_CRITERIA),
+    judged_form(SUMMARY, documents.SUMMARY_CRITERIA),
     *map(base_form, CHAT_TASKS),
     replace(
         base_form(RECALL),

@@ -21,6 +21,7 @@ from scipy.stats import kstest
 
 from megaphi.conversation import Conversation
 from megaphi.errors import InputError
+from megaphi.evaluation.data_files import make_manifest, read_items, read_manifest
 from megaphi.evaluation.task import ArrangedTask, Continue, Finish, GeneratedTask, GradingTools, Item, TaskResponse
 from megaphi.evaluation.tasks import find_task
 from megaphi.evaluation.tasks.long_context.filling import FilledContext
@@ -31,6 +32,7 @@ from megaphi.grading.grader import Grader
 from megaphi.tokenizer.json_tokenizer import JsonTokenizer
 from megaphi.tokenizer.open_tokenizer import open_path
 from megaphi.tokenizer.phi4 import load_tokenizer
+from tests.evaluation.tasks.guided.scripted_judge import judge_by
 from tests.evaluation.tasks.long_context import long_records
 
 TOOLS = GradingTools(grader=Grader(processes=1))
@@ -50,10 +52,16 @@ def generated(name: str, tokens: int, *, count: int = 5, seed: int = 0, tokenize
     task = find_task(name)
     assert isinstance(task, GeneratedTask)
     assert isinstance(task, ArrangedTask)
-    kind = name.removesuffix("_base").removesuffix("_small")
+    kind = kind_of(name)
     items = task.arranged([task.read(record) for record in RECORDS[kind]])
     shots = [task.read(record) for record in EXAMPLES] if kind == "icl" else []
     return task.generate(items, shots, tokens=tokens, count=count, seed=seed, tokenizer=tokenizer)
+
+
+def kind_of(name: str) -> str:
+    for end in ("_base", "_small", "_judged"):
+        name = name.removesuffix(end)
+    return name
 
 
 made_once = cache(generated)
@@ -109,7 +117,7 @@ def test_a_prompt_with_its_answer_fills_the_length_to_one_unit(name: str, tokens
         asked = task.ask(item, [], frozenset())
         assert isinstance(asked, Continue)
         whole = measured(item, TOKENIZER) + asked.rules.max_tokens
-        assert tokens - LARGEST_UNIT[name.removesuffix("_base").removesuffix("_small")] < whole <= tokens
+        assert tokens - LARGEST_UNIT[kind_of(name)] < whole <= tokens
         assert item.key.facts["tokens"] == measured(item, TOKENIZER)
         assert item.group == str(tokens)
 
@@ -218,10 +226,10 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", [task.name for task in TASKS])
+@pytest.mark.parametrize("name", [task.name for task in TASKS if not task.criteria])
 def test_a_model_that_answers_right_gets_one_and_a_silent_one_nothing(name: str) -> None:
     items = made_once(name, 1_024)
-    right = RIGHT[name.removesuffix("_base").removesuffix("_small")]
+    right = RIGHT[kind_of(name)]
     assert scores_of(name, items, [right(item) for item in items]) == [1.0] * len(items)
     assert scores_of(name, items, [""] * len(items)) == [0.0] * len(items)
     assert {grade.problem for grade in grades_of(name, items, [""] * len(items))} == {"no answer extracted"}
@@ -324,11 +332,45 @@ def test_a_template_without_a_place_for_what_it_is_about_is_refused(name: str) -
     form = "chat" if task.chat else "text"
     for value in re.findall(r"\{(\w+)\}", task.wording[form]):
         changed = replace(task, wording={**task.wording, form: task.wording[form].replace(f"{{{value}}}", "")})
-        kind = name.removesuffix("_base").removesuffix("_small")
+        kind = kind_of(name)
         items = [task.read(record) for record in RECORDS[kind][:6]]
         shots = [task.read(record) for record in EXAMPLES] if kind == "icl" else []
         with pytest.raises(InputError, match=rf"task {name}: the template '{form}' has no place for \{{{value}\}}"):
             changed.generate(items, shots, tokens=1_024, count=1, seed=0, tokenizer=TOKENIZER)
+
+
+@pytest.mark.parametrize("name", ["long_qa_judged", "long_summary_judged"])
+def test_a_judge_sees_the_right_answer_and_not_the_document(name: str) -> None:
+    task: Any = find_task(name)
+    assert task.needs_judge(frozenset())
+    judge = judge_by(lambda criterion, most, number: most if criterion != task.criteria[0].name else number)
+    items = made_once(name, 1_024)[:2]
+    responses = [TaskResponse(item=item, asked=task.ask(item, [], frozenset()), text="So it is.") for item in items]
+    tools = GradingTools(grader=TOOLS.grader, judge=judge)
+    total, first = sum(one.points for one in task.criteria), task.criteria[0].points
+    for item, grade in zip(items, task.grade(responses, frozenset(), tools), strict=True):
+        assert grade.scores["score"] == pytest.approx((total - first + 0.5) / total)
+        assert grade.details["tokens"] == item.key.facts["tokens"]
+        assert grade.details["criteria"][0]["points"] == [0, 1]
+        asked = [prompt.messages[-1].content for prompt, _ in judge.asked if item.gold in prompt.messages[-1].content]
+        assert len(asked) >= 2
+        assert all("So it is." in text and len(text) < 4_000 for text in asked)
+    empty = replace(responses[0], text="")
+    assert task.grade([empty], frozenset(), tools)[0].problem == "no answer extracted"
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDS if name != "recall"])
+def test_items_come_from_files_by_a_manifest(name: str, tmp_path: Path) -> None:
+    task: Any = find_task(name)
+    folder = tmp_path / name
+    folder.mkdir()
+    for file, records in (("items", RECORDS[name]), ("shots", EXAMPLES if name == "icl" else [])):
+        if records:
+            (folder / f"{file}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    files = read_manifest(make_manifest(tmp_path, [name]))[name]
+    found = read_items(task, files)
+    items = task.generate(found.items, found.shots, tokens=1_024, count=5, seed=0, tokenizer=TOKENIZER)
+    assert items == made_once(name, 1_024)
 
 
 def test_items_of_one_record_share_a_cluster_at_all_lengths() -> None:
