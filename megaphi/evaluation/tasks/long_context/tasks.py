@@ -48,7 +48,7 @@ class LongContextTask:
     chat: bool = True
     stop: tuple[str, ...] = ()
     criteria: tuple[Criterion, ...] = ()
-    """Of a judge, who grades in the place of `score` if there are any."""
+    """Criteria of a judge, who grades in the place of `score` if there are any."""
     wording: Mapping[str, str]
     items_wanted: int = 100
     shots: int = 0
