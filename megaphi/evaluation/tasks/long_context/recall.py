@@ -52,7 +52,8 @@ def make_recall(making: Making, spelling: Spelling) -> list[Item]:
             raise making.too_little("different pairs", units, tokens)
         guess = units
         facts = {"tokens": tokens, "units": units, "depth": round(depth, 4)}
-        item = Item(name=str(number), question=f"The value of {key}", gold=value, key=None)
+        alone = f"{making.tokens}/{number}"  # objects of other lengths have nothing in common with it
+        item = Item(name=str(number), question=f"The value of {key}", gold=value, key=None, cluster=alone)
         made.append(making.filled_item(item, FilledContext(prompt=build(units), answers=(value,), facts=facts)))
     return made
 

@@ -381,5 +381,10 @@ def test_items_of_one_record_share_a_cluster_at_all_lengths() -> None:
     assert all(isinstance(item.key, FilledContext) for item in short)
 
 
+def test_made_objects_stand_alone() -> None:
+    items = [*made_once("recall", 1_024), *made_once("recall", 2_500)]
+    assert len({item.cluster for item in items}) == len(items)
+
+
 def test_published_scores_are_of_tasks_that_exist() -> None:
     assert set(PHI4_LONG_CONTEXT) == {task.name for task in CHAT_TASKS}
