@@ -15,6 +15,10 @@ class InputError(ValueError):
     """Bad input from outside: what was wrong, where (file, line, field), what to do. Exit code 2."""
 
 
+class CannotWrite(InputError):
+    """A file of ours cannot be written: about the place, and never about what was to be written there."""
+
+
 class ReportedElsewhere(InputError):
     """Bad input that another rank of the job already reports: exit code 2, nothing more to print."""
 

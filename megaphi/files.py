@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from megaphi.errors import InputError
+from megaphi.errors import CannotWrite, InputError
 from megaphi.json_text import json_bytes, parse_json
 
 LOCK = ".being_written"
@@ -54,7 +54,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[An
 
 @contextmanager
 def explain_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn the write errors that a user can fix (no space, no permission) into an `InputError` naming `target`."""
+    """Turn the write errors that a user can fix (no space, no permission) into a `CannotWrite` naming `target`."""
     try:
         yield
     except OSError as error:
@@ -70,7 +70,7 @@ def explain_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
         }
         if error.errno not in remedies:
             raise
-        raise InputError(f"cannot write {os.fspath(target)}: {remedies[error.errno]}") from error
+        raise CannotWrite(f"cannot write {os.fspath(target)}: {remedies[error.errno]}") from error
 
 
 @contextmanager

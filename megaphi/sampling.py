@@ -99,6 +99,17 @@ class Sampler(Protocol):
     name: str
     """Name of the model, for records."""
 
-    def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
-        """`samples` answers to every prompt, in the order of the prompts. Raises InputError, RunFailed."""
+    def sample(
+        self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1, seeds: Sequence[int] | None = None
+    ) -> list[list[Answer]]:
+        """`samples` answers to every prompt, in the order of the prompts.
+
+        Args:
+            seeds: one for each prompt in the place of the rules' seed. Draws of prompts with one seed are not
+                independent: they use the same random number at the same position.
+
+        Raises:
+            InputError: the rules or a prompt are refused.
+            RunFailed: the model does not answer.
+        """
         ...

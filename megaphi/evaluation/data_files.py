@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.data.text.documents import read_records
-from megaphi.data.text.input_formats import format_of
+from megaphi.data.text.input_formats import content_of_name
 from megaphi.errors import InputError, did_you_mean
 from megaphi.evaluation.task import ArrangedTask, EvaluationTask, Item
 from megaphi.files import read_object, sha256_of, write_json
 from megaphi.json_text import decode_text
 
 TABLES = {".csv": ",", ".tsv": "\t"}
-SHOTS = re.compile(r"shots|train|dev|validation|exemplars", re.IGNORECASE)
-"""File names that hold worked examples."""
+SHOTS = re.compile(r"(?<![a-z])(shots|train|dev|validation|exemplars)(?![a-z])", re.IGNORECASE)
+"""Names of files with worked examples, or of their folders, if the task has other files too."""
 LONGEST_CELL = 1 << 24
 
 
@@ -99,25 +99,46 @@ def _data_file(manifest: Path, entry: Any, where: str) -> DataFile:
 def make_manifest(folder: Path, tasks: Sequence[str]) -> Path:
     """Write `manifest.json` of a folder that holds TASK.EXTENSION or TASK/FILE for some of the tasks.
 
-    Files whose names say shots, train, dev or validation hold worked examples.
+    Files whose names, or the names of whose folders, say shots, train, dev or validation hold worked examples; they
+    hold the items of a task that has no other file, as several benchmarks are published under such a name only.
 
     Raises:
-        InputError: there is no such folder, or it holds a file for none of the tasks.
+        InputError: there is no such folder, it holds a file for none of the tasks or one whose task is not known, or
+            it has a manifest, which may be somebody's work.
     """
+    place = folder / "manifest.json"
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    if place.exists():
+        raise InputError(f"{place} exists already: remove it, if it is to be made again")
+    files: dict[str, list[Path]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and _is_readable(path)):
-        task = path.relative_to(folder).parts[0].partition(".")[0]
-        if task in tasks and path.name != "manifest.json":
-            use = "shots" if SHOTS.search(path.name) else "items"
-            rows = sum(1 for _ in _records(path))
-            entry = {"path": path.relative_to(folder).as_posix(), "sha256": sha256_of(path), "rows": rows}
-            found.setdefault(task, {}).setdefault(use, []).append(entry)
-    if not found:
+        name, *inner = path.relative_to(folder).parts
+        if any(part.startswith(".") for part in (name, *inner)):
+            continue
+        task = name.partition(".")[0]
+        if task not in tasks:
+            raise InputError(
+                f"{folder / name} is named after no task: rename it, or move it.{did_you_mean(task, tasks)}"
+            )
+        files.setdefault(task, []).append(path)
+    if not files:
         raise InputError(f"{folder} holds no file named after a task, as mmlu.parquet or mmlu/test.csv")
-    write_json(folder / "manifest.json", found)
-    return folder / "manifest.json"
+    write_json(place, {task: _uses(folder, paths) for task, paths in files.items()})
+    return place
+
+
+def _uses(folder: Path, paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Entries of a task's files, by what they are used for."""
+    shots = [path for path in paths if SHOTS.search("/".join(path.relative_to(folder).parts[1:]) or path.name)]
+    if len(shots) == len(paths):
+        shots = []
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        rows = sum(1 for _ in records_of(path))
+        entry = {"path": path.relative_to(folder).as_posix(), "sha256": sha256_of(path), "rows": rows}
+        found.setdefault("shots" if path in shots else "items", []).append(entry)
+    return found
 
 
 def read_items(task: EvaluationTask, files: TaskFiles) -> TaskItems:
@@ -128,11 +149,10 @@ def read_items(task: EvaluationTask, files: TaskFiles) -> TaskItems:
             example is evaluated too. With file and row.
     """
     places: dict[int, str] = {}
-    items = [item for one in files.items for item in _items_of(task, one, places)]
-    if not items:
+    read = [item for one in files.items for item in _items_of(task, one, places)]  # lives on: `places` has its ids
+    if not read:
         raise InputError(f"the files of task {task.name} hold no item")
-    if isinstance(task, ArrangedTask):
-        items = task.arranged(items)
+    items = task.arranged(read) if isinstance(task, ArrangedTask) else read
     _check_names(task, items, places)
     shots = [item for one in files.shots for item in _items_of(task, one, places)]
     names, questions = {item.name for item in items}, {_folded(item.question) for item in items}
@@ -162,7 +182,7 @@ def _folded(text: str) -> str:
 def _items_of(task: EvaluationTask, file: DataFile, places: dict[int, str]) -> Iterator[Item]:
     _check_file(file)
     rows = 0
-    for rows, (where, record) in enumerate(_records(file.path), start=1):
+    for rows, (where, record) in enumerate(records_of(file.path), start=1):
         whole = {**record, **file.columns}
         if rows == 1:
             _check_columns(task, whole, where)
@@ -196,11 +216,12 @@ def _check_columns(task: EvaluationTask, record: Mapping[str, Any], where: str) 
 
 
 def _is_readable(path: Path) -> bool:
-    return path.suffix in TABLES or format_of(path) is not None
+    """Whether it is a file of records by its name: cards and licences are not."""
+    return path.suffix in TABLES or content_of_name(path) == "records"
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) of every row of a file."""
+def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of every row of a file. Raises InputError for one that was cut off, or is no table."""
     if path.suffix not in TABLES:
         yield from ((str(where), record) for where, record in read_records(path))
         return
@@ -211,6 +232,9 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InputError(f"{path}: {error}") from None
     reader = csv.DictReader(text, delimiter=TABLES[path.suffix], strict=True)
     try:
+        names = reader.fieldnames or []
+        if len(set(names)) < len(names):
+            raise InputError(f"{path}, row 1: a column is named twice: {', '.join(names)}")
         for number, row in enumerate(reader, start=2):
             if None in row or None in row.values():
                 raise InputError(f"{path}, row {number}: it has more or fewer cells than the head has columns")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Completions
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -87,11 +87,14 @@ class LocalSampler:
         """Cancel what runs, wait for the step that is under way, and end the threads. The generators stay open."""
         self.service.close()
 
-    def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
+    def sample(
+        self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1, seeds: Sequence[int] | None = None
+    ) -> list[list[Answer]]:
         """See `Sampler`. Raises InputError, RunFailed."""
         rules.check()
         if samples < 1:
             raise InputError(f"samples={samples}: must be at least 1")
+        rules_of = [rules] * len(prompts) if seeds is None else [replace(rules, seed=seed) for seed in seeds]
         rendered = [render_prompt(prompt, self.tokenizer) for prompt in prompts]
         answers: dict[str, Answer] = {}
         items: dict[str, _OpenAnswer] = {}
@@ -101,7 +104,7 @@ class LocalSampler:
             for number, prompt in enumerate(rendered):
                 family = request_key("family", prompt) if samples > 1 else ""
                 for sample in range(samples):
-                    item = self._open(f"{number}/{sample}", prompt, rules, sample, family)
+                    item = self._open(f"{number}/{sample}", prompt, rules_of[number], sample, family)
                     known = self.journal.get(item.key) if self.journal is not None else None
                     if known is None:
                         items[item.request.name] = item

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from megaphi.conversation import Conversation, Message
-from megaphi.errors import InputError
+from megaphi.errors import CannotWrite, InputError
 from megaphi.generation.client.request_journal import RequestJournal, request_key
 from megaphi.json_text import parse_json
 from megaphi.sampling import Answer, Prompt, Sampler, Sampling
@@ -86,50 +86,64 @@ def ask_json(
 
 
 def sample_each(
-    sampler: Sampler, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    rules: Sampling,
+    *,
+    samples: int = 1,
+    seeds: Sequence[int] | None = None,
 ) -> list[list[Answer] | InputError]:
     """`sampler.sample`, in which a prompt that is refused has its error in the place of its answers.
 
     Raises:
-        InputError: the first and the last are refused with one message, as by a server that has no such model.
+        InputError: the first and the last are refused with one message, as by a server that has no such model; or the
+            sampler's journal cannot be written.
         RunFailed: the sampler does not answer.
     """
     if not prompts:
         return []
+    ask = _Asking(sampler, prompts, rules, samples, seeds)
     try:
-        return list(sampler.sample(prompts, rules, samples=samples))
+        return list(ask.between(0, len(prompts)))
+    except CannotWrite:
+        raise
     except InputError as error:
         if len(prompts) == 1:
             return [error]
-        ends = [_sample_alone(sampler, prompts[place], rules, samples) for place in (0, -1)]
+        ends = [ask.by_halves(place, place + 1)[0] for place in (0, len(prompts) - 1)]
         if all(isinstance(end, InputError) for end in ends) and str(ends[0]) == str(ends[1]):
             raise error from None
-        middle = _by_halves(sampler, prompts[1:-1], rules, samples)
-        return [ends[0], *middle, ends[1]]
+        return [ends[0], *ask.by_halves(1, len(prompts) - 1), ends[1]]
 
 
-def _by_halves(
-    sampler: Sampler, prompts: Sequence[Prompt], rules: Sampling, samples: int
-) -> list[list[Answer] | InputError]:
-    if not prompts:
-        return []
-    if len(prompts) == 1:
-        return [_sample_alone(sampler, prompts[0], rules, samples)]
-    try:
-        return list(sampler.sample(prompts, rules, samples=samples))
-    except InputError:
-        half = len(prompts) // 2
-        return [
-            *_by_halves(sampler, prompts[:half], rules, samples),
-            *_by_halves(sampler, prompts[half:], rules, samples),
-        ]
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Prompts for one sampler, of which ranges are asked."""
 
+    sampler: Sampler
+    prompts: Sequence[Prompt]
+    rules: Sampling
+    samples: int
+    seeds: Sequence[int] | None
 
-def _sample_alone(sampler: Sampler, prompt: Prompt, rules: Sampling, samples: int) -> list[Answer] | InputError:
-    try:
-        return sampler.sample([prompt], rules, samples=samples)[0]
-    except InputError as error:
-        return error
+    def between(self, start: int, stop: int) -> list[list[Answer]]:
+        seeds = None if self.seeds is None else self.seeds[start:stop]
+        chosen = {} if seeds is None else {"seeds": seeds}
+        return self.sampler.sample(self.prompts[start:stop], self.rules, samples=self.samples, **chosen)
+
+    def by_halves(self, start: int, stop: int) -> list[list[Answer] | InputError]:
+        """The answers, with the errors of those prompts that are refused by themselves. Raises CannotWrite."""
+        if start >= stop:
+            return []
+        try:
+            return list(self.between(start, stop))
+        except CannotWrite:
+            raise
+        except InputError as error:
+            if stop - start == 1:
+                return [error]
+            half = (start + stop) // 2
+            return [*self.by_halves(start, half), *self.by_halves(half, stop)]
 
 
 def _with_schema(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megaphi.errors import InputError
-from megaphi.evaluation.data_files import make_manifest, read_items, read_manifest
+from megaphi.evaluation.data_files import make_manifest, read_items, read_manifest, records_of
 from megaphi.evaluation.tasks import find_task
 
 ROWS = [{"question": f"How many is {number}\u2028and a line?", "answer": f"it is #### {number}"} for number in range(6)]
@@ -162,6 +165,58 @@ def test_a_csv_with_ragged_rows_is_named(tmp_path: Path) -> None:
     (tmp_path / "gsm8k.csv").write_bytes(b"question,answer\n\xff,#### 1\n")
     with pytest.raises(InputError, match=r"gsm8k\.csv: .*UTF-8"):
         make_manifest(tmp_path, ["gsm8k"])
+
+
+def test_names_of_files_say_what_they_are_for_only_if_there_are_others(tmp_path: Path) -> None:
+    """Several benchmarks are published as `train` or `validation` only; `device` is not `dev`."""
+    for name in ("gsm8k/train-00000.jsonl", "amc/device.jsonl", "amc/dev/all.jsonl", ".cache/x.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        WRITERS["jsonl"](tmp_path / name, ROWS)
+    (tmp_path / "gsm8k/README.md").write_text("a card")
+    found = read_manifest(make_manifest(tmp_path, ["gsm8k", "amc"]))
+    assert [file.path.name for file in found["gsm8k"].items] == ["train-00000.jsonl"]
+    assert not found["gsm8k"].shots
+    assert [file.path.name for file in found["amc"].items] == ["device.jsonl"]
+    assert [file.path.name for file in found["amc"].shots] == ["all.jsonl"]
+
+
+def test_a_manifest_is_not_written_over_and_leaves_no_file_out(tmp_path: Path) -> None:
+    written(tmp_path)
+    with pytest.raises(InputError, match=r"manifest\.json exists already"):
+        make_manifest(tmp_path, ["gsm8k"])
+    (tmp_path / "manifest.json").unlink()
+    WRITERS["csv"](tmp_path / "gsm8.csv", ROWS)
+    with pytest.raises(InputError, match=r"gsm8\.csv is named after no task.* Did you mean 'gsm8k'"):
+        make_manifest(tmp_path, ["gsm8k"])
+    assert not (tmp_path / "manifest.json").exists()
+
+
+cells = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('",\n\r\t'), min_size=1, max_size=9)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(cells, cells), min_size=1, max_size=4))
+def test_a_csv_is_read_as_python_writes_it(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("csv")
+    with open(folder / "exam.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("question", "answer"), *rows])
+    assert [tuple(row.values()) for _, row in records_of(folder / "exam.csv")] == rows
+
+
+@settings(max_examples=30)
+@given(cut=st.integers(0, 400), kind=st.sampled_from(sorted(WRITERS)))
+def test_half_a_file_is_an_error_whatever_the_manifest_says(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, kind: str
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    path = written(folder, kind)
+    file = folder / f"gsm8k.{kind}"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: min(cut, len(whole) - 1)])
+    with pytest.raises(InputError, match="it was cut or changed"):
+        read_items(TASK, read_manifest(path)["gsm8k"])
 
 
 def test_a_folder_without_tasks(tmp_path: Path) -> None:

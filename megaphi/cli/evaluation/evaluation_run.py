@@ -116,7 +116,15 @@ def _ask(
                 responses=responses,
             )
         )
+    _refuse_silence(model, found)
     return found, {**_identity(sampler, model), **_position(model)}
+
+
+def _refuse_silence(model: SamplerPlace, answered: Sequence[AnsweredTask]) -> None:
+    """Some prompts may be refused, and are counted; a model that refuses all of them was not evaluated."""
+    responses = [response for one in answered for response in one.responses]
+    if all(response.refused for response in responses):
+        raise InputError(f"{model} answered none of {len(responses):,} prompts. The first: {responses[0].refused}")
 
 
 def _identity(sampler: LocalSampler | EndpointSampler, model: SamplerPlace) -> dict[str, Any]:
@@ -165,7 +173,7 @@ def _grade(
 
     found = {}
     with Grader(unsafe=unsafe) as grader, progress_bar(total=len(answered), unit="task", label="grading") as bar:
-        asked = None if judge is None else SamplerJudge(samplers.open(judge, journal=journal), seed=plan.seed)
+        asked = None if judge is None else SamplerJudge(samplers.open(judge, journal=journal))
         tools = GradingTools(grader=grader, judge=asked, seed=plan.seed)
         for one in answered:
             found[one.task.name] = result_of(one, tools)

@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -74,15 +74,18 @@ class EndpointSampler:
         self._token_ids = token_ids
         self.on_end = on_end
 
-    def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
+    def sample(
+        self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1, seeds: Sequence[int] | None = None
+    ) -> list[list[Answer]]:
         """See `Sampler`. Raises InputError if the server refuses a request, RunFailed if it does not answer."""
         rules.check()
         if samples < 1:
             raise InputError(f"samples={samples}: must be at least 1")
         cancelled = threading.Event()
         with ThreadPoolExecutor(self.concurrency) as pool:
-            ask = partial(self._sample_one, rules=rules, samples=samples, cancelled=cancelled)
-            futures = [pool.submit(ask, prompt) for prompt in prompts]
+            ask = partial(self._sample_one, samples=samples, cancelled=cancelled)
+            rules_of = [rules] * len(prompts) if seeds is None else [replace(rules, seed=seed) for seed in seeds]
+            futures = [pool.submit(ask, *one) for one in zip(prompts, rules_of, strict=True)]
             try:
                 return [future.result() for future in futures]
             except BaseException:
@@ -115,8 +118,8 @@ class EndpointSampler:
     def _sample_one(
         self,
         prompt: Prompt,
-        *,
         rules: Sampling,
+        *,
         samples: int,
         cancelled: threading.Event,
     ) -> list[Answer]:

@@ -35,7 +35,9 @@ class Scripted:
         self.asked: list[Conversation] = []
         self.rules: list[Sampling] = []
 
-    def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
+    def sample(
+        self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1, seeds: Sequence[int] | None = None
+    ) -> list[list[Answer]]:
         if rules.json_schema is not None and not self.takes_schema:
             raise InputError("response_format is not supported")
         self.rules.append(rules)

@@ -148,9 +148,12 @@ class _AsSampler:
         self.refused: set[Conversation] = set()
         """Prompts without a schema that had no answer."""
 
-    def sample(self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1) -> list[list[Answer]]:
+    def sample(
+        self, prompts: Sequence[Prompt], rules: Sampling, *, samples: int = 1, seeds: Sequence[int] | None = None
+    ) -> list[list[Answer]]:
         """See `Sampler`. Raises InputError where a prompt with a schema is refused: it is tried without."""
         assert samples == 1
+        assert seeds is None
         conversations = [prompt for prompt in prompts if isinstance(prompt, Conversation)]
         said = self._judge.answers(conversations, rules)
         if rules.json_schema is not None and len(said) == 1 and said[0] is None:
