@@ -216,7 +216,7 @@ def _check_columns(task: EvaluationTask, record: Mapping[str, Any], where: str) 
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether a file holds records, by its name: cards and licences do not."""
+    """True for a file of records, by its name; cards and licences are none."""
     return path.suffix in TABLES or content_of_name(path) == "records"
 
 
