@@ -13,6 +13,7 @@ from megaphi.evaluation.report.summary import TaskSummary
 from megaphi.evaluation.results import Evaluation
 from megaphi.evaluation.statistics.strength import elo_difference
 from megaphi.evaluation.task import PHI4
+from megaphi.evaluation.tasks.long_context.published import PHI4_LONG_CONTEXT
 from megaphi.pivotal.methods.findings import Band
 from megaphi.pivotal.preference.record_files import in_cell
 
@@ -137,11 +138,16 @@ def _further(summaries: Sequence[TaskSummary]) -> Iterator[str]:
 
 
 def _groups(summaries: Sequence[TaskSummary]) -> Iterator[str]:
+    """Of long contexts, whose groups are lengths in tokens, with the published scores at that length."""
     for one in summaries:
         if one.groups:
-            yield from (f"## {in_cell(one.result.task)} by group", "", "| group | items | score |", "|---|---:|---:|")
+            published = {str(length): score for length, score in PHI4_LONG_CONTEXT.get(one.result.task, {}).items()}
+            more = (" Phi-4, published |", "---:|") if published else ("", "")
+            yield from (f"## {in_cell(one.result.task)} by group", "")
+            yield from (f"| group | items | score |{more[0]}", f"|---|---:|---:|{more[1]}")
             for name, (items, band) in one.groups.items():
-                yield f"| {in_cell(name)} | {items:,} | {points(band)} |"
+                known = f" {published.get(name, '–')} |" if published else ""
+                yield f"| {in_cell(name)} | {items:,} | {points(band)} |{known}"
             yield ""
 
 

@@ -119,6 +119,13 @@ def test_arena_hard_is_compared_by_its_win_rate():
     assert "| Elo ahead of the baseline | +191 |" in text
 
 
+def test_scores_at_a_length_stand_beside_the_published_ones():
+    rows = [response(f"q{n}", 1.0, group=["8192", "16384", "32768"][n % 3]) for n in range(9)]
+    text = "\n".join(report_lines(evaluation(), [summary_of(task("rag", rows))]))
+    assert "| 8192 | 3 | 100.0 ± 28.1 | 58.1 |\n| 16384 | 3 | 100.0 ± 28.1 | 57.1 |" in text
+    assert "| 32768 | 3 | 100.0 ± 28.1 | – |" in text
+
+
 def test_two_writings_are_equal(tmp_path):
     made = evaluation(coins("gpqa", [0.5] * 30, seed=1, repeats=3))
     for name in ("a", "b"):

@@ -51,6 +51,11 @@ def test_variance_is_that_of_a_bootstrap_of_clusters():
     assert found.variance**0.5 == pytest.approx(means.std(), rel=0.05)
 
 
+def test_two_clusters_by_hand():
+    """u = -1/4, 1/4 and w = 1/2: CR2's sum is 2 (1/16) / (1/2) = 1/4, and k = 2 makes it 3/8."""
+    assert clustered_mean([0, 0, 1, 1], ["a", "a", "b", "b"]).variance == pytest.approx(3 / 8)
+
+
 def test_degrees_of_freedom_are_those_of_the_gram_matrix():
     assert degrees_of_freedom(np.full(12, 3.0)) == pytest.approx(11)
     sizes = np.array([1.0, 4, 2, 9, 3])
