@@ -138,7 +138,7 @@ def _further(summaries: Sequence[TaskSummary]) -> Iterator[str]:
 
 
 def _groups(summaries: Sequence[TaskSummary]) -> Iterator[str]:
-    """Of long contexts, whose groups are lengths in tokens, with the published scores at that length."""
+    """Tables of groups; lengths of long contexts stand beside the published score at that length."""
     for one in summaries:
         if one.groups:
             published = {str(length): score for length, score in PHI4_LONG_CONTEXT.get(one.result.task, {}).items()}
