@@ -381,6 +381,15 @@ def test_items_of_one_record_share_a_cluster_at_all_lengths() -> None:
     assert all(isinstance(item.key, FilledContext) for item in short)
 
 
+def test_chance_is_what_the_page_says() -> None:
+    """docs/long_context.md: one in about 164 pairs, and about 0.10 for a random order of 60 passages."""
+    (item,) = generated("recall", 8_192, count=1)
+    assert abs(item.key.facts["units"] - 164) <= 2
+    discounts = [1 / math.log2(rank + 1) for rank in range(1, 11)]
+    best = sum(grade * discount for grade, discount in zip((3, 2, 1), discounts, strict=False))
+    assert 6 / 60 * sum(discounts) / best == pytest.approx(0.10, abs=0.005)
+
+
 def test_made_objects_stand_alone() -> None:
     items = [*made_once("recall", 1_024), *made_once("recall", 2_500)]
     assert len({item.cluster for item in items}) == len(items)
