@@ -1,8 +1,9 @@
 """Phi-4's published scores, with their protocols and the noise of that many questions.
 
 Technical report (arXiv 2412.08905): its main table, the ablation of post-training, and the figure of the AMC. Numbers
-of questions are those of the public datasets. Each is one measurement of one model: its noise is the 95 % half-width of Wilson's interval with one answer to each
-question, as the report does not say how answers scattered; with ten answers to each the true one is smaller.
+of questions are those of the public datasets. Each score is one measurement of one model: its noise is the 95 %
+half-width of Wilson's interval with one answer to each question, as the report does not say how answers scattered;
+with ten answers to each the true one is smaller.
 """
 
 from __future__ import annotations
