@@ -4,8 +4,8 @@ What `make quickstart` does (corpus, tokens, pretraining) comes first and is use
 is turned into conversations, on which the model is fine-tuned (two pipeline stages); the tuned model tries exercises,
 and where its answer is wrong the right solution is preferred to it (two replicas), and one chats with it. At the end,
 on short sums of which it gets a part right, the tokens that decide this are searched, and it learns from pairs of
-single tokens. Every step is a command that you can run yourself, and is printed as such. The figures end up in
-runs/story/report.md. Later stages of the recipe will join in.
+single tokens; both models are evaluated on held-out sums, and compared. Every step is a command that you can run
+yourself, and is printed as such. The figures end up in runs/story/report.md. Later stages of the recipe will join in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +27,7 @@ from quickstart import CORPUS, Report, command, on_this_machine, start_words, to
 
 from megaphi.conversation import Conversation, Message
 from megaphi.engine.reporting.metrics import read_metrics
+from megaphi.evaluation.result_files import read_evaluation
 from megaphi.files import write_text
 from megaphi.recipes.quickstart import (
     quickstart_dpo,
@@ -156,9 +158,33 @@ def learn_pivotal_tokens(report: Report) -> None:
     search = ["pivotal", "search", str(questions), "--sampler", sums, "--output", str(found), *shared]
     command("pivotal search", [*search, "--most-rollouts", "200", "--confirm", "40"], report)
     post_train("quickstart_dpo_pivotal", report)
-    for name, model in (("before", sums), ("after", quickstart_dpo_pivotal().folder)):
+    models = {"before": sums, "after": quickstart_dpo_pivotal().folder}
+    for name, model in models.items():
         rate = success_rate(held_out, model, HOME / f"rate_{name}", [*shared, "--first-rollouts", "8"], report)
         report.figures[f"sums that come out right, {name} pivotal DPO"] = rate
+    evaluate_on_sums(held_out, models, shared, report)
+
+
+def evaluate_on_sums(held_out: Path, models: Mapping[str, str], options: Sequence[str], report: Report) -> None:
+    """The same sums as word problems of a benchmark, asked as in training; are the two models told apart by them?"""
+    asked = [json.loads(line) for line in held_out.read_text().splitlines()]
+    rows = [{"question": one["messages"][0]["content"], "answer": one["math_answer"]} for one in asked]
+    data, wording = HOME / "benchmarks", HOME / "wording.json"
+    write_lines(data / "gsm8k.jsonl", rows)
+    write_text(wording, json.dumps({"gsm8k": {"en": "{question}"}}))
+    (data / "manifest.json").unlink(missing_ok=True)
+    command("manifest", ["evaluate", "--write-manifest", str(data)], report)
+    given = ["--tasks", "gsm8k", "--manifest", str(data / "manifest.json"), "--wording", str(wording)]
+    folders = []
+    for name, model in models.items():
+        folders.append(HOME / f"evaluated_{name}")
+        shutil.rmtree(folders[-1], ignore_errors=True)
+        words = ["evaluate", model, *given, "--protocol", "corrected", "--output", str(folders[-1]), *options]
+        command(f"evaluation {name}", words, report)
+        (task,) = read_evaluation(folders[-1]).tasks.values()
+        right = sum(one.scores["accuracy"] for one in task.responses)
+        report.figures[f"evaluation on held-out sums, {name} pivotal DPO"] = f"{right:.0f} of {len(task.responses)}"
+    command("comparison", ["compare", *map(str, folders)], report)
 
 
 def success_rate(questions: Path, model: str, folder: Path, options: Sequence[str], report: Report) -> str:
