@@ -189,10 +189,6 @@ def test_every_field_of_a_recipe_explains_itself():
         ),
         (["model.head_size=31"], r"model\.head_size=31: rotary positions need an even head size"),
         (["model.layers=0"], r"model\.layers=0: must be at least 1"),
-        (
-            ["layout.context=2", "layout.tensor=1", "task.mixture.isolate_documents=true"],
-            "not available with layout.context",
-        ),
         (["model.loss_chunk_tokens=-1"], r"model\.loss_chunk_tokens=-1: must be at least 0"),
         (
             ["model.loss_chunk_tokens=8", "model.kernels=reference"],

@@ -19,7 +19,9 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_sections import EvaluationPasses
 from megaphi.errors import InputError
 from megaphi.evaluation.plan import EvaluationPlan, PlannedTask, make_plan
+from megaphi.evaluation.results import TaskResult
 from megaphi.evaluation.run import AnsweredTask, result_of
+from megaphi.evaluation.statistics.clustered import clustered_mean
 from megaphi.evaluation.task import PHI4, Choose, GradingTools, LogLikelihood, TaskResponse
 from megaphi.evaluation.tasks import all_tasks, find_task
 from megaphi.evaluation.tasks.multiple_choice.likelihood import LikelihoodTask
@@ -81,13 +83,10 @@ class TrainingEvaluation:
 
     def scores(self, model: TrainingModel, *, step: int) -> dict[str, float]:
         """See `Evaluate`."""
-        found = {}
+        found: dict[str, float] = {}
         with Grader() as grader:
             for one in self._tasks:
-                scores = one.scores(model, GradingTools(grader))
-                found |= {f"evaluation/{one.name}/{name}": value for name, value in scores.items()}
-                shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-                logger.info("after step %d: %s %s (%d items)", step, one.name, shown, one.items)
+                found |= one.scores(model, GradingTools(grader), step=step)
         return found
 
 
@@ -129,30 +128,35 @@ class _TokenTask:
         asked = [(one.item.name, one.item.gold, numbers) for one, numbers in self._unanswered]
         return hashlib.sha256(json.dumps([asked, list(self._texts)]).encode()).hexdigest()[:16]
 
-    def scores(self, model: TrainingModel, tools: GradingTools) -> dict[str, float]:
-        """Means over all items, and the figures that are derived from them. Collective."""
+    def scores(self, model: TrainingModel, tools: GradingTools, *, step: int) -> dict[str, float]:
+        """Means over all items, and the figures that are derived from them; the log has intervals too. Collective."""
         from megaphi.engine.training.text_scores import score_texts
 
         texts = list(self._texts)
-        found = [
-            LogLikelihood(score.log_probability, text.scored, score.is_greedy)
-            for text, score in zip(texts, score_texts(model, texts), strict=True)
+        scored = zip(texts, score_texts(model, texts), strict=True)
+        found = [LogLikelihood(score.log_probability, text.scored, score.is_greedy) for text, score in scored]
+        responses = [
+            replace(one, likelihoods=tuple(found[number] for number in numbers)) for one, numbers in self._unanswered
         ]
-        result = result_of(
-            AnsweredTask(
-                task=self._planned.task,
-                on=self._planned.on,
-                files=self._planned.files,
-                items_in_files=len(self._planned.data.items),
-                responses=[
-                    replace(one, likelihoods=tuple(found[number] for number in numbers))
-                    for one, numbers in self._unanswered
-                ],
-            ),
-            tools,
+        planned = self._planned
+        answered = AnsweredTask(
+            task=planned.task,
+            on=planned.on,
+            files=planned.files,
+            items_in_files=len(planned.data.items),
+            responses=responses,
         )
-        total = {name: sum(one.scores[name] for one in result.responses) for name in result.scores}
-        return {**{name: value / self.items for name, value in total.items()}, **result.derived}
+        return self._told(result_of(answered, tools), step)
+
+    def _told(self, result: TaskResult, step: int) -> dict[str, float]:
+        clusters = [one.cluster for one in result.responses]
+        means, shown = {}, []
+        for name in result.scores:
+            estimate = clustered_mean([one.scores[name] for one in result.responses], clusters)
+            means[name], band = estimate.estimate, estimate.interval()
+            shown.append(f"{name} {estimate.estimate:.4f} ({band.low:.3f} to {band.high:.3f})")
+        logger.info("after step %d: %s %s, %d items, 95 %% intervals", step, self.name, ", ".join(shown), self.items)
+        return {f"evaluation/{self.name}/{name}": value for name, value in {**means, **result.derived}.items()}
 
 
 def _reason_against(pair: TokenPair, longest: int) -> str | None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 
 from megaphi.engine import time_limit
+from megaphi.engine.run_sections import EvaluationPasses, TrainingLength
 from megaphi.engine.time_limit import TimeLimit, limit_seconds, process_age_seconds
+from megaphi.engine.training.evaluations import Evaluations
 from megaphi.engine.training.stop_conditions import StopRequest
 from megaphi.errors import InputError
 from megaphi.parallel.launcher import STOP_SIGNALS
+from tests.engine.layout_runs import tiny_run
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -75,3 +79,13 @@ def test_the_clock_starts_with_the_process() -> None:
     time.sleep(0.2)
     assert 0.1 < process_age_seconds() - first < time.monotonic() - began + 0.1
     assert 0 < first < 86_400
+
+
+def test_a_run_that_has_to_end_leaves_out_the_evaluation_that_is_due(caplog: pytest.LogCaptureFixture) -> None:
+    run = tiny_run(training=TrainingLength(steps=7), evaluation=EvaluationPasses(every=3))
+    nobody: Any = None
+    evaluations = Evaluations(run, nobody)
+    assert [step for step in range(1, 8) if evaluations.are_due(step, in_haste=False)] == [3, 6, 7]
+    with caplog.at_level("WARNING"):
+        assert not any(evaluations.are_due(step, in_haste=True) for step in range(1, 8))
+    assert [record.args for record in caplog.records] == [(3,), (6,), (7,)]

@@ -80,3 +80,22 @@ def _trained(run: RunConfig, *, steps: int, score: bool) -> dict[str, Any]:
 
     found = train(run, steps=steps, after_step=after)
     return {"run": {**found, "states": states}, "scores": scores}
+
+
+def drawn_within(run: RunConfig) -> list[bool]:
+    """For each kind of generator: True if it goes on after `same_random_states` as if nothing had drawn within."""
+    import random
+
+    import torch
+
+    from megaphi.engine.saving.random_states import same_random_states
+    from tests.engine.layout_runs import build
+
+    world = build(run).world
+    draws: Any = (random.random, np.random.random_sample, lambda: torch.rand(1).item())
+    found = []
+    for draw in draws:
+        with same_random_states(world):
+            first = [draw() for _ in range(3)]
+        found.append(first == [draw() for _ in range(3)])
+    return found
