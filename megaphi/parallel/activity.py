@@ -21,7 +21,7 @@ class Activity:
 
     def __init__(self) -> None:
         self.step = 0
-        self.phase = "start"
+        self.phase = self._entered = "start"
         self._marks: deque[tuple[str, torch.cuda.Event]] = deque(maxlen=MOST_MARKS)
 
     def begin(self, step: int) -> None:
@@ -31,14 +31,18 @@ class Activity:
 
     def enter(self, phase: str) -> None:
         """Enter a phase; this ends the previous one."""
-        self.phase = phase
+        self.phase = self._entered = phase
         mark = torch.cuda.Event(enable_timing=True)
         mark.record()
         self._marks.append((phase, mark))
 
+    def reach(self, place: str) -> None:
+        """Say how far a long phase has come, so that the heartbeat sees it move; its duration goes on."""
+        self.phase = f"{self._entered}, {place}"
+
     def take_seconds(self) -> dict[str, float]:
         """Seconds of every phase since the last call. Waits for the work that the device has queued."""
-        self.enter(self.phase)
+        self.enter(self._entered)
         marks = list(self._marks)
         while len(self._marks) > 1:
             self._marks.popleft()

@@ -74,7 +74,7 @@ def score_texts(model: TrainingModel, texts: Sequence[ScoredText]) -> list[TextS
     """
     run, world, layout = model.run, model.world, model.world.layout
     sums_N2 = torch.zeros(len(texts), 2, dtype=torch.float64)
-    plan = passes(
+    planned = passes(
         rows_of(texts),
         tokens=run.batch.micro_batch * run.batch.sequence_length,
         multiple=math.lcm(ROUNDED_TO, 2 * layout.context * layout.tensor),
@@ -83,7 +83,8 @@ def score_texts(model: TrainingModel, texts: Sequence[ScoredText]) -> list[TextS
         group=layout.pipeline if layout.virtual_pipeline > 1 else 1,
     )
     with same_random_states(world), reading(model):
-        for one in plan:
+        for number, one in enumerate(planned, start=1):
+            world.activity.reach(f"pass {number}")
             scoring = _Scoring(one.rows, run.model.vocabulary)
             reports = run_schedule(model, one.batches(world.replica), scoring, forward_only=True)
             for report in reports if parallel_state.get_tensor_model_parallel_rank() == 0 else ():

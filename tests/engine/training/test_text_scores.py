@@ -14,7 +14,7 @@ from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.training.text_scores import ScoredText, passes, rows_of
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import TINY, tiny_run
-from tests.engine.training.text_score_runs import drawn_within, scored, scored_one_by_one, trained
+from tests.engine.training.text_score_runs import drawn_within, phases_while_scoring, scored, scored_one_by_one, trained
 from tests.gloo_world import run_in_world
 
 LAYOUTS = {
@@ -108,6 +108,14 @@ def test_training_is_the_same_to_the_bit_with_scores_taken_after_every_update(ru
 
 def test_a_model_that_draws_at_random_goes_on_as_if_nobody_had_scored(run: RunConfig) -> None:
     assert run_in_world(drawn_within, run, processes=1)[0] == [True, True, True]
+
+
+def test_the_heartbeat_sees_an_evaluation_move(run: RunConfig) -> None:
+    seen, seconds = run_in_world(phases_while_scoring, run, processes=1)[0]
+    assert seen == [f"evaluation, pass {number}" for number in range(1, len(seen) + 1)]
+    assert len(seen) > 2
+    assert not any("pass" in phase for phase in seconds)
+    assert seconds["evaluation"] > 0
 
 
 def trained_for_three_steps(run: RunConfig) -> list[dict[str, Any]]:

@@ -99,3 +99,21 @@ def drawn_within(run: RunConfig) -> list[bool]:
             first = [draw() for _ in range(3)]
         found.append(first == [draw() for _ in range(3)])
     return found
+
+
+def phases_while_scoring(run: RunConfig) -> tuple[list[str], dict[str, float]]:
+    """The phases that the heartbeat sees in every pass, and the durations that are written down."""
+    from megaphi.engine.training import text_scores
+    from tests.engine.layout_runs import build
+
+    model = build(run)
+    activity, seen, run_schedule = model.world.activity, [], text_scores.run_schedule
+    text_scores.run_schedule = lambda *given, **named: (seen.append(activity.phase), run_schedule(*given, **named))[1]
+    activity.take_seconds()
+    activity.enter("evaluation")
+    try:
+        text_scores.score_texts(model, some_texts(run.model.vocabulary, longest=run.batch.sequence_length))
+    finally:
+        text_scores.run_schedule = run_schedule
+    activity.enter("metrics")
+    return seen, activity.take_seconds()
