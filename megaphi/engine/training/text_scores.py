@@ -74,9 +74,11 @@ def score_texts(model: TrainingModel, texts: Sequence[ScoredText]) -> list[TextS
     """
     run, world, layout = model.run, model.world, model.world.layout
     sums_N2 = torch.zeros(len(texts), 2, dtype=torch.float64)
+    most_tokens = run.batch.micro_batch * run.batch.sequence_length
     planned = passes(
         rows_of(texts),
-        tokens=run.batch.micro_batch * run.batch.sequence_length,
+        # Logits of a pass exist whole, which `loss_chunk_tokens` is there to avoid.
+        tokens=min(most_tokens, run.model.loss_chunk_tokens or most_tokens),
         multiple=math.lcm(ROUNDED_TO, 2 * layout.context * layout.tensor),
         replicas=world.replicas,
         most=MICRO_BATCHES_PER_STAGE * layout.pipeline if layout.pipeline > 1 else 1,

@@ -82,10 +82,11 @@ def test_scores_are_those_of_each_text_alone_in_every_layout(run: RunConfig) -> 
     alone = run_in_world(scored_one_by_one, run, processes=1)[0]
     assert sum(greedy for _, greedy in alone) >= 1
     reference = replace(run, model=replace(run.model, kernels="reference"))
-    here = run_in_world(scored, [run, reference], processes=1)[0]
+    chunks = replace(run, model=replace(run.model, loss_chunk_tokens=20))
+    here = run_in_world(scored, [run, reference, chunks], processes=1)[0]
     spread = run_in_world(scored, [in_layout(run, **layout) for layout in LAYOUTS.values()], processes=4)
     assert all(rank == spread[0] for rank in spread)
-    for name, scores in zip(("one", "reference", *LAYOUTS), (*here, *spread[0]), strict=True):
+    for name, scores in zip(("one", "reference", "chunks", *LAYOUTS), (*here, *spread[0]), strict=True):
         assert [total for total, _ in scores] == pytest.approx([total for total, _ in alone], rel=1e-6, abs=1e-5), name
         assert [greedy for _, greedy in scores] == [greedy for _, greedy in alone], name
 
