@@ -16,6 +16,15 @@ def stages_here(runs: list[RunConfig]) -> list[dict[str, Any]]:
     return [stage_here(run) for run in runs]
 
 
+def resumed_by_command(folder: str) -> list[dict[str, Any]]:
+    """The metrics of a run that `megaphi train` has continued to its end."""
+    from megaphi.cli import main
+    from megaphi.engine.reporting.metrics import read_metrics
+
+    assert main(["train", f"{folder}/config.json", "training.stop_after=null"]) == 0
+    return read_metrics(Path(folder) / "metrics.jsonl")
+
+
 def evaluated_offline(checkpoint: Path, section: EvaluationPasses, output: Path) -> dict[str, float]:
     """Scores that `megaphi evaluate` finds, by the names that metrics show."""
     from statistics import fmean
