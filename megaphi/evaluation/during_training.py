@@ -27,6 +27,7 @@ from megaphi.evaluation.tasks import all_tasks, find_task
 from megaphi.evaluation.tasks.multiple_choice.likelihood import LikelihoodTask
 from megaphi.grading.grader import Grader
 from megaphi.log import logger
+from megaphi.parallel.rendezvous.place import detect
 from megaphi.tokenizer.interface import Tokenizer
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class _TokenTask:
         refused = [one for one, _ in self._unanswered if one.refused]
         if len(refused) == self.items:
             raise InputError(f"evaluation.tasks: no item of {self.name} can be scored: {refused[0].refused}")
-        if refused:
+        if refused and detect().rank == 0:
             first = f"{refused[0].item.name}: {refused[0].refused}"
             count = f"{len(refused):,} of {self.items:,} items"
             logger.warning("%s: %s cannot be scored, and count as wrong. %s", self.name, count, first)
