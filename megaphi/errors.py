@@ -15,8 +15,12 @@ class InputError(ValueError):
     """Bad input from outside: what was wrong, where (file, line, field), what to do. Exit code 2."""
 
 
-class CannotWrite(InputError):
-    """A file of ours cannot be written: about the place, and never about what was to be written there."""
+class AffectsAll(InputError):
+    """Bad input that is no fault of one prompt or record: the others would meet it too, as a key that is refused."""
+
+
+class CannotWrite(AffectsAll):
+    """A file of ours cannot be written."""
 
 
 class ReportedElsewhere(InputError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from megaphi.conversation import Conversation, Message
-from megaphi.errors import CannotWrite, InputError
+from megaphi.errors import AffectsAll, InputError
 from megaphi.generation.client.request_journal import RequestJournal, request_key
 from megaphi.json_text import parse_json
 from megaphi.sampling import Answer, Prompt, Sampler, Sampling
@@ -96,8 +96,8 @@ def sample_each(
     """`sampler.sample`, in which a prompt that is refused has its error in the place of its answers.
 
     Raises:
-        InputError: the first and the last are refused with one message, as by a server that has no such model; or the
-            sampler's journal cannot be written.
+        InputError: the first and the last are refused with one message; or it is not about a prompt (`AffectsAll`), as
+            a model that the server does not have, or a journal that cannot be written.
         RunFailed: the sampler does not answer.
     """
     if not prompts:
@@ -105,7 +105,7 @@ def sample_each(
     ask = _Asking(sampler, prompts, rules, samples, seeds)
     try:
         return list(ask.between(0, len(prompts)))
-    except CannotWrite:
+    except AffectsAll:
         raise
     except InputError as error:
         if len(prompts) == 1:
@@ -132,12 +132,12 @@ class _Asking:
         return self.sampler.sample(self.prompts[start:stop], self.rules, samples=self.samples, **chosen)
 
     def by_halves(self, start: int, stop: int) -> list[list[Answer] | InputError]:
-        """The answers, with the errors of those prompts that are refused by themselves. Raises CannotWrite."""
+        """The answers, with the errors of those prompts that are refused by themselves. Raises AffectsAll."""
         if start >= stop:
             return []
         try:
             return list(self.between(start, stop))
-        except CannotWrite:
+        except AffectsAll:
             raise
         except InputError as error:
             if stop - start == 1:

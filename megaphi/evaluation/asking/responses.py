@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from megaphi.conversation import Conversation
-from megaphi.errors import CannotWrite, InputError
+from megaphi.errors import AffectsAll, InputError
 from megaphi.evaluation.asking.likelihoods import scorer_of
 from megaphi.evaluation.task import Asked, Choose, Continue, Item, LogLikelihood, TaskResponse
 from megaphi.judging.asking import sample_each
@@ -53,7 +53,8 @@ def responses_of(items: Sequence[Item], asked: Sequence[Asked], sampler: Sampler
     """The responses to all items, in order, repeats of an item together. Those that are refused say why.
 
     Raises:
-        InputError: the sampler knows no log-probabilities where they are asked for, or its journal cannot be written.
+        InputError: the sampler knows no log-probabilities where they are asked for; or what is wrong is not about a
+            prompt (`AffectsAll`), as a key that is refused, or a journal that cannot be written.
         RunFailed: it does not answer.
     """
     found: dict[int, list[TaskResponse]] = {}
@@ -83,7 +84,7 @@ def _each(
     """`sample_each`, in which all prompts may be refused for one reason, as if none of them fits."""
     try:
         return sample_each(sampler, prompts, rules, samples=samples, seeds=seeds)
-    except CannotWrite:
+    except AffectsAll:
         raise
     except InputError as error:
         return [error] * len(prompts)

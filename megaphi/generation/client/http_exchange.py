@@ -17,10 +17,12 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from megaphi.errors import InputError, RunFailed
+from megaphi.errors import AffectsAll, InputError, RunFailed
 from megaphi.json_text import parse_json
 
 LONGEST_MESSAGE = 500
+ABOUT_ONE_REQUEST = (400, 413, 422)
+"""Statuses of a request that is refused for what is in it; any other one would meet the next request as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +54,8 @@ def post_json(
     """The parsed answer to a POST.
 
     Raises:
-        InputError: the server refuses the request (any status but 2xx, 429 and 5xx), or the address is invalid.
+        InputError: the server refuses the request (any status but 2xx, 429 and 5xx), or the address is invalid;
+            `AffectsAll` if it would refuse others too, as for a key or a model's name.
         RunFailed: the last attempt failed; the message says how.
     """
     data = json.dumps(body).encode()
@@ -87,7 +90,8 @@ def _attempt(url: str, data: bytes, headers: Mapping[str, str], timeout_seconds:
             f"status {response.status}: {message_of(content)}", _retry_after(response.getheader("Retry-After"))
         )
     if not 200 <= response.status < 300:
-        raise InputError(f"{url}: status {response.status}: {message_of(content)}")
+        kind = InputError if response.status in ABOUT_ONE_REQUEST else AffectsAll
+        raise kind(f"{url}: status {response.status}: {message_of(content)}")
     try:
         return parse_json(content)
     except ValueError:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from megaphi.conversation import Conversation, Message
-from megaphi.errors import CannotWrite, InputError, RunFailed
+from megaphi.errors import AffectsAll, CannotWrite, InputError, RunFailed
 from megaphi.evaluation.asking.responses import SamplerJudge, responses_of, seed_of
 from megaphi.evaluation.task import Asked, Continue, Item, TaskResponse
 from megaphi.generation.client.endpoint import EndpointSampler
@@ -113,7 +113,7 @@ def test_a_refused_prompt_is_counted_with_its_reason_also_if_all_are() -> None:
     assert [one.refused for one in odd] == ["it does not fit"] * 4
 
 
-@pytest.mark.parametrize("error", [RunFailed("given up"), CannotWrite("no space left")])
+@pytest.mark.parametrize("error", [RunFailed("given up"), AffectsAll("status 401"), CannotWrite("no space left")])
 def test_what_is_no_fault_of_a_prompt_ends_the_run(error: Exception) -> None:
     """Also where only some prompts meet it: the others were answered by the journal."""
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.responses import JSONResponse
 
 from megaphi.conversation import Conversation, Message
-from megaphi.errors import InputError, RunFailed
+from megaphi.errors import AffectsAll, InputError, RunFailed
 from megaphi.generation.client.endpoint import EndpointSampler
 from megaphi.generation.client.http_exchange import RetryPolicy, post_json
 from megaphi.generation.client.request_journal import RequestJournal, request_key
@@ -244,3 +244,12 @@ def test_a_foreign_server_gives_text_and_log_probabilities_where_its_tokens_are_
 def test_an_answer_without_what_was_promised_is_one_error(answer):
     with serve_app(foreign(answer)) as url, pytest.raises(RunFailed, match=r"promises|0 answers came"):
         sampler(url).sample(["a"], RULES)
+
+
+@pytest.mark.parametrize(
+    ("status", "affects_all"), [(400, False), (413, False), (422, False), (401, True), (404, True)]
+)
+def test_an_error_says_if_the_next_request_would_meet_it_too(status: int, affects_all: bool) -> None:
+    with serve_app(app(FakeGenerator(), [status])) as url, pytest.raises(InputError, match=f"fault {status}") as found:
+        sampler(url).sample(["a"], RULES)
+    assert isinstance(found.value, AffectsAll) == affects_all
