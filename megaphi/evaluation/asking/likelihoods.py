@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
-from megaphi.errors import InputError
+from megaphi.errors import AffectsAll, InputError
 from megaphi.evaluation.task import LogLikelihood
 from megaphi.generation.client.endpoint import EndpointSampler
 from megaphi.generation.client.request_journal import RequestJournal, request_key
@@ -185,6 +185,8 @@ class EndpointScorer:
         if known is None:
             try:
                 echo = self._sampler.echoed(pair.context + pair.continuation)[-len(pair.continuation) :]
+            except AffectsAll:
+                raise
             except InputError as error:
                 return str(error)
             known = [sum(token.log_probability for token in echo), all(token.is_top for token in echo)]

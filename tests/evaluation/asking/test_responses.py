@@ -13,7 +13,7 @@ import pytest
 from megaphi.conversation import Conversation, Message
 from megaphi.errors import AffectsAll, CannotWrite, InputError, RunFailed
 from megaphi.evaluation.asking.responses import SamplerJudge, responses_of, seed_of
-from megaphi.evaluation.task import Asked, Continue, Item, TaskResponse
+from megaphi.evaluation.task import Asked, Choose, Continue, Item, TaskResponse
 from megaphi.generation.client.endpoint import EndpointSampler
 from megaphi.generation.client.request_journal import RequestJournal
 from megaphi.generation.local_sampler import LocalSampler
@@ -174,6 +174,14 @@ def test_a_servers_answers_come_from_the_journal_of_the_same_seed(tmp_path: Path
         assert journal_size(tmp_path) == size
         found(2)
         assert journal_size(tmp_path) > size
+
+
+def test_a_refused_key_is_no_text_that_cannot_be_scored() -> None:
+    asked = [Choose(context="a", continuations=(" b", " c")) for _ in ITEMS]
+    with served(FakeGenerator(), api_key="s3cret") as (url, _):
+        sampler = EndpointSampler(f"{url}/v1", "tiny", tokenizer=served_tokenizer())
+        with pytest.raises(AffectsAll, match="status 401"):
+            responses_of(ITEMS, asked, sampler, seed=0)
 
 
 def test_a_judge_draws_a_prompt_that_comes_twice_twice_and_what_it_cannot_say_is_none() -> None:
