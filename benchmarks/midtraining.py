@@ -57,7 +57,7 @@ EDGES = (0, 64, 128, 256, 512, 768, 1_024, 1_536, 2_048)
 MODEL = Architecture(
     layers=2, hidden=128, feed_forward=384, heads=4, key_value_groups=2, head_size=32, vocabulary=VOCABULARY
 )
-COLUMNS = "date commit model measure length value low high count".split()
+COLUMNS: tuple[str, ...] = tuple("date commit model measure length value low high count".split())
 
 
 def pretrain() -> RunConfig:
@@ -245,7 +245,7 @@ def row(model: str, measure: str, length: int, value: float, low: float, high: f
 
 def write_results(rows: list[dict[str, Any]]) -> None:
     with (RESULTS / "midtraining.csv").open("w", newline="") as file:
-        writer = csv.DictWriter[str](file, fieldnames=list(COLUMNS))
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
 

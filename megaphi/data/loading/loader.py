@@ -323,7 +323,8 @@ def _order(
         SourceTokens(stream.name, stream.token_count, document_windows(named[stream.name], stream))
         for stream in streams
     ]
-    return RunOrder(spans, sources, seed=seed, split=split, block_tokens=mixture.block_tokens)
+    planned = mixture.block_tokens if split == "training" else None  # no run continues held-out data
+    return RunOrder(spans, sources, seed=seed, split=split, block_tokens=planned)
 
 
 def paths_of(source: Source, split: Split) -> tuple[str, ...]:
