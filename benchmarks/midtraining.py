@@ -5,7 +5,7 @@ mid-trained at 2,048 with rotary base 250,000 and 70 % recall. The other 30 % ar
 2,048 tokens (`windows=documents`) and key-value documents as long; in the other, documents of at most 512, joined. Both
 arms see equally many tokens, of the same kinds. Measured on held-out documents: the loss by position, with a bootstrap
 over documents; and recall: a value among the 16 of its context, placed anywhere in it, so chance is 1/16, with Wilson's
-interval. One core, about ten minutes of it.
+interval. One core; 25 minutes of a busy machine.
 
     python benchmarks/midtraining.py --write
 """
