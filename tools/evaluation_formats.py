@@ -8,6 +8,7 @@ tasks do and with a second writing of the public rules. This tool adds the switc
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import textwrap
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from megaphi.config import user_path
 from megaphi.conversation import Conversation
 from megaphi.evaluation.task import (
     EvaluationTask,
@@ -27,6 +29,7 @@ from megaphi.evaluation.task import (
 )
 from megaphi.evaluation.tasks import find_task
 from megaphi.evaluation.tasks.multiple_choice.gpqa import ShuffledChoices
+from megaphi.files import write_text
 from megaphi.grading.grader import Grader
 from megaphi.sampling import Sampling
 
@@ -234,9 +237,16 @@ def _code(text: str) -> str:
     return f"{fence} {shown} {fence}" if "`" in shown else f"`{shown}`" if shown.strip() else "(nothing)"
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=user_path, default=str(PAGE), metavar="FILE", help=f"default {PAGE.name}")
+    return parser
+
+
 def main() -> None:
+    arguments = _parser().parse_args()
     with Grader(processes=1) as grader:
-        PAGE.write_text(page(grader), encoding="utf-8")
+        write_text(arguments.output, page(grader))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megaphi.config import user_path
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ NAMES = ("protocol", "judge", "switches", "rules", "wording", "files", "items", 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="evaluations, the one to compare with first")
+    parser.add_argument("folders", nargs="+", type=user_path, metavar="FOLDER", help="evaluations, the baseline first")
     parser.add_argument("--tasks", default="", metavar="A,B", help="compare these tasks only")
     parser.add_argument("--score", default="", metavar="NAME", help="another score than the first of each task")
     parser.add_argument(
@@ -44,11 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--contamination",
+        type=user_path,
         metavar="FILE",
         help="items.jsonl of megaphi decontaminate: score without contaminated items too",
     )
     parser.add_argument(
-        "--output", metavar="FOLDER", help="write comparison.md, comparison.json, changed_items.jsonl (and scores.png)"
+        "--output",
+        type=user_path,
+        metavar="FOLDER",
+        help="write comparison.md, comparison.json, changed_items.jsonl (and scores.png)",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -14,6 +13,7 @@ from megaphi.cli.sampler_option import OpenSamplers, SamplerPlace, sampler_place
 from megaphi.errors import InputError, RunFailed
 from megaphi.evaluation.plan import EvaluationPlan, PlannedTask
 from megaphi.evaluation.task import Asked, Choose, Continue, Item
+from megaphi.json_text import parse_json
 
 if TYPE_CHECKING:
     from megaphi.evaluation.results import Evaluation, TaskResult
@@ -131,7 +131,7 @@ def _identity(sampler: LocalSampler | EndpointSampler, model: SamplerPlace) -> d
     """Facts that tell the model from all others."""
     if model.is_endpoint:
         return {"server": model.url, "model": model.model}
-    facts = json.loads(getattr(sampler, "identity", "{}"))
+    facts = parse_json(getattr(sampler, "identity", "{}"))
     named = {"weights": facts.pop("starting weights"), "tokenizer": facts.pop("tokenizer")}
     return {**named, "facts": facts}
 

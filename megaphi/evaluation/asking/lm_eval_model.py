@@ -23,6 +23,7 @@ from megaphi.errors import InputError
 from megaphi.evaluation.asking.likelihoods import LocalScorer, TokenPair, token_pair
 from megaphi.generation.local_sampler import LocalSampler
 from megaphi.generation.text import render_prompt
+from megaphi.json_text import parse_json
 from megaphi.log import logger, progress_bar
 from megaphi.sampling import Sampling
 
@@ -149,7 +150,7 @@ class MegaphiLM(TemplateLM):
 
     def _prompt(self, context: str) -> tuple[int, ...]:
         if context.startswith(CHAT):
-            return render_prompt(from_plain(json.loads(context.removeprefix(CHAT))), self._tokens)
+            return render_prompt(from_plain(parse_json(context.removeprefix(CHAT))), self._tokens)
         return render_prompt(context, self._tokens) or (self.prefix_token_id,)
 
     def _fitting(self, context: tuple[int, ...], continuation: tuple[int, ...]) -> TokenPair:

@@ -7,13 +7,13 @@ CSV; numbers are text in CSV. A column may have several names, joined by `|`; th
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Item, Record
+from megaphi.json_text import parse_json
 
 
 def column(record: Record, names: str) -> tuple[str, Any]:
@@ -70,8 +70,8 @@ def json_value(value: Any) -> Any:
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return plain_value(value)
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_json(value)
+    except InputError:
         return value
 
 
