@@ -36,12 +36,14 @@ def grade_exact_match(key: ExactAnswers, answer: str) -> Verdict:
 def normalised(text: str) -> str:
     """The form in which texts are compared; empty for a text of nothing but articles and punctuation."""
     text = unicodedata.normalize("NFKC", re.sub(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}", r"\1", text)).strip()
-    bare = text.strip(string.whitespace + "$*`\"'.").replace("−", "-")
+    text = text.replace("−", "-")
+    bare = text.strip(string.whitespace + "$*`\"'.")
     if NUMERAL.fullmatch(bare):
         return _numeral(bare)
     words = "".join(" " if one in "-–—/_" else one for one in text.casefold())
-    words = "".join(one for one in words if one not in PUNCTUATION)
-    return " ".join(word for word in words.split() if word not in ("a", "an", "the")) or " ".join(words.split())
+    words = unicodedata.normalize("NFKC", "".join(one for one in words if one not in PUNCTUATION))
+    found = " ".join(word for word in words.split() if word not in ("a", "an", "the")) or " ".join(words.split())
+    return _numeral(found) if NUMERAL.fullmatch(found) else found
 
 
 def _numeral(text: str) -> str:
