@@ -69,7 +69,8 @@ def main() -> None:
     questions, examples = pool[::step][: arguments.questions], pool[1 : 1 + max(KINDS.values())]
     gguf = smollm2()
     model, tokenizer = load_transformers(gguf)
-    theirs: Any = HFLM(pretrained=model, tokenizer=tokenizer, max_length=2_048)
+    backend: Any = HFLM  # its signature hides behind a decorator
+    theirs = backend(pretrained=model, tokenizer=tokenizer, max_length=2_048)
     reader = open_weights(str(gguf))
     engine = InferenceEngine(open_model(reader), slots=32)
     with LocalSampler([engine], text_tokenizer_of(reader, path=None), name="SmolLM2") as sampler:
