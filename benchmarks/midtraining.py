@@ -222,7 +222,7 @@ def losses_of(model: Any, ids: list[int]) -> np.ndarray:
 
 
 def recalls(model: Any, context: list[int], pairs: list[tuple[int, int]], draw: np.random.Generator) -> bool:
-    """Ask for one key; return whether its value is the likeliest of the 16."""
+    """Ask for one key; return whether its value is the most probable of the 16."""
     from megaphi.engine.inference.forward_only import logits_of
 
     asked = int(draw.integers(PAIRS))

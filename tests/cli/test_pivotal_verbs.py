@@ -183,7 +183,7 @@ def test_errors_keep_what_was_answered_and_leave_no_output(go: Any, capsys: Any)
     code, first = go("judge", say=dying)
     assert code == 1
     said = capsys.readouterr().err
-    assert "answers are kept in out.journal.jsonl: the same command goes on from there" in said
+    assert "answers are kept in out.journal.jsonl: the same command continues from there" in said
     assert not Path("out").exists()
     assert list(Path().glob(".out.*")) == []
     code, second = go("judge")

@@ -8,9 +8,15 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaphi.cli.pivotal.sampling_run import PlannedRequests, journal_at, print_plan
+from megaphi.cli.pivotal.sampling_run import (
+    PlannedRequests,
+    errors_say_what_is_kept,
+    journal_at,
+    new_folder,
+    print_plan,
+)
 from megaphi.cli.sampler_option import OpenSamplers, SamplerPlace, sampler_place, with_samplers
-from megaphi.errors import InputError, RunFailed
+from megaphi.errors import InputError
 from megaphi.evaluation.plan import EvaluationPlan, PlannedTask
 from megaphi.evaluation.task import Asked, Choose, Continue, Item
 from megaphi.json_text import parse_json
@@ -52,9 +58,7 @@ def _tokens(prompt: Any, tokenizer: Tokenizer) -> int:
 
 def evaluate(plan: EvaluationPlan, arguments: argparse.Namespace) -> int:
     """Run the plan and write its results; returns the exit code."""
-    output = Path(arguments.output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output {output} exists already: choose another folder, or remove it first")
+    new_folder(arguments.output)
     _tell_isolation(plan, unsafe=arguments.unsafe)
     model = sampler_place(arguments.model, option="MODEL")
     judge = sampler_place(arguments.judge, option="--judge") if arguments.judge else None
@@ -76,12 +80,9 @@ def _evaluate(
     output = Path(arguments.output)
     place = Path(arguments.journal or output.with_name(f"{output.name}.journal.jsonl"))
     with journal_at(place) as journal, whole_folder(output) as folder:
-        try:
+        with errors_say_what_is_kept(journal):
             answered, identity = _ask(plan, samplers, model, journal)
             results = _grade(plan, answered, samplers, judge, journal, unsafe=arguments.unsafe)
-        except (InputError, RunFailed) as error:
-            kept = f". {len(journal):,} answers are kept in {place}: the same command goes on from there"
-            raise type(error)(f"{error}{kept if len(journal) else ''}") from error
         evaluation = _evaluation(plan, arguments, identity, results)
         write_evaluation(folder, evaluation)
         write_report(folder, evaluation)

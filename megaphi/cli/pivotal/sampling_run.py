@@ -120,9 +120,7 @@ def make_data(
     work: Callable[[OpenSampler, RequestJournal, Path], None],
 ) -> int:
     """Run `work`, which fills a folder with the help of samplers and a journal; returns the exit code."""
-    output = Path(arguments.output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output {output} exists already: choose another folder, or remove it first")
+    output = new_folder(arguments.output)
     return with_samplers(arguments, places, lambda samplers: _fill(arguments, output, samplers, work))
 
 
@@ -143,11 +141,8 @@ def _fill(
             with progress_bar(total=total, unit="answer", label=label) as bar:
                 yield samplers.open(sampler_place(name, option="sampler"), journal=journal, on_end=bar.update)
 
-        try:
+        with errors_say_what_is_kept(journal):
             work(opened, journal, folder)
-        except (InputError, RunFailed) as error:
-            kept = f". {len(journal):,} answers are kept in {place}: the same command goes on from there"
-            raise type(error)(f"{error}{kept if len(journal) else ''}") from error
     print(f"{output / 'report.md'}: {first_counts(output / 'report.md')}")
     return 0
 
@@ -163,6 +158,24 @@ def journal_at(place: Path) -> Iterator[RequestJournal]:
         finally:
             if not len(journal):
                 place.unlink()
+
+
+def new_folder(output: str) -> Path:
+    """The folder of --output. Raises InputError if it exists and is not empty."""
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--output {folder} exists already: choose another folder, or remove it first")
+    return folder
+
+
+@contextmanager
+def errors_say_what_is_kept(journal: RequestJournal) -> Iterator[None]:
+    """Errors of the block say how many answers the same command will find in the journal."""
+    try:
+        yield
+    except (InputError, RunFailed) as error:
+        kept = f". {len(journal):,} answers are kept in {journal.path}: the same command continues from there"
+        raise type(error)(f"{error}{kept if len(journal) else ''}") from error
 
 
 def first_counts(report: Path) -> str:

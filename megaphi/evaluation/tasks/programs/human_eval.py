@@ -34,7 +34,7 @@ CUT_AT_BODY = Switch(
     name="cut-at-body",
     on="All up to the first colon that four spaces on the next line follow is cut off, or the first letter if there is "
     "no such colon; the rest stands behind the prompt.",
-    off="The program is run as it was written, behind the prompt only if it goes on from there.",
+    off="The program is run as it was written, behind the prompt only if it continues it.",
     changes="grading",
 )
 OPENING, CLOSING = "```python\n", "```"

@@ -17,7 +17,7 @@ FENCE = re.compile(r"^[ ]{0,3}(?:```|~~~)", re.MULTILINE)
 
 
 def written_code(text: str, tests: CodeTests) -> str:
-    """The program, or the part of one that goes on from the prompt."""
+    """The program, or the part of one that continues the prompt."""
     code, fence = program_in(text, tests.entry_point), FENCE.search(text)
     if fence is None or _defines(code, tests.entry_point):
         return code
