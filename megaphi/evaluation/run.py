@@ -8,7 +8,7 @@ else as it was, on the same responses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from megaphi.conversation import Conversation, to_plain
@@ -17,7 +17,6 @@ from megaphi.evaluation.results import GradedResponse, TaskResult
 from megaphi.evaluation.task import (
     Asked,
     Choose,
-    Continue,
     EvaluationTask,
     Grade,
     GradingTools,
@@ -66,19 +65,9 @@ def graded(
     ready = iter(task.grade(answered, on, tools) if answered else [])
     nothing = dict.fromkeys(task.scores, 0.0)
     return [
-        Grade(scores=nothing, problem="not answered", note=response.refused)
-        if response.refused
-        else _with_truncation(next(ready), response)
+        Grade(scores=nothing, problem="not answered", note=response.refused) if response.refused else next(ready)
         for response in responses
     ]
-
-
-def _with_truncation(grade: Grade, response: TaskResponse) -> Grade:
-    """An answer that was not found is missing because the response was cut off, where it was."""
-    is_cut = (
-        grade.problem == "no answer extracted" and response.finish == "length" and isinstance(response.asked, Continue)
-    )
-    return replace(grade, problem="truncated") if is_cut else grade
 
 
 def _means(task: EvaluationTask, grades: Sequence[Grade]) -> dict[str, float]:
