@@ -20,13 +20,13 @@ class Document:
     source: str
     """URL or file that it comes from."""
     place: str
-    """Where it stands in the user's files, for messages: FILE:line, FILE@byte, ARCHIVE!member."""
+    """Position in the user's files, for messages: FILE:line, FILE@byte, ARCHIVE!member."""
     text: str = ""
     """Empty until it is extracted."""
     content: bytes = b""
     """As it was found; empty where a record held text, and after extraction."""
     media_type: str = ""
-    """Of the content, as in `text/html; charset=utf-8`; empty where it is not known."""
+    """The content's, as in `text/html; charset=utf-8`; empty where it is not known."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Other files that the content refers to by relative path: chapters and macros of a TeX source."""
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -20,18 +20,18 @@ from megaphi.curation.document import Document, Outcome
 from megaphi.sampling import Sampler
 
 OfOne = Callable[[Document], Outcome | Iterable[Outcome]]
-"""What becomes of a document: it, another, several, none (an empty list: it is neither kept nor rejected: taken up by
-others), or its rejection. An exception is the rejection `error`, and stops nothing."""
+"""A step's function for a document. It returns it, another, several, none (it went into others),
+or its rejection. An exception is the rejection `error`, and stops nothing."""
 OfMany = Callable[[Sequence[Document]], Iterable[Outcome]]
 """The same for a batch. After an exception the documents are tried one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepContext:
-    """What a step may use besides its settings."""
+    """Things that a step may use besides its settings."""
 
     folder: Path
-    """Of this step of this run, kept between runs: request journals, caches. Several processes may be in it."""
+    """Folder of this step of this run, kept between runs: request journals, caches. Several processes may be in it."""
     open_sampler: Callable[[str], Sampler]
     """Opens a model folder or an endpoint by its name, once for all steps of a process."""
 
@@ -89,7 +89,7 @@ class Portion:
 
 @runtime_checkable
 class Reader(Protocol):
-    """Where documents come from."""
+    """A source of documents."""
 
     VERSION: ClassVar[int]
 
@@ -104,7 +104,7 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Writer(Protocol):
-    """Where documents go."""
+    """A destination of documents."""
 
     VERSION: ClassVar[int]
 
