@@ -24,7 +24,8 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "lm-eval": "evaluation.lm_eval",
     "doctor": "doctor",
 }
-"""Verb to its module, in the order of `megaphi --help`."""
+"""Verb to its module, in the order of `megaphi --help`. A verb of two words is what its first one does not take: `fit` is
+no recipe for `mixture`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The words of a command line by name, `command` being what runs them; ends the program where they are none."""
     words = list(arguments)
+    if (verb := " ".join(words[:2])) in VERBS:
+        words[:2] = [verb]
     parser = _parser()
     parsed, rest = parser.parse_known_args(words)
     parsed.words = words  # as given, for verbs that start ranks of themselves
