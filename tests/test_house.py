@@ -95,7 +95,8 @@ INSIDE = {
         {"during_training"},
     ],
     "evaluation.tasks": [{"columns", "wording", "quirks"}, {"", "multiple_choice"}, {"mathematics"}],
-    "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate"}],
+    "planning": [{"mixture", ""}],
+    "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate", "mixture"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -17,15 +17,16 @@ from typing import Any
 from megaphi import __version__
 from megaphi.errors import InputError, ReportedElsewhere, RunFailed
 
-_OF_THEIR_OWN_NAME = "train mixture tokenize generate chat serve convert inspect verify pivotal decontaminate".split()
+_OF_THEIR_OWN_NAME = "train tokenize generate chat serve convert inspect verify pivotal decontaminate".split()
 VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
+    "mixture": "mixture.of_run",
+    "mixture fit": "mixture.fit",
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
     "lm-eval": "evaluation.lm_eval",
     "doctor": "doctor",
 }
-"""Verb to its module, in the order of `megaphi --help`. A verb of two words is what its first one does not take: `fit` is
-no recipe for `mixture`."""
+"""Verb to its module, in the order of `megaphi --help`. The second word of a verb is no recipe for the first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
