@@ -18,7 +18,7 @@ from megaphi.errors import InputError, RunFailed
 from megaphi.planning.mixture import swarm as swarm_module
 from megaphi.planning.mixture.choice import best_shares, limits_of
 from megaphi.planning.mixture.fit import FitSettings, fit_mixture, paired_gain
-from megaphi.planning.mixture.report import report_lines
+from megaphi.planning.mixture.report import write_fit
 from megaphi.planning.mixture.response import MixingLaw, fit_law, left_out_errors, mean_response, resampled_laws
 from megaphi.planning.mixture.swarm import Swarm, SwarmSettings, command_of
 from megaphi.planning.mixture.trial import Trial, draw_shares, plan_trials, rounded
@@ -182,7 +182,10 @@ def fitted_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     ran = pretend_training(monkeypatch)
     whole = fitted(folder)
     assert len(ran) == 12 + 3 + 3 + 2 * 3
-    lines = "\n".join(report_lines(whole, recipe="quickstart_pretrain"))  # pyright: ignore[reportArgumentType]
+    write_fit(whole, folder, recipe="quickstart_pretrain")  # pyright: ignore[reportArgumentType]
+    assert json.loads((folder / "fit.json").read_text())["sources"] == list(BASE)
+    assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
+    lines = (folder / "report.md").read_text()
     assert "measured by training" in lines
     assert "megaphi train quickstart_pretrain task.mixture.sources.web.weight=" in lines
     assert whole.measured_gain["base"].low > 0  # pyright: ignore[reportAttributeAccessIssue]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
-from megaphi.config import to_plain
 from megaphi.files import whole_file, write_json, write_text
 from megaphi.planning.mixture.fit import Estimate, MixtureFit, TargetFit
 
 
 def write_fit(fit: MixtureFit, folder: Path, *, recipe: str) -> None:
     """Write all three."""
-    write_json(folder / "fit.json", to_plain(fit))
+    write_json(folder / "fit.json", asdict(fit))
     write_text(folder / "report.md", "\n".join(report_lines(fit, recipe=recipe)) + "\n")
     _plot(fit, folder / "fit.png")
 

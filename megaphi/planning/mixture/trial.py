@@ -7,6 +7,7 @@ other seeds, which say how much of a difference is noise, and mixtures that are 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ CONCENTRATIONS = (3.0, 60.0)
 """Sum of the Dirichlet parameters: from mixtures in which few sources have nearly all, to ones like the recipe's."""
 SMALLEST_SHARE = 0.01
 """A smaller one is set to 0: it would be a handful of samples in a small run."""
-DIGITS = 4
+DIGITS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +35,7 @@ class Trial:
     """One small run."""
 
     name: str
-    """Name of its folder: `fit-007`."""
+    """Name of its folder: `fit-007`, `proposed-3fa8-001` (a proposal changes with the trials that it is from)."""
     role: Role
     shares: Mapping[str, float]
     """Share of each source; a source with 0 takes no part."""
@@ -100,4 +101,5 @@ def rounded(share_S: Shares) -> Shares:
 
 def _trial(role: Role, number: int, names: Sequence[str], share_S: Shares, *, seed: int) -> Trial:
     shares = {name: float(share) for name, share in zip(names, share_S, strict=True)}
-    return Trial(name=f"{role}-{number:03d}", role=role, shares=shares, seed=seed)
+    mark = f"-{hashlib.sha256(repr(shares).encode()).hexdigest()[:4]}" if role == "proposed" else ""
+    return Trial(name=f"{role}{mark}-{number:03d}", role=role, shares=shares, seed=seed)
