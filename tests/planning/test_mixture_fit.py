@@ -31,7 +31,7 @@ LAWS = (
     MixingLaw(0.9, np.array([-0.9, -0.2, 0.1, 0.3, 0.2])),
     MixingLaw(0.4, np.array([0.2, 0.1, 0.0, -1.6, 0.2])),
 )
-"""What the pretended runs follow: the first text wants web, the second code."""
+"""Laws that the pretended runs follow: the first text wants web, the second code."""
 
 
 def shares_of(trials: list[Trial]) -> np.ndarray:
