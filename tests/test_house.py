@@ -67,6 +67,7 @@ INSIDE = {
         {"pipeline"},
         {"report"},
     ],
+    "curation.extract": [{"found"}, {""}, {"html"}, {"extract"}],
     "grading.code_sandbox": [{"inside"}, {""}],
     "engine": [{"boards"}, {""}, {"model"}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],
     "conversion": [{"formats"}, {""}],

@@ -27,6 +27,7 @@ from functools import cache
 from typing import IO, Any
 
 from megaphi.curation.extract.found import Extracted, NotExtracted
+from megaphi.errors import InputError
 from megaphi.json_text import json_bytes, parse_json
 
 MEMORY_BYTES = 2 << 30
@@ -45,6 +46,8 @@ class Bounded:
     function: str
     memory_bytes: int = MEMORY_BYTES
     cpu_seconds: float = CPU_SECONDS
+    options: tuple[tuple[str, Any], ...] = ()
+    """Further arguments of the function by name, JSON values: its settings."""
 
     def __call__(self, content: bytes, *, media_type: str, files: Mapping[str, bytes]) -> Extracted:
         return _pool(self).ask(content, media_type=media_type, files=files)
@@ -86,6 +89,8 @@ class _Child:
             if self._answers >= ANSWERS_OF_A_CHILD:
                 self.close()
         found: dict[str, Any] = parse_json(answer)
+        if "missing" in found:
+            raise InputError(f"{found['missing']}: pip install 'megaphi[curation]'")
         if "reason" in found:
             raise NotExtracted(found["reason"], found["detail"])
         return Extracted(found["text"], found["metadata"])
@@ -107,7 +112,16 @@ class _Child:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             own = self.bounded
-            command = [sys.executable, "-m", __name__, own.function, str(own.memory_bytes), str(own.cpu_seconds)]
+            options = json_bytes(dict(own.options)).decode()
+            command = [
+                sys.executable,
+                "-m",
+                __name__,
+                own.function,
+                str(own.memory_bytes),
+                str(own.cpu_seconds),
+                options,
+            ]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
@@ -147,13 +161,16 @@ def _receive(pipe: IO[bytes], longest: int = 1 << 62) -> bytes:
     return part
 
 
-def serve(function: str, memory_bytes: int, cpu_seconds: float) -> None:
+def serve(function: str, memory_bytes: int, cpu_seconds: float, options: Mapping[str, Any]) -> None:
     """Answer the parent's files until it hangs up."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # whatever a library prints
     _end_with(os.getppid())
     module, _, name = function.partition(":")
-    extractor = getattr(importlib.import_module(module), name)
+
+    def extractor(content: bytes, **given: Any) -> Extracted:
+        return getattr(importlib.import_module(module), name)(content, **given, **options)
+
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     while True:
@@ -178,6 +195,8 @@ def _answer(extractor: Any, content: bytes, media_type: str, files: Mapping[str,
         return json_bytes({"text": text, "metadata": dict(found.metadata)})
     except NotExtracted as error:
         return json_bytes({"reason": error.reason, "detail": error.detail})
+    except ImportError as error:
+        return json_bytes({"missing": str(error)})
     except MemoryError:
         return json_bytes({"reason": "out_of_memory", "detail": ""})
     except RecursionError:
@@ -199,4 +218,4 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), parse_json(sys.argv[4]))

@@ -25,8 +25,8 @@ class Extracted:
 class NotExtracted(Exception):
     """A file that has no usable text.
 
-    `reason` is one of: `malformed`, `encrypted`, `not_utf8`, `nul_bytes`, `empty`, `too_large`, `too_slow`,
-    `out_of_memory`, `crashed`, `hostile_archive`, `no_main_file`, `no_text_layer`.
+    `reason` is one of: `malformed`, `encrypted`, `not_utf8`, `nul_bytes`, `empty`, `too_large`, `too_deep`,
+    `too_slow`, `out_of_memory`, `crashed`, `hostile_archive`, `no_main_file`, `no_text_layer`.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

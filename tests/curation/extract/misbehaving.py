@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from megaphi.curation.extract.found import Extracted, NotExtracted
 
 
-def misbehave(content: bytes, *, media_type: str, files: Mapping[str, bytes]) -> Extracted:
+def misbehave(content: bytes, *, media_type: str, files: Mapping[str, bytes], suffix: str = "") -> Extracted:
     match content.decode():
         case "loop":
             while True:
@@ -25,4 +25,6 @@ def misbehave(content: bytes, *, media_type: str, files: Mapping[str, bytes]) ->
             raise NotExtracted("encrypted", "password")
         case "print":
             print("noise on standard output")
-    return Extracted(f"{content.decode()} {media_type} {sorted(files.items())} \ud800", {"process": os.getpid()})
+    return Extracted(
+        f"{content.decode()} {media_type} {sorted(files.items())} \ud800{suffix}", {"process": os.getpid()}
+    )

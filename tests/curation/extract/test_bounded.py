@@ -8,6 +8,7 @@ import pytest
 
 from megaphi.curation.extract.bounded import Bounded
 from megaphi.curation.extract.found import NotExtracted
+from megaphi.errors import InputError
 
 CHILD = Bounded("tests.curation.extract.misbehaving:misbehave", memory_bytes=1 << 30, cpu_seconds=1.0)
 
@@ -35,3 +36,13 @@ def test_one_child_reads_many_files_and_what_it_prints_is_no_answer() -> None:
     processes = {CHILD(b"print", media_type="", files={}).metadata["process"] for _ in range(5)}
     assert len(processes) == 1
     assert os.getpid() not in processes
+
+
+def test_options_reach_the_function() -> None:
+    child = Bounded("tests.curation.extract.misbehaving:misbehave", options=(("suffix", "."),))
+    assert child(b"fine", media_type="", files={}).text.endswith(".")
+
+
+def test_a_library_that_is_missing_is_no_fault_of_the_file() -> None:
+    with pytest.raises(InputError, match=r"no_such_library.*pip install 'megaphi\[curation\]'"):
+        Bounded("no_such_library:f")(b"", media_type="", files={})

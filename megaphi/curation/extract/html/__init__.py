@@ -1,0 +1,1 @@
+"""HTML pages: what the libraries decide, and what they lose kept."""
