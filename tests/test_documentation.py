@@ -27,7 +27,7 @@ from megaphi.recipes import RECIPES, load_recipe
 from tests.test_house import ROOT, SOURCES, imports, package_of
 
 CHANGELOG = ROOT / "CHANGELOG.md"  # tells of names that are no more, too
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CURRENT = [page for page in PAGES if page != CHANGELOG]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 QUOTED = re.compile(r"`([^`\s][^`]*)`")
@@ -57,6 +57,9 @@ def commands(page: Path) -> Iterator[list[str]]:
         held = ""
         for line in block.splitlines(keepends=True):
             held += line
+            if held.endswith("\\\n"):  # the command goes on in the next line
+                held = held[:-2]
+                continue
             try:
                 words = shlex.split(held, comments=True)
             except ValueError:  # a quote is still open
@@ -176,6 +179,8 @@ def problem_of(text: str) -> str | None:
 
 def _problem_of_command(words: list[str]) -> str | None:
     parser = _parser()
+    if (verb := " ".join(words[:2])) in VERBS:
+        words = [verb, *words[2:]]
     while words and words[0] in below(parser):
         parser = below(parser)[words.pop(0)]
     if below(parser) and words and not words[0].startswith("-"):
