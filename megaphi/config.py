@@ -97,17 +97,20 @@ def check_values(config: Config, *, where: str = "") -> Config:
     return from_plain(type(config), to_plain(config), where=where)
 
 
-def override(config: Config, assignments: Sequence[str]) -> Config:
+def override(config: Config, assignments: Sequence[str], *, within: str = "") -> Config:
     """Apply `field.path=value` strings from left to right and return the new tree.
 
     A list of named sections is walked by name or position: `task.mixture.sources.code.weight=0.25`.
+
+    Args:
+        within: path of `config` in a larger tree, for messages.
     """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise InputError(f"expected field=value, got {assignment!r} (example: layout.tensor=2)")
         path = _path_of_today(config, path)
-        config = _assign(config, path.split("."), text, where=path)
+        config = _assign(config, path.split("."), text, where=f"{within}.{path}" if within else path)
     return config
 
 

@@ -29,6 +29,8 @@ from megaphi.json_text import json_bytes, parse_json
 
 LOCK = ".being_written"
 """In a folder that is being written: the file whose lock its process holds."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Error codes of a file system without locks."""
 
 
 @contextmanager
@@ -114,6 +116,26 @@ def locked(path: Path) -> Iterator[None]:
         with suppress(OSError):  # some network file systems lock nothing
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def try_lock(path: Path, *, exclusive: bool) -> Iterator[bool | None]:
+    """Try to take the lock of a file, made if need be, without waiting: True or False; None if there are no locks."""
+    with explain_write_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    held: bool | None = True
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held = False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        held = None
+    try:
+        yield held
     finally:
         os.close(handle)
 
@@ -207,6 +229,17 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync all files in a folder to disk, before the folder gets its name."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -60,6 +60,7 @@ INSIDE = {
     "data.storage": [{"files"}, {"formats"}, {""}],
     "curation": [
         {"document"},
+        {"document_record"},
         {"step"},
         {"read", "write", "extract", "filter", "deduplicate", "decontaminate"},
         {"synthesize"},
@@ -97,7 +98,7 @@ INSIDE = {
     ],
     "evaluation.tasks": [{"columns", "wording", "quirks"}, {"", "multiple_choice"}, {"mathematics"}],
     "planning": [{"mixture", ""}],
-    "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate", "mixture"}],
+    "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate", "mixture", "curate"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

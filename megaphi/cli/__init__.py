@@ -21,6 +21,7 @@ _OF_THEIR_OWN_NAME = "train tokenize generate chat serve convert inspect verify 
 VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "mixture": "mixture.of_run",
     "mixture fit": "mixture.fit",
+    "curate": "curate.curate",
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
     "lm-eval": "evaluation.lm_eval",

@@ -80,9 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents
-    from megaphi.data.tokenize.workers import detect_worker
     from megaphi.errors import InputError
     from megaphi.log import set_up_logging
+    from megaphi.parallel.rendezvous.folder_worker import detect_worker
 
     worker = detect_worker(rank=arguments.rank, world=arguments.world)
     set_up_logging(rank=worker.rank, world_size=worker.world)

@@ -6,7 +6,9 @@ model. Deduplication has to see all documents before it can say anything of one:
 needs, decides once, and is then a step like the others.
 
 What decides a step's result stands in its fields, and what they cannot say in `VERSION`: the pipeline compares both
-with those of an earlier run, and does again only what has changed.
+with those of an earlier run, and does again only what has changed. A field that is a `FilePath` counts with the content
+of the file. `WITHOUT_EFFECT: ClassVar[frozenset[str]]` may name fields that do not count: how many requests at a time,
+or a reader's paths, which its portions say better.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Writer(Protocol):
-    """A destination of documents."""
+    """A destination of documents. The same documents give the same bytes."""
 
     VERSION: ClassVar[int]
 
@@ -113,5 +115,6 @@ class Writer(Protocol):
         ...
 
     def join(self, folders: Sequence[Path], output: Path) -> None:
-        """Put the folders of all shards, in order, together at `output`; a writer of shards has nothing to do."""
+        """Put what is in the folders of all shards, in order, together in the empty folder `output`; files of shards
+        are linked there under their numbers (`write/shard_files.py`)."""
         ...

@@ -16,8 +16,8 @@ from megaphi.errors import InputError
 
 OnBadRecords = Literal["error", "skip"]
 """Treatment of unusable records: stop and name all of them, or leave them out and count them."""
-Refuse = Callable[[str, str], None]
-"""Callback that takes the location and the reason; may raise."""
+Refuse = Callable[[object, str], None]
+"""Callback that takes the location, whose text may take a pass over the file to find, and the reason; may raise."""
 
 MOST_NAMED = 1_000
 PLACES_NAMED = 20
@@ -25,7 +25,7 @@ REASONS_NAMED = 10
 HOW_TO_SKIP = "bad_records=skip (--bad-records skip) leaves such records out and counts them"
 
 
-def refuse_at_once(where: str, reason: str) -> NoReturn:
+def refuse_at_once(where: object, reason: str) -> NoReturn:
     raise InputError(f"{where}: {reason}")
 
 
@@ -40,13 +40,13 @@ class BadRecords:
     """By reason."""
     _reason_of: dict[str, str] = field(default_factory=dict)
 
-    def add(self, where: str, reason: str) -> None:
+    def add(self, where: object, reason: str) -> None:
         """Add one. Raises `InputError` when there are too many to continue."""
         reason = self._reason_of.setdefault(re.sub(r"\d[\d,]*", "#", reason), reason)
         places = self.places.setdefault(reason, [])
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if len(places) < PLACES_NAMED:
-            places.append(where)
+            places.append(str(where))
         if self.rule == "error" and sum(self.counts.values()) >= MOST_NAMED:
             raise InputError(self._message(beginning="at least "))
 

@@ -92,14 +92,22 @@ def read_records(
         InputError: the file cannot be read or decompressed.
     """
     for piece in plan_pieces(path, piece_bytes=1 << 62):
-        if piece.format.kind == "parquet":
-            yield from _rows(piece, columns=columns, refuse=refuse)
-            continue
-        for where, record in _values(piece, refuse):
-            if isinstance(record, dict):
-                yield str(where), record
-            else:
-                refuse(str(where), f"expected a JSON object, found {kind_of(record)}")
+        for where, record in placed_records(piece, refuse=refuse, columns=columns):
+            yield str(where), record
+
+
+def placed_records(
+    piece: FilePiece, *, refuse: Refuse = refuse_at_once, columns: Collection[str] | None = None
+) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """(place, record) of one piece, in order. See `read_records`."""
+    if piece.format.kind == "parquet":
+        yield from _rows(piece, columns=columns, refuse=refuse)
+        return
+    for where, record in _values(piece, refuse):
+        if isinstance(record, dict):
+            yield where, record
+        else:
+            refuse(where, f"expected a JSON object, found {kind_of(record)}")
 
 
 def read_piece(piece: FilePiece, *, text_key: str = "text", refuse: Refuse = refuse_at_once) -> Iterator[str]:
@@ -127,10 +135,10 @@ def placed_texts(
     else:
         for where, record in _values(piece, refuse):
             if not isinstance(record, dict):
-                refuse(str(where), f"expected a JSON object with a {text_key!r} field, found {kind_of(record)}")
+                refuse(where, f"expected a JSON object with a {text_key!r} field, found {kind_of(record)}")
             elif text_key not in record:
                 keys = ", ".join(map(repr, record)) or "none"
-                refuse(str(where), f"no {text_key!r} field; its fields are {keys} (--text-key chooses another)")
+                refuse(where, f"no {text_key!r} field; its fields are {keys} (--text-key chooses another)")
             else:
                 yield from _text(record[text_key], text_key=text_key, where=where, refuse=refuse)
 
@@ -139,7 +147,7 @@ def _text(value: Any, *, text_key: str, where: Place, refuse: Refuse) -> Iterato
     if isinstance(value, str):
         yield where, value
     else:
-        refuse(str(where), f"{text_key!r} is {kind_of(value)}, not text")
+        refuse(where, f"{text_key!r} is {kind_of(value)}, not text")
 
 
 def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, Any]]:
@@ -158,7 +166,7 @@ def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, Any]]:
             try:
                 value = parse_json(line)
             except InputError as error:
-                refuse(str(where), f"not a JSON record: {error}")
+                refuse(where, f"not a JSON record: {error}")
             else:
                 yield where, value
 

@@ -115,7 +115,7 @@ def read_each(
     bad = BadRecords(bad_records)
     columns = {*CHANGES_WHAT_IS_SAID, *(key for form in forms for key in (*form.needs, *form.may))}
 
-    def refuse(where: str, reason: str) -> None:
+    def refuse(where: object, reason: str) -> None:
         report.read += 1
         bad.add(where, reason)
 

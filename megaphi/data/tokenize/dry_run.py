@@ -15,9 +15,10 @@ from itertools import islice
 from megaphi.data.text.bad_records import BadRecords
 from megaphi.data.text.documents import plan_pieces, read_piece
 from megaphi.data.text.input_formats import Format, format_of
-from megaphi.data.tokenize.plan import InputFile, TokenizePlan, is_up_to_date
+from megaphi.data.text.input_identity import InputFile
+from megaphi.data.tokenize.plan import TokenizePlan, is_up_to_date
 from megaphi.data.tokenize.shards import missing_shards, tokenizer_of
-from megaphi.data.tokenize.workers import TokenizeWorker
+from megaphi.parallel.rendezvous.folder_worker import FolderWorker
 
 SAMPLED_FILES = 8
 SAMPLED_DOCUMENTS = 50
@@ -26,7 +27,7 @@ LISTED_FILES = 10
 LISTED_WORKERS = 4
 
 
-def describe_plan(plan: TokenizePlan, worker: TokenizeWorker, *, processes: int | None) -> str:
+def describe_plan(plan: TokenizePlan, worker: FolderWorker, *, processes: int | None) -> str:
     """The plan as a text of some lines."""
     shards = plan.distinct_shards
     missing = missing_shards(shards)

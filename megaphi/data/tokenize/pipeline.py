@@ -15,8 +15,6 @@ run, or the user, removes them.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 import time
@@ -32,14 +30,11 @@ from megaphi.data.tokenize.join import corrupted_shards, join_shards
 from megaphi.data.tokenize.plan import TokenizePlan, is_up_to_date, make_plan, parts_folder_of
 from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.data.tokenize.shards import missing_shards, tokenize_missing, tokenizer_at
-from megaphi.data.tokenize.workers import Barrier, TokenizeWorker, barrier_of
 from megaphi.errors import InputError
-from megaphi.files import explain_write_errors
+from megaphi.files import explain_write_errors, try_lock
 from megaphi.log import logger
+from megaphi.parallel.rendezvous.folder_worker import Barrier, FolderWorker, barrier_of
 from megaphi.tokenizer.open_tokenizer import PHI4
-
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Error codes of a file system without locks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +86,7 @@ def tokenize_documents(
     settings: TokenizeSettings | None = None,
     *,
     processes: int | None = None,
-    worker: TokenizeWorker | None = None,
+    worker: FolderWorker | None = None,
     show_progress: bool = True,
 ) -> TokenizeSummary:
     """Tokenise the documents of `inputs` (files, folders, patterns) into `output`.bin/.idx/.json.
@@ -109,7 +104,7 @@ def tokenize_documents(
             or another process is writing it. Finished shards are kept for the next try.
     """
     began = time.monotonic()
-    worker = worker or TokenizeWorker()
+    worker = worker or FolderWorker()
     processes = processes or worker.processes or len(os.sched_getaffinity(0))
     with barrier_of(worker) as barrier:
         plan = plan_tokenizing(inputs, output, settings, threads=processes)
@@ -122,7 +117,7 @@ def tokenize_documents(
 
 
 def _tokenize(
-    plan: TokenizePlan, worker: TokenizeWorker, barrier: Barrier, *, processes: int, show_progress: bool, began: float
+    plan: TokenizePlan, worker: FolderWorker, barrier: Barrier, *, processes: int, show_progress: bool, began: float
 ) -> TokenizeSummary:
     """Tokenize this worker's share, and join the shards if that is this worker's part."""
     was_there = is_up_to_date(plan)
@@ -172,7 +167,7 @@ def _join_when_complete(plan: TokenizePlan, *, processes: int, show_progress: bo
         return 0
     if missing := missing_shards(plan.distinct_shards):
         return 0 if is_up_to_date(plan) else len(missing)
-    with _lock(plan.parts_folder / "join", exclusive=True) as held:
+    with try_lock(plan.parts_folder / "join", exclusive=True) as held:
         if held is False or is_up_to_date(plan):
             return 0
         if corrupted := corrupted_shards(plan.distinct_shards):
@@ -197,37 +192,17 @@ def _hold_parts(plan: TokenizePlan, *, alone: bool) -> Iterator[None]:
     folder = plan.parts_folder
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder / "lock", exclusive=alone) as held:
+    with try_lock(folder / "lock", exclusive=alone) as held:
         if held is False:
             raise InputError(f"another process is writing {plan.output}: wait for it, or stop it")
         yield
-
-
-@contextmanager
-def _lock(path: Path, *, exclusive: bool) -> Iterator[bool | None]:
-    """Try to take the lock without waiting; None where the file system has no locks."""
-    with explain_write_errors(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    held: bool | None = True
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        held = False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        held = None
-    try:
-        yield held
-    finally:
-        os.close(handle)
 
 
 def _remove_leftovers(plan: TokenizePlan, *, alone: bool) -> None:
     """Shards that are no longer needed, unless somebody works on them, or might where there are no locks to tell."""
     folder = parts_folder_of(plan.output)
     if folder.exists():
-        with _lock(folder / "lock", exclusive=True) as held:
+        with try_lock(folder / "lock", exclusive=True) as held:
             if held or (held is None and alone):
                 shutil.rmtree(folder, ignore_errors=True)  # an NFS client may keep names of open files
             elif held is None:

@@ -1,9 +1,7 @@
 """The plan of tokenising: files, cut into shards that are named after their content and the settings.
 
-Every worker of a job makes the same plan by itself, from the files alone, and nothing is agreed upon. Inputs of up to
-1 GiB in all are hashed whole; beyond, a larger file is known by its name, size, time of modification and four blocks of
-64 KiB, so that a hundred workers do not read ten terabytes each before they begin. Shards are cut by size only: the
-number of processes, of workers and of machines changes neither their names nor their content.
+Every worker of a job makes the same plan by itself, from the files alone, and nothing is agreed upon. Shards are cut by
+size only: the number of processes, of workers and of machines changes neither their names nor their content.
 """
 
 from __future__ import annotations
@@ -11,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +18,9 @@ from megaphi.data.storage.files.token_files import with_ending
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.text.documents import FilePiece, plan_pieces
 from megaphi.data.text.input_files import LeftOut, find_files
+from megaphi.data.text.input_identity import InputFile, identify
 from megaphi.data.tokenize.settings import DecidedSettings
 from megaphi.errors import InputError
-from megaphi.files import sha256_of
 from megaphi.tokenizer.interface import Tokenizer
 
 SHARD_VERSION = 3
@@ -34,19 +30,6 @@ LARGE_SHARD = 256 << 20
 """From this size on shards are not made larger (a kill costs each process the shard that it is at) ..."""
 MOST_SHARDS = 4_096
 """... until there are this many: all are open while they are joined."""
-HASHED_WHOLE = 1 << 30
-"""Inputs up to this many bytes in all are hashed whole."""
-SAMPLED_BLOCKS = 4
-SAMPLED_BLOCK = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """One input, and what tells it from others."""
-
-    path: Path
-    size_bytes: int
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,30 +128,6 @@ def is_up_to_date(plan: TokenizePlan) -> bool:
         return False
     same_plan = all(found.get(name) == value for name, value in plan.description.items())
     return same_plan and found.get("tokens") == dataset.token_count
-
-
-def identify(paths: Sequence[Path], *, threads: int) -> list[InputFile]:
-    """Size and fingerprint of every file, which all workers of a job find alike."""
-    try:
-        sizes = [path.stat().st_size for path in paths]
-        identify_one = partial(_fingerprint, whole=sum(sizes) <= HASHED_WHOLE)
-        with ThreadPoolExecutor(threads) as pool:  # hashing and reading release the GIL
-            fingerprints = list(pool.map(identify_one, paths))
-    except OSError as error:
-        raise InputError(f"cannot read the input {error.filename}: {error.strerror}") from error
-    return [InputFile(*found) for found in zip(paths, sizes, fingerprints, strict=True)]
-
-
-def _fingerprint(path: Path, *, whole: bool) -> str:
-    status = path.stat()
-    if whole or status.st_size <= SAMPLED_BLOCKS * SAMPLED_BLOCK:
-        return sha256_of(path)
-    digest = hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
-    with open(path, "rb") as file:
-        for block in range(SAMPLED_BLOCKS):
-            file.seek((status.st_size - SAMPLED_BLOCK) * block // (SAMPLED_BLOCKS - 1))
-            digest.update(file.read(SAMPLED_BLOCK))
-    return f"sampled {digest.hexdigest()}"
 
 
 def _cut(files: Sequence[InputFile], parts: Path, *, meaning: str) -> list[Shard]:

@@ -21,8 +21,8 @@ from megaphi.data.tokenize import join as join_shards
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
-from megaphi.data.tokenize.workers import TokenizeWorker
 from megaphi.errors import InputError
+from megaphi.parallel.rendezvous.folder_worker import FolderWorker
 
 pytestmark = pytest.mark.slow
 KILLS = 20
@@ -48,7 +48,7 @@ def run(source: Path, output: Path, rank: int | None = None) -> None:
         output,
         TokenizeSettings(vocabulary_size=512),
         processes=1,
-        worker=None if rank is None else TokenizeWorker(rank=rank, world=2),
+        worker=None if rank is None else FolderWorker(rank=rank, world=2),
         show_progress=False,
     )
 

@@ -14,12 +14,13 @@ import pytest
 
 from megaphi.cli import main
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
+from megaphi.data.text import input_identity
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.fill_in_the_middle import FillInTheMiddle, rearrange
 from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
-from megaphi.data.tokenize.workers import TokenizeWorker
 from megaphi.errors import InputError
+from megaphi.parallel.rendezvous.folder_worker import FolderWorker
 from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.test_house import ROOT
 
@@ -69,7 +70,7 @@ def test_fill_in_the_middle_depends_neither_on_shards_nor_on_members(tmp_path, s
     tokenize_documents([source], tmp_path / "one" / "d", given, **QUIET)
     monkeypatch.setattr(tokenize_plan, "SMALLEST_SHARD", 500)
     for rank in range(2):
-        tokenize_documents([source], tmp_path / "many" / "d", given, worker=TokenizeWorker(rank=rank, world=2), **QUIET)
+        tokenize_documents([source], tmp_path / "many" / "d", given, worker=FolderWorker(rank=rank, world=2), **QUIET)
     for ending in (".bin", ".idx", ".json"):
         assert (tmp_path / "one" / f"d{ending}").read_bytes() == (tmp_path / "many" / f"d{ending}").read_bytes()
 
@@ -106,7 +107,7 @@ def test_large_inputs_are_known_by_samples_and_their_time(tmp_path, source, monk
     path = tmp_path / "large.jsonl"
     line = b'{"text": "%s"}\n' % (b"a" * 1_000)
     path.write_bytes(line * 1_000)
-    monkeypatch.setattr(tokenize_plan, "HASHED_WHOLE", 1_000)
+    monkeypatch.setattr(input_identity, "HASHED_WHOLE", 1_000)
 
     def names():
         return [shard.prefix.name for shard in plan_tokenizing([path], tmp_path / "d", SETTINGS).shards]

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from megaphi import files
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.tokenize import pipeline as subject
 from megaphi.data.tokenize import plan as tokenize_plan
 from megaphi.data.tokenize.pipeline import plan_tokenizing, tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
-from megaphi.data.tokenize.workers import TokenizeWorker, detect_worker
 from megaphi.errors import InputError
+from megaphi.parallel.rendezvous.folder_worker import FolderWorker, detect_worker
 from tests.test_house import ROOT
 
 SETTINGS = TokenizeSettings(vocabulary_size=1_024)
@@ -106,7 +107,7 @@ def test_members_one_after_the_other(tmp_path, source, world):
     done = 0
     for rank in range(world):
         summary = tokenize_documents(
-            [source], tmp_path / "together" / "d", SETTINGS, worker=TokenizeWorker(rank=rank, world=world), **QUIET
+            [source], tmp_path / "together" / "d", SETTINGS, worker=FolderWorker(rank=rank, world=world), **QUIET
         )
         done += len(range(rank, shards, world))
         assert summary.missing_shards == shards - done
@@ -124,7 +125,7 @@ def test_each_shard_is_tokenised_once(tmp_path, source, monkeypatch):
         tokenize_shards, "tokenize_shard", lambda *given: made.append(given[0].prefix) or really(*given)
     )
     for rank in (2, 0, 2, 1):
-        tokenize_documents([source], tmp_path / "d", SETTINGS, worker=TokenizeWorker(rank=rank, world=3), **QUIET)
+        tokenize_documents([source], tmp_path / "d", SETTINGS, worker=FolderWorker(rank=rank, world=3), **QUIET)
     assert len(made) == len(set(made)) == len(plan_tokenizing([source], tmp_path / "d", SETTINGS).shards)
 
 
@@ -139,7 +140,7 @@ def test_members_at_once_and_exactly_one_joins(tmp_path, source, monkeypatch):
         joins.clear()
 
         def work(rank, output=output):
-            return tokenize_documents([source], output, SETTINGS, worker=TokenizeWorker(rank=rank, world=4), **QUIET)
+            return tokenize_documents([source], output, SETTINGS, worker=FolderWorker(rank=rank, world=4), **QUIET)
 
         with ThreadPoolExecutor(4) as pool:
             summaries = list(pool.map(work, range(4)))
@@ -153,16 +154,14 @@ def test_without_locks_two_may_join_and_the_result_is_right(tmp_path, source, mo
     tokenize_documents([source], tmp_path / "alone" / "d", SETTINGS, **QUIET)
 
     def refuse(*_):
-        raise OSError(subject.NO_LOCKS[0], "No locks available")
+        raise OSError(files.NO_LOCKS[0], "No locks available")
 
-    monkeypatch.setattr(subject.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     for attempt in range(5):
         output = tmp_path / f"together{attempt}" / "d"
 
         def work(rank, output=output):
-            return tokenize_documents(
-                [source], output, SETTINGS, worker=TokenizeWorker(rank=rank % 2, world=2), **QUIET
-            )
+            return tokenize_documents([source], output, SETTINGS, worker=FolderWorker(rank=rank % 2, world=2), **QUIET)
 
         with ThreadPoolExecutor(4) as pool:  # every worker twice
             assert any(summary.joined for summary in pool.map(work, range(4)))
@@ -174,12 +173,12 @@ def test_without_locks_two_may_join_and_the_result_is_right(tmp_path, source, mo
 def test_a_lone_run_and_members_do_not_mix(tmp_path, source):
     plan = plan_tokenizing([source], tmp_path / "d", SETTINGS)
     with subject._hold_parts(plan, alone=True), pytest.raises(InputError, match="another process is writing"):
-        tokenize_documents([source], tmp_path / "d", SETTINGS, worker=TokenizeWorker(rank=0, world=2), **QUIET)
+        tokenize_documents([source], tmp_path / "d", SETTINGS, worker=FolderWorker(rank=0, world=2), **QUIET)
     with subject._hold_parts(plan, alone=False):
         with pytest.raises(InputError, match="another process is writing"):
             tokenize_documents([source], tmp_path / "d", SETTINGS, **QUIET)
         assert not tokenize_documents(
-            [source], tmp_path / "d", SETTINGS, worker=TokenizeWorker(rank=0, world=2), **QUIET
+            [source], tmp_path / "d", SETTINGS, worker=FolderWorker(rank=0, world=2), **QUIET
         ).joined
 
 

@@ -1,8 +1,8 @@
-"""Workers that tokenise one dataset together: the rank of this process, and how they wait for each other.
+"""Workers that fill one folder together (tokenise, curate): the rank of this process, and how they wait for each other.
 
 Workers share nothing but a folder. Their launcher numbers them: mpirun, an array of Slurm jobs, srun, or the user
-(`--rank`, `--world`). Under MPI they meet at a barrier, and rank 0 joins the shards; everywhere else the last to finish
-does. The surprising fact: mpi4py is imported only where an MPI launcher has left its variables, as its import alone
+(`--rank`, `--world`). Under MPI they meet at a barrier; everywhere else they see from the folder what the others have
+done. The surprising fact: mpi4py is imported only where an MPI launcher has left its variables, as its import alone
 makes a process a rank.
 """
 
@@ -24,8 +24,8 @@ POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizeWorker:
-    """One of `world` processes that tokenise one dataset: it takes shards rank, rank + world, rank + 2 world, ..."""
+class FolderWorker:
+    """One of `world` processes that share the work: it takes shards rank, rank + world, rank + 2 world, ..."""
 
     rank: int = 0
     world: int = 1
@@ -44,7 +44,7 @@ class TokenizeWorker:
 
 def detect_worker(
     environment: Mapping[str, str] = os.environ, *, rank: int | None = None, world: int | None = None
-) -> TokenizeWorker:
+) -> FolderWorker:
     """This process's rank: as given, or from its launcher's variables.
 
     `srun` or `mpirun` inside an array multiplies: task p of n in array job j is worker j n + p.
@@ -55,7 +55,7 @@ def detect_worker(
     if (rank is None) != (world is None):
         raise InputError("--rank and --world belong together: give both or neither")
     if rank is not None and world is not None:
-        return TokenizeWorker(rank=rank, world=world, launcher="--rank")
+        return FolderWorker(rank=rank, world=world, launcher="--rank")
     rank, world, launchers, processes = 0, 1, [], None
     if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
         rank, world = _array_place(environment)
@@ -65,7 +65,7 @@ def detect_worker(
         rank, world = rank * claim.world_size + claim.rank, world * claim.world_size
         launchers.append({"Slurm": "srun"}.get(claim.launcher, "MPI" if claim.launcher in MPI_LAUNCHERS else "RANK"))
         processes = _processes_of(claim, environment)
-    return TokenizeWorker(rank=rank, world=world, launcher=" and ".join(launchers) or "alone", processes=processes)
+    return FolderWorker(rank=rank, world=world, launcher=" and ".join(launchers) or "alone", processes=processes)
 
 
 def _processes_of(claim: Claim, environment: Mapping[str, str]) -> int:
@@ -108,7 +108,7 @@ class Barrier:
 
 
 @contextmanager
-def barrier_of(worker: TokenizeWorker) -> Iterator[Barrier]:
+def barrier_of(worker: FolderWorker) -> Iterator[Barrier]:
     """The barrier of all workers; under MPI an error in one ends all, as the others would wait for it for ever."""
     communicator = _mpi_communicator(worker) if worker.launcher.endswith("MPI") and not worker.is_alone else None
     try:
@@ -120,7 +120,7 @@ def barrier_of(worker: TokenizeWorker) -> Iterator[Barrier]:
         raise
 
 
-def _mpi_communicator(worker: TokenizeWorker) -> Any:
+def _mpi_communicator(worker: FolderWorker) -> Any:
     """MPI's communicator of all workers; None, and a warning, if mpi4py is not there or is of another MPI."""
     try:
         from mpi4py import MPI

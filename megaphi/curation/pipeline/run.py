@@ -1,0 +1,318 @@
+"""A run of curation: every stage on all shards, decisions between stages, the finished documents at the end.
+
+Workers share nothing but the folder. Each begins with its own share of the shards; when that is done it takes those of
+others that nobody is at, from the end. So a worker that is killed, or has not been started yet, holds up nobody, and
+the last of them may do it all. A lock on a file of the shard says that somebody is at it, and ends with the process; on
+a file system without locks a worker does its share only, and says what is missing. The result depends on none of this.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megaphi.config import difference
+from megaphi.curation.pipeline.counts import StepCounts, summed
+from megaphi.curation.pipeline.plan import CurationPlan, ShardJob, StagePlan, make_plan, stages_folder
+from megaphi.curation.pipeline.process import (
+    Given,
+    ProcessStart,
+    Source,
+    claim_of,
+    is_there,
+    recipe_digest,
+    refuse_samplers,
+    work_on,
+)
+from megaphi.curation.pipeline.shard import GATHERED, WRITTEN, naming, shard_counts
+from megaphi.curation.recipe import Curation
+from megaphi.curation.step import JointStep
+from megaphi.errors import InputError
+from megaphi.files import (
+    explain_write_errors,
+    read_object,
+    replace_folder,
+    sync_tree,
+    try_lock,
+    whole_folder,
+    write_json,
+)
+from megaphi.log import logger, progress_bar
+from megaphi.parallel.rendezvous.folder_worker import Barrier, FolderWorker, barrier_of
+from megaphi.worker_processes import each_in_processes
+
+DOCUMENTS = "documents"
+"""Folder of the finished documents."""
+MADE_FROM = ".made_from"
+"""In it: the fingerprint of the plan that they were made by."""
+POLL_SECONDS = 0.2
+Executor = Callable[[ProcessStart, Sequence[ShardJob]], Iterable[tuple[ShardJob, list[StepCounts] | None]]]
+"""Works on shards in some processes, and gives each with its counts, None where another worker is at it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurationSummary:
+    """Summary of a run."""
+
+    folder: Path
+    counts: list[StepCounts]
+    """Of all shards; [] if the run is not finished."""
+    shards: int
+    shards_done_here: int
+    missing_shards: int
+    """Shards that other workers have not finished: the run is not."""
+    seconds: float
+
+    @property
+    def finished(self) -> bool:
+        return not self.missing_shards
+
+
+def local_processes(processes: int) -> Executor:
+    """Executor of this machine."""
+
+    def execute(start: ProcessStart, jobs: Sequence[ShardJob]) -> Iterator[tuple[ShardJob, list[StepCounts] | None]]:
+        advice = "run the same command again, with fewer processes; finished shards are kept"
+        count = min(processes, len(jobs))
+        return each_in_processes(work_on, jobs, processes=count, prepare=start, advice=advice)
+
+    return execute
+
+
+def curate(
+    curation: Curation,
+    *,
+    source: Source | None = None,
+    executor: Executor | None = None,
+    worker: FolderWorker | None = None,
+    open_sampler: Callable[[str], Any] = refuse_samplers,
+    show_progress: bool = True,
+) -> CurationSummary:
+    """Run a recipe; a run that was killed goes on where it was, and what is up to date is kept.
+
+    Args:
+        source: gives the curation in other processes; None: its parts are of modules that they can import.
+        executor: what works on the shards; None means this process.
+        worker: this process's rank among several that share the folder; None means alone.
+        open_sampler: opens a model by its name, in every process; a function of a module.
+
+    Raises:
+        InputError: an input is missing, the folder belongs to another recipe, a step cannot be opened.
+        RunFailed: a model does not answer.
+    """
+    began = time.monotonic()
+    worker = worker or FolderWorker()
+    with barrier_of(worker) as barrier:
+        plan = make_plan(curation)
+        source = source or Given(curation)
+        start = ProcessStart(source=source, recipe_digest=recipe_digest(curation), open_sampler=open_sampler)
+        run = _Run(plan, start, executor or local_processes(1), worker, barrier, show_progress)
+        with _hold_folder(plan, alone=worker.is_alone):
+            _begin(plan, speaks=worker.rank == 0)
+            missing = run.all_stages()
+            if not missing:
+                finish(plan)
+        barrier.wait()  # everything is there for all when this returns
+    counts = [] if missing else all_counts(plan)
+    return CurationSummary(
+        folder=plan.folder,
+        counts=counts,
+        shards=len(plan.stages[0].jobs),
+        shards_done_here=run.done_here,
+        missing_shards=missing,
+        seconds=time.monotonic() - began,
+    )
+
+
+class _Run:
+    """A worker's way through the stages."""
+
+    def __init__(
+        self,
+        plan: CurationPlan,
+        start: ProcessStart,
+        executor: Executor,
+        worker: FolderWorker,
+        barrier: Barrier,
+        show_progress: bool,
+    ) -> None:
+        self.plan, self.start, self.executor, self.worker, self.barrier = plan, start, executor, worker, barrier
+        self.visible = show_progress and worker.rank == 0
+        self.done_here = 0
+
+    def all_stages(self) -> int:
+        """Work until every stage is done; returns how many shards are missing where it cannot wait for others."""
+        for stage in self.plan.stages:
+            if missing := self._complete(stage):
+                return missing
+            if stage.decisions is not None:
+                self._decide(stage, stage.decisions)
+        return 0
+
+    def _complete(self, stage: StagePlan) -> int:
+        missing = missing_jobs(stage)
+        _say_what_is_there(self.plan, stage, missing, speaks=self.worker.rank == 0)
+        if not missing:
+            return 0
+        total, left = (sum(job.size_bytes for job in jobs) for jobs in (stage.jobs, missing))
+        label = f"stage {stage.stage.number + 1} of {len(self.plan.stages)}"
+        with progress_bar(total=total, initial=total - left, unit="B", label=label, visible=self.visible) as bar:
+            while missing:
+                takable = [job for job in self._in_order(missing) if _claimed(job) is not True]
+                if takable:
+                    self._work(takable, bar)
+                elif not self.barrier.exists and _claimed(missing[0]) is None:
+                    return len(missing)
+                else:
+                    time.sleep(POLL_SECONDS)
+                missing = missing_jobs(stage)
+                bar.update(total - sum(job.size_bytes for job in missing) - bar.n)
+        return 0
+
+    def _in_order(self, missing: Sequence[ShardJob]) -> list[ShardJob]:
+        """This worker's share from the beginning, then the others' from the end, where there are locks."""
+        mine = [job for job in missing if job.number % self.worker.world == self.worker.rank]
+        others = [job for job in reversed(missing) if job.number % self.worker.world != self.worker.rank]
+        return mine or [job for job in others if _claimed(job) is False]
+
+    def _work(self, jobs: Sequence[ShardJob], bar: Any) -> None:
+        came = kept = errors = 0
+        for job, counts in self.executor(self.start, jobs):
+            if counts is None:
+                continue
+            self.done_here += 1
+            steps = [one for one in counts if one.came.documents]
+            came += steps[0].came.documents if steps else 0
+            kept += steps[-1].left.documents if steps else 0
+            errors += sum(one.rejected.get("error", 0) for one in counts)
+            said = f"{kept:,} of {came:,} documents kept" + (f", {errors:,} errors" if errors else "")
+            bar.set_postfix_str(said, refresh=False)
+            bar.update(job.size_bytes)
+
+    def _decide(self, stage: StagePlan, decisions: Path) -> None:
+        """Decide, or wait for the worker that does."""
+        assert stage.stage.gathers is not None
+        name, step = self.plan.names[stage.stage.gathers], self.plan.curation.steps[stage.stage.gathers]
+        assert isinstance(step, JointStep)
+        while not is_there(decisions):
+            with try_lock(decisions.parent / ".deciding", exclusive=True) as held:
+                if held is not False and not is_there(decisions):
+                    logger.info("%s decides over %d shards", name, len(stage.jobs))
+                    with whole_folder(decisions) as output, naming(name, "decide"):
+                        step.decide([job.output / GATHERED for job in stage.jobs], output)
+                        sync_tree(output)
+                    return
+            time.sleep(POLL_SECONDS)
+
+
+def missing_jobs(stage: StagePlan) -> list[ShardJob]:
+    """Shards of a stage that are not finished, by one listing of its folder."""
+    try:
+        names = {entry.name for entry in os.scandir(stage.jobs[0].output.parent)} if stage.jobs else set()
+    except FileNotFoundError:
+        names = set()
+    return [job for job in stage.jobs if job.output.name not in names]
+
+
+def _claimed(job: ShardJob) -> bool | None:
+    """Whether a process is at this shard; None where the file system has no locks."""
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    with try_lock(claim_of(job), exclusive=True) as held:
+        return None if held is None else not held
+
+
+def all_counts(plan: CurationPlan) -> list[StepCounts]:
+    """Counts of all shards of all stages together."""
+    return summed(shard_counts(job.output) for stage in plan.stages for job in stage.jobs)
+
+
+def finish(plan: CurationPlan) -> None:
+    """Put the finished documents at their place, and remove what other settings left; once, by whoever is first."""
+    documents = plan.folder / DOCUMENTS
+    with try_lock(stages_folder(plan.folder) / ".finishing", exclusive=True) as held:
+        if held is False:
+            return
+        if not _is_made(documents, plan):
+            joined = stages_folder(plan.folder) / f"joined-{plan.fingerprint}"
+            shutil.rmtree(joined, ignore_errors=True)
+            with whole_folder(joined) as output, naming("write", "join its files"):
+                plan.curation.write.join([job.output / WRITTEN for job in plan.stages[-1].jobs], output)
+                write_json(output / MADE_FROM, plan.fingerprint)
+                sync_tree(output)
+            replace_folder(joined, documents)
+        _remove_others(plan)
+
+
+def _is_made(documents: Path, plan: CurationPlan) -> bool:
+    try:
+        return (documents / MADE_FROM).read_text().strip().strip('"') == plan.fingerprint
+    except OSError:
+        return False
+
+
+def _remove_others(plan: CurationPlan) -> None:
+    """Remove what is of no use any more: shards of other settings, claims, folders of steps that left nothing."""
+    needed = {job.output for stage in plan.stages for job in stage.jobs} | {stage.decisions for stage in plan.stages}
+    for entry in stages_folder(plan.folder).glob("*/*"):
+        if entry not in needed and entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+    for entry in plan.folder.glob(f".{DOCUMENTS}.*.replaced"):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _begin(plan: CurationPlan, *, speaks: bool) -> None:
+    """Write what is run into curation.json; say which settings have changed since the last time."""
+    path = plan.folder / "curation.json"
+    found = {"recipe": plan.curation.recipe, "meaning": plan.meaning}
+    before = read_object(path, what="curation of this folder") if path.exists() else None
+    if before == found:
+        return
+    if before is not None and speaks:
+        for name, old, new in difference(before.get("meaning", {}), plan.meaning):
+            logger.info("changed since the last run: %s: %s, now %s", name, old, new)
+    write_json(path, found)
+
+
+def _say_what_is_there(plan: CurationPlan, stage: StagePlan, missing: Sequence[ShardJob], *, speaks: bool) -> None:
+    if not speaks:
+        return
+    steps = ", ".join(plan.names_of(stage.stage)) or "no steps"
+    about = f"stage {stage.stage.number + 1} of {len(plan.stages)} ({steps})"
+    done = len(stage.jobs) - len(missing)
+    if not missing:
+        logger.info("%s: up to date, %d shards", about, done)
+    elif done:
+        logger.info("%s: %d of %d shards were finished by an earlier run", about, done, len(stage.jobs))
+    else:
+        logger.info("%s: %d shards", about, len(stage.jobs))
+
+
+@contextmanager
+def _hold_folder(plan: CurationPlan, *, alone: bool) -> Iterator[None]:
+    """Make the folder of the run and hold it: alone, or together with the other workers.
+
+    Raises:
+        InputError: it belongs to another recipe, holds something else, or another process is writing it.
+    """
+    folder, recipe = plan.folder, plan.curation.recipe
+    with explain_write_errors(folder):
+        others = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        is_ours = {"curation.json", "stages"} & set(others)
+        if others and not is_ours:
+            raise InputError(f"{folder} holds other things ({', '.join(others[:3])}): choose another folder")
+        stages_folder(folder).mkdir(parents=True, exist_ok=True)
+    path = folder / "curation.json"
+    if path.exists():
+        owner = read_object(path, what="curation of this folder").get("recipe")
+        if owner != recipe:
+            raise InputError(f"{folder} belongs to the recipe {owner!r}, not {recipe!r}: choose another --output")
+    with try_lock(stages_folder(folder) / ".lock", exclusive=alone) as held:
+        if held is False:
+            raise InputError(f"another process is writing {folder}: wait for it, or stop it")
+        yield

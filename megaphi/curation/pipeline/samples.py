@@ -1,0 +1,84 @@
+"""Samples of documents for the report: chosen by a hash of their ids, so the same in every run, in any order."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from megaphi.curation.document import Document, Rejected
+
+LONGEST_SAMPLE = 2_000
+"""Characters of a sampled text that are kept."""
+KEPT = "kept"
+"""Reason under which finished documents are sampled, with no step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """A document as the report shows it."""
+
+    order: str
+    """The smallest ones are chosen."""
+    step: str
+    """"" for a document that was kept."""
+    reason: str
+    detail: str
+    id: str
+    source: str
+    place: str
+    text: str
+    characters: int
+    """Of the whole text."""
+
+
+class Samples:
+    """The samples of a shard while it runs: at most `count` for each reason of each step."""
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self._count, self._seed = count, str(seed).encode()
+        self._held: dict[tuple[str, str], list[tuple[int, int, Sample]]] = {}
+        self._offered = 0
+
+    def offer(self, step: str, found: Document | Rejected) -> None:
+        self._offered += 1
+        document = found.document if isinstance(found, Rejected) else found
+        reason = found.reason if isinstance(found, Rejected) else KEPT
+        held = self._held.setdefault((step, reason), [])
+        order = hashlib.sha256(self._seed + b" " + document.id.encode("utf-8", "surrogatepass")).hexdigest()
+        rank = -int(order[:16], 16)
+        if self._count and (len(held) < self._count or rank > held[0][0]):
+            sample = Sample(
+                order=order,
+                step=step,
+                reason=reason,
+                detail=found.detail if isinstance(found, Rejected) else "",
+                id=document.id,
+                source=document.source,
+                place=document.place,
+                text=document.text[:LONGEST_SAMPLE],
+                characters=len(document.text),
+            )
+            push = heapq.heappush if len(held) < self._count else heapq.heapreplace
+            push(held, (rank, -self._offered, sample))
+
+    def records(self) -> list[dict[str, Any]]:
+        """JSON of all of them, in one order."""
+        found = [sample for held in self._held.values() for *_, sample in held]
+        return [asdict(sample) for sample in sorted(found, key=_sorting)]
+
+
+def chosen(samples: Iterable[Sample], count: int) -> dict[tuple[str, str], list[Sample]]:
+    """Of the samples of all shards, those of the whole run: (step, reason) to at most `count`, in their order."""
+    found: dict[tuple[str, str], list[Sample]] = {}
+    for sample in sorted(samples, key=_sorting):
+        held = found.setdefault((sample.step, sample.reason), [])
+        if len(held) < count:
+            held.append(sample)
+    return found
+
+
+def _sorting(sample: Sample) -> tuple[str, str, str, str, str]:
+    return sample.step, sample.reason, sample.order, sample.id, sample.text

@@ -1,0 +1,1 @@
+"""Readers of documents: JSON lines, tables, archives of pages, files."""

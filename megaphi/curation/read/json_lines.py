@@ -1,0 +1,130 @@
+"""Documents from files of JSON: one record per line or one list, plain or compressed (gzip, bzip2, xz, zstandard).
+
+Large plain files are cut at lines and read in portions. A record is a document if it has a text; its other fields
+become metadata, but for those that say what the document is: id, source or url, history, and an object `metadata`
+whose fields are taken out of it. So what `WriteJsonLines` wrote comes back as it was. A record that is none is
+rejected with its reason, and so is the rest of a file that turns out to be damaged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from megaphi.config import FilePath, Range
+from megaphi.curation.document import Document, Outcome, Rejected
+from megaphi.curation.document_record import CONTENT_SHA256
+from megaphi.curation.step import Portion
+from megaphi.data.text.documents import FilePiece, LineAt, kind_of, placed_records, plan_pieces
+from megaphi.data.text.input_files import LeftOut, find_files
+from megaphi.data.text.input_formats import content_of_name, ending_of
+from megaphi.data.text.input_identity import identify
+from megaphi.errors import InputError
+from megaphi.log import logger
+
+OWN_FIELDS = ("metadata", "history", "hashes", "place")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilePortion(Portion):
+    """A piece of a file of records."""
+
+    piece: FilePiece
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadJsonLines:
+    """Documents from .jsonl, .ndjson and .json files."""
+
+    VERSION: ClassVar[int] = 1
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"paths"})
+
+    paths: tuple[FilePath, ...]
+    """Files, folders or patterns."""
+    text_key: str = "text"
+    """Field that holds the text."""
+    id_key: str = "id"
+    """Field that holds the id; a record without one is called by its file and place."""
+    source_keys: tuple[str, ...] = ("source", "url")
+    """Fields that may hold the URL or file that the text comes from, the first one that a record has counts."""
+    piece_bytes: Annotated[int, Range(minimum=1)] = 16 << 20
+    """Size of the portions that plain files are cut into."""
+
+    def portions(self) -> Sequence[Portion]:
+        """Pieces of all files, in order. Raises InputError for an input that is missing or of another kind."""
+        left_out = LeftOut()
+        files = identify(find_files(self.paths, texts=False, left_out=left_out), threads=len(os.sched_getaffinity(0)))
+        for line in left_out.lines():
+            logger.info("%s", line)
+        found: list[Portion] = []
+        for file in files:
+            if content_of_name(file.path) == "records" and ending_of(file.path) not in (".jsonl", ".ndjson", ".json"):
+                raise InputError(f"{file.path} is no file of JSON: read it with the reader of its own format")
+            for piece in plan_pieces(file.path, piece_bytes=self.piece_bytes):
+                span = "" if piece.size_bytes == file.size_bytes else f" bytes {piece.start:,} to {piece.stop:,}"
+                fingerprint = f"{file.fingerprint} {piece.start} {piece.stop}"
+                size = piece.size_bytes
+                found.append(
+                    FilePortion(name=f"{file.path}{span}", size_bytes=size, fingerprint=fingerprint, piece=piece)
+                )
+        return found
+
+    def read(self, portion: Portion) -> Iterator[Outcome]:
+        """The records of a piece, in order."""
+        assert isinstance(portion, FilePortion)
+        refused: list[Rejected] = []
+
+        def refuse(where: object, reason: str) -> None:
+            place = _place(where)
+            refused.append(Rejected(Document(id=place, source=str(portion.piece.path), place=place), *_named(reason)))
+
+        try:
+            for where, record in placed_records(portion.piece, refuse=refuse):
+                yield from refused
+                refused.clear()
+                yield self._document(record, _place(where), str(portion.piece.path))
+        except InputError as error:  # corrupted or cut short: what came before is good
+            yield from refused
+            refused.clear()
+            refuse(str(portion.piece.path), f"unreadable: {error}")
+        yield from refused
+
+    def _document(self, record: dict[str, Any], place: str, path: str) -> Outcome:
+        named = record.get(self.id_key)
+        identity = str(named) if isinstance(named, str | int) and named != "" else place
+        source = next((record[key] for key in self.source_keys if isinstance(record.get(key), str)), path)
+        found = Document(id=identity, source=source, place=place)
+        text = record.get(self.text_key)
+        if not isinstance(text, str):
+            kind = kind_of(text) if self.text_key in record else "missing"
+            return Rejected(found, "no_text", f"the field {self.text_key!r} is {kind}")
+        known = {self.text_key, self.id_key, *OWN_FIELDS} | {
+            key for key in self.source_keys if record.get(key) == source
+        }
+        metadata = {key: value for key, value in record.items() if key not in known}
+        inner, history, hashes = (record.get(key) for key in OWN_FIELDS[:3])
+        metadata |= inner if isinstance(inner, dict) else {} if inner is None else {"metadata": inner}
+        if isinstance(hashes, dict) and isinstance(hashes.get("content"), str):
+            metadata[CONTENT_SHA256] = hashes["content"]
+        passed = tuple(filter(_is_text, history)) if isinstance(history, list) else ()
+        return Document(id=identity, source=source, place=place, text=text, metadata=metadata, history=passed)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _place(where: object) -> str:
+    """FILE@byte, which costs nothing; FILE:line would be a pass over the file for each record."""
+    return f"{where.path}@{where.byte}" if isinstance(where, LineAt) else str(where)
+
+
+def _named(reason: str) -> tuple[str, str]:
+    """(reason to be counted, detail) of what the reader of text files says."""
+    if reason.startswith("unreadable: "):
+        return "unreadable_file", reason.removeprefix("unreadable: ")
+    if "UTF-8" in reason:
+        return "not_utf8", reason
+    return ("not_an_object" if reason.startswith("expected a JSON object") else "not_json"), reason

@@ -1,0 +1,35 @@
+"""Files of a writer: opened compressed, and put together under the numbers of their shards without being copied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def open_lines(path: Path, *, level: int | None = 3) -> Iterator[IO[bytes]]:
+    """A new file to write lines into, compressed with zstandard at `level`; None writes it plain."""
+    with open(path, "wb") as file:
+        if level is None:
+            yield file
+            return
+        import zstandard
+
+        with zstandard.ZstdCompressor(level=level).stream_writer(file, closefd=False) as packed:
+            yield packed
+
+
+def link_shard_files(folders: Sequence[Path], output: Path) -> None:
+    """Put the one file of each shard into `output` as 00000.ENDING, 00001.ENDING, ...: a link, or where the file
+    system has none, a copy. Shards without a document are left out."""
+    for number, folder in enumerate(folders):
+        for path in sorted(folder.iterdir()):
+            target = output / f"{number:05d}{path.name[path.name.index('.') :]}"
+            try:
+                os.link(path, target)
+            except OSError:
+                shutil.copyfile(path, target)

@@ -1,0 +1,30 @@
+"""Recipes of curation by name, and how one is found: `my_steps.py:my_recipe`, a function without arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from megaphi.curation.recipe import Curation, check_curation
+from megaphi.errors import InputError, did_you_mean
+from megaphi.own_code import is_own_code, load_own, running, split_name
+
+CURATIONS: dict[str, Callable[[], Curation]] = {}
+"""Name -> the function that returns it."""
+
+
+def load_curation(name: str) -> Curation:
+    """Call the recipe `name` or `file.py:function`.
+
+    Raises:
+        InputError: there is no such recipe, its file cannot be run, or what it gives is no Curation that could be.
+    """
+    if is_own_code(name):
+        function = load_own(name, what="recipe")
+        path, _ = split_name(name, what="recipe")
+        return check_curation(running(path, f"recipe {name!r}", function), recipe=name)
+    if name not in CURATIONS:
+        known = f"Recipes: {', '.join(CURATIONS)}, or" if CURATIONS else "Give"
+        raise InputError(
+            f"unknown recipe of curation {name!r}.{did_you_mean(name, CURATIONS)} {known} file.py:function"
+        )
+    return check_curation(CURATIONS[name](), recipe=name)
