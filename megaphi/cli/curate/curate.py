@@ -87,7 +87,7 @@ def _executor(arguments: argparse.Namespace, worker: FolderWorker) -> Executor:
 
 
 def describe_plan(plan: CurationPlan) -> str:
-    """What a run would do, for a person."""
+    """A run before it begins, for a person."""
     from megaphi.curation.pipeline.run import missing_jobs
 
     shards = plan.stages[0].jobs
@@ -109,7 +109,7 @@ def describe_plan(plan: CurationPlan) -> str:
 
 
 def describe_summary(summary: CurationSummary) -> str:
-    """What a run did, for a person: a row for each step, and its reasons."""
+    """A finished run, for a person: a row for each step, and its reasons."""
     rows = [("step", "in", "out", "kept", "seconds", "MB/s")]
     reasons: dict[int, list[str]] = {}
     for one in summary.counts:

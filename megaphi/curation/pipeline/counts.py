@@ -15,9 +15,9 @@ class Amount:
 
     documents: int = 0
     characters: int = 0
-    """Of the texts."""
+    """Length of the texts."""
     content_bytes: int = 0
-    """Of contents that have not been extracted."""
+    """Contents that have not been extracted."""
 
     def add(self, document: Document) -> None:
         self.documents += 1

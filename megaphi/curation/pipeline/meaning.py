@@ -8,7 +8,6 @@ its source file: whoever edits a filter gets its new result, without having to t
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -68,7 +67,6 @@ def _fingerprints(part: Any) -> dict[str, str]:
     return {name: _fingerprint(os.path.realpath(name)) for name in _named_files(part) if Path(name).exists()}
 
 
-@functools.cache
 def _fingerprint(path: str) -> str:
     root = Path(path)
     files = [root] if root.is_file() else sorted(each for each in root.rglob("*") if each.is_file())

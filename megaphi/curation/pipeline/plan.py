@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
+class CurationStage:
     """Steps that every shard goes through without waiting for another one."""
 
     number: int
@@ -45,10 +45,10 @@ class Stage:
 class ShardJob:
     """The work on one shard in one stage."""
 
-    stage: Stage
+    stage: CurationStage
     number: int
     size_bytes: int
-    """Of its input, for progress."""
+    """Size of its input, for progress."""
     portions: tuple[Portion, ...]
     """Input of the first stage; () in later ones."""
     before: Path | None
@@ -63,7 +63,7 @@ class ShardJob:
 class StagePlan:
     """A stage with its work."""
 
-    stage: Stage
+    stage: CurationStage
     jobs: tuple[ShardJob, ...]
     decisions: Path | None
     """The folder that its joint step's decisions will be in."""
@@ -75,13 +75,13 @@ class CurationPlan:
 
     curation: Curation
     names: tuple[str, ...]
-    """Of the steps."""
+    """Names of the steps."""
     portions: int
     stages: tuple[StagePlan, ...]
     meaning: dict[str, Any]
     """Everything that decides the result, but the input."""
     fingerprint: str
-    """Of the result."""
+    """Changes when the result does."""
 
     @property
     def folder(self) -> Path:
@@ -91,7 +91,7 @@ class CurationPlan:
     def input_bytes(self) -> int:
         return sum(job.size_bytes for job in self.stages[0].jobs)
 
-    def names_of(self, stage: Stage) -> list[str]:
+    def names_of(self, stage: CurationStage) -> list[str]:
         """Names of the steps of a stage, for people; one that gathers stands behind a +."""
         gathers = [] if stage.gathers is None else [f"+ {self.names[stage.gathers]}"]
         return [*(self.names[place] for place in stage.places), *gathers]
@@ -177,9 +177,9 @@ def grouped(portions: Sequence[Portion], *, shard_bytes: int) -> Iterator[list[P
         yield held
 
 
-def cut_into_stages(steps: Sequence[AnyStep], *, keep_after: Sequence[int]) -> list[Stage]:
+def cut_into_stages(steps: Sequence[AnyStep], *, keep_after: Sequence[int]) -> list[CurationStage]:
     """Stages of a recipe: each ends at a joint step, behind a step of `keep_after`, or with the last step."""
-    stages: list[Stage] = []
+    stages: list[CurationStage] = []
     begin, decided = 0, None
     for place, step in enumerate(steps):
         is_joint = isinstance(step, JointStep)
@@ -188,8 +188,10 @@ def cut_into_stages(steps: Sequence[AnyStep], *, keep_after: Sequence[int]) -> l
         end = place if is_joint else place + 1
         gathers = place if is_joint else None
         stages.append(
-            Stage(number=len(stages), decided=decided, steps=range(begin, end), gathers=gathers, is_last=False)
+            CurationStage(number=len(stages), decided=decided, steps=range(begin, end), gathers=gathers, is_last=False)
         )
         begin, decided = place + 1, gathers
-    last = Stage(number=len(stages), decided=decided, steps=range(begin, len(steps)), gathers=None, is_last=True)
+    last = CurationStage(
+        number=len(stages), decided=decided, steps=range(begin, len(steps)), gathers=None, is_last=True
+    )
     return [*stages, last]

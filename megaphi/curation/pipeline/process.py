@@ -38,7 +38,7 @@ class Given:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessStart:
-    """What a process needs before its first shard."""
+    """Everything that a process needs before its first shard."""
 
     source: Source
     recipe_digest: str
@@ -58,7 +58,7 @@ class ProcessStart:
 
 
 class _Process(threading.local):
-    """What this process has loaded; of each thread its own, as a test's workers are threads."""
+    """The loaded recipe and its opened steps; each thread has its own, as a test's workers are threads."""
 
     curation: Curation | None = None
     open_sampler: Callable[[str], Sampler] | None = None
@@ -79,7 +79,7 @@ def recipe_digest(curation: Curation) -> str:
 
 
 def work_on(job: ShardJob) -> list[StepCounts] | None:
-    """Do a shard, unless it is done (its counts are returned) or another process is at it (None)."""
+    """Work on a shard, unless it is finished (its counts are returned) or another process is at it (None)."""
     job.output.parent.mkdir(parents=True, exist_ok=True)
     with try_lock(claim_of(job), exclusive=True) as held:
         if held is False:

@@ -191,7 +191,7 @@ class _Run:
             came += steps[0].came.documents if steps else 0
             kept += steps[-1].left.documents if steps else 0
             errors += sum(one.rejected.get("error", 0) for one in counts)
-            said = f"{kept:,} of {came:,} documents kept" + (f", {errors:,} errors" if errors else "")
+            said = f"{came:,} documents in, {kept:,} out" + (f", {errors:,} errors" if errors else "")
             bar.set_postfix_str(said, refresh=False)
             bar.update(job.size_bytes)
 
@@ -221,7 +221,7 @@ def missing_jobs(stage: StagePlan) -> list[ShardJob]:
 
 
 def _claimed(job: ShardJob) -> bool | None:
-    """Whether a process is at this shard; None where the file system has no locks."""
+    """True if a process is at this shard; None where the file system has no locks."""
     job.output.parent.mkdir(parents=True, exist_ok=True)
     with try_lock(claim_of(job), exclusive=True) as held:
         return None if held is None else not held

@@ -17,7 +17,7 @@ KEPT = "kept"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class DocumentSample:
     """A document as the report shows it."""
 
     order: str
@@ -39,7 +39,7 @@ class Samples:
 
     def __init__(self, count: int, *, seed: int) -> None:
         self._count, self._seed = count, str(seed).encode()
-        self._held: dict[tuple[str, str], list[tuple[int, int, Sample]]] = {}
+        self._held: dict[tuple[str, str], list[tuple[int, int, DocumentSample]]] = {}
         self._offered = 0
 
     def offer(self, step: str, found: Document | Rejected) -> None:
@@ -50,7 +50,7 @@ class Samples:
         order = hashlib.sha256(self._seed + b" " + document.id.encode("utf-8", "surrogatepass")).hexdigest()
         rank = -int(order[:16], 16)
         if self._count and (len(held) < self._count or rank > held[0][0]):
-            sample = Sample(
+            sample = DocumentSample(
                 order=order,
                 step=step,
                 reason=reason,
@@ -70,9 +70,9 @@ class Samples:
         return [asdict(sample) for sample in sorted(found, key=_sorting)]
 
 
-def chosen(samples: Iterable[Sample], count: int) -> dict[tuple[str, str], list[Sample]]:
-    """Of the samples of all shards, those of the whole run: (step, reason) to at most `count`, in their order."""
-    found: dict[tuple[str, str], list[Sample]] = {}
+def chosen(samples: Iterable[DocumentSample], count: int) -> dict[tuple[str, str], list[DocumentSample]]:
+    """The samples of the whole run out of those of all shards: (step, reason) to at most `count`, in their order."""
+    found: dict[tuple[str, str], list[DocumentSample]] = {}
     for sample in sorted(samples, key=_sorting):
         held = found.setdefault((sample.step, sample.reason), [])
         if len(held) < count:
@@ -80,5 +80,5 @@ def chosen(samples: Iterable[Sample], count: int) -> dict[tuple[str, str], list[
     return found
 
 
-def _sorting(sample: Sample) -> tuple[str, str, str, str, str]:
+def _sorting(sample: DocumentSample) -> tuple[str, str, str, str, str]:
     return sample.step, sample.reason, sample.order, sample.id, sample.text

@@ -24,7 +24,7 @@ from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.document_record import CONTENT_SHA256, document_of, json_line, whole_record
 from megaphi.curation.pipeline.counts import StepCounts, counts_of
 from megaphi.curation.pipeline.plan import ShardJob
-from megaphi.curation.pipeline.samples import Sample, Samples
+from megaphi.curation.pipeline.samples import DocumentSample, Samples
 from megaphi.curation.recipe import Curation, step_names
 from megaphi.curation.step import BatchStep, JointStep, OfMany, OfOne, Step, StepContext
 from megaphi.curation.write.shard_files import open_lines
@@ -92,9 +92,9 @@ def shard_counts(output: Path) -> list[StepCounts]:
     return [counts_of(record, seconds[record["name"]]) for record in records]
 
 
-def shard_samples(output: Path) -> list[Sample]:
+def shard_samples(output: Path) -> list[DocumentSample]:
     """The samples of a finished shard."""
-    return [Sample(**record) for record in read_json(output / "samples.json", what="samples of a shard")]
+    return [DocumentSample(**record) for record in read_json(output / "samples.json", what="samples of a shard")]
 
 
 def read_documents(path: Path) -> Iterator[Document]:
@@ -276,7 +276,7 @@ def _of_batch(function: OfMany, batch: Sequence[Document]) -> list[Outcome]:
 
 
 def _checked(result: Any) -> list[Outcome]:
-    """What a step returned, as a list. Raises TypeError for anything else."""
+    """The outcomes that a step returned, as a list. Raises TypeError for anything else."""
     outcomes = (
         [result]
         if isinstance(result, Document | Rejected)
