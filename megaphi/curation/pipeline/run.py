@@ -62,7 +62,7 @@ class CurationSummary:
 
     folder: Path
     counts: list[StepCounts]
-    """Of all shards; [] if the run is not finished."""
+    """Counts of all shards; [] if the run is not finished."""
     shards: int
     shards_done_here: int
     missing_shards: int

@@ -31,7 +31,7 @@ class DocumentSample:
     place: str
     text: str
     characters: int
-    """Of the whole text."""
+    """Length of the whole text."""
 
 
 class Samples:
