@@ -69,6 +69,11 @@ def add_sampler_arguments(parser: argparse.ArgumentParser, *, batch: int = 64) -
     """Options of all samplers that the verb names."""
     add_layout_arguments(parser, batch=batch)
     add_replicas(parser)
+    add_server_arguments(parser)
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of samplers that are servers; `server_keys` checks them."""
     parser.add_argument(
         "--concurrency", type=int, default=16, metavar="N", help="requests at a time to a server (default 16)"
     )
@@ -96,8 +101,7 @@ def with_samplers(
 
     `places`: all that it may open, in the order in which it does.
     """
-    keys = _api_keys(arguments)
-    _check_options(arguments)
+    keys = server_keys(arguments)
     models = [place.path for place in places if not place.is_endpoint]
     if models:
         return on_every_rank(arguments, lambda arguments: _on_rank(arguments, models, keys, work), checkpoints=models)
@@ -109,11 +113,13 @@ def with_samplers(
         return work(samplers)
 
 
-def _check_options(arguments: argparse.Namespace) -> None:
+def server_keys(arguments: argparse.Namespace) -> dict[str, str]:
+    """Host to its key. Raises InputError for an option of `add_server_arguments` that makes no sense."""
     if arguments.concurrency < 1:
         raise InputError(f"--concurrency {arguments.concurrency}: must be at least 1")
     if not 0 < arguments.timeout_seconds < float("inf"):
         raise InputError(f"--timeout-seconds {arguments.timeout_seconds}: must be above 0")
+    return _api_keys(arguments)
 
 
 def _refuse_ranks(arguments: argparse.Namespace) -> None:

@@ -13,12 +13,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from megaphi.cli.sampler_option import add_server_arguments, server_keys
 from megaphi.config import user_path
+from megaphi.errors import InputError
 
 if TYPE_CHECKING:
+    from megaphi.curation.pipeline.models import ModelOpener
     from megaphi.curation.pipeline.plan import CurationPlan
     from megaphi.curation.pipeline.run import CurationSummary, Executor
     from megaphi.curation.recipe import Curation
@@ -42,13 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per processor")
     parser.add_argument("--rank", type=int, metavar="R", help="number of this worker, from 0")
     parser.add_argument("--world", type=int, metavar="N", help="number of workers (default: from the launcher)")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="work on a Ray cluster: HOST:PORT, auto, or local (megaphi[ray])"
+    )
+    add_server_arguments(parser)
+    parser.add_argument("--tokenizer", type=user_path, metavar="PATH", help="for a model that came without one")
+    parser.add_argument(
+        "--batch", type=int, default=64, metavar="N", help="sequences that a checkpoint answers together (default 64)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print steps, stages, shards and bytes")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.curation.pipeline.plan import make_plan
     from megaphi.curation.pipeline.run import curate
-    from megaphi.errors import InputError
     from megaphi.log import set_up_logging
     from megaphi.parallel.rendezvous.folder_worker import detect_worker
 
@@ -61,7 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(describe_plan(make_plan(curation)))
         return 0
-    summary = curate(curation, source=source, executor=_executor(arguments, worker), worker=worker)
+    with _executor(arguments, worker) as executor:
+        summary = curate(
+            curation, source=source, executor=executor, worker=worker, open_sampler=_model_opener(arguments)
+        )
     if not summary.finished:
         print(_unfinished(summary, worker))
     elif worker.rank == 0 or worker.launcher != "MPI":
@@ -80,10 +95,33 @@ def curation_of(recipe: str, fields: tuple[str, ...], output: str | None) -> Cur
     return replace(curation, folder=output) if output else curation
 
 
-def _executor(arguments: argparse.Namespace, worker: FolderWorker) -> Executor:
+@contextmanager
+def _executor(arguments: argparse.Namespace, worker: FolderWorker) -> Iterator[Executor]:
     from megaphi.curation.pipeline.run import local_processes
 
-    return local_processes(arguments.processes or worker.processes or len(os.sched_getaffinity(0)))
+    if arguments.ray is None:
+        yield local_processes(arguments.processes or worker.processes or len(os.sched_getaffinity(0)))
+        return
+    from megaphi.curation.pipeline.ray_cluster import ray_processes
+
+    if not worker.is_alone:
+        raise InputError(f"--ray gives the shards to the cluster by itself: start one process, not {worker.world}")
+    with ray_processes(arguments.ray, processes=arguments.processes) as executor:
+        yield executor
+
+
+def _model_opener(arguments: argparse.Namespace) -> ModelOpener:
+    from megaphi.curation.pipeline.models import ModelOpener
+
+    if arguments.batch < 1:
+        raise InputError(f"--batch {arguments.batch}: must be at least 1")
+    return ModelOpener(
+        concurrency=arguments.concurrency,
+        timeout_seconds=arguments.timeout_seconds,
+        api_keys=tuple(server_keys(arguments).items()),
+        tokenizer=arguments.tokenizer or "",
+        batch=arguments.batch,
+    )
 
 
 def describe_plan(plan: CurationPlan) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from megaphi.curation.pipeline.counts import StepCounts
 from megaphi.curation.pipeline.meaning import digest, meaning_of
 from megaphi.curation.pipeline.plan import ShardJob
-from megaphi.curation.pipeline.shard import Opened, open_steps, run_shard, shard_counts
+from megaphi.curation.pipeline.shard import Opened, open_steps, run_shard
 from megaphi.curation.recipe import Curation, step_names
 from megaphi.errors import InputError
 from megaphi.files import try_lock
@@ -79,19 +79,17 @@ def recipe_digest(curation: Curation) -> str:
 
 
 def work_on(job: ShardJob) -> list[StepCounts] | None:
-    """Work on a shard, unless it is finished (its counts are returned) or another process is at it (None)."""
+    """Work on a shard, and return its counts; None if another process is at it, or has finished it meanwhile."""
     job.output.parent.mkdir(parents=True, exist_ok=True)
     with try_lock(claim_of(job), exclusive=True) as held:
-        if held is False:
+        if held is False or is_there(job.output):
             return None
-        if is_there(job.output):
-            return shard_counts(job.output)
         try:
             assert _process.curation is not None
             return run_shard(job, _process.curation, _opened(_process.curation, job))
         except InputError:
             if is_there(job.output):  # a file system without locks, or one that hides for a while what is there
-                return shard_counts(job.output)
+                return None
             raise
 
 

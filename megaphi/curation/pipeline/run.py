@@ -53,7 +53,7 @@ MADE_FROM = ".made_from"
 """In it: the fingerprint of the plan that they were made by."""
 POLL_SECONDS = 0.2
 Executor = Callable[[ProcessStart, Sequence[ShardJob]], Iterable[tuple[ShardJob, list[StepCounts] | None]]]
-"""Works on shards in some processes, and gives each with its counts, None where another worker is at it."""
+"""Works on shards in some processes, and gives each with its counts, None where another worker does it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -97,6 +98,28 @@ class FirstOnly:
         return lambda document: document if next(marks) == "1" else Rejected(document, "duplicate")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waits:
+    """Takes its time over every document."""
+
+    VERSION: ClassVar[int] = 1
+
+    seconds: float = 0.005
+
+    def open(self, context: StepContext) -> Callable[[Document], Outcome]:
+        def wait(document: Document) -> Outcome:
+            time.sleep(self.seconds)
+            return document
+
+        return wait
+
+
+def slow_recipe() -> Curation:
+    """The same with steps that take long enough to be killed in."""
+    steps = (TooShort(), Waits(), Shouted(), FirstOnly(), Waits(), TooShort(minimum_words=4))
+    return replace(recipe(), recipe="slow", steps=steps)
+
+
 def recipe() -> Curation:
     """Every kind of step; its folder and input are named by environment variables of the test."""
     return Curation(
@@ -104,7 +127,7 @@ def recipe() -> Curation:
         folder=os.environ.get("CURATION_FOLDER", "run"),
         read=ReadJsonLines(paths=(os.environ.get("CURATION_INPUT", "input.jsonl"),), piece_bytes=300),
         steps=(TooShort(), Shouted(), FirstOnly(), TooShort(minimum_words=4)),
-        shard_bytes=1_000,
+        shard_bytes=2_000,
     )
 
 
