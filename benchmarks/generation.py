@@ -79,11 +79,16 @@ def smollm2() -> Path:
 
 
 def load_transformers(gguf: Path) -> tuple[Any, Any]:
+    from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # pyright: ignore[reportArgumentType]
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
+    # The published tokenizer.json splits digits first, as llama.cpp does; transformers' reading of the GGUF does not.
+    backend = tokenizer.backend_tokenizer
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), by_bytes])
     return model, tokenizer
 
 
