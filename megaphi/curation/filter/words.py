@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from megaphi.curation.document import Document
 
 LANGUAGE = "language"
-"""Metadata key: ISO 639-1 code; `Language` fills it."""
+"""Metadata key: ISO 639-1 code; `IdentifyLanguage` fills it."""
 _UNSPACED = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff66-\uff9d"
 _LETTERS = rf"[^\W_{_UNSPACED}]+"
 _MARKS = r"[\u0300-\u036f\u0900-\u0963\u0966-\u0dff\u200c\u200d]"

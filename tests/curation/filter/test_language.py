@@ -10,7 +10,7 @@ import pytest
 from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.filter import language
 from megaphi.curation.filter.fasttext_file import MAGIC, as_line, open_model
-from megaphi.curation.filter.language import PHI4_LANGUAGES, Language, cleaned
+from megaphi.curation.filter.language import PHI4_LANGUAGES, IdentifyLanguage, cleaned
 from megaphi.curation.step import StepContext
 from megaphi.errors import InputError
 
@@ -29,7 +29,7 @@ TEXTS = {
 
 def look(text: str, **settings: object) -> Outcome:
     context = StepContext(folder=Path(), open_sampler=lambda name: pytest.fail(name))
-    found = Language(**settings).open(context)(Document(id="1", source="s", place="p", text=text))  # type: ignore[arg-type]
+    found = IdentifyLanguage(**settings).open(context)(Document(id="1", source="s", place="p", text=text))  # type: ignore[arg-type]
     assert isinstance(found, Document | Rejected)
     return found
 
