@@ -23,7 +23,7 @@ class DataKind:
     hint: re.Pattern[str]
     """Something cheap that every text with this kind has: most texts are done with it."""
     holds: Callable[[str, str], bool] = lambda value, before: True
-    """Whether a match is one, from its text and the 80 characters before it: check digits, ranges, words."""
+    """Says if a match is one, from its text and the 80 characters before it: check digits, ranges, words."""
 
 
 def _digits(text: str) -> str:
@@ -31,7 +31,7 @@ def _digits(text: str) -> str:
 
 
 def luhn(text: str) -> bool:
-    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B); signs between are skipped."""
+    """True if the last digit is the check digit of the others (ISO/IEC 7812-1, annex B); signs between are skipped."""
     digits = [int(digit) for digit in reversed(_digits(text))]
     doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
     return (sum(digits[::2]) + sum(doubled)) % 10 == 0
@@ -82,7 +82,7 @@ IBAN_LENGTHS: Mapping[str, int] = {
 
 
 def is_iban(value: str, before: str = "") -> bool:
-    """Whether length and check digits hold (ISO 13616: modulo 97)."""
+    """True if length and check digits hold (ISO 13616: modulo 97)."""
     plain = value.replace(" ", "")
     if len(plain) != IBAN_LENGTHS.get(plain[:2]):
         return False
@@ -93,7 +93,7 @@ _SOCIAL_SECURITY_WORD = re.compile(r"\bssn\b|social security", re.IGNORECASE)
 
 
 def is_social_security(value: str, before: str = "") -> bool:
-    """Whether the US administration gives out such numbers (none of area 000, 666 and 9xx, group 00, serial 0000); with
+    """True if the US administration gives out such numbers (none of area 000, 666 and 9xx, group 00, serial 0000); with
     spaces, as in a table, only where a word says what it is.
     """
     area, group, serial = re.split("[- ]", value)
@@ -111,7 +111,7 @@ _IPV6 = [ipaddress.ip_network(network) for network in ("2000::/3", "fc00::/7", "
 
 
 def is_address(value: str, before: str = "") -> bool:
-    """Whether it is an address of the internet protocol, and not the number of a version or section.
+    """True for an address of the internet protocol, false for the number of a version or section.
 
     Of IPv4 one of the four must have three digits, or a word for an address stands in front; IPv6 must be of a range
     that is in use (`dead::beef` is a name in C++).
