@@ -41,7 +41,7 @@ FAST = "-O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fno-signed-zeros -
 GPU_TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90"]
 # Code that was compiled in another folder is the same code: ranks compare it (megaphi/kernels/contents.py).
 NO_PATHS = ["-g0", f"-fmacro-prefix-map={get_include()}=pybind11"]
-BOUND_PARTS = ("python", "order", "reader", "megatron_order")
+BOUND_PARTS = ("python", "order", "reader", "megatron_order", "text")
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's compiler brings none: there torch's pool does it
 
 

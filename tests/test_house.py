@@ -34,6 +34,7 @@ ROWS = [
         "own_code",
         "renamed_fields",
         "worker_processes",
+        "compiled",
     },
     {"kernels", "tokenizer", "parallel", "grading", "decontamination"},
     {"model", "data"},
@@ -51,7 +52,7 @@ INSIDE = {
     "parallel": [{"rendezvous"}, {""}],
     "model": [{"forward", "rows"}, {"variants", ""}],
     "data": [
-        {"batch", "compiled"},
+        {"batch"},
         {"text", "storage"},
         {"order"},
         {"tokenize", "packed", "contamination"},
@@ -105,6 +106,7 @@ INSIDE = {
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 MEGATRON_USERS = {"parallel", "model", "engine"}
 WITHOUT_TORCH = {
+    "compiled",
     "errors",
     "json_text",
     "json_log",

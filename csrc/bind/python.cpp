@@ -23,5 +23,6 @@ PYBIND11_MODULE(_C, module) {
   bind_order(module);
   bind_reader(module);
   bind_megatron_order(module);
+  bind_text(module);
   module.attr("compiler") = MEGAPHI_COMPILER;
 }

@@ -10,15 +10,18 @@ In the file every line is a run and the number of texts that have it; a person r
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megaphi.decontamination.item_index import ItemIndex
-from megaphi.decontamination.words import Hashes, words_of
+from megaphi.decontamination.words import characters, words_of
 from megaphi.errors import InputError
 from megaphi.files import write_text
+
+Hashes = NDArray[np.uint64]
 
 UNRELATED_TEXTS = 10
 """Default."""
@@ -35,21 +38,14 @@ class RunWitnesses:
         self._index, self._enough = index, enough
         self._sketches: dict[str, list[Hashes]] = {}
 
-    def add(self, texts: Sequence[str]) -> None:
-        """Look for the items' runs in some texts of the reference corpus."""
-        words = words_of(texts)
-        rule = self._index.rule
-        exact = words.ngrams(rule.exact_words)
-        found_N, _ = self._index.exact.find(exact.hash_N)
-        if not len(found_N):
+    def add(self, text: str) -> None:
+        """Look for the items' runs in a text of the reference corpus."""
+        runs = dict.fromkeys(self._index.compiled.exact_runs(characters(), text))
+        if not runs:
             return
-        overlap = words.ngrams(rule.overlap_words)
-        starts = np.searchsorted(words.text_W[overlap.first_N], np.arange(len(texts) + 1))
-        first_N = exact.first_N[found_N]
-        for text in np.unique(words.text_W[first_N]).tolist():
-            sketch = np.unique(overlap.hash_N[starts[text] : starts[text + 1]])[:SKETCH]
-            for first in first_N[words.text_W[first_N] == text].tolist():
-                self._count(words.spelled(first, rule.exact_words), sketch)
+        sketch = characters().smallest_runs(text, self._index.rule.overlap_words, SKETCH)
+        for gram in runs:
+            self._count(gram, sketch)
 
     def _count(self, gram: str, sketch: Hashes) -> None:
         witnesses = self._sketches.setdefault(gram, [])
@@ -88,9 +84,8 @@ def read_allow_list(path: str | os.PathLike[str], *, exact_words: int) -> Collec
         gram = line.partition("\t")[0].strip()
         if not gram:
             continue
-        words = words_of([gram])
-        count = len(words.hash_W)
-        if count != exact_words:
-            raise InputError(f"{path}:{number}: {count} words, expected a run of {exact_words}: {gram[:60]!r}")
-        grams[words.spelled(0, count)] = number
+        words = words_of(gram)
+        if len(words) != exact_words:
+            raise InputError(f"{path}:{number}: {len(words)} words, expected a run of {exact_words}: {gram[:60]!r}")
+        grams[" ".join(words)] = number
     return grams.keys()

@@ -7,16 +7,13 @@ was scanned before need not be scanned again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megaphi.decontamination.item_index import ItemIndex
-from megaphi.decontamination.matching import ItemMatch, match_texts
+from megaphi.decontamination.matching import ItemMatch, match_text
 from megaphi.decontamination.rule import STATUSES, Status
-
-BATCH_CHARACTERS = 1 << 20
-"""Characters that are compared in one pass: large enough for the arrays, small enough for the caches."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -125,7 +122,7 @@ class ScanFindings:
         )
 
     def status_of(self, item: int, index: ItemIndex) -> Status:
-        if not index.grams_I[item]:
+        if not index.runs_of_item[item]:
             return "unchecked"
         share = self.overlap[item].share if item in self.overlap else 0.0
         return index.rule.status(has_exact=item in self.exact, share=share)
@@ -138,22 +135,9 @@ def _plain(place: TextPlace) -> tuple[int, str, int | None]:
 def scan_texts(texts: Iterable[tuple[TextPlace, str]], index: ItemIndex) -> ScanFindings:
     """Compare all `texts` with the items of `index`."""
     findings = ScanFindings()
-    places: list[TextPlace] = []
-    batch: list[str] = []
-    held = 0
     for place, text in texts:
-        places.append(place)
-        batch.append(text)
-        held += len(text)
-        if held >= BATCH_CHARACTERS:
-            _scan_batch(places, batch, index, findings)
-            places, batch, held = [], [], 0
-    _scan_batch(places, batch, index, findings)
-    return findings
-
-
-def _scan_batch(places: Sequence[TextPlace], batch: Sequence[str], index: ItemIndex, findings: ScanFindings) -> None:
-    for place, found in zip(places, match_texts(batch, index), strict=True):
+        found = match_text(text, index)
         findings.texts[found.status] += 1
         for match in found.matches:
             findings.add(match, place, partial_share=index.rule.partial_share)
+    return findings

@@ -1,26 +1,20 @@
-"""Texts to words, and words to n-grams, as arrays of 64-bit hashes: many texts in one pass, without a loop in Python.
+"""Words and their normal form; the loop over them is compiled (csrc/text), Unicode's tables come from here.
 
 A word is a run of letters, marks and digits, in NFKC form and lower case; everything else separates words, so `3.14` is
 two words, and so is `don't`. Scripts that put no blanks between words (Han, kana, Thai, Lao, Burmese, Khmer) show no
-words: each of their letters and digits counts as one. The hash of a run of words is a difference of two sums, whatever
-its length.
+words: each of their letters and digits counts as one.
 
-Legend: C characters, L characters of words, W words, N n-grams, of all texts of a call, one behind the other.
+Most characters have a normal form that does not depend on their neighbours; it is asked for once per 256 code points,
+when a text first has one of them. A text with any other, an accent of its own or a capital sigma, is normalised whole.
 """
 
 from __future__ import annotations
 
-import sys
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-Hashes = NDArray[np.uint64]
+from megaphi.compiled.module import compiled
 
 SEPARATES, JOINS, STANDS_ALONE, MARKS = range(4)
 """Kinds of characters: no word; a part of a word; a word; what belongs to the character before it."""
@@ -39,137 +33,63 @@ WITHOUT_BLANKS = (
     (0x20000, 0x323AF),  # Han
 )
 """First and last code points of the scripts whose letters and digits each count as a word."""
-LETTER_FACTOR, WORD_FACTOR = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
-"""Bases of the polynomials that are the hashes of a word and of a run of words; odd, so they have inverses mod 2^64."""
+PAGE = 256
+"""Code points that are described at once."""
+Form = tuple[str, bytes] | None
+"""A character's normal form and the kinds of its characters; None: it depends on the neighbours."""
 
 
-@dataclass(frozen=True, slots=True)
-class NGrams:
-    """All n-grams of some texts, in order, also those that are repeated."""
-
-    hash_N: Hashes
-    first_N: NDArray[np.int64]
-    """Index of the first word of each."""
+@cache
+def characters() -> Any:
+    """The compiled reader of words of this process: `megaphi._C.Characters`."""
+    return compiled().Characters(described, normalized)
 
 
-@dataclass(frozen=True)
-class TextWords:
-    """The words of some texts, in order."""
-
-    text: str
-    """All texts in their normal form, one behind the other."""
-    start_W: NDArray[np.int64]
-    """First character of each word."""
-    end_W: NDArray[np.int64]
-    text_W: NDArray[np.int64]
-    """Number of the text that it belongs to."""
-    hash_W: Hashes
-
-    def ngrams(self, size: int) -> NGrams:
-        """All runs of `size` words that lie within one text."""
-        count = max(0, len(self.hash_W) - size + 1)
-        is_within_one_N = self.text_W[:count] == self.text_W[size - 1 : size - 1 + count]
-        first_N = np.flatnonzero(is_within_one_N)
-        return NGrams(self.run_hashes(first_N, size), first_N)
-
-    def run_hashes(self, first_N: NDArray[np.int64], size: int) -> Hashes:
-        """Hashes of the runs of `size` words from these words on."""
-        _, inverses = _powers(WORD_FACTOR, len(self.hash_W))
-        sum_N = (self._sums[first_N + size] - self._sums[first_N]) * inverses[first_N]
-        return mixed(sum_N + np.uint64(size))
-
-    def spelled(self, first: int, size: int) -> str:
-        """An n-gram as text: its words, one blank between them."""
-        words = range(first, first + size)
-        return " ".join(self.text[self.start_W[word] : self.end_W[word]] for word in words)
-
-    @cached_property
-    def _sums(self) -> Hashes:
-        """Sum of w_j f^j over the words j before each word; of a run, the difference of two divided by f^start."""
-        powers, _ = _powers(WORD_FACTOR, len(self.hash_W))
-        return np.concatenate([np.zeros(1, np.uint64), np.cumsum(self.hash_W * powers)])
-
-
-def words_of(texts: Sequence[str]) -> TextWords:
-    """The words of `texts`; word i belongs to text `text_W[i]`."""
-    normal = [normalized(text) for text in texts]
-    joined = "\n".join(normal)
-    code_C = _codes(joined)
-    kind_C = _kinds()[code_C]
-    behind_C = np.concatenate([np.zeros(1, np.uint8), kind_C])[:-1]
-    is_start_C = (
-        (kind_C == STANDS_ALONE)
-        | ((kind_C == JOINS) & ((behind_C == SEPARATES) | (behind_C == STANDS_ALONE)))
-        | ((kind_C == MARKS) & (behind_C == SEPARATES))
-    )
-    character_L = np.flatnonzero(kind_C)
-    start_W = np.flatnonzero(is_start_C)
-    first_W = np.searchsorted(character_L, start_W)
-    length_W = np.diff(first_W, append=len(character_L))
-    text_ends = np.cumsum(np.fromiter(map(len, normal), np.int64, len(normal)) + 1)
-    return TextWords(
-        text=joined,
-        start_W=start_W,
-        end_W=start_W + length_W,
-        text_W=np.searchsorted(text_ends, start_W, side="right"),
-        hash_W=_word_hashes(code_C[character_L], first_W, length_W),
-    )
+def words_of(text: str) -> list[str]:
+    """The words of a text in the form in which they are compared, in order."""
+    return characters().spelled(text).split()
 
 
 def normalized(text: str) -> str:
     """The text in the form in which words are compared."""
-    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).lower()
+    return unicodedata.normalize("NFKC", text).lower()
 
 
-def mixed(value: Hashes) -> Hashes:
-    """Spread every bit over all others (the finaliser of splitmix64), so that any bits of a hash can be an index."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+def kind_of(character: str) -> int:
+    """Kind of a character of a normal form."""
+    major = unicodedata.category(character)[0]
+    if major == "M":
+        return MARKS
+    if major not in "LN":
+        return SEPARATES
+    code = ord(character)
+    return STANDS_ALONE if any(first <= code <= last for first, last in WITHOUT_BLANKS) else JOINS
 
 
-def _word_hashes(code_L: NDArray[Any], first_W: NDArray[np.int64], length_W: NDArray[np.int64]) -> Hashes:
-    """Hash of each word from the code points of all words; `first_W` is the index of its first one."""
-    if not len(first_W):
-        return np.zeros(0, np.uint64)
-    place_L = np.arange(len(code_L)) - np.repeat(first_W, length_W)
-    powers, _ = _powers(LETTER_FACTOR, int(length_W.max()))
-    sum_W = np.add.reduceat(_letter_hashes()[code_L] * powers[place_L], first_W)
-    return mixed(sum_W + length_W.astype(np.uint64))
+def described(page: int) -> tuple[bytes, dict[int, Form]]:
+    """(kind of each of 256 code points, the forms of those that are not their own form)."""
+    code_points = range(PAGE * page, PAGE * (page + 1))
+    kinds = bytes(kind_of(chr(code)) for code in code_points)
+    forms = {code: form_of(chr(code)) for code in code_points}
+    return kinds, {code: form for code, form in forms.items() if form is None or form[0] != chr(code)}
 
 
-def _codes(text: str) -> NDArray[Any]:
-    if text.isascii():
-        return np.frombuffer(text.encode("ascii"), np.uint8)
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+def form_of(character: str) -> Form:
+    """Normal form of a character, unless it depends on the neighbours.
+
+    It does where a mark may change places with others, where a character may join the one before it, and for a capital
+    sigma, which has another small letter at the end of a word.
+    """
+    normal = unicodedata.normalize("NFKC", character)
+    if "Σ" in normal or any(unicodedata.combining(one) or one in _joining() for one in normal):
+        return None
+    lower = normal.lower()
+    return lower, bytes(map(kind_of, lower))
 
 
 @cache
-def _kinds() -> NDArray[np.uint8]:
-    """Kind of every code point: uint8 [1,114,112]."""
-    major = (unicodedata.category(chr(code))[0] for code in range(sys.maxunicode + 1))
-    kinds = np.fromiter(({"L": JOINS, "N": JOINS, "M": MARKS}.get(one, SEPARATES) for one in major), np.uint8)
-    for first, last in WITHOUT_BLANKS:
-        script = kinds[first : last + 1]
-        script[script == JOINS] = STANDS_ALONE
-    return kinds
-
-
-@cache
-def _letter_hashes() -> Hashes:
-    return mixed(np.arange(1, sys.maxunicode + 2, dtype=np.uint64) * np.uint64(LETTER_FACTOR))
-
-
-_known_powers: dict[int, tuple[Hashes, Hashes]] = {}
-
-
-def _powers(factor: int, count: int) -> tuple[Hashes, Hashes]:
-    """The first `count` powers of an odd number modulo 2^64, from 1 on, and their inverses."""
-    powers, inverses = _known_powers.get(factor, (np.zeros(0, np.uint64),) * 2)
-    if len(powers) < count:
-        powers, inverses = (
-            np.cumprod(np.concatenate([np.ones(1, np.uint64), np.full(2 * count, base, np.uint64)]))
-            for base in (factor, pow(factor, -1, 1 << 64))
-        )
-        _known_powers[factor] = powers, inverses
-    return powers[:count], inverses[:count]
+def _joining() -> frozenset[str]:
+    """Characters that can become one with the character before them; all stand in the first two planes."""
+    pairs = (unicodedata.decomposition(chr(code)).split() for code in range(0x20000))
+    of_letters = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}
+    return frozenset(of_letters | set(map(chr, range(0x1160, 0x1200))))

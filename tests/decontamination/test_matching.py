@@ -7,6 +7,7 @@ import pickle
 import random
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -18,9 +19,9 @@ from megaphi.config import from_plain
 from megaphi.data.text.documents import read_documents
 from megaphi.decontamination.findings import TextPlace, scan_texts
 from megaphi.decontamination.item_index import BenchmarkItem, ItemIndex, index_items
-from megaphi.decontamination.matching import match_texts
+from megaphi.decontamination.matching import match_text
 from megaphi.decontamination.rule import ContaminationRule
-from megaphi.decontamination.words import STANDS_ALONE, _kinds, words_of
+from megaphi.decontamination.words import STANDS_ALONE, characters, form_of, kind_of, words_of
 from megaphi.errors import InputError
 from tests.decontamination import brute_force
 from tests.test_house import ROOT
@@ -37,47 +38,69 @@ def items_of(texts: list[str]) -> list[BenchmarkItem]:
     ]
 
 
-def spelled(texts: list[str]) -> list[list[str]]:
-    found = words_of(texts)
-    per_text: list[list[str]] = [[] for _ in texts]
-    for word, text in enumerate(found.text_W.tolist()):
-        per_text[text].append(found.spelled(word, 1))
-    return per_text
+@given(text=st.one_of(TEXTS, st.text(), st.text(alphabet="aeΣσς.' \u0301\u0323\u1161\u11a8가각ｶﾞİ中ก็"), st.characters()))
+@example(text="a\ud800b")
+@example(text="ํ a")
+@example(text="ก็a")
+@example(text="中ํ文x中")
+@example(text="ΟΔΟΣ. ΑΣ'Β ᾼΣ")
+@example(text="e\u0301\u0323 \u00e9\u0323 \u1e69 s\u0323\u0307")
+@settings(max_examples=600, deadline=None)
+def test_words_are_those_of_the_definition(text: str) -> None:
+    assert words_of(text) == list(brute_force.words(text))
 
 
-@given(texts=st.lists(st.one_of(TEXTS, st.text()), max_size=4))
-@example(texts=["", "a\ud800b", "ํ a", "ก็a", "中ํ文x中"])
-@settings(max_examples=400, deadline=None)
-def test_words_are_those_of_the_definition(texts: list[str]) -> None:
-    assert spelled(texts) == [brute_force.words(text) for text in texts]
-    for size in (1, 2, 5):
-        found = words_of(texts).ngrams(size)
-        expected = [gram for text in texts for gram in brute_force.grams(text, size)]
-        assert len(found.hash_N) == len(expected)
-        by_hash = dict(zip(found.hash_N.tolist(), expected, strict=True))
-        assert [by_hash[one] for one in found.hash_N.tolist()] == expected, "equal hashes are equal runs"
-        assert len(by_hash) == len(set(expected)), "equal runs have equal hashes"
+def test_every_character_in_its_neighbourhood() -> None:
+    """All characters of Unicode, beside letters and each other: forms that were asked for once are right anywhere."""
+    assigned = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) not in ("Cn", "Co")]
+    draw = random.Random(5)
+    for _ in range(2):
+        draw.shuffle(assigned)
+        text = "".join(one + draw.choice(("", "", "a", "É", " ", "가", "中")) for one in assigned)
+        for start in range(0, len(text), 7):
+            piece = text[start : start + 7]
+            assert words_of(piece) == unfolded(piece), piece
+
+
+def unfolded(text: str) -> list[str]:
+    return list(brute_force.words.__wrapped__(text))
 
 
 def test_the_scripts_without_blanks_are_those_of_unicode() -> None:
     """By the names of all characters; fails when a newer Unicode adds letters outside the blocks."""
-    known = _kinds()
     differing = [
-        chr(code)
-        for code in range(sys.maxunicode + 1)
-        if (known[code] == STANDS_ALONE) != brute_force.stands_alone(chr(code))
-        and unicodedata.normalize("NFKC", chr(code)) == chr(code)
+        character
+        for character in map(chr, range(sys.maxunicode + 1))
+        if (kind_of(character) == STANDS_ALONE) != brute_force.stands_alone(character)
+        and unicodedata.normalize("NFKC", character) == character
     ]
     assert differing == []
 
 
+def test_characters_that_join_the_one_before_them_are_known() -> None:
+    """Fails when a newer Unicode composes characters beyond the planes that are searched."""
+    for code in range(sys.maxunicode + 1):
+        parts = unicodedata.decomposition(chr(code)).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            assert form_of(chr(int(parts[1], 16))) is None, hex(code)
+
+
+def test_threads_may_read_words_at_once() -> None:
+    """The GIL is released over long texts of ASCII and Latin letters."""
+    texts = [draw * 300_000 for draw in ("éa Cat. ", "ab cé-D ", "x 中文 y ")]
+    expected = [characters().run_hash(text) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(characters().run_hash, texts * 4)) == expected * 4
+
+
 def test_hashes_of_real_words_do_not_agree_by_chance() -> None:
     texts = real_texts()
-    found = words_of(texts)
-    spelled_words = {found.text[start:end] for start, end in zip(found.start_W, found.end_W, strict=True)}
-    assert len(np.unique(found.hash_W)) == len(spelled_words) > 5_000
-    runs = {gram for text in texts for gram in brute_force.grams(text, 13)}
-    hashes = np.unique(found.ngrams(13).hash_N)
+    read = characters()
+    words = {word for text in texts for word in brute_force.words(text)}
+    assert len({read.run_hash(word)[0] for word in words}) == len(words) > 5_000
+    joined = "\n".join(texts)
+    runs = {*brute_force.grams(joined, 13)}
+    hashes = read.smallest_runs(joined, 13, 10**9)
     assert len(hashes) == len(runs) > 50_000
     for bits in (np.unique(hashes >> np.uint64(32)), np.unique(hashes << np.uint64(32))):
         assert len(bits) > 0.9999 * len(hashes), "the halves of a hash are hashes"
@@ -102,8 +125,8 @@ def test_matches_are_those_of_the_rule(
     index: ItemIndex = pickle.loads(
         pickle.dumps(index_items(items_of(items), SMALL, allowed=[" ".join(one) for one in chosen]))
     )
-    found = match_texts(texts, index)
-    for text, matches in zip(texts, found, strict=True):
+    for text in texts:
+        matches = match_text(text, index)
         assert matches.status == brute_force.status(text, items, SMALL, chosen, is_item=False)
         shares = {match.item: match.share for match in matches.matches}
         expected = {number: brute_force.share(text, item, 2) for number, item in enumerate(items)}

@@ -32,10 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.data.contamination.benchmark_items import read_items
-    from megaphi.data.contamination.scan import text_batches
     from megaphi.data.text.bad_records import BadRecords
     from megaphi.decontamination.allow_list import RunWitnesses, write_allow_list
-    from megaphi.decontamination.findings import BATCH_CHARACTERS
     from megaphi.decontamination.item_index import index_items
     from megaphi.errors import InputError
     from megaphi.log import progress_bar, set_up_logging
@@ -50,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     bad = BadRecords(arguments.bad_records)
     with progress_bar(total=sum(part.size_bytes for part in parts), unit="B", label="allow list") as bar:
         for part in parts:
-            for batch in text_batches(part, text_key=arguments.text_key, bad=bad, characters=BATCH_CHARACTERS):
-                witnesses.add(batch)
+            for _, text in part.texts(0, text_key=arguments.text_key, refuse=bad.add):
+                witnesses.add(text)
             bar.update(part.size_bytes)
     bad.raise_if_refused()
     allowed = witnesses.allowed()

@@ -7,7 +7,7 @@ lines over. Places of lines in large files are bytes until the end, when each fi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -141,16 +141,3 @@ def _with_lines(findings: ScanFindings) -> ScanFindings:
         return replace(place, name=f"{place.name}:{lines[place.name][place.byte]}", byte=None)
 
     return findings.renamed(counted)
-
-
-def text_batches(part: DataPart, *, text_key: str, bad: BadRecords, characters: int) -> Iterator[list[str]]:
-    """The texts of a part in batches of about `characters`, in order."""
-    batch: list[str] = []
-    held = 0
-    for _, text in part.texts(0, text_key=text_key, refuse=bad.add):
-        batch.append(text)
-        held += len(text)
-        if held >= characters:
-            yield batch
-            batch, held = [], 0
-    yield batch

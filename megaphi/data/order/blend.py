@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi.data.compiled import compiled, whole_numbers
+from megaphi.compiled.module import compiled
+from megaphi.compiled.numbers import whole_numbers
 from megaphi.errors import InputError
 
 LARGEST_TABLE = 1 << 20

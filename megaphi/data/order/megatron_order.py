@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi.data.compiled import compiled
+from megaphi.compiled.module import compiled
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.storage.formats.token_dataset import TokenDataset
 from megaphi.data.storage.reader import Runs

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi.data.compiled import compiled, whole_numbers
+from megaphi.compiled.module import compiled
+from megaphi.compiled.numbers import whole_numbers
 
 ORDER_VERSION = 1
 

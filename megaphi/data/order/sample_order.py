@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi.data.compiled import compiled, whole_numbers
+from megaphi.compiled.module import compiled
+from megaphi.compiled.numbers import whole_numbers
 from megaphi.data.order.blend import ENDLESS, Blend
 from megaphi.data.order.mixture import Split, check_names, check_sizes
 from megaphi.data.order.permutation import derive_key

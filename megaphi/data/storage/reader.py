@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaphi.data.compiled import compiled
+from megaphi.compiled.module import compiled
 from megaphi.data.storage.files.token_files import LocalTokens, Pieces, explain_read_failure
 from megaphi.data.storage.formats.indexed_dataset import CODE_OF_DTYPE
 from megaphi.data.storage.streams import TokenStream

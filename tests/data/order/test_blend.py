@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.data.compiled import compiled
+from megaphi.compiled.module import compiled
 from megaphi.data.order.blend import LARGEST_TABLE, Blend
 from megaphi.errors import InputError
 from tests.data.order import numpy_order

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.data import compiled
+from megaphi.compiled import module
 from megaphi.data.order.permutation import ORDER_VERSION, KeyedPermutation, derive_key, draw_below, stream
 from megaphi.errors import InputError
 from tests.data.order import numpy_order
@@ -121,7 +121,7 @@ def test_refuses_what_is_no_permutation():
 
 
 def test_without_the_compiled_part_one_message_says_what_to_do(monkeypatch):
-    compiled.compiled.cache_clear()
+    module.compiled.cache_clear()
     monkeypatch.setitem(sys.modules, "megaphi._C", None)
     with pytest.raises(InputError, match=r"installed without its compiled part .* pip install --force-reinstall"):
         KeyedPermutation(10, 0)

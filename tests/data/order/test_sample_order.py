@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.data.compiled import compiled
+from megaphi.compiled.module import compiled
 from megaphi.data.order.mixture import Source, check_sources
 from megaphi.data.order.sample_order import MixtureOrder
 from megaphi.errors import InputError

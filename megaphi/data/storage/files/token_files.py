@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from megaphi.data.compiled import compiled
+from megaphi.compiled.module import compiled
 from megaphi.errors import InputError
 from megaphi.files import read_json
 from megaphi.own_code import is_own_code

@@ -1,0 +1,1 @@
+"""The compiled part of megaphi (csrc), as the packages that use it see it."""
