@@ -48,7 +48,7 @@ class Decontaminate:
     """Long runs of words that are common anyway, as `megaphi decontaminate allow-list` writes them."""
     rule: ContaminationRule = field(default_factory=ContaminationRule)
     partial: Literal["mark", "reject"] = "mark"
-    """What becomes of a document of which a part is an item's: it is kept and says so in its metadata, or not kept."""
+    """A document of which a part is an item's: kept, and said so in its metadata, or rejected."""
     fields: tuple[str, ...] = ("text",)
     """Texts that are compared: `text`, and keys of the metadata. A value there may be a text, a list of texts, or a
     conversation, of which the contents of all messages are one text. A document that lacks a key is rejected."""
