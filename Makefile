@@ -1,5 +1,5 @@
 # make quickstart    install, then the main job end to end on this machine
-# make story         the whole recipe at toy scale: pretraining, fine-tuning, preferences, a chat
+# make story         the whole recipe at toy scale: pretraining, mid-training, fine-tuning, preferences, a chat
 # make test          install, then lint, types and the whole test suite, on the CPU of any machine
 # make test-fast     the tests that start no processes: under two minutes, for the loop of writing code
 # make golden        rewrite the golden loss curve (after a change that is meant to change it)

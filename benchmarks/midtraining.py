@@ -196,10 +196,10 @@ def pairs_document(filler: np.ndarray, draw: np.random.Generator, *, tokens: tup
 def measure(name: str, held_out: list[list[int]]) -> list[dict[str, Any]]:
     """Loss by position and recall of one model."""
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.engine.inference.forward_only import open_model
+    from megaphi.engine.inference.forward_only import next_token_losses, open_model
 
     model = open_model(open_weights(str(HOME / name)))
-    losses_DS = np.stack([losses_of(model, one[: LONG + 1]) for one in held_out])
+    losses_DS = np.concatenate([next_token_losses(model, np.array([one[: LONG + 1]])) for one in held_out])
     draw, rows = np.random.default_rng(3), []
     for first, end in pairwise(EDGES):
         means_D = losses_DS[:, first:end].mean(axis=1)
@@ -211,14 +211,6 @@ def measure(name: str, held_out: list[list[int]]) -> list[dict[str, Any]]:
         right = sum(recalls(model, *scattered(filler, draw, tokens=length - 3), draw) for _ in range(RECALLED))
         rows.append(row(name, f"recall at {length}", length, right / RECALLED, *wilson(right, RECALLED), RECALLED))
     return rows
-
-
-def losses_of(model: Any, ids: list[int]) -> np.ndarray:
-    """Cross-entropy of every token but the first, in nats."""
-    from megaphi.engine.inference.forward_only import logits_of
-
-    log_probabilities_SV = logits_of(model, np.array([ids[:-1]]))[0].log_softmax(-1).numpy()
-    return -log_probabilities_SV[np.arange(len(ids) - 1), ids[1:]]
 
 
 def recalls(model: Any, context: list[int], pairs: list[tuple[int, int]], draw: np.random.Generator) -> bool:

@@ -1,11 +1,13 @@
 """The whole recipe at toy scale, from raw text to a model that answers: `make story`.
 
-What `make quickstart` does (corpus, tokens, pretraining) comes first and is used again where it exists. Then the corpus
-is turned into conversations, on which the model is fine-tuned (two pipeline stages); the tuned model tries exercises,
-and where its answer is wrong the right solution is preferred to it (two replicas), and one chats with it. At the end,
-on short sums of which it gets a part right, the tokens that decide this are searched, and it learns from pairs of
-single tokens; both models are evaluated on held-out sums, and compared. Every step is a command that you can run
-yourself, and is printed as such. The figures end up in runs/story/report.md. Later stages of the recipe will join in.
+What `make quickstart` does (corpus, tokens, pretraining) comes first and is used again where it exists. That model is
+mid-trained from 256 to 2,048 tokens, and its loss on long documents measured by position. What follows starts before
+that, as it needs no long context. The corpus is turned into conversations, on which the model is fine-tuned (two
+pipeline stages); the tuned model tries exercises, and where its answer is wrong the right solution is preferred to it
+(two replicas), and one chats with it. At the end, on short sums of which it gets a part right, the tokens that decide
+this are searched, and it learns from pairs of single tokens; both models are evaluated on held-out sums, and compared.
+Every step is a command that you can run yourself, and is printed as such. The figures end up in runs/story/report.md.
+Later stages of the recipe will join in.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ import io
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import zstandard
 from quickstart import CORPUS, Report, command, on_this_machine, start_words, tokenise, train
 
@@ -32,6 +37,7 @@ from megaphi.files import write_text
 from megaphi.recipes.quickstart import (
     quickstart_dpo,
     quickstart_dpo_pivotal,
+    quickstart_midtrain,
     quickstart_pretrain,
     quickstart_sft,
     quickstart_sums,
@@ -43,17 +49,21 @@ ASKED = 400
 """Exercises that the tuned model tries, to learn from what it gets wrong."""
 PICTURES = {
     "pretraining": "../quickstart/run/loss.png",
+    "mid-training": "midtrain/loss.png",
     "fine-tuning": "sft/loss.png",
     "preferences": "dpo/loss.png",
     "pivotal preferences": "dpo_pivotal/loss.png",
 }
 RUNS = {
+    "quickstart_midtrain": (quickstart_midtrain(), None),
     "quickstart_sft": (quickstart_sft(), None),
     "quickstart_dpo": (quickstart_dpo(), 2),
     "quickstart_sums": (quickstart_sums(), 2),
     "quickstart_dpo_pivotal": (quickstart_dpo_pivotal(), None),
 }
 """Recipes of the story, and over how many replicas each is trained, where not as the recipe says."""
+POSITIONS = (0, 128, 256, 512, 1_024, 2_048)
+"""Bounds of the groups of tokens by which the loss on long documents is shown."""
 QUESTIONS = ("Find the greatest common divisor of 84 and 36.", "What is 816 in the number system with base 2?")
 
 
@@ -62,6 +72,7 @@ def main() -> None:
     if not (Path(run.folder) / "checkpoints" / "latest").is_file():
         tokenise(run, report)
     train(run, report)
+    lengthen(run.folder, report)
     write_conversations()
     post_train("quickstart_sft", report)
     write_pairs()
@@ -91,6 +102,37 @@ def questions_about_the_corpus(split: str) -> Iterator[tuple[str, str]]:
     """(question, answer), written about pages of the web source."""
     for text in texts("rewrites", split):
         yield from re.findall(r"^Question: (.+)\nAnswer: (.+)$", text, flags=re.MULTILINE)
+
+
+def lengthen(pretrained: str, report: Report) -> None:
+    """Mid-train, and measure the loss by position on held-out documents that fill the longer context."""
+    post_train("quickstart_midtrain", report)
+    longer = quickstart_midtrain()
+    began = time.monotonic()
+    for name, folder in (("before", pretrained), ("after", longer.folder)):
+        # A process of its own, as for the answers below.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            losses, documents = pool.submit(loss_by_position, folder, longer.batch.sequence_length).result()
+        report.figures[f"loss by position in {documents} long held-out documents, {name} mid-training"] = ", ".join(
+            f"{first:,} to {end:,}: {loss:.3f}" for (first, end), loss in zip(pairwise(POSITIONS), losses, strict=True)
+        )
+    report.seconds["loss by position"] = time.monotonic() - began
+
+
+def loss_by_position(folder: str, tokens: int) -> tuple[list[float], int]:
+    """(mean loss between each two of `POSITIONS`, documents it was measured on: those of more than `tokens` tokens)."""
+    from megaphi.conversion.open_weights import open_weights
+    from megaphi.engine.inference.forward_only import next_token_losses, open_model
+    from megaphi.tokenizer.phi4 import load_tokenizer
+
+    model = open_model(open_weights(folder))
+    tokenizer = load_tokenizer(model.architecture.vocabulary)
+    held_out = [
+        tokenizer.encode(text) for source in ("web", "code", "acquired") for text in texts(source, "validation")
+    ]
+    long = [ids[: tokens + 1] for ids in held_out if len(ids) > tokens]
+    losses_DS = np.concatenate([next_token_losses(model, np.array([ids])) for ids in long])
+    return [float(losses_DS[:, first:end].mean()) for first, end in pairwise(POSITIONS)], len(long)
 
 
 def write_conversations() -> None:

@@ -32,6 +32,7 @@ RECIPES = {
     "phi4_7b_s_wr": "megaphi.recipes.phi4_7b_mixtures",
     "phi4_7b_s_w": "megaphi.recipes.phi4_7b_mixtures",
     "quickstart_pretrain": "megaphi.recipes.quickstart",
+    "quickstart_midtrain": "megaphi.recipes.quickstart",
     "quickstart_sft": "megaphi.recipes.quickstart",
     "quickstart_dpo": "megaphi.recipes.quickstart",
     "quickstart_sums": "megaphi.recipes.quickstart",

@@ -1,8 +1,8 @@
 """A Phi-4 small enough for two CPU cores: the same blocks, the same mixture, the same engine, minutes instead of weeks.
 
 Grouped-query attention, SwiGLU, RMSNorm, rotary positions and untied embeddings as in the 14B model; a vocabulary of
-4,096 cut from cl100k's first ranks. Tensor parallel 2 with sequence parallelism, in fp32. Fine-tuning and preference
-optimisation go on from it, under other layouts: `make story`.
+4,096 cut from cl100k's first ranks. Tensor parallel 2 with sequence parallelism, in fp32. Mid-training, fine-tuning
+and preference optimisation go on from it: `make story`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from megaphi.data.batch import BatchShape
-from megaphi.data.order.mixture import Mixture
+from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig
@@ -32,6 +32,8 @@ QUICKSTART_MODEL = Architecture(
     head_size=32,
     vocabulary=4_096,
 )
+LONG_CONTEXT = 2_048
+"""Tokens of a sequence in mid-training, eight times those of pretraining."""
 
 
 def quickstart_pretrain() -> RunConfig:
@@ -49,6 +51,43 @@ def quickstart_pretrain() -> RunConfig:
         task=Pretrain(mixture=Mixture(sources=sources)),
         optimizer=Optimizer(learning_rate=2e-3, warmup_steps=24),
         precision=NumericPrecision(parameters="float32"),
+    )
+
+
+def quickstart_midtrain() -> RunConfig:
+    """16 steps of 4 sequences of 2,048 tokens: 30 % whole long documents, 70 % of pretraining's sources.
+
+    Pretraining shuffled blocks of 256 tokens, of which no sample of 2,048 can be cut: every source begins a second
+    epoch, though only about a third of the first was read (`task.mixture.block_tokens` avoids that, see
+    docs/midtraining.md). The learning rate is 0.3 of pretraining's peak, as there are few steps.
+    """
+    before = quickstart_pretrain()
+    sources = {source.name: source for source in phi4_sources("runs/quickstart/data")}
+    recall = [
+        dataclasses.replace(one, weight=round(one.weight * 0.7, 3), unique_tokens=None) for one in sources.values()
+    ]
+    long = [
+        Source(
+            name=f"long_{name}",
+            weight=weight,
+            paths=sources[name].paths,
+            windows="documents",
+            shortest_document=LONG_CONTEXT,
+        )
+        for name, weight in (("code", 0.2), ("acquired", 0.1))
+    ]
+    return dataclasses.replace(
+        before,
+        recipe="quickstart_midtrain",
+        folder="runs/story/midtrain",
+        training=TrainingLength(steps=16),
+        validation=ValidationPasses(every=16, samples=8),
+        start=Start(initial_checkpoint=before.folder, continue_sources=True),
+        saving=Saving(every=16),
+        model=dataclasses.replace(QUICKSTART_MODEL, rotary_base=250_000.0),
+        batch=BatchShape(sequence_length=LONG_CONTEXT, global_batch=4, micro_batch=2),
+        task=Pretrain(mixture=Mixture(sources=(*recall, *long))),
+        optimizer=Optimizer(learning_rate=6e-4, warmup_steps=2),
     )
 
 

@@ -39,8 +39,8 @@ def stages(runs: list[RunConfig]) -> list[dict[str, Any]]:
 
 
 def ours(folder: str, tokens_BS: np.ndarray, prompt: list[int], count: int) -> dict[str, Any]:
-    """The rotary tables, the logits of these rows, and a greedy continuation."""
-    from megaphi.engine.inference.forward_only import logits_of, open_model
+    """The rotary tables, the logits and losses of these rows, and a greedy continuation."""
+    from megaphi.engine.inference.forward_only import logits_of, next_token_losses, open_model
     from megaphi.generation.decoding.generate import generate
     from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.sampling import Sampling
@@ -48,7 +48,7 @@ def ours(folder: str, tokens_BS: np.ndarray, prompt: list[int], count: int) -> d
     model = open_model(open_weights(folder))
     found = {"logits": logits_of(model, tokens_BS), "table": model.module.rotary_pos_emb(tokens_BS.shape[1], None)}
     ((answer,),) = generate(InferenceEngine(model, slots=1), [prompt], Sampling(max_tokens=count, temperature=0.0))
-    return {**found, "written": answer.tokens}
+    return {**found, "losses": next_token_losses(model, tokens_BS), "written": answer.tokens}
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +149,9 @@ def test_transformers_computes_the_same_beyond_the_pretraining_length(
     for table, other in zip(trained["table"], (cos[0], sin[0]), strict=True):
         assert torch.allclose(table, other[:, :half], atol=2e-5, rtol=0)
     assert (trained["logits"] - logits).abs().max() < 1e-4 * logits.abs().max()
+    log_probabilities = torch.log_softmax(logits[:, :-1].double(), dim=-1)
+    expected_BS = -log_probabilities.gather(2, tokens[:, 1:, None])[..., 0]
+    np.testing.assert_allclose(trained["losses"], expected_BS, rtol=0, atol=1e-4 * float(logits.abs().max()))
     assert trained["written"] == written[0, len(trained["prompt"]) :].tolist()
     model.config.rope_parameters["rope_theta"] = 10_000.0
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
@@ -177,3 +180,20 @@ def test_the_recipe_is_the_papers() -> None:
         {source.name: source.weight for source in mixture_of(before).sources}
     )
     assert all(source.paths == other.paths for source, other in zip(recall, mixture_of(before).sources, strict=True))
+
+
+def test_the_story_mid_trains_the_model_of_the_quickstart_beyond_its_length() -> None:
+    before, run, after = (load_recipe(f"quickstart_{name}") for name in ("pretrain", "midtrain", "sft"))
+    check(run, world_size=run.layout.model_ranks)
+    assert run.start.initial_checkpoint == after.start.initial_checkpoint == before.folder
+    assert (before.batch.sequence_length, run.batch.sequence_length) == (256, 2_048)
+    assert replace(run.model, rotary_base=before.model.rotary_base) == before.model
+    sources, old = mixture_of(run).sources, {source.name: source for source in mixture_of(before).sources}
+    assert {source.name: source.weight / 0.7 for source in sources if source.name in old} == pytest.approx(
+        {name: source.weight for name, source in old.items()}
+    )
+    long = [source for source in sources if source.name not in old]
+    assert sum(source.weight for source in long) == pytest.approx(0.3)
+    for source in long:
+        assert (source.windows, source.shortest_document) == ("documents", run.batch.sequence_length)
+        assert source.paths == old[source.name.removeprefix("long_")].paths

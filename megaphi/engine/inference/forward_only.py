@@ -22,6 +22,7 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from megaphi.checkpoint.model_tokenizer import context_of
 from megaphi.checkpoint.weight_reader import WeightReader
@@ -116,6 +117,13 @@ def logits_of(model: InferenceModel, tokens_BS: np.ndarray) -> Tensor:
     if logits_BSV is None:
         logits_BSV = torch.empty((*tokens_BS.shape, model.architecture.vocabulary), device=device)
     return _logits_from_last_stage(logits_BSV).cpu()
+
+
+def next_token_losses(model: InferenceModel, tokens_BS: np.ndarray) -> np.ndarray:
+    """`[B, S-1]` cross-entropy in nats of every token but the first, given those before it. Collective."""
+    logits_BSV = logits_of(model, tokens_BS[:, :-1])
+    labels_BS = torch.from_numpy(tokens_BS[:, 1:]).long()
+    return cross_entropy(logits_BSV.transpose(1, 2), labels_BS, reduction="none").numpy()
 
 
 def make_cache(model: InferenceModel, *, blocks: int, block_size: int) -> PagedCache:
