@@ -69,7 +69,7 @@ INSIDE = {
         {"pipeline"},
         {"report"},
     ],
-    "curation.extract": [{"found"}, {""}, {"html"}, {"extract"}],
+    "curation.extract": [{"found"}, {""}, {"pandoc"}, {"html", "tex"}, {"extract"}],
     "curation.filter": [{"words", "encoded_data", "fasttext_file"}, {""}, {"corruption", "personal_data", "quality"}],
     "grading.code_sandbox": [{"inside"}, {""}],
     "engine": [{"boards"}, {""}, {"model"}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],

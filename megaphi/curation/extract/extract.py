@@ -16,7 +16,7 @@ from megaphi.config import Range
 from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.extract.bounded import Bounded
 from megaphi.curation.extract.found import Extractor, NotExtracted
-from megaphi.curation.extract.media_type import media_type_of
+from megaphi.curation.extract.media_type import DOCX, EPUB, GZIP, JATS, NOTEBOOK, PDF, TEX, media_type_of
 from megaphi.curation.step import OfOne, StepContext
 from megaphi.errors import InputError
 
@@ -45,7 +45,7 @@ class Extract:
         return lambda document: _extracted(document, self, table)
 
 
-LIBRARIES = ("lxml", "lxml_html_clean", "resiliparse", "trafilatura")
+LIBRARIES = ("lxml", "lxml_html_clean", "resiliparse", "trafilatura", "pypandoc", "pylatexenc", "pypdfium2")
 
 
 def check_libraries() -> None:
@@ -65,11 +65,19 @@ def extractors(step: Extract) -> Mapping[str, Extractor]:
 
     html = bounded("html.page:extract_html", engine=step.engine, deepest=step.deepest)
     plain = bounded("plain:extract_plain")
+    tex = bounded("tex.convert:extract_tex")
     return {
         "text/html": html,
         "application/xhtml+xml": html,
         "text/plain": plain,
         "text/markdown": plain,
+        **dict.fromkeys((TEX, GZIP, "application/x-tar", "application/x-eprint-tar", "application/zip"), tex),
+        **dict.fromkeys(("text/x-tex", "application/x-latex", "text/x-latex"), tex),
+        JATS: bounded("pandoc.jats:extract_jats"),
+        NOTEBOOK: bounded("notebook:extract_notebook"),
+        EPUB: bounded("pandoc.epub:extract_epub"),
+        DOCX: bounded("pandoc.docx:extract_docx"),
+        PDF: bounded("pdf:extract_pdf"),
     }
 
 

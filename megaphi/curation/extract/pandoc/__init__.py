@@ -1,0 +1,1 @@
+"""Formats that pandoc reads: DOCX, ePub, JATS; and pandoc itself, run within limits."""
