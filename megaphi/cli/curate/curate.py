@@ -80,6 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not summary.finished:
         print(_unfinished(summary, worker))
     elif worker.rank == 0 or worker.launcher != "MPI":
+        from megaphi.curation.report.report import write_report
+
+        write_report(summary.plan)
         print(describe_summary(summary))
     return 0
 
@@ -167,6 +170,7 @@ def describe_summary(summary: CurationSummary) -> str:
         lines += ["  ".join(cells).rstrip(), *reasons.get(number, [])]
     done = f"{summary.shards_done_here:,} shards done" if summary.shards_done_here else "up to date"
     lines.append(f"{summary.folder / 'documents'}: finished in {summary.seconds:.1f} s, {done}")
+    lines.append(f"{summary.folder / 'report.html'}: samples of what was rejected and kept")
     return "\n".join(lines)
 
 

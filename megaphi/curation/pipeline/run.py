@@ -30,9 +30,10 @@ from megaphi.curation.pipeline.process import (
     refuse_samplers,
     work_on,
 )
-from megaphi.curation.pipeline.shard import GATHERED, WRITTEN, naming, shard_counts
+from megaphi.curation.pipeline.shard import GATHERED, REJECTED, WRITTEN, naming, shard_counts
 from megaphi.curation.recipe import Curation
 from megaphi.curation.step import JointStep
+from megaphi.curation.write.shard_files import link_shard_files
 from megaphi.errors import InputError
 from megaphi.files import (
     explain_write_errors,
@@ -47,8 +48,8 @@ from megaphi.log import logger, progress_bar
 from megaphi.parallel.rendezvous.folder_worker import Barrier, FolderWorker, barrier_of
 from megaphi.worker_processes import each_in_processes
 
-DOCUMENTS = "documents"
-"""Folder of the finished documents."""
+DOCUMENTS, REJECTED_FOLDER = "documents", "rejected"
+"""Folders of the finished documents, and of those that were kept aside, a file for every stage and shard."""
 MADE_FROM = ".made_from"
 """In it: the fingerprint of the plan that they were made by."""
 POLL_SECONDS = 0.2
@@ -60,7 +61,7 @@ Executor = Callable[[ProcessStart, Sequence[ShardJob]], Iterable[tuple[ShardJob,
 class CurationSummary:
     """Summary of a run."""
 
-    folder: Path
+    plan: CurationPlan
     counts: list[StepCounts]
     """Counts of all shards; [] if the run is not finished."""
     shards: int
@@ -68,6 +69,10 @@ class CurationSummary:
     missing_shards: int
     """Shards that other workers have not finished: the run is not."""
     seconds: float
+
+    @property
+    def folder(self) -> Path:
+        return self.plan.folder
 
     @property
     def finished(self) -> bool:
@@ -121,7 +126,7 @@ def curate(
         barrier.wait()  # everything is there for all when this returns
     counts = [] if missing else all_counts(plan)
     return CurationSummary(
-        folder=plan.folder,
+        plan=plan,
         counts=counts,
         shards=len(plan.stages[0].jobs),
         shards_done_here=run.done_here,
@@ -234,24 +239,40 @@ def all_counts(plan: CurationPlan) -> list[StepCounts]:
 
 def finish(plan: CurationPlan) -> None:
     """Put the finished documents at their place, and remove what other settings left; once, by whoever is first."""
-    documents = plan.folder / DOCUMENTS
     with try_lock(stages_folder(plan.folder) / ".finishing", exclusive=True) as held:
         if held is False:
             return
-        if not _is_made(documents, plan):
-            joined = stages_folder(plan.folder) / f"joined-{plan.fingerprint}"
-            shutil.rmtree(joined, ignore_errors=True)
-            with whole_folder(joined) as output, naming("write", "join its files"):
-                plan.curation.write.join([job.output / WRITTEN for job in plan.stages[-1].jobs], output)
-                write_json(output / MADE_FROM, plan.fingerprint)
-                sync_tree(output)
-            replace_folder(joined, documents)
+        last = [job.output / WRITTEN for job in plan.stages[-1].jobs]
+        _publish(plan, REJECTED_FOLDER, lambda output: _link_rejected(plan, output))
+        with naming("write", "join its files"):
+            _publish(plan, DOCUMENTS, lambda output: plan.curation.write.join(last, output))
         _remove_others(plan)
 
 
-def _is_made(documents: Path, plan: CurationPlan) -> bool:
+def _publish(plan: CurationPlan, name: str, fill: Callable[[Path], object]) -> None:
+    """Make a folder of the result, in the place of one of an earlier plan."""
+    folder = plan.folder / name
+    if not _is_made(folder, plan):
+        partial = stages_folder(plan.folder) / name
+        shutil.rmtree(partial, ignore_errors=True)
+        with whole_folder(partial) as output:
+            fill(output)
+            write_json(output / MADE_FROM, plan.fingerprint)
+            sync_tree(output)
+        replace_folder(partial, folder)
+
+
+def _link_rejected(plan: CurationPlan, output: Path) -> None:
+    """Put the rejected documents of every stage and shard into `output`."""
+    for stage in plan.stages:
+        at = output / f"stage-{stage.stage.number + 1:02d}"
+        at.mkdir()
+        link_shard_files([job.output for job in stage.jobs], at, name=REJECTED)
+
+
+def _is_made(folder: Path, plan: CurationPlan) -> bool:
     try:
-        return (documents / MADE_FROM).read_text().strip().strip('"') == plan.fingerprint
+        return (folder / MADE_FROM).read_text().strip().strip('"') == plan.fingerprint
     except OSError:
         return False
 
@@ -262,8 +283,9 @@ def _remove_others(plan: CurationPlan) -> None:
     for entry in stages_folder(plan.folder).glob("*/*"):
         if entry not in needed and entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
-    for entry in plan.folder.glob(f".{DOCUMENTS}.*.replaced"):
-        shutil.rmtree(entry, ignore_errors=True)
+    for name in (DOCUMENTS, REJECTED_FOLDER):
+        for entry in plan.folder.glob(f".{name}.*.replaced"):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _begin(plan: CurationPlan, *, speaks: bool) -> None:

@@ -23,11 +23,13 @@ def open_lines(path: Path, *, level: int | None = 3) -> Iterator[IO[bytes]]:
             yield packed
 
 
-def link_shard_files(folders: Sequence[Path], output: Path) -> None:
-    """Put the one file of each shard into `output` as 00000.ENDING, 00001.ENDING, ...: a link, or where the file
-    system has none, a copy. Shards without a document are left out."""
+def link_shard_files(folders: Sequence[Path], output: Path, *, name: str | None = None) -> None:
+    """Put the file `name` of each shard, or the one that is there, into `output` as 00000.ENDING, 00001.ENDING, ...
+
+    Files are linked, or copied where the file system has no links.
+    """
     for number, folder in enumerate(folders):
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.iterdir()) if name is None else [folder / name]:
             target = output / f"{number:05d}{path.name[path.name.index('.') :]}"
             try:
                 os.link(path, target)

@@ -18,12 +18,13 @@ from megaphi.errors import InputError
 from megaphi.generation.client.request_journal import RequestJournal
 from megaphi.grading.verdict import Verdict
 from megaphi.judging.asking import Unanswered, ask_json
+from megaphi.markdown import in_cell
 from megaphi.pivotal.methods.findings import Counts
 from megaphi.pivotal.methods.statistics.intervals import wilson
 from megaphi.pivotal.preference.judge import NO_JUDGEMENT
 from megaphi.pivotal.preference.judging import JUDGEMENT, LEAST, MOST, pointwise
 from megaphi.pivotal.preference.prompts import AskedPrompt
-from megaphi.pivotal.preference.record_files import MissingItems, in_cell, said, write_records, write_report
+from megaphi.pivotal.preference.record_files import MissingItems, said, write_records, write_report
 from megaphi.pivotal.preference.responses import OpenSampler, Response, sample_responses, usable
 from megaphi.sampling import Sampling
 

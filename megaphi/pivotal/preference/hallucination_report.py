@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from megaphi.markdown import in_cell
 from megaphi.pivotal.preference.hallucination import (
     FIRST_TOKENS,
     HallucinationRun,
@@ -13,7 +14,7 @@ from megaphi.pivotal.preference.hallucination import (
     dpo_records,
     sft_records,
 )
-from megaphi.pivotal.preference.record_files import in_cell, write_records, write_report
+from megaphi.pivotal.preference.record_files import write_records, write_report
 from megaphi.tokenizer.interface import Tokenizer
 
 Records = list[dict[str, Any]]

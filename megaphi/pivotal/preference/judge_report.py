@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.conversation import to_plain
+from megaphi.markdown import in_cell
 from megaphi.pivotal.preference.bias import rank_correlation, share
 from megaphi.pivotal.preference.judge import JudgedRun, JudgeSettings
 from megaphi.pivotal.preference.judging import LEAST, MOST, SCORES
-from megaphi.pivotal.preference.record_files import in_cell, said, write_records, write_report
+from megaphi.pivotal.preference.record_files import said, write_records, write_report
 
 PICTURE = "scores.png"
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.files import whole_file
+from megaphi.markdown import in_cell
 from megaphi.pivotal.methods.findings import Band
-
-LONGEST_CELL = 120
 
 
 def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -31,13 +30,6 @@ def write_report(path: Path, lines: Sequence[str]) -> None:
 def _write(path: Path, text: str) -> None:
     with whole_file(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))
-
-
-def in_cell(text: str) -> str:
-    """A text as the cell of a Markdown table: one line, shortened, nothing in it is markup."""
-    line = " ".join(text.split())
-    shown = line if len(line) <= LONGEST_CELL else f"{line[: LONGEST_CELL - 3]}..."
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!" else letter for letter in shown)
 
 
 def said(band: Band | None) -> str:
