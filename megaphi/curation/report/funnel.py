@@ -56,7 +56,7 @@ class Funnel:
 
     @property
     def seconds(self) -> float:
-        """Of all processes together."""
+        """Time of all processes together."""
         return sum(step.counts.seconds for step in self.steps) + self.between.seconds
 
 

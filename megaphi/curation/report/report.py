@@ -12,7 +12,7 @@ from typing import Any
 from megaphi.curation.pipeline.plan import CurationPlan
 from megaphi.curation.report.funnel import Funnel, FunnelStep, funnel_of
 from megaphi.files import whole_file
-from megaphi.markdown import in_cell
+from megaphi.judging.markdown_cell import in_cell
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one message each, exit code 2, nothing half-written."""
+"""Wrong recipes, fields, folders and steps: one message each, exit code 2, nothing half-written."""
 
 from __future__ import annotations
 
