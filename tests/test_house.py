@@ -94,7 +94,7 @@ INSIDE = {
         {"task", "results"},
         {"result_files", "statistics", "asking", "data_files"},
         {"tasks"},
-        {"report", "plan"},
+        {"report", "plan", "evaluated_texts"},
         {"run"},
         {"during_training"},
     ],

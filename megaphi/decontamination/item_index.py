@@ -25,9 +25,9 @@ class BenchmarkItem:
     set: str
     """Name of the set."""
     name: str
-    """Name of the item in it: the record's own id, or its file and line."""
+    """Name of the item in it: as its task names it; else the record's own id, or its file and line."""
     place: str
-    """File and line that it stands in."""
+    """File and line that it stands in, or the files of its task."""
     text: str
     """All that a training text must not hold."""
 

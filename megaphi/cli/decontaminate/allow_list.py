@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from megaphi.cli.decontaminate.options import add_benchmark, add_reading, parts_of
+from megaphi.cli.decontaminate.options import add_benchmark, add_reading, items_of, parts_of
 from megaphi.config import user_path
 
 HELP = "runs of words in the items that are common anyway"
@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from megaphi.data.contamination.benchmark_items import read_items
     from megaphi.data.text.bad_records import BadRecords
     from megaphi.decontamination.allow_list import RunWitnesses, write_allow_list
     from megaphi.decontamination.item_index import index_items
@@ -41,9 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     set_up_logging(rank=0, world_size=1)
     if arguments.texts < 1:
         raise InputError(f"--texts {arguments.texts}: must be at least 1")
-    witnesses = RunWitnesses(
-        index_items(read_items(arguments.benchmark, keys=arguments.item_key)), enough=arguments.texts
-    )
+    witnesses = RunWitnesses(index_items(items_of(arguments)), enough=arguments.texts)
     parts = parts_of(arguments.reference, arguments)
     bad = BadRecords(arguments.bad_records)
     with progress_bar(total=sum(part.size_bytes for part in parts), unit="B", label="allow list") as bar:

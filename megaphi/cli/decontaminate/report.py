@@ -11,12 +11,13 @@ import argparse
 import os
 from pathlib import Path
 
-from megaphi.cli.decontaminate.options import add_benchmark, add_reading, parts_of
+from megaphi.cli.decontaminate.options import add_benchmark, add_reading, items_of, parts_of
 from megaphi.config import user_path
 
 HELP = "which items of evaluated sets stand in training data"
 EXAMPLE = """examples:
   megaphi decontaminate report --benchmark gsm8k=gsm8k/test.jsonl mmlu=mmlu/ --data pages/ --output runs/leaks
+  megaphi decontaminate report --manifest benchmarks/manifest.json --tasks mmlu,gpqa --data pages/ --output runs/leaks
   megaphi decontaminate report --benchmark test.jsonl --item-key problem --data data/web data/code --output runs/leaks
   megaphi decontaminate report --benchmark test.jsonl --data pages/ --allow-list allowed.txt --output runs/leaks
 """
@@ -51,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from megaphi.config import from_plain
-    from megaphi.data.contamination.benchmark_items import read_items
     from megaphi.data.contamination.scan import ReadingRules, scan_data
     from megaphi.decontamination.allow_list import read_allow_list
     from megaphi.decontamination.item_index import index_items
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     allowed = (
         read_allow_list(arguments.allow_list, exact_words=rule.exact_words) if arguments.allow_list is not None else ()
     )
-    index = index_items(read_items(arguments.benchmark, keys=arguments.item_key), rule, allowed=allowed)
+    index = index_items(items_of(arguments), rule, allowed=allowed)
     parts = parts_of(arguments.data, arguments)
     journal = output.parent / f"{output.name}.scan.jsonl"
     with whole_folder(output) as folder:
@@ -84,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         about = {
             "benchmark": arguments.benchmark,
             "item_keys": arguments.item_key,
+            "manifest": arguments.manifest,
+            "tasks": arguments.tasks,
             "data": arguments.data,
             "data_bytes": sum(part.size_bytes for part in parts),
             "allowed_runs": len(allowed),

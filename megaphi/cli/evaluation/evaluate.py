@@ -64,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wording", type=user_path, metavar="FILE", help="JSON with your prompts: task -> name -> text"
     )
+    parser.add_argument(
+        "--contamination",
+        type=user_path,
+        metavar="FILE",
+        help="items.jsonl of megaphi decontaminate report --manifest: scores of clean and contaminated items too",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default 0)")
     parser.add_argument(
         "--journal", type=user_path, metavar="FILE", help="keeps every answer (default: FOLDER.journal.jsonl)"
@@ -88,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     from megaphi.cli.evaluation.evaluation_run import dry_run, evaluate
 
     plan = _plan(arguments)
-    return dry_run(plan) if arguments.dry_run else evaluate(plan, arguments)
+    return dry_run(plan, arguments) if arguments.dry_run else evaluate(plan, arguments)
 
 
 def _plan(arguments: argparse.Namespace) -> EvaluationPlan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from megaphi.cli.pivotal.sampling_run import (
 from megaphi.cli.sampler_option import OpenSamplers, SamplerPlace, sampler_place, with_samplers
 from megaphi.errors import InputError
 from megaphi.evaluation.plan import EvaluationPlan, PlannedTask
-from megaphi.evaluation.task import Asked, Choose, Continue, Item
+from megaphi.evaluation.task import Asked, Choose, Continue, GeneratedTask, Item
 from megaphi.json_text import parse_json
 
 if TYPE_CHECKING:
@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from megaphi.generation.local_sampler import LocalSampler
     from megaphi.tokenizer.interface import Tokenizer
 
+Statuses = Mapping[str, Mapping[str, str]]
+"""Task to its items' statuses of contamination."""
 
-def dry_run(plan: EvaluationPlan) -> int:
+
+def dry_run(plan: EvaluationPlan, arguments: argparse.Namespace) -> int:
     """Print what would be asked, with Phi-4's tokens."""
     from megaphi.tokenizer.phi4 import load_tokenizer
 
+    _statuses(plan, arguments.contamination)
     tokenizer, lines = load_tokenizer(), []
     for planned in plan.tasks:
         asked = plan.asked_of(planned, plan.items_of(planned, tokenizer))
@@ -60,10 +64,25 @@ def evaluate(plan: EvaluationPlan, arguments: argparse.Namespace) -> int:
     """Run the plan and write its results; returns the exit code."""
     new_folder(arguments.output)
     _tell_isolation(plan, unsafe=arguments.unsafe)
+    statuses = _statuses(plan, arguments.contamination)
     model = sampler_place(arguments.model, option="MODEL")
     judge = sampler_place(arguments.judge, option="--judge") if arguments.judge else None
     places = [model, *([judge] if judge is not None else [])]
-    return with_samplers(arguments, places, lambda samplers: _evaluate(plan, arguments, samplers, model, judge))
+    return with_samplers(
+        arguments, places, lambda samplers: _evaluate(plan, arguments, samplers, model, judge, statuses)
+    )
+
+
+def _statuses(plan: EvaluationPlan, file: str | None) -> Statuses:
+    """Read before any model is opened. Items that fill contexts are made later, and have no status."""
+    if file is None:
+        return {}
+    from megaphi.evaluation.report.contamination import item_statuses
+
+    read = [planned for planned in plan.tasks if not isinstance(planned.task, GeneratedTask)]
+    return item_statuses(
+        Path(file), {one.task.name: [item.name for item in one.data.items[: plan.limit]] for one in read}
+    )
 
 
 def _evaluate(
@@ -72,6 +91,7 @@ def _evaluate(
     samplers: OpenSamplers,
     model: SamplerPlace,
     judge: SamplerPlace | None,
+    statuses: Statuses,
 ) -> int:
     from megaphi.evaluation.report import write_report
     from megaphi.evaluation.result_files import write_evaluation
@@ -85,7 +105,7 @@ def _evaluate(
             results = _grade(plan, answered, samplers, judge, journal, unsafe=arguments.unsafe)
         evaluation = _evaluation(plan, arguments, identity, results)
         write_evaluation(folder, evaluation)
-        write_report(folder, evaluation)
+        write_report(folder, evaluation, statuses=statuses)
     lines = (output / "report.md").read_text().splitlines()
     print("\n".join(line for line in takewhile(bool, dropwhile(lambda line: not line.startswith("|"), lines))))
     print(f"{output / 'report.md'} says more, and {output / 'page.html'} shows every item")

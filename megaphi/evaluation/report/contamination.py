@@ -10,8 +10,8 @@ from megaphi.errors import InputError
 from megaphi.json_text import decode_text, parse_json
 
 
-def contaminated_items(path: Path, evaluated: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
-    """Task to its contaminated items, for the tasks that have a set of their name in the file.
+def item_statuses(path: Path, evaluated: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
+    """Task to the status of each evaluated item, for the tasks that have a set of their name in the file.
 
     Args:
         path: items.jsonl, with `set`, `item` and `status` on each line.
@@ -36,14 +36,20 @@ def contaminated_items(path: Path, evaluated: Mapping[str, Collection[str]]) -> 
         name, item, status = map(str, fields)
         marks.setdefault(name, {})[item] = status
     if not marks.keys() & evaluated.keys():
-        raise InputError(f"{path} has no set named as a compared task: it has {', '.join(marks) or 'no line'}")
-    found: dict[str, set[str]] = {}
+        raise InputError(f"{path} has no set named as an evaluated task: it has {', '.join(marks) or 'no line'}")
+    found: dict[str, dict[str, str]] = {}
     for task in marks.keys() & evaluated.keys():
         missing = [item for item in evaluated[task] if item not in marks[task]]
         if missing:
             raise InputError(
                 f"{path}: {len(missing):,} evaluated items of {task} have no line, the first is {missing[0]}. Scan the "
-                "files that were evaluated, with ids in them: items without are named by their lines there"
+                "files that were evaluated, named by the tasks: megaphi decontaminate report --manifest FILE"
             )
-        found[task] = {item for item in evaluated[task] if marks[task][item] == "contaminated"}
+        found[task] = {item: marks[task][item] for item in evaluated[task]}
     return found
+
+
+def contaminated_items(path: Path, evaluated: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
+    """Task to its contaminated items. Arguments and errors are those of `item_statuses`."""
+    statuses = item_statuses(path, evaluated)
+    return {task: {item for item in found if found[item] == "contaminated"} for task, found in statuses.items()}

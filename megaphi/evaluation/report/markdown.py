@@ -35,6 +35,7 @@ def report_lines(evaluation: Evaluation, summaries: Sequence[TaskSummary]) -> li
         *_scores(evaluation, summaries),
         *_problems(summaries),
         *_further(summaries),
+        *_contamination(summaries),
         *_groups(summaries),
         *_ledger(summaries),
         *_stages(summaries),
@@ -135,6 +136,25 @@ def _further(summaries: Sequence[TaskSummary]) -> Iterator[str]:
         yield from ("## Further figures", "", "| task | figure | value | 95 % interval |", "|---|---|---:|---|")
         yield from (f"| {in_cell(task)} | {in_cell(name)} | {value} | {band} |" for task, name, value, band in rows)
         yield ""
+
+
+def _contamination(summaries: Sequence[TaskSummary]) -> Iterator[str]:
+    """Scores by what stands in the training data; tasks that were not scanned are named."""
+    if not any(one.contamination for one in summaries):
+        return
+    yield from (
+        "## Contamination",
+        "",
+        "| task | items are | items | score | 95 % interval |",
+        "|---|---|---:|---:|---|",
+    )
+    for one in summaries:
+        for status, (items, band) in one.contamination.items():
+            yield f"| {in_cell(one.result.task)} | {status} | {items:,} | {points(band)} | {ends(band)} |"
+    yield ""
+    missing = [in_cell(one.result.task) for one in summaries if not one.contamination]
+    if missing:
+        yield from (f"Not scanned: {', '.join(missing)}.", "")
 
 
 def _groups(summaries: Sequence[TaskSummary]) -> Iterator[str]:

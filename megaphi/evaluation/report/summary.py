@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megaphi.decontamination.rule import STATUSES
 from megaphi.errors import InputError
 from megaphi.evaluation.results import GradedResponse, TaskResult
 from megaphi.evaluation.statistics.clustered import ClusteredEstimate, Floats, clustered_function, clustered_mean
@@ -40,14 +41,21 @@ class TaskSummary:
     """Functions of the means; a bare number where this version does not know the function."""
     groups: Mapping[str, tuple[int, Band]]
     """Items and headline score of each group, wider ones before those within them."""
+    contamination: Mapping[str, tuple[int, Band]]
+    """Items and headline score by status of contamination; {} where none is known."""
 
     @property
     def score(self) -> Band:
         return self.graded.interval()
 
 
-def summary_of(result: TaskResult) -> TaskSummary:
-    """Raises InputError for a task without responses."""
+def summary_of(result: TaskResult, *, statuses: Mapping[str, str] | None = None) -> TaskSummary:
+    """Args:
+    statuses: item to its status of contamination.
+
+    Raises:
+        InputError: a task without responses.
+    """
     responses = result.responses
     if not responses:
         raise InputError(f"task {result.task} has no graded responses: evaluate it again")
@@ -64,6 +72,7 @@ def summary_of(result: TaskResult) -> TaskSummary:
         others={name: mean_score(responses, name).interval() for name in result.scores[1:]},
         derived=_derived(result),
         groups=_groups(responses, headline),
+        contamination=_by_status(responses, headline, statuses or {}),
     )
 
 
@@ -112,6 +121,17 @@ def _groups(responses: Sequence[GradedResponse], headline: str) -> dict[str, tup
         name: (len({one.item for one in members[name]}), mean_score(members[name], headline).interval())
         for name in sorted(members, key=_in_order)
     }
+
+
+def _by_status(
+    responses: Sequence[GradedResponse], headline: str, statuses: Mapping[str, str]
+) -> dict[str, tuple[int, Band]]:
+    found = {}
+    for status in STATUSES:
+        members = [one for one in responses if statuses.get(one.item) == status]
+        if members:
+            found[status] = len({one.item for one in members}), mean_score(members, headline).interval()
+    return found
 
 
 def _in_order(name: str) -> list[tuple[int, int, str]]:

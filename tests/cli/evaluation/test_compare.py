@@ -177,7 +177,7 @@ def test_scores_without_contaminated_items(tmp_path, capsys):
     for content, said in (
         ("".join(json.dumps(mark) + "\n" for mark in marks[1:]), "1 evaluated items of mmlu have no line"),
         (json.dumps(marks[0] | {"status": "dirty"}) + "\n", "line 1: needs the texts set, item and status"),
-        (json.dumps(marks[0] | {"set": "math"}) + "\n", "has no set named as a compared task: it has math"),
+        (json.dumps(marks[0] | {"set": "math"}) + "\n", "has no set named as an evaluated task: it has math"),
         ('{"set": "mm', "line 1: "),
     ):
         file.write_text(content)

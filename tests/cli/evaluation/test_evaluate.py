@@ -55,9 +55,18 @@ def test_results_do_not_depend_on_the_layout_or_on_where_a_run_was_ended(place: 
     half = run_megaphi(*words_of(place, tmp_path / "half", "exam_base,exam"))
     assert half.returncode == 0, half.stderr
     assert len((tmp_path / "half.journal.jsonl").read_text().splitlines()) == len(journal)
-    replayed = ["--journal", tmp_path / "half.journal.jsonl"]
+    marks = [
+        {"set": "exam", "item": one.item, "status": "clean" if number else "contaminated"}
+        for number, one in enumerate(first.tasks["exam"].responses)
+    ]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(mark) + "\n" for mark in marks))
+    replayed = ["--journal", tmp_path / "half.journal.jsonl", "--contamination", tmp_path / "items.jsonl"]
     again = run_megaphi(*words_of(place, tmp_path / "again", "exam_base,exam"), *replayed)
     assert again.returncode == 0, again.stderr
+    report = (tmp_path / "again" / "report.md").read_text()
+    assert "| exam | contaminated | 1 | " in report
+    assert "| exam | clean | 5 | " in report
+    assert "Not scanned: exam\\_base." in report
 
     two = run_megaphi(*words_of(place, tmp_path / "two", "exam_base,exam"), "--tensor", 2)
     assert two.returncode == 0, two.stderr
