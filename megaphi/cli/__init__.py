@@ -22,6 +22,7 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "mixture": "mixture.of_run",
     "mixture fit": "mixture.fit",
     "curate": "curate.curate",
+    "curate train-classifier": "curate.train_classifier",
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
     "lm-eval": "evaluation.lm_eval",
