@@ -64,7 +64,7 @@ def read_texts(folders: Sequence[str], *, pages: int) -> list[str]:
     """The content of each page, and the whole of it; the same pages in every run."""
     from resiliparse.extract.html2text import extract_plain_text
 
-    paths = sorted(path for folder in folders for path in Path(folder).rglob("*.html"))
+    paths = sorted(path for folder in folders for path in Path(folder).rglob("*.html") if path.is_file())
     chosen = random.Random(0).sample(paths, min(pages, len(paths)))
     contents = [extract_plain_text(path.read_text(errors="ignore"), main_content=True) for path in chosen]
     wholes = [re.sub(r"\n\s*\n+", "\n\n", page_text(path)).strip() for path in chosen]

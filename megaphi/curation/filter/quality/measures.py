@@ -81,7 +81,7 @@ def average_precision(points: Sequence[tuple[float, float, float]]) -> float:
 
 
 def reliability(judged: Sequence[Judged], *, bins: int = 10) -> list[dict[str, Any]]:
-    """Of the texts by probability, in bins of equal width: the mean probability, and the share that is positive."""
+    """Texts by probability in bins of equal width, each with its mean probability and the share that is positive."""
     rows = []
     for number in range(bins):
         inside = [item for item in judged if number == min(int(item.probability * bins), bins - 1)]

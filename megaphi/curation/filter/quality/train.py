@@ -185,7 +185,7 @@ def _fit(items: Sequence[Labelled], labels: Sequence[str], settings: ClassifierT
 
 @contextmanager
 def zeroed_memory() -> Iterator[None]:
-    """Have the C library fill all memory that it hands out with zeros.
+    """Let the C library fill all memory that it hands out with zeros.
 
     Raises:
         InputError: it is not glibc.
