@@ -92,7 +92,7 @@ def test_a_page_becomes_text_and_loses_its_bytes(engine: str) -> None:
     assert isinstance(outcome, Document)
     assert "A sentence of a page." in outcome.text
     assert outcome.content == b""
-    assert outcome.metadata["extraction"]["engine"] == engine
+    assert outcome.metadata["extraction"]["decided"] == engine
 
 
 def test_a_document_with_text_goes_through() -> None:
