@@ -75,7 +75,7 @@ class Reference:
     path: Path
     content: bytes
     words: Counter[str]
-    """Of the content."""
+    """Words of the content."""
     furniture: Counter[str]
     """Words of everything else that a reader sees."""
     formulas: Counter[str]

@@ -46,18 +46,18 @@ class Container:
 
 
 @dataclass(eq=False, slots=True)
-class Block:
+class PageBlock:
     """A piece of a page that is kept or dropped as one."""
 
     kind: Kind
     text: str
     """Markdown, without what the containers put in front of its lines."""
     element: Any
-    """Where it begins."""
+    """The element that it begins in."""
     slot: Literal["text", "tail"]
     containers: tuple[Container, ...] = ()
     level: int = 0
-    """Of a heading."""
+    """The level of a heading."""
     link_characters: int = 0
     formulas: int = 0
     code: str = ""
@@ -65,11 +65,11 @@ class Block:
     code_end: Any = None
     """The last element of a listing."""
     is_term: bool = False
-    """Of a definition list."""
+    """True for a term of a definition list."""
 
     @property
     def is_links(self) -> bool:
-        """Whether most of it leads elsewhere."""
+        """True where most of it leads elsewhere."""
         return self.link_characters > MOST_LINKS * len(self.text)
 
     @property
@@ -89,7 +89,7 @@ class _Run:
     formulas: int = 0
 
 
-def blocks_of(root: Any) -> list[Block]:
+def blocks_of(root: Any) -> list[PageBlock]:
     """The blocks of the tree, in order."""
     walk = _Walk()
     walker = etree.iterwalk(root, events=("start", "end"))
@@ -103,9 +103,9 @@ def blocks_of(root: Any) -> list[Block]:
     return _with_labels(walk.blocks)
 
 
-def _with_labels(blocks: list[Block]) -> list[Block]:
+def _with_labels(blocks: list[PageBlock]) -> list[PageBlock]:
     """The blocks, with the label of a note or reference in front of its text instead of in a line of its own."""
-    joined: list[Block] = []
+    joined: list[PageBlock] = []
     for block in blocks:
         before = joined[-1] if joined else None
         if before is not None and before.is_label and block.kind == "paragraph":
@@ -119,7 +119,7 @@ class _Walk:
     """The state of the walk."""
 
     def __init__(self) -> None:
-        self.blocks: list[Block] = []
+        self.blocks: list[PageBlock] = []
         self._run = _Run()
         self._containers: list[Container] = []
         self._added: dict[Any, int] = {}
@@ -139,7 +139,7 @@ class _Walk:
         if self._whole_block(element, tag):
             self._whole = True
             return True
-        if tag in BLOCKS:
+        if tag in BLOCKS or self._is_source(tag):
             self.close()
             self._open_block(element, tag)
         elif tag == "a":
@@ -166,7 +166,7 @@ class _Walk:
             return
         if self._whole:
             self._whole = False
-        elif tag in BLOCKS:
+        elif tag in BLOCKS or self._is_source(tag):
             self.close()
             self._close_block(element, tag)
         elif tag == "a":
@@ -197,7 +197,7 @@ class _Walk:
         )  # fmt: skip
 
     def _append(self, kind: Kind, text: str, element: Any, slot: Literal["text", "tail"] = "text", **more: Any) -> None:
-        self.blocks.append(Block(kind, text, element, slot, tuple(self._containers), **more))
+        self.blocks.append(PageBlock(kind, text, element, slot, tuple(self._containers), **more))
 
     def _add(self, text: str | None, element: Any, slot: Literal["text", "tail"]) -> None:
         if not text:
@@ -312,6 +312,10 @@ class _Walk:
         self._added[element] = len(self._containers)
         self._containers.append(container)
 
+    def _is_source(self, tag: str) -> bool:
+        """True where an element says whom a quotation is from: a line of its own."""
+        return tag == "cite" and bool(self._containers) and self._containers[-1].first == "> "
+
     def _pop(self, element: Any) -> None:
         depth = self._added.pop(element, None)
         if depth is not None:
@@ -341,6 +345,7 @@ def _joined(run: _Run) -> str:
     elif _OPEN in text:
         text = _EMPTY_MARKS.sub(r"\2", text)
         text = _CLOSING.sub(r"\2\1", _OPENING.sub(r"\2\1", text))
+        text = re.sub(" {2,}", " ", text)
     held = iter(run.held)
     text = re.sub(_HELD, lambda _: next(held), text)
     lines = [line.strip() for line in text.split("\n")] if "\n" in run.held else [text.strip()]
@@ -365,7 +370,7 @@ def _first_number(element: Any) -> int:
 
 
 def _is_list_of_terms(element: Any) -> bool:
-    """Whether a definition list is short enough to be written as items: one of signatures or sections is not."""
+    """True where a definition list is short enough to be written as items: one of signatures or sections is not."""
     if any(element.find(path) is not None for path in ("./dd//pre", "./dd//dl", "./dd//table", ".//h3")):
         return False
     if any(_is_signature(term) for term in element.iterchildren("dt")):
@@ -374,7 +379,7 @@ def _is_list_of_terms(element: Any) -> bool:
 
 
 def _is_signature(term: Any) -> bool:
-    """Whether a term declares a function or class, as Sphinx and Texinfo write them."""
+    """True where a term declares a function or class, as Sphinx and Texinfo write them."""
     if classes(term) & {"sig", "sig-object", "def-line"}:
         return True
     owner = term.getparent()
@@ -382,5 +387,7 @@ def _is_signature(term: Any) -> bool:
 
 
 def _is_indentation(element: Any) -> bool:
-    """Whether a quotation is none: docutils writes indented text so."""
-    return len(element) == 1 and element[0].tag == "div" and not element[0].attrib and not (element.text or "").strip()
+    """True where a quotation is none: docutils writes indented text so."""
+    if element.get("class") or len(element) != 1 or (element.text or "").strip():
+        return False
+    return element[0].tag == "div" and not element[0].attrib and element[0].find("cite") is None

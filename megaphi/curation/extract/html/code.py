@@ -12,7 +12,7 @@ from typing import Any
 
 import lxml.etree as etree
 
-from megaphi.curation.extract.html.tree import classes, text_of
+from megaphi.curation.extract.html.tree import classes
 
 PREFORMATTED = frozenset({"pre", "listing", "xmp", "plaintext"})
 _NUMBERS = frozenset(
@@ -40,7 +40,7 @@ _BARE = frozenset(
 
 
 def is_code_table(table: Any) -> bool:
-    """Whether a table is a listing with its line numbers."""
+    """True where a table is a listing with its line numbers."""
     return bool(classes(table) & _CODE_TABLES) or bool(
         table.xpath(".//td[contains(@class, 'linenos') or contains(@class, 'gutter') or contains(@class, 'blob-num')]")
     )
@@ -72,7 +72,7 @@ def code_of(element: Any) -> str:
 
 
 def _ends_line(node: Any, listing: Any, pieces: list[str]) -> bool:
-    """Whether the line before an element, or in it, needs an end: elements for lines have none of their own."""
+    """True where the line before an element, or in it, needs an end: elements for lines have none of their own."""
     return node.tag in _LINES and node is not listing and bool(pieces) and not pieces[-1].endswith("\n")
 
 
@@ -115,8 +115,3 @@ def inline_code(text: str) -> str:
     if not text:
         return ""
     return f"`` {text} ``" if "`" in text else f"`{text}`"
-
-
-def is_empty(element: Any) -> bool:
-    """Whether there are no characters in a listing."""
-    return not text_of(element).strip()

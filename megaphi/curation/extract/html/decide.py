@@ -1,4 +1,4 @@
-"""Which blocks of a page are its content: asked of trafilatura or resiliparse.
+"""The choice of the blocks that are a page's content: asked of trafilatura or resiliparse.
 
 Both give text, not places. So the first characters of every block are a mark: a few Braille letters between brackets,
 which no filter of theirs knows. The blocks whose marks come back are content; their text is taken from the tree, where
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lxml.html import tostring
 
-from megaphi.curation.extract.html.blocks import Block
+from megaphi.curation.extract.html.blocks import PageBlock
 from megaphi.curation.extract.html.tree import text_of
 
 Engine = Literal["trafilatura", "resiliparse"]
@@ -22,7 +22,7 @@ _DIGITS = 250
 _MARK = re.compile(r"⟦([⠁-⣺]{3})⟧")
 
 
-def mark_blocks(blocks: list[Block]) -> None:
+def mark_blocks(blocks: list[PageBlock]) -> None:
     """Put the mark of each block in front of its text, in the tree. Only the question is left of the tree then."""
     for number, block in enumerate(blocks):
         element = block.element
@@ -32,7 +32,7 @@ def mark_blocks(blocks: list[Block]) -> None:
             setattr(element, block.slot, _mark(number) + (getattr(element, block.slot) or "").lstrip())
 
 
-def kept_by(root: Any, blocks: list[Block], engine: Engine) -> set[int]:
+def kept_by(root: Any, blocks: list[PageBlock], engine: Engine) -> set[int]:
     """Numbers of the blocks that the library takes for content. `mark_blocks` comes first."""
     text = _trafilatura(root) if engine == "trafilatura" else _resiliparse(root)
     numbers = (_number(match[1]) for match in _MARK.finditer(text))

@@ -87,7 +87,7 @@ def take_formulas(root: Any) -> int:
 
 
 def _is_attached(element: Any, root: Any) -> bool:
-    """Whether an element is in the tree still: a formula around it may have been replaced."""
+    """True where an element is in the tree still: a formula around it may have been replaced."""
     while element is not None and element is not root:
         element = element.getparent()
     return element is not None
@@ -154,7 +154,7 @@ def _image(image: Any, has_scripts: bool) -> tuple[str, str] | None:
 
 
 def _is_displayed(image: Any, names: str) -> bool:
-    """Whether a formula's image stands in a line of its own."""
+    """True where a formula's image stands in a line of its own."""
     if "display" in names or "numberedequation" in names:
         return True
     parent = image.getparent()

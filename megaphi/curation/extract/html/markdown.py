@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from megaphi.curation.extract.html.blocks import Block, Container
+from megaphi.curation.extract.html.blocks import Container, PageBlock
 
 
-def markdown_of(blocks: Iterable[Block]) -> str:
+def markdown_of(blocks: Iterable[PageBlock]) -> str:
     """The text of these blocks."""
     lines: list[str] = []
     begun: set[Container] = set()
-    previous: Block | None = None
+    previous: PageBlock | None = None
     for block in blocks:
         fresh = [container for container in block.containers if container not in begun]
         if previous is not None and not _is_tight(previous, block, begins_item=bool(fresh)):
@@ -26,7 +26,7 @@ def markdown_of(blocks: Iterable[Block]) -> str:
     return "\n".join(lines)
 
 
-def _lines(block: Block, begun: set[Container]) -> list[str]:
+def _lines(block: PageBlock, begun: set[Container]) -> list[str]:
     first = "".join(container.rest if container in begun else container.first for container in block.containers)
     rest = "".join(container.rest for container in block.containers)
     lines = block.text.split("\n")
@@ -38,8 +38,8 @@ def _lines(block: Block, begun: set[Container]) -> list[str]:
     return [first + lines[0], *((rest + line).rstrip() for line in lines[1:])]
 
 
-def _is_tight(previous: Block, block: Block, *, begins_item: bool) -> bool:
-    """Whether no empty line stands between two blocks: items of one line, a term and its first paragraph."""
+def _is_tight(previous: PageBlock, block: PageBlock, *, begins_item: bool) -> bool:
+    """True where no empty line stands between two blocks: items of one line, a term and its first paragraph."""
     if previous.kind not in ("paragraph", "formula") or block.kind not in ("paragraph", "formula"):
         return False
     if not previous.containers or not block.containers:

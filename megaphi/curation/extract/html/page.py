@@ -1,9 +1,9 @@
 """The text of an HTML page, as Markdown.
 
-In this order: decode and parse; take the formulas out; remove furniture; cut the page into blocks; ask a library which
-of them are content; take back what it dropped between them; write the blocks that stay. The library decides, the tree
-gives the text: so a formula, a listing or a table is kept whole or dropped with its block, never damaged. The counts of
-what was on the page and what is in the text are in the metadata.
+In this order: decode and parse; take the formulas out; look whether it is a thread of a forum; remove furniture; cut
+the page into blocks; ask a library which of them are content; take back what it dropped between them; write the blocks
+that stay. The library decides, the tree gives the text: so a formula, a listing or a table is kept whole or dropped
+with its block, never damaged. The counts of what was on the page and what is in the text are in the metadata.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 from megaphi.curation.extract.decode import decoded
 from megaphi.curation.extract.found import Extracted, NotExtracted
-from megaphi.curation.extract.html.blocks import Block, blocks_of
+from megaphi.curation.extract.html.blocks import PageBlock, blocks_of
 from megaphi.curation.extract.html.decide import Engine, kept_by, mark_blocks
 from megaphi.curation.extract.html.formulas import take_formulas
 from megaphi.curation.extract.html.markdown import markdown_of
 from megaphi.curation.extract.html.restore import restored
+from megaphi.curation.extract.html.threads import posts_of, thread_of
 from megaphi.curation.extract.html.tree import parsed, title_of, without_furniture
 
 OTHER: dict[Engine, Engine] = {"trafilatura": "resiliparse", "resiliparse": "trafilatura"}
@@ -44,17 +45,22 @@ def extract_html(
     root = parsed(html, deepest=deepest)
     title = title_of(root)
     take_formulas(root)
+    forum, posts = posts_of(root)
     without_furniture(root)
     blocks = blocks_of(root)
-    if not blocks:
+    thread = thread_of(blocks, posts)
+    if thread:
+        chosen, extraction = thread, {"decided": forum, "posts": len(posts)}
+    elif blocks:
+        kept, library = _decision(root, blocks, engine)
+        chosen, extraction = [blocks[number] for number in sorted(kept)], {"decided": library}
+    else:
         raise NotExtracted("empty")
-    kept, decided = _decision(root, blocks, engine)
-    text = markdown_of(blocks[number] for number in sorted(kept))
-    extraction = {"decided": decided, **_counts(blocks, kept)}
-    return Extracted(text, {"title": title, "encoding": encoding, "extraction": extraction})
+    found = {"title": title, "encoding": encoding, "extraction": {**extraction, **_counts(blocks, chosen)}}
+    return Extracted(markdown_of(chosen), found)
 
 
-def _decision(root: Any, blocks: list[Block], engine: Engine) -> tuple[set[int], str]:
+def _decision(root: Any, blocks: list[PageBlock], engine: Engine) -> tuple[set[int], str]:
     """Numbers of the blocks that stay, and the library that chose them; `everything` where both found nothing."""
     mark_blocks(blocks)
     kept = _kept(root, blocks, engine)
@@ -67,22 +73,20 @@ def _decision(root: Any, blocks: list[Block], engine: Engine) -> tuple[set[int],
     return (kept, engine) if kept else (set(range(len(blocks))), "everything")
 
 
-def _kept(root: Any, blocks: list[Block], engine: Engine) -> set[int]:
+def _kept(root: Any, blocks: list[PageBlock], engine: Engine) -> set[int]:
     kept = kept_by(root, blocks, engine)
     return restored(root, blocks, kept) if kept else kept
 
 
-def _length(blocks: Iterable[Block]) -> int:
+def _length(blocks: Iterable[PageBlock]) -> int:
     return sum(len(block.text) for block in blocks)
 
 
-def _counts(blocks: list[Block], kept: set[int]) -> dict[str, list[int]]:
-    """Of formulas, listings and tables: how many are on the page outside furniture, and how many in the text."""
-    on_page: Counter[str] = Counter()
-    in_text: Counter[str] = Counter()
-    for number, block in enumerate(blocks):
-        own = {"formulas": block.formulas, "code": block.kind == "code", "tables": block.kind == "table"}
-        on_page.update(own)
-        if number in kept:
-            in_text.update(own)
-    return {name: [in_text[name], on_page[name]] for name in ("formulas", "code", "tables")}
+def _counts(blocks: list[PageBlock], chosen: list[PageBlock]) -> dict[str, list[int]]:
+    """Counts of formulas, listings and tables: how many are on the page outside furniture, and how many in the text."""
+    totals: list[dict[str, int]] = []
+    for some in (chosen, blocks):
+        kinds = Counter(block.kind for block in some)
+        formulas = sum(block.formulas for block in some)
+        totals.append({"formulas": formulas, "code": kinds["code"], "tables": kinds["table"]})
+    return {name: [total[name] for total in totals] for name in totals[0]}

@@ -23,7 +23,7 @@ _LAYOUT = frozenset(
 
 
 def is_layout(table: Any) -> bool:
-    """Whether a table places blocks instead of showing data."""
+    """True where a table places blocks instead of showing data."""
     if table.get("role") in ("presentation", "none") or classes(table) & _LAYOUT:
         return True
     if next(table.iterdescendants(*_HEAVY), None) is not None:

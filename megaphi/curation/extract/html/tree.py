@@ -18,13 +18,17 @@ from megaphi.curation.extract.found import NotExtracted
 LIBRARY_DEPTH = 256
 """Depth at which libxml2 itself stops, unless it is told that the tree may be huge."""
 LARGEST_SHARE = 0.5
-"""Of the page's text; furniture does not hold more."""
+"""Share of the page's text; furniture does not hold more."""
 
 NEVER_TEXT = frozenset(
     "head style script template noscript svg iframe object embed canvas audio video button input select textarea "
     "dialog map progress meter link meta frame frameset applet".split()
 )
 _BROWSING = frozenset({"next", "prev", "previous", "up", "contents", "index", "start", "home", "toc"})
+LONGEST_HIDDEN = 200
+"""Characters of something hidden; more is text that a click shows, as the solution of an exercise."""
+LONGEST_CREDIT = 120
+"""Characters of the line that names the program that made a page."""
 LONGEST_LINE = 400
 """Characters of a line of links from page to page."""
 _ROLES = frozenset("navigation banner contentinfo search dialog alertdialog menu menubar toolbar tablist".split())
@@ -34,6 +38,7 @@ _FURNITURE_NAMES = re.compile(
     edit-?(?:this-?)?page|edit-?link|mw-editsection|editsection|viewcode-link|viewcode-back|
     copy-?(?:btn|button)|copybtn|clipboard|code-toolbar-item|toolbar-item|
     breadcrumbs?|nav(?:bar|igation)?|nav-?links?|navbox|docnav|site-?nav|menu|menubar|toctree-wrapper-nav|pagination|pager|
+    toc|table-of-contents|toc-?(?:container|list|tree|nav)|
     prev-?next(?:-area)?|chlink(?:top|bot|prevnexttop|prevnextbot)|page-?nav(?:igation)?|post-?nav(?:igation)?|
     sphinxsidebar|sphinxsidebarwrapper|sidebar-?(?:toggle|nav|menu|wrapper)|site-?(?:header|footer|search)|
     page-?footer|footer-?(?:nav|links|menu|widgets?)|copyright-?(?:notice|bar)|colophon|skip-?(?:link|to|nav)\w*|
@@ -49,6 +54,7 @@ _IDS = re.compile(
     r"mathjaxlink|cookie|consent|MathJax_Message|nav(?:bar|igation)?|breadcrumbs?|footer|searchbox", re.IGNORECASE
 )
 _BROWSING_LINE = re.compile(r"\s*\[?\s*(?:next|previous|prev|up|back)\s*:", re.IGNORECASE)
+_CREDIT = re.compile(r"\s*(?:generated|powered|built|made|created) (?:by|with|using)\b", re.IGNORECASE)
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _SELF_LINK = re.compile(r"[¶#§🔗\s\u200b]{1,4}\Z")
 _BUTTON_TEXT = re.compile(
@@ -100,8 +106,16 @@ def without_furniture(root: Any) -> None:
                 _remove_line_of(element)
         elif (tag in ("nav", "footer") or _is_furniture(element)) and length_of(element) < most:
             remove(element)
-        elif tag == "p" and _BROWSING_LINE.match(element.text or "") and element.find("a") is not None:
-            _remove_line_of(element.find("a"))
+        elif tag == "p":
+            _remove_credit_or_line(element)
+
+
+def _remove_credit_or_line(paragraph: Any) -> None:
+    text, link = paragraph.text or "", paragraph.find("a")
+    if _CREDIT.match(text) and length_of(paragraph) < LONGEST_CREDIT:
+        remove(paragraph)
+    elif _BROWSING_LINE.match(text) and link is not None:
+        _remove_line_of(link)
 
 
 def _remove_line_of(link: Any) -> None:
@@ -117,11 +131,10 @@ def _is_furniture(element: Any) -> bool:
     attributes = element.attrib
     if not attributes:
         return False
-    if "hidden" in attributes or attributes.get("role") in _ROLES or attributes.get("aria-modal") == "true":
+    if attributes.get("role") in _ROLES or attributes.get("aria-modal") == "true":
         return True
-    style = attributes.get("style")
-    if style and _HIDDEN.search(style):
-        return True
+    if "hidden" in attributes or _HIDDEN.search(attributes.get("style", "")):
+        return length_of(element) < LONGEST_HIDDEN
     names = attributes.get("class")
     if names and _FURNITURE_NAMES.search(names):
         return True
@@ -130,7 +143,7 @@ def _is_furniture(element: Any) -> bool:
 
 
 def _is_mark(link: Any) -> bool:
-    """Whether a link is furniture: a mark beside a heading, a button to edit or copy."""
+    """True where a link is furniture: a mark beside a heading, a button to edit or copy."""
     if _is_furniture(link):
         return True
     text = text_of(link) if len(link) else link.text or ""
