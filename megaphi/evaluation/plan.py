@@ -24,6 +24,12 @@ class PlannedTask:
     files: TaskFiles
     data: TaskItems
 
+    @property
+    def asks_judge(self) -> bool:
+        """True if a judge grades it, or would with one switch of grading turned, as the ledger of quirks does."""
+        graded = [switch.name for switch in self.task.switches if switch.changes == "grading"]
+        return any(map(self.task.needs_judge, (self.on, *(self.on ^ {name} for name in graded))))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationPlan:

@@ -66,11 +66,22 @@ def evaluate(plan: EvaluationPlan, arguments: argparse.Namespace) -> int:
     _tell_isolation(plan, unsafe=arguments.unsafe)
     statuses = _statuses(plan, arguments.contamination)
     model = sampler_place(arguments.model, option="MODEL")
-    judge = sampler_place(arguments.judge, option="--judge") if arguments.judge else None
+    judge = _judge(plan, arguments.judge)
     places = [model, *([judge] if judge is not None else [])]
     return with_samplers(
         arguments, places, lambda samplers: _evaluate(plan, arguments, samplers, model, judge, statuses)
     )
+
+
+def _judge(plan: EvaluationPlan, given: str) -> SamplerPlace | None:
+    """The place of --judge; None if there is none, or nothing would ask it: then no model is opened for it."""
+    if not given:
+        return None
+    place = sampler_place(given, option="--judge")
+    if any(planned.asks_judge for planned in plan.tasks):
+        return place
+    print(f"--judge {given} is not used: no task named here asks a judge")
+    return None
 
 
 def _statuses(plan: EvaluationPlan, file: str | None) -> Statuses:
@@ -103,7 +114,7 @@ def _evaluate(
         with errors_say_what_is_kept(journal):
             answered, identity = _ask(plan, samplers, model, journal)
             results = _grade(plan, answered, samplers, judge, journal, unsafe=arguments.unsafe)
-        evaluation = _evaluation(plan, arguments, identity, results)
+        evaluation = _evaluation(plan, arguments, identity, results, judge=arguments.judge if judge else "")
         write_evaluation(folder, evaluation)
         write_report(folder, evaluation, statuses=statuses)
     lines = (output / "report.md").read_text().splitlines()
@@ -203,7 +214,12 @@ def _grade(
 
 
 def _evaluation(
-    plan: EvaluationPlan, arguments: argparse.Namespace, identity: dict[str, Any], results: dict[str, TaskResult]
+    plan: EvaluationPlan,
+    arguments: argparse.Namespace,
+    identity: dict[str, Any],
+    results: dict[str, TaskResult],
+    *,
+    judge: str,
 ) -> Evaluation:
     from megaphi import __version__
     from megaphi.checkpoint.versions import short_commit
@@ -214,7 +230,7 @@ def _evaluation(
         model=arguments.model,
         identity=identity,
         protocol=plan.protocol,
-        judge=arguments.judge,
+        judge=judge,
         seed=plan.seed,
         version=f"{__version__} {commit}".strip(),
         tasks=results,

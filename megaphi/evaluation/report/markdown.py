@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from megaphi.errors import InputError
 from megaphi.evaluation.report.published import PUBLISHED, STAGES, PublishedScore
 from megaphi.evaluation.report.summary import TaskSummary
 from megaphi.evaluation.results import Evaluation
 from megaphi.evaluation.statistics.strength import elo_difference
 from megaphi.evaluation.task import PHI4
+from megaphi.evaluation.tasks import find_task
 from megaphi.evaluation.tasks.long_context.published import PHI4_LONG_CONTEXT
 from megaphi.judging.markdown_cell import in_cell
 from megaphi.pivotal.methods.findings import Band
@@ -177,12 +179,21 @@ def _ledger(summaries: Sequence[TaskSummary]) -> Iterator[str]:
     for one in summaries:
         for name, state in one.result.switches.items():
             worth = one.result.quirks.get(name)
-            moved = "needs new answers" if worth is None else f"{worth:+.2f}"
+            moved = _unmeasured(one.result.task, name) if worth is None else f"{worth:+.2f}"
             rows.append(f"| {in_cell(one.result.task)} | {in_cell(name)} | {'on' if state else 'off'} | {moved} |")
     if rows:
         yield from ("## Ledger of quirks", "", "| task | switch | here | points, on minus off |", "|---|---|---|---:|")
         yield from rows
         yield ""
+
+
+def _unmeasured(task: str, name: str) -> str:
+    """The reason that a switch has no points: one of grading is left out only where its judge is absent."""
+    try:
+        grading = {switch.name for switch in find_task(task).switches if switch.changes == "grading"}
+    except InputError:  # a task of the user's own, or of another version
+        return "not measured"
+    return "not measured: needs a judge" if name in grading else "needs new answers"
 
 
 def _stages(summaries: Sequence[TaskSummary]) -> Iterator[str]:

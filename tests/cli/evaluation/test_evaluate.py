@@ -61,8 +61,11 @@ def test_results_do_not_depend_on_the_layout_or_on_where_a_run_was_ended(place: 
     ]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(mark) + "\n" for mark in marks))
     replayed = ["--journal", tmp_path / "half.journal.jsonl", "--contamination", tmp_path / "items.jsonl"]
+    replayed += ["--judge", place / "data"]  # no model: nothing asks it, so nothing opens it
     again = run_megaphi(*words_of(place, tmp_path / "again", "exam_base,exam"), *replayed)
     assert again.returncode == 0, again.stderr
+    assert "is not used: no task named here asks a judge" in again.stdout + again.stderr
+    assert read_evaluation(tmp_path / "again").judge == ""
     report = (tmp_path / "again" / "report.md").read_text()
     assert "| exam | contaminated | 1 | " in report
     assert "| exam | clean | 5 | " in report

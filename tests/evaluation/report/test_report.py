@@ -90,6 +90,16 @@ def test_the_report_names_scores_problems_quirks_files_and_published_numbers(tmp
     assert "<script>" not in text
 
 
+def test_the_ledger_says_why_a_switch_has_no_points():
+    rows = [response("q", 1.0)]
+    switches = {"judge-decides": False, "stranger": True}
+    unmeasured = [task(name, rows, switches=switches, quirks={}) for name in ("math", "of_mine")]
+    text = "\n".join(report_lines(evaluation(), [summary_of(one) for one in unmeasured]))
+    assert "| math | judge-decides | off | not measured: needs a judge |" in text
+    assert "| math | stranger | on | needs new answers |" in text
+    assert "| of\\_mine | stranger | on | not measured |" in text
+
+
 def test_published_numbers_and_their_noise():
     """Half-widths as the design notes give them for HumanEval and GPQA; the last stage is the published model."""
     assert PUBLISHED["humaneval"].half_width == pytest.approx(5.8, abs=0.05)
