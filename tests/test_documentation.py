@@ -22,8 +22,10 @@ import yaml
 from megaphi import __version__
 from megaphi.cli import VERBS, _parser, parse
 from megaphi.config import override
+from megaphi.curation.recipe import override_curation
 from megaphi.engine.run_config import check
 from megaphi.recipes import RECIPES, load_recipe
+from megaphi.recipes.curation import load_curation
 from tests.test_house import ROOT, SOURCES, imports, package_of
 
 CHANGELOG = ROOT / "CHANGELOG.md"  # tells of names that are no more, too
@@ -110,7 +112,9 @@ def try_training(recipe: str, fields: list[str], *, ranks: int | None) -> None:
 
 def try_megaphi(words: list[str]) -> None:
     parsed = parse(words)
-    if getattr(parsed, "recipe", None) is not None:
+    if words[0] == "curate":
+        override_curation(load_curation(parsed.recipe), parsed.fields)
+    elif getattr(parsed, "recipe", None) is not None:
         processes = getattr(parsed, "world_size", None) or getattr(parsed, "processes", None)
         try_training(parsed.recipe, parsed.fields, ranks=processes)
 

@@ -17,11 +17,12 @@ from megaphi.config import FilePath, Range
 from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.document_record import CONTENT_SHA256
 from megaphi.curation.step import Portion
-from megaphi.data.text.documents import FilePiece, LineAt, kind_of, placed_records, plan_pieces
+from megaphi.data.text.documents import TOO_LONG, FilePiece, LineAt, kind_of, placed_records, plan_pieces
 from megaphi.data.text.input_files import LeftOut, find_files
 from megaphi.data.text.input_formats import content_of_name, ending_of
 from megaphi.data.text.input_identity import identify
 from megaphi.errors import InputError
+from megaphi.json_text import NOT_UTF8
 from megaphi.log import logger
 
 OWN_FIELDS = ("metadata", "history", "hashes", "place")
@@ -125,6 +126,8 @@ def _named(reason: str) -> tuple[str, str]:
     """(reason to be counted, detail) of what the reader of text files says."""
     if reason.startswith("unreadable: "):
         return "unreadable_file", reason.removeprefix("unreadable: ")
-    if "UTF-8" in reason:
+    if reason.startswith(TOO_LONG):
+        return "too_long_line", reason
+    if NOT_UTF8 in reason:
         return "not_utf8", reason
     return ("not_an_object" if reason.startswith("expected a JSON object") else "not_json"), reason

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from megaphi.data.text.bad_records import Refuse, refuse_at_once
 from megaphi.data.text.input_formats import Format, format_of
@@ -26,6 +26,9 @@ from megaphi.json_text import NOT_UTF8, parse_json
 
 NEW_LINE = b"\n"
 PARQUET_BATCH_ROWS = 1_024
+LONGEST_LINE = 1 << 28
+"""Bytes of a line of JSON: a longer one is refused as a record, without being held."""
+TOO_LONG = "a line of more than"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,9 @@ def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, Any]]:
         numbered = enumerate(_lines(unpacked_blocks(path, form.packing)), start=1)
         lines = ((f"{path}:{number}", line) for number, line in numbered)
     for where, line in lines:
-        if line and not line.isspace() and line != codecs.BOM_UTF8:
+        if line is None:
+            refuse(where, f"{TOO_LONG} {LONGEST_LINE:,} bytes")
+        elif line and not line.isspace() and line != codecs.BOM_UTF8:
             try:
                 value = parse_json(line)
             except InputError as error:
@@ -171,14 +176,23 @@ def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, Any]]:
                 yield where, value
 
 
-def _lines_between(piece: FilePiece) -> Iterator[tuple[Place, bytes]]:
-    """The lines that begin within the piece."""
+def _lines_between(piece: FilePiece) -> Iterator[tuple[Place, bytes | None]]:
+    """The lines that begin within the piece; None for one that is too long."""
     with open(piece.path, "rb") as file:
         if piece.start > 0:
             file.seek(piece.start - 1)
-            file.readline()  # the rest of a line that began earlier (or just the line break before the piece)
-        while (start := file.tell()) < piece.stop and (line := file.readline()):
-            yield LineAt(piece.path, start), line
+            _pass_line(file)  # the rest of a line that began earlier (or just the line break before the piece)
+        while (start := file.tell()) < piece.stop and (line := file.readline(LONGEST_LINE + 1)):
+            is_whole = len(line) <= LONGEST_LINE or line.endswith(NEW_LINE)
+            if not is_whole:
+                _pass_line(file)
+            yield LineAt(piece.path, start), line if is_whole else None
+
+
+def _pass_line(file: IO[bytes]) -> None:
+    """Read on behind the next line break, in constant memory."""
+    while (part := file.readline(READ_BYTES)) and not part.endswith(NEW_LINE):
+        pass
 
 
 def line_numbers(path: Path, starts: Iterable[int]) -> dict[int, int]:
@@ -214,17 +228,22 @@ def _text_of_file(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, str
         yield str(piece.path), text
 
 
-def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines of a stream of blocks, split at line feeds only, as JSON lines are."""
+def _lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
+    """Lines of a stream of blocks, split at line feeds only, as JSON lines are; None for one that is too long."""
     unfinished: list[bytes] = []
+    held = 0
     for block in blocks:
         first, *rest = block.split(NEW_LINE)
-        unfinished.append(first)
+        held += len(first)
+        if held <= LONGEST_LINE:
+            unfinished.append(first)
+        else:
+            unfinished.clear()
         if rest:
-            yield b"".join(unfinished)
-            yield from rest[:-1]
-            unfinished = [rest[-1]]
-    yield b"".join(unfinished)
+            yield b"".join(unfinished) if held <= LONGEST_LINE else None
+            yield from (line if len(line) <= LONGEST_LINE else None for line in rest[:-1])
+            unfinished, held = [rest[-1]], len(rest[-1])
+    yield b"".join(unfinished) if held <= LONGEST_LINE else None
 
 
 def _open_parquet(path: Path) -> Any:

@@ -13,8 +13,7 @@ import zstandard
 RECIPE = f"{Path(__file__).with_name('my_steps.py')}:recipe"
 
 
-@pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def write_source(path: Path) -> None:
     """200 records, some of them broken, some the same as another one."""
     draw = random.Random(0)
     lines = []
@@ -22,8 +21,14 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text = " ".join(draw.choices("a b c odd boom".split(), [5, 5, 5, 0.3, 0.3], k=draw.randrange(1, 8)))
         record = {"id": f"d{number}", "text": text, "url": f"http://example.org/{number}", "number": number}
         lines.append(json.dumps(record) if number % 50 else "{broken")
-    path = tmp_path / "input.jsonl"
     path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The input of `recipe` and the folder that it writes."""
+    path = tmp_path / "input.jsonl"
+    write_source(path)
     monkeypatch.setenv("CURATION_INPUT", str(path))
     monkeypatch.setenv("CURATION_FOLDER", str(tmp_path / "run"))
     return path
