@@ -22,6 +22,10 @@ from megaphi.json_text import parse_json
 READ_BYTES = 8 << 20
 
 
+class HeldElsewhere(InputError):
+    """Another process has the log open exclusively."""
+
+
 class JsonLog:
     """An open log. What it held when it was opened was given to `on_record`, in order."""
 
@@ -42,7 +46,8 @@ class JsonLog:
             exclusive: refuse a file that another process has open exclusively.
 
         Raises:
-            InputError: a line is damaged, the file cannot be written, or another process has it.
+            InputError: a line is damaged, or the file cannot be written.
+            HeldElsewhere: another process has it.
         """
         self.path = Path(path)
         self._lock = threading.Lock()
@@ -80,7 +85,8 @@ class JsonLog:
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"another process is writing {self.path} now: let it end, or write elsewhere") from None
+            message = f"another process is writing {self.path} now: let it end, or write elsewhere"
+            raise HeldElsewhere(message) from None
         except OSError:  # some network file systems lock nothing
             return
 

@@ -7,8 +7,8 @@ that speaks OpenAI's protocol (`generation.client.endpoint`) are used alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
 
 from megaphi.conversation import Conversation
 from megaphi.errors import InputError
@@ -86,6 +86,24 @@ class Answer:
     """The top (token, log-probability) pairs at each position, best first."""
     finish: Finish
     prompt_tokens: int
+
+def plain_answer(answer: Answer) -> dict[str, Any]:
+    """As JSON."""
+    return asdict(answer)
+
+
+def answer_from_plain(plain: dict[str, Any]) -> Answer:
+    """The inverse of `plain_answer`, after JSON."""
+    return Answer(
+        tokens=tuple(plain["tokens"]),
+        text=plain["text"],
+        log_probabilities=tuple(plain["log_probabilities"]),
+        alternatives=tuple(
+            tuple((token, value) for token, value in alternatives) for alternatives in plain["alternatives"]
+        ),
+        finish=plain["finish"],
+        prompt_tokens=plain["prompt_tokens"],
+    )
 
 
 Prompt = Conversation | str | Sequence[int]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Completions
 from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from megaphi.errors import InputError
 from megaphi.generation.answer_stream import AnswerStream
@@ -23,7 +23,7 @@ from megaphi.generation.decoding.generate import Completion
 from megaphi.generation.decoding.interface import Generator, Request, StepOutput
 from megaphi.generation.text import render_prompt
 from megaphi.generation.workers import GenerationService
-from megaphi.sampling import Answer, Prompt, Sampling
+from megaphi.sampling import Answer, Prompt, Sampling, answer_from_plain, plain_answer
 from megaphi.tokenizer.interface import Tokenizer
 
 NEUTRAL = asdict(Sampling())
@@ -153,23 +153,4 @@ def _answer(item: _OpenAnswer, completion: Completion) -> Answer:
         alternatives=tuple(completion.alternatives),
         finish=item.stream.finish or completion.finish,
         prompt_tokens=len(item.request.prompt),
-    )
-
-
-def plain_answer(answer: Answer) -> dict[str, Any]:
-    """As JSON."""
-    return asdict(answer)
-
-
-def answer_from_plain(plain: dict[str, Any]) -> Answer:
-    """The inverse of `plain_answer`, after JSON."""
-    return Answer(
-        tokens=tuple(plain["tokens"]),
-        text=plain["text"],
-        log_probabilities=tuple(plain["log_probabilities"]),
-        alternatives=tuple(
-            tuple((token, value) for token, value in alternatives) for alternatives in plain["alternatives"]
-        ),
-        finish=plain["finish"],
-        prompt_tokens=plain["prompt_tokens"],
     )

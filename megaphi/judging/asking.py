@@ -20,6 +20,9 @@ from megaphi.sampling import Answer, Prompt, Sampler, Sampling
 
 Read = TypeVar("Read")
 LONGEST_REASON = 200
+REFUSED = "the sampler refuses it"
+CANCELLED = "it was cancelled"
+"""Reason of a question whose answer a sampler cancelled; it is not asked again."""
 PROBES = 3
 """Prompts with which a schema is tried before the sampler's error is taken for its own."""
 
@@ -48,6 +51,7 @@ def ask_json(
     schema: Mapping[str, Any],
     attempts: int = 3,
     memory: RequestJournal | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> list[Read | Unanswered]:
     """The values that the answers hold, in the order of the questions.
 
@@ -55,6 +59,7 @@ def ask_json(
         schema: of the answers, given to samplers that keep to schemas.
         attempts: times that a question is asked at most.
         memory: remembers whether this sampler takes schemas.
+        seeds: one for each question in the place of the rules' seed.
 
     Raises:
         InputError: the sampler refuses everything, or the first questions.
@@ -69,9 +74,11 @@ def ask_json(
     for attempt in range(1, attempts + 1):
         numbers = list(reasons)
         prompts = [_prompt(questions[number], reasons[number], attempt, attempts) for number in numbers]
-        for number, answers in zip(numbers, sample_each(sampler, prompts, rules), strict=True):
-            if isinstance(answers, InputError):
-                found[number] = Unanswered(f"the sampler refuses it: {answers}"[:LONGEST_REASON])
+        chosen = None if seeds is None else [seeds[number] for number in numbers]
+        for number, answers in zip(numbers, sample_each(sampler, prompts, rules, seeds=chosen), strict=True):
+            if isinstance(answers, InputError) or answers[0].finish == "cancelled":
+                refused = isinstance(answers, InputError)
+                found[number] = Unanswered(f"{REFUSED}: {answers}"[:LONGEST_REASON] if refused else CANCELLED)
                 del reasons[number]
                 continue
             try:
