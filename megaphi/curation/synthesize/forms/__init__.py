@@ -1,0 +1,1 @@
+"""Drafts, revisions and checks of each form of synthetic data, over batches of works."""
