@@ -87,6 +87,7 @@ class Answer:
     finish: Finish
     prompt_tokens: int
 
+
 def plain_answer(answer: Answer) -> dict[str, Any]:
     """As JSON."""
     return asdict(answer)
