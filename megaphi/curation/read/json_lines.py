@@ -11,28 +11,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from megaphi.config import FilePath, Range
 from megaphi.curation.document import Document, Outcome, Rejected
-from megaphi.curation.document_record import CONTENT_SHA256
+from megaphi.curation.read.records import FilePortion, document_of_fields
 from megaphi.curation.step import Portion
-from megaphi.data.text.documents import TOO_LONG, FilePiece, LineAt, kind_of, placed_records, plan_pieces
+from megaphi.data.text.documents import TOO_LONG, LineAt, placed_records, plan_pieces
 from megaphi.data.text.input_files import LeftOut, find_files
 from megaphi.data.text.input_formats import content_of_name, ending_of
 from megaphi.data.text.input_identity import identify
 from megaphi.errors import InputError
 from megaphi.json_text import NOT_UTF8
 from megaphi.log import logger
-
-OWN_FIELDS = ("metadata", "history", "hashes", "place")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FilePortion(Portion):
-    """A piece of a file of records."""
-
-    piece: FilePiece
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,36 +76,19 @@ class ReadJsonLines:
             for where, record in placed_records(portion.piece, refuse=refuse):
                 yield from refused
                 refused.clear()
-                yield self._document(record, _place(where), str(portion.piece.path))
+                yield document_of_fields(
+                    record,
+                    place=_place(where),
+                    path=str(portion.piece.path),
+                    text_key=self.text_key,
+                    id_key=self.id_key,
+                    source_keys=self.source_keys,
+                )
         except InputError as error:  # corrupted or cut short: what came before is good
             yield from refused
             refused.clear()
             refuse(str(portion.piece.path), f"unreadable: {error}")
         yield from refused
-
-    def _document(self, record: dict[str, Any], place: str, path: str) -> Outcome:
-        named = record.get(self.id_key)
-        identity = str(named) if isinstance(named, str | int) and named != "" else place
-        source = next((record[key] for key in self.source_keys if isinstance(record.get(key), str)), path)
-        found = Document(id=identity, source=source, place=place)
-        text = record.get(self.text_key)
-        if not isinstance(text, str):
-            kind = kind_of(text) if self.text_key in record else "missing"
-            return Rejected(found, "no_text", f"the field {self.text_key!r} is {kind}")
-        known = {self.text_key, self.id_key, *OWN_FIELDS} | {
-            key for key in self.source_keys if record.get(key) == source
-        }
-        metadata = {key: value for key, value in record.items() if key not in known}
-        inner, history, hashes = (record.get(key) for key in OWN_FIELDS[:3])
-        metadata |= inner if isinstance(inner, dict) else {} if inner is None else {"metadata": inner}
-        if isinstance(hashes, dict) and isinstance(hashes.get("content"), str):
-            metadata[CONTENT_SHA256] = hashes["content"]
-        passed = tuple(filter(_is_text, history)) if isinstance(history, list) else ()
-        return Document(id=identity, source=source, place=place, text=text, metadata=metadata, history=passed)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _place(where: object) -> str:

@@ -94,7 +94,34 @@ def make_plan(
     files = identify(find_files(inputs, left_out=left_out), threads=threads)
     asked = settings.asked
     fill = asked.fill_in_the_middle
-    description = {
+    meaning = f"{SHARD_VERSION} {tokenizer.fingerprint} {settings.encoder} {fill} {asked.text_key} {asked.bad_records}"
+    return TokenizePlan(
+        output=Path(output),
+        files=files,
+        shards=_cut(files, parts_folder_of(output), meaning=meaning),
+        settings=settings,
+        description=_description(files, tokenizer, settings),
+        left_out=left_out,
+    )
+
+
+def plan_of_shards(
+    prefixes: Sequence[Path], output: str | os.PathLike[str], *, tokenizer: Tokenizer, settings: DecidedSettings
+) -> TokenizePlan:
+    """The plan of joining shards that are tokenised already, in this order, with these settings."""
+    return TokenizePlan(
+        output=Path(output),
+        files=[],
+        shards=[Shard(prefix, ()) for prefix in prefixes],
+        settings=settings,
+        description=_description([], tokenizer, settings),
+    )
+
+
+def _description(files: Sequence[InputFile], tokenizer: Tokenizer, settings: DecidedSettings) -> dict[str, Any]:
+    asked = settings.asked
+    fill = asked.fill_in_the_middle
+    return {
         "tokenizer": tokenizer.fingerprint,
         "vocabulary_size": tokenizer.vocabulary_size,
         "end_of_text": tokenizer.end_of_text,
@@ -108,15 +135,6 @@ def make_plan(
             {"name": file.path.name, "bytes": file.size_bytes, "fingerprint": file.fingerprint} for file in files
         ],
     }
-    meaning = f"{SHARD_VERSION} {tokenizer.fingerprint} {settings.encoder} {fill} {asked.text_key} {asked.bad_records}"
-    return TokenizePlan(
-        output=Path(output),
-        files=files,
-        shards=_cut(files, parts_folder_of(output), meaning=meaning),
-        settings=settings,
-        description=description,
-        left_out=left_out,
-    )
 
 
 def is_up_to_date(plan: TokenizePlan) -> bool:

@@ -183,14 +183,13 @@ def _listing(found: re.Match[str], name: str, project: Project) -> str:
 
 def _resolved(asked: str, name: str, files: Mapping[str, object]) -> str | None:
     """The path of the file that is meant: relative to the project, or to the file that asks."""
-    asked = asked.strip().strip('"').replace("\\", "/")
-    if not asked or not is_safe(asked.removeprefix("./")) or "#" in asked:
-        climbs = re.match(r"(?:\.\./)+", asked)
-        if not climbs:
-            return None
-    for folder in ("", posixpath.dirname(name)):
+    asked = asked.strip().strip('"').replace("\\", "/").removeprefix("./")
+    below = re.sub(r"^(?:\.\./)+", "", asked)
+    if not asked or not is_safe(below) or "#" in asked:
+        return None
+    for folder, path in (("", asked), (posixpath.dirname(name), asked), ("", below)):
         for ending in ("", ".tex", ".ltx"):
-            path = posixpath.normpath(posixpath.join(folder, asked + ending))
-            if path in files and path != ".":
-                return path
+            found = posixpath.normpath(posixpath.join(folder, path + ending))
+            if found in files and found != ".":
+                return found
     return None
