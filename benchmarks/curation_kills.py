@@ -86,7 +86,11 @@ def _killed(folder: Path, source: Path, expected: dict[str, bytes], *, kills: in
             )
             found, runs = found + killed.kills, runs + 1
             moments |= set(killed.moments or [])
-            identical = identical and result_of(output) == expected
+            found_files = result_of(output)
+            for name in sorted({*found_files, *expected}):
+                if found_files.get(name) != expected.get(name):
+                    print(f"{output.name}: {name} differs", file=sys.stderr)
+                    identical = False
             bar.update(killed.kills)
     return _row(
         "killed, 2 processes",

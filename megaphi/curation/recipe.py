@@ -38,7 +38,8 @@ class Curation:
     shard_bytes: Annotated[int, Range(minimum=1)] = 64 << 20
     """Input that is worked on together, at least: a kill costs each process the shard that it is at."""
     rejected_characters: Annotated[int, Range(minimum=0)] = 10_000
-    """Text kept of each rejected document; the whole of it is still in the input."""
+    """Text kept of each rejected document; the whole of it is still in the input. As with `samples` and `seed`, another
+    number makes every shard again."""
     samples: Annotated[int, Range(minimum=0)] = 10
     """Documents that the report shows: of each reason for rejection, and of those that were kept."""
     seed: int = 0

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def curate(
             _begin(plan, speaks=worker.rank == 0)
             missing = run.all_stages()
             if not missing:
-                finish(plan)
+                finish(plan, alone=worker.is_alone)
         barrier.wait()  # everything is there for all when this returns
     counts = [] if missing else all_counts(plan)
     return CurationSummary(
@@ -237,7 +237,7 @@ def all_counts(plan: CurationPlan) -> list[StepCounts]:
     return summed(shard_counts(job.output) for stage in plan.stages for job in stage.jobs)
 
 
-def finish(plan: CurationPlan) -> None:
+def finish(plan: CurationPlan, *, alone: bool) -> None:
     """Put the finished documents at their place, and remove what other settings left; once, by whoever is first."""
     with try_lock(stages_folder(plan.folder) / ".finishing", exclusive=True) as held:
         if held is False:
@@ -246,7 +246,7 @@ def finish(plan: CurationPlan) -> None:
         _publish(plan, REJECTED_FOLDER, lambda output: _link_rejected(plan, output))
         with naming("write", "join its files"):
             _publish(plan, DOCUMENTS, lambda output: plan.curation.write.join(last, output))
-        _remove_others(plan)
+        _remove_others(plan, alone=alone)
 
 
 def _publish(plan: CurationPlan, name: str, fill: Callable[[Path], object]) -> None:
@@ -277,7 +277,7 @@ def _is_made(folder: Path, plan: CurationPlan) -> bool:
         return False
 
 
-def _remove_others(plan: CurationPlan) -> None:
+def _remove_others(plan: CurationPlan, *, alone: bool) -> None:
     """Remove what is of no use any more: shards of other settings, claims, folders of steps that left nothing."""
     needed = {job.output for stage in plan.stages for job in stage.jobs} | {stage.decisions for stage in plan.stages}
     for entry in stages_folder(plan.folder).glob("*/*"):
@@ -286,6 +286,15 @@ def _remove_others(plan: CurationPlan) -> None:
     for name in (DOCUMENTS, REJECTED_FOLDER):
         for entry in plan.folder.glob(f".{name}.*.replaced"):
             shutil.rmtree(entry, ignore_errors=True)
+    if alone:
+        for entry in stages_folder(plan.folder).glob("*/.claim-*"):
+            entry.unlink(missing_ok=True)
+        for entry in plan.folder.glob("steps/*"):
+            with suppress(OSError):  # it holds something
+                entry.rmdir()
+    for entry in plan.folder.glob(".*.partial"):
+        if alone or entry.name.startswith(".curation.json."):  # others may be writing their report now
+            entry.unlink(missing_ok=True)
 
 
 def _begin(plan: CurationPlan, *, speaks: bool) -> None:

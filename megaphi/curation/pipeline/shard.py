@@ -287,6 +287,10 @@ def _checked(result: Any) -> list[Outcome]:
     for outcome in outcomes:
         if not isinstance(outcome, Document | Rejected):
             raise TypeError(f"the step returned {type(outcome).__name__}, expected Document, Rejected, or several")
+        document = outcome.document if isinstance(outcome, Rejected) else outcome
+        told = (outcome.reason, outcome.detail) if isinstance(outcome, Rejected) else ()
+        if not all(isinstance(text, str) for text in (document.text, document.id, document.source, *told)):
+            raise TypeError("the step returned a document or a rejection with a field that is no text")
     return outcomes
 
 

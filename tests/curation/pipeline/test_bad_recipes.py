@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from megaphi.cli import main
-from megaphi.curation.document import Document
+from megaphi.curation.document import Document, Rejected
 from megaphi.curation.pipeline.run import curate
 from megaphi.curation.recipe import check_curation, override_curation, step_names
 from megaphi.errors import AffectsAll, InputError, RunFailed
@@ -121,14 +121,28 @@ class Returns:
 
     VERSION: ClassVar[int] = 1
 
-    metadata: bool = False
+    what: str = "none"
 
     def open(self, context):
-        return lambda document: document.known(found={1}) if self.metadata else None
+        made = {
+            "none": lambda document: None,
+            "text": lambda document: document.text,
+            "metadata": lambda document: document.known(found={1}),
+            "no text": lambda document: document.with_text(None),
+            "reason": lambda document: Rejected(document, 3),
+        }
+        return made[self.what]
 
 
 @pytest.mark.parametrize(
-    ("step", "said"), [(Returns(), "returned NoneType, expected Document"), (Returns(metadata=True), "JSON")]
+    ("step", "said"),
+    [
+        (Returns(), "returned NoneType, expected Document"),
+        (Returns(what="text"), "returned str, expected Document"),
+        (Returns(what="metadata"), "JSON"),
+        (Returns(what="no text"), "a field that is no text"),
+        (Returns(what="reason"), "a field that is no text"),
+    ],
 )
 def test_what_a_step_makes_wrong_costs_the_document(source, tmp_path, step, said):
     for steps in ((step,), (step, FirstOnly())):
