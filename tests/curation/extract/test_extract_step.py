@@ -98,3 +98,12 @@ def test_a_page_becomes_text_and_loses_its_bytes(engine: str) -> None:
 def test_a_document_with_text_goes_through() -> None:
     given = Document(id="1", source="s", place="p", text="Words.")
     assert opened()(given) is given
+
+
+def test_characters_that_xml_has_no_place_for_are_left_out() -> None:
+    sentence = b"A sentence&#1;&#x1F; of\x01 a\xef\xbf\xbf page&#12; &#123;&#x10ffff;. "
+    page = b"<p>%s</p><math><m\\x>1</m\\x><mi>&#2;</mi></math>" % (sentence * 20)
+    outcome = opened()(document(b"<html><body>%s<pre>a\x0b&#8;b</pre></body></html>" % page, "text/html"))
+    assert isinstance(outcome, Document)
+    assert "A sentence of a page {\U0010ffff. A" in outcome.text
+    assert "\nab\n" in outcome.text

@@ -34,7 +34,12 @@ def mark_blocks(blocks: list[PageBlock]) -> None:
 
 def kept_by(root: Any, blocks: list[PageBlock], engine: Engine) -> set[int]:
     """Numbers of the blocks that the library takes for content. `mark_blocks` comes first."""
-    text = _trafilatura(root) if engine == "trafilatura" else _resiliparse(root)
+    try:
+        text = _trafilatura(root) if engine == "trafilatura" else _resiliparse(root)
+    except MemoryError:
+        raise
+    except Exception:  # damaged pages find errors in libraries; the other one is asked then
+        return set()
     numbers = (_number(match[1]) for match in _MARK.finditer(text))
     return {number for number in numbers if number < len(blocks)}
 

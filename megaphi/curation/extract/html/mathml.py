@@ -7,6 +7,7 @@ converted by `mathml-to-latex`, which loses the environment of a matrix: tables 
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from typing import Any
 
 import lxml.etree as etree
@@ -14,6 +15,7 @@ import lxml.etree as etree
 _FENCES = {"(": "pmatrix", "[": "bmatrix", "{": "Bmatrix", "|": "vmatrix", "‖": "Vmatrix", "∥": "Vmatrix"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|", "‖": "‖", "∥": "∥"}
 _DISPLAYSTYLE = re.compile(r"\{\\(?:displaystyle|textstyle)\s+(.*)\}\Z", re.DOTALL)
+_ATTRIBUTES = frozenset("open close separators columnalign linethickness mathvariant accent notation display".split())
 _MARK = "\ue100"
 
 
@@ -111,16 +113,20 @@ def _replace_with_fences(table: Any, mark: Any) -> None:
 
 def _plain(math: Any) -> Any:
     """A copy without namespaces and prefixes, annotations and spacing."""
-    copy = etree.fromstring(etree.tostring(math, with_tail=False, encoding="utf-8"))
+    copy = deepcopy(math)
+    copy.tail = None
     for element in list(copy.iter(etree.Element)):
-        element.tag = _name(element)
+        name = _name(element)
+        element.tag = name if name.isascii() and name.replace("-", "").isalnum() else "mrow"
+        for attribute in element.attrib:
+            if attribute not in _ATTRIBUTES:
+                del element.attrib[attribute]
         if element.tag in ("annotation", "annotation-xml", "mphantom"):
             parent = element.getparent()
             if parent is not None:
                 parent.remove(element)
-    etree.cleanup_namespaces(copy)
     return copy
 
 
 def _name(element: Any) -> str:
-    return str(etree.QName(element).localname).rpartition(":")[2]
+    return element.tag.rpartition("}")[2].rpartition(":")[2]

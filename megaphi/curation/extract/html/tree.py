@@ -56,6 +56,11 @@ _IDS = re.compile(
 _BROWSING_LINE = re.compile(r"\s*\[?\s*(?:next|previous|prev|up|back)\s*:", re.IGNORECASE)
 _CREDIT = re.compile(r"\s*(?:generated|powered|built|made|created) (?:by|with|using)\b", re.IGNORECASE)
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_CONTROL = re.compile("[\\x00-\\x08\\x0b\\x0e-\\x1f\\ufffe\\uffff]")
+_CONTROL_REFERENCE = re.compile(
+    r"&#(?:0*(?:[0-8]|1[124-9]|2[0-9]|3[01]|6553[45])(?![0-9])"
+    r"|[xX]0*(?:[0-8bBcCeEfF]|1[0-9a-fA-F]|[fF]{3}[eEfF])(?![0-9a-fA-F]));?"
+)
 _SELF_LINK = re.compile(r"[¶#§🔗\s\u200b]{1,4}\Z")
 _BUTTON_TEXT = re.compile(
     r"\s*\[?(?:edit(?: source)?|source|copy(?: code)?|bearbeiten|modifier)\]?\s*\Z", re.IGNORECASE
@@ -72,13 +77,19 @@ def parsed(html: str, *, deepest: int) -> Any:
         encoding="utf-8", huge_tree=deepest > LIBRARY_DEPTH, remove_comments=True, remove_pis=True, no_network=True
     )
     try:
-        root = document_fromstring(html.replace("\0", "").encode("utf-8", "replace"), parser=parser)
+        root = document_fromstring(_printable(html).encode("utf-8", "replace"), parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError):
         raise NotExtracted("empty", "no elements") from None
     for entry in parser.error_log.filter_from_fatals():
         if entry.type == etree.ErrorTypes.ERR_RESOURCE_LIMIT:
             raise NotExtracted("too_deep" if "depth" in entry.message else "too_large", entry.message[:100])
     return root
+
+
+def _printable(html: str) -> str:
+    """The page without characters that XML has no place for, as such or as references: lxml refuses them."""
+    html = _CONTROL.sub("", html.replace("\f", " "))
+    return _CONTROL_REFERENCE.sub("", html) if "&#" in html else html
 
 
 def title_of(root: Any) -> str:
