@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -29,11 +30,8 @@ _RENDERED = frozenset(
 _TEX_CLASSES = frozenset(
     "math tex latex simplemath display math-container arithmatex mathjax_process tex2jax_process equation".split()
 )
-_DELIMITED = re.compile(
-    r"\\\((?P<inline>.+?)\\\)|\\\[(?P<display>.+?)\\\]|\$\$(?P<dollars>.+?)\$\$"
-    r"|(?P<environment>\\begin\{(?P<name>(?:equation|align|eqnarray|gather|multline|alignat|flalign)\*?)\}.+?\\end\{(?P=name)\})",
-    re.DOTALL,
-)
+_ENVIRONMENT = r"\{(?:equation|align|eqnarray|gather|multline|alignat|flalign)\*?\}"
+_DELIMITER = re.compile(rf"\\[()\[\]]|\$\$|\\begin{_ENVIRONMENT}|\\end{_ENVIRONMENT}")
 _DOLLAR = re.compile(r"\s*\$(?!\$)(?P<inline>[^$]+)\$\s*\Z", re.DOTALL)
 _LOADS_MATH = re.compile(r"mathjax|katex|tex2jax|renderMathInElement|MathML\.js", re.IGNORECASE)
 _FORMULA_IMAGE = re.compile(
@@ -224,20 +222,54 @@ def _own_text(element: Any, names: frozenset[str]) -> tuple[str, str] | None:
     if next(element.iterancestors("pre", "code"), None) is not None:
         return None
     text = text_of(element)
-    found = _DELIMITED.search(text)
-    if found is None:
+    found = _delimited(text)
+    if not found:
         single = _DOLLAR.match(text) if names & {"math", "math-container", "tex", "latex"} else None
         return (single["inline"], INLINE) if single else None
-    if found.span() != (len(text) - len(text.lstrip()), len(text.rstrip())) or len(element):
+    if (found[0].start, found[0].end) != (len(text) - len(text.lstrip()), len(text.rstrip())) or len(element):
         _split(element)
         return None
-    return _matched(found)
+    return found[0].tex, found[0].form
 
 
-def _matched(found: re.Match[str]) -> tuple[str, str]:
-    if found["inline"] is not None:
-        return found["inline"], INLINE
-    return found["display"] or found["dollars"] or found["environment"], DISPLAY
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A formula in delimiters within a text."""
+
+    start: int
+    end: int
+    tex: str
+    form: str
+
+
+def _delimited(text: str) -> list[_Found]:
+    """All formulas in delimiters, in one pass: a thousand openings without an end must not cost a thousand searches."""
+    found: list[_Found] = []
+    opening: re.Match[str] | None = None
+    closing = ""
+    last: dict[str, int] = {}
+    for match in _DELIMITER.finditer(text):
+        delimiter = match[0]
+        if opening is None:
+            closing = _closing_of(delimiter)
+            if closing and closing not in last:
+                last[closing] = text.rfind(closing)
+            if closing and last[closing] > match.end():
+                opening = match
+        elif delimiter == closing:
+            start = opening.start() if closing.startswith("\\end") else opening.end()
+            end = match.end() if closing.startswith("\\end") else match.start()
+            form = INLINE if closing == r"\)" else DISPLAY
+            if text[start:end].strip():
+                found.append(_Found(opening.start(), match.end(), text[start:end], form))
+            opening = None
+    return found
+
+
+def _closing_of(delimiter: str) -> str:
+    if delimiter.startswith("\\begin"):
+        return delimiter.replace("begin", "end")
+    return {r"\(": r"\)", r"\[": r"\]", "$$": "$$"}.get(delimiter, "")
 
 
 def _split(element: Any) -> None:
@@ -246,15 +278,15 @@ def _split(element: Any) -> None:
         text = getattr(holder, slot)
         if not text or ("\\" not in text and "$$" not in text):
             continue
-        matches = list(_DELIMITED.finditer(text))
+        matches = _delimited(text)
         first = 0 if slot == "text" else element.index(holder) + 1
         for number, match in enumerate(matches):
-            new = formula(*_matched(match))
-            end = matches[number + 1].start() if number + 1 < len(matches) else len(text)
-            new.tail = text[match.end() : end]
+            new = formula(match.tex, match.form)
+            end = matches[number + 1].start if number + 1 < len(matches) else len(text)
+            new.tail = text[match.end : end]
             element.insert(first + number, new)
         if matches:
-            setattr(holder, slot, text[: matches[0].start()])
+            setattr(holder, slot, text[: matches[0].start])
 
 
 _READERS: dict[Any, Callable[[Any, bool], tuple[str, str] | None]] = {

@@ -110,13 +110,15 @@ def _posts(root: Any, index: dict[str, list[Any]], program: ForumProgram) -> lis
         return []
     names = program.posts if program.name == "stackexchange" else (name,)
     found: list[ForumPost] = []
+    bodies: set[Any] = set()
     for element in root.iter(etree.Element):
         own = set(element.get("class", "").lower().split())
         if not own.intersection(names):
             continue
         body = _first(element, program.bodies)
-        if body is None or not text_of(body).strip() or any(post.body is body for post in found):
+        if body is None or body in bodies or not text_of(body).strip():
             continue
+        bodies.add(body)
         found.append(_post(element, body, own, program))
         found += _comments(element, program)
     return found
@@ -182,13 +184,15 @@ def _posts_of_schema(root: Any) -> list[ForumPost]:
     """Posts by schema.org's words for questions, answers, postings and comments."""
     kinds = {"Question": _QUESTION, "Answer": _ANSWER, "DiscussionForumPosting": _POST, "Comment": _COMMENT}
     found: list[ForumPost] = []
+    bodies: set[Any] = set()
     for element in root.xpath("//*[@itemtype]"):
         kind = element.get("itemtype").rpartition("/")[2]
         if kind not in kinds:
             continue
         body = next(iter(element.xpath(".//*[@itemprop='text' or @itemprop='articleBody']")), None)
-        if body is None or not text_of(body).strip() or any(post.body is body for post in found):
+        if body is None or body in bodies or not text_of(body).strip():
             continue
+        bodies.add(body)
         votes = next(iter(element.xpath(".//*[@itemprop='upvoteCount']")), None)
         accepted = "acceptedAnswer" in element.get("itemprop", "")
         found.append(ForumPost(kinds[kind], body, _author(element, ()), _number(votes), accepted))
