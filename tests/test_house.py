@@ -70,7 +70,11 @@ INSIDE = {
         {"report"},
     ],
     "curation.extract": [{"found"}, {""}, {"pandoc"}, {"html", "tex"}, {"extract"}],
-    "curation.filter": [{"words", "encoded_data", "fasttext_file"}, {""}, {"corruption", "personal_data", "quality"}],
+    "curation.filter": [
+        {"words", "encoded_data", "fasttext_file", "record_fields"},
+        {""},
+        {"corruption", "personal_data", "quality"},
+    ],
     "curation.synthesize": [{"", "requests", "table"}, {"forms"}, {"steps"}],
     "grading.code_sandbox": [{"inside"}, {""}],
     "engine": [{"boards"}, {""}, {"model"}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],

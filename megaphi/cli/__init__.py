@@ -23,6 +23,7 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "mixture fit": "mixture.fit",
     "curate": "curate.curate",
     "curate train-classifier": "curate.train_classifier",
+    "curate train-statistics": "curate.train_statistics",
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
     "lm-eval": "evaluation.lm_eval",

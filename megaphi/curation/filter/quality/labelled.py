@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megaphi.curation.filter.record_fields import value_at
 from megaphi.curation.filter.words import tokens_of
 from megaphi.data.text.bad_records import BadRecords
 from megaphi.data.text.documents import read_records
@@ -114,24 +115,17 @@ def features_of(text: str, *, longest: int) -> str:
 def _labelled(
     record: Mapping[str, Any], keys: RecordKeys, minimum_score: float, place: str, bad: BadRecords
 ) -> Labelled | None:
-    text, label, score = (_value_at(record, key) for key in (keys.text, keys.label, keys.score))
+    text, label, score = (value_at(record, key) for key in (keys.text, keys.label, keys.score))
     if not isinstance(text, str) or not text.strip():
         bad.add(place, f"no text in the field {keys.text!r}")
     elif isinstance(label, str) and label:
-        return Labelled(text, label, str(_value_at(record, keys.source) or "all"), place)
+        return Labelled(text, label, str(value_at(record, keys.source) or "all"), place)
     elif isinstance(score, int | float) and not isinstance(score, bool):
         label = HIGH if score >= minimum_score else LOW
-        return Labelled(text, label, str(_value_at(record, keys.source) or "all"), place)
+        return Labelled(text, label, str(value_at(record, keys.source) or "all"), place)
     else:
         bad.add(place, f"neither a label in the field {keys.label!r} nor a number in the field {keys.score!r}")
     return None
-
-
-def _value_at(record: Mapping[str, Any], key: str) -> Any:
-    found: Any = record
-    for name in key.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
 
 
 def _digest(text: str, seed: int) -> str:

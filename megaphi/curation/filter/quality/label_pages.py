@@ -1,0 +1,131 @@
+"""Labels for a classifier from a model: educational value from 0 to 5, topic and format of a page, reasons first.
+
+Phi-4's filters were trained on about a million pages that a model had annotated. A recipe of a reader, this step and
+a writer does that in one command; `megaphi curate train-classifier` reads what it wrote, with
+`score_key=metadata.labels.educational` or `label_key=metadata.labels.topic`. A page is a quotation in the prompt,
+whatever it says. Answers are kept in the step's folder: a run that was killed asks again for its last batch only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from megaphi.config import FilePath, Range
+from megaphi.conversation import Message
+from megaphi.curation.document import Document, Outcome, Rejected
+from megaphi.curation.filter.quality.label_journal import LabelJournal
+from megaphi.curation.step import OfMany, StepContext
+from megaphi.errors import InputError
+from megaphi.generation.client.request_journal import request_key
+from megaphi.judging.asking import JsonQuestion, Unanswered, ask_json, fields_of, text_of
+from megaphi.judging.fence import make_fence
+from megaphi.sampling import Sampler, Sampling
+
+LABELS = "labels"
+"""Metadata key: {reasons, educational, topic, format}."""
+NAMES = ("reasons", "educational", "topic", "format")
+TOPICS = tuple(
+    "mathematics physics chemistry_and_materials biology_and_medicine computing engineering earth_and_space economics "
+    "law politics_and_society history philosophy_and_religion literature_and_arts language_learning education "
+    "everyday_life sports_and_entertainment commerce other".split()
+)
+FORMATS = tuple(
+    "textbook article documentation question_and_answer discussion news blog reference exercise creative_writing code "
+    "list_or_navigation product_page legal_notice fragment other".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelPages:
+    """Have a model label pages (metadata `labels`); pages that it does not label are rejected."""
+
+    VERSION: ClassVar[int] = 1
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents"})
+    sampler: str
+    """A server's model as http://HOST:PORT/v1=MODEL, or a checkpoint."""
+    rubric: FilePath = ""
+    """A prompt of your own, with {topics} and {formats} where their names belong, asking for the same four fields."""
+    topics: tuple[str, ...] = TOPICS
+    formats: tuple[str, ...] = FORMATS
+    shown_characters: Annotated[int, Range(minimum=100)] = 6_000
+    """Characters of a page that the model sees."""
+    max_tokens: Annotated[int, Range(minimum=16)] = 400
+    attempts: Annotated[int, Range(minimum=1, maximum=10)] = 3
+    """Times that a page is asked for until the answer can be read."""
+    batch_documents: Annotated[int, Range(minimum=1)] = 256
+    """Pages that are asked for together."""
+    seed: int = 0
+
+    def open_batch(self, context: StepContext) -> OfMany:
+        rubric = self._rubric()
+        sampler, journal = context.open_sampler(self.sampler), LabelJournal(context.folder)
+
+        def label(documents: Sequence[Document]) -> list[Outcome]:
+            keys = [self._key(sampler, rubric, document) for document in documents]
+            new = {key: place for place, key in enumerate(keys) if key not in journal and documents[place].text.strip()}
+            questions = [self._question(rubric, documents[place]) for place in new.values()]
+            rules = Sampling(max_tokens=self.max_tokens, seed=self.seed)
+            answers = ask_json(sampler, questions, rules, schema=self._schema(), attempts=self.attempts)
+            refused = {}
+            for key, answer in zip(new, answers, strict=True):
+                if isinstance(answer, Unanswered):
+                    refused[key] = answer.reason
+                else:
+                    journal.add(key, answer)
+            return [
+                _outcome(document, journal.get(key), refused.get(key, "the page is empty"))
+                for key, document in zip(keys, documents, strict=True)
+            ]
+
+        return label
+
+    def _rubric(self) -> str:
+        path = Path(self.rubric) if self.rubric else Path(__file__).with_name("rubric.txt")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"rubric {path}: cannot read it as UTF-8 text: {error}") from None
+        if not self.topics or not self.formats:
+            raise InputError("topics and formats must not be empty")
+        return text.replace("{topics}", ", ".join(self.topics)).replace("{formats}", ", ".join(self.formats))
+
+    def _key(self, sampler: Sampler, rubric: str, document: Document) -> str:
+        asked = [rubric, document.text[: self.shown_characters], self.max_tokens, self.seed]
+        return request_key(sampler.name, asked)
+
+    def _question(self, rubric: str, document: Document) -> JsonQuestion[dict[str, Any]]:
+        text = document.text[: self.shown_characters]
+        fence = make_fence(seed=self.seed, name="page", texts=[text])
+        messages = (Message("system", f"{rubric.strip()}\n\n{fence.rule}"), Message("user", fence.quote("page", text)))
+        return JsonQuestion(messages, partial(read_labels, topics=self.topics, formats=self.formats))
+
+    def _schema(self) -> dict[str, Any]:
+        fields = {
+            "reasons": {"type": "string"},
+            "educational": {"type": "integer", "minimum": 0, "maximum": 5},
+            "topic": {"enum": list(self.topics)},
+            "format": {"enum": list(self.formats)},
+        }
+        return {"type": "object", "properties": fields, "required": list(NAMES), "additionalProperties": False}
+
+
+def read_labels(value: Any, *, topics: Sequence[str], formats: Sequence[str]) -> dict[str, Any]:
+    """The labels of an answer. Raises InputError that says what is wrong, and quotes nothing of it."""
+    found = fields_of(value, NAMES)
+    score = found["educational"]
+    if not isinstance(score, int) or isinstance(score, bool) or not 0 <= score <= 5:
+        raise InputError("the field 'educational' must be a whole number from 0 to 5")
+    for name, known in (("topic", topics), ("format", formats)):
+        if found[name] not in known:
+            raise InputError(f"the field {name!r} must be one of {', '.join(known)}")
+    return {**{name: found[name] for name in NAMES}, "reasons": text_of(found["reasons"], "reasons")}
+
+
+def _outcome(document: Document, labels: dict[str, Any] | None, reason: str) -> Outcome:
+    if labels is None:
+        return Rejected(document, "not_labelled", reason)
+    return document.known(**{LABELS: labels})
