@@ -1,10 +1,10 @@
 """Precision and recall of the step Corruption on real text with planted kinds of corruption, and clean text kept.
 
-Clean text: pages of the Debian handbook in eight languages, of the documentation of SciPy, Python and GAP, of a book,
-each cut at 12,000 characters. A half of the pages by turns makes the statistics (`megaphi curate train-statistics`), the
-other half is judged: as it is, and once for each kind with all or a third of it spoiled. Recall is the share of spoiled
-pages rejected, the false alarms the share of clean pages rejected; both with and without statistics. A line of the
-result is a kind.
+Clean text: pages of the Debian handbook in seven languages, of the documentation of SciPy, Python and GAP, of a book,
+each cut at 12,000 characters. Half of the pages makes the statistics (`megaphi curate train-statistics`), the other
+half is judged: as it is, and once for each kind with all or a third of it spoiled. Recall is the share of spoiled pages
+rejected, the line "clean" has the share of clean pages rejected; both with and without statistics. A line of the result
+is a kind.
 
     python benchmarks/curation_corruption.py FOLDER_WITH_UNPACKED_PACKAGES
 """
