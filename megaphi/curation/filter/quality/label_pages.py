@@ -41,7 +41,7 @@ FORMATS = tuple(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelPages:
-    """Have a model label pages (metadata `labels`); pages that it does not label are rejected."""
+    """Let a model label pages (metadata `labels`); pages that it does not label are rejected."""
 
     VERSION: ClassVar[int] = 1
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents"})
