@@ -155,6 +155,8 @@ def is_telephone(value: str, before: str = "") -> bool:
     if not value.startswith("+"):
         return 7 <= len(digits) <= 15
     known = any(digits[:size] in CALLING_CODES for size in (1, 2, 3))
+    if "." in value and (value.count(".") < 2 or max(map(len, value[1:].split("."))) > 4):  # a number with decimals
+        return False
     return known and (11 if value[1:].isdigit() else 8) <= len(digits) <= 15
 
 
