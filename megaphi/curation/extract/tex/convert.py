@@ -24,7 +24,7 @@ from megaphi.curation.extract.tex.project import open_project, whole_text
 LEFT_OUT = (
     "tikzpicture pspicture picture pgfpicture circuitikz forest feynman axopicture asy thebibliography bibdiv".split()
 )
-_LEFT_OUT = re.compile(rf"\\begin\s*\{{({'|'.join(LEFT_OUT)})(\*?)\}}.*?\\end\s*\{{\1\2\}}", re.DOTALL)
+LEFT_OUT_PATTERN = re.compile(rf"\\begin\s*\{{({'|'.join(LEFT_OUT)})(\*?)\}}.*?\\end\s*\{{\1\2\}}", re.DOTALL)
 _TITLE = re.compile(r"\\(?:title|Title|icmltitle|toptitle)\*?\s*(?:\[[^\]]*\])?\s*(?=\{)")
 MISSING_NAMED = 20
 
@@ -35,7 +35,7 @@ def extract_tex(content: bytes, *, media_type: str, files: Mapping[str, bytes]) 
     definitions, body = whole_text(main, project)
     macros = Macros()
     preamble = expand(definitions, macros)
-    body = _LEFT_OUT.sub("\n", expand(body, macros))
+    body = LEFT_OUT_PATTERN.sub("\n", expand(body, macros))
     title = _title(preamble)
     marks = project.marks
     prepared = without_formulas(f"\\title{{{title}}}\n\n{body}" if title else body, marks)

@@ -2,21 +2,24 @@
 
 One construct that pandoc does not parse costs the whole document. So a text that fails is halved at an empty line
 outside all environments and groups, until the part that fails is one paragraph; that one goes through pylatexenc, which
-parses anything. Both halves cost a start of pandoc, 20 ms, and their number is limited.
+parses anything. Both halves cost a start of pandoc, 20 ms; their number and their time are limited.
 """
 
 from __future__ import annotations
 
 import re
+import resource
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from megaphi.curation.extract.marks import Marks
 from megaphi.curation.extract.pandoc.run import PandocFailed, to_markdown
 from megaphi.curation.extract.tex.lexing import optional
 
 READER = "latex+raw_tex"
-MOST_STARTS = 200
+MOST_STARTS = 100
+MOST_SECONDS = 10.0
+"""CPU time of pandoc for one document in parts; what is left then goes through pylatexenc."""
 LONGEST_PLAIN = 1 << 20
 """Characters that pylatexenc gets at a time."""
 _STRUCTURE = re.compile(
@@ -51,12 +54,18 @@ def with_labels(text: str) -> str:
     return "".join(parts)
 
 
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @dataclass(slots=True)
 class Converter:
     """Counts of what a document took."""
 
     marks: Marks
     starts: int = 0
+    began: float = field(default_factory=_seconds_of_children)
     plain_parts: int = 0
     reason: str = ""
     """First message of pandoc."""
@@ -74,7 +83,8 @@ class Converter:
         return to_markdown(text.encode("utf-8", "replace"), READER)
 
     def _in_parts(self, parts: list[str]) -> str:
-        if len(parts) <= 1 or self.starts + 2 > MOST_STARTS:
+        is_spent = self.starts + 2 > MOST_STARTS or _seconds_of_children() - self.began > MOST_SECONDS
+        if len(parts) <= 1 or is_spent:
             self.plain_parts += 1
             return plain_words("\n\n".join(parts), self.marks)
         middle = len(parts) // 2
