@@ -30,6 +30,7 @@ from megaphi.curation.pipeline.process import (
     refuse_samplers,
     work_on,
 )
+from megaphi.curation.pipeline.progress import position_of, showing
 from megaphi.curation.pipeline.shard import GATHERED, REJECTED, WRITTEN, naming, shard_counts
 from megaphi.curation.recipe import Curation
 from megaphi.curation.step import JointStep
@@ -165,9 +166,12 @@ class _Run:
         _say_what_is_there(self.plan, stage, missing, speaks=self.worker.rank == 0)
         if not missing:
             return 0
-        total, left = (sum(job.size_bytes for job in jobs) for jobs in (stage.jobs, missing))
+        total, initial = sum(job.size_bytes for job in stage.jobs), position_of(stage)
         label = f"stage {stage.stage.number + 1} of {len(self.plan.stages)}"
-        with progress_bar(total=total, initial=total - left, unit="B", label=label, visible=self.visible) as bar:
+        with (
+            progress_bar(total=total, initial=initial, unit="B", label=label, visible=self.visible) as bar,
+            showing(stage, bar),
+        ):
             while missing:
                 takable = [job for job in self._in_order(missing) if _claimed(job) is not True]
                 if takable:
@@ -177,7 +181,6 @@ class _Run:
                 else:
                     time.sleep(POLL_SECONDS)
                 missing = missing_jobs(stage)
-                bar.update(total - sum(job.size_bytes for job in missing) - bar.n)
         return 0
 
     def _in_order(self, missing: Sequence[ShardJob]) -> list[ShardJob]:
@@ -188,7 +191,7 @@ class _Run:
 
     def _work(self, jobs: Sequence[ShardJob], bar: Any) -> None:
         came = kept = errors = 0
-        for job, counts in self.executor(self.start, jobs):
+        for _, counts in self.executor(self.start, jobs):
             if counts is None:
                 continue
             self.done_here += 1
@@ -198,7 +201,6 @@ class _Run:
             errors += sum(one.rejected.get("error", 0) for one in counts)
             said = f"{came:,} documents in, {kept:,} out" + (f", {errors:,} errors" if errors else "")
             bar.set_postfix_str(said, refresh=False)
-            bar.update(job.size_bytes)
 
     def _decide(self, stage: StagePlan, decisions: Path) -> None:
         """Decide, or wait for the worker that does."""

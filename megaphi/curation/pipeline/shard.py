@@ -24,6 +24,7 @@ from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.document_record import CONTENT_SHA256, document_of, json_line, whole_record
 from megaphi.curation.pipeline.counts import StepCounts, counts_of
 from megaphi.curation.pipeline.plan import ShardJob
+from megaphi.curation.pipeline.progress import ShardProgress
 from megaphi.curation.pipeline.samples import DocumentSample, Samples
 from megaphi.curation.recipe import Curation, step_names
 from megaphi.curation.step import BatchStep, JointStep, OfMany, OfOne, Step, StepContext
@@ -78,6 +79,7 @@ def run_shard(job: ShardJob, curation: Curation, opened: Sequence[Opened]) -> li
             for place, step in zip(job.stage.places, opened, strict=True):
                 documents = run.through(run.names[place], step, documents)
             run.finish(documents)
+            run.progress.end()
         write_json(folder / "counts.json", [one.record() for one in run.counts.values()])
         write_json(folder / "seconds.json", {one.name: one.seconds for one in run.counts.values()})
         write_json(folder / "samples.json", run.samples.records())
@@ -97,12 +99,14 @@ def shard_samples(output: Path) -> list[DocumentSample]:
     return [DocumentSample(**record) for record in read_json(output / "samples.json", what="samples of a shard")]
 
 
-def read_documents(path: Path) -> Iterator[Document]:
-    """The documents that a stage left."""
+def read_documents(path: Path, at: Callable[[float], object] = lambda share: None) -> Iterator[Document]:
+    """The documents that a stage left; `at` is told the share of the file that has been read."""
     import zstandard
 
+    size = max(1, path.stat().st_size)
     with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as packed:
         for line in io.BufferedReader(packed, 1 << 20):  # pyright: ignore[reportArgumentType]
+            at(file.tell() / size)
             yield document_of(parse_json(line))
 
 
@@ -113,6 +117,7 @@ class _Run:
         self.job, self.curation, self.folder, self.files = job, curation, folder, files
         self.names = step_names(curation.steps)
         self.counts = {name: StepCounts(name) for name in self._counted()}
+        self.progress = ShardProgress(folder, job)
         self.samples = Samples(curation.samples, seed=curation.seed)
         self._rejected = files.enter_context(open_lines(folder / REJECTED))
 
@@ -141,19 +146,23 @@ class _Run:
     def read(self) -> Iterator[Document]:
         """The documents of the input, or those of the stage before."""
         if self.job.before is not None:
-            yield from _timed(read_documents(self.job.before / DOCUMENTS), self.counts[BETWEEN])
+            documents = read_documents(self.job.before / DOCUMENTS, self.progress.at)
+            yield from _timed(documents, self.counts[BETWEEN])
             return
-        counts = self.counts[READ]
+        counts, done, size = self.counts[READ], 0, max(1, self.job.size_bytes)
         for portion in self.job.portions:
             with naming(READ, f"read {portion.name}"):
+                before = counts.came.size
                 for outcome in _timed(self.curation.read.read(portion), counts):
                     document = outcome.document if isinstance(outcome, Rejected) else outcome
                     counts.came.add(document)
+                    self.progress.at((done + min(portion.size_bytes, counts.came.size - before)) / size)
                     if isinstance(outcome, Rejected):
                         self.reject(READ, outcome)
                         continue
                     counts.left.add(document)
                     yield _with_hash(document)
+            done += portion.size_bytes
 
     def through(self, name: str, opened: Opened, documents: Iterator[Document]) -> Iterator[Document]:
         """The documents that come out of a step."""
