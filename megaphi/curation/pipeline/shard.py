@@ -30,8 +30,8 @@ from megaphi.curation.recipe import Curation, step_names
 from megaphi.curation.step import BatchStep, JointStep, OfMany, OfOne, Step, StepContext
 from megaphi.curation.write.shard_files import open_lines
 from megaphi.errors import AffectsAll, InputError, RunFailed
-from megaphi.files import read_json, sync_tree, whole_folder, write_json
-from megaphi.json_text import parse_json
+from megaphi.files import read_json, sync_tree, whole_folder
+from megaphi.json_text import json_bytes, parse_json
 
 DOCUMENTS, REJECTED, GATHERED, WRITTEN = "documents.jsonl.zst", "rejected.jsonl.zst", "gathered", "written"
 LONGEST_DETAIL = 500
@@ -80,9 +80,12 @@ def run_shard(job: ShardJob, curation: Curation, opened: Sequence[Opened]) -> li
                 documents = run.through(run.names[place], step, documents)
             run.finish(documents)
             run.progress.end()
-        write_json(folder / "counts.json", [one.record() for one in run.counts.values()])
-        write_json(folder / "seconds.json", {one.name: one.seconds for one in run.counts.values()})
-        write_json(folder / "samples.json", run.samples.records())
+        for name, value in (
+            ("counts.json", [one.record() for one in run.counts.values()]),
+            ("seconds.json", {one.name: one.seconds for one in run.counts.values()}),
+            ("samples.json", run.samples.records()),
+        ):
+            (folder / name).write_bytes(json_bytes(value))
         sync_tree(folder)
     return list(run.counts.values())
 
