@@ -1,1 +1,1 @@
-"""Raw pages to training documents: extraction, rewriting, synthesis."""
+"""Raw documents to training documents: readers, steps, writers, and the pipeline that runs a recipe of them."""
