@@ -112,7 +112,7 @@ def try_training(recipe: str, fields: list[str], *, ranks: int | None) -> None:
 
 def try_megaphi(words: list[str]) -> None:
     parsed = parse(words)
-    if words[0] == "curate":
+    if words[0] == "curate" and hasattr(parsed, "recipe"):
         override_curation(load_curation(parsed.recipe), parsed.fields)
     elif getattr(parsed, "recipe", None) is not None:
         processes = getattr(parsed, "world_size", None) or getattr(parsed, "processes", None)
