@@ -134,7 +134,9 @@ def test_bits_are_those_of_a_plain_count() -> None:
         return (seen + (different + 1) * share(gram[1:])) / (context + different + 1)
 
     expected = [-np.log2(share(("   " + sample)[end - 3 : end + 1])) for end in range(3, len(sample) + 3)]
-    assert np.mean(np.abs(bits_of(sample, made)[3:] - expected[3:])) < 0.05
+    differences = np.abs(bits_of(sample, made)[3:] - expected[3:])
+    assert np.mean(differences < 1e-9) > 0.9  # the rest are collisions
+    assert np.mean(differences) < 0.05
 
 
 @settings(max_examples=60)

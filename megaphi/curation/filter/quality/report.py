@@ -5,7 +5,6 @@ All figures are of the test part, which neither training nor calibration nor the
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from megaphi.curation.filter.quality.measures import (
 )
 from megaphi.curation.filter.quality.train import TrainedClassifier
 from megaphi.files import whole_file, write_json, write_text
+from megaphi.judging.markdown_cell import in_cell
 
 ERRORS_SHOWN = 10
 CHARACTERS_SHOWN = 400
@@ -101,11 +101,11 @@ def _markdown(found: dict[str, Any]) -> str:
         "",
     ]
     for name, row in found["confusion"].items():
-        lines.append(f"- {_inline(name)}: {', '.join(f'{verdict} {count}' for verdict, count in row.items())}")
+        lines.append(f"- {in_cell(name)}: {', '.join(f'{verdict} {count}' for verdict, count in row.items())}")
     lines += ["", "## Worst errors", ""]
     for error in found["worst_errors"]:
-        about = f"{error['probability']:.3f}, is `{_inline(error['label'])}` ({_inline(error['place'])})"
-        lines += [f"- {about}: {_inline(error['text'])}"]
+        about = f"{error['probability']:.3f}, is `{in_cell(error['label'])}` ({in_cell(error['place'])})"
+        lines += [f"- {about}: {in_cell(error['text'])}"]
     return "\n".join(lines) + "\n"
 
 
@@ -122,11 +122,6 @@ def _share(portion: dict[str, Any]) -> str:
     if portion["share"] is None:
         return "none"
     return f"{portion['share']:.3f} ({portion['low']:.3f} to {portion['high']:.3f})"
-
-
-def _inline(text: str) -> str:
-    """Text of strangers in one line of Markdown, none of it taken for a mark."""
-    return re.sub(r"([\\`*_\[\]<>|#!&])", r"\\\1", " ".join(text.split()))
 
 
 def _plot(path: Path, points: Sequence[tuple[float, float, float]], rows: Sequence[dict[str, Any]]) -> None:
