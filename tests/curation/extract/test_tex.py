@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from megaphi.curation.extract.found import Extracted, NotExtracted
 from megaphi.curation.extract.marks import Marks, restored
 from megaphi.curation.extract.pandoc import run
+from megaphi.curation.extract.tex import parts
 from megaphi.curation.extract.tex.code import CodeForms, without_code
 from megaphi.curation.extract.tex.convert import extract_tex
 from megaphi.curation.extract.tex.formulas import without_formulas
@@ -229,3 +230,18 @@ def test_pictures_and_bibliographies_are_left_out() -> None:
     found = text_of(body)
     assert found.text == "A \\cite{k}. B."
     assert found.metadata["formulas"] == 0
+
+
+def test_a_manual_that_shows_documents_is_read_to_its_end() -> None:
+    shown = r"\begin{sourcecode}\documentclass{x}\begin{document}y\end{document}\end{sourcecode}"
+    body = r"First. \cmd\documentclass[a]{b} " + shown + " Second $x$.\n\n\\begin{slide}{Its title} Third. \\end{slide}"
+    text = text_of(body).text
+    assert [text.count(word) for word in ("First.", "Second $x$.", "Its title", "Third.")] == [1, 1, 1, 1]
+
+
+def test_a_text_that_pandoc_ends_early_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = parts.to_markdown
+    monkeypatch.setattr(parts, "to_markdown", lambda source, reader: whole(source.partition(b"Stop")[0], reader))
+    written = [f"Paragraph number {number} about " + "something " * 20 + "else." for number in range(8)]
+    text = text_of("\n\n".join([written[0], "Stop", *written[1:]])).text
+    assert [paragraph in text for paragraph in written[2:]] == [True] * 6

@@ -170,7 +170,11 @@ clean = {
     elseif pictures[(environment:gsub("%*", ""))] then
       return {}
     else
-      inside = inside:gsub("^%b[]", ""):gsub("^%b{}", "")
+      inside = inside:gsub("^%s*%b[]", "")
+      local first = inside:match("^%s*(%b{})") or ""  -- a title, or a width
+      if not first:find("\\(", 1, true) and (not first:match("%a%a%a%a") or first:find("width", 1, true)) then
+        inside = inside:gsub("^%s*%b{}", "")
+      end
     end
     if inside:match("^%s*$") then return {} end
     return read_again(inside) or {pandoc.Para {markdown(inside)}}

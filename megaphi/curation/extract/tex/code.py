@@ -19,7 +19,10 @@ CODE = (
     "sagecode sageblock pycode pyblock pyconsole code codeblock xverbatim semiverbatim spverbatim"
 ).split()
 DROPPED = "comment filecontents filecontents* sagesilent luacode luacode* ccsxml CCSXML".split()
-_DEFINES_LISTING = re.compile(r"\\(?:lstnewenvironment|newtcblisting|DefineVerbatimEnvironment)\s*\{([^{}]+)\}")
+_DEFINES_LISTING = re.compile(
+    r"\\(?:lstnewenvironment|(?:re)?newtcblisting|DeclareTCBListing|NewTCBListing|DefineVerbatimEnvironment|newverbatim)"
+    r"\s*(?:\[[^\]]*\])?\s*\{([^{}]+)\}"
+)
 _DEFINES_MINTED = re.compile(r"\\newminted\s*(?:\[([^\]]*)\])?\s*\{([^{}]+)\}")
 _DEFINES_LIKE = re.compile(
     r"\\newenvironment\*?\s*\{([^{}]+)\}\s*(?:\[\d\]\s*(?:\[[^\]]*\])?)?\s*\{[^{}]*\\(?:verbatim|Verbatim|lstlisting)\b"

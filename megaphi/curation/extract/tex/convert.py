@@ -26,6 +26,8 @@ LEFT_OUT = (
 )
 LEFT_OUT_PATTERN = re.compile(rf"\\begin\s*\{{({'|'.join(LEFT_OUT)})(\*?)\}}.*?\\end\s*\{{\1\2\}}", re.DOTALL)
 _TITLE = re.compile(r"\\(?:title|Title|icmltitle|toptitle)\*?\s*(?:\[[^\]]*\])?\s*(?=\{)")
+_FRAME = re.compile(r"\\(?:begin|end)\s*\{document\}|\\(?=document(?:class|style)(?![a-zA-Z]))")
+"""Text of a manual, or of an example: pandoc would take what stands before or behind it for a preamble."""
 MISSING_NAMED = 20
 
 
@@ -35,7 +37,7 @@ def extract_tex(content: bytes, *, media_type: str, files: Mapping[str, bytes]) 
     definitions, body = whole_text(main, project)
     macros = Macros()
     preamble = expand(definitions, macros)
-    body = LEFT_OUT_PATTERN.sub("\n", expand(body, macros))
+    body = _FRAME.sub(" ", LEFT_OUT_PATTERN.sub("\n", expand(body, macros)))
     title = _title(preamble)
     marks = project.marks
     prepared = without_formulas(f"\\title{{{title}}}\n\n{body}" if title else body, marks)

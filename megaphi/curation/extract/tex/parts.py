@@ -20,6 +20,10 @@ READER = "latex+raw_tex"
 MOST_STARTS = 100
 MOST_SECONDS = 10.0
 """CPU time of pandoc for one document in parts; what is left then goes through pylatexenc."""
+LEAST_WORDS = 0.5
+"""Share of the words outside commands that a text has to have: pandoc may stop in the middle without an error."""
+COUNTED_WORDS = 60
+"""Shorter texts may be all settings and pictures."""
 LONGEST_PLAIN = 1 << 20
 """Characters that pylatexenc gets at a time."""
 _STRUCTURE = re.compile(
@@ -28,6 +32,7 @@ _STRUCTURE = re.compile(
 
 
 _COMMANDS = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[a-zA-Z@]+\*?|[{}]")
+_WORD = re.compile(r"[^\W\d_]{4,}")
 _ITEM = re.compile(
     r"\\(?:(?P<kind>begin|end)\s*\{(?P<name>[^{}\n]*)\}|item(?![a-zA-Z])(?P<label>\s*(?=\[))|.)", re.DOTALL
 )
@@ -80,7 +85,11 @@ class Converter:
 
     def _pandoc(self, text: str) -> str:
         self.starts += 1
-        return to_markdown(text.encode("utf-8", "replace"), READER)
+        found = to_markdown(text.encode("utf-8", "replace"), READER)
+        words = len(_WORD.findall(_COMMANDS.sub(" ", text)))
+        if words >= COUNTED_WORDS and len(_WORD.findall(found)) < LEAST_WORDS * words:
+            raise PandocFailed("it dropped most words")
+        return found
 
     def _in_parts(self, parts: list[str]) -> str:
         is_spent = self.starts + 2 > MOST_STARTS or _seconds_of_children() - self.began > MOST_SECONDS
