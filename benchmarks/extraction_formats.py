@@ -77,7 +77,7 @@ class Kept:
     code: int = 0
     words: int = 0
     shares: list[float] = field(default_factory=list)
-    """Of the formulas of each file."""
+    """Share of the formulas kept, for each file."""
     seconds: float = 0.0
     lost: list[str] = field(default_factory=list)
 
@@ -129,7 +129,7 @@ def chosen(folders: list[Path], *, most: int, sizes: tuple[int, int]) -> Iterato
 
 
 def truth(path: Path, content: bytes, files: Mapping[str, bytes]) -> Source:
-    """What the source holds: found before any macro is written out, so that no tool's view decides."""
+    """Formulas, code and words of a source: found before any macro is written out, so that no tool's view decides."""
     main_file, project = open_project(content, files)
     definitions, body = whole_text(main_file, project)
     code_marks = len(project.marks.contents)
