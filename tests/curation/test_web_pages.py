@@ -77,7 +77,7 @@ def test_code_is_kept_and_personal_data_is_masked(
 ) -> None:
     [bees] = finished[0]
     assert "while flowers:\n    fly()" in bees["text"]
-    assert "[email]" in bees["text"]
+    assert "[EMAIL]" in bees["text"]
     assert "ann@" not in bees["text"]
     assert bees["history"][0] == "extract"
 
