@@ -149,3 +149,10 @@ def test_the_contents_of_the_page_are_not_said_twice() -> None:
     contents = "".join(f"<li><a href='#{part}'>{part}</a></li>" for part in parts)
     text = text_around(f"<ul>{contents}</ul>" + "".join(f"<h2>{part}</h2><p>{PROSE}</p>" for part in parts))
     assert all(text.count(part) == 1 for part in parts)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_links_that_an_item_announces_are_text(engine: str) -> None:
+    links = "".join(f"<li><a href='#{name}'>{name}</a></li>" for name in ("f_one", "f_two", "f_three", "f_four"))
+    text = text_around(f"<ul><li><p>These commands are new in this version:</p><ul>{links}</ul></li></ul>", engine)
+    assert text.endswith("new in this version:\n  - f_one\n  - f_two\n  - f_three\n  - f_four")

@@ -3,7 +3,8 @@
 trafilatura drops tables, listings and definitions in the middle of a text; resiliparse drops short paragraphs. A block
 that was dropped comes back if it stands where the content is, within the smallest element that holds nearly all of what
 was kept, and does not look like navigation: one line of links between other blocks is text, three lines of links are a
-menu. The heading right before the first block comes back too. The page's own table of contents goes.
+menu, unless an item of a list with words of its own announces them. The heading right before the first block comes
+back too. The page's own table of contents goes.
 """
 
 from __future__ import annotations
@@ -81,6 +82,12 @@ def _inside(blocks: list[PageBlock], content: Any) -> list[int]:
     return [number for number, block in enumerate(blocks) if block.element in inside]
 
 
+def _is_under(before: PageBlock, block: PageBlock) -> bool:
+    """True where a block belongs to the item of a list that the one before it begins: links behind a word."""
+    own = before.containers
+    return 0 < len(own) < len(block.containers) and block.containers[: len(own)] == own and not before.is_links
+
+
 def _single_lines(blocks: list[PageBlock], inside: list[int], result: set[int]) -> set[int]:
     """Blocks of links that stand between blocks of text, fewer than MENU of them together."""
     lines: set[int] = set()
@@ -89,7 +96,7 @@ def _single_lines(blocks: list[PageBlock], inside: list[int], result: set[int]) 
         if number is not None and number not in result:
             run.append(number)
             continue
-        if run and len(run) < MENU and run[0] - 1 in result:
+        if run and run[0] - 1 in result and (len(run) < MENU or _is_under(blocks[run[0] - 1], blocks[run[0]])):
             lines.update(run)
         run = []
     return lines
