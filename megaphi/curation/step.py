@@ -53,7 +53,9 @@ class BatchStep(Protocol):
     """A step that takes many documents at once."""
 
     VERSION: ClassVar[int]
-    batch_documents: int
+
+    @property
+    def batch_documents(self) -> int: ...
 
     def open_batch(self, context: StepContext) -> OfMany: ...
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from megaphi.curation.recipe import Curation, check_curation
 from megaphi.errors import InputError, did_you_mean
 from megaphi.own_code import is_own_code, load_own, running, split_name
+from megaphi.recipes.synthetic import synthetic_code, synthetic_problems, synthetic_textbooks
 from megaphi.recipes.web_pages import web_crawl, web_pages, web_pages_graded
 
 CURATIONS: dict[str, Callable[[], Curation]] = {
-    function.__name__: function for function in (web_pages, web_crawl, web_pages_graded)
+    function.__name__: function
+    for function in (web_pages, web_crawl, web_pages_graded, synthetic_problems, synthetic_textbooks, synthetic_code)
 }
 """Name -> the function that returns it."""
 

@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=64, metavar="N", help="sequences that a checkpoint answers together (default 64)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print steps, stages, shards and bytes")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print steps, stages, shards, bytes, and the most that models may cost"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = partial(curation_of, arguments.recipe, tuple(arguments.fields), arguments.output)
     curation = source()
     if arguments.dry_run:
-        print(describe_plan(make_plan(curation)))
+        print("\n".join([describe_plan(make_plan(curation)), *model_costs(curation)]))
         return 0
     with _executor(arguments, worker) as executor:
         summary = curate(
@@ -147,6 +149,18 @@ def describe_plan(plan: CurationPlan) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in meaning["settings"].items())
         lines.append(f"  {part}: {meaning['class']}({settings})")
     return "\n".join(lines)
+
+
+def model_costs(curation: Curation) -> list[str]:
+    """A line for each step that asks a model: the most that it may cost. Reads the whole input if there are any."""
+    from megaphi.curation.document import Document
+    from megaphi.curation.synthesize.steps.dry_run import asks_a_model, costs_of_steps
+
+    if not any(map(asks_a_model, curation.steps)):
+        return []
+    outcomes = (one for portion in curation.read.portions() for one in curation.read.read(portion))
+    costs = costs_of_steps(curation.steps, (one for one in outcomes if isinstance(one, Document)))
+    return ["requests to models, at most (a token for every byte):", *(f"  {cost}" for cost in costs)]
 
 
 def describe_summary(summary: CurationSummary) -> str:

@@ -1,4 +1,4 @@
-"""Samplers that say what a function says; a token is a byte. And seed documents, and a step's context."""
+"""Samplers that say what a function says; a token is a byte, or several. And seed documents, and a step's context."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Say = Callable[[str, Sampling, int], str]
 class Scripted:
     """Implements `Sampler`, without a journal of its own."""
 
-    def __init__(self, say: Say, *, name: str = "scripted", takes_schema: bool = True) -> None:
-        self.name, self.say, self.takes_schema = name, say, takes_schema
+    def __init__(self, say: Say, *, name: str = "scripted", takes_schema: bool = True, token_bytes: int = 1) -> None:
+        self.name, self.say, self.takes_schema, self.token_bytes = name, say, takes_schema, token_bytes
         self.prompts: list[str] = []
         """One for every answer that was given."""
         self.seeds: list[int] = []
@@ -46,10 +46,11 @@ class Scripted:
     def _answer(self, text: str, rules: Sampling, number: int) -> Answer:
         said = self.say(text, rules, number).encode()
         self.prompts.append(text)
-        finish: Finish = "length" if len(said) > rules.max_tokens else "stop"
-        kept = said[: rules.max_tokens]
+        most = rules.max_tokens * self.token_bytes
+        finish: Finish = "length" if len(said) > most else "stop"
+        kept = said[:most]
         return Answer(
-            tokens=tuple(kept),
+            tokens=tuple(kept[:: self.token_bytes]),
             text=kept.decode(errors="replace"),
             log_probabilities=(),
             finish=finish,

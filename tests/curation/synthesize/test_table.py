@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from megaphi.curation.synthesize.forms.chain import CHECKS
 from megaphi.curation.synthesize.forms.drafts import DRAFTS
 from megaphi.curation.synthesize.forms.work import start_works
+from megaphi.curation.synthesize.steps.select_seeds import SelectSeeds
+from megaphi.curation.synthesize.steps.synthesize import Synthesize
 from megaphi.curation.synthesize.table.kind import ALL_CHECKS, FORMS, SETTINGS
 from megaphi.curation.synthesize.table.kinds_file import all_kinds, described, find_kind, read_kinds
 from megaphi.curation.synthesize.table.template import read_template
@@ -35,7 +38,7 @@ PROMPT = "Write a {{tone}} riddle about this.\n{{document}}\nAnswer in a set \\{
 def table(folder: Path, text: str = ROW, prompt: str = PROMPT) -> Path:
     (folder / "prompts").mkdir(exist_ok=True)
     (folder / "prompts" / "riddle.txt").write_text(prompt)
-    path = folder / "mine.toml"
+    path = folder / "kinds.toml"
     path.write_text(text)
     return path
 
@@ -50,6 +53,15 @@ def test_ours_are_fifty_and_no_two_have_a_prompt_or_a_purpose_in_common() -> Non
     for kind in kinds.values():
         assert 5 <= len(kind.prompt.text.splitlines()) + kind.prompt.text.count(". ") <= 40
         assert kind.combinations >= 6, kind.name
+
+
+def test_a_prompt_or_a_row_that_changes_raises_the_version() -> None:
+    """A run of an earlier version is told apart by VERSION: raise it, and write the new digest here."""
+    folder = ROOT / "megaphi" / "curation" / "synthesize"
+    digest = hashlib.sha256()
+    for path in [folder / "kinds.toml", *sorted((folder / "prompts").glob("*.txt"))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    assert (Synthesize.VERSION, SelectSeeds.VERSION, digest.hexdigest()[:16]) == (1, 1, "c4dcaabbd60170c0")
 
 
 def test_every_prompt_file_is_a_prompt_that_somebody_uses() -> None:
@@ -71,12 +83,14 @@ def test_the_documentation_has_the_table() -> None:
 
 def test_a_users_table_adds_kinds_and_changes_ours(tmp_path: Path) -> None:
     path = table(tmp_path, ROW + ROW.replace('"riddles"', '"faq"', 1))
-    kinds = all_kinds(table=str(path))
+    kinds = all_kinds(table=str(tmp_path))
     assert len(kinds) == 51
-    assert find_kind("riddles", table=str(path)).settings == {"words": (3, 50), "revise": 0}
+    assert find_kind("riddles", table=str(tmp_path)).settings == {"words": (3, 50), "revise": 0}
     assert kinds["faq"].prompt.text == PROMPT
     with pytest.raises(InputError, match=r"no kind of synthetic data 'ridles'. Did you mean 'riddles'\?"):
-        find_kind("ridles", table=str(path))
+        find_kind("ridles", table=str(tmp_path))
+    with pytest.raises(InputError, match=r"name the folder that holds kinds\.toml as kinds\.toml, and prompts/"):
+        all_kinds(table=str(path))
     ours = table(tmp_path, ROW.replace('"riddle"', '"faq"').replace("tone", "audience") + 'last = ["a", "b"]\n')
     assert read_kinds(ours)["riddles"].prompt == all_kinds()["faq"].prompt
 
@@ -109,7 +123,7 @@ def test_each_wrong_field_is_named_with_its_line_and_what_to_do(
     tmp_path: Path, old: str, new: str, problem: str
 ) -> None:
     assert old in ROW
-    with pytest.raises(InputError, match=rf"mine\.toml:{problem.replace('{{', '[{]{').replace('?', '[?]')}"):
+    with pytest.raises(InputError, match=rf"kinds\.toml:{problem.replace('{{', '[{]{').replace('?', '[?]')}"):
         read_kinds(table(tmp_path, ROW.replace(old, new)))
 
 
@@ -117,7 +131,7 @@ def test_all_that_is_wrong_is_said_at_once_a_line_for_each(tmp_path: Path) -> No
     second = ROW.replace("tokens = 300", "tokens = -1").replace('"length"', '"lenght"')
     with pytest.raises(InputError) as error:
         read_kinds(table(tmp_path, ROW + second + ROW))
-    places = [line.removeprefix(f"{tmp_path}/mine.toml:").partition(" ")[0] for line in str(error.value).splitlines()]
+    places = [line.removeprefix(f"{tmp_path}/kinds.toml:").partition(" ")[0] for line in str(error.value).splitlines()]
     assert places == ["19:", "18:", "20:", "24:"]
 
 
@@ -143,7 +157,7 @@ def test_forms_ask_for_their_checks_and_settings(tmp_path: Path, row: str, probl
 
 
 def test_a_duplicate_a_stray_section_and_a_file_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"mine.toml:13: name: another kind is called 'riddles': rename one"):
+    with pytest.raises(InputError, match=r"kinds.toml:13: name: another kind is called 'riddles': rename one"):
         read_kinds(table(tmp_path, ROW + ROW))
     with pytest.raises(InputError, match=r"holds \[\[kind\]\] sections and nothing else"):
         read_kinds(table(tmp_path, "[settings]\n" + ROW))

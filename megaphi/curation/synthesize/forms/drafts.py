@@ -66,7 +66,8 @@ def draft_conversations(works: list[Work], tools: Tools) -> list[Work]:
     prompts = [
         tools.draft_prompt(work, note="form_conversation", plain=plain, document=work.document.text) for work in works
     ]
-    found = tools.write_values(works, prompts, schemas.read_turns, schema=schemas.TURNS, tokens=kind.tokens)
+    schema = schemas.with_items(schemas.TURNS, "turns", least=least, most=most)
+    found = tools.write_values(works, prompts, schemas.read_turns, schema=schema, tokens=kind.tokens)
     for work, turns in zip(works, found, strict=True):
         if turns is None:
             continue
@@ -110,7 +111,8 @@ def _several(works: list[Work], tools: Tools, form: ItemForm) -> list[Work]:
     kind = works[0].kind
     plain = {"items": str(kind.settings["items"])}
     prompts = [tools.draft_prompt(work, note=form.note, plain=plain, document=work.document.text) for work in works]
-    found = tools.write_values(works, prompts, form.read, schema=form.schema, tokens=kind.tokens)
+    schema = schemas.with_items(form.schema, "items", least=1, most=kind.settings["items"])
+    found = tools.write_values(works, prompts, form.read, schema=schema, tokens=kind.tokens)
     return [part for work, items in zip(works, found, strict=True) for part in _parts(work, items, form)]
 
 

@@ -30,7 +30,8 @@ def draft_instructions(works: list[Work], tools: Tools) -> list[Work]:
         if text is None:
             continue
         code = work.document.text.strip()
-        block = f"```python\n{code}\n```"
+        language = str(work.document.metadata.get("code_language", "python")).lower()
+        block = f"```{language}\n{code}\n```"
         work.data |= {"instruction": text, "question": text, "code": code, "answer": code}
         work.messages = [{"role": "user", "content": text}, {"role": "assistant", "content": block}]
         work.text = f"{text}\n\n{block}"

@@ -13,6 +13,8 @@ from megaphi.judging.asking import fields_of, text_of
 
 LONGEST = 20_000
 MOST_ITEMS = 60
+LONGEST_FINDINGS = 400
+"""Characters, by the schema: a small model that begins to repeat itself still comes to its score."""
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -22,6 +24,12 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 def _list(items: Any) -> dict[str, Any]:
     return {"type": "array", "items": items, "minItems": 1, "maxItems": MOST_ITEMS}
+
+
+def with_items(schema: dict[str, Any], name: str, *, least: int, most: int) -> dict[str, Any]:
+    """The schema with limits on the length of its list `name`."""
+    entries = {**schema["properties"][name], "minItems": least, "maxItems": most}
+    return {**schema, "properties": {**schema["properties"], name: entries}}
 
 
 TEXT = {"type": "string"}
@@ -34,7 +42,7 @@ QUESTIONS = _object(items=_list(_object(question=TEXT)))
 CHOICES = _object(items=_list(_object(question=TEXT, options=_list(TEXT))))
 TURNS = _object(turns=_list(_object(speaker={"type": "string", "enum": ["user", "assistant"]}, text=TEXT)))
 CODE_TASK = _object(task=TEXT, function=TEXT, signature=TEXT)
-SCORED = _object(findings=TEXT, score=SCORE)
+SCORED = _object(findings={"type": "string", "maxLength": LONGEST_FINDINGS}, score=SCORE)
 CRITIQUE = _object(faults={"type": "array", "items": TEXT, "maxItems": MOST_ITEMS}, score=SCORE)
 SUPPORT = _object(claims=_list(_object(claim=TEXT, quote=TEXT)))
 

@@ -1,7 +1,8 @@
 """The most that a recipe's steps which ask a model would cost, before anything is asked.
 
-Every document of the input is followed through the steps: selection cuts it into its real passages, of which the most
-that may be kept go on; a kind makes as many documents of it as it may. Filters and the like are taken to keep all.
+Each document of the input is followed through the steps by itself, so that no more than one is held: selection cuts it
+into its real passages, of which the most that may be kept go on; a kind makes as many documents of it as it may.
+Filters and the like are taken to keep all.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ class _Item:
     document: Document | None = None
 
 
+def asks_a_model(step: object) -> bool:
+    """Return whether a step is one of those whose costs are known here."""
+    return isinstance(step, SelectSeeds | Synthesize)
+
+
 def costs_of_steps(
     steps: Sequence[object], documents: Iterable[Document], *, count: CountTokens = bytes_of
 ) -> list[StepCost]:
@@ -72,22 +78,23 @@ def costs_of_steps(
     Raises:
         InputError: a step names a kind that is not there.
     """
-    items = [_Item(count(one.text) or len(one.content), one) for one in documents]
-    found = []
-    for step in steps:
-        if isinstance(step, SelectSeeds):
-            cost, following = _of_selection(step, items, count)
-            label = "seeds"
-        elif isinstance(step, Synthesize):
-            cost, following = _of_kind(step, items, count)
-            label = step.kind
-        else:
-            continue
-        prices = Prices(step.prompt_price, step.answer_price)
-        money = prices.of(prompt_tokens=cost.prompt_tokens, answer_tokens=cost.answer_tokens)
-        found.append(StepCost(label, len(items), cost, money, step.budget_tokens))
-        items = following
-    return found
+    asking = [step for step in steps if isinstance(step, SelectSeeds | Synthesize)]
+    sums = [(0, Cost())] * len(asking)
+    for document in documents:
+        items = [_Item(count(document.text) or len(document.content), document)]
+        for place, step in enumerate(asking):
+            given, (before, cost) = len(items), sums[place]
+            of_step = _of_selection if isinstance(step, SelectSeeds) else _of_kind
+            added, items = of_step(step, items, count)  # pyright: ignore[reportArgumentType]
+            sums[place] = (before + given, cost + added)
+    return [_step_cost(step, given, cost) for step, (given, cost) in zip(asking, sums, strict=True)]
+
+
+def _step_cost(step: SelectSeeds | Synthesize, given: int, cost: Cost) -> StepCost:
+    prices = Prices(step.prompt_price, step.answer_price)
+    money = prices.of(prompt_tokens=cost.prompt_tokens, answer_tokens=cost.answer_tokens)
+    label = "seeds" if isinstance(step, SelectSeeds) else step.kind
+    return StepCost(label, given, cost, money, step.budget_tokens)
 
 
 def _of_selection(step: SelectSeeds, items: Sequence[_Item], count: CountTokens) -> tuple[Cost, list[_Item]]:

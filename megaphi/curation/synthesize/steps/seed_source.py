@@ -1,9 +1,9 @@
 """The sources that a seed document has, by which a kind of the table takes it or not.
 
 Words, of which a document may have several: what its metadata `seed_source` or the step's setting say (page, book,
-paper, forum, documentation, exam, or any word of the user's); `code` for a file of code; `facts` or `reasoning` for a
-passage that was chosen for it; for a synthetic document `synthetic` and its form (`question`, `qa`). A document of
-which nothing else is known is a `page`.
+paper, forum, documentation, exam, or any word of the user's); `code` for a file of code (by its metadata
+`code_language`, or its ending); `facts` or `reasoning` for a passage that was chosen for it; for a synthetic document
+`synthetic` and its form (`question`, `qa`). A document of which nothing else is known is a `page`.
 """
 
 from __future__ import annotations
@@ -31,5 +31,7 @@ def seed_sources(document: Document, *, otherwise: str = "") -> set[str]:
 
 
 def _is_code(document: Document) -> bool:
+    if "code_language" in document.metadata:
+        return True
     name = document.source.rpartition("!")[2] or document.source
     return PurePosixPath(name.partition("?")[0]).suffix.lower() in CODE_ENDINGS

@@ -31,6 +31,7 @@ class SelectSeeds:
     """Passages that are worth writing about."""
 
     VERSION: ClassVar[int] = 1
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents", "prompt_price", "answer_price"})
     sampler: str
     """The model that scores: a path, or http://HOST:PORT/v1=MODEL."""
     page_characters: Annotated[int, Range(minimum=1)] = 8_000

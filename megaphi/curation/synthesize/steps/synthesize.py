@@ -31,6 +31,7 @@ class Synthesize:
     """One kind of synthetic data, from every document that has a source which the kind takes."""
 
     VERSION: ClassVar[int] = 1
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents", "prompt_price", "answer_price"})
     kind: str
     """Its name in the table."""
     sampler: str
@@ -38,7 +39,7 @@ class Synthesize:
     judge: str = ""
     """The model that judges; the writer itself if empty."""
     table: FilePath = ""
-    """A table of kinds besides ours."""
+    """A folder with kinds besides ours: kinds.toml, and prompts/."""
     per_seed: Annotated[int, Range(minimum=1, maximum=1000)] = 1
     """Works on each document, each with other choices of the table; the form question or qa gives several of each."""
     seed_source: str = ""

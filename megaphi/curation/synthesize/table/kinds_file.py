@@ -1,8 +1,8 @@
-"""Reading the table of kinds: `kinds.toml` of this package, or a file of the user's own in the same form.
+"""Reading the table of kinds: `kinds.toml` of this package, or that of a folder of the user's own in the same form.
 
 Everything that is wrong is reported at once, a line for each field with file, line, field and remedy. A prompt is the
 file `prompts/NAME.txt` beside the table, or else one of ours. A user's table may also change a kind of ours, by giving
-the whole row again under the same name.
+the whole row again under the same name. It is a folder that a step names, so that a run notices a changed prompt too.
 """
 
 from __future__ import annotations
@@ -36,9 +36,14 @@ def find_kind(name: str, *, table: str = "") -> SyntheticKind:
 
 
 def all_kinds(*, table: str = "") -> dict[str, SyntheticKind]:
-    """Name -> kind: ours, and those of the user's table, which come before ours of the same name. Raises InputError."""
+    """Name -> kind: ours, and those of the folder `table`, also in the place of ours. Raises InputError."""
     ours = _our_kinds()
-    return {**ours, **read_kinds(Path(table).expanduser())} if table else dict(ours)
+    if not table:
+        return dict(ours)
+    folder = Path(table).expanduser()
+    if folder.is_file():
+        raise InputError(f"table={table}: name the folder that holds {folder.name} as kinds.toml, and prompts/")
+    return {**ours, **read_kinds(folder / "kinds.toml")}
 
 
 @cache
