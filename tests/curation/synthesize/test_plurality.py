@@ -82,6 +82,9 @@ def test_the_defaults_keep_from_two_of_eight_to_seven_of_eight() -> None:
         return plurality(found, same_value, least=least, most=most).verdict
 
     assert [verdict(number) for number in range(1, 9)] == ["inconsistent", *["kept"] * 6, "too_easy"]
+    assert (
+        plurality(["7", "7", "8", "9"], same_value, least=0.5, most=0.5).verdict == "kept"
+    )  # both limits belong to it
 
 
 def answering(folder: Path, answers: Sequence[str], kind: str, *, question: str = "How many?") -> tuple[Work, Tools]:
