@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -116,3 +117,37 @@ def _has_gpu() -> bool:
 
 def _has_dali() -> bool:
     return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium of this machine, for tests of pages; they are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page of `browser`, whose test fails by any error of a script or of a policy.
+
+    The browser's own line about a request that a server refused is none: tests of what a page says then see to it.
+    """
+    page = browser.new_page()
+    page.set_default_timeout(15_000)
+    problems: list[Any] = []
+
+    def heard(message: Any) -> None:
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            problems.append(message.text)
+
+    page.on("pageerror", lambda error: problems.append(error))
+    page.on("console", heard)
+    yield page
+    page.close()
+    assert not problems

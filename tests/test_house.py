@@ -103,7 +103,7 @@ INSIDE = {
         {"run"},
         {"during_training"},
     ],
-    "evaluation.tasks": [{"columns", "wording", "quirks"}, {"", "multiple_choice"}, {"mathematics"}],
+    "evaluation.tasks": [{"columns", "wording", "quirks", "unjudged"}, {"", "multiple_choice"}, {"mathematics"}],
     "planning": [{"mixture", ""}],
     "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate", "mixture", "curate"}],
 }

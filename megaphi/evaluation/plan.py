@@ -27,8 +27,13 @@ class PlannedTask:
     @property
     def asks_judge(self) -> bool:
         """True if a judge grades it, or would with one switch of grading turned, as the ledger of quirks does."""
+        return bool(self.task.judge_requests(self.on) or self.judge_requests_of_ledger)
+
+    @property
+    def judge_requests_of_ledger(self) -> int:
+        """Requests to a judge about one response, at most, in all gradings with one switch turned."""
         graded = [switch.name for switch in self.task.switches if switch.changes == "grading"]
-        return any(map(self.task.needs_judge, (self.on, *(self.on ^ {name} for name in graded))))
+        return sum(self.task.judge_requests(self.on ^ {name}) for name in graded)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +110,7 @@ def make_plan(
     planned = []
     for task in tasks:
         on = switches_on(task, protocol, switches)
-        if task.needs_judge(on) and not has_judge:
+        if task.judge_requests(on) and not has_judge:
             raise InputError(f"task {task.name} is graded by a judge under these switches: name one with --judge")
         files = _files_of(task, manifest, data)
         items = read_items(task, files) if files.items else TaskItems([], [])

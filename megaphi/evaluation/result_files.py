@@ -19,6 +19,8 @@ from megaphi.files import read_object, whole_file, write_json
 from megaphi.json_text import decode_text, parse_json
 
 RESULTS = "results.json"
+NUMBERS = [[low, high] for low in (int, float) for high in (int, float)]
+"""Types of the ends of an interval."""
 Kind = TypeVar("Kind")
 
 
@@ -57,8 +59,17 @@ def read_evaluation(folder: Path) -> Evaluation:
         responses = _read_responses(folder / f"{name}.jsonl")
         if number != len(responses):
             raise InputError(f"{folder / f'{name}.jsonl'} has {len(responses):,} responses, and {path} says {number}")
-        found[name] = _record(TaskResult, {**result, "responses": responses}, where)
+        intervals = _intervals(result.get("quirk_intervals", {}), f"{where}: field 'quirk_intervals'")
+        found[name] = _record(TaskResult, {**result, "quirk_intervals": intervals, "responses": responses}, where)
     return _record(Evaluation, {**plain, "tasks": found}, str(path))
+
+
+def _intervals(value: Any, where: str) -> dict[str, tuple[float, float]]:
+    """Intervals by name; results that were written without them have none."""
+    pairs = value.values() if isinstance(value, Mapping) else [None]
+    if not all(isinstance(pair, list) and [type(end) for end in pair] in NUMBERS for pair in pairs):
+        raise InputError(f"{where} must be an object of pairs of numbers")
+    return {name: (float(low), float(high)) for name, (low, high) in value.items()}
 
 
 def _read_responses(path: Path) -> tuple[GradedResponse, ...]:

@@ -60,6 +60,8 @@ class TaskResult:
     quirks: Mapping[str, float]
     """Name of each switch of grading to the headline score with it on minus with it off, in points of 100, everything
     else as it was, on these responses."""
+    quirk_intervals: Mapping[str, tuple[float, float]]
+    """95 % interval of each of `quirks`, paired by item and clustered; {} in results that were written without."""
     responses: tuple[GradedResponse, ...]
 
 

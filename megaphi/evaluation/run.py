@@ -2,7 +2,7 @@
 
 Responses are asked for first, for all tasks, and graded afterwards: the evaluated model and a judge may be two models
 of which one is open at a time. A quirk is worth what the headline score loses when its switch is turned off, everything
-else as it was, on the same responses.
+else as it was, on the same responses; its interval is that of two evaluations of the same items.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from megaphi.conversation import Conversation, to_plain
 from megaphi.evaluation.data_files import TaskFiles
 from megaphi.evaluation.results import GradedResponse, TaskResult
+from megaphi.evaluation.statistics.paired import paired_difference
 from megaphi.evaluation.task import (
     Asked,
     Choose,
@@ -22,6 +25,7 @@ from megaphi.evaluation.task import (
     GradingTools,
     TaskResponse,
 )
+from megaphi.pivotal.methods.findings import Band
 from megaphi.sampling import Sampling
 
 NEUTRAL = asdict(Sampling())
@@ -44,6 +48,7 @@ def result_of(answered: AnsweredTask, tools: GradingTools) -> TaskResult:
     task, on = answered.task, answered.on
     grades = graded(task, answered.responses, on, tools)
     means = _means(task, grades)
+    quirks = _quirks(answered, tools, grades)
     return TaskResult(
         task=task.name,
         scores=task.scores,
@@ -52,7 +57,8 @@ def result_of(answered: AnsweredTask, tools: GradingTools) -> TaskResult:
         rules=_rules(task, answered.responses),
         files=answered.files.described(),
         items_in_files=answered.items_in_files,
-        quirks=_quirks(answered, tools, means[task.scores[0]]),
+        quirks={name: 100 * band.estimate for name, band in quirks.items()},
+        quirk_intervals={name: (100 * band.low, 100 * band.high) for name, band in quirks.items()},
         responses=tuple(map(_record, answered.responses, grades)),
     )
 
@@ -74,18 +80,29 @@ def _means(task: EvaluationTask, grades: Sequence[Grade]) -> dict[str, float]:
     return {name: sum(grade.scores[name] for grade in grades) / len(grades) for name in task.scores}
 
 
-def _quirks(answered: AnsweredTask, tools: GradingTools, headline: float) -> dict[str, float]:
-    """Switch of grading -> points of 100 with it on minus with it off; none that needs a judge who is absent."""
+def _quirks(answered: AnsweredTask, tools: GradingTools, here: Sequence[Grade]) -> dict[str, Band]:
+    """Switch of grading -> the headline score with it on minus with it off; none that needs a judge who is absent."""
     found = {}
     for switch in answered.task.switches:
         flipped = answered.on ^ {switch.name}
-        if switch.changes != "grading" or (tools.judge is None and answered.task.needs_judge(flipped)):
+        if switch.changes != "grading" or (tools.judge is None and answered.task.judge_requests(flipped)):
             continue
-        grades = graded(answered.task, answered.responses, flipped, tools)
-        other = _means(answered.task, grades)[answered.task.scores[0]]
-        difference = headline - other if switch.name in answered.on else other - headline
-        found[switch.name] = 100 * difference
+        other = graded(answered.task, answered.responses, flipped, tools)
+        on, off = (here, other) if switch.name in answered.on else (other, here)
+        found[switch.name] = _moved(answered, on, off)
     return found
+
+
+def _moved(answered: AnsweredTask, on: Sequence[Grade], off: Sequence[Grade]) -> Band:
+    """The paired difference of two gradings of the same responses, over items, all of which have as many answers."""
+    headline, clusters = answered.task.scores[0], {}
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for response, first, second in zip(answered.responses, off, on, strict=True):
+        item = response.item
+        clusters[item.name] = item.cluster or item.name
+        scores.setdefault(item.name, []).append((first.scores[headline], second.scores[headline]))
+    means_N2 = np.array([np.mean(pairs, axis=0) for pairs in scores.values()])
+    return paired_difference(means_N2[:, 0], means_N2[:, 1], list(clusters.values())).difference
 
 
 def _rules(task: EvaluationTask, responses: Sequence[TaskResponse]) -> dict[str, Any]:

@@ -190,7 +190,9 @@ class EvaluationTask(Protocol):
         """Worked examples before each question, taken from the manifest's `shots` files, never from the items."""
         ...
 
-    def needs_judge(self, on: frozenset[str]) -> bool: ...
+    def judge_requests(self, on: frozenset[str]) -> int:
+        """Requests to a judge about one response, at most; 0 for a task that no judge grades under these switches."""
+        ...
 
     def read(self, record: Record) -> Item:
         """Raises InputError that names the field, without the place of the record."""

@@ -23,6 +23,8 @@ LONGEST_REASON = 200
 REFUSED = "the sampler refuses it"
 CANCELLED = "it was cancelled"
 """Reason of a question whose answer a sampler cancelled; it is not asked again."""
+ATTEMPTS = 3
+"""Times that a question is asked at most, unless the caller says otherwise."""
 PROBES = 3
 """Prompts with which a schema is tried before the sampler's error is taken for its own."""
 
@@ -49,7 +51,7 @@ def ask_json(
     rules: Sampling,
     *,
     schema: Mapping[str, Any],
-    attempts: int = 3,
+    attempts: int = ATTEMPTS,
     memory: RequestJournal | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[Read | Unanswered]:

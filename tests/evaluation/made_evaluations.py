@@ -44,6 +44,7 @@ def task(name: str, responses: Sequence[GradedResponse], **fields: Any) -> TaskR
         "files": ({"path": f"{name}.jsonl", "sha256": "ab" * 32, "rows": len(responses), "use": "items"},),
         "items_in_files": len({one.item for one in responses}),
         "quirks": {"first-answer": 1.25},
+        "quirk_intervals": {"first-answer": (-0.5, 3.0)},
         "responses": tuple(responses),
     }
     return TaskResult(**(given | fields))

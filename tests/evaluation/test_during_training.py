@@ -21,6 +21,8 @@ from megaphi.engine.run_sections import EvaluationPasses, TrainingLength
 from megaphi.errors import InputError
 from megaphi.evaluation.data_files import make_manifest
 from megaphi.evaluation.during_training import plan_of
+from megaphi.evaluation.tasks import all_tasks
+from megaphi.evaluation.tasks.multiple_choice.likelihood import LikelihoodTask
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.stages.pretrain import Pretrain
 from tests.engine.layout_runs import TINY, tiny_run
@@ -131,6 +133,16 @@ def _told(record: dict[str, Any]) -> dict[str, Any]:
 def test_what_cannot_be_evaluated_is_refused_before_the_run(run: RunConfig, fields: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan_of(check(replace(run, evaluation=replace(run.evaluation, **fields)), world_size=1).evaluation)
+
+
+def test_every_task_whose_answers_are_written_is_refused_by_its_name(run: RunConfig) -> None:
+    """Generated, judged and run programs alike, also behind a task that can be scored."""
+    written = [name for name, one in all_tasks().items() if not isinstance(one, LikelihoodTask)]
+    assert {"gsm8k_base", "humaneval", "recall_small_base", "simpleqa", "guided", "ifeval"} <= set(written)
+    for name in written:
+        section = replace(run.evaluation, tasks=("exam_base", name))
+        with pytest.raises(InputError, match=f"^evaluation.tasks: answers to {name} are written, and during training"):
+            plan_of(section)
 
 
 def test_scales_of_delayed_fp8_would_notice(run: RunConfig) -> None:

@@ -20,6 +20,7 @@ RESPONSE = GradedResponse(
 TASK = TaskResult(
     task="sums", scores=("exact",), derived={}, switches={"first-answer": True}, rules={"max_tokens": 8},
     files=({"path": "sums.jsonl", "sha256": "0", "rows": 2},), items_in_files=2, quirks={"first-answer": -0.5},
+    quirk_intervals={"first-answer": (-1.5, 0.5)},
     responses=(RESPONSE, replace(RESPONSE, item="b", cluster="b", text="", problem="no answer extracted")),
 )  # fmt: skip
 EVALUATION = Evaluation(
@@ -65,6 +66,21 @@ def test_a_file_that_was_cut_is_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(InputError, match=r"cannot read .*sums\.jsonl: No such file"):
         read_evaluation(tmp_path)
+
+
+def test_results_that_were_written_before_quirks_had_intervals(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, EVALUATION)
+    path = tmp_path / "results.json"
+    plain = json.loads(path.read_text())
+    del plain["tasks"]["sums"]["quirk_intervals"]
+    path.write_text(json.dumps(plain))
+    found = read_evaluation(tmp_path).tasks["sums"]
+    assert (found.quirks, found.quirk_intervals) == ({"first-answer": -0.5}, {})
+    for wrong in (3, {"first-answer": 0.5}, {"first-answer": [0.5]}, {"first-answer": ["0", "1"]}):
+        plain["tasks"]["sums"]["quirk_intervals"] = wrong
+        path.write_text(json.dumps(plain))
+        with pytest.raises(InputError, match=r"task sums: field 'quirk_intervals' must be an object of pairs of num"):
+            read_evaluation(tmp_path)
 
 
 def test_results_of_another_kind(tmp_path: Path) -> None:

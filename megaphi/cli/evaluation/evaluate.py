@@ -138,7 +138,7 @@ def _list_tasks() -> int:
 
     for task in all_tasks().values():
         judged: list[Any] = [frozenset(), frozenset(switch.name for switch in task.switches)]
-        needs = "" if not any(map(task.needs_judge, judged)) else "; needs --judge"
+        needs = "" if not any(map(task.judge_requests, judged)) else "; needs --judge"
         print(f"{task.name}: {task.about}{needs}")
         if task.columns:
             print(f"    columns: {', '.join(column.replace('|', ' or ') for column in task.columns)}")

@@ -14,6 +14,7 @@ from megaphi.cli.pivotal.sampling_run import (
     journal_at,
     new_folder,
     print_plan,
+    tell_isolation,
 )
 from megaphi.cli.sampler_option import OpenSamplers, SamplerPlace, sampler_place, with_samplers
 from megaphi.errors import InputError
@@ -38,7 +39,8 @@ def dry_run(plan: EvaluationPlan, arguments: argparse.Namespace) -> int:
     from megaphi.tokenizer.phi4 import load_tokenizer
 
     _statuses(plan, arguments.contamination)
-    tokenizer, lines = load_tokenizer(), []
+    judge = _judge(plan, arguments.judge)
+    tokenizer, lines, judged = load_tokenizer(), [], []
     for planned in plan.tasks:
         asked = plan.asked_of(planned, plan.items_of(planned, tokenizer))
         answered = [one for one in asked if isinstance(one, Continue)]
@@ -49,9 +51,26 @@ def dry_run(plan: EvaluationPlan, arguments: argparse.Namespace) -> int:
         texts = sum(len(one.continuations) * _tokens(one.context, tokenizer) for one in scored)
         new = sum(one.rules.max_tokens * count for one, count in zip(answered, repeats, strict=True))
         count = sum(repeats) + sum(len(one.continuations) for one in scored)
-        role = f"{len(asked):,} items" + (", judged" if planned.task.needs_judge(planned.on) else "")
-        lines.append(PlannedRequests(planned.task.name, role, count, prompts + texts, new))
-    return print_plan(lines)
+        lines.append(PlannedRequests(planned.task.name, f"{len(asked):,} items", count, prompts + texts, new))
+        if judge is not None:
+            judged += _judge_requests(planned, judge, responses=sum(repeats) + len(scored))
+    code = print_plan(lines)
+    for line in judged:
+        print(line)
+    _tell_unused(judge, arguments.judge)
+    return code
+
+
+def _judge_requests(planned: PlannedTask, judge: SamplerPlace, *, responses: int) -> list[str]:
+    """The requests to the judge; how many there are, and how long, depends on the answers."""
+    graded = responses * planned.task.judge_requests(planned.on)
+    ledger = responses * planned.judge_requests_of_ledger
+    if not graded + ledger:
+        return []
+    return [
+        f"{judge} judges {planned.task.name}: at most {graded:,} requests to grade, and at most {ledger:,} for the "
+        "ledger of quirks (what it was asked before stands in the journal)"
+    ]
 
 
 def _tokens(prompt: Any, tokenizer: Tokenizer) -> int:
@@ -63,14 +82,18 @@ def _tokens(prompt: Any, tokenizer: Tokenizer) -> int:
 def evaluate(plan: EvaluationPlan, arguments: argparse.Namespace) -> int:
     """Run the plan and write its results; returns the exit code."""
     new_folder(arguments.output)
-    _tell_isolation(plan, unsafe=arguments.unsafe)
+    isolation = _isolation(plan, unsafe=arguments.unsafe)
     statuses = _statuses(plan, arguments.contamination)
     model = sampler_place(arguments.model, option="MODEL")
     judge = _judge(plan, arguments.judge)
     places = [model, *([judge] if judge is not None else [])]
-    return with_samplers(
-        arguments, places, lambda samplers: _evaluate(plan, arguments, samplers, model, judge, statuses)
-    )
+
+    def work(samplers: OpenSamplers) -> int:
+        tell_isolation(isolation)
+        _tell_unused(judge, arguments.judge)
+        return _evaluate(plan, arguments, samplers, model, judge, statuses)
+
+    return with_samplers(arguments, places, work)
 
 
 def _judge(plan: EvaluationPlan, given: str) -> SamplerPlace | None:
@@ -78,10 +101,12 @@ def _judge(plan: EvaluationPlan, given: str) -> SamplerPlace | None:
     if not given:
         return None
     place = sampler_place(given, option="--judge")
-    if any(planned.asks_judge for planned in plan.tasks):
-        return place
-    print(f"--judge {given} is not used: no task named here asks a judge")
-    return None
+    return place if any(planned.asks_judge for planned in plan.tasks) else None
+
+
+def _tell_unused(judge: SamplerPlace | None, given: str) -> None:
+    if given and judge is None:
+        print(f"--judge {given} is not used: no task named here asks a judge")
 
 
 def _statuses(plan: EvaluationPlan, file: str | None) -> Statuses:
@@ -238,13 +263,10 @@ def _evaluation(
     )
 
 
-def _tell_isolation(plan: EvaluationPlan, *, unsafe: bool) -> None:
-    """Log which isolation programs will run in. Raises InputError where there is none."""
-    from megaphi.grading.grader import isolation_for
-    from megaphi.grading.question import CodeTests, Question
-    from megaphi.log import logger
+def _isolation(plan: EvaluationPlan, *, unsafe: bool) -> str | None:
+    """Kind of isolation that programs of the model will run in; None without programs. Raises InputError."""
+    from megaphi.evaluation.tasks.programs.passes import ProgramTask
+    from megaphi.grading.code_sandbox.isolation import find_isolation
 
-    keys = [item.key for planned in plan.tasks for item in planned.data.items[:1] if isinstance(item.key, CodeTests)]
-    isolation = isolation_for([Question(name="program", prompt="", key=key) for key in keys], unsafe=unsafe)
-    if isolation is not None:
-        logger.info("isolation of the model's programs: %s", isolation)
+    runs_programs = any(isinstance(planned.task, ProgramTask) for planned in plan.tasks)
+    return find_isolation(unsafe=unsafe).kind if runs_programs else None

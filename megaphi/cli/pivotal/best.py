@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from megaphi.grading.grader import isolation_for
     from megaphi.grading.question_file import read_questions
     from megaphi.pivotal.preference.prompts import of_questions, read_prompts
 
@@ -69,11 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = of_questions(questions) if questions else read_prompts(arguments.questions)
     if arguments.dry_run:
         return print_plan(_plan(prompts, settings))
+    isolation = isolation_for(questions, unsafe=arguments.unsafe)
 
     def work(opened: OpenSampler, journal: RequestJournal, folder: Path) -> None:
         from megaphi.pivotal.preference.best import best_responses, write_best
 
-        tell_isolation(questions, unsafe=arguments.unsafe)
+        tell_isolation(isolation)
         grade = (lambda items: grades(questions, items, unsafe=arguments.unsafe)) if questions else None
         write_best(folder, best_responses(prompts, settings, opened, grade=grade, journal=journal), settings)
 

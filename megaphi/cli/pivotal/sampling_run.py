@@ -187,12 +187,14 @@ def add_unsafe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unsafe", action="store_true", help="run programs of the model where nothing isolates them")
 
 
-def tell_isolation(questions: Sequence[Question], *, unsafe: bool) -> None:
-    """Log which isolation programs will run in. Raises InputError where there is none."""
-    from megaphi.grading.grader import isolation_for
+def tell_isolation(isolation: str | None) -> None:
+    """Log which isolation programs will run in; None, where there are none, is not told.
+
+    It is found before a model is opened, so that a machine without one is refused at once, and told where the log is
+    set up, which opening a model does.
+    """
     from megaphi.log import logger
 
-    isolation = isolation_for(questions, unsafe=unsafe)
     if isolation is not None:
         logger.info("isolation of the model's programs: %s", isolation)
 

@@ -104,6 +104,7 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from megaphi.grading.grader import isolation_for
     from megaphi.grading.question_file import read_questions
 
     plan, settings, rules = plan_of(arguments), settings_of(arguments), rules_of(arguments)
@@ -113,8 +114,10 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(forecast(questions, plan, settings, rules)))
         return 0
 
+    isolation = isolation_for(questions, unsafe=arguments.unsafe)
+
     def work(samplers: OpenSamplers) -> int:
-        tell_isolation(questions, unsafe=arguments.unsafe)
+        tell_isolation(isolation)
         return _search(arguments, questions, place, samplers)
 
     return with_samplers(arguments, [place], work)

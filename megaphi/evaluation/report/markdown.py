@@ -150,13 +150,22 @@ def _contamination(summaries: Sequence[TaskSummary]) -> Iterator[str]:
         "| task | items are | items | score | 95 % interval |",
         "|---|---|---:|---:|---|",
     )
+    for cells in contamination_rows(summaries):
+        yield f"| {' | '.join(map(in_cell, cells))} |"
+    yield ""
+    if missing := not_scanned(summaries):
+        yield from (f"Not scanned: {', '.join(map(in_cell, missing))}.", "")
+
+
+def contamination_rows(summaries: Sequence[TaskSummary]) -> Iterator[tuple[str, ...]]:
+    """Task, status of contamination, items, score and interval."""
     for one in summaries:
         for status, (items, band) in one.contamination.items():
-            yield f"| {in_cell(one.result.task)} | {status} | {items:,} | {points(band)} | {ends(band)} |"
-    yield ""
-    missing = [in_cell(one.result.task) for one in summaries if not one.contamination]
-    if missing:
-        yield from (f"Not scanned: {', '.join(missing)}.", "")
+            yield one.result.task, status, f"{items:,}", points(band), ends(band)
+
+
+def not_scanned(summaries: Sequence[TaskSummary]) -> list[str]:
+    return [one.result.task for one in summaries if not one.contamination]
 
 
 def _groups(summaries: Sequence[TaskSummary]) -> Iterator[str]:
@@ -180,11 +189,23 @@ def _ledger(summaries: Sequence[TaskSummary]) -> Iterator[str]:
         for name, state in one.result.switches.items():
             worth = one.result.quirks.get(name)
             moved = _unmeasured(one.result.task, name) if worth is None else f"{worth:+.2f}"
-            rows.append(f"| {in_cell(one.result.task)} | {in_cell(name)} | {'on' if state else 'off'} | {moved} |")
+            cells = (in_cell(one.result.task), in_cell(name), "on" if state else "off", moved, quirk_ends(one, name))
+            rows.append(f"| {' | '.join(cells)} |")
     if rows:
-        yield from ("## Ledger of quirks", "", "| task | switch | here | points, on minus off |", "|---|---|---|---:|")
+        yield from (
+            "## Ledger of quirks",
+            "",
+            "| task | switch | here | points, on minus off | 95 % interval |",
+            "|---|---|---|---:|---|",
+        )
         yield from rows
         yield ""
+
+
+def quirk_ends(one: TaskSummary, name: str) -> str:
+    """`-0.4 to +1.2`, the interval of the points that a switch moves, paired by item; `–` where there is none."""
+    ends = one.result.quirk_intervals.get(name)
+    return "–" if ends is None else f"{ends[0]:+.1f} to {ends[1]:+.1f}"
 
 
 def _unmeasured(task: str, name: str) -> str:

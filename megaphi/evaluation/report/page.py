@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from megaphi.evaluation.report.markdown import points, published_cells
+from megaphi.evaluation.report.markdown import contamination_rows, not_scanned, points, published_cells, quirk_ends
 from megaphi.evaluation.report.summary import TaskSummary
 from megaphi.evaluation.results import Evaluation
 
@@ -39,6 +39,8 @@ def render_page(evaluation: Evaluation, summaries: Sequence[TaskSummary]) -> str
         facts=", ".join(f"{name} {value}" for name, value in facts.items()),
         rows=[_row(one, evaluation.protocol) for one in summaries],
         quirks=_bars(summaries),
+        contamination=list(contamination_rows(summaries)),
+        not_scanned=", ".join(not_scanned(summaries)),
         blocks=list(_blocks(summaries)),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
@@ -61,11 +63,17 @@ def _row(one: TaskSummary, protocol: str) -> dict[str, str]:
 
 def _bars(summaries: Sequence[TaskSummary]) -> list[dict[str, Any]]:
     """Points that each quirk is worth, and the length of its bar as a share of the longest."""
-    worths = [(f"{one.result.task}: {name}", worth) for one in summaries for name, worth in one.result.quirks.items()]
-    longest = max((abs(worth) for _, worth in worths), default=0) or 1
+    worths = [(one, name, worth) for one in summaries for name, worth in one.result.quirks.items()]
+    longest = max((abs(worth) for *_, worth in worths), default=0) or 1
     return [
-        {"name": name, "points": f"{worth:+.2f}", "length": f"{abs(worth) / longest:.4f}", "lowers": worth < 0}
-        for name, worth in worths
+        {
+            "name": f"{one.result.task}: {name}",
+            "points": f"{worth:+.2f}",
+            "ends": quirk_ends(one, name),
+            "length": f"{abs(worth) / longest:.4f}",
+            "lowers": worth < 0,
+        }
+        for one, name, worth in worths
     ]
 
 

@@ -1,4 +1,4 @@
-"""`megaphi evaluate` with scripted models: a judge, generated items, a judging that was ended, a silent model.
+"""`megaphi evaluate` with scripted models: a judge, generated items, a judging that was ended, silence, programs.
 
 Samplers are our own `LocalSampler`, so that journals are the real ones.
 """
@@ -18,10 +18,14 @@ from megaphi.cli.evaluation import evaluation_run
 from megaphi.errors import InputError, RunFailed
 from megaphi.evaluation.result_files import read_evaluation
 from megaphi.evaluation.results import Evaluation
+from megaphi.evaluation.tasks import find_task
 from megaphi.generation.local_sampler import LocalSampler
+from megaphi.grading.code_sandbox import isolation
 from tests.pivotal.preference.scripted import ScriptedGenerator, tokenizer
 
 MODEL, JUDGE = "http://127.0.0.1:9/v1=model", "http://127.0.0.1:9/v1=judge"
+RIGHT, CLEAR = ({"name": name, "points": 4, "earns": f"4: {name}. 0: not."} for name in ("right", "clear"))
+ARENA = {"question_id": "a", "prompt": "Hello", "baseline": "Hi"}
 FACTS = [
     {"problem": f"What is the capital of country {number}?", "answer": f"Town {number}", "metadata": "{}"}
     for number in range(5)
@@ -143,3 +147,87 @@ def test_generated_items_need_no_file_and_those_that_do_not_fit_are_counted(go: 
     assert [one.group for one in found.responses] == ["1024"] * 2 + ["32768"] * 2
     assert [one.problem == "not answered" for one in found.responses] == [False] * 2 + [True] * 2
     assert found.files == ()
+
+
+PROGRAMS = {
+    "humaneval": {"task_id": "H/0", "prompt": "def one():\n", "test": "assert one() == 1", "entry_point": "one"},
+    "mbpp": {"task_id": 1, "text": "One.", "code": "def one():\n    return 1", "test_list": ["assert one() == 1"]},
+}
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> list[str]:
+    """The command that evaluates a server's model on both kinds of programs."""
+    for name, record in PROGRAMS.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
+    assert main(["evaluate", "--write-manifest", str(tmp_path)]) == 0
+    return ["evaluate", MODEL, "--manifest", str(tmp_path / "manifest.json"), "--output", str(tmp_path / "out")]
+
+
+@pytest.mark.parametrize("task", PROGRAMS)
+def test_the_isolation_of_programs_is_told_before_anything_is_asked(
+    task: str, programs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(evaluation_run, "_evaluate", lambda *_: 0)
+    monkeypatch.setattr(isolation.shutil, "which", lambda _: None)
+    assert main([*programs, "--tasks", task, "--unsafe"]) == 0
+    assert "isolation of the model's programs: none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", PROGRAMS)
+def test_programs_that_nothing_isolates_are_refused_before_a_model_is_opened(
+    task: str, programs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(evaluation_run, "with_samplers", lambda *_: pytest.fail("a model was opened"))
+    monkeypatch.setattr(isolation.shutil, "which", lambda _: None)
+    assert main([*programs, "--tasks", task]) == 2
+    assert "no isolation for programs of strangers: bwrap is not installed" in capsys.readouterr().err
+
+
+def add_data(folder: Path, **records: Any) -> None:
+    """Add a file with one record for each task to the manifest of `go`."""
+    for task, record in records.items():
+        (folder / f"data/{task}.jsonl").write_text(json.dumps(record) + "\n")
+    (folder / "data/manifest.json").unlink()
+    assert main(["evaluate", "--write-manifest", str(folder / "data")]) == 0
+
+
+def test_a_dry_run_counts_the_requests_to_the_judge(go: Any, tmp_path: Path, capsys: Any) -> None:
+    """SimpleQA has three switches of grading, each graded once more; the games of one answer are two, or four."""
+    add_data(tmp_path, math={"problem": "1 + 1?", "answer": "2"}, arena_hard=ARENA)
+    tasks = ("--tasks", "simpleqa,math,arena_hard")
+    code, _ = go(*tasks, "--judge", JUDGE, "--protocol", "corrected", "--dry-run")
+    assert code == 0
+    said = capsys.readouterr().out
+    judge = f"{JUDGE} judges"
+    assert f"{judge} simpleqa: at most 5 requests to grade, and at most 15 for the ledger of quirks" in said
+    assert f"{judge} math: at most 0 requests to grade, and at most 10 for the ledger of quirks" in said
+    assert f"{judge} arena_hard: at most 4 requests to grade, and at most 8 for the ledger of quirks" in said
+    assert "is not used" not in said
+
+
+def test_a_dry_run_says_that_a_judge_is_not_used(go: Any, capsys: Any) -> None:
+    code, _ = go("--tasks", "recall", "--lengths", "1024", "--limit", "1", "--judge", JUDGE, "--dry-run")
+    assert code == 0
+    assert f"--judge {JUDGE} is not used: no task named here asks a judge" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "asked", "ledger"),
+    [
+        # The four requests about an answer, and four in another wording; the other switch asks what was asked before.
+        ("arena_hard", ARENA, 8, 2),
+        ("guided", {"question": "Why?", "reference": "So.", "guide": [RIGHT, CLEAR]}, 6, 0),
+    ],
+)
+def test_no_task_asks_its_judge_more_often_than_it_says(
+    go: Any, tmp_path: Path, task: str, record: dict[str, Any], asked: int, ledger: int
+) -> None:
+    """A judge that never gives a verdict is asked most."""
+    add_data(tmp_path, **{task: record})
+    words = ("--tasks", task, "--judge", JUDGE, "--protocol", "corrected")
+    code, opened = go(*words, model=lambda *_: "Hello", judge=lambda *_: "Well.")
+    assert code == 0
+    assert opened.asked.count("judge") == asked
+    each = find_task(task).judge_requests(frozenset())
+    assert each <= asked <= each * (1 + ledger)

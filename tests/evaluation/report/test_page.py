@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator
-
-import pytest
 
 from megaphi.evaluation.report import write_report
 from tests.evaluation.made_evaluations import HOSTILE, changed, coins, evaluation, response, task
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser) -> Iterator[playwright.Page]:
-    page = browser.new_page()
-    page.set_default_timeout(15_000)
-    problems = []
-    page.on("pageerror", lambda error: problems.append(error))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    yield page
-    page.close()
-    assert not problems
-
-
-def opened(page, folder, *tasks):
-    write_report(folder, evaluation(*tasks, model=f"runs/{HOSTILE}"))
+def opened(page, folder, *tasks, statuses=None):
+    write_report(folder, evaluation(*tasks, model=f"runs/{HOSTILE}"), statuses=statuses)
     page.goto((folder / "page.html").as_uri())
     page.get_by_role("status").filter(has_text="responses").wait_for()
     return page
@@ -79,12 +51,32 @@ def test_filters_and_the_fields_of_a_response(page, tmp_path):
 def test_what_a_model_wrote_is_only_ever_text(page, tmp_path):
     fields = dict.fromkeys(("question", "gold", "text", "extracted", "note", "group", "prompt"), HOSTILE)
     rows = [response(HOSTILE, 0.0, **(fields | {"details": {HOSTILE: HOSTILE}, "text": HOSTILE + "\ud800"}))]
-    opened(page, tmp_path, task("mmlu", rows, switches={}, quirks={HOSTILE: 1.0}))
+    opened(page, tmp_path, task("mmlu", rows, switches={}, quirks={HOSTILE: 1.0}, quirk_intervals={}))
     page.locator(".row").click()
     page.locator("#detail").get_by_text("details").wait_for()
     assert page.locator("#detail pre").filter(has_text="<img src=x").count() >= 5
     assert page.locator("img").count() == 0
     assert page.title() != "owned"
+
+
+def test_quirks_have_intervals_and_contaminated_items_a_table(page, tmp_path):
+    rows = [response(f"q{n}", float(n < 6)) for n in range(10)]
+    statuses = {"mmlu": {f"q{n}": "contaminated" if n < 4 else "clean" for n in range(10)}}
+    opened(page, tmp_path, task("mmlu", rows), coins(HOSTILE, [1.0] * 3, seed=1), statuses=statuses)
+    cells = [row.split("\t") for row in page.locator(".contamination tr").all_inner_texts()]
+    assert cells[1:] == [
+        ["mmlu", "contaminated", "4", "100.0 ± 24.5", "51.0 to 100.0"],
+        ["mmlu", "clean", "6", "33.3 ± 30.2", "9.7 to 70.0"],
+    ]
+    assert page.get_by_text(f"Not scanned: {HOSTILE}.").count() == 1
+    page.locator("summary").click()
+    assert page.locator(".quirks tr").first.inner_text().split("\t")[:3] == [
+        "mmlu: first-answer",
+        "+1.25",
+        "-0.5 to +3.0",
+    ]
+    opened(page, tmp_path, task("mmlu", rows))
+    assert page.locator(".contamination").count() == 0
 
 
 def test_ten_thousand_items_open_at_once(page, tmp_path):

@@ -84,7 +84,7 @@ def test_the_report_names_scores_problems_quirks_files_and_published_numbers(tmp
     assert cells[7] == "84.8 ± 0.6"
     assert cells[8] == "-29.8, beyond noise"
     assert "| mmlu | truncated | 2 | 10.0 % |" in text
-    assert "| mmlu | first-answer | on | +1.25 |" in text
+    assert "| mmlu | first-answer | on | +1.25 | -0.5 to +3.0 |" in text
     assert "20 of 14,042 items" in text
     assert "ab" * 32 in text
     assert "<script>" not in text
@@ -93,11 +93,11 @@ def test_the_report_names_scores_problems_quirks_files_and_published_numbers(tmp
 def test_the_ledger_says_why_a_switch_has_no_points():
     rows = [response("q", 1.0)]
     switches = {"judge-decides": False, "stranger": True}
-    unmeasured = [task(name, rows, switches=switches, quirks={}) for name in ("math", "of_mine")]
+    unmeasured = [task(name, rows, switches=switches, quirks={}, quirk_intervals={}) for name in ("math", "of_mine")]
     text = "\n".join(report_lines(evaluation(), [summary_of(one) for one in unmeasured]))
-    assert "| math | judge-decides | off | not measured: needs a judge |" in text
-    assert "| math | stranger | on | needs new answers |" in text
-    assert "| of\\_mine | stranger | on | not measured |" in text
+    assert "| math | judge-decides | off | not measured: needs a judge | – |" in text
+    assert "| math | stranger | on | needs new answers | – |" in text
+    assert "| of\\_mine | stranger | on | not measured | – |" in text
 
 
 def test_published_numbers_and_their_noise():

@@ -212,7 +212,7 @@ def test_records_and_prompts() -> None:
     }
     assert TASK.read(old) == item
     assert (TASK.read(new).key, TASK.read(new).name, TASK.read(new).question) == (item.key, "q1", item.question)
-    assert TASK.needs_judge(frozenset())
+    assert TASK.judge_requests(frozenset())
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,8 @@ def test_the_judge_is_asked_as_published_and_once_for_a_pair_otherwise(grader: G
     responses = [TaskResponse(item=item, asked=asked, repeat=repeat, text=text) for repeat, text in enumerate(texts)]
     judge, on = CountingJudge(), switches_on(task, PHI4, {})
     tools = GradingTools(grader=grader, judge=judge)
-    assert task.needs_judge(on)
-    assert not task.needs_judge(frozenset())
+    assert task.judge_requests(on)
+    assert not task.judge_requests(frozenset())
     task.grade(responses, on, tools)
     task.grade(responses, on - {"judge-samples", "judge-asked-about-nothing", "judge-reads-it-raw"}, tools)
     (published, rules), (ours, own_rules) = judge.asked

@@ -210,6 +210,7 @@ def test_what_drop_asks() -> None:
     same = task.read({**drop_record((("leak",),)), "query_id": "other", "question": "Another?"})
     prompts = [task.ask(item, [*shots, same], ALL_ON).prompt for _ in range(2)]  # pyright: ignore
     assert prompts[0] == prompts[1]
+    assert isinstance(prompts[0], Conversation)
     assert [message.role for message in prompts[0].messages] == ["user"]
     text = prompts[0].messages[0].content
     assert text.count("Passage: ") == 4
@@ -353,7 +354,7 @@ def test_what_simple_qa_asks() -> None:
     assert isinstance(asked, Continue)
     assert [message.content for message in asked.prompt.messages] == [FACT["problem"]]  # pyright: ignore
     assert (asked.rules.temperature, asked.rules.max_tokens) == (0.5, 2_048)
-    assert task.needs_judge(frozenset())
+    assert task.judge_requests(frozenset())
 
 
 def public_trivia(text: str, aliases: Sequence[str]) -> tuple[bool, float]:

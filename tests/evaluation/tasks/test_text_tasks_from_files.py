@@ -167,13 +167,16 @@ def test_from_files_to_results(name: str, tmp_path: Path) -> None:
     assert sum(headline) / len(headline) == 0.5
     assert {response.problem for response in result.responses} <= {"", "no answer extracted"}
     graded = {switch.name for switch in planned.task.switches if switch.changes == "grading"}
-    assert set(result.quirks) == graded
+    assert set(result.quirks) == set(result.quirk_intervals) == graded
+    assert all(low <= result.quirks[one] <= high for one, (low, high) in result.quirk_intervals.items())
     evaluation = Evaluation(
         model="m", identity={}, protocol=PHI4, judge="judge", seed=0, version="0", tasks={name: result}
     )
     write_evaluation(tmp_path / "results", evaluation)
     again = read_evaluation(tmp_path / "results").tasks[name]
-    assert (again.responses, again.quirks, again.derived) == (result.responses, result.quirks, result.derived)
+    assert again.responses == result.responses
+    assert (again.quirks, again.quirk_intervals) == (result.quirks, result.quirk_intervals)
+    assert again.derived == result.derived
 
 
 def test_a_task_asked_more_often_has_more_scores() -> None:

@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
-
-import pytest
 
 from megaphi.generation.server.chat_page import chat_page
 from tests.generation.server.fake_generator import FakeGenerator
 from tests.generation.server.served import served, tokenizer, wait_until
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 SOMETHING = re.compile(r"\w|<")
 WORDS = tokenizer().encode(" <b>one</b> & two 🙂 <script>three")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser) -> Iterator[playwright.Page]:
-    """A page of which any error in the console, a broken policy too, fails the test."""
-    page = browser.new_page()
-    page.set_default_timeout(15_000)
-    problems = []
-    page.on("pageerror", lambda error: problems.append(error))
-    page.on("console", lambda message: problems.append(message.text) if "Content Security" in message.text else None)
-    yield page
-    page.close()
-    assert not problems
 
 
 def say(page, text: str) -> None:
@@ -45,7 +17,6 @@ def say(page, text: str) -> None:
     page.get_by_label("Message").press("Enter")
 
 
-@needs_chromium
 def test_an_answer_is_streamed_and_the_next_question_knows_it(page):
     generator = FakeGenerator(alphabet=WORDS, ends=False, seconds_per_step=0.2)  # until it has been looked at
     with served(generator) as (url, _):
@@ -77,7 +48,6 @@ def test_an_answer_is_streamed_and_the_next_question_knows_it(page):
         assert page.locator(".turn").count() == 0
 
 
-@needs_chromium
 def test_the_stop_button_stops_the_engine_and_keeps_the_text(page):
     generator = FakeGenerator(alphabet=WORDS, ends=False, seconds_per_step=0.03, context=4096)
     with served(generator) as (url, service):
@@ -92,7 +62,6 @@ def test_the_stop_button_stops_the_engine_and_keeps_the_text(page):
         assert answer.text_content()
 
 
-@needs_chromium
 def test_errors_are_told_and_can_be_tried_again(page):
     with served(FakeGenerator(alphabet=WORDS, ends=False), api_key="s3cret") as (url, _):
         page.goto(url)
@@ -110,7 +79,6 @@ def test_errors_are_told_and_can_be_tried_again(page):
         page.get_by_role("alert").filter(has_text="max_tokens must be at least 1").wait_for()
 
 
-@needs_chromium
 def test_a_server_that_is_gone_is_told(page):
     with served(FakeGenerator()) as (url, _):
         page.goto(url)

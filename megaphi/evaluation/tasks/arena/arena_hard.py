@@ -147,8 +147,8 @@ class ArenaTask:
     )
     shots: int = 0
 
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return True
+    def judge_requests(self, on: frozenset[str]) -> int:
+        return 4  # two games; one without a verdict is finished in a second request
 
     def read(self, record: Record) -> Item:
         question, baseline = first_turn(record), baseline_answer(record)

@@ -17,11 +17,13 @@ from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError
 from megaphi.evaluation.task import Judge
 from megaphi.evaluation.tasks.guided.guides import Criterion, Guide
-from megaphi.judging.asking import JsonQuestion, Unanswered, ask_json, fields_of, text_of
+from megaphi.judging.asking import ATTEMPTS, JsonQuestion, Unanswered, ask_json, fields_of, text_of
 from megaphi.judging.fence import make_fence, without_control_tokens
 from megaphi.sampling import Answer, Prompt, Sampling
 
 PASSES = 2
+MOST_REQUESTS = PASSES * ATTEMPTS
+"""Requests to the judge about one answer, at most."""
 REFUSED = "the judge refused the prompt, or did not finish its answer"
 VERDICTS: dict[str, Any] = {
     "type": "object",

@@ -14,7 +14,7 @@ from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, 
 from megaphi.evaluation.tasks.columns import with_repetitions
 from megaphi.evaluation.tasks.guided.agreement import MOMENTS, moments, share_equal, weighted_kappa
 from megaphi.evaluation.tasks.guided.guides import GUIDE, REFERENCE, Guide, guided_item
-from megaphi.evaluation.tasks.guided.judge_passes import CriterionVerdict, judged_in_passes
+from megaphi.evaluation.tasks.guided.judge_passes import MOST_REQUESTS, CriterionVerdict, judged_in_passes
 from megaphi.evaluation.tasks.quirks import without_answer
 from megaphi.evaluation.tasks.wording import conversation, filled
 from megaphi.sampling import Sampling
@@ -41,8 +41,8 @@ class GuidedTask:
     judge_tokens: int = 2_048
     wording: Mapping[str, str] = field(default_factory=lambda: {"system": "", "question": "{question}"})
 
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return True
+    def judge_requests(self, on: frozenset[str]) -> int:
+        return MOST_REQUESTS
 
     def read(self, record: Record) -> Item:
         return guided_item(record)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megaphi.errors import InputError
-from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
+from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, TaskResponse
 from megaphi.evaluation.tasks.columns import (
     column,
     item_name,
@@ -24,6 +24,7 @@ from megaphi.evaluation.tasks.columns import (
 )
 from megaphi.evaluation.tasks.instructions.checkers import Check, make_check
 from megaphi.evaluation.tasks.quirks import without_answer
+from megaphi.evaluation.tasks.unjudged import UnjudgedTask
 from megaphi.evaluation.tasks.wording import conversation, filled
 from megaphi.sampling import Sampling
 
@@ -80,13 +81,12 @@ def _ratio(part: str) -> Callable[[Means], float]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InstructedTask:
+class InstructedTask(UnjudgedTask):
     """Prompts with instructions that are checked."""
 
     name: str = "ifeval"
     about: str = "IFEval: 541 prompts with instructions that a program checks (google/IFEval)"
     columns: tuple[str, ...] = ("prompt", "instruction_id_list", "kwargs")
-    switches: tuple[Switch, ...] = ()
     rules: Sampling = RULES
     repeats: int = 1
     wording: Mapping[str, str] = field(default_factory=lambda: dict(WORDING))
@@ -98,10 +98,6 @@ class InstructedTask:
             "instruction_loose": _ratio("followed_loose"),
         }
     )
-    shots: int = 0
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         return instructed_item(record)

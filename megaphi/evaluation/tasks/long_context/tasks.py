@@ -15,6 +15,7 @@ from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, 
 from megaphi.evaluation.tasks.columns import with_repetitions
 from megaphi.evaluation.tasks.guided.agreement import weighted_kappa
 from megaphi.evaluation.tasks.guided.guides import Criterion, Guide
+from megaphi.evaluation.tasks.guided.judge_passes import MOST_REQUESTS
 from megaphi.evaluation.tasks.guided.tasks import SCORES, graded_by_guides
 from megaphi.evaluation.tasks.long_context import documents, many_shot, passages, recall
 from megaphi.evaluation.tasks.long_context.filling import FilledContext, Making
@@ -55,8 +56,8 @@ class LongContextTask:
     switches: tuple[Switch, ...] = ()
     derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
 
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return bool(self.criteria)
+    def judge_requests(self, on: frozenset[str]) -> int:
+        return MOST_REQUESTS if self.criteria else 0
 
     def read(self, record: Record) -> Item:
         return self.item(record)

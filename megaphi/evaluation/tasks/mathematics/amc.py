@@ -25,6 +25,7 @@ from megaphi.evaluation.tasks.columns import (
 )
 from megaphi.evaluation.tasks.multiple_choice.choice_records import OPTIONS, choice_item
 from megaphi.evaluation.tasks.quirks import without_answer
+from megaphi.evaluation.tasks.unjudged import UnjudgedTask
 from megaphi.evaluation.tasks.wording import conversation, filled
 from megaphi.grading.multiple_choice import chosen_option
 from megaphi.grading.question import LETTERS, Choices, MathAnswer, Question
@@ -87,7 +88,7 @@ def paper_item(record: Record) -> Item:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PaperTask:
+class PaperTask(UnjudgedTask):
     """Questions of competition papers, graded by points."""
 
     name: str = "amc"
@@ -101,10 +102,6 @@ class PaperTask:
     derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(
         default_factory=lambda: {"points_of_150": lambda means: PAPER * means["points"]}
     )
-    shots: int = 0
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         return paper_item(record)

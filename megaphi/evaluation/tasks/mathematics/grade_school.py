@@ -24,6 +24,7 @@ from megaphi.evaluation.tasks.mathematics.number_reading import (
     read_number,
 )
 from megaphi.evaluation.tasks.quirks import FIRST_ANSWER, PUBLISHED_FORM_ONLY, without_answer
+from megaphi.evaluation.tasks.unjudged import QuestionTask
 from megaphi.evaluation.tasks.wording import chosen_shots, conversation, filled
 from megaphi.grading.math_answer.extraction import stated_result
 from megaphi.sampling import Sampling
@@ -110,7 +111,7 @@ def clustered_translations(items: Sequence[Item]) -> list[Item]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WordProblemTask:
+class WordProblemTask(QuestionTask):
     """Word problems, solved in words that end with a whole number."""
 
     name: str
@@ -122,11 +123,6 @@ class WordProblemTask:
     repeats: int = 1
     wording: Mapping[str, str] = field(default_factory=lambda: dict(WORDING))
     scores: tuple[str, ...] = ("accuracy",)
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
-    shots: int = 0
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         return self.item(record)
@@ -153,7 +149,7 @@ def _number_grade(response: TaskResponse, on: frozenset[str]) -> Grade:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorkedWordProblemTask:
+class WorkedWordProblemTask(QuestionTask):
     """GSM8K for base models: after worked examples, the number behind `####`; `flexible` takes the last number."""
 
     name: str = "gsm8k_base"
@@ -163,17 +159,10 @@ class WorkedWordProblemTask:
     rules: Sampling = BASE_RULES
     wording: Mapping[str, str] = field(default_factory=lambda: dict(BASE_WORDING))
     scores: tuple[str, ...] = ("exact_match", "flexible")
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
     shots: int = 8
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         return english_item(record)
-
-    def arranged(self, items: Sequence[Item]) -> list[Item]:
-        return with_repetitions(items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         worked = chosen_shots(self.name, self.shots, item, shots, same_group=False)

@@ -23,6 +23,7 @@ from megaphi.evaluation.tasks.columns import (
 )
 from megaphi.evaluation.tasks.mathematics.equality_judge import EQUALITY, JUDGE_QUIRKS, judged_equal
 from megaphi.evaluation.tasks.quirks import ANSWER_ACROSS_LINES, FIRST_ANSWER, PUBLISHED_FORM_ONLY, without_answer
+from megaphi.evaluation.tasks.unjudged import QuestionTask
 from megaphi.evaluation.tasks.wording import chosen_shots, conversation, filled
 from megaphi.grading.math_answer.extraction import last_boxed, stated_result
 from megaphi.grading.question import MathAnswer, Question
@@ -134,8 +135,8 @@ class ProblemTask:
     derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
     shots: int = 0
 
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return JUDGE_DECIDES.name in on
+    def judge_requests(self, on: frozenset[str]) -> int:
+        return int(JUDGE_DECIDES.name in on)
 
     def read(self, record: Record) -> Item:
         return problem_item(record)
@@ -214,27 +215,19 @@ def verified(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorkedProblemTask:
+class WorkedProblemTask(QuestionTask):
     """Problems for base models, after worked examples; the stated result is verified."""
 
     name: str = "math_base"
     about: str = "MATH for base models, 4-shot with worked solutions (hendrycks/competition_math)"
     columns: tuple[str, ...] = (PROBLEM, "answer|Answer|solution")
-    switches: tuple[Switch, ...] = ()
     rules: Sampling = BASE_RULES
     wording: Mapping[str, str] = field(default_factory=lambda: dict(BASE_WORDING))
     scores: tuple[str, ...] = ("accuracy",)
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
     shots: int = 4
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         return problem_item(record)
-
-    def arranged(self, items: Sequence[Item]) -> list[Item]:
-        return with_repetitions(items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         worked = chosen_shots(self.name, self.shots, item, shots, same_group=False)

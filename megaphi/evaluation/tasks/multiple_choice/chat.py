@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
-from megaphi.evaluation.tasks.columns import with_repetitions
 from megaphi.evaluation.tasks.multiple_choice.announced_letters import (
     ENGLISH,
     LANGUAGES,
@@ -27,6 +26,7 @@ from megaphi.evaluation.tasks.multiple_choice.choice_records import (
     mmlu_item,
 )
 from megaphi.evaluation.tasks.quirks import without_answer
+from megaphi.evaluation.tasks.unjudged import QuestionTask
 from megaphi.evaluation.tasks.wording import conversation, filled
 from megaphi.grading.question import LETTERS, Choices
 from megaphi.sampling import Sampling
@@ -62,7 +62,7 @@ def choice_grade(response: TaskResponse, key: Choices, on: frozenset[str], langu
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChoiceTask:
+class ChoiceTask(QuestionTask):
     """Questions with options, answered in words that end with a letter."""
 
     name: str
@@ -75,17 +75,9 @@ class ChoiceTask:
     repeats: int = 1
     wording: Mapping[str, str] = field(default_factory=lambda: dict(WORDING))
     scores: tuple[str, ...] = ("accuracy",)
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
-    shots: int = 0
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         return self.item(record)
-
-    def arranged(self, items: Sequence[Item]) -> list[Item]:
-        return with_repetitions(items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         prompt = conversation(self.wording, choice_prompt(self.wording, item.question, item.key.options))

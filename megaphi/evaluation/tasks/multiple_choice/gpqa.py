@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
 from megaphi.evaluation.tasks.columns import item_name, label_column, text_column, with_repetitions
 from megaphi.evaluation.tasks.multiple_choice.announced_letters import ENGLISH, PLAIN_QUIRKS
 from megaphi.evaluation.tasks.multiple_choice.chat import RULES, WORDING, choice_grade, choice_prompt
+from megaphi.evaluation.tasks.unjudged import UnjudgedTask
 from megaphi.evaluation.tasks.wording import conversation
 from megaphi.grading.question import Choices
 from megaphi.sampling import Sampling
@@ -55,7 +56,7 @@ class ShuffledChoices:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShuffledChoiceTask:
+class ShuffledChoiceTask(UnjudgedTask):
     """Questions whose options are shown in a new order for each repeat."""
 
     name: str = "gpqa"
@@ -66,11 +67,6 @@ class ShuffledChoiceTask:
     repeats: int = REPEATS
     wording: Mapping[str, str] = field(default_factory=lambda: dict(WORDING))
     scores: tuple[str, ...] = ("accuracy",)
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
-    shots: int = 0
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         question = text_column(record, "Question")

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from megaphi.errors import InputError
-from megaphi.evaluation.task import Asked, Choose, Grade, GradingTools, Item, Record, Switch, TaskResponse
-from megaphi.evaluation.tasks.columns import with_repetitions
+from megaphi.evaluation.task import Asked, Choose, Grade, GradingTools, Item, Record, TaskResponse
 from megaphi.evaluation.tasks.multiple_choice.choice_records import (
     ANSWER,
     OPTIONS,
@@ -22,6 +21,7 @@ from megaphi.evaluation.tasks.multiple_choice.choice_records import (
     exam_item,
     mmlu_item,
 )
+from megaphi.evaluation.tasks.unjudged import QuestionTask
 from megaphi.evaluation.tasks.wording import chosen_shots, filled
 from megaphi.grading.question import LETTERS, Choices
 
@@ -33,7 +33,7 @@ WORDS_WORDING = {"opening": "", "question": "Question: {question}\nAnswer:"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LikelihoodTask:
+class LikelihoodTask(QuestionTask):
     """Questions with options, answered by the option with the highest log-likelihood."""
 
     name: str
@@ -42,18 +42,12 @@ class LikelihoodTask:
     """True: continuations are letters, after a question that lists the options. False: they are the options' words."""
     item: Callable[[Record], Item] = choice_item
     columns: tuple[str, ...] = (QUESTION, OPTIONS, ANSWER)
-    shots: int = 0
     shots_of_group: bool = False
     wording: Mapping[str, str]
-    switches: tuple[Switch, ...] = ()
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
 
     @property
     def scores(self) -> tuple[str, ...]:
         return ("acc",) if self.by_letters else ("acc_norm", "acc")
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         item = self.item(record)
@@ -61,9 +55,6 @@ class LikelihoodTask:
         if empty and not self.by_letters:
             raise InputError(f"option {empty[0]} is empty, so it has no log-likelihood")
         return item
-
-    def arranged(self, items: Sequence[Item]) -> list[Item]:
-        return with_repetitions(items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         worked = chosen_shots(self.name, self.shots, item, shots, same_group=self.shots_of_group)

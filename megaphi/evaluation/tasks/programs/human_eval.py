@@ -10,13 +10,13 @@ Programs run with the limits of the grader (simple-evals: 3 s) and with the stan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
 from megaphi.evaluation.tasks.columns import text_column
 from megaphi.evaluation.tasks.programs.numpy_stand_in import without_numpy
-from megaphi.evaluation.tasks.programs.passes import grade_programs, score_names
+from megaphi.evaluation.tasks.programs.passes import ProgramTask, grade_programs
 from megaphi.evaluation.tasks.programs.written_code import written_code
 from megaphi.evaluation.tasks.wording import conversation, filled
 from megaphi.grading.code_sandbox.test_cases import checked_tests
@@ -63,7 +63,7 @@ def first_python_block(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FunctionTask:
+class FunctionTask(ProgramTask):
     """Functions to be written from their head and description."""
 
     name: str = "humaneval"
@@ -73,15 +73,6 @@ class FunctionTask:
     rules: Sampling = RULES
     repeats: int = 5
     wording: Mapping[str, str] = field(default_factory=lambda: dict(WORDING))
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
-    shots: int = 0
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        return score_names(self.repeats)
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         prompt, name = text_column(record, "prompt"), text_column(record, "entry_point").strip()

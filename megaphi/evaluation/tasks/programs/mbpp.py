@@ -8,13 +8,13 @@ et al. 2021), in which examples end with a mark that also ends an answer.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megaphi.errors import InputError
-from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
+from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, TaskResponse
 from megaphi.evaluation.tasks.columns import has_column, json_value, label_column, text_column, texts_column
-from megaphi.evaluation.tasks.programs.passes import grade_programs, score_names
+from megaphi.evaluation.tasks.programs.passes import ProgramTask, grade_programs
 from megaphi.evaluation.tasks.programs.written_code import written_code
 from megaphi.evaluation.tasks.wording import chosen_shots, conversation, filled
 from megaphi.grading.code_sandbox.test_cases import checked_tests
@@ -86,25 +86,15 @@ def _asked(template: str, item: Item) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AssertedTask:
+class AssertedTask(ProgramTask):
     """Programs to be written from a sentence and assertions."""
 
     name: str = "mbpp"
     about: str = "MBPP: 500 short programs of Python, or 257 of them checked (google-research-datasets/mbpp)"
     columns: tuple[str, ...] = ("task_id", "text|prompt", "code", "test_list")
-    switches: tuple[Switch, ...] = ()
     rules: Sampling = RULES
     repeats: int = 1
     wording: Mapping[str, str] = field(default_factory=lambda: dict(WORDING))
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
-    shots: int = 0
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        return score_names(self.repeats)
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         return asserted_item(record)

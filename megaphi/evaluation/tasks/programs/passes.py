@@ -12,9 +12,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from megaphi.evaluation.task import Choose, Grade, GradingTools, Problem, TaskResponse
 from megaphi.evaluation.tasks.quirks import without_answer
+from megaphi.evaluation.tasks.unjudged import UnjudgedTask
 from megaphi.grading.code_sandbox.test_cases import whole_program
 from megaphi.grading.question import CodeTests, Question
 from megaphi.grading.verdict import Verdict
@@ -34,6 +36,17 @@ def pass_at_k(answers: int, passed: int, k: int) -> float:
 def score_names(repeats: int) -> tuple[str, ...]:
     """Names of the scores of a task that is asked `repeats` times: `pass@1`, and larger k as far as they go."""
     return tuple(f"pass@{k}" for k in (1, 2, 5, 10, 100) if k <= repeats)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProgramTask(UnjudgedTask):
+    """A task whose answers are programs, which run in the sandbox."""
+
+    repeats: int
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return score_names(self.repeats)
 
 
 def grade_programs(

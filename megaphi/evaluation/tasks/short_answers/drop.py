@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,6 @@ from megaphi.evaluation.tasks.columns import (
     plain_value,
     shown,
     text_column,
-    with_repetitions,
 )
 from megaphi.evaluation.tasks.quirks import (
     ANSWER_ACROSS_LINES,
@@ -34,6 +33,7 @@ from megaphi.evaluation.tasks.quirks import (
     without_answer,
 )
 from megaphi.evaluation.tasks.short_answers.drop_metric import exact_match, f1_of_spans, normal_words
+from megaphi.evaluation.tasks.unjudged import QuestionTask
 from megaphi.evaluation.tasks.wording import chosen_shots, conversation, filled
 from megaphi.grading.math_answer.extraction import last_boxed, stated_result
 from megaphi.sampling import Sampling
@@ -182,7 +182,7 @@ def _bare(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PassageTask:
+class PassageTask(QuestionTask):
     """Questions about passages."""
 
     name: str = "drop"
@@ -200,17 +200,10 @@ class PassageTask:
     repeats: int = 1
     wording: Mapping[str, str] = field(default_factory=lambda: dict(WORDING))
     scores: tuple[str, ...] = ("f1", "exact_match", "contained")
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
     shots: int = 3
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         return passage_item(record)
-
-    def arranged(self, items: Sequence[Item]) -> list[Item]:
-        return with_repetitions(items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         """Each item has its own examples, drawn by its name, of other passages."""

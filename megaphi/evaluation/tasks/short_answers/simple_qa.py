@@ -102,8 +102,8 @@ class FactTask:
     )
     shots: int = 0
 
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return True
+    def judge_requests(self, on: frozenset[str]) -> int:
+        return 1
 
     def read(self, record: Record) -> Item:
         problem, answer = text_column(record, "problem"), text_column(record, "answer")

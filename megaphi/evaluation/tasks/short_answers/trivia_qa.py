@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megaphi.errors import InputError
-from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, Switch, TaskResponse
+from megaphi.evaluation.task import Asked, Continue, Grade, GradingTools, Item, Record, TaskResponse
 from megaphi.evaluation.tasks.columns import (
     column,
     item_name,
@@ -22,9 +22,9 @@ from megaphi.evaluation.tasks.columns import (
     shown,
     text_column,
     texts_of,
-    with_repetitions,
 )
 from megaphi.evaluation.tasks.quirks import without_answer
+from megaphi.evaluation.tasks.unjudged import QuestionTask
 from megaphi.evaluation.tasks.wording import chosen_shots, filled
 from megaphi.sampling import Sampling
 
@@ -59,27 +59,19 @@ def f1_of_texts(found: str, key: str) -> float:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TriviaTask:
+class TriviaTask(QuestionTask):
     """Questions of general knowledge, for base models."""
 
     name: str = "triviaqa"
     about: str = "TriviaQA: 17,944 questions of general knowledge, 1-shot (mandarjoshi/trivia_qa, rc.nocontext)"
     columns: tuple[str, ...] = ("question", "answer")
-    switches: tuple[Switch, ...] = ()
     rules: Sampling = RULES
     wording: Mapping[str, str] = field(default_factory=lambda: dict(WORDING))
     scores: tuple[str, ...] = ("exact_match", "f1")
-    derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
     shots: int = 1
-
-    def needs_judge(self, on: frozenset[str]) -> bool:
-        return False
 
     def read(self, record: Record) -> Item:
         return trivia_item(record)
-
-    def arranged(self, items: Sequence[Item]) -> list[Item]:
-        return with_repetitions(items)
 
     def ask(self, item: Item, shots: Sequence[Item], on: frozenset[str]) -> Asked:
         parts = [self.wording["opening"]]

@@ -342,7 +342,7 @@ def test_a_template_without_a_place_for_what_it_is_about_is_refused(name: str) -
 @pytest.mark.parametrize("name", ["long_qa_judged", "long_summary_judged"])
 def test_a_judge_sees_the_right_answer_and_not_the_document(name: str) -> None:
     task: Any = find_task(name)
-    assert task.needs_judge(frozenset())
+    assert task.judge_requests(frozenset())
     judge = judge_by(lambda criterion, most, number: most if criterion != task.criteria[0].name else number)
     items = made_once(name, 1_024)[:2]
     responses = [TaskResponse(item=item, asked=task.ask(item, [], frozenset()), text="So it is.") for item in items]
