@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from megaphi.evaluation.statistics.clustered import ClusteredEstimate, clustered_function, clustered_mean, estimate_of
 from megaphi.evaluation.statistics.paired import PairedDifference, paired_difference
-from megaphi.evaluation.statistics.student import quantile
 from megaphi.pivotal.methods.findings import Band
 
 RESULTS = Path(__file__).parent / "results" / "evaluation_statistics.csv"
@@ -94,7 +94,7 @@ def coverage(design: Design, rate: float, draws: int, seed: int) -> dict[str, An
         band = clustered_mean(scores, clusters).interval()  # pyright: ignore[reportArgumentType]
         simple = plain_estimate(scores, clusters)
         without_factor += holds(simple.interval(), truth)
-        half = quantile(0.975, simple.degrees) * simple.variance**0.5
+        half = float(stdtrit(simple.degrees, 0.975)) * simple.variance**0.5
         by_t += abs(simple.estimate - truth) <= half
         below, above = below + (truth < band.low), above + (truth > band.high)
         widths.append(band.high - band.low)

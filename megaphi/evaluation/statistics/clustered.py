@@ -16,15 +16,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
-from megaphi.evaluation.statistics.student import quantile
 from megaphi.pivotal.methods.findings import Band
 
 CONFIDENCE = 0.95
 Floats = NDArray[np.float64]
+Clusters = Sequence[str] | NDArray[Any]
+"""Name or number of each answer's cluster."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +55,7 @@ class ClusteredEstimate:
         if self.degrees <= 0:
             return Band(self.estimate, min(self.low, self.estimate), max(self.high, self.estimate))
         tail = 0.5 + confidence / 2
-        t = quantile(tail, self.degrees) if math.isfinite(self.degrees) else NormalDist().inv_cdf(tail)
+        t = float(stdtrit(self.degrees, tail)) if math.isfinite(self.degrees) else NormalDist().inv_cdf(tail)
         width = self.high - self.low
         share = (self.estimate - self.low) / width
         n = self.effective_clusters
@@ -65,7 +68,7 @@ class ClusteredEstimate:
         return Band(self.estimate, self.low + width * lowest, self.low + width * highest)
 
 
-def clustered_mean(scores: Sequence[float] | Floats, clusters: Sequence[str]) -> ClusteredEstimate:
+def clustered_mean(scores: Sequence[float] | Floats, clusters: Clusters) -> ClusteredEstimate:
     """Mean over answers of scores from 0 to 1.
 
     Raises:
@@ -87,9 +90,7 @@ def clustered_mean(scores: Sequence[float] | Floats, clusters: Sequence[str]) ->
     )
 
 
-def clustered_function(
-    function: Callable[[Floats], float], scores_NK: Floats, clusters: Sequence[str]
-) -> ClusteredEstimate:
+def clustered_function(function: Callable[[Floats], float], scores_NK: Floats, clusters: Clusters) -> ClusteredEstimate:
     """A function of the means of K scores, such as an F1, by linearisation: its gradient times each answer's deviation.
 
     Args:
@@ -132,37 +133,42 @@ def _range(function: Callable[[Floats], float], number: int) -> tuple[float, flo
 def estimate_of(
     value: float,
     influence_N: Floats,
-    clusters: Sequence[str],
+    clusters: Clusters,
     *,
     low: float = 0.0,
     high: float = 1.0,
 ) -> ClusteredEstimate:
-    """An estimate from the influence of each answer on it: to first order, what it adds to the estimate's error.
-
-    V = (k + 1) / k  sum_c u_c^2 / (1 - w_c), u_c the sum of a cluster's influences, w_c its share of the answers.
-    """
+    """An estimate from the influence of each answer on it: to first order, what it adds to the estimate's error."""
     if not len(influence_N):
         raise ValueError("nothing was answered")
     _, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
     totals_C = np.bincount(numbers, weights=influence_N, minlength=len(sizes))
     weights_C = sizes / len(influence_N)
-    variance, degrees = 0.0, 0.0
-    if len(sizes) > 1:
-        squares_C = totals_C**2
-        carriers = float(squares_C.sum() ** 2 / (squares_C**2).sum()) if squares_C.max() > 1e-30 else 0.0
-        if carriers:
-            variance = float((squares_C / (1 - weights_C)).sum()) * (carriers + 1) / carriers
-        degrees = degrees_of_freedom(sizes.astype(float))
+    several = len(sizes) > 1
     return ClusteredEstimate(
         estimate=value,
-        variance=variance,
-        degrees=degrees,
+        variance=variance_of_totals(totals_C, weights_C) if several else 0.0,
+        degrees=degrees_of_freedom(sizes.astype(float)) if several else 0.0,
         answers=len(influence_N),
         clusters=len(sizes),
         effective_clusters=float(1 / (weights_C**2).sum()),
         low=low,
         high=high,
     )
+
+
+def variance_of_totals(totals_C: Floats, weights_C: Floats) -> float:
+    """V = (k + 1) / k  sum_c u_c^2 / (1 - w_c), for two clusters or more; 0 where none differs from the mean.
+
+    Args:
+        totals_C: u_c, the sum of each cluster's influences.
+        weights_C: w_c, its share of the answers.
+    """
+    squares_C = totals_C**2
+    if squares_C.max() <= 1e-30:
+        return 0.0
+    carriers = float(squares_C.sum() ** 2 / (squares_C**2).sum())
+    return float((squares_C / (1 - weights_C)).sum()) * (carriers + 1) / carriers
 
 
 def degrees_of_freedom(sizes_C: Floats) -> float:

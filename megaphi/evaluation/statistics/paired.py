@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import nctdtrinc, stdtr, stdtrit
 
-from megaphi.evaluation.statistics.clustered import CONFIDENCE, Floats, estimate_of
-from megaphi.evaluation.statistics.student import quantile, two_sided_p
+from megaphi.evaluation.statistics.clustered import CONFIDENCE, Clusters, Floats, estimate_of, variance_of_totals
 from megaphi.pivotal.methods.findings import Band
 
 POWER = 0.8
@@ -46,7 +46,7 @@ class PairedDifference:
 
 
 def paired_difference(
-    first_N: Floats, second_N: Floats, clusters: Sequence[str], *, answers_per_item: float = 1.0
+    first_N: Floats, second_N: Floats, clusters: Clusters, *, answers_per_item: float = 1.0
 ) -> PairedDifference:
     """Args:
     first_N, second_N: mean score of each item, over its answers.
@@ -63,11 +63,11 @@ def paired_difference(
     error = math.sqrt(max(found.variance, 1 / items**2))
     degrees = found.degrees
     if degrees > 0:
-        t = quantile(0.5 + CONFIDENCE / 2, degrees)
+        t = float(stdtrit(degrees, 0.5 + CONFIDENCE / 2))
         band = Band(mean, max(-1.0, mean - t * error), min(1.0, mean + t * error))
-        p_value = two_sided_p(mean / error, degrees)
+        p_value = float(2 * stdtr(degrees, -abs(mean) / error))
         detectable = smallest_detectable(
-            first_N, second_N, variance=error**2, errors=t + quantile(POWER, degrees), answers_per_item=answers_per_item
+            first_N, second_N, clusters, degrees=degrees, answers_per_item=answers_per_item
         )
     else:  # one cluster says nothing about others
         band, p_value, detectable = Band(mean, -1.0, 1.0), 1.0, 1.0
@@ -87,25 +87,32 @@ def paired_difference(
 
 
 def smallest_detectable(
-    first_N: Floats, second_N: Floats, *, variance: float, errors: float, answers_per_item: float
+    first_N: Floats, second_N: Floats, clusters: Clusters, *, degrees: float, answers_per_item: float
 ) -> float:
-    """The least delta >= errors * (standard error if the truth were delta), upwards or downwards, the larger one.
+    """The least delta that the t test finds with a probability of 80 %, upwards or downwards, the larger one.
 
+    With a standard error s, delta / s must be the noncentrality at which a noncentral t is above t_0.975 with 80 %.
     A model that is better by delta gives other answers, which scatter too: at low scores that is most of the scatter.
-    Upwards, each wrong answer b of the second model becomes right with probability q = delta / mean(1 - b), so that
-    Var(d') = Var(d + q (1 - b)) + q (1 - q) mean(1 - b) / answers; downwards the same with b for 1 - b.
+    Upwards, each wrong answer b of the second model becomes right with probability q = delta / mean(1 - b). So s^2 is
+    the clustered variance of d + q (1 - b), for wrong answers come in clusters too, and of these coins, which do not:
+    q (1 - q) mean(1 - b) / (items answers). Downwards the same with b for 1 - b.
     """
-    change_N, items = second_N - first_N, len(first_N)
-    scatter = float(change_N.var())
-    design = variance / (scatter / items) if scatter > 0 else 1.0
-    found = []
-    for lost_N, sign in ((1 - second_N, 1.0), (second_N, -1.0)):
-        room = float(lost_N.mean())
+    _, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
+    items, weights_C = len(first_N), sizes / len(first_N)
+    errors = float(nctdtrinc(degrees, 1 - POWER, stdtrit(degrees, 0.5 + CONFIDENCE / 2)))
 
-        def excess(delta: float, lost_N: Floats = lost_N, sign: float = sign, room: float = room) -> float:
+    def totals(values_N: Floats) -> Floats:
+        return np.bincount(numbers, weights=(values_N - values_N.mean()) / items).astype(float)
+
+    found, change_C = [], totals(second_N - first_N)
+    for lost_N, sign in ((1 - second_N, 1.0), (second_N, -1.0)):
+        room, lost_C = float(lost_N.mean()), sign * totals(lost_N)
+
+        def excess(delta: float, room: float = room, lost_C: Floats = lost_C) -> float:
             q = delta / room
-            moved = float((change_N + sign * q * lost_N).var()) + q * (1 - q) * room / answers_per_item
-            return delta - errors * math.sqrt(max(variance + design * (moved - scatter) / items, 1 / items**2))
+            coins = q * (1 - q) * room / (items * answers_per_item)
+            variance = variance_of_totals(change_C + q * lost_C, weights_C) + coins
+            return delta - errors * math.sqrt(max(variance, 1 / items**2))
 
         if room > 0 and excess(room) >= 0:
             found.append(_root(excess, room))

@@ -11,16 +11,7 @@ from scipy import stats
 from benchmarks.evaluation_statistics import Design, coverage, function_coverage
 from megaphi.evaluation.statistics.clustered import clustered_function, clustered_mean, degrees_of_freedom
 from megaphi.evaluation.statistics.strength import elo_difference
-from megaphi.evaluation.statistics.student import quantile, two_sided_p
 from megaphi.pivotal.methods.findings import Band
-
-
-@pytest.mark.parametrize("degrees", [1, 2.5, 7, 163, 14_041, 500_000])
-def test_student_is_scipy(degrees):
-    for share in (0.8, 0.975, 0.995):
-        assert quantile(share, degrees) == pytest.approx(stats.t.ppf(share, degrees), rel=1e-9)
-    for t in (0.0, 0.3, 2.1, 9.0):
-        assert two_sided_p(t, degrees) == pytest.approx(2 * stats.t.sf(t, degrees), rel=1e-7)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 5), (1, 20), (82, 164), (164, 164)])
