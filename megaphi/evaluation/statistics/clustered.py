@@ -142,7 +142,7 @@ def estimate_of(
     if not len(influence_N):
         raise ValueError("nothing was answered")
     _, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
-    totals_C = np.bincount(numbers, weights=influence_N, minlength=len(sizes))
+    totals_C = np.bincount(numbers, weights=influence_N, minlength=len(sizes)).astype(float)
     weights_C = sizes / len(influence_N)
     several = len(sizes) > 1
     return ClusteredEstimate(
