@@ -1,4 +1,4 @@
-"""What most tasks have in common: no judge grades them, and a question that stands twice in their files is asked twice.
+"""The common part of most tasks: no judge grades them, and a question that stands twice in their files is asked twice.
 
 Tasks inherit these values and say the rest: name, columns, scores, wording, and how they read, ask and grade. A task
 whose records have ids of their own is an `UnjudgedTask`: two records of one id are an error in its files.
