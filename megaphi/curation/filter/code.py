@@ -1,8 +1,8 @@
 """Rules for files of code: people wrote them, and they are not data.
 
-Line lengths and share of letters are those of StarCoder (Li et al. 2023, arXiv 2305.06161, section 3.1), which took
+Line lengths and share of letters are those of StarCoder (Li et al. 2023, arXiv 2305.06161), which took
 them from Codex; marks of generated files and runs of encoded data those of The Stack v2 (Lozhkov et al. 2024, arXiv
-2402.19173, section 2.3). What a compiler or a tool wrote teaches a model nothing about writing code.
+2402.19173). What a compiler or a tool wrote teaches a model nothing about writing code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bytes written as text: base64, hexadecimal and Unicode escapes, after The Stack v2 (arXiv 2402.19173, section 2.3).
+"""Bytes written as text: base64, hexadecimal and Unicode escapes, after The Stack v2 (arXiv 2402.19173).
 
 A run is only taken for data if prose and code cannot be it: base64 has upper case, lower case and a digit, as in every
 real one of this length, hexadecimal digits in one piece have letters and digits, so that the decimals of pi, a path

@@ -1,4 +1,4 @@
-"""FineWeb's rules (Penedo et al. 2024, arXiv 2406.17557, section 3.6), found by comparing a good crawl with a bad one.
+"""FineWeb's rules (Penedo et al. 2024, arXiv 2406.17557), found by comparing a good crawl with a bad one.
 
 Lines should end as sentences do, few should be short, little should come twice, and a page should not be a list. They
 are strict: they reject lists, tables and poems, and the code blocks of a technical page count as short lines too.

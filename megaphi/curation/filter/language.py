@@ -34,7 +34,7 @@ class IdentifyLanguage:
     keep: tuple[str, ...] = PHI4_LANGUAGES
     """ISO 639-1 codes (639-3 for languages without); an empty list keeps all."""
     minimum_score: Annotated[float, Range(minimum=0, maximum=1)] = 0.65
-    """FineWeb's (arXiv 2406.17557, section 3.2)."""
+    """FineWeb's (arXiv 2406.17557)."""
     sampled_characters: Annotated[int, Range(minimum=100)] = 5_000
     """A longer text is judged by five excerpts of together this length."""
 
