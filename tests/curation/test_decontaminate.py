@@ -49,6 +49,14 @@ def test_contaminated_documents_are_rejected_with_the_item_and_the_run(tmp_path:
     assert isinstance(step(document(f"a train {FILLER} leaves Geneva at noon")), Document)
 
 
+def test_the_worst_item_decides(tmp_path: Path) -> None:
+    part = " ".join(PARTLY.split()[:9])
+    step = opened(tmp_path, fields=("text", "prompt"))
+    for text, prompt in ((f"{LEAKED} {FILLER} {part}", FILLER), (LEAKED, f"{FILLER} {part}"), (part, LEAKED)):
+        found = step(document(text, prompt=prompt))
+        assert (found.reason, found.detail[:16]) == ("contaminated", "quiz, item train"), text
+
+
 def test_partly_contaminated_documents_are_marked_or_rejected(tmp_path: Path) -> None:
     text = f"{FILLER * 3} Seven dwarfs share forty-two apples, but one is ill {FILLER * 3}"
     kept = opened(tmp_path)(document(text, url="u"))

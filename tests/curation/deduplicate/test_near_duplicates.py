@@ -122,6 +122,29 @@ def test_clusters_are_the_connected_parts_of_all_links() -> None:
     assert len(set(names)) == 11, "the chain is one cluster, though its ends have little in common"
 
 
+def decided(step: NearDuplicates, rows: np.ndarray, folder: Path) -> list[bool]:
+    """For each signature whether its document is kept."""
+    (folder / "out").mkdir(parents=True)
+    write_gathered(folder, rows)
+    step.decide([folder], folder / "out")
+    return np.unpackbits(np.fromfile(folder / "out/000000/is_kept", np.uint8))[: len(rows)].astype(bool).tolist()
+
+
+def test_links_are_checked_with_the_first_and_with_the_one_before(tmp_path: Path) -> None:
+    """Signatures that agree in one band; the last two also in most of the others, with the first or the second."""
+    draw = np.random.default_rng(4)
+    first, second = draw.integers(0, 2**32, (2, 112), dtype=np.uint32)
+    second[:8] = first[:8]
+    like_first, like_second = first.copy(), second.copy()
+    like_first[[8 * band + 8 for band in range(13)]] += 1  # 13 of 112 positions: no other band is left
+    like_second[[8 * band + 8 for band in range(13)]] += 1
+    assert decided(STEP, np.stack([first, second]), tmp_path / "a") == [True, True]
+    assert decided(replace(STEP, similarity=0.0), np.stack([first, second]), tmp_path / "b") == [True, False]
+    assert decided(STEP, np.stack([first, second, like_first]), tmp_path / "c") == [True, True, False]
+    assert decided(STEP, np.stack([first, second, like_second]), tmp_path / "d") == [True, True, False]
+    assert decided(replace(STEP, similarity=0.9), np.stack([first, second, like_second]), tmp_path / "e") == [True] * 3
+
+
 def test_the_best_is_kept() -> None:
     text = "one two three four five six seven eight nine"
     texts = [text, f"{text}!", text, "something else altogether that is not any of these"]
