@@ -17,7 +17,9 @@ from megaphi.config import user_path
 from tests.test_house import ROOT
 
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
-NO_PATHS = {"field=value", "ADDRESS", "TEXT", "NAME", "KEY", "SIZE", "TYPE", "A,B", "N,N", "NAME=on|off", "K=V,…"}
+NO_PATHS = {"field=value", "ADDRESS", "TEXT", "NAME", "KEY", "SIZE", "TYPE", "A,B", "N,N", "NAME=on|off", "K=V,…"} | {
+    "SOURCE[=WEIGHT]"
+}
 """Names of text options that are not paths; a field that is one has the type `FilePath`."""
 
 

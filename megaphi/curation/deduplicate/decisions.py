@@ -20,6 +20,7 @@ from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.step import OfOne
 from megaphi.errors import RunFailed
 from megaphi.files import read_json, write_json
+from megaphi.json_text import parse_json
 
 
 class DocumentIds:
@@ -97,7 +98,7 @@ def decided_function(decisions: Path, shard: int, *, reason: str, detail: str) -
         row = next_check(document)
         if is_kept[row]:
             return document
-        return Rejected(document, reason, f"{detail} {json.loads(next(kept_ids))}")
+        return Rejected(document, reason, f"{detail} {parse_json(next(kept_ids))}")
 
     return decide
 

@@ -27,6 +27,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.errors import InputError, RunFailed
 from megaphi.files import read_object, write_json
 from megaphi.json_log import JsonLog
+from megaphi.json_text import json_bytes, parse_json
 from megaphi.log import progress_bar
 from megaphi.planning.mixture.trial import Trial
 
@@ -174,7 +175,7 @@ def identity_of(trial: Trial) -> str:
 
 def _keep_plan(path: Path, run: RunConfig) -> None:
     """Write the trials' configuration, or compare it with that of an earlier call."""
-    now: Mapping[str, Any] = json.loads(json.dumps(to_plain(run)))
+    now: Mapping[str, Any] = parse_json(json_bytes(to_plain(run)))
     if not path.exists():
         write_json(path, now)
         return

@@ -21,6 +21,7 @@ import numpy as np
 
 from megaphi.errors import InputError
 from megaphi.files import whole_file
+from megaphi.json_text import parse_json
 
 ORDERS = 4
 TABLE_BITS = 16
@@ -160,17 +161,15 @@ def read_statistics(path: str) -> dict[str, LanguageStatistics]:
     try:
         with safe_open(path, framework="numpy") as file:
             about = file.metadata() or {}
-            if about.get("format") != FORMAT:
-                raise InputError(f"{path}: expected the format {FORMAT!r}, found {about.get('format')!r}")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        languages = json.loads(about["languages"])
-        return {name: _language(arrays, name, numbers) for name, numbers in languages.items()}
+        if about.get("format") == FORMAT:
+            languages = parse_json(about["languages"])
+            return {name: _language(arrays, name, numbers) for name, numbers in languages.items()}
     except FileNotFoundError:
         raise InputError(f"statistics of clean text not found: {path}") from None
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: damaged, or no statistics of clean text: {error}") from None
+    raise InputError(f"{path}: expected the format {FORMAT!r}, found {about.get('format')!r}")
 
 
 def _language(arrays: Mapping[str, np.ndarray], name: str, numbers: Mapping[str, Any]) -> LanguageStatistics:
