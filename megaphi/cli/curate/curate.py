@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def curation_of(recipe: str, fields: tuple[str, ...], output: str | None) -> Curation:
-    """The curation that a command line asks for; called anew in every process."""
+    """The curation that a command line asks for; called once in every process."""
     from dataclasses import replace
 
     from megaphi.curation.recipe import override_curation

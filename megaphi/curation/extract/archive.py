@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import IO
 
 from megaphi.curation.extract.found import NotExtracted
 
@@ -141,9 +142,9 @@ def _check_count(number: int) -> None:
         raise NotExtracted("hostile_archive", f"more than {MOST_FILES:,} files")
 
 
-def _add(found: Unpacked, name: str, file: object, *, packed: int) -> None:
+def _add(found: Unpacked, name: str, file: IO[bytes], *, packed: int) -> None:
     limit = min(LARGEST_FILE, LARGEST_ARCHIVE - found.total, FREE_BYTES + LARGEST_RATIO * packed - found.total)
-    content = file.read(max(0, limit) + 1)  # type: ignore[attr-defined]
+    content = file.read(max(0, limit) + 1)
     if len(content) > limit:
         raise NotExtracted("hostile_archive", f"{name[:80]} unpacks to more than {max(0, limit):,} bytes")
     found.total += len(content)

@@ -1,7 +1,7 @@
 """A process that works on shards: the recipe is loaded and its steps are opened once, a stage at a time.
 
 A process that another one started gets the recipe by its name, not by its objects: a recipe and steps of the user's
-own are in a file, which is loaded anew. If that file was edited meanwhile, the process refuses to work.
+own are in a file, which is loaded again. If that file was edited meanwhile, the process refuses to work.
 """
 
 from __future__ import annotations

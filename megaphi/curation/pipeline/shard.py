@@ -307,7 +307,7 @@ def _checked(result: Any) -> list[Outcome]:
 
 
 def _passed(document: Document, before: tuple[str, ...], name: str) -> Document:
-    """With the step in its history; a document that a step made anew has been through the steps before as well."""
+    """With the step in its history; a document that a step made has been through the steps before as well."""
     return dataclasses.replace(document, history=(*(document.history or before), name))
 
 

@@ -38,7 +38,7 @@ class ReadWarc:
     paths: tuple[FilePath, ...]
     """Files, folders, patterns or URLs."""
     media_types: tuple[str, ...] = ()
-    """Media types to read, as in `text/html`; all others are skipped without a word. None named means all."""
+    """Media types to read, as in `text/html`; records of others are rejected as `media_type`. None named means all."""
     largest_bytes: Annotated[int, Range(minimum=1)] = 32 << 20
     """Larger records are rejected as `too_large`, unread."""
     headers: tuple[str, ...] = ("content-language", "last-modified", "x-robots-tag")
@@ -94,8 +94,6 @@ class ReadWarc:
         http = record.http_headers
         media_type = (http.get("Content-Type") if http is not None else headers.get("Content-Type")) or ""
         plain = media_type.partition(";")[0].strip().lower()
-        if self.media_types and plain not in self.media_types:
-            return None
         identity = (headers.get("WARC-Record-ID") or place).strip("<>")
         document = Document(
             id=identity,
@@ -104,6 +102,8 @@ class ReadWarc:
             media_type=media_type,
             metadata=self._metadata(record, url),
         )
+        if self.media_types and plain not in self.media_types:
+            return Rejected(document, "media_type", plain[:100] or "none given")
         status = http.status_code if http is not None else None
         if status is not None and status != 200:
             return Rejected(document, "http_status", str(status))

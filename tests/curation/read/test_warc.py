@@ -138,7 +138,8 @@ def test_texts_of_wet_files_media_types_and_other_files(tmp_path: Path) -> None:
     )
     kept, rejected = read(tmp_path / "a.wet", wet)
     assert ([document.content.decode() for document in kept], rejected) == (["Grüße"], [])
-    assert read(tmp_path / "a.warc", RECORDS[0], media_types=("application/pdf",)) == ([], [])
+    kept, rejected = read(tmp_path / "a.warc", RECORDS[0], media_types=("application/pdf",))
+    assert (kept, [(each.reason, each.detail) for each in rejected]) == ([], [("media_type", "text/html")])
     kept, rejected = read(tmp_path / "b.warc", b"hello world " * 50)
     assert (kept, [each.reason for each in rejected]) == ([], ["damaged_file"])
     with pytest.raises(InputError, match="nothing in it"):

@@ -39,7 +39,7 @@ class TextClassifier:
     """Probability that was chosen when it was trained."""
 
     def judge(self, text: str) -> tuple[str, float]:
-        """(Label, calibrated probability): of the positive label, or of the likeliest class to be the right one."""
+        """(Label, calibrated probability): of the positive label, or of the most probable class to be the right one."""
         label, score = self.raw(text)
         return label, float(self.calibration(score))
 
@@ -49,7 +49,7 @@ class TextClassifier:
 
 
 def raw_score(model: Any, text: str, *, labels: tuple[str, ...], positive: str, longest: int) -> tuple[str, float]:
-    """The positive label and its share, or the likeliest class and its share; 0 for a text without a word."""
+    """The positive label and its share, or the most probable class and its share; 0 for a text without a word."""
     line = features_of(text, longest=longest)
     found = [(labels[int(name)], share) for name, share in predict(model, line, labels=len(labels))] if line else []
     if positive:

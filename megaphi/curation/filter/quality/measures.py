@@ -1,6 +1,6 @@
 """Measures of a classifier on texts that it has not seen: precision and recall with intervals, calibration, errors.
 
-Intervals are Wilson's, 95 %. For a classifier of classes "positive" means that its likeliest class is the right one:
+Intervals are Wilson's, 95 %. For a classifier of classes "positive" means that its most probable class is right:
 precision is then the share of right answers among those that it is sure of, recall the share of them that is kept.
 """
 
@@ -23,7 +23,7 @@ class Judged:
     source: str
     place: str
     answer: str
-    """The likeliest label."""
+    """The most probable label."""
     probability: float
     """Calibrated, of being positive."""
     positive: bool

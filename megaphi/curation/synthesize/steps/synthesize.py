@@ -3,7 +3,7 @@
 A batch goes through the chain of the kind together: hundreds of requests are in flight, all are kept in the step's
 journal, and none is paid for twice. Every document that comes out says what made it (metadata `synthetic`); what was
 rejected on the way says why. When the budget is spent the rest is rejected as `budget`, and a later run with a larger
-one goes on from there.
+one continues there.
 """
 
 from __future__ import annotations
