@@ -28,9 +28,9 @@ from generation import smollm2
 from megaphi.checkpoint.versions import short_commit
 from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.pipeline.models import ModelOpener
+from megaphi.curation.requests.dry_run import costs_of_steps
+from megaphi.curation.requests.step_journal import StepJournal
 from megaphi.curation.step import StepContext
-from megaphi.curation.synthesize.requests.step_journal import StepJournal
-from megaphi.curation.synthesize.steps.dry_run import costs_of_steps
 from megaphi.curation.synthesize.steps.select_seeds import SelectSeeds
 from megaphi.curation.synthesize.steps.synthesize import Synthesize
 from megaphi.curation.synthesize.table.kinds_file import KINDS_FILE

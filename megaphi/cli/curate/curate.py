@@ -154,7 +154,7 @@ def describe_plan(plan: CurationPlan) -> str:
 def model_costs(curation: Curation) -> list[str]:
     """A line for each step that asks a model: the most that it may cost. Reads the whole input if there are any."""
     from megaphi.curation.document import Document
-    from megaphi.curation.synthesize.steps.dry_run import asks_a_model, costs_of_steps
+    from megaphi.curation.requests.dry_run import asks_a_model, costs_of_steps
 
     if not any(map(asks_a_model, curation.steps)):
         return []

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from megaphi.curation.document import Document
+from megaphi.curation.requests.metered import MeteredSampler
+from megaphi.curation.requests.step_journal import StepJournal
 from megaphi.curation.synthesize.forms.chain import run_chain
 from megaphi.curation.synthesize.forms.work import Tools, Work, start_works
-from megaphi.curation.synthesize.requests.metered import MeteredSampler
-from megaphi.curation.synthesize.requests.step_journal import StepJournal
 from megaphi.curation.synthesize.table.kinds_file import find_kind
 from tests.curation.synthesize.chains import PAGE, Say
 from tests.curation.synthesize.scripted import Scripted, seed

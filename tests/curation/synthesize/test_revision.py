@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megaphi.curation.requests.metered import MeteredSampler
+from megaphi.curation.requests.step_journal import StepJournal
 from megaphi.curation.synthesize.forms.revision import revise_open
 from megaphi.curation.synthesize.forms.work import Tools, Work, start_works
-from megaphi.curation.synthesize.requests.metered import MeteredSampler
-from megaphi.curation.synthesize.requests.step_journal import StepJournal
 from megaphi.curation.synthesize.table.kinds_file import find_kind
 from megaphi.sampling import Sampling
 from tests.curation.synthesize.scripted import Scripted, seed, wants

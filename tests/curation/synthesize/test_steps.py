@@ -12,9 +12,9 @@ import pytest
 
 from megaphi.config import check_values
 from megaphi.curation.document import Document, Outcome, Rejected
+from megaphi.curation.requests.dry_run import costs_of_steps
 from megaphi.curation.step import BatchStep
 from megaphi.curation.synthesize.forms.work import Tools
-from megaphi.curation.synthesize.steps.dry_run import costs_of_steps
 from megaphi.curation.synthesize.steps.seed_source import seed_sources
 from megaphi.curation.synthesize.steps.select_seeds import SelectSeeds
 from megaphi.curation.synthesize.steps.synthesize import Synthesize
@@ -44,15 +44,14 @@ def reasons(found: list[Outcome]) -> Counter[str]:
 @pytest.fixture
 def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kinds with room for answers whose tokens are bytes."""
-    from megaphi.curation.synthesize.steps import dry_run, synthesize
+    from megaphi.curation.synthesize.steps import synthesize
 
     def find(name: str, *, table: str = "") -> Any:
         kind = all_kinds(table=table)[name]
         settings = {**kind.settings, **({"answer_tokens": 4_000} if "answer_tokens" in kind.settings else {})}
         return replace(kind, tokens=30_000, settings=settings)
 
-    for module in (dry_run, synthesize):
-        monkeypatch.setattr(module, "find_kind", find)
+    monkeypatch.setattr(synthesize, "find_kind", find)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in all_kinds().items() if kind.form != "code"])

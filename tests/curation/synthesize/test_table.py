@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from megaphi.curation.requests.template import read_template
 from megaphi.curation.synthesize.forms.chain import CHECKS
 from megaphi.curation.synthesize.forms.drafts import DRAFTS
 from megaphi.curation.synthesize.forms.work import start_works
@@ -14,7 +15,6 @@ from megaphi.curation.synthesize.steps.select_seeds import SelectSeeds
 from megaphi.curation.synthesize.steps.synthesize import Synthesize
 from megaphi.curation.synthesize.table.kind import ALL_CHECKS, FORMS, SETTINGS
 from megaphi.curation.synthesize.table.kinds_file import all_kinds, described, find_kind, read_kinds
-from megaphi.curation.synthesize.table.template import read_template
 from megaphi.errors import InputError
 from megaphi.judging.fence import make_fence
 from tests.curation.synthesize.scripted import seed

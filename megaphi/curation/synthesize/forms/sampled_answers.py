@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from megaphi.curation.requests.asking import Missed, ask_several
 from megaphi.curation.synthesize.forms.plurality import Equal, plurality
 from megaphi.curation.synthesize.forms.work import Tools, Work
-from megaphi.curation.synthesize.requests.asking import Missed, ask_several
 from megaphi.grading.exact_match import normalised
 from megaphi.grading.grader import Grader
 from megaphi.grading.math_answer.extraction import stated_result

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 
 from megaphi.conversation import Conversation
 from megaphi.curation.document import Document
-from megaphi.curation.synthesize.requests.asking import Missed, ask_texts, ask_values
-from megaphi.curation.synthesize.requests.metered import MeteredSampler
-from megaphi.curation.synthesize.requests.step_journal import StepJournal
+from megaphi.curation.requests.asking import Missed, ask_texts, ask_values
+from megaphi.curation.requests.metered import MeteredSampler
+from megaphi.curation.requests.step_journal import StepJournal
+from megaphi.curation.requests.template import Template
 from megaphi.curation.synthesize.table.kind import SyntheticKind
 from megaphi.curation.synthesize.table.kinds_file import our_prompt
-from megaphi.curation.synthesize.table.template import Template
 from megaphi.grading.code_sandbox.sandbox import CodeSandbox
 from megaphi.grading.grader import Grader
 from megaphi.judging.asking import JsonQuestion

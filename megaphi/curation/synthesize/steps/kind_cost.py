@@ -1,60 +1,20 @@
 """The most that one document may cost through the chain of a kind: requests, answers and tokens.
 
 An upper bound, stage by stage: every check passes, every draft has all its items, every answer is as long as it may
-be, and every value of JSON is asked for three times. Tokens are counted by a function of the caller; with one token
-for each byte the bound holds for every byte-level tokenizer.
+be, and every value of JSON is asked for three times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-
+from megaphi.curation.requests.cost import Cost, CountTokens, of_text, of_value, total
+from megaphi.curation.requests.metered import FRAME_TOKENS
+from megaphi.curation.requests.template import Template
 from megaphi.curation.synthesize.forms.work import JUDGEMENT_TOKENS
-from megaphi.curation.synthesize.requests.asking import ATTEMPTS
-from megaphi.curation.synthesize.requests.metered import FRAME_TOKENS
 from megaphi.curation.synthesize.table.kind import FORMS, SyntheticKind
 from megaphi.curation.synthesize.table.kinds_file import our_prompt
-from megaphi.curation.synthesize.table.template import Template
 
-RETRY_TOKENS = 600
-"""More than the reason for which an answer is asked for again."""
 RENDERING_TOKENS = 128
 """More than what is put around question, answer and code when they become a text."""
-CountTokens = Callable[[str], int]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Sums, at most."""
-
-    requests: int = 0
-    answers: int = 0
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.requests + other.requests,
-            self.answers + other.answers,
-            self.prompt_tokens + other.prompt_tokens,
-            self.answer_tokens + other.answer_tokens,
-        )
-
-    def __mul__(self, times: int) -> Cost:
-        return Cost(self.requests * times, self.answers * times, self.prompt_tokens * times, self.answer_tokens * times)
-
-
-def total(costs: Iterable[Cost]) -> Cost:
-    return sum(costs, Cost())
-
-
-def of_text(prompt_tokens: int, answer_tokens: int, *, samples: int = 1) -> Cost:
-    return Cost(1, samples, prompt_tokens, samples * answer_tokens)
-
-
-def of_value(prompt_tokens: int, answer_tokens: int) -> Cost:
-    return of_text(prompt_tokens, answer_tokens) + of_text(prompt_tokens + RETRY_TOKENS, answer_tokens) * (ATTEMPTS - 1)
 
 
 def kind_cost(kind: SyntheticKind, document_tokens: int, count: CountTokens) -> Cost:

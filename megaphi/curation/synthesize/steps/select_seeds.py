@@ -13,10 +13,13 @@ from typing import Annotated, ClassVar
 from megaphi.config import Range
 from megaphi.conversation import Conversation
 from megaphi.curation.document import Document, Outcome, Rejected
+from megaphi.curation.requests.asking import Missed, ask_values
+from megaphi.curation.requests.cost import Cost, CountTokens, of_value, total
+from megaphi.curation.requests.dry_run import Expected
+from megaphi.curation.requests.metered import FRAME_TOKENS
+from megaphi.curation.requests.opening import Prices, StepSamplers, open_samplers
 from megaphi.curation.step import OfMany, StepContext
 from megaphi.curation.synthesize.forms import schemas
-from megaphi.curation.synthesize.requests.asking import Missed, ask_values
-from megaphi.curation.synthesize.steps.opening import Prices, StepSamplers, open_samplers
 from megaphi.curation.synthesize.steps.passages import passages
 from megaphi.curation.synthesize.table.kinds_file import our_prompt
 from megaphi.judging.asking import JsonQuestion
@@ -51,6 +54,10 @@ class SelectSeeds:
     seed: int = 0
     batch_documents: Annotated[int, Range(minimum=1)] = 64
 
+    @property
+    def label(self) -> str:
+        return "seeds"
+
     def open_batch(self, context: StepContext) -> OfMany:
         """Raises InputError for a sampler that cannot be opened."""
         samplers = open_samplers(
@@ -59,7 +66,7 @@ class SelectSeeds:
             judge="",
             budget_tokens=self.budget_tokens,
             prices=Prices(self.prompt_price, self.answer_price),
-            label="seeds",
+            label=self.label,
         )
 
         def select(documents: Sequence[Document]) -> Iterable[Outcome]:
@@ -70,6 +77,22 @@ class SelectSeeds:
             return [outcome for page in pages for outcome in self._outcomes(page)]
 
         return select
+
+    def bound(self, expected: Expected, count: CountTokens) -> tuple[Cost, list[Expected]]:
+        """The scores of a page and its real passages, of which the most that may be kept go on."""
+        lengths = self._passage_lengths(expected, count)
+        costs = [_judgement("page_score", min(expected.tokens, 4 * self.page_characters), count)]
+        for purpose in PURPOSES:
+            costs += [_judgement(f"passage_{purpose}", length, count) for length in lengths]
+        return total(costs), [Expected(length) for length in sorted(lengths)[-len(PURPOSES) * self.best :]]
+
+    def _passage_lengths(self, expected: Expected, count: CountTokens) -> list[int]:
+        if expected.document is None or not expected.document.text:
+            pieces = -(-expected.tokens // max(self.shortest_passage, 1))
+            return [min(expected.tokens, 4 * self.window_characters)] * pieces
+        text = expected.document.text
+        cut = [text[start:end] for start, end in passages(text, window=self.window_characters)]
+        return [count(one) for one in cut if len(one.strip()) >= self.shortest_passage]
 
     def _score_pages(self, pages: Sequence[_Page], samplers: StepSamplers) -> None:
         prompts = [
@@ -156,3 +179,8 @@ def _scores(prompts: Sequence[Conversation], samplers: StepSamplers) -> list[sch
         memory=samplers.journal,
         seeds=[0] * len(questions),
     )
+
+
+def _judgement(name: str, tokens: int, count: CountTokens) -> Cost:
+    empty = our_prompt(name).filled(plain={}, data={"document": ""}, seed=0, item="")
+    return of_value(count(empty.messages[0].content) + tokens + FRAME_TOKENS, JUDGEMENT.max_tokens)

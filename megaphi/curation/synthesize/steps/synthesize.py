@@ -14,10 +14,13 @@ from typing import Annotated, Any, ClassVar
 
 from megaphi.config import FilePath, Range
 from megaphi.curation.document import Document, Outcome, Rejected
+from megaphi.curation.requests.cost import Cost, CountTokens
+from megaphi.curation.requests.dry_run import Expected
+from megaphi.curation.requests.opening import Prices, open_samplers
 from megaphi.curation.step import OfMany, StepContext
 from megaphi.curation.synthesize.forms.chain import run_chain
 from megaphi.curation.synthesize.forms.work import Tools, Work, start_works
-from megaphi.curation.synthesize.steps.opening import Prices, open_samplers
+from megaphi.curation.synthesize.steps.kind_cost import kind_cost, made_documents, made_tokens
 from megaphi.curation.synthesize.steps.seed_source import seed_sources
 from megaphi.curation.synthesize.table.kind import SyntheticKind
 from megaphi.curation.synthesize.table.kinds_file import find_kind
@@ -59,6 +62,10 @@ class Synthesize:
     seed: int = 0
     batch_documents: Annotated[int, Range(minimum=1)] = 64
 
+    @property
+    def label(self) -> str:
+        return self.kind
+
     def open_batch(self, context: StepContext) -> OfMany:
         """Raises InputError for a kind that is not there, or a sampler that cannot be opened."""
         kind = find_kind(self.kind, table=self.table)
@@ -68,7 +75,7 @@ class Synthesize:
             judge=self.judge,
             budget_tokens=self.budget_tokens,
             prices=Prices(self.prompt_price, self.answer_price),
-            label=kind.name,
+            label=self.label,
         )
         tools = Tools(
             writer=samplers.writer,
@@ -91,6 +98,17 @@ class Synthesize:
             return list(self._outcomes(documents, kind, done, tools))
 
         return synthesize
+
+    def bound(self, expected: Expected, count: CountTokens) -> tuple[Cost, list[Expected]]:
+        """The works on a document, each with as many documents as the kind may make of it."""
+        kind = find_kind(self.kind, table=self.table)
+        following = [expected] if self.keep_seeds else []
+        if expected.document is not None and not self.takes(expected.document, kind):
+            return Cost(), following
+        works = min(self.per_seed, kind.combinations)
+        made = Expected(made_tokens(kind, expected.tokens, count))
+        cost = kind_cost(kind, expected.tokens, count) * works
+        return cost, following + [made] * (made_documents(kind) * works)
 
     def takes(self, document: Document, kind: SyntheticKind) -> bool:
         return bool(seed_sources(document, otherwise=self.seed_source) & set(kind.seeds))

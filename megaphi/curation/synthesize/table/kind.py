@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from megaphi.curation.requests.template import Template
 from megaphi.curation.synthesize.table.setting_values import (
     one_of,
     pattern,
@@ -19,7 +20,6 @@ from megaphi.curation.synthesize.table.setting_values import (
     text,
     whole_number,
 )
-from megaphi.curation.synthesize.table.template import Template
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from megaphi.curation.requests.template import NAME, Template, read_template
 from megaphi.curation.synthesize.table import setting_values
 from megaphi.curation.synthesize.table.kind import FORMS, MUST_BE_GIVEN, SETTINGS, SyntheticKind
-from megaphi.curation.synthesize.table.template import NAME, Template, read_template
 from megaphi.errors import InputError, did_you_mean
 
 OURS = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from megaphi.conversation import Conversation
-from megaphi.curation.synthesize.requests.metered import MeteredSampler
+from megaphi.curation.requests.metered import MeteredSampler
 from megaphi.errors import AffectsAll, InputError
 from megaphi.generation.client.request_journal import RequestJournal
 from megaphi.judging.asking import CANCELLED, REFUSED, JsonQuestion, Unanswered, ask_json, sample_each

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megaphi.conversation import Conversation, Message
-from megaphi.curation.synthesize.requests.asking import Missed, ask_several, ask_texts, ask_values
-from megaphi.curation.synthesize.requests.metered import CANCELLED, MeteredSampler, prompt_tokens_at_most
-from megaphi.curation.synthesize.requests.step_journal import StepJournal
+from megaphi.curation.requests.asking import Missed, ask_several, ask_texts, ask_values
+from megaphi.curation.requests.metered import CANCELLED, MeteredSampler, prompt_tokens_at_most
+from megaphi.curation.requests.step_journal import StepJournal
 from megaphi.errors import AffectsAll, InputError, RunFailed
 from megaphi.json_text import parse_json
 from megaphi.judging.asking import JsonQuestion

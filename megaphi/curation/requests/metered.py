@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 from megaphi.conversation import Conversation, to_plain
-from megaphi.curation.synthesize.requests.step_journal import StepJournal
+from megaphi.curation.requests.step_journal import StepJournal
 from megaphi.generation.client.request_journal import request_key
 from megaphi.sampling import Answer, Prompt, Sampler, Sampling, answer_from_plain, plain_answer
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from megaphi.curation.requests.metered import MeteredSampler, RequestCounts
+from megaphi.curation.requests.step_journal import StepJournal
 from megaphi.curation.step import StepContext
-from megaphi.curation.synthesize.requests.metered import MeteredSampler, RequestCounts
-from megaphi.curation.synthesize.requests.step_journal import StepJournal
 from megaphi.log import logger
 
 SECONDS_BETWEEN_COSTS = 30.0
