@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include "checked.h"
 #include "index.h"
 
 namespace py = pybind11;
@@ -11,12 +12,10 @@ using namespace megaphi::megatron_order;
 
 namespace {
 
+constexpr int64_t MOST_TOKENS = int64_t{1} << 40;
+
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
-
-void check(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 template <class T>
 Unaligned<T> unaligned(const Array<T>& array) {
@@ -32,23 +31,23 @@ void shuffle_rows(NumpyShuffle& shuffle, py::array& array) {
 }
 
 void shuffle_array(NumpyShuffle& shuffle, py::array array) {
-  check(array.ndim() >= 1 && (array.flags() & py::array::c_style), "shuffle: a contiguous array of one or more rows");
+  require(array.ndim() >= 1 && (array.flags() & py::array::c_style), "shuffle: a contiguous array of one or more rows");
   if (array.size() == 0) return;
   switch (array.nbytes() / array.shape(0)) {
     case 4: return shuffle_rows<4>(shuffle, array);
     case 8: return shuffle_rows<8>(shuffle, array);
     case 16: return shuffle_rows<16>(shuffle, array);
-    default: check(false, "shuffle: rows of 4, 8 or 16 bytes");
+    default: require(false, "shuffle: rows of 4, 8 or 16 bytes");
   }
 }
 
 template <class Document, class Place>
 void sample_starts(const Array<int32_t>& lengths, const Array<Document>& documents, int64_t sequence_length,
                    Array<Place>& starts) {
-  check(documents.ndim() == 1, "megatron_sample_starts: documents of one dimension");
-  check(starts.ndim() == 2 && starts.shape(1) == 2, "megatron_sample_starts: starts of shape [samples, 2]");
-  check(sequence_length >= 1, "megatron_sample_starts: a sequence length of at least 1");
-  check(static_cast<uint64_t>(documents.size()) <= std::numeric_limits<Place>::max(),
+  require(documents.ndim() == 1, "megatron_sample_starts: documents of one dimension");
+  require(starts.ndim() == 2 && starts.shape(1) == 2, "megatron_sample_starts: starts of shape [samples, 2]");
+  require(is_within(sequence_length, 1, MOST_TOKENS), "megatron_sample_starts: a sequence of 1 .. 2^40 tokens");
+  require(static_cast<uint64_t>(documents.size()) <= std::numeric_limits<Place>::max(),
         "megatron_sample_starts: more documents than the dtype of starts can count");
   const auto sizes = unaligned(lengths);
   const Document* order = documents.data();
@@ -60,17 +59,17 @@ void sample_starts(const Array<int32_t>& lengths, const Array<Document>& documen
 
 template <class Rank>
 void check_blend(size_t inputs, const Array<int16_t>& datasets, const Array<Rank>& ranks) {
-  check(inputs >= 1 && inputs < std::numeric_limits<int16_t>::max(), "megatron_blend: 1 .. 32,766 datasets");
-  check(datasets.ndim() == 1 && ranks.ndim() == 1 && datasets.size() == ranks.size(),
+  require(inputs >= 1 && inputs < std::numeric_limits<int16_t>::max(), "megatron_blend: 1 .. 32,766 datasets");
+  require(datasets.ndim() == 1 && ranks.ndim() == 1 && datasets.size() == ranks.size(),
         "megatron_blend: datasets and ranks of one dimension and the same size");
-  check(static_cast<uint64_t>(ranks.size()) <= std::numeric_limits<Rank>::max(),
+  require(static_cast<uint64_t>(ranks.size()) <= std::numeric_limits<Rank>::max(),
         "megatron_blend: more samples than the dtype of ranks can count");
 }
 
 template <class Rank>
 std::vector<int64_t> blend_shares(const std::vector<double>& shares, Array<int16_t>& datasets, Array<Rank>& ranks) {
   check_blend(shares.size(), datasets, ranks);
-  for (const double share : shares) check(share > 0 && share <= 1, "megatron_blend: shares in (0, 1]");
+  for (const double share : shares) require(share > 0 && share <= 1, "megatron_blend: shares in (0, 1]");
   int16_t* chosen = datasets.mutable_data();
   Rank* numbers = ranks.mutable_data();
   const int64_t samples = datasets.size();
@@ -83,10 +82,10 @@ void blend_sizes(const std::vector<int64_t>& sizes, Array<int16_t>& datasets, Ar
   check_blend(sizes.size(), datasets, ranks);
   int64_t missing = datasets.size();
   for (const int64_t size : sizes) {
-    check(size >= 1 && size <= missing, "megatron_blend_all: sizes of at least 1 that sum to the number of samples");
+    require(size >= 1 && size <= missing, "megatron_blend_all: sizes of at least 1 that sum to the number of samples");
     missing -= size;
   }
-  check(missing == 0, "megatron_blend_all: sizes of at least 1 that sum to the number of samples");
+  require(missing == 0, "megatron_blend_all: sizes of at least 1 that sum to the number of samples");
   int16_t* chosen = datasets.mutable_data();
   Rank* numbers = ranks.mutable_data();
   py::gil_scoped_release release;
@@ -100,10 +99,12 @@ py::array_t<int64_t> array_of(const std::vector<int64_t>& values) {
 template <class Document>
 py::tuple runs(const Array<int32_t>& lengths, const Array<int64_t>& pointers, int64_t token_bytes,
                const Array<Document>& documents, const Array<int64_t>& starts, int64_t tokens) {
-  check(lengths.size() == pointers.size(), "megatron_runs: one pointer per length");
-  check(documents.ndim() == 1 && starts.ndim() == 2 && starts.shape(1) == 2,
+  require(lengths.size() == pointers.size(), "megatron_runs: one pointer per length");
+  require(documents.ndim() == 1 && starts.ndim() == 2 && starts.shape(1) == 2,
         "megatron_runs: starts of shape [rows, 2]");
-  check(token_bytes >= 1 && tokens >= 1, "megatron_runs: at least one byte per token and one token per row");
+  require(is_within(token_bytes, 1, 8), "megatron_runs: 1 .. 8 bytes per token");
+  require(is_within(tokens, 1, MOST_TOKENS), "megatron_runs: 1 .. 2^40 tokens per row");
+  for (py::ssize_t i = 0; i < starts.size(); ++i) require(starts.data()[i] >= 0, "megatron_runs: a start below zero");
   const auto sizes = unaligned(lengths);
   const auto offsets = unaligned(pointers);
   const Document* order = documents.data();

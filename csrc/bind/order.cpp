@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "../index/order.h"
+#include "checked.h"
 #include "index.h"
 
 namespace {
@@ -16,22 +17,21 @@ using megaphi::index::SourceGrid;
 using megaphi::index::TableBlend;
 using megaphi::index::TreeBlend;
 using megaphi::index::TreeNode;
-using Numbers = py::array_t<int64_t, py::array::c_style>;
 
 template <class Number>
-py::array_t<Number> new_like(const Numbers& numbers) {
+py::array_t<Number> new_like(const Int64s& numbers) {
   return py::array_t<Number>(std::vector<py::ssize_t>(numbers.shape(), numbers.shape() + numbers.ndim()));
 }
 
 Permutation new_permutation(uint64_t size, uint64_t key) {
-  if (size < 1 || size > uint64_t{1} << 62) throw std::invalid_argument("a permutation needs 1 <= size <= 2^62");
+  require(size >= 1 && size <= uint64_t{1} << 62, "a permutation needs 1 <= size <= 2^62");
   return Permutation(size, key);
 }
 
 using Lookup = void (Permutation::*)(const int64_t*, int64_t, uint64_t*) const;
 
 template <Lookup lookup>
-py::array_t<uint64_t> look_up(const Permutation& permutation, const Numbers& numbers) {
+py::array_t<uint64_t> look_up(const Permutation& permutation, const Int64s& numbers) {
   py::array_t<uint64_t> found = new_like<uint64_t>(numbers);
   const int64_t* in = numbers.data();
   const int64_t count = numbers.size();
@@ -48,7 +48,7 @@ py::array_t<uint64_t> look_up(const Permutation& permutation, const Numbers& num
 }
 
 std::vector<uint64_t> words_of(const std::string& bytes) {
-  if (bytes.empty() || bytes.size() % 8) throw std::invalid_argument("a long number: whole eight-byte words");
+  require(!bytes.empty() && bytes.size() % 8 == 0, "a long number: whole eight-byte words");
   std::vector<uint64_t> words(bytes.size() / 8);
   std::memcpy(words.data(), bytes.data(), bytes.size());
   return words;
@@ -58,15 +58,15 @@ std::vector<uint64_t> words_of(const std::string& bytes) {
 using InverseShare = std::tuple<int64_t, py::bytes, py::bytes>;
 
 std::shared_ptr<Blend> new_table(const std::vector<InverseShare>& shares, int64_t slots, bool repeats) {
-  if (slots < 1 || slots > 1 << 30) throw std::invalid_argument("a blend's table has 1 .. 2^30 slots");
-  if (shares.empty() || shares.size() > size_t{1} << megaphi::index::SOURCE_BITS) {
-    throw std::invalid_argument("a blend's table has 1 .. 2^20 sources");
-  }
+  require(is_within(slots, 1, 1 << 24), "a blend's table has 1 .. 2^24 slots");
+  require(!shares.empty() && shares.size() <= size_t{1} << megaphi::index::SOURCE_BITS,
+          "a blend's table has 1 .. 2^20 sources");
   std::vector<SampleWindows> sources;
   for (const auto& [whole, remainder, numerator] : shares) {
     std::vector<uint64_t> high = words_of(remainder), low = words_of(numerator);
-    if (high.size() != low.size()) throw std::invalid_argument("remainder and numerator differ in length");
-    if (whole < 1 || whole > SampleWindows::FARTHEST_DEADLINE) throw std::invalid_argument("a share is in (0, 1]");
+    require(high.size() == low.size(), "remainder and numerator differ in length");
+    require(is_within(whole, 1, SampleWindows::FARTHEST_DEADLINE), "a share is in (0, 1]");
+    require(megaphi::index::is_less(high, low), "a remainder is less than its numerator");
     sources.emplace_back(whole, std::move(high), std::move(low));
   }
   const py::gil_scoped_release released;
@@ -77,14 +77,14 @@ std::shared_ptr<Blend> new_table(const std::vector<InverseShare>& shares, int64_
 using Node = std::tuple<int32_t, int32_t, uint64_t>;
 
 std::shared_ptr<Blend> new_tree(int32_t root, const std::vector<Node>& nodes, int64_t sources, int64_t limit) {
-  if (limit < 1 || limit > int64_t{1} << 62) throw std::invalid_argument("a blend has 1 .. 2^62 samples");
+  require(is_within(limit, 1, int64_t{1} << 62), "a blend has 1 .. 2^62 samples");
   std::vector<TreeNode> made;
   for (const auto& [left, right, fraction] : nodes) made.push_back({fraction, left, right});
   return std::make_shared<TreeBlend>(root, std::move(made), sources, limit);
 }
 
-py::tuple locate_in_blend(const Blend& blend, const Numbers& numbers) {
-  Numbers source = new_like<int64_t>(numbers), rank = new_like<int64_t>(numbers);
+py::tuple locate_in_blend(const Blend& blend, const Int64s& numbers) {
+  Int64s source = new_like<int64_t>(numbers), rank = new_like<int64_t>(numbers);
   const int64_t* in = numbers.data();
   const int64_t count = numbers.size();
   int64_t* const out[] = {source.mutable_data(), rank.mutable_data()};
@@ -111,8 +111,8 @@ Order new_order(std::shared_ptr<Blend> blend, const std::vector<Grid>& grids, in
   return Order(std::move(blend), std::move(made), sequence_length);
 }
 
-py::tuple locate_in_order(const Order& order, const Numbers& numbers) {
-  Numbers source = new_like<int64_t>(numbers), epoch = new_like<int64_t>(numbers), window = new_like<int64_t>(numbers),
+py::tuple locate_in_order(const Order& order, const Int64s& numbers) {
+  Int64s source = new_like<int64_t>(numbers), epoch = new_like<int64_t>(numbers), window = new_like<int64_t>(numbers),
           start = new_like<int64_t>(numbers);
   const int64_t* in = numbers.data();
   const int64_t count = numbers.size();
@@ -140,6 +140,6 @@ void bind_order(py::module_& module) {
       .def("locate", &locate_in_blend, numbers, "(source, rank) of these samples: int64.")
       .def("counts", &counts_of_blend, py::arg("samples"), "Samples of each source among the first ones.");
   py::class_<Order>(module, "Order", "The order of megaphi/data/order/sample_order.py.")
-      .def(py::init(&new_order), py::arg("blend"), py::arg("grids"), py::arg("sequence_length"))
+      .def(py::init(&new_order), given("blend"), py::arg("grids"), py::arg("sequence_length"))
       .def("locate", &locate_in_order, numbers, "(source, epoch, window, start token) of these samples: int64.");
 }

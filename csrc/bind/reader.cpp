@@ -4,6 +4,7 @@
 #include "../index/reader.h"
 
 #include "../index/documents.h"
+#include "checked.h"
 #include "index.h"
 
 namespace py = pybind11;
@@ -11,22 +12,11 @@ using namespace megaphi;
 
 namespace {
 
-using Array = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-const int64_t* checked(const Array& array, py::ssize_t size, const char* message) {
-  require(array.ndim() == 1 && array.size() == size, message);
-  return array.data();
-}
-
-Runs checked_runs(const Array* row, const Array& file, const Array& offset, const Array& count, py::ssize_t files) {
+Runs checked_runs(const Int64s* row, const Int64s& file, const Int64s& offset, const Int64s& count, py::ssize_t files) {
   require(file.ndim() == 1, "runs: arrays of one dimension");
   const auto size = file.size();
-  Runs runs{size, row == nullptr ? nullptr : checked(*row, size, "runs: one row each"), file.data(),
-            checked(offset, size, "runs: one offset each"), checked(count, size, "runs: one count each")};
+  Runs runs{size, row == nullptr ? nullptr : row_of(*row, size, "runs: one row each"), file.data(),
+            row_of(offset, size, "runs: one offset each"), row_of(count, size, "runs: one count each")};
   for (int64_t run = 0; run < size; ++run) {
     if (runs.file[run] < 0 || runs.file[run] >= files) throw std::out_of_range("runs: no such file");
     require(runs.offset[run] >= 0 && runs.count[run] >= 0, "runs: negative offset or count");
@@ -36,7 +26,7 @@ Runs checked_runs(const Array* row, const Array& file, const Array& offset, cons
 }
 
 void check_rows(const Runs& runs, int64_t rows, int64_t columns) {
-  require(rows >= 0 && columns >= 0, "a negative shape");
+  items_of_shape(rows, columns, "a shape of no columns, or of more than 2^48 tokens");
   int64_t row = 0, filled = 0;
   for (int64_t run = 0; run < runs.size; ++run) {
     for (; row < runs.row[run]; ++row, filled = 0)
@@ -45,8 +35,15 @@ void check_rows(const Runs& runs, int64_t rows, int64_t columns) {
     filled += runs.count[run];
     require(filled <= columns, "runs are longer than their row");
   }
-  require(columns == 0 || (row + (rows > 0) == rows && (rows == 0 || filled == columns)),
-          "runs do not fill their rows exactly");
+  require(row + (rows > 0) == rows && (rows == 0 || filled == columns), "runs do not fill their rows exactly");
+}
+
+// Descriptors of open files.
+const int64_t* descriptors_of(const Int64s& files) {
+  const int64_t* descriptors = row_of(files, files.size(), "files: one dimension");
+  for (py::ssize_t i = 0; i < files.size(); ++i)
+    require(is_within(descriptors[i], 0, std::numeric_limits<int>::max()), "files: a number that is no descriptor");
+  return descriptors;
 }
 
 py::object described(const ReadFailure& failure) {
@@ -55,16 +52,15 @@ py::object described(const ReadFailure& failure) {
   return py::make_tuple(names[failure.kind], failure.run, failure.byte, failure.value);
 }
 
-py::tuple gather_tokens(const Array& files, const Array& codes, const Array& row, const Array& file,
-                        const Array& offset, const Array& count, int64_t rows, int64_t columns, int64_t vocabulary) {
-  const auto* descriptors = checked(files, files.size(), "files: one dimension");
-  const auto* dtypes = checked(codes, files.size(), "files: one dtype code each");
+py::tuple gather_tokens(const Int64s& files, const Int64s& codes, const Int64s& row, const Int64s& file,
+                        const Int64s& offset, const Int64s& count, int64_t rows, int64_t columns, int64_t vocabulary) {
+  const auto* descriptors = descriptors_of(files);
+  const auto* dtypes = row_of(codes, files.size(), "files: one dtype code each");
   for (py::ssize_t i = 0; i < codes.size(); ++i)
     require(bytes_of_dtype_code(dtypes[i]) != 0, "a dtype code that is not an integer type");
   const Runs runs = checked_runs(&row, file, offset, count, files.size());
   check_rows(runs, rows, columns);
   require(vocabulary > 0, "an empty vocabulary");
-  require(columns > 0, "rows without a token");
   py::array_t<int64_t> inputs({rows, columns - 1}), labels({rows, columns - 1});
   const InputsAndLabels out{inputs.mutable_data(), labels.mutable_data(), columns};
   ReadFailure failure;
@@ -75,9 +71,9 @@ py::tuple gather_tokens(const Array& files, const Array& codes, const Array& row
   return py::make_tuple(inputs, labels, described(failure));
 }
 
-py::object read_runs(const Array& files, const Array& file, const Array& offset, const Array& count,
+py::object read_runs(const Int64s& files, const Int64s& file, const Int64s& offset, const Int64s& count,
                      py::array_t<uint8_t, py::array::c_style> out) {
-  const auto* descriptors = checked(files, files.size(), "files: one dimension");
+  const auto* descriptors = descriptors_of(files);
   const Runs runs = checked_runs(nullptr, file, offset, count, files.size());
   int64_t bytes = 0;
   for (int64_t run = 0; run < runs.size; ++run) {
@@ -94,27 +90,26 @@ py::object read_runs(const Array& files, const Array& file, const Array& offset,
   return described(failure);
 }
 
-Numbers numbers_of(const py::array& array) {
-  require(array.ndim() == 1 && array.dtype().kind() == 'i' && array.itemsize() == 8, "an index is an int64 array");
-  require(array.size() < 2 || array.strides(0) == 8, "an index is contiguous");
+Numbers numbers_of(const py::handle& object) {
+  const py::array array = mapped_int64s(object, "an index is a contiguous int64 array");
   return {static_cast<const char*>(array.data()), array.size()};
 }
 
 Index index_of(const py::tuple& table) {
   require(table.size() == 4, "an index is (pointers, documents, bytes, bytes of a token)");
-  const Index index{numbers_of(table[0].cast<py::array>()), numbers_of(table[1].cast<py::array>()),
+  const Index index{numbers_of(table[0]), numbers_of(table[1]),
                     table[2].cast<int64_t>(), table[3].cast<int64_t>()};
   require(index.itemsize >= 1 && index.itemsize <= 8, "1 to 8 bytes of a token");
   return index;
 }
 
-Array find_sequences(const py::array& pointers, int64_t bytes, const Array& offset) {
+Int64s find_sequences(const py::object& pointers, int64_t bytes, const Int64s& offset) {
   const Numbers numbers = numbers_of(pointers);
-  const auto* targets = checked(offset, offset.size(), "offsets: one dimension");
+  const auto* targets = row_of(offset, offset.size(), "offsets: one dimension");
   for (py::ssize_t i = 0; i < offset.size(); ++i)
     if (targets[i] < 0 || targets[i] >= bytes) throw std::out_of_range("an offset beyond the data");
   require(numbers.size > 0 || offset.size() == 0, "bytes without sequences");
-  Array out(offset.size());
+  Int64s out(offset.size());
   int64_t* found = out.mutable_data();
   const auto size = offset.size();
   {
@@ -141,8 +136,8 @@ int64_t number_all(const std::vector<Index>& indices, const Runs& runs, int32_t*
   return -1;
 }
 
-py::tuple document_ids(const std::vector<py::tuple>& tables, const Array& row, const Array& file, const Array& start,
-                       const Array& count, int64_t rows, int64_t columns) {
+py::tuple document_ids(const std::vector<py::tuple>& tables, const Int64s& row, const Int64s& file, const Int64s& start,
+                       const Int64s& count, int64_t rows, int64_t columns) {
   std::vector<Index> indices;
   for (const auto& table : tables) indices.push_back(index_of(table));
   const Runs runs = checked_runs(&row, file, start, count, static_cast<py::ssize_t>(tables.size()));

@@ -4,6 +4,7 @@
 #include "../text/benchmark_items.h"
 #include "../text/clusters.h"
 #include "../text/minhash.h"
+#include "checked.h"
 
 namespace py = pybind11;
 using namespace megaphi::text;
@@ -17,6 +18,7 @@ py::str string_of(const std::u32string& text) {
 }
 
 std::u32string code_points(const py::handle& text) {
+  if (!py::isinstance<py::str>(text)) throw py::type_error("the form of a character is a text");
   std::u32string codes(static_cast<size_t>(PyUnicode_GetLength(text.ptr())), U'\0');
   auto* out = reinterpret_cast<Py_UCS4*>(codes.data());
   if (!codes.empty() && PyUnicode_AsUCS4(text.ptr(), out, static_cast<Py_ssize_t>(codes.size()), 0) == nullptr)
@@ -40,7 +42,7 @@ py::tuple run_hash(PythonCharacters& characters, const py::str& text) {
 }
 
 std::vector<uint64_t> all_runs(PythonCharacters& characters, const py::str& text, size_t size) {
-  if (size < 1) throw std::invalid_argument("a run has at least one word");
+  require(size >= 1, "a run has at least one word");
   const auto words = characters.words_of<WordHashes>(text).hashes;
   std::vector<uint64_t> runs;
   runs.reserve(words.size());
@@ -50,7 +52,7 @@ std::vector<uint64_t> all_runs(PythonCharacters& characters, const py::str& text
 }
 
 py::array_t<uint64_t> smallest_runs(PythonCharacters& characters, const py::str& text, size_t size, size_t most) {
-  if (size < 1) throw std::invalid_argument("a run has at least one word");
+  require(size >= 1, "a run has at least one word");
   std::vector<uint64_t> runs;
   each_run(characters.words_of<WordHashes>(text).hashes, size, [&](size_t, uint64_t hash) { runs.push_back(hash); });
   keep_different(runs);
@@ -60,7 +62,8 @@ py::array_t<uint64_t> smallest_runs(PythonCharacters& characters, const py::str&
 
 bool sign(PythonCharacters& characters, const py::str& text, size_t words,
           py::array_t<uint32_t, py::array::c_style> out) {
-  if (out.ndim() != 1 || out.size() < 1 || out.size() > 1 << 20) throw std::invalid_argument("a row of 1 .. 2^20");
+  // The work grows with the square of its size where a text has few words.
+  require(out.ndim() == 1 && is_within(out.size(), 1, 1 << 12), "a signature is a row of 1 .. 4,096 numbers");
   const std::vector<uint64_t> runs = all_runs(characters, text, words);
   if (runs.empty()) return false;
   write_signature(runs, static_cast<uint32_t>(out.size()), out.mutable_data());
@@ -69,7 +72,7 @@ bool sign(PythonCharacters& characters, const py::str& text, size_t words,
 
 std::shared_ptr<BenchmarkItems> new_items(PythonCharacters& characters, const py::list& texts, size_t exact_words,
                                           size_t overlap_words, const py::list& allowed) {
-  if (overlap_words < 1 || overlap_words > exact_words) throw std::invalid_argument("runs of 1 <= short <= long words");
+  require(overlap_words >= 1 && overlap_words <= exact_words, "runs of 1 <= short <= long words");
   std::unordered_set<uint64_t> hashes;
   for (const auto& run : allowed) {
     const auto words = characters.words_of<WordHashes>(py::cast<py::str>(run)).hashes;
@@ -111,15 +114,20 @@ py::list exact_runs(const BenchmarkItems& items, PythonCharacters& characters, c
   return runs;
 }
 
-using Members = py::array_t<int64_t, py::array::c_style>;
-
-void check_members(const Members& members, int64_t count) {
+void check_members(const Int64s& members, int64_t count) {
   for (py::ssize_t i = 0; i < members.size(); ++i)
-    if (members.data()[i] < 0 || members.data()[i] >= count) throw std::out_of_range("no such member");
+    if (!is_within(members.data()[i], 0, count - 1)) throw std::out_of_range("no such member");
 }
 
-void link_members(Members parents, const Members& left, const Members& right) {
-  if (left.size() != right.size()) throw std::invalid_argument("links: as many left as right ends");
+// Every member's parent is no larger than itself, so that each way up ends.
+void check_parents(const Int64s& parents) {
+  for (py::ssize_t i = 0; i < parents.size(); ++i)
+    require(is_within(parents.data()[i], 0, i), "clusters: a parent that is larger than its member, or below zero");
+}
+
+void link_members(Int64s parents, const Int64s& left, const Int64s& right) {
+  require(left.size() == right.size(), "links: as many left as right ends");
+  check_parents(parents);
   check_members(left, parents.size());
   check_members(right, parents.size());
   int64_t* of = parents.mutable_data();
@@ -127,7 +135,8 @@ void link_members(Members parents, const Members& left, const Members& right) {
   for (py::ssize_t i = 0; i < left.size(); ++i) link(of, left.data()[i], right.data()[i]);
 }
 
-void point_to_roots(Members parents) {
+void point_to_roots(Int64s parents) {
+  check_parents(parents);
   int64_t* of = parents.mutable_data();
   const int64_t count = parents.size();
   const py::gil_scoped_release released;
@@ -139,7 +148,7 @@ void point_to_roots(Members parents) {
 void PythonCharacters::add_page(uint32_t page) {
   const auto described = describe(page).cast<py::tuple>();
   const auto kinds = described[0].cast<std::string>();
-  if (kinds.size() != Characters::PAGE) throw std::invalid_argument("a page has 256 kinds");
+  require(kinds.size() == Characters::PAGE, "a page has 256 kinds");
   auto made = std::make_unique<Characters::Page>(reinterpret_cast<const uint8_t*>(kinds.data()));
   for (const auto& [code, form] : described[1].cast<py::dict>()) {
     if (form.is_none()) {
@@ -149,7 +158,7 @@ void PythonCharacters::add_page(uint32_t page) {
     const auto pair = form.cast<py::tuple>();
     const std::u32string codes = code_points(pair[0]);
     const auto kinds_of_form = pair[1].cast<std::string>();
-    if (kinds_of_form.size() != codes.size()) throw std::invalid_argument("a form has a kind for each character");
+    require(kinds_of_form.size() == codes.size(), "a form has a kind for each character");
     Form letters;
     for (size_t i = 0; i < codes.size(); ++i) {
       const Kind kind = Characters::checked_kind(static_cast<uint8_t>(kinds_of_form[i]));

@@ -73,6 +73,13 @@ std::tuple<Tensor, Tensor> rms_norm_backward(Tensor grad_y, MaybeTensor grad_sum
 
 // ---- rotary ----
 
+// Costs nothing on the CPU; a CUDA kernel looks at each position by itself.
+void check_positions(const Tensor& positions, int64_t table_rows) {
+  const auto* all = static_cast<const int64_t*>(data(positions));
+  for (int64_t token = 0; token < positions.numel(); token++)
+    check(0 <= all[token] && all[token] < table_rows, "rotary: positions beyond the table of cos and sin");
+}
+
 void rotate(const Tensor& x, void* y, Tensor cos, Tensor sin, MaybeTensor positions, int64_t offset, int64_t rotated,
             bool inverse) {
   check(x.dim() == 5 && x.size(4) % 2 == 0, "rotary: x must be [S, B, G, heads, K] with K even");
@@ -80,14 +87,16 @@ void rotate(const Tensor& x, void* y, Tensor cos, Tensor sin, MaybeTensor positi
   check(cos.scalar_type() == accumulator_of(x) && same_device(cos, x), "rotary: cos must be float32");
   check_like(sin, cos, "rotary: sin must be like cos");
   check(0 <= rotated && rotated <= x.size(3), "rotary: rotated must lie between 0 and the heads of a group");
+  positions = maybe_packed(positions);
   if (positions.has_value()) {
     check(positions->dim() == 2 && positions->size(0) == x.size(0) && positions->size(1) == x.size(1) &&
               positions->scalar_type() == ScalarType::Long && same_device(*positions, x),
           "rotary: positions must be int64 [S, B]");
+    if (x.is_cpu()) check_positions(*positions, cos.size(0));
   } else {
-    check(0 <= offset && offset + x.size(0) <= cos.size(0), "rotary: positions beyond the table of cos and sin");
+    check(0 <= offset && offset <= cos.size(0) - x.size(0), "rotary: positions beyond the table of cos and sin");
   }
-  cos = packed(cos), sin = packed(sin), positions = maybe_packed(positions);
+  cos = packed(cos), sin = packed(sin);
   const Rotary arguments{data(x),
                          y,
                          data(cos),
@@ -292,15 +301,16 @@ std::tuple<Tensor, Tensor> swiglu_backward_and_forward(Tensor grad_y, Tensor x) 
 
 // ---- cross_entropy ----
 
-void check_labels(const Tensor& logits, const Tensor& labels) {
+void check_labels(const Tensor& logits, const Tensor& labels, int64_t first) {
   check(logits.dim() == 2, "cross_entropy: logits must be [tokens, vocabulary]");
+  check(0 <= first && first <= int64_t{1} << 62, "cross_entropy: a vocabulary does not begin below zero");
   check(labels.dim() == 1 && labels.size(0) == logits.size(0) && labels.scalar_type() == ScalarType::Long &&
             same_device(labels, logits),
         "cross_entropy: labels must be int64 [tokens] on the logits' device");
 }
 
 Tensor cross_entropy_statistics(Tensor logits, Tensor labels, int64_t first) {
-  check_labels(logits, labels);
+  check_labels(logits, labels, first);
   logits = packed(logits), labels = packed(labels);
   Tensor stats = new_tensor(logits, {logits.size(0), 3}, accumulator_of(logits));
   const CrossEntropyForward arguments{data(logits),
@@ -317,7 +327,7 @@ Tensor cross_entropy_statistics(Tensor logits, Tensor labels, int64_t first) {
 
 void cross_entropy_gradient(const Tensor& logits, void* grad_logits, Tensor labels, Tensor totals, Tensor grad,
                             int64_t first, int64_t ignored, double z_weight) {
-  check_labels(logits, labels);
+  check_labels(logits, labels, first);
   check(totals.dim() == 2 && totals.size(0) == logits.size(0) && totals.size(1) == 2 &&
             totals.scalar_type() == accumulator_of(logits) && same_device(totals, logits),
         "cross_entropy_backward: totals must be float32 [tokens, 2]");

@@ -43,6 +43,14 @@ class Blend {
   int64_t limit_;
 };
 
+// Long numbers, as little-endian words of one length.
+inline bool is_less(const std::vector<uint64_t>& one, const std::vector<uint64_t>& other) {
+  for (size_t i = one.size(); i-- > 0;) {
+    if (one[i] != other[i]) return one[i] < other[i];
+  }
+  return false;
+}
+
 // The slots that the samples of one source may take: sample j those from floor(j / share) to ceil((j + 1) / share) - 1.
 // 1 / share = whole + remainder / numerator, with the two as little-endian words of one length.
 class SampleWindows {
@@ -72,13 +80,6 @@ class SampleWindows {
   }
 
  private:
-  static bool is_less(const std::vector<uint64_t>& one, const std::vector<uint64_t>& other) {
-    for (size_t i = one.size(); i-- > 0;) {
-      if (one[i] != other[i]) return one[i] < other[i];
-    }
-    return false;
-  }
-
   void subtract_numerator() {
     uint64_t borrow = 0;
     for (size_t i = 0; i < rest_.size(); i++) {
@@ -200,11 +201,18 @@ struct TreeNode {
 
 class TreeBlend : public Blend {
  public:
-  // A node's children come before it, so that no path has an end.
+  // A node's children come before it, and nothing is a child twice: every path ends, and no two meet.
   TreeBlend(int32_t root, std::vector<TreeNode> nodes, int64_t sources, int64_t limit)
       : Blend(sources, limit), root_(root), nodes_(std::move(nodes)) {
+    if (sources < 1 || sources > int64_t{1} << SOURCE_BITS) {
+      throw std::invalid_argument("a blend's tree has 1 .. 2^20 sources");
+    }
+    std::vector<bool> is_used(nodes_.size() + sources);
     const auto check = [&](int32_t child, int64_t nodes_before) {
-      if (child >= nodes_before || child < -sources) throw std::invalid_argument("a blend's tree is not a tree");
+      if (child >= nodes_before || child < -sources || is_used[child + sources]) {
+        throw std::invalid_argument("a blend's tree is not a tree");
+      }
+      is_used[child + sources] = true;
     };
     check(root, static_cast<int64_t>(nodes_.size()));
     for (size_t i = 0; i < nodes_.size(); i++) {
