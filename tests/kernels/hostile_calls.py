@@ -104,7 +104,8 @@ def operator_calls() -> dict[str, Call]:
     from megaphi.kernels import cross_entropy, loading, paged_attention, rms_norm, rotary, softmax, swiglu
 
     modules = (cross_entropy, paged_attention, rms_norm, rotary, softmax, swiglu)
-    assert all(modules) and loading.is_compiled("rotary", torch.zeros(1))
+    assert all(modules)
+    assert loading.is_compiled("rotary", torch.zeros(1))
     operators = torch.ops.megaphi
     x, table, labels = torch.zeros(2, 1, 1, 3, 8), torch.zeros(4, 4), torch.zeros(2, dtype=torch.int64)
     positions = torch.tensor([[10**9], [0]])
