@@ -113,6 +113,13 @@ inline Tensor new_like(const Tensor& like) { return new_tensor(like, shape_of(li
 inline const void* data(const Tensor& tensor) { return tensor.const_data_ptr(); }
 inline const void* data(const MaybeTensor& tensor) { return tensor.has_value() ? tensor->const_data_ptr() : nullptr; }
 
+// That contiguous int64 numbers lie in [0, bound). Costs nothing on the CPU; a CUDA kernel looks at each by itself.
+inline void check_below(const Tensor& numbers, int64_t bound, const char* message) {
+  if (!numbers.is_cpu()) return;
+  const auto* all = static_cast<const int64_t*>(data(numbers));
+  for (int64_t i = 0; i < numbers.numel(); i++) check(0 <= all[i] && all[i] < bound, message);
+}
+
 inline MaybeTensor maybe_packed(const MaybeTensor& tensor) {
   return tensor.has_value() ? MaybeTensor(packed(*tensor)) : std::nullopt;
 }

@@ -73,13 +73,6 @@ std::tuple<Tensor, Tensor> rms_norm_backward(Tensor grad_y, MaybeTensor grad_sum
 
 // ---- rotary ----
 
-// Costs nothing on the CPU; a CUDA kernel looks at each position by itself.
-void check_positions(const Tensor& positions, int64_t table_rows) {
-  const auto* all = static_cast<const int64_t*>(data(positions));
-  for (int64_t token = 0; token < positions.numel(); token++)
-    check(0 <= all[token] && all[token] < table_rows, "rotary: positions beyond the table of cos and sin");
-}
-
 void rotate(const Tensor& x, void* y, Tensor cos, Tensor sin, MaybeTensor positions, int64_t offset, int64_t rotated,
             bool inverse) {
   check(x.dim() == 5 && x.size(4) % 2 == 0, "rotary: x must be [S, B, G, heads, K] with K even");
@@ -92,7 +85,7 @@ void rotate(const Tensor& x, void* y, Tensor cos, Tensor sin, MaybeTensor positi
     check(positions->dim() == 2 && positions->size(0) == x.size(0) && positions->size(1) == x.size(1) &&
               positions->scalar_type() == ScalarType::Long && same_device(*positions, x),
           "rotary: positions must be int64 [S, B]");
-    if (x.is_cpu()) check_positions(*positions, cos.size(0));
+    check_below(*positions, cos.size(0), "rotary: positions beyond the table of cos and sin");
   } else {
     check(0 <= offset && offset <= cos.size(0) - x.size(0), "rotary: positions beyond the table of cos and sin");
   }

@@ -13,88 +13,103 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from megaphi.compiled.module import compiled
+
+_C: Any = compiled()
+ZERO = np.zeros(1, np.int64)
 SECONDS = 5
 BYTES = 2 << 30
 
 Call = Callable[[], object]
 
 
-def index_calls() -> dict[str, Call]:
-    from megaphi import _C
-
-    grid = (1, 64, 8, 0, 0)
+def order_calls() -> dict[str, Call]:
     tree = _C.Blend.tree(~0, [], 1, 100)
-    one = np.zeros(1, np.int64)
-    parents = np.arange(4)
     shared_nodes = [(~0, ~1, 0), *((index, index, 0) for index in range(60))]
-    shares = (2, b"\0" * 8, b"\1" + b"\0" * 7)
-    words = _C.Characters(lambda page: (bytes(256), {}), str)
-    swapped = np.arange(4, dtype=">i8")
-
-    def runs(**changes: object) -> Call:
-        arguments = {"files": one, "codes": one + 4, "row": one, "file": one, "offset": one, "count": one + 1}
-        shape = {"rows": 1, "columns": 1, "vocabulary": 10}
-        return lambda: _C.gather_tokens(**(arguments | shape | changes))
-
-    def documents(table: object, **changes: object) -> Call:
-        arguments = {"row": one, "file": one, "start": one, "count": one + 1, "rows": 1, "columns": 1}
-        return lambda: _C.document_ids([table], **(arguments | changes))
-
-    def starts(length: int) -> Call:
-        out = np.zeros((3, 2), np.int64)
-        return lambda: _C.megatron_sample_starts(
-            np.full(4, 10, np.int32), np.arange(4), sequence_length=length, out=out
-        )
-
-    def megatron_runs(start: list[list[int]], tokens: int = 4, token_bytes: int = 4) -> Call:
-        lengths, pointers = np.full(4, 10, np.int32), np.arange(4) * 40
-        return lambda: _C.megatron_runs(lengths, pointers, token_bytes, np.arange(4), np.array(start), tokens)
-
+    half = (2, bytes(8), b"\1" + bytes(7))
     return {
-        "order of no blend": lambda: _C.Order(None, [grid], 8),
-        "order of another class": lambda: _C.Order(words, [grid], 8),
+        "order of no blend": lambda: _C.Order(None, [(1, 64, 8, 0, 0)], 8),
+        "order of another class": lambda: _C.Order(_C.NumpyShuffle(1), [(1, 64, 8, 0, 0)], 8),
         "tree whose nodes are shared": lambda: _C.Blend.tree(60, shared_nodes, 2, 100).counts(100),
         "tree with a source twice": lambda: _C.Blend.tree(0, [(~0, ~0, 0)], 2, 100).counts(100),
         "tree of sources below zero": lambda: _C.Blend.tree(-1, [], -(2**63), 100),
         "tree of 2^62 sources": lambda: _C.Blend.tree(-1, [], 2**62, 100).counts(1),
-        "table of 2^30 slots": lambda: _C.Blend.table([shares, shares], 1 << 30, True),
-        "table of an improper fraction": lambda: _C.Blend.table([(1, b"\xff" * 8, b"\1" + b"\0" * 7)], 8, True),
-        "table of a fraction over nothing": lambda: _C.Blend.table([(1, b"\0" * 8, b"\0" * 8)], 8, True),
-        "sample beyond the blend": lambda: tree.locate(one + 100),
+        "table of 2^30 slots": lambda: _C.Blend.table([half, half], 1 << 30, True),
+        "table of an improper fraction": lambda: _C.Blend.table([(1, b"\xff" * 8, half[2])], 8, True),
+        "table of a fraction over nothing": lambda: _C.Blend.table([(1, bytes(8), bytes(8))], 8, True),
+        "sample beyond the blend": lambda: tree.locate(ZERO + 100),
         "samples as fractions": lambda: tree.locate(np.zeros(1)),
-        "rows of no columns": runs(rows=1 << 61, columns=0, row=one + (1 << 60), count=one),
-        "rows of 2^61": runs(rows=1 << 61, columns=1, row=one + (1 << 60)),
-        "rows that overflow": runs(rows=1 << 33, columns=1 << 33),
-        "file as a fraction": runs(file=np.array([0.5])),
-        "codes as texts": runs(codes=["a"]),
-        "a descriptor of 33 bits": runs(files=one + (1 << 32)),
-        "counts that overflow": runs(count=one + (1 << 62), columns=1 << 62),
-        "ids in rows of no columns": documents((parents, parents, 4, 1), rows=1 << 61, columns=0, row=one + (1 << 60)),
-        "index of lists": documents(([0, 1, 2], [0, 1, 2], 12, 4)),
-        "index of swapped bytes": documents((swapped, swapped, 12, 4)),
-        "index of a token of no bytes": documents((parents, parents, 12, 0)),
-        "index of -1 bytes": documents((parents, parents, -1, 1)),
-        "pointers of swapped bytes": lambda: _C.find_sequences(swapped, 4, one),
-        "offset before the data": lambda: _C.find_sequences(parents, 4, one - 1),
+        "runs of rows of three bytes": lambda: _C.NumpyShuffle(1)(np.zeros((4, 3), np.uint8)),
+        "read-only rows": lambda: _C.NumpyShuffle(1)(np.broadcast_to(np.int64(1), (4,))),
+    }
+
+
+def megatron_order_calls() -> dict[str, Call]:
+    lengths, documents, pointers = np.full(4, 10, np.int32), np.arange(4), np.arange(4) * 40
+
+    def starts(length: int) -> Call:
+        out = np.zeros((3, 2), np.int64)
+        return lambda: _C.megatron_sample_starts(lengths, documents, sequence_length=length, out=out)
+
+    def runs(start: list[int], tokens: int = 4, token_bytes: int = 4) -> Call:
+        return lambda: _C.megatron_runs(lengths, pointers, token_bytes, documents, np.array([start]), tokens)
+
+    return {
         "sequences of 2^63 tokens": starts(2**63 - 1),
         "sequences of no tokens": starts(0),
-        "start before the documents": megatron_runs([[-1, 0]]),
-        "start before a document": megatron_runs([[0, -(2**63)]]),
-        "tokens of no bytes": megatron_runs([[0, 0]], token_bytes=0),
+        "start before the documents": runs([-1, 0]),
+        "start before a document": runs([0, -(2**63)]),
+        "rows of 2^62 tokens": runs([0, 0], tokens=2**62),
+        "tokens of no bytes": runs([0, 0], token_bytes=0),
+    }
+
+
+def reader_calls() -> dict[str, Call]:
+    fours, swapped = np.arange(4), np.arange(4, dtype=">i8")
+
+    def tokens(**changes: object) -> Call:
+        arguments = {"files": ZERO, "codes": ZERO + 4, "row": ZERO, "file": ZERO, "offset": ZERO, "count": ZERO + 1}
+        shape = {"rows": 1, "columns": 1, "vocabulary": 10}
+        return lambda: _C.gather_tokens(**(arguments | shape | changes))
+
+    def documents(table: object, **changes: object) -> Call:
+        arguments = {"row": ZERO, "file": ZERO, "start": ZERO, "count": ZERO + 1, "rows": 1, "columns": 1}
+        return lambda: _C.document_ids([table], **(arguments | changes))
+
+    return {
+        "rows of no columns": tokens(rows=1 << 61, columns=0, row=ZERO + (1 << 60), count=ZERO),
+        "rows of 2^61": tokens(rows=1 << 61, columns=1, row=ZERO + (1 << 60)),
+        "rows that overflow": tokens(rows=1 << 33, columns=1 << 33),
+        "file as a fraction": tokens(file=np.array([0.5])),
+        "codes as texts": tokens(codes=["a"]),
+        "a descriptor of 33 bits": tokens(files=ZERO + (1 << 32)),
+        "counts that overflow": tokens(count=ZERO + (1 << 62), columns=1 << 62),
+        "ids in rows of no columns": documents((fours, fours, 4, 1), rows=1 << 61, columns=0, row=ZERO + (1 << 60)),
+        "index of lists": documents(([0, 1, 2], [0, 1, 2], 12, 4)),
+        "index of swapped bytes": documents((swapped, swapped, 12, 4)),
+        "index of a token of no bytes": documents((fours, fours, 12, 0)),
+        "index of -1 bytes": documents((fours, fours, -1, 1)),
+        "pointers of swapped bytes": lambda: _C.find_sequences(swapped, 4, ZERO),
+        "offset before the data": lambda: _C.find_sequences(fours, 4, ZERO - 1),
+    }
+
+
+def text_calls() -> dict[str, Call]:
+    words = _C.Characters(lambda page: (bytes(256), {}), str)
+    return {
         "parents that are none": lambda: _C.point_to_roots(np.array([1, 10**12])),
         "parents below zero": lambda: _C.point_to_roots(np.array([-5])),
         "parents in a circle": lambda: _C.point_to_roots(np.array([1, 0])),
-        "links into wrong parents": lambda: _C.link_members(np.array([10**12, 1]), one, one + 1),
-        "link to nobody": lambda: _C.link_members(parents.copy(), one + 9, one),
+        "links into wrong parents": lambda: _C.link_members(np.array([10**12, 1]), ZERO, ZERO + 1),
+        "link to nobody": lambda: _C.link_members(np.arange(4), ZERO + 9, ZERO),
         "signature of 2^20 places": lambda: words.sign("a", words=1, out=np.zeros(1 << 20, np.uint32)),
         "page that is no text": lambda: _C.Characters(lambda page: (bytes(256), {200: (7, b"")}), str).spelled("È"),
         "page that is short": lambda: _C.Characters(lambda page: (b"", {}), str).spelled("È"),
         "run of no words": lambda: words.smallest_runs("a b", 0, 4),
-        "runs of rows of three bytes": lambda: _C.NumpyShuffle(1)(np.zeros((4, 3), np.uint8)),
-        "read-only rows": lambda: _C.NumpyShuffle(1)(np.broadcast_to(np.int64(1), (4,))),
     }
 
 
@@ -180,5 +195,7 @@ def outcome_of(call: Call) -> str:
 
 
 if __name__ == "__main__":
-    calls = {"index": index_calls, "operators": operator_calls}[sys.argv[1]]()
+    index_calls = (order_calls, megatron_order_calls, reader_calls, text_calls)
+    chosen = {"index": index_calls, "operators": (operator_calls,)}[sys.argv[1]]
+    calls = {name: call for group in chosen for name, call in group().items()}
     print(json.dumps({name: outcome_of(call) for name, call in calls.items()}))
