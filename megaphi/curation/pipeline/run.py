@@ -12,8 +12,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,17 @@ from megaphi.files import (
 )
 from megaphi.log import logger, progress_bar
 from megaphi.parallel.rendezvous.folder_worker import Barrier, FolderWorker, barrier_of
-from megaphi.worker_processes import each_in_processes
+from megaphi.worker_processes import worker_processes
 
 DOCUMENTS, REJECTED_FOLDER = "documents", "rejected"
 """Folders of the finished documents, and of those that were kept aside, a file for every stage and shard."""
 MADE_FROM = ".made_from"
 """In it: the fingerprint of the plan that they were made by."""
 POLL_SECONDS = 0.2
-Executor = Callable[[ProcessStart, Sequence[ShardJob]], Iterable[tuple[ShardJob, list[StepCounts] | None]]]
+EachShard = Callable[[Sequence[ShardJob]], Iterable[tuple[ShardJob, list[StepCounts] | None]]]
 """Works on shards in some processes, and gives each with its counts, None where another worker does it."""
+Executor = Callable[[ProcessStart, int], AbstractContextManager[EachShard]]
+"""Opens processes for all stages of a run, no more than there are shards (the number) to work on at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,14 +84,15 @@ class CurationSummary:
 
 
 def local_processes(processes: int) -> Executor:
-    """Executor of this machine."""
+    """Executor of this machine; with one process it is this one."""
 
-    def execute(start: ProcessStart, jobs: Sequence[ShardJob]) -> Iterator[tuple[ShardJob, list[StepCounts] | None]]:
+    @contextmanager
+    def opened(start: ProcessStart, shards: int) -> Iterator[EachShard]:
         advice = "run the same command again, with fewer processes; finished shards are kept"
-        count = min(processes, len(jobs))
-        return each_in_processes(work_on, jobs, processes=count, prepare=start, advice=advice)
+        with worker_processes(min(processes, shards), prepare=start, advice=advice) as workers:
+            yield partial(workers.each, work_on)
 
-    return execute
+    return opened
 
 
 def curate(
@@ -118,10 +122,12 @@ def curate(
         plan = make_plan(curation)
         source = source or Given(curation)
         start = ProcessStart(source=source, recipe_digest=recipe_digest(curation), open_sampler=open_sampler)
-        run = _Run(plan, start, executor or local_processes(1), worker, barrier, show_progress)
+        shards, executor = len(plan.stages[0].jobs), executor or local_processes(1)
         with _hold_folder(plan, alone=worker.is_alone):
             _begin(plan, speaks=worker.rank == 0)
-            missing = run.all_stages()
+            with executor(start, shards) as each_shard:
+                run = _Run(plan, each_shard, worker, barrier, show_progress)
+                missing = run.all_stages()
             if not missing:
                 finish(plan, alone=worker.is_alone)
         barrier.wait()  # everything is there for all when this returns
@@ -129,7 +135,7 @@ def curate(
     return CurationSummary(
         plan=plan,
         counts=counts,
-        shards=len(plan.stages[0].jobs),
+        shards=shards,
         shards_done_here=run.done_here,
         missing_shards=missing,
         seconds=time.monotonic() - began,
@@ -142,13 +148,12 @@ class _Run:
     def __init__(
         self,
         plan: CurationPlan,
-        start: ProcessStart,
-        executor: Executor,
+        each_shard: EachShard,
         worker: FolderWorker,
         barrier: Barrier,
         show_progress: bool,
     ) -> None:
-        self.plan, self.start, self.executor, self.worker, self.barrier = plan, start, executor, worker, barrier
+        self.plan, self.each_shard, self.worker, self.barrier = plan, each_shard, worker, barrier
         self.visible = show_progress and worker.rank == 0
         self.done_here = 0
 
@@ -191,7 +196,8 @@ class _Run:
 
     def _work(self, jobs: Sequence[ShardJob], bar: Any) -> None:
         came = kept = errors = 0
-        for _, counts in self.executor(self.start, jobs):
+        largest_first = sorted(jobs, key=lambda job: job.size_bytes, reverse=True)  # the last ones end together
+        for _, counts in self.each_shard(largest_first):
             if counts is None:
                 continue
             self.done_here += 1

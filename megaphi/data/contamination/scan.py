@@ -94,7 +94,7 @@ def scan_data(
         advice = "run the same command again, with fewer processes; what was scanned is kept"
         with progress_bar(total=total, initial=total - left, unit="B", label="scan", visible=show_progress) as bar:
             for (number, part), result in each_in_processes(
-                _scan_part, jobs, rules, processes=min(processes, len(jobs)), prepare=_Prepare(index), advice=advice
+                _scan_part, jobs, rules, processes=processes, prepare=_Prepare(index), advice=advice
             ):
                 log.add({"part": keys[number], "findings": result[0], "left_out": result[1]})
                 scan.add(result, number)

@@ -111,7 +111,7 @@ def tokenize_missing(shards: Sequence[Shard], settings: DecidedSettings, *, proc
     left = sum(shard.size_bytes for shard in missing)
     tokens = 0
     with progress_bar(total=total, initial=total - left, unit="B", label="tokenise", visible=show_progress) as bar:
-        for shard, counts in _tokenize_each(missing, settings, processes=min(processes, len(missing))):
+        for shard, counts in _tokenize_each(missing, settings, processes=processes):
             tokens += counts.tokens
             elapsed = bar.format_dict["elapsed"] or 1.0
             bar.set_postfix_str(f"{tokens / elapsed / 1e6:.2f}M tokens/s", refresh=False)

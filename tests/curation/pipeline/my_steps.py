@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ class TooShort:
 
     def open(self, context: StepContext) -> Callable[[Document], Outcome]:
         calls = context.folder / "calls"
+        with open(context.folder / "processes", "a") as file:
+            file.write(f"{os.getpid()}\n")
 
         def keep(document: Document) -> Outcome:
             with open(calls, "a") as file:
@@ -112,6 +115,26 @@ class Waits:
             return document
 
         return wait
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiesOnce:
+    """Ends the whole process at a document, the first time."""
+
+    VERSION: ClassVar[int] = 1
+
+    id: str
+
+    def open(self, context: StepContext) -> Callable[[Document], Outcome]:
+        died = context.folder / "died"
+
+        def look(document: Document) -> Outcome:
+            if document.id == self.id and not died.exists():
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return document
+
+        return look
 
 
 def slow_recipe() -> Curation:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from megaphi.curation.pipeline.run import curate
+from megaphi.curation.pipeline.run import curate, local_processes
+from megaphi.errors import InputError
 from megaphi.parallel.rendezvous.folder_worker import FolderWorker
 from tests.curation.pipeline.conftest import RECIPE, result_of
 from tests.curation.pipeline.killed_curation import forked, killed_until_finished, straight_seconds
-from tests.curation.pipeline.my_steps import recipe, slow_recipe
+from tests.curation.pipeline.my_steps import DiesOnce, FirstOnly, TooShort, recipe, slow_recipe
 from tests.test_house import ROOT
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,11 @@ def commanded(*words: object, launcher: tuple[str, ...] = (), **environment: str
     )
 
 
+def processes_of(folder: Path) -> set[str]:
+    """The processes that opened a step of any stage."""
+    return {process for path in folder.glob("steps/*/processes") for process in path.read_text().split()}
+
+
 def test_kills_change_nothing(source, tmp_path):
     seconds = straight_seconds(slow_recipe(), tmp_path / "straight")
     curation = replace(slow_recipe(), folder=str(tmp_path / "killed"))
@@ -47,6 +53,20 @@ def test_kills_change_nothing(source, tmp_path):
     assert killed.kills >= 3
     assert len(set(killed.moments or [])) >= 2
     assert result_of(tmp_path / "killed") == result_of(tmp_path / "straight")
+
+
+def test_a_process_that_dies_is_said_and_its_shard_is_done_again(source, tmp_path):
+    curation = replace(recipe(), steps=(DiesOnce(id="d120"), TooShort(), FirstOnly()))
+    with pytest.raises(InputError, match=r"a process died \(SIGKILL.*finished shards are kept"):
+        curate(curation, executor=local_processes(2), show_progress=False)
+    finished = len(list((tmp_path / "run").glob("stages/01/0*")))
+    again = curate(curation, executor=local_processes(2), show_progress=False)
+    assert again.shards_done_here == 2 * again.shards - finished
+    (tmp_path / "alone" / "steps" / "dies_once").mkdir(parents=True)
+    (tmp_path / "alone" / "steps" / "dies_once" / "died").touch()
+    (tmp_path / "alone" / "stages").mkdir()
+    curate(replace(curation, folder=str(tmp_path / "alone")), show_progress=False)
+    assert result_of(tmp_path / "run") == result_of(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("world", [2, 5])
@@ -106,6 +126,7 @@ def test_local_processes_ray_and_mpirun_give_the_same_bytes(source, tmp_path):
         assert ended.returncode == 0, (name, ended.stderr)
         assert ended.stdout.count("documents: finished in") == 1, name
         assert result_of(tmp_path / name) == expected, name
+        assert len(processes_of(tmp_path / name)) <= 2, name
         shutil.rmtree(tmp_path / name)
 
 
