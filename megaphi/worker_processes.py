@@ -62,7 +62,7 @@ def worker_processes(
 
 
 class WorkerProcesses:
-    """What `worker_processes` gives; it works on one list of jobs at a time."""
+    """The processes of `worker_processes`; they work on one list of jobs at a time."""
 
     def __init__(self, pool: ProcessPoolExecutor | None, *, prepare: Callable[[], object] | None, advice: str) -> None:
         self._pool, self._prepare, self._advice = pool, prepare, advice
@@ -123,7 +123,7 @@ def how_one_died(processes: Iterable[BaseProcess]) -> str:
 
 
 _unprepared: list[Callable[[], object]] = []
-"""What this process has to do before its first job."""
+"""Work that this process has to do before its first job."""
 
 
 def _start(prepare: Callable[[], object] | None) -> None:
