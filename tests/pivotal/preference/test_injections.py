@@ -193,7 +193,7 @@ def test_a_real_judge_gets_this(capsys: pytest.CaptureFixture[str]) -> None:
         name=NAME,
     )
     system, user = asked.messages
-    (word,) = set(re.findall(r"\b[0-9a-f]{24}\b", system.content))
+    (word,) = set(re.findall(r"\b[0-9a-f]{8}\b", system.content))
     assert system.content.index(word) < system.content.index("First list the faults")
     assert user.content == "\n\n".join(
         (
