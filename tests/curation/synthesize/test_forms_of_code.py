@@ -100,6 +100,21 @@ def test_an_instruction_is_kept_if_the_code_written_from_it_is_alike(
 
 
 @pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("def double_of_a(number_or_text):", None),
+        ("from operator import mul, floordiv", None),
+        ("result = number_or_text + number_or_text", "given_away"),
+    ],
+)
+def test_an_instruction_may_say_the_head_of_the_function(run: Any, line: str, reason: str | None) -> None:
+    code = f"from operator import mul, floordiv\n{CODE.replace('double(number)', 'double_of_a(number_or_text)')}"
+    code = code.replace("number + number", "number_or_text + number_or_text")
+    say = says({SCORED: {"findings": "x", "score": 5}}, [f"Write `{line}`, twice of it.", code])
+    assert reasons(run("reversed_specification", say, code_seed(code))) == [reason]
+
+
+@pytest.mark.parametrize(
     ("tests", "again", "reason"),
     [
         ("assert double(2) == 4", "```python\ndef double(x):\n    return 2 * x\n```", None),

@@ -7,6 +7,7 @@ the code is none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from megaphi.grading.question import CodeTests
 
 LONG_LINE = 24
 """Characters from which a line of code in an instruction gives the code away."""
+HEAD = re.compile(r"(?:async\s+)?def\s|class\s|import\s|from\s")
+"""Lines that say how the code is called and what it uses, which an instruction may say too."""
 FAITHFUL = 4
 """Score of a judge, of 5."""
 
@@ -103,4 +106,5 @@ def _by_similarity(works: list[Work], tools: Tools) -> None:
 
 
 def _long_lines(code: str) -> list[str]:
-    return [line.strip() for line in code.splitlines() if len(line.strip()) >= LONG_LINE]
+    lines = (line.strip() for line in code.splitlines())
+    return [line for line in lines if len(line) >= LONG_LINE and not HEAD.match(line)]
