@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from megaphi.conversation import Conversation, Message
@@ -43,6 +43,8 @@ class Unanswered:
     """No answer that can be read, and why."""
 
     reason: str
+    said: str = field(default="", compare=False)
+    """The last answer, for people."""
 
 
 def ask_json(
@@ -73,6 +75,7 @@ def ask_json(
     rules = _with_schema(sampler, first, rules, json.dumps(schema), memory)
     found: dict[int, Read | Unanswered] = {}
     reasons: dict[int, str] = dict.fromkeys(range(len(questions)), "")
+    said: dict[int, str] = {}
     for attempt in range(1, attempts + 1):
         numbers = list(reasons)
         prompts = [_prompt(questions[number], reasons[number], attempt, attempts) for number in numbers]
@@ -87,10 +90,13 @@ def ask_json(
                 found[number] = questions[number].read(_value(answers[0], rules))
                 del reasons[number]
             except InputError as error:
-                reasons[number] = str(error)[:LONGEST_REASON]
+                reasons[number], said[number] = str(error)[:LONGEST_REASON], answers[0].text
         if not reasons:
             break
-    unread = {number: Unanswered(f"{attempts} answers, the last one: {reason}") for number, reason in reasons.items()}
+    unread = {
+        number: Unanswered(f"{attempts} answers, the last one: {reason}", said[number])
+        for number, reason in reasons.items()
+    }
     return [(found | unread)[number] for number in range(len(questions))]
 
 

@@ -7,7 +7,7 @@ most tokens of an answer), `empty`, `unreadable` (three answers, none of which h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from megaphi.conversation import Conversation
@@ -28,6 +28,8 @@ class Missed:
 
     reason: str
     detail: str = ""
+    said: str = field(default="", compare=False)
+    """The answer that could not be used, for people."""
 
 
 def ask_texts(
@@ -66,7 +68,7 @@ def ask_values(
         raise
     except InputError as error:  # every prompt is refused
         return [Missed("refused", str(error))] * len(questions)
-    return [_missed(one.reason) if isinstance(one, Unanswered) else one for one in found]
+    return [_missed(one) if isinstance(one, Unanswered) else one for one in found]
 
 
 def _answers(
@@ -89,11 +91,11 @@ def _usable(answers: list[Answer] | InputError) -> list[Answer] | Missed:
 
 def _text(answer: Answer, rules: Sampling) -> str | Missed:
     if answer.finish == "length":
-        return Missed("cut_off", f"at {rules.max_tokens:,} tokens")
+        return Missed("cut_off", f"at {rules.max_tokens:,} tokens", answer.text.strip())
     return answer.text.strip() or Missed("empty")
 
 
-def _missed(reason: str) -> Missed:
-    if reason == CANCELLED:
+def _missed(one: Unanswered) -> Missed:
+    if one.reason == CANCELLED:
         return Missed("budget")
-    return Missed("refused" if reason.startswith(REFUSED) else "unreadable", reason)
+    return Missed("refused" if one.reason.startswith(REFUSED) else "unreadable", one.reason, one.said)

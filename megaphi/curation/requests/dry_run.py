@@ -21,6 +21,8 @@ class Expected:
 
     tokens: int
     document: Document | None = None
+    is_made: bool = False
+    """True for a result of a step before, which the next ones may pass on as it is."""
 
 
 @runtime_checkable

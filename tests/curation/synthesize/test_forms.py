@@ -48,8 +48,16 @@ def test_texts_are_kept_by_length_shape_and_repetition(run: Any, text: str, reas
 
 
 def test_a_text_that_is_cut_off_or_beyond_the_budget_says_so(run: Any) -> None:
-    assert reasons(run("comparison_table", says({}, "a" * 1_500), tokens=1_400)) == ["cut_off"]
+    (cut,) = run("comparison_table", says({}, "a" * 1_500), tokens=1_400)
+    assert reasons([cut]) == ["cut_off"]
+    assert cut.text == "a" * 1_400
     assert reasons(run("comparison_table", says({}, LONG), budget=100)) == ["budget"]
+
+
+def test_what_a_model_said_that_could_not_be_read_is_shown(run: Any) -> None:
+    (work,) = run("word_problems", lambda prompt, rules, number: '{"questions": []}')
+    assert reasons([work]) == ["unreadable"]
+    assert work.text == '{"questions": []}'
 
 
 def test_a_text_that_copies_its_seed_is_rejected(run: Any) -> None:

@@ -16,6 +16,18 @@ from megaphi.recipes.curation import CURATIONS, load_curation
 from tests.curation.synthesize.fluent import BOOK, PROGRAM, fluent
 from tests.curation.synthesize.scripted import Scripted
 
+KINDS = {
+    "synthetic_problems": {"word_problems", "exam_choice"},  # every seed was chosen for its facts
+    "synthetic_textbooks": {"textbook_section", "exercise_set", "comparison_table", "faq"},
+    "synthetic_code": {
+        "code_task",
+        "reversed_specification",
+        "reversed_user_story",
+        "middle_function",
+        "output_prediction",
+    },
+}
+
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, str]:
@@ -50,7 +62,7 @@ def test_a_recipe_of_synthetic_data_runs_and_a_second_run_asks_nothing(
     summary = curate(curation, open_sampler=lambda place: sampler, show_progress=False)
     made = [one for one in documents(tmp_path / "run") if "synthetic" in one["metadata"]]
     assert made
-    assert {one["metadata"]["synthetic"]["seed_document"] for one in made}
+    assert {one["metadata"]["synthetic"]["kind"] for one in made} == KINDS[name]
     reasons = {reason for one in summary.counts for reason in one.rejected}
     assert "error" not in reasons
     assert sampler.prompts

@@ -153,6 +153,9 @@ def test_seeds_that_do_not_fit_are_rejected_or_passed_on(roomy: None, tmp_path: 
     assert [one.id for one in kept(found)] == ["page0", "page0/comparison_table/0", "c"]
     passed = outcomes(replace(step, keep_seeds=True), kept(found), tmp_path, a=Scripted(fluent))
     assert [one.id for one in kept(passed)].count("page0/comparison_table/0") == 2
+    passed = outcomes(replace(step, kind="code_documentation"), kept(found), tmp_path, a=Scripted(fluent))
+    assert [one.id for one in kept(passed)] == ["page0/comparison_table/0", "c/code_documentation/0"]
+    assert reasons(passed) == {"other_seed": 1}
     everything = outcomes(replace(step, kind="error_hunt"), [], tmp_path, a=Scripted(fluent))
     assert everything == []
 
@@ -168,6 +171,12 @@ def test_a_synthetic_question_is_a_seed_of_the_second_round(roomy: None, tmp_pat
     assert made.metadata["synthetic"]["round"] == 2
     assert made.metadata["synthetic"]["seed_document"] == questions[0].id
     assert made.metadata["reference"] == "7"
+
+
+def test_a_task_with_its_solution_is_no_file_of_code(tmp_path: Path) -> None:
+    code = Document(id="c", source="pool/a.py", place="pool/a.py", text=PROGRAM)
+    found = outcomes(Synthesize(kind="code_task", sampler="a"), [code], tmp_path, a=Scripted(fluent))
+    assert [seed_sources(one) for one in kept(found)] == [{"synthetic", "task"}]
 
 
 def test_sources_of_seeds() -> None:

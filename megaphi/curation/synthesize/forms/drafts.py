@@ -19,8 +19,8 @@ Draft = Callable[[list[Work], Tools], list[Work]]
 def draft_texts(works: list[Work], tools: Tools) -> list[Work]:
     prompts = [tools.draft_prompt(work, document=work.document.text) for work in works]
     for work, text in zip(works, tools.write(works, prompts, tokens=works[0].kind.tokens), strict=True):
-        work.text = text or ""
-        work.data["answer"] = work.text
+        if text is not None:
+            work.text = work.data["answer"] = text
     return works
 
 

@@ -14,7 +14,8 @@ from megaphi.judging.asking import fields_of, text_of
 LONGEST = 20_000
 MOST_ITEMS = 60
 LONGEST_FINDINGS = 400
-"""Characters, by the schema: a small model that begins to repeat itself still comes to its score."""
+MOST_FAULTS, MOST_CLAIMS = 12, 30
+"""Limits of judgements, by the schema: a small model that begins to repeat itself still comes to its end."""
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -42,9 +43,10 @@ QUESTIONS = _object(items=_list(_object(question=TEXT)))
 CHOICES = _object(items=_list(_object(question=TEXT, options=_list(TEXT))))
 TURNS = _object(turns=_list(_object(speaker={"type": "string", "enum": ["user", "assistant"]}, text=TEXT)))
 CODE_TASK = _object(task=TEXT, function=TEXT, signature=TEXT)
-SCORED = _object(findings={"type": "string", "maxLength": LONGEST_FINDINGS}, score=SCORE)
-CRITIQUE = _object(faults={"type": "array", "items": TEXT, "maxItems": MOST_ITEMS}, score=SCORE)
-SUPPORT = _object(claims=_list(_object(claim=TEXT, quote=TEXT)))
+FINDING = {"type": "string", "maxLength": LONGEST_FINDINGS}
+SCORED = _object(findings=FINDING, score=SCORE)
+CRITIQUE = _object(faults={"type": "array", "items": FINDING, "maxItems": MOST_FAULTS}, score=SCORE)
+SUPPORT = _object(claims={**_list(_object(claim=FINDING, quote=FINDING)), "maxItems": MOST_CLAIMS})
 
 
 @dataclass(frozen=True, slots=True)

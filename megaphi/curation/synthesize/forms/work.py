@@ -81,10 +81,11 @@ class Tools:
         journal: StepJournal,
         temperature: float,
         seed: int,
+        top_p: float = 1.0,
         unsafe: bool = False,
     ) -> None:
         self.writer, self.judge, self.journal = writer, judge, journal
-        self.temperature, self.seed = temperature, seed
+        self.temperature, self.top_p, self.seed = temperature, top_p, seed
         self._unsafe = unsafe
         self._open = ExitStack()
         self.close = weakref.finalize(self, self._open.close)
@@ -100,7 +101,7 @@ class Tools:
 
     def rules(self, tokens: int) -> Sampling:
         """The rules for writing."""
-        return Sampling(max_tokens=tokens, temperature=self.temperature)
+        return Sampling(max_tokens=tokens, temperature=self.temperature, top_p=self.top_p)
 
     def write(self, works: Sequence[Work], prompts: Sequence[Conversation], *, tokens: int) -> list[str | None]:
         """A text for each work; one that gets none is rejected. Raises RunFailed, AffectsAll."""
@@ -163,6 +164,7 @@ class Tools:
 def _or_reject(work: Work, found: Read | Missed) -> Read | None:
     if isinstance(found, Missed):
         work.rejection = found
+        work.text = work.text or found.said
         return None
     return found
 

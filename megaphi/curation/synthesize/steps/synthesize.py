@@ -21,7 +21,7 @@ from megaphi.curation.step import OfMany, StepContext
 from megaphi.curation.synthesize.forms.chain import run_chain
 from megaphi.curation.synthesize.forms.work import Tools, Work, start_works
 from megaphi.curation.synthesize.steps.kind_cost import kind_cost, made_documents, made_tokens
-from megaphi.curation.synthesize.steps.seed_source import seed_sources
+from megaphi.curation.synthesize.steps.seed_source import is_synthetic, seed_sources
 from megaphi.curation.synthesize.table.kind import SyntheticKind
 from megaphi.curation.synthesize.table.kinds_file import find_kind
 
@@ -48,9 +48,12 @@ class Synthesize:
     seed_source: str = ""
     """The source of the documents where their metadata do not say: page, book, paper, code, forum, …"""
     keep_seeds: bool = False
-    """Pass on the seeds, and documents that the kind does not take, so that steps of several kinds can follow."""
+    """Pass on the seeds, and documents that the kind does not take, so that steps of several kinds can follow. What
+    steps before this one made is passed on in any case, unless this kind takes it."""
     temperature: Annotated[float, Range(minimum=0, maximum=100)] = 0.8
     """For writing; judges are asked at 0."""
+    top_p: Annotated[float, Range(minimum=0.01, maximum=1)] = 1.0
+    """Write with the smallest set of tokens that has this much probability; small models lose their thread at 1."""
     budget_tokens: Annotated[int, Range(minimum=1)] | None = None
     """Prompts and answers together, of all processes and runs in this folder."""
     prompt_price: Annotated[float, Range(minimum=0)] = 0.0
@@ -82,6 +85,7 @@ class Synthesize:
             judge=samplers.judge,
             journal=samplers.journal,
             temperature=self.temperature,
+            top_p=self.top_p,
             seed=self.seed,
             unsafe=self.unsafe,
         )
@@ -102,11 +106,13 @@ class Synthesize:
     def bound(self, expected: Expected, count: CountTokens) -> tuple[Cost, list[Expected]]:
         """The works on a document, each with as many documents as the kind may make of it."""
         kind = find_kind(self.kind, table=self.table)
-        following = [expected] if self.keep_seeds else []
-        if expected.document is not None and not self.takes(expected.document, kind):
+        document = expected.document
+        is_made = expected.is_made or (document is not None and is_synthetic(document))
+        following = [expected] if self.keep_seeds or is_made else []
+        if document is not None and not self.takes(document, kind):
             return Cost(), following
         works = min(self.per_seed, kind.combinations)
-        made = Expected(made_tokens(kind, expected.tokens, count))
+        made = Expected(made_tokens(kind, expected.tokens, count), is_made=True)
         cost = kind_cost(kind, expected.tokens, count) * works
         return cost, following + [made] * (made_documents(kind) * works)
 
@@ -121,9 +127,10 @@ class Synthesize:
         for work in works:
             by_seed.setdefault(id(work.document), []).append(work)
         for document in documents:
-            if self.keep_seeds:
+            taken = self.takes(document, kind)
+            if self.keep_seeds or (not taken and is_synthetic(document)):
                 yield document
-            elif not self.takes(document, kind):
+            elif not taken:
                 sources = ", ".join(sorted(seed_sources(document, otherwise=self.seed_source)))
                 yield Rejected(document, "other_seed", f"{kind.name} takes {', '.join(kind.seeds)}; this is {sources}")
             for work in by_seed.get(id(document), []):
@@ -156,6 +163,7 @@ class Synthesize:
             "choices": dict(work.choices),
             "settings": {
                 "temperature": self.temperature,
+                "top_p": self.top_p,
                 "tokens": kind.tokens,
                 "seed": work.seed,
                 **{name: list(one) if isinstance(one, tuple) else one for name, one in kind.settings.items()},
