@@ -1,11 +1,16 @@
-"""The synthetic chain on a real small model: SmolLM2-135M-Instruct on Python's documentation and standard library.
+"""The synthetic chain on a real small model: SmolLM2-135M-Instruct on pages and functions of Debian packages.
 
-Pages (Debian package python3.11-doc) are scored and cut into seeds, functions of libpython3.11-stdlib are seeds as they
-are, and several kinds of the table are made of them, with fewer and shorter answers than usual. A model of this size is
-to show every part at work, no more: what was kept, and what was rejected for which reason. Rows: a step, its counts and
-tokens; ten samples, kept ones first, go to benchmarks/results/synthetic_samples.md. Kept code is run again here.
+The recipes of examples/small_model are run whole: pages of the Debian handbook and of Python's tutorial are extracted,
+scored and cut into seeds; the recipes of itertools' documentation are seeds as they are, with the doctests that the
+documentation has for them. First the kinds are asked at once, so that the server's batch is full, then `curate` finds
+all answers in its journals and writes the report. A model of this size is to show every part at work, no more.
 
-    apt-get download python3.11-doc libpython3.11-stdlib; for package in *.deb; do dpkg-deb -x $package deb; done
+Checked on what it really said: the plurality filter against a recount of all pairs of answers, code that was kept by
+running it again, the pipeline's counts against those of the steps alone. Rows: a step, its counts and tokens; ten
+samples, kept ones first, go to benchmarks/results/synthetic_samples.md.
+
+    apt-get download python3.11-doc debian-handbook; for package in *.deb; do dpkg-deb -x $package deb/$package; done
+    megaphi serve SmolLM2-135M-Instruct.Q4_1.gguf --batch 128 --max-waiting 1024 --model-name smollm2
     python benchmarks/synthetic_data.py --packages deb --folder runs/synthetic --write
 """
 
@@ -14,48 +19,50 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from generation import smollm2
+from synthetic_inputs import write_functions, write_pages
+from synthetic_recount import recount
 
+from examples.small_model.recipe import code, texts
 from megaphi.checkpoint.versions import short_commit
 from megaphi.curation.document import Document, Outcome, Rejected
-from megaphi.curation.pipeline.models import ModelOpener
+from megaphi.curation.pipeline.run import curate
+from megaphi.curation.recipe import Curation, step_names
 from megaphi.curation.requests.dry_run import costs_of_steps
 from megaphi.curation.requests.step_journal import StepJournal
 from megaphi.curation.step import StepContext
-from megaphi.curation.synthesize.steps.select_seeds import SelectSeeds
 from megaphi.curation.synthesize.steps.synthesize import Synthesize
-from megaphi.curation.synthesize.table.kinds_file import KINDS_FILE
+from megaphi.curation.synthesize.table.kinds_file import find_kind
 from megaphi.files import write_text
+from megaphi.generation.client.endpoint import EndpointSampler
+from megaphi.generation.client.http_exchange import RetryPolicy
+from megaphi.grading.code_sandbox.answer_program import program_in
 from megaphi.grading.code_sandbox.sandbox import CodeSandbox
 from megaphi.grading.question import CodeTests
+from megaphi.tokenizer.open_tokenizer import open_path
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = "date commit step seeds kept rejected reasons prompt_tokens answer_tokens bound_tokens seconds"
-PAGES = ("howto/sorting", "tutorial/floatingpoint")
-MODULES = ("bisect", "colorsys", "shlex", "textwrap", "fnmatch", "keyword")
-KINDS = ("word_problems", "exam_choice", "middle_sentence", "middle_function", "reversed_user_story", "code_task")
-ANSWER_TOKENS = 120
-SEED_CHARACTERS = 1_500
 SAMPLES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A step that was run."""
+    """A step that was run by itself."""
 
     name: str
+    step: Any
+    folder: Path
     seeds: int
     outcomes: list[Outcome]
-    journal: StepJournal
     bound_tokens: int
     seconds: float
 
@@ -72,101 +79,107 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="where the packages were unpacked")
     parser.add_argument("--folder", type=Path, default=Path("runs/synthetic"))
-    parser.add_argument("--seeds", type=int, default=2, help="passages and functions that each kind is given")
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/synthetic_{data.csv,samples.md}")
     arguments = parser.parse_args()
-    model, opener = str(smollm2()), ModelOpener(batch=48)
-    table = short_table(arguments.folder / "kinds", arguments.kinds)
-    pages = [document for pattern in PAGES for document in read(arguments.packages, f"**/_sources/{pattern}.rst.txt")]
-    select = SelectSeeds(sampler=model, window_characters=700, least_page_score=1, least_passage_score=2, best=2)
-    results = [run("select_seeds", select, [cut(page) for page in pages], arguments.folder, opener)]
-    passages = results[0].kept[: arguments.seeds]
-    modules = [module for name in MODULES for module in read(arguments.packages, f"**/python3.11/{name}.py")]
-    functions = [one for module in modules for one in functions_of(module)][: arguments.seeds]
-    for kind in arguments.kinds:
-        step = Synthesize(kind=kind, sampler=model, table=str(table), temperature=0.7, per_seed=1)
-        is_code = kind in ("middle_function", "reversed_user_story", "code_task")
-        seeds = (modules if kind == "middle_function" else functions) if is_code else passages
-        results.append(run(kind, step, [cut(one) for one in seeds[: arguments.seeds]], arguments.folder, opener))
+    recipes = (
+        run_in(texts(), arguments.folder / "texts", write_pages(arguments.packages, arguments.folder / "pages")),
+        run_in(code(), arguments.folder / "code", write_functions(arguments.folder)),
+    )
+    with ThreadPoolExecutor() as pool:
+        results = [one for found in pool.map(ask_at_once, recipes) for one in found]
     run_code_again(results)
+    counted = sum(
+        recount(one.step, one.folder, one.outcomes, open_endpoint)
+        for one in results
+        if isinstance(one.step, Synthesize)
+    )
+    print(f"{counted} questions counted again: votes, references and verdicts are the same")
+    for recipe in recipes:
+        check_pipeline(recipe, results)
     if arguments.write:
         append(results)
         write_text(RESULTS / "synthetic_samples.md", samples_page(results))
 
 
-def read(folder: Path, pattern: str) -> list[Document]:
-    found = sorted(folder.glob(f"*/{pattern}"))[:1]
-    return [
-        Document(id=path.stem, source=path.name.removesuffix(".txt"), place=path.name, text=path.read_text())
-        for path in found
-    ]
+def run_in(recipe: Curation, folder: Path, inputs: Path) -> Curation:
+    read: Any = recipe.read
+    return replace(recipe, folder=str(folder), read=replace(read, paths=(str(inputs),)))
 
 
-def cut(document: Document) -> Document:
-    """The document with no more text than a small model can do something with."""
-    return document.with_text(document.text[:SEED_CHARACTERS])
+def open_endpoint(place: str) -> EndpointSampler:
+    """A sampler of its own for each step, as each lends it its journal."""
+    url, _, model = place.partition("=")
+    patience = RetryPolicy(timeout_seconds=7_200)
+    return EndpointSampler(url, model, tokenizer=open_path("phi4"), concurrency=64, patience=patience)
 
 
-def functions_of(module: Document) -> list[Document]:
-    """Functions of a module, each as a document, without those that are very short or long."""
-    import ast
-
-    nodes = [node for node in ast.parse(module.text).body if isinstance(node, ast.FunctionDef)]
-    texts = {node.name: ast.get_source_segment(module.text, node) or "" for node in nodes}
-    return [
-        Document(id=f"{module.id}.{name}", source=module.source, place=f"{module.place}!{name}", text=text)
-        for name, text in texts.items()
-        if 200 <= len(text) <= 900
-    ]
-
-
-def short_table(folder: Path, kinds: Sequence[str]) -> Path:
-    """Our rows of these kinds, with answers of at most `ANSWER_TOKENS`."""
-    rows = re.split(r"(?=^\[\[kind\]\]$)", KINDS_FILE.read_text(), flags=re.MULTILINE)
-    chosen = []
-    for row in rows:
-        name = re.search(r'^name = "(\w+)"', row, re.MULTILINE)
-        if name is None or name[1] not in kinds:
-            continue
-        row = re.sub(r"^(tokens|answer_tokens) = .*$", rf"\1 = {ANSWER_TOKENS}", row, flags=re.MULTILINE)
-        row = re.sub(r"^items = .*\n", "", row, flags=re.MULTILINE)
-        row = re.sub(r"^(form = \"question\")$", r"\1\nitems = 2", row, flags=re.MULTILINE)
-        if "answer_kind" in row and "answer_tokens" not in row:
-            row = re.sub(r"^(answer_kind.*)$", rf"\1\nanswer_tokens = {ANSWER_TOKENS}", row, flags=re.MULTILINE)
-        chosen.append(row)
-    write_text(folder / "kinds.toml", "\n".join(chosen))
-    return folder
+def ask_at_once(recipe: Curation) -> list[StepResult]:
+    """The steps by themselves, in the folders where the pipeline's will look: up to the seeds in turn, then at once."""
+    documents = [one for portion in recipe.read.portions() for one in recipe.read.read(portion)]
+    found: list[StepResult] = []
+    named = list(zip(step_names(recipe.steps), recipe.steps, strict=True))
+    folder = Path(recipe.folder) / "steps"
+    seeds = [one for one in documents if isinstance(one, Document)]
+    for name, step in named:
+        if isinstance(step, Synthesize):
+            break
+        found.append(run(name, step, seeds, folder / name))
+        seeds = found[-1].kept
+    kinds = [(name, step) for name, step in named if isinstance(step, Synthesize)]
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        asked = [
+            pool.submit(run, one.kind, replace(one, keep_seeds=False), seeds, folder / name) for name, one in kinds
+        ]
+        return found + [one.result() for one in asked]
 
 
-def run(name: str, step: Any, documents: Sequence[Document], folder: Path, opener: ModelOpener) -> StepResult:
-    own = folder / "steps" / name
-    own.mkdir(parents=True, exist_ok=True)
-    (bound,) = costs_of_steps([step], documents)
+def run(name: str, step: Any, documents: Sequence[Document], folder: Path) -> StepResult:
+    folder.mkdir(parents=True, exist_ok=True)
+    context = StepContext(folder=folder, open_sampler=open_endpoint)
+    bounds = costs_of_steps([step], documents)
     started = time.perf_counter()
-    outcomes = list(step.open_batch(StepContext(folder=own, open_sampler=opener))(documents))
+    if hasattr(step, "open_batch"):
+        outcomes = list(step.open_batch(context)(documents))
+    else:
+        work = step.open(context)
+        outcomes = [one for document in documents for one in as_list(work(document))]
     seconds = time.perf_counter() - started
-    journal = StepJournal(own)
-    result = StepResult(
-        name, len(documents), outcomes, journal, bound.cost.prompt_tokens + bound.cost.answer_tokens, seconds
-    )
-    counts = Counter(one.reason for one in result.rejected)
-    print(
-        f"{name}: {len(documents)} seeds, {len(result.kept)} kept, rejected {dict(counts)}, {seconds:.0f} s", flush=True
-    )
-    assert journal.paid_tokens <= result.bound_tokens
-    journal.close()
+    if isinstance(step, Synthesize):
+        kind = find_kind(step.kind, table=step.table)
+        documents = [one for one in documents if step.takes(one, kind)]
+    tokens = sum(one.cost.prompt_tokens + one.cost.answer_tokens for one in bounds)
+    result = StepResult(name, step, folder, len(documents), outcomes, tokens, seconds)
+    counts = dict(Counter(one.reason for one in result.rejected))
+    print(f"{name}: {len(documents)} seeds, {len(result.kept)} kept, rejected {counts}, {seconds:.0f} s", flush=True)
     return result
+
+
+def as_list(found: Outcome | Iterable[Outcome]) -> list[Outcome]:
+    return [found] if isinstance(found, Document | Rejected) else list(found)
+
+
+def check_pipeline(recipe: Curation, results: Sequence[StepResult]) -> None:
+    """`curate` comes to the same documents as the steps by themselves."""
+    summary = curate(recipe, open_sampler=open_endpoint, show_progress=False)
+    counts = {one.name: one for one in summary.counts}
+    kinds = {
+        name: step.kind
+        for name, step in zip(step_names(recipe.steps), recipe.steps, strict=True)
+        if isinstance(step, Synthesize)
+    }
+    for name, kind in kinds.items():
+        alone = Counter(one.reason for result in results if result.name == kind for one in result.rejected)
+        assert {**counts[name].rejected, "other_seed": 0} == {**alone, "other_seed": 0}, (kind, counts[name], alone)
+    print(f"{recipe.folder}/report.html: {counts['write'].left.documents} documents written")
 
 
 def run_code_again(results: Sequence[StepResult]) -> None:
     """Every piece of code that was kept passes its tests, in a sandbox of its own."""
-    pairs = [
-        (CodeTests(**document.metadata["tests"]), document.metadata["messages"][1]["content"].split("```")[1][7:])
-        for result in results
-        for document in result.kept
-        if "tests" in document.metadata
-    ]
+    pairs = []
+    for document in (one for result in results for one in result.kept if "tests" in one.metadata):
+        tests = CodeTests(**document.metadata["tests"])
+        answer = document.metadata["messages"][1]["content"]
+        pairs.append((tests, program_in(answer, tests.entry_point)))
     with CodeSandbox() as sandbox:
         verdicts = sandbox.grade(pairs) if pairs else []
     assert all(verdict.is_right for verdict in verdicts)
@@ -183,15 +196,19 @@ def append(results: Sequence[StepResult]) -> None:
         for one in results:
             reasons = Counter(found.reason for found in one.rejected)
             said = " ".join(f"{reason}:{count}" for reason, count in reasons.most_common())
+            journal = StepJournal(one.folder)
+            assert journal.paid_tokens <= one.bound_tokens
             row = [date.today(), short_commit(), one.name, one.seeds, len(one.kept), len(one.rejected), said]
-            row += [one.journal.prompt_tokens, one.journal.answer_tokens, one.bound_tokens, round(one.seconds)]
+            row += [journal.prompt_tokens, journal.answer_tokens, one.bound_tokens, round(one.seconds)]
+            journal.close()
             writer.writerow(row)
 
 
 def samples_page(results: Sequence[StepResult]) -> str:
     """Ten documents: of each kind in turn one that was kept, then one that was rejected."""
-    kept = [list(one.kept) for one in results[1:]]
-    rejected = [[found for found in one.rejected if found.document.text] for one in results[1:]]
+    kinds = [one for one in results if isinstance(one.step, Synthesize)]
+    kept = [list(one.kept) for one in kinds]
+    rejected = [[found for found in one.rejected if found.document.text] for one in kinds]
     shown: list[Outcome] = []
     for lists in (kept, rejected):
         while len(shown) < SAMPLES and any(lists):
