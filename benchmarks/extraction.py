@@ -7,6 +7,10 @@ first page not counted. A line of the result is one side on all pages of one cor
 
     python benchmarks/extraction.py FOLDER
 
+`--model` adds the step ExtractByModel over SmolLM2-135M-Instruct, which labels the blocks of each page: many seconds a
+page on a processor, so of few pages (`--every 40`). It was trained for no such thing; the row says what a model of this
+size gives as it is.
+
 FOLDER holds unpacked Debian packages (`dpkg-deb -x`): python-scipy-doc, python3.11-doc, gap-doc, octave-doc,
 maxima-doc, debian-handbook.
 """
@@ -22,8 +26,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
+from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this one, by their full names
 
@@ -31,6 +38,7 @@ from benchmarks.extraction_pages import WORD, Reference, references
 from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results" / "extraction.csv"
+PEERS = ("trafilatura", "resiliparse", "datatrove")
 MARKUP = re.compile(r"[*`\\]|(?<=\|)[\s:-]+(?=\|)")
 
 ADDED = re.compile(r"^(?:[ >]*\d+\. |```\S*)", re.MULTILINE)
@@ -59,11 +67,37 @@ def resiliparse(content: bytes) -> str:
     return extract_plain_text(bytes_to_str(content, detect_encoding(content) or "utf-8"), main_content=True)
 
 
-def datatrove() -> Callable[[bytes], str]:
+def datatrove(content: bytes) -> str:
+    return _datatrove_extractor().extract(content.decode("utf-8", "replace")) or ""
+
+
+@cache
+def _datatrove_extractor() -> Any:
     from datatrove.pipeline.extractors import Trafilatura
 
-    extractor = Trafilatura(favour_precision=True)
-    return lambda content: extractor.extract(content.decode("utf-8", "replace")) or ""
+    return Trafilatura(favour_precision=True)
+
+
+def smollm2_labels(folder: Path) -> Callable[[bytes], str]:
+    """A small model's decision; its requests are kept in the folder."""
+    from benchmarks.generation import smollm2
+    from megaphi.curation.document import Document
+    from megaphi.curation.extract.by_model.extract_by_model import ExtractByModel
+    from megaphi.curation.pipeline.models import ModelOpener
+    from megaphi.curation.step import StepContext
+
+    step = ExtractByModel(sampler=str(smollm2()), otherwise="reject")
+    extract = step.open_batch(StepContext(folder=folder, open_sampler=ModelOpener(batch=8)))
+
+    def side(content: bytes) -> str:
+        (outcome,) = extract([Document(id="page", source="page", place="page", content=content)])
+        if isinstance(outcome, Document):
+            print(outcome.metadata["extraction"], flush=True)
+            return outcome.text
+        print(f"{outcome.reason}: {outcome.detail}", flush=True)
+        return ""
+
+    return side
 
 
 def scores(reference: Reference, text: str) -> dict[str, float]:
@@ -121,7 +155,7 @@ def row(name: str, corpus: str, found: list[dict[str, float]]) -> dict[str, obje
     return {
         "date": date.today().isoformat(),
         "machine": machine(),
-        "versions": ", ".join(f"{peer} {version(peer)}" for peer in ("trafilatura", "resiliparse", "datatrove")),
+        "versions": ", ".join(f"{peer} {version(peer)}" for peer in PEERS if find_spec(peer)),
         "side": name,
         "corpus": corpus,
         "pages": len(found),
@@ -142,6 +176,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sides", nargs="*", help="some of them only")
+    parser.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="also by SmolLM2's labels, with a journal in FOLDER"
+    )
     parser.add_argument("--every", type=int, default=1, help="look at every n-th page only")
     parser.add_argument("--write", action="store_true", help="append to benchmarks/results/extraction.csv")
     arguments = parser.parse_args()
@@ -151,8 +188,11 @@ def main() -> None:
         "megaphi, resiliparse": megaphi("resiliparse"),
         "trafilatura": trafilatura,
         "resiliparse": resiliparse,
-        "datatrove": datatrove(),
+        "datatrove": datatrove,
     }
+    if arguments.model:
+        arguments.model.mkdir(parents=True, exist_ok=True)
+        sides["megaphi, SmolLM2-135M labels"] = smollm2_labels(arguments.model)
     rows: list[dict[str, object]] = []
     for name, side in sides.items():
         if not arguments.sides or name in arguments.sides:

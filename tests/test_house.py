@@ -70,7 +70,7 @@ INSIDE = {
         {"pipeline"},
         {"report"},
     ],
-    "curation.extract": [{"found"}, {""}, {"pandoc"}, {"html", "tex"}, {"extract"}],
+    "curation.extract": [{"found"}, {""}, {"pandoc"}, {"html", "tex"}, {"extract"}, {"by_model"}],
     "curation.filter": [
         {"words", "encoded_data", "fasttext_file", "record_fields"},
         {""},

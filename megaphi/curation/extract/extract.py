@@ -42,7 +42,7 @@ class Extract:
         del context
         check_libraries()
         table = extractors(self)
-        return lambda document: _extracted(document, self, table)
+        return lambda document: extracted(document, self, table)
 
 
 LIBRARIES = ("lxml", "lxml_html_clean", "resiliparse", "trafilatura", "pypandoc", "pylatexenc", "pypdfium2")
@@ -55,20 +55,20 @@ def check_libraries() -> None:
         raise InputError(f"reading files needs {', '.join(missing)}: pip install 'megaphi[curation]'")
 
 
-def extractors(step: Extract) -> Mapping[str, Extractor]:
-    """The extractor of each media type."""
+def extractors(step: Extract, *, html: str = "html.page:extract_html") -> Mapping[str, Extractor]:
+    """The extractor of each media type; `html`: the function for pages, below this package."""
 
     def bounded(function: str, **options: object) -> Extractor:
         return Bounded(
             f"megaphi.curation.extract.{function}", step.memory_bytes, step.cpu_seconds, tuple(options.items())
         )
 
-    html = bounded("html.page:extract_html", engine=step.engine, deepest=step.deepest)
+    pages = bounded(html, engine=step.engine, deepest=step.deepest)
     plain = bounded("plain:extract_plain")
     tex = bounded("tex.convert:extract_tex")
     return {
-        "text/html": html,
-        "application/xhtml+xml": html,
+        "text/html": pages,
+        "application/xhtml+xml": pages,
         "text/plain": plain,
         "text/markdown": plain,
         **dict.fromkeys((TEX, GZIP, "application/x-tar", "application/x-eprint-tar", "application/zip"), tex),
@@ -81,7 +81,8 @@ def extractors(step: Extract) -> Mapping[str, Extractor]:
     }
 
 
-def _extracted(document: Document, step: Extract, table: Mapping[str, Extractor]) -> Outcome:
+def extracted(document: Document, step: Extract, table: Mapping[str, Extractor]) -> Outcome:
+    """The document with its text, or its rejection; one that has text already as it is."""
     content = document.content
     if not content:
         return document if document.text.strip() else Rejected(document, "empty")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from megaphi.curation.extract.decode import decoded
@@ -28,6 +29,22 @@ FOUND = 0.5
 """Share of the page's text, links not counted, below which the other library is asked too."""
 
 
+@dataclass(frozen=True, slots=True)
+class HtmlPage:
+    """A page that has been cut into blocks."""
+
+    root: Any
+    """The tree that the blocks come from."""
+    blocks: list[PageBlock]
+    found: Mapping[str, str]
+    """Title and encoding."""
+    forum: str
+    """The program that made a thread; empty for other pages."""
+    posts: int
+    thread: list[PageBlock]
+    """The posts of a thread with their headings, which are its text; empty for other pages."""
+
+
 def extract_html(
     content: bytes, *, media_type: str, files: Mapping[str, bytes], engine: Engine = "trafilatura", deepest: int = 256
 ) -> Extracted:
@@ -41,23 +58,37 @@ def extract_html(
         NotExtracted: `too_deep`, `too_large`, `empty`.
     """
     del files
+    return by_rules(read_blocks(content, media_type=media_type, deepest=deepest), engine)
+
+
+def read_blocks(content: bytes, *, media_type: str, deepest: int) -> HtmlPage:
+    """The blocks of a page. Raises NotExtracted: `too_deep`, `too_large`, `empty`."""
     html, encoding = decoded(content, media_type=media_type)
     root = parsed(html, deepest=deepest)
-    title = title_of(root)
+    found = {"title": title_of(root), "encoding": encoding}
     take_formulas(root)
     forum, posts = posts_of(root)
     without_furniture(root)
     blocks = blocks_of(root)
     thread = thread_of(blocks, posts)
-    if thread:
-        chosen, extraction = thread, {"decided": forum, "posts": len(posts)}
-    elif blocks:
-        kept, library = _decision(root, blocks, engine)
-        chosen, extraction = [blocks[number] for number in sorted(kept)], {"decided": library}
-    else:
+    if not thread and not blocks:
         raise NotExtracted("empty")
-    found = {"title": title, "encoding": encoding, "extraction": {**extraction, **_counts(blocks, chosen)}}
-    return Extracted(markdown_of(chosen), found)
+    return HtmlPage(root, blocks, found, forum, len(posts), thread)
+
+
+def by_rules(page: HtmlPage, engine: Engine) -> Extracted:
+    """The text of those blocks that a library takes for content; of a thread, all posts."""
+    if page.thread:
+        return text_of_blocks(page.blocks, page.thread, page.found, decided=page.forum, posts=page.posts)
+    kept, library = _decision(page.root, page.blocks, engine)
+    return text_of_blocks(page.blocks, [page.blocks[number] for number in sorted(kept)], page.found, decided=library)
+
+
+def text_of_blocks(
+    blocks: list[PageBlock], chosen: list[PageBlock], found: Mapping[str, Any], /, **extraction: Any
+) -> Extracted:
+    """The text of the chosen ones; `extraction`: who chose them."""
+    return Extracted(markdown_of(chosen), {**found, "extraction": {**extraction, **_counts(blocks, chosen)}})
 
 
 def _decision(root: Any, blocks: list[PageBlock], engine: Engine) -> tuple[set[int], str]:

@@ -1,0 +1,1 @@
+"""A model's decision which blocks of a page are its content."""
