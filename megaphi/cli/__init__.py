@@ -22,6 +22,7 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "mixture": "mixture.of_run",
     "mixture fit": "mixture.fit",
     "curate": "curate.curate",
+    "curate label": "curate.label",
     "curate train-classifier": "curate.train_classifier",
     "curate train-statistics": "curate.train_statistics",
     "evaluate": "evaluation.evaluate",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=user_path, metavar="FOLDER", help="the folder of the run (default: the recipe's)"
     )
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every verb that runs a recipe: who works, and the models that steps may ask."""
     parser.add_argument("--processes", type=int, metavar="N", help="default: one per processor")
     parser.add_argument("--rank", type=int, metavar="R", help="number of this worker, from 0")
     parser.add_argument("--world", type=int, metavar="N", help="number of workers (default: from the launcher)")
@@ -61,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    run_recipe(arguments, partial(curation_of, arguments.recipe, tuple(arguments.fields), arguments.output))
+    return 0
+
+
+def run_recipe(arguments: argparse.Namespace, source: Callable[[], Curation]) -> bool:
+    """Run the recipe that `source` gives in every process, or say what it would do; returns True if it has finished."""
     from megaphi.curation.pipeline.plan import make_plan
     from megaphi.curation.pipeline.run import curate
     from megaphi.log import set_up_logging
@@ -70,11 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     set_up_logging(rank=worker.rank, world_size=worker.world)
     if arguments.processes is not None and arguments.processes < 1:
         raise InputError(f"--processes {arguments.processes}: must be at least 1")
-    source = partial(curation_of, arguments.recipe, tuple(arguments.fields), arguments.output)
     curation = source()
     if arguments.dry_run:
         print("\n".join([describe_plan(make_plan(curation)), *model_costs(curation)]))
-        return 0
+        return False
     with _executor(arguments, worker) as executor:
         summary = curate(
             curation, source=source, executor=executor, worker=worker, open_sampler=_model_opener(arguments)
@@ -86,7 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         write_report(summary.plan)
         print(describe_summary(summary))
-    return 0
+        return True
+    return False
 
 
 def curation_of(recipe: str, fields: tuple[str, ...], output: str | None) -> Curation:

@@ -1,7 +1,7 @@
 """Requests for texts or values of JSON, each of which is found or missed with a reason that is counted.
 
 Reasons: `budget` (the tokens are spent), `refused` (by the sampler, as a prompt that is too long), `cut_off` (at the
-most tokens of an answer), `empty`, `unreadable` (three answers, none of which has the form that was asked for).
+most tokens of an answer), `empty`, `unreadable` (no answer, after all attempts, has the form that was asked for).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from megaphi.judging.asking import CANCELLED, REFUSED, JsonQuestion, Unanswered,
 from megaphi.sampling import Answer, Sampling
 
 ATTEMPTS = 3
-"""Times that a value of JSON is asked for at most."""
+"""Times that a value of JSON is asked for at most, unless the step says otherwise."""
 Read = TypeVar("Read")
 
 
@@ -60,10 +60,11 @@ def ask_values(
     schema: Mapping[str, Any],
     memory: RequestJournal,
     seeds: Sequence[int],
+    attempts: int = ATTEMPTS,
 ) -> list[Read | Missed]:
     """The value that each answer holds, in order. Raises RunFailed, AffectsAll."""
     try:
-        found = ask_json(sampler, questions, rules, schema=schema, attempts=ATTEMPTS, memory=memory, seeds=seeds)
+        found = ask_json(sampler, questions, rules, schema=schema, attempts=attempts, memory=memory, seeds=seeds)
     except AffectsAll:
         raise
     except InputError as error:  # every prompt is refused

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
+from megaphi.cli import main
 from megaphi.conversation import Conversation
 from megaphi.curation.document import Document, Outcome, Rejected
-from megaphi.curation.filter.quality.label_journal import LabelJournal
 from megaphi.curation.filter.quality.label_pages import LabelPages
 from megaphi.curation.filter.quality.labelled import RecordKeys, read_labelled
+from megaphi.curation.pipeline.models import ModelOpener
+from megaphi.curation.requests.dry_run import costs_of_steps
 from megaphi.curation.step import StepContext
 from megaphi.errors import InputError
 from megaphi.sampling import Answer, Prompt, Sampling
@@ -37,7 +40,9 @@ class Scripted:
             system, user = (message.content for message in prompt.messages)
             self.asked.append((system, user))
             text = self.answer(user)
-            found.append([Answer(tokens=(), text=text, log_probabilities=(), finish="stop", prompt_tokens=0)])
+            found.append(
+                [Answer(tokens=(), text=text, log_probabilities=(), finish="stop", prompt_tokens=len(system + user))]
+            )
         return found
 
 
@@ -49,6 +54,7 @@ def run(
     folder: Path, answer: Callable[[str], str], texts: list[str], **settings: Any
 ) -> tuple[list[Outcome], Scripted]:
     sampler = Scripted(answer)
+    folder.mkdir(exist_ok=True)
     step = LabelPages(sampler="scripted", **settings)
     look = step.open_batch(StepContext(folder=folder, open_sampler=lambda name: sampler))
     documents = [Document(id=str(place), source="s", place="p", text=text) for place, text in enumerate(texts)]
@@ -60,7 +66,7 @@ def test_pages_get_their_labels_and_are_asked_once(tmp_path: Path) -> None:
     found, sampler = run(tmp_path, lambda user: labels(educational=0 if "Nothing" in user else 4), texts)
     assert [each.metadata["labels"]["educational"] for each in found[:3] if isinstance(each, Document)] == [4, 4, 0]
     assert isinstance(found[3], Rejected)
-    assert (found[3].reason, found[3].detail) == ("not_labelled", "the page is empty")
+    assert found[3].reason == "empty"
     asked = {user for _, user in sampler.asked}
     assert len(asked) == 2
     assert found[0].metadata["labels"]["reasons"] == "Good."  # type: ignore[union-attr]
@@ -89,10 +95,12 @@ def test_answers_that_cannot_be_read_are_asked_again_and_then_rejected(
 ) -> None:
     found, sampler = run(tmp_path, lambda user: answer, ["A page."], attempts=2)
     assert isinstance(found[0], Rejected)
-    assert found[0].reason == "not_labelled"
+    assert found[0].reason == "unreadable"
     assert reason in found[0].detail
     assert sum("Attempt 2 of 2" in user for _, user in sampler.asked) == 1
-    found, _ = run(tmp_path, lambda user: labels() if "Attempt 2" in user else answer, ["A page."], attempts=2)
+    found, _ = run(
+        tmp_path / "again", lambda user: labels() if "Attempt 2" in user else answer, ["A page."], attempts=2
+    )
     assert isinstance(found[0], Document)
 
 
@@ -126,21 +134,31 @@ def test_only_the_beginning_of_a_page_is_shown_and_settings_change_the_request(t
         run(tmp_path, lambda user: labels(), [page], topics=())
 
 
-def test_several_processes_share_a_folder(tmp_path: Path) -> None:
-    first = LabelJournal(tmp_path)
-    first.add("a", {"educational": 1})
-    second = LabelJournal(tmp_path)
-    assert "a" in second
-    second.add("b", {"educational": 2})
-    first.add("c", {"educational": 3})
-    with (tmp_path / "labels_00000.jsonl").open("ab") as file:
-        file.write(b'{"page": "d", "lab')  # cut by a kill
-    third = LabelJournal(tmp_path)
-    assert {key: (third.get(key) or {}).get("educational") for key in "abcd"} == {"a": 1, "b": 2, "c": 3, "d": None}
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"labels_0000{number}.jsonl" for number in range(3)]
-    (tmp_path / "labels_00009.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match="not a page's labels"):
-        LabelJournal(tmp_path)
+def test_a_budget_is_kept_to_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    texts = [f"Page {number}." for number in range(20)]
+    found, sampler = run(tmp_path, lambda user: labels(), texts, budget_tokens=40_000)
+    reasons = [each.reason for each in found if isinstance(each, Rejected)]
+    assert 0 < len(reasons) < 20
+    assert set(reasons) == {"budget"}
+    more, again = run(tmp_path, lambda user: labels(), texts, budget_tokens=1_000_000)
+    assert all(isinstance(each, Document) for each in more)
+    assert not {user for _, user in sampler.asked} & {user for _, user in again.asked}
+
+
+def test_the_bound_holds(tmp_path: Path) -> None:
+    step = LabelPages(sampler="scripted", attempts=2, shown_characters=300, answer_price=3.0)
+    documents = [Document(id=str(size), source="s", place="p", text="é" * size) for size in (1, 300, 5_000)]
+    (bound,) = costs_of_steps([step], documents)
+    _, sampler = run(
+        tmp_path, lambda user: "prose", [document.text for document in documents], attempts=2, shown_characters=300
+    )
+    assert bound.cost.requests == 6
+    assert sum(len((system + user).encode()) for system, user in sampler.asked[-6:]) <= bound.cost.prompt_tokens
+    assert bound.cost.answer_tokens == 6 * 400
+    assert bound.money == 6 * 400 * 3 / 1e6
+    page = Document(id="p", source="s", place="p", content=b"<p>x</p>" * 2_000)
+    (unread,) = costs_of_steps([step], [page])
+    assert unread.cost.prompt_tokens >= 2 * 4 * 300
 
 
 def test_a_classifier_reads_the_labels(tmp_path: Path) -> None:
@@ -159,3 +177,51 @@ def test_a_classifier_reads_the_labels(tmp_path: Path) -> None:
     )
     high = [item.text for part in (read.train, read.calibration, read.test) for item in part if item.label == "high"]
     assert sorted(high) == sorted(text for text in texts if "1" in text)
+
+
+def test_the_verb_labels_files_and_a_second_run_asks_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = tmp_path / "pages.jsonl"
+    pages.write_text("".join(json.dumps({"body": f"Page {number}."}) + "\n" for number in (*range(8), 7)))
+    with pages.open("a") as file:
+        file.write('{"body": " "}\n{"body": "odd"}\n{"no": 1}\n')
+    sampler = Scripted(lambda user: "prose" if "odd" in user else labels())
+    monkeypatch.setattr(ModelOpener, "__call__", lambda self, name: sampler)
+    words = ["curate", "label", str(pages), "--text-key", "body", "--sampler", "m", "--output", str(tmp_path / "run")]
+    words += ["topics=history,other", "--processes", "1"]
+    assert main([*words, "--dry-run", "answer_price=2"]) == 0
+    said = capsys.readouterr().out
+    assert "labels: at most 11 documents, 33 requests" in said
+    assert "in money" in said
+    assert sampler.asked == []
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert all(reason in said for reason in ("1 unreadable", "metadata.labels.educational"))
+    (file,) = (tmp_path / "run" / "documents").glob("*.zst")
+    with zstandard.open(file, "rt") as lines:
+        records = [json.loads(line) for line in lines]
+    assert [record["text"] for record in records] == [f"Page {number}." for number in (*range(8), 7)]
+    assert {record["metadata"]["labels"]["topic"] for record in records} == {"history"}
+    asked = len(sampler.asked)
+    for folder in ("documents", "stages"):
+        (tmp_path / "run" / folder).rename(tmp_path / folder)
+    assert main(words) == 0
+    assert len(sampler.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["topics=a"], "no file with pages is named"),
+        (["a.parquet", "b.jsonl"], "label them in two runs"),
+        (["a.jsonl", "rubrik=x"], "Did you mean 'rubric'"),
+        (["a.jsonl", "max_tokens=1"], "max_tokens"),
+    ],
+)
+def test_what_the_verb_cannot_do_is_said(
+    words: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["curate", "label", *words, "--sampler", "m", "--output", str(tmp_path / "run")]) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

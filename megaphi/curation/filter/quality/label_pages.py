@@ -1,9 +1,9 @@
 """Labels for a classifier from a model: educational value from 0 to 5, topic and format of a page, reasons first.
 
-Phi-4's filters were trained on about a million pages that a model had annotated. A recipe of a reader, this step and
-a writer does that in one command; `megaphi curate train-classifier` reads what it wrote, with
-`score_key=metadata.labels.educational` or `label_key=metadata.labels.topic`. A page is a quotation in the prompt,
-whatever it says. Answers are kept in the step's folder: a run that was killed asks again for its last batch only.
+Phi-4's filters were trained on about a million pages that a model had annotated. `megaphi curate label` runs this step
+over files of pages; `megaphi curate train-classifier` reads what it wrote, with `score_key=metadata.labels.educational`
+or `label_key=metadata.labels.topic`. A page is a quotation in the prompt, whatever it says. Answers are kept in the
+step's folder as they come: a run that was killed asks for none of them twice.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from typing import Annotated, Any, ClassVar
 from megaphi.config import FilePath, Range
 from megaphi.conversation import Message
 from megaphi.curation.document import Document, Outcome, Rejected
-from megaphi.curation.filter.quality.label_journal import LabelJournal
+from megaphi.curation.requests.asking import Missed, ask_values
+from megaphi.curation.requests.cost import Cost, CountTokens, of_value
+from megaphi.curation.requests.dry_run import Expected
+from megaphi.curation.requests.metered import FRAME_TOKENS
+from megaphi.curation.requests.opening import Prices, open_samplers
 from megaphi.curation.step import OfMany, StepContext
 from megaphi.errors import InputError
-from megaphi.generation.client.request_journal import request_key
-from megaphi.judging.asking import JsonQuestion, Unanswered, ask_json, fields_of, text_of
+from megaphi.judging.asking import JsonQuestion, fields_of, text_of
 from megaphi.judging.fence import make_fence
-from megaphi.sampling import Sampler, Sampling
+from megaphi.sampling import Sampling
 
 LABELS = "labels"
 """Metadata key: {reasons, educational, topic, format}."""
@@ -41,10 +44,10 @@ FORMATS = tuple(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelPages:
-    """Let a model label pages (metadata `labels`); pages that it does not label are rejected."""
+    """Let a model label pages (metadata `labels`); pages that it does not label are rejected, with the reason."""
 
     VERSION: ClassVar[int] = 1
-    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents"})
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents", "prompt_price", "answer_price"})
     sampler: str
     """A server's model as http://HOST:PORT/v1=MODEL, or a checkpoint."""
     rubric: FilePath = ""
@@ -56,32 +59,57 @@ class LabelPages:
     max_tokens: Annotated[int, Range(minimum=16)] = 400
     attempts: Annotated[int, Range(minimum=1, maximum=10)] = 3
     """Times that a page is asked for until the answer can be read."""
+    budget_tokens: Annotated[int, Range(minimum=1)] | None = None
+    """Prompts and answers together, of all processes and runs in this folder."""
+    prompt_price: Annotated[float, Range(minimum=0)] = 0.0
+    """Money for a million tokens of prompts, to be shown."""
+    answer_price: Annotated[float, Range(minimum=0)] = 0.0
+    """Money for a million tokens of answers."""
     batch_documents: Annotated[int, Range(minimum=1)] = 256
     """Pages that are asked for together."""
     seed: int = 0
 
+    @property
+    def label(self) -> str:
+        return "labels"
+
     def open_batch(self, context: StepContext) -> OfMany:
+        """Raises InputError for a rubric that cannot be read, or a sampler that cannot be opened."""
         rubric = self._rubric()
-        sampler, journal = context.open_sampler(self.sampler), LabelJournal(context.folder)
+        samplers = open_samplers(
+            context,
+            writer=self.sampler,
+            judge="",
+            budget_tokens=self.budget_tokens,
+            prices=Prices(self.prompt_price, self.answer_price),
+            label=self.label,
+        )
 
         def label(documents: Sequence[Document]) -> list[Outcome]:
-            keys = [self._key(sampler, rubric, document) for document in documents]
-            new = {key: place for place, key in enumerate(keys) if key not in journal and documents[place].text.strip()}
-            questions = [self._question(rubric, documents[place]) for place in new.values()]
-            rules = Sampling(max_tokens=self.max_tokens, seed=self.seed)
-            answers = ask_json(sampler, questions, rules, schema=self._schema(), attempts=self.attempts)
-            refused = {}
-            for key, answer in zip(new, answers, strict=True):
-                if isinstance(answer, Unanswered):
-                    refused[key] = answer.reason
-                else:
-                    journal.add(key, answer)
-            return [
-                _outcome(document, journal.get(key), refused.get(key, "the page is empty"))
-                for key, document in zip(keys, documents, strict=True)
-            ]
+            pages = [document for document in documents if document.text.strip()]
+            answers = ask_values(
+                samplers.writer,
+                [self._question(rubric, page) for page in pages],
+                Sampling(max_tokens=self.max_tokens, seed=self.seed),
+                schema=self._schema(),
+                memory=samplers.journal,
+                seeds=[self.seed] * len(pages),
+                attempts=self.attempts,
+            )
+            samplers.show_costs()
+            found = iter(answers)
+            return [_outcome(page, next(found) if page.text.strip() else Missed("empty")) for page in documents]
 
         return label
+
+    def bound(self, expected: Expected, count: CountTokens) -> tuple[Cost, list[Expected]]:
+        """The question about a page, as often as it may be asked."""
+        text = expected.document.text if expected.document is not None else ""
+        empty = Document(id="", source="", place="")
+        question = self._question(self._rubric(), empty.with_text(text))
+        shown = 0 if text else min(expected.tokens, 4 * self.shown_characters)
+        tokens = sum(count(message.content) for message in question.messages) + shown + FRAME_TOKENS
+        return of_value(tokens, self.max_tokens, attempts=self.attempts), [expected]
 
     def _rubric(self) -> str:
         path = Path(self.rubric) if self.rubric else Path(__file__).with_name("rubric.txt")
@@ -92,10 +120,6 @@ class LabelPages:
         if not self.topics or not self.formats:
             raise InputError("topics and formats must not be empty")
         return text.replace("{topics}", ", ".join(self.topics)).replace("{formats}", ", ".join(self.formats))
-
-    def _key(self, sampler: Sampler, rubric: str, document: Document) -> str:
-        asked = [rubric, document.text[: self.shown_characters], self.max_tokens, self.seed]
-        return request_key(sampler.name, asked)
 
     def _question(self, rubric: str, document: Document) -> JsonQuestion[dict[str, Any]]:
         text = document.text[: self.shown_characters]
@@ -125,7 +149,7 @@ def read_labels(value: Any, *, topics: Sequence[str], formats: Sequence[str]) ->
     return {**{name: found[name] for name in NAMES}, "reasons": text_of(found["reasons"], "reasons")}
 
 
-def _outcome(document: Document, labels: dict[str, Any] | None, reason: str) -> Outcome:
-    if labels is None:
-        return Rejected(document, "not_labelled", reason)
+def _outcome(document: Document, labels: dict[str, Any] | Missed) -> Outcome:
+    if isinstance(labels, Missed):
+        return Rejected(document, labels.reason, labels.detail)
     return document.known(**{LABELS: labels})
