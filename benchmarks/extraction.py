@@ -190,13 +190,16 @@ def main() -> None:
         "resiliparse": resiliparse,
         "datatrove": datatrove,
     }
+    labels = None
     if arguments.model:
         arguments.model.mkdir(parents=True, exist_ok=True)
-        sides["megaphi, SmolLM2-135M labels"] = smollm2_labels(arguments.model)
+        sides["megaphi, SmolLM2-135M labels"] = labels = smollm2_labels(arguments.model)
     rows: list[dict[str, object]] = []
     for name, side in sides.items():
-        if not arguments.sides or name in arguments.sides:
+        if name in (arguments.sides or sides):
             rows += measured(name, side, pages)
+            if side is labels:  # a journal's answers take no time, and a server's not ours
+                rows = [line | {"pages_per_second": ""} if line["side"] == name else line for line in rows]
             for line in rows[-1 - len({page.corpus for page in pages}) :]:
                 print(
                     *(str(value) for key, value in line.items() if key not in ("date", "machine", "versions")),

@@ -148,7 +148,7 @@ class _Page:
 
     document: Document
     by_rules: Outcome
-    """What becomes of it without the model."""
+    """The outcome without the model."""
     blocks: list[PageBlock] = field(default_factory=list)
     """To be labelled; none where there is nothing to ask."""
     kept: set[int] = field(default_factory=set)
