@@ -2,6 +2,7 @@
 # make story         the whole recipe at toy scale: pretraining, mid-training, fine-tuning, preferences, a chat
 # make test          install, then lint, types and the whole test suite, on the CPU of any machine
 # make test-fast     the tests that start no processes: under two minutes, for the loop of writing code
+# make fuzz          damaged and hostile inputs for every reader, ten minutes each (python -m tests.fuzz --help)
 # make golden        rewrite the golden loss curve (after a change that is meant to change it)
 # make bench         step time, operators, loader, packing, checkpoints, generation against their peers, into benchmarks/results
 # make test-gpu      the tests that need a CUDA device
@@ -19,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-l
 TORCH_INDEX ?=
 TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: quickstart story test test-fast check golden bench test-gpu first-gpu test-dali clean
+.PHONY: quickstart story test test-fast check fuzz golden bench test-gpu first-gpu test-dali clean
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
@@ -37,6 +38,9 @@ check: $(VENV)/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m basedpyright
+
+fuzz: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(RUN) -m tests.fuzz --inputs 50000 --minutes 10
 
 golden: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m tests.engine.test_golden_curve

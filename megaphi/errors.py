@@ -10,9 +10,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_MESSAGE = 16_000
+"""Characters: a few hundred lines."""
+
 
 class InputError(ValueError):
-    """Bad input from outside: what was wrong, where (file, line, field), what to do. Exit code 2."""
+    """Bad input from outside: what was wrong, where (file, line, field), what to do. Exit code 2.
+
+    A message that quotes a stranger's file could be as long as the file: it is cut.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shortened(str(message), LONGEST_MESSAGE))
 
 
 class AffectsAll(InputError):
@@ -29,6 +38,14 @@ class ReportedElsewhere(InputError):
 
 class RunFailed(RuntimeError):
     """The run cannot continue, and the message says everything: exit code 1, no traceback."""
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, without its middle if it has more than `most` characters."""
+    left_out = len(text) - most
+    return (
+        text if left_out <= 0 else f"{text[: most * 3 // 4]} [... {left_out:,} characters ...] {text[-(most // 4) :]}"
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

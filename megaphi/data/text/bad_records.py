@@ -12,13 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
-from megaphi.errors import InputError
+from megaphi.errors import InputError, shortened
 
 OnBadRecords = Literal["error", "skip"]
 """Treatment of unusable records: stop and name all of them, or leave them out and count them."""
 Refuse = Callable[[object, str], None]
 """Callback that takes the location, whose text may take a pass over the file to find, and the reason; may raise."""
 
+LONGEST_REASON = 400
+"""Characters: a record's own names may be as long as it is."""
 MOST_NAMED = 1_000
 PLACES_NAMED = 20
 REASONS_NAMED = 10
@@ -42,6 +44,7 @@ class BadRecords:
 
     def add(self, where: object, reason: str) -> None:
         """Add one. Raises `InputError` when there are too many to continue."""
+        reason = shortened(reason, LONGEST_REASON)
         reason = self._reason_of.setdefault(re.sub(r"\d[\d,]*", "#", reason), reason)
         places = self.places.setdefault(reason, [])
         self.counts[reason] = self.counts.get(reason, 0) + 1

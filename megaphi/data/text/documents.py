@@ -181,18 +181,21 @@ def _lines_between(piece: FilePiece) -> Iterator[tuple[Place, bytes | None]]:
     with open(piece.path, "rb") as file:
         if piece.start > 0:
             file.seek(piece.start - 1)
-            _pass_line(file)  # the rest of a line that began earlier (or just the line break before the piece)
+            _pass_line(file, piece.stop)  # the rest of a line that began earlier, or just the line break before
         while (start := file.tell()) < piece.stop and (line := file.readline(LONGEST_LINE + 1)):
             is_whole = len(line) <= LONGEST_LINE or line.endswith(NEW_LINE)
             if not is_whole:
-                _pass_line(file)
+                _pass_line(file, piece.stop)
             yield LineAt(piece.path, start), line if is_whole else None
 
 
-def _pass_line(file: IO[bytes]) -> None:
-    """Read on behind the next line break, in constant memory."""
-    while (part := file.readline(READ_BYTES)) and not part.endswith(NEW_LINE):
-        pass
+def _pass_line(file: IO[bytes], stop: int) -> None:
+    """Read on behind the next line break, or behind `stop`, in constant memory: a line of many pieces is read once."""
+    part = b""
+    while (left := stop - file.tell()) > 0 and not part.endswith(NEW_LINE):
+        part = file.readline(min(READ_BYTES, left))
+        if not part:
+            return
 
 
 def line_numbers(path: Path, starts: Iterable[int]) -> dict[int, int]:

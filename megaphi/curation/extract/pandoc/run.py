@@ -7,6 +7,7 @@ and keeps what pandoc alone would drop.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import resource
@@ -25,7 +26,8 @@ FILTER = Path(__file__).with_name("markdown.lua")
 HEAP = "1g"
 OUT_OF_HEAP = 251
 """Exit status of GHC's runtime."""
-CPU_SECONDS = 30
+CPU_SECONDS = 30.0
+"""Without a timer that ends the process."""
 WALL_SECONDS = 300
 LONGEST_OUTPUT = 256 << 20
 FORMULA = "\2"
@@ -70,8 +72,9 @@ def to_markdown(source: bytes, reader: str) -> str:
         given.seek(0)
         environment = {"PATH": "", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
         process = subprocess.Popen(command, stdin=given, stdout=output, stderr=said, env=environment, cwd="/")
+        used = _seconds_of_children()
         try:
-            _limit(process.pid)
+            _limit(process.pid, _seconds_left())
             status = process.wait(WALL_SECONDS)
         except subprocess.TimeoutExpired:
             raise NotExtracted("too_slow", f"pandoc, more than {WALL_SECONDS} s") from None
@@ -79,6 +82,7 @@ def to_markdown(source: bytes, reader: str) -> str:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            _charge(_seconds_of_children() - used)
         if status == 0:
             output.seek(0)
             return output.read().decode("utf-8", "replace")
@@ -126,9 +130,27 @@ def tidied(text: str) -> str:
     return "".join(kept).strip()
 
 
-def _limit(pid: int) -> None:
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _seconds_left() -> float:
+    """CPU time that the file still has: that of the timer which ends an extractor (`bounded.py`), if it runs."""
+    return signal.getitimer(signal.ITIMER_PROF)[0] or CPU_SECONDS
+
+
+def _charge(seconds: float) -> None:
+    """Take pandoc's time off the file's, which then ends this process where nothing is left."""
+    left = signal.getitimer(signal.ITIMER_PROF)[0]
+    if left:
+        signal.setitimer(signal.ITIMER_PROF, max(left - seconds, 1e-6))
+
+
+def _limit(pid: int, seconds: float) -> None:
+    whole_seconds = math.ceil(seconds)
     try:
-        resource.prlimit(pid, resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.prlimit(pid, resource.RLIMIT_CPU, (whole_seconds, whole_seconds))
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (LONGEST_OUTPUT, LONGEST_OUTPUT))
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
     except ProcessLookupError:
@@ -140,7 +162,7 @@ def _limit(pid: int) -> None:
 
 def _failure(status: int, said: str) -> Exception:
     if -status in (signal.SIGXCPU, signal.SIGKILL):
-        return NotExtracted("too_slow", f"pandoc, more than {CPU_SECONDS} s of CPU time")
+        return NotExtracted("too_slow", "pandoc, more CPU time than was left")
     if status == OUT_OF_HEAP:
         return NotExtracted("out_of_memory", f"pandoc, more than {HEAP} of heap")
     if -status == signal.SIGXFSZ or "file too large" in said.lower():
