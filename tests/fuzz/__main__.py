@@ -122,7 +122,7 @@ def summary(tallies: Sequence[Tally]) -> str:
 
 
 def reasons(tally: Tally) -> str:
-    """Why inputs were refused, where the target has words for it."""
+    """Counts of the target's words for refusals."""
     return ", ".join(f"{reason} {count:,}" for reason, count in tally.reasons.most_common())
 
 

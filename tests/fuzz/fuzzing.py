@@ -25,21 +25,21 @@ from tests.fuzz.worker import Outcome, Worker
 SMALLER_SECONDS = 30.0
 """Time to make one finding smaller."""
 LARGEST_SEED, MOST_SEEDS = 400_000, 200
-"""Of real files: bytes of one, and how many."""
+"""Bytes of a real file, and files."""
 MOST_FINDINGS = 25
-"""Of different causes, in one target: beyond, it is ended."""
+"""Different causes in one target: beyond, it is ended."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a target's inputs."""
+    """Counts over a target's inputs."""
 
     name: str
     inputs: int = 0
     seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    """Of refused inputs, where the target has words for them."""
+    """Counts of refused inputs, where the target has words for them."""
     slowest_seconds: float = 0.0
     peak_bytes: int = 0
     findings: dict[tuple[str, str], str] = field(default_factory=dict)

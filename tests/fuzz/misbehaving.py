@@ -11,7 +11,7 @@ from tests.fuzz.target import Target
 
 
 def misbehave(content: bytes) -> str | None:
-    """Do what the input says; anything else is refused."""
+    """Obey the input; anything else is refused."""
     match content.split(b" ")[0]:
         case b"read":
             return None

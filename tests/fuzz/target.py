@@ -35,7 +35,7 @@ class Target:
     tokens: tuple[bytes, ...] = ()
     """Words of the format, put in anywhere."""
     suffixes: tuple[str, ...] = ()
-    """Of real files, which `--seeds FOLDER` adds."""
+    """Endings of real files, which `--seeds FOLDER` adds."""
     imports: tuple[str, ...] = ()
     """Modules to import once, before any worker starts. They must start no threads."""
     seconds: float = 10.0

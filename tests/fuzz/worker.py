@@ -35,14 +35,14 @@ PACKAGE = str(Path(__file__).parents[2] / "megaphi")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one input."""
+    """The end of one input."""
 
     kind: str
     """`accepted`, `refused`; of findings `crash`, `hang`, `memory`, `exception`, `message`."""
     detail: str = ""
     place: str = ""
-    """Of an exception, its type and the innermost function of megaphi: findings of one place are one. Of what was
-    refused, the target's word for it.
+    """Type of an exception and the innermost function of megaphi: findings of one place are one. Or the target's
+    reason for a refusal.
     """
     seconds: float = 0.0
     memory_bytes: int = 0
