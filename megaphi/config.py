@@ -358,10 +358,11 @@ def difference(left: Any, right: Any) -> list[tuple[str, Any, Any]]:
 
 @functools.cache
 def field_help(section: type) -> dict[str, str]:
-    """The string literal under each field of a dataclass: the help text, read from the source."""
+    """The string literal under each field of a dataclass, inherited ones too: the help text, read from the source."""
     tree = ast.parse(inspect.cleandoc(inspect.getsource(section)))
     body = cast(ast.ClassDef, tree.body[0]).body
-    found: dict[str, str] = {}
+    inherited = (field_help(base) for base in reversed(section.__bases__) if dataclasses.is_dataclass(base))
+    found = {name: text for texts in inherited for name, text in texts.items()}
     for statement, following in itertools.pairwise(body):
         if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
             continue

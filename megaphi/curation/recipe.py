@@ -19,6 +19,8 @@ from megaphi.curation.write.json_lines import WriteJsonLines
 from megaphi.errors import InputError, did_you_mean
 
 AnyStep = Step | BatchStep | JointStep
+MOST_SAMPLES = 50
+"""Documents of each reason that finished shards know, of which the report shows some."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,12 +40,12 @@ class Curation:
     shard_bytes: Annotated[int, Range(minimum=1)] = 64 << 20
     """Input that is worked on together, at least: a kill costs each process the shard that it is at."""
     rejected_characters: Annotated[int, Range(minimum=0)] = 10_000
-    """Text kept of each rejected document; the whole of it is still in the input. As with `samples` and `seed`, another
-    number makes every shard again."""
-    samples: Annotated[int, Range(minimum=0)] = 10
+    """Text kept of each rejected document; the whole of it is still in the input. Another number is for shards that
+    are not finished yet."""
+    samples: Annotated[int, Range(minimum=0, maximum=MOST_SAMPLES)] = 10
     """Documents that the report shows: of each reason for rejection, and of those that were kept."""
     seed: int = 0
-    """Chooses the samples of the report."""
+    """Chooses the samples of the report, which alone is made again for another one."""
 
 
 def step_names(steps: Sequence[AnyStep]) -> list[str]:

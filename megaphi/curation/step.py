@@ -18,9 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
+from megaphi.config import FilePath
 from megaphi.curation.document import Document, Outcome
 from megaphi.sampling import Sampler
 
+ModelName = FilePath
+"""A model that a step asks: a checkpoint or GGUF file, known by its content as all files that fields name are, or a
+server's as http://HOST:PORT/v1=MODEL, of which nothing is known but this name."""
 OfOne = Callable[[Document], Outcome | Iterable[Outcome]]
 """A step's function for a document. It returns it, another, several, none (it went into others),
 or its rejection. An exception is the rejection `error`, and stops nothing."""

@@ -17,7 +17,7 @@ from megaphi.curation.pipeline.meaning import digest, meaning_of
 from megaphi.curation.recipe import AnyStep, Curation, step_names
 from megaphi.curation.step import JointStep, Portion
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files in a shard's folder."""
 
 
@@ -117,7 +117,7 @@ def make_plan(curation: Curation) -> CurationPlan:
         "write": meaning_of(curation.write, where="write"),
         "keep_after": list(curation.keep_after),
         "shard_bytes": curation.shard_bytes,
-        "kept_aside": [FORMAT, curation.rejected_characters, curation.samples, curation.seed],
+        "format": FORMAT,
     }
     portions = curation.read.portions()
     shards = list(grouped(portions, shard_bytes=curation.shard_bytes))
@@ -133,7 +133,7 @@ def make_plan(curation: Curation) -> CurationPlan:
         at = stages_folder(Path(curation.folder)) / f"{stage.number + 1:02d}"
         own = [steps[place] for place in [*stage.places, *([] if stage.gathers is None else [stage.gathers])]]
         ends = [meaning["write"]] if stage.is_last else []
-        prints = [digest(before_it, own, ends, meaning["kept_aside"]) for before_it in prints]
+        prints = [digest(before_it, own, ends, meaning["format"]) for before_it in prints]
         jobs = tuple(
             ShardJob(
                 stage=stage,

@@ -308,13 +308,15 @@ def _remove_others(plan: CurationPlan, *, alone: bool) -> None:
 def _begin(plan: CurationPlan, *, speaks: bool) -> None:
     """Write what is run into curation.json; say which settings have changed since the last time."""
     path = plan.folder / "curation.json"
-    found = {"recipe": plan.curation.recipe, "meaning": plan.meaning}
+    shown = {name: getattr(plan.curation, name) for name in ("rejected_characters", "samples", "seed")}
+    found = {"recipe": plan.curation.recipe, "meaning": plan.meaning, "report": shown}
     before = read_object(path, what="curation of this folder") if path.exists() else None
     if before == found:
         return
     if before is not None and speaks:
-        for name, old, new in difference(before.get("meaning", {}), plan.meaning):
-            logger.info("changed since the last run: %s: %s, now %s", name, old, new)
+        for part, effect in (("meaning", ""), ("report", "; finished shards are kept")):
+            for name, old, new in difference(before.get(part, {}), found[part]):
+                logger.info("changed since the last run: %s: %s, now %s%s", name, old, new, effect)
     write_json(path, found)
 
 

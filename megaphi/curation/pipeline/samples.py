@@ -1,4 +1,8 @@
-"""Samples of documents for the report: chosen by a hash of their ids, so the same in every run, in any order."""
+"""Samples of documents for the report: chosen by a hash of their ids, so the same in every run, in any order.
+
+A finished shard keeps as many as any report may show, whatever the recipe's `samples` and `seed` are: the report
+chooses among them, so another seed makes no shard again.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from megaphi.curation.document import Document, Rejected
+from megaphi.curation.recipe import MOST_SAMPLES
 
 LONGEST_SAMPLE = 2_000
 """Characters of a sampled text that are kept."""
@@ -35,10 +40,9 @@ class DocumentSample:
 
 
 class Samples:
-    """The samples of a shard while it runs: at most `count` for each reason of each step."""
+    """The samples of a shard while it runs: of each reason those that come first by a hash of their ids."""
 
-    def __init__(self, count: int, *, seed: int) -> None:
-        self._count, self._seed = count, str(seed).encode()
+    def __init__(self) -> None:
         self._held: dict[tuple[str, str], list[tuple[int, int, DocumentSample]]] = {}
         self._offered = 0
 
@@ -47,9 +51,9 @@ class Samples:
         document = found.document if isinstance(found, Rejected) else found
         reason = found.reason if isinstance(found, Rejected) else KEPT
         held = self._held.setdefault((step, reason), [])
-        order = hashlib.sha256(self._seed + b" " + document.id.encode("utf-8", "surrogatepass")).hexdigest()
+        order = _hashed(document.id)
         rank = -int(order[:16], 16)
-        if self._count and (len(held) < self._count or rank > held[0][0]):
+        if len(held) < MOST_SAMPLES or rank > held[0][0]:
             sample = DocumentSample(
                 order=order,
                 step=step,
@@ -61,7 +65,7 @@ class Samples:
                 text=document.text[:LONGEST_SAMPLE],
                 characters=len(document.text),
             )
-            push = heapq.heappush if len(held) < self._count else heapq.heapreplace
+            push = heapq.heappush if len(held) < MOST_SAMPLES else heapq.heapreplace
             push(held, (rank, -self._offered, sample))
 
     def records(self) -> list[dict[str, Any]]:
@@ -70,14 +74,29 @@ class Samples:
         return [asdict(sample) for sample in sorted(found, key=_sorting)]
 
 
-def chosen(samples: Iterable[DocumentSample], count: int) -> dict[tuple[str, str], list[DocumentSample]]:
-    """The samples of the whole run out of those of all shards: (step, reason) to at most `count`, in their order."""
-    found: dict[tuple[str, str], list[DocumentSample]] = {}
-    for sample in sorted(samples, key=_sorting):
-        held = found.setdefault((sample.step, sample.reason), [])
-        if len(held) < count:
-            held.append(sample)
-    return found
+def chosen(samples: Iterable[DocumentSample], count: int, *, seed: int) -> dict[tuple[str, str], list[DocumentSample]]:
+    """The samples of the whole run out of those of all shards: (step, reason) to at most `count`, in their order.
+
+    The first `MOST_SAMPLES` of the whole run are the same however it is cut into shards; the seed chooses among them.
+    """
+    first: dict[tuple[str, str], list[DocumentSample]] = {}
+    for sample in samples:
+        held = first.setdefault((sample.step, sample.reason), [])
+        held.append(sample)
+        if len(held) >= 2 * MOST_SAMPLES:
+            held[:] = heapq.nsmallest(MOST_SAMPLES, held, key=_sorting)
+    return {
+        reason: heapq.nsmallest(
+            count,
+            heapq.nsmallest(MOST_SAMPLES, held, key=_sorting),
+            key=lambda sample: (_hashed(f"{seed} {sample.id}"), *_sorting(sample)),
+        )
+        for reason, held in first.items()
+    }
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _sorting(sample: DocumentSample) -> tuple[str, str, str, str, str]:

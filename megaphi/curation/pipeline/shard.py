@@ -121,7 +121,7 @@ class _Run:
         self.names = step_names(curation.steps)
         self.counts = {name: StepCounts(name) for name in self._counted()}
         self.progress = ShardProgress(folder, job)
-        self.samples = Samples(curation.samples, seed=curation.seed)
+        self.samples = Samples()
         self._rejected = files.enter_context(open_lines(folder / REJECTED))
 
     def _counted(self) -> list[str]:

@@ -8,22 +8,18 @@ rejected with its reason, and so is the rest of a file that turns out to be dama
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from megaphi.config import FilePath, Range
 from megaphi.curation.document import Document, Outcome, Rejected
-from megaphi.curation.read.records import FilePortion, document_of_fields
+from megaphi.curation.read.records import UNREADABLE, FilePortion, document_of_fields, files_of_records, outcomes_of
 from megaphi.curation.step import Portion
-from megaphi.data.text.documents import TOO_LONG, LineAt, placed_records, plan_pieces
-from megaphi.data.text.input_files import LeftOut, find_files
+from megaphi.data.text.documents import TOO_LONG, LineAt, plan_pieces
 from megaphi.data.text.input_formats import content_of_name, ending_of
-from megaphi.data.text.input_identity import identify
 from megaphi.errors import InputError
 from megaphi.json_text import NOT_UTF8
-from megaphi.log import logger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +42,8 @@ class ReadJsonLines:
 
     def portions(self) -> Sequence[Portion]:
         """Pieces of all files, in order. Raises InputError for an input that is missing or of another kind."""
-        left_out = LeftOut()
-        files = identify(find_files(self.paths, texts=False, left_out=left_out), threads=len(os.sched_getaffinity(0)))
-        for line in left_out.lines():
-            logger.info("%s", line)
         found: list[Portion] = []
-        for file in files:
+        for file in files_of_records(self.paths):
             if content_of_name(file.path) == "records" and ending_of(file.path) not in (".jsonl", ".ndjson", ".json"):
                 raise InputError(f"{file.path} is no file of JSON: read it with the reader of its own format")
             for piece in plan_pieces(file.path, piece_bytes=self.piece_bytes):
@@ -66,29 +58,23 @@ class ReadJsonLines:
     def read(self, portion: Portion) -> Iterator[Outcome]:
         """The records of a piece, in order."""
         assert isinstance(portion, FilePortion)
-        refused: list[Rejected] = []
+        path = str(portion.piece.path)
 
-        def refuse(where: object, reason: str) -> None:
+        def document(where: object, record: dict[str, Any]) -> Outcome:
+            return document_of_fields(
+                record,
+                place=_place(where),
+                path=path,
+                text_key=self.text_key,
+                id_key=self.id_key,
+                source_keys=self.source_keys,
+            )
+
+        def refusal(where: object, reason: str) -> Rejected:
             place = _place(where)
-            refused.append(Rejected(Document(id=place, source=str(portion.piece.path), place=place), *_named(reason)))
+            return Rejected(Document(id=place, source=path, place=place), *_named(reason))
 
-        try:
-            for where, record in placed_records(portion.piece, refuse=refuse):
-                yield from refused
-                refused.clear()
-                yield document_of_fields(
-                    record,
-                    place=_place(where),
-                    path=str(portion.piece.path),
-                    text_key=self.text_key,
-                    id_key=self.id_key,
-                    source_keys=self.source_keys,
-                )
-        except InputError as error:  # corrupted or cut short: what came before is good
-            yield from refused
-            refused.clear()
-            refuse(str(portion.piece.path), f"unreadable: {error}")
-        yield from refused
+        return outcomes_of(portion.piece, document, refusal)
 
 
 def _place(where: object) -> str:
@@ -98,8 +84,8 @@ def _place(where: object) -> str:
 
 def _named(reason: str) -> tuple[str, str]:
     """(reason to be counted, detail) of what the reader of text files says."""
-    if reason.startswith("unreadable: "):
-        return "unreadable_file", reason.removeprefix("unreadable: ")
+    if reason.startswith(UNREADABLE):
+        return "unreadable_file", reason.removeprefix(UNREADABLE)
     if reason.startswith(TOO_LONG):
         return "too_long_line", reason
     if NOT_UTF8 in reason:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,15 +16,12 @@ from typing import Annotated, Any, ClassVar
 
 from megaphi.config import FilePath, Range
 from megaphi.curation.document import Document, Outcome, Rejected
-from megaphi.curation.read.records import FilePortion, document_of_fields
+from megaphi.curation.read.records import UNREADABLE, FilePortion, document_of_fields, files_of_records, outcomes_of
 from megaphi.curation.step import Portion
-from megaphi.data.text.documents import placed_records, plan_pieces
-from megaphi.data.text.input_files import LeftOut, find_files
+from megaphi.data.text.documents import plan_pieces
 from megaphi.data.text.input_formats import format_of
-from megaphi.data.text.input_identity import identify
 from megaphi.errors import InputError
 from megaphi.json_text import parse_json
-from megaphi.log import logger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +48,8 @@ class ReadParquet:
 
     def portions(self) -> Sequence[Portion]:
         """Row groups of all files, in order. Raises InputError for an input that is missing or no Parquet file."""
-        left_out = LeftOut()
-        files = identify(find_files(self.paths, texts=False, left_out=left_out), threads=len(os.sched_getaffinity(0)))
-        for line in left_out.lines():
-            logger.info("%s", line)
         found: list[Portion] = []
-        for file in files:
+        for file in files_of_records(self.paths):
             form = format_of(file.path)
             if form is None or form.kind != "parquet":
                 raise InputError(f"{file.path} is no Parquet file: read it with the reader of its own format")
@@ -76,23 +68,15 @@ class ReadParquet:
         """The rows of a portion, in order; of a damaged file those before the damage."""
         assert isinstance(portion, FilePortion)
         path = str(portion.piece.path)
-        refused: list[Rejected] = []
 
-        def refuse(where: object, reason: str) -> None:
+        def document(where: object, row: dict[str, Any]) -> Outcome:
+            return self._document(row, str(where), path)
+
+        def refusal(where: object, reason: str) -> Rejected:
             place = str(where)
-            name = "not_utf8" if "UTF-8" in reason else "unreadable_row"
-            refused.append(Rejected(Document(id=place, source=path, place=place), name, reason[:200]))
+            return Rejected(Document(id=place, source=path, place=place), *_named(reason))
 
-        try:
-            for where, row in placed_records(portion.piece, refuse=refuse):
-                yield from refused
-                refused.clear()
-                yield self._document(row, str(where), path)
-        except InputError as error:
-            yield from refused
-            refused.clear()
-            refused.append(Rejected(Document(id=path, source=path, place=path), "unreadable_file", str(error)[:200]))
-        yield from refused
+        return outcomes_of(portion.piece, document, refusal)
 
     def _document(self, row: dict[str, Any], place: str, path: str) -> Outcome:
         content = row.pop(self.content_key, None) if self.content_key else None
@@ -117,6 +101,13 @@ class ReadParquet:
         if not isinstance(content, bytes):
             return Rejected(found, "no_content", f"the column {self.content_key!r} holds none")
         return replace(found, content=content, media_type=self.media_type)
+
+
+def _named(reason: str) -> tuple[str, str]:
+    """(reason to be counted, detail) of what the reader of Parquet files says."""
+    if reason.startswith(UNREADABLE):
+        return "unreadable_file", reason.removeprefix(UNREADABLE)[:200]
+    return "not_utf8" if "UTF-8" in reason else "unreadable_row", reason[:200]
 
 
 def _json_value(value: Any) -> Any:

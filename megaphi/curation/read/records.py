@@ -7,16 +7,23 @@ as it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.document_record import CONTENT_SHA256
 from megaphi.curation.step import Portion
-from megaphi.data.text.documents import FilePiece, kind_of
+from megaphi.data.text.documents import FilePiece, kind_of, placed_records
+from megaphi.data.text.input_files import LeftOut, find_files
+from megaphi.data.text.input_identity import InputFile, identify
+from megaphi.errors import InputError
+from megaphi.log import logger
 
 OWN_FIELDS = ("metadata", "history", "hashes", "place")
+UNREADABLE = "unreadable: "
+"""Beginning of the message about the rest of a damaged file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +31,39 @@ class FilePortion(Portion):
     """A piece of a file of records."""
 
     piece: FilePiece
+
+
+def files_of_records(paths: Sequence[str]) -> list[InputFile]:
+    """All files of a reader's paths, in order; what is left out of a folder is said. Raises InputError."""
+    left_out = LeftOut()
+    files = identify(find_files(paths, texts=False, left_out=left_out), threads=len(os.sched_getaffinity(0)))
+    for line in left_out.lines():
+        logger.info("%s", line)
+    return files
+
+
+def outcomes_of(
+    piece: FilePiece, document: Callable[[Any, Any], Outcome], refusal: Callable[[Any, str], Rejected]
+) -> Iterator[Outcome]:
+    """The records of a piece, in order; of a damaged file those before the damage.
+
+    Args:
+        document: the outcome of (place, record).
+        refusal: the same of (place, message) where there is none; `unreadable: ...` of the rest of a damaged file.
+    """
+    refused: list[Rejected] = []
+
+    def refuse(where: object, reason: str) -> None:
+        refused.append(refusal(where, reason))
+
+    try:
+        for where, record in placed_records(piece, refuse=refuse):
+            yield from refused
+            refused.clear()
+            yield document(where, record)
+    except InputError as error:  # corrupted or cut short: what came before is good
+        refuse(str(piece.path), f"{UNREADABLE}{error}")
+    yield from refused
 
 
 def document_of_fields(

@@ -63,7 +63,7 @@ class Funnel:
 def funnel_of(plan: CurationPlan) -> Funnel:
     """The figures of a finished run, read from its shards."""
     counts = all_counts(plan)
-    samples = chosen(_samples(plan), plan.curation.samples)
+    samples = chosen(_samples(plan), plan.curation.samples, seed=plan.curation.seed)
     read = max(1, counts[0].came.documents) if counts else 1
     steps = [
         FunnelStep(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ def no_sampler(name: str) -> None:
     raise InputError(name)
 
 
-def opened(**settings: object) -> OfOne:
-    return Extract(**settings).open(StepContext(folder=Path(), open_sampler=no_sampler))  # type: ignore[arg-type]
+def opened(**settings: Any) -> OfOne:
+    return Extract(**settings).open(StepContext(folder=Path(), open_sampler=no_sampler))
 
 
 def document(content: bytes, media_type: str = "") -> Document:

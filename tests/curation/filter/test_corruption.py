@@ -6,6 +6,7 @@ import codecs
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,14 +41,14 @@ def prose(seed: int, *, length: int = 4_000) -> str:
     return text[:length]
 
 
-def look(text: str, **settings: object) -> Outcome:
+def look(text: str, **settings: Any) -> Outcome:
     context = StepContext(folder=Path(), open_sampler=lambda name: pytest.fail(name))
-    found = Corruption(**settings).open(context)(Document(id="1", source="s", place="p", text=text))  # type: ignore[arg-type]
+    found = Corruption(**settings).open(context)(Document(id="1", source="s", place="p", text=text))
     assert isinstance(found, Document | Rejected)
     return found
 
 
-def reason(text: str, **settings: object) -> str:
+def reason(text: str, **settings: Any) -> str:
     found = look(text, **settings)
     return found.reason if isinstance(found, Rejected) else "kept"
 

@@ -69,7 +69,8 @@ def test_pages_get_their_labels_and_are_asked_once(tmp_path: Path) -> None:
     assert found[3].reason == "empty"
     asked = {user for _, user in sampler.asked}
     assert len(asked) == 2
-    assert found[0].metadata["labels"]["reasons"] == "Good."  # type: ignore[union-attr]
+    assert isinstance(found[0], Document)
+    assert found[0].metadata["labels"]["reasons"] == "Good."
     again, sampler = run(tmp_path, lambda user: pytest.fail(user), texts)
     assert again == found
     assert sampler.asked == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,11 +28,17 @@ TEXTS = {
 }
 
 
-def look(text: str, **settings: object) -> Outcome:
+def look(text: str, **settings: Any) -> Outcome:
     context = StepContext(folder=Path(), open_sampler=lambda name: pytest.fail(name))
-    found = IdentifyLanguage(**settings).open(context)(Document(id="1", source="s", place="p", text=text))  # type: ignore[arg-type]
+    found = IdentifyLanguage(**settings).open(context)(Document(id="1", source="s", place="p", text=text))
     assert isinstance(found, Document | Rejected)
     return found
+
+
+def reason(text: str, **settings: Any) -> str:
+    found = look(text, **settings)
+    assert isinstance(found, Rejected)
+    return found.reason
 
 
 @pytest.mark.parametrize("code", TEXTS)
@@ -53,9 +60,9 @@ def test_code_formulas_and_links_do_not_count() -> None:
 
 
 def test_rejections_have_reasons() -> None:
-    assert look("12 + 34 = 46\n\n***").reason == "no_text"  # type: ignore[union-attr]
-    assert look(TEXTS["ru"]).reason == "language"  # type: ignore[union-attr]
-    assert look(TEXTS["de"], keep=("en",)).reason == "language"  # type: ignore[union-attr]
+    assert reason("12 + 34 = 46\n\n***") == "no_text"
+    assert reason(TEXTS["ru"]) == "language"
+    assert reason(TEXTS["de"], keep=("en",)) == "language"
     uncertain = look(TEXTS["en"] + TEXTS["de"], keep=(), minimum_score=0.999)
     assert isinstance(uncertain, Rejected)
     assert uncertain.reason == "language_uncertain"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,9 +20,9 @@ from megaphi.curation.step import StepContext
 from megaphi.errors import InputError
 
 
-def mask(text: str, **settings: object) -> tuple[str, dict[str, int]]:
+def mask(text: str, **settings: Any) -> tuple[str, dict[str, int]]:
     context = StepContext(folder=Path(), open_sampler=lambda name: pytest.fail(name))
-    found = PersonalData(**settings).open(context)(Document(id="1", source="s", place="p", text=text))  # type: ignore[arg-type]
+    found = PersonalData(**settings).open(context)(Document(id="1", source="s", place="p", text=text))
     assert isinstance(found, Document)
     return found.text, found.metadata.get("personal_data", {})
 

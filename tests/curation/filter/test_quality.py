@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megaphi.cli import main
+from megaphi.config import field_help
 from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.filter.quality.calibration import calibration_from, fit_calibration
 from megaphi.curation.filter.quality.classifier import open_classifier
@@ -102,6 +103,17 @@ def test_the_same_texts_give_the_same_model_to_the_byte(folder: Path, tmp_path: 
         assert (tmp_path / "again" / name).read_bytes() == (folder / "quality" / name).read_bytes()
 
 
+def reason(step: Step, text: str, **metadata: object) -> str:
+    found = look(step, text, **metadata)
+    assert isinstance(found, Rejected)
+    return found.reason
+
+
+def test_fields_that_two_steps_share_have_their_help_in_both() -> None:
+    assert field_help(Quality) == field_help(Educational)
+    assert list(field_help(Quality)) == ["model", "minimum", "minimum_by_topic", "by_language"]
+
+
 def test_quality_keeps_and_rejects_with_the_minimum_of_the_training(folder: Path) -> None:
     step, draw = Quality(model=str(folder / "quality")), random.Random(2)
     good, bad = look(step, text_of(GOOD, draw) + " theorem proof"), look(step, text_of(BAD, draw) + " casino cheap")
@@ -114,7 +126,7 @@ def test_quality_keeps_and_rejects_with_the_minimum_of_the_training(folder: Path
     educational = look(Educational(model=step.model), bad.document.text)
     assert isinstance(educational, Rejected)
     assert educational.reason == "low_educational_value"
-    assert look(step, "").reason == "low_quality"  # type: ignore[union-attr]
+    assert reason(step, "") == "low_quality"
 
 
 def test_topics_have_thresholds_of_their_own(folder: Path) -> None:
@@ -126,9 +138,9 @@ def test_topics_have_thresholds_of_their_own(folder: Path) -> None:
     assert 0.5 < found.metadata["topic_score"] < 1
     quality = Quality(model=model, minimum_by_topic=(TopicMinimum(name="shops", minimum=0.0),))
     assert isinstance(look(quality, text, **found.metadata), Document)
-    assert look(quality, text, topic="maths").reason == "low_quality"  # type: ignore[union-attr]
-    assert look(quality, text).reason == "no_topic"  # type: ignore[union-attr]
-    assert look(Topic(model=topic.model, keep=("maths",)), text).reason == "topic"  # type: ignore[union-attr]
+    assert reason(quality, text, topic="maths") == "low_quality"
+    assert reason(quality, text) == "no_topic"
+    assert reason(Topic(model=topic.model, keep=("maths",)), text) == "topic"
     unsure = look(Topic(model=topic.model, minimum=1.0), text)
     assert isinstance(unsure, Document)
     assert unsure.metadata["topic"] == "other"

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_type_hints
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megaphi.curation.extract.by_model.extract_by_model import ExtractByModel
+from megaphi.curation.filter.quality.label_pages import LabelPages
 from megaphi.curation.pipeline import meaning
 from megaphi.curation.pipeline.plan import cut_into_stages, grouped, make_plan
-from megaphi.curation.step import Portion
+from megaphi.curation.recipe import override_curation
+from megaphi.curation.step import ModelName, Portion
+from megaphi.curation.synthesize.steps.select_seeds import SelectSeeds
+from megaphi.curation.synthesize.steps.synthesize import Synthesize
 from tests.curation.pipeline.my_steps import FirstOnly, TooShort, recipe
 
 sizes = st.lists(st.integers(0, 50), max_size=40)
@@ -67,6 +74,25 @@ def test_a_fingerprint_changes_from_the_changed_step_on(source):
     assert not set(first[1]) & set(before[1])
 
 
+@pytest.mark.parametrize(
+    ("fields", "kept_stages"),
+    [
+        (["samples=3", "seed=1", "rejected_characters=5"], 2),
+        (["write.compress=false"], 1),
+        (["read.id_key=name"], 0),
+        (["shard_bytes=1000"], 0),
+        (["keep_after=too_short"], 0),
+        (["keep_after=too_short_2"], 2),
+    ],
+)
+def test_a_setting_makes_again_what_the_documentation_says(source, fields, kept_stages):
+    before, after = outputs(recipe()), outputs(override_curation(recipe(), fields))
+    kept = [set(old) & set(new) for old, new in zip(before, after, strict=False)]
+    assert [len(names) for names in kept][:2] == [len(names) for names in before[:kept_stages]] + [0] * (
+        2 - kept_stages
+    )
+
+
 def test_a_change_in_one_shard_is_one_in_all_behind_a_joint_step(source):
     before = outputs(recipe())
     content = source.read_text().splitlines()
@@ -86,6 +112,31 @@ def test_a_version_and_the_source_of_an_own_step_count(source, monkeypatch):
     assert outputs(recipe()) == before
     monkeypatch.setattr(meaning, "digest_of", lambda path: "edited")
     assert not set(outputs(recipe())[0]) & set(before[0])
+
+
+def test_a_model_counts_with_its_content_and_a_server_with_its_name(source, tmp_path):
+    def outputs_with(sampler: str) -> list[str]:
+        return outputs(replace(recipe(), steps=(LabelPages(sampler=sampler),)))[0]
+
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(bytes(5_000))
+    before = outputs_with(str(weights.parent)), outputs_with(str(weights))
+    assert before == (outputs_with(str(weights.parent)), outputs_with(str(weights)))
+    weights.write_bytes(bytes(4_999) + b"1")
+    after = outputs_with(str(weights.parent)), outputs_with(str(weights))
+    assert not set(before[0]) & set(after[0])
+    assert not set(before[1]) & set(after[1])
+    server = "http://localhost:1/v1=phi-4"
+    assert outputs_with(server) == outputs_with(server) != outputs_with(server + "-mini")
+
+
+@pytest.mark.parametrize("step", [ExtractByModel, LabelPages, SelectSeeds, Synthesize])
+def test_every_step_of_ours_says_which_fields_name_models(step):
+    """A field that is a plain text would be known by its name only."""
+    names = [name for name, hint in get_type_hints(step, include_extras=True).items() if name in ("sampler", "judge")]
+    assert names
+    assert all(get_type_hints(step, include_extras=True)[name] == ModelName for name in names)
 
 
 def test_where_the_input_lies_does_not_count_twice(source):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
 from megaphi.curation.pipeline.run import curate
 from megaphi.curation.pipeline.samples import LONGEST_SAMPLE
+from megaphi.curation.recipe import MOST_SAMPLES
 from megaphi.curation.report.funnel import funnel_of
 from megaphi.curation.report.report import markdown, page, write_report
+from tests.curation.pipeline.conftest import records_of
 from tests.curation.pipeline.my_steps import TooShort, recipe
 
 HOSTILE = "<script>alert(1)</script> | `x` **bold** </pre> \ud800 "
@@ -42,8 +45,33 @@ def test_samples_do_not_depend_on_shards(plan, tmp_path):
     for one, two in zip(funnel_of(plan).steps, again.steps, strict=True):
         assert [found.samples for found in one.rejected] == [found.samples for found in two.rejected]
     assert funnel_of(plan).kept == again.kept
-    reseeded = replace(plan.curation, seed=1, folder=str(tmp_path / "seed"))
-    assert funnel_of(curate(reseeded, show_progress=False).plan).kept != again.kept
+
+
+def test_another_seed_and_number_of_samples_make_the_report_again_and_no_shard(plan):
+    before = funnel_of(plan)
+    for changed in (replace(plan.curation, seed=1), replace(plan.curation, samples=MOST_SAMPLES)):
+        summary = curate(changed, show_progress=False)
+        assert summary.shards_done_here == 0
+        assert funnel_of(summary.plan).kept != before.kept
+    counts = {one.reason: one.count for step in before.steps for one in step.rejected}
+    shown = {one.reason: len(one.samples) for step in funnel_of(summary.plan).steps for one in step.rejected}
+    assert shown == {reason: min(count, MOST_SAMPLES) for reason, count in counts.items()}
+    assert funnel_of(replace(summary.plan, curation=plan.curation)).kept == before.kept
+
+
+def hashed(name: str) -> str:
+    return sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def test_samples_are_the_smallest_hashes_of_the_whole_run(plan):
+    """Against a sort of everything that was rejected."""
+    rejected = records_of(plan.folder / "rejected")
+    for step in funnel_of(plan).steps:
+        for one in step.rejected:
+            ids = [each["id"] for each in rejected if (each["step"], each["reason"]) == (step.name, one.reason)]
+            pool = sorted(ids, key=hashed)[:MOST_SAMPLES]
+            expected = sorted(pool, key=lambda name: hashed(f"0 {name}"))[:3]
+            assert [sample.id for sample in one.samples] == expected
 
 
 def test_texts_are_not_markup(plan):

@@ -110,6 +110,17 @@ def test_a_changed_setting_does_again_only_what_depends_on_it(source, tmp_path):
     assert result_of(folder) == result_of(tmp_path / "fresh")
 
 
+def test_how_much_of_rejected_documents_is_kept_makes_no_shard_again(source, tmp_path):
+    curation = replace(recipe(), steps=(TooShort(),))
+    run(curation)
+    before = records_of(tmp_path / "run" / "rejected")
+    shorter = replace(curation, rejected_characters=2)
+    assert run(shorter).shards_done_here == 0
+    assert records_of(tmp_path / "run" / "rejected") == before
+    run(replace(shorter, steps=(TooShort(minimum_words=4),)))
+    assert {len(record["text"]) for record in records_of(tmp_path / "run" / "rejected")} == {0, 1, 2}
+
+
 def test_more_input_does_again_only_the_last_shard(source, tmp_path):
     curation = replace(recipe(), steps=(TooShort(),))
     first = run(curation)

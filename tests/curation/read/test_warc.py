@@ -7,6 +7,7 @@ import random
 import uuid
 import zlib
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -32,9 +33,9 @@ def record(url: str, page: bytes = PAGE, *, headers: str = "", status: str = "20
     return head.encode() + content + b"\r\n\r\n"
 
 
-def read(path: Path, content: bytes, **settings: object) -> tuple[list[Document], list[Rejected]]:
+def read(path: Path, content: bytes, **settings: Any) -> tuple[list[Document], list[Rejected]]:
     path.write_bytes(content)
-    reader = ReadWarc(paths=(str(path),), **settings)  # type: ignore[arg-type]
+    reader = ReadWarc(paths=(str(path),), **settings)
     (portion,) = reader.portions()
     outcomes = list(reader.read(portion))
     kept = [outcome for outcome in outcomes if isinstance(outcome, Document)]

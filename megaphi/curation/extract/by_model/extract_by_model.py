@@ -32,7 +32,7 @@ from megaphi.curation.requests.cost import Cost, CountTokens, of_value, total
 from megaphi.curation.requests.dry_run import Expected
 from megaphi.curation.requests.metered import FRAME_TOKENS
 from megaphi.curation.requests.opening import Prices, StepSamplers, open_samplers
-from megaphi.curation.step import OfMany, StepContext
+from megaphi.curation.step import ModelName, OfMany, StepContext
 from megaphi.log import logger
 from megaphi.sampling import Sampling
 
@@ -43,7 +43,7 @@ class ExtractByModel:
 
     VERSION: ClassVar[int] = 1
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents", "prompt_price", "answer_price"})
-    sampler: str
+    sampler: ModelName
     """The model that labels: a path, or http://HOST:PORT/v1=MODEL."""
     otherwise: Literal["rules", "reject"] = "rules"
     """A page that the model does not label: its text by the rules, or a rejection."""

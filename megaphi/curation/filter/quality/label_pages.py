@@ -22,7 +22,7 @@ from megaphi.curation.requests.cost import Cost, CountTokens, of_value
 from megaphi.curation.requests.dry_run import Expected
 from megaphi.curation.requests.metered import FRAME_TOKENS
 from megaphi.curation.requests.opening import Prices, open_samplers
-from megaphi.curation.step import OfMany, StepContext
+from megaphi.curation.step import ModelName, OfMany, StepContext
 from megaphi.errors import InputError
 from megaphi.judging.asking import JsonQuestion, fields_of, text_of
 from megaphi.judging.fence import make_fence
@@ -48,7 +48,7 @@ class LabelPages:
 
     VERSION: ClassVar[int] = 1
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents", "prompt_price", "answer_price"})
-    sampler: str
+    sampler: ModelName
     """A server's model as http://HOST:PORT/v1=MODEL, or a checkpoint."""
     rubric: FilePath = ""
     """A prompt of your own, with {topics} and {formats} where their names belong, asking for the same four fields."""

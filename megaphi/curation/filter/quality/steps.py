@@ -42,10 +42,9 @@ class LanguageClassifier:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Quality:
-    """Keep documents that a classifier finds good enough (metadata `quality`)."""
+class Threshold:
+    """Settings of a step that keeps documents to which a classifier gives a high probability."""
 
-    VERSION: ClassVar[int] = 1
     model: FilePath
     """Folder of a classifier, which `megaphi curate train-classifier` makes."""
     minimum: Probability | None = None
@@ -54,24 +53,23 @@ class Quality:
     """Topics with a threshold of their own; the step `Topic` must come before."""
     by_language: tuple[LanguageClassifier, ...] = ()
     """Languages with a classifier of their own; its own minimum counts if `minimum` is not given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quality(Threshold):
+    """Keep documents that a classifier finds good enough (metadata `quality`)."""
+
+    VERSION: ClassVar[int] = 1
 
     def open(self, context: StepContext) -> OfOne:
         return _threshold(self, key=QUALITY, reason="low_quality")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Educational:
+class Educational(Threshold):
     """Keep documents that a classifier finds educational enough (metadata `educational`)."""
 
     VERSION: ClassVar[int] = 1
-    model: FilePath
-    """Folder of a classifier, which `megaphi curate train-classifier` makes."""
-    minimum: Probability | None = None
-    """Least probability; the one that was chosen when the classifier was trained, if it is not given."""
-    minimum_by_topic: tuple[TopicMinimum, ...] = ()
-    """Topics with a threshold of their own; the step `Topic` must come before."""
-    by_language: tuple[LanguageClassifier, ...] = ()
-    """Languages with a classifier of their own; its own minimum counts if `minimum` is not given."""
 
     def open(self, context: StepContext) -> OfOne:
         return _threshold(self, key=EDUCATIONAL, reason="low_educational_value")
@@ -110,7 +108,7 @@ class Topic:
         return look
 
 
-def _threshold(step: Quality | Educational, *, key: str, reason: str) -> Callable[[Document], Outcome]:
+def _threshold(step: Threshold, *, key: str, reason: str) -> Callable[[Document], Outcome]:
     general = _opened(step.model)
     of_language = {entry.name: _opened(entry.model) for entry in step.by_language}
     of_topic = {entry.name: entry.minimum for entry in step.minimum_by_topic}

@@ -18,7 +18,7 @@ from megaphi.curation.requests.cost import Cost, CountTokens, of_value, total
 from megaphi.curation.requests.dry_run import Expected
 from megaphi.curation.requests.metered import FRAME_TOKENS
 from megaphi.curation.requests.opening import Prices, StepSamplers, open_samplers
-from megaphi.curation.step import OfMany, StepContext
+from megaphi.curation.step import ModelName, OfMany, StepContext
 from megaphi.curation.synthesize.forms import schemas
 from megaphi.curation.synthesize.steps.passages import passages
 from megaphi.curation.synthesize.table.kinds_file import our_prompt
@@ -35,7 +35,7 @@ class SelectSeeds:
 
     VERSION: ClassVar[int] = 1
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents", "prompt_price", "answer_price"})
-    sampler: str
+    sampler: ModelName
     """The model that scores: a path, or http://HOST:PORT/v1=MODEL."""
     page_characters: Annotated[int, Range(minimum=1)] = 8_000
     """The beginning of a page, which its score is about."""

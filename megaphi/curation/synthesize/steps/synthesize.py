@@ -17,7 +17,7 @@ from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.requests.cost import Cost, CountTokens
 from megaphi.curation.requests.dry_run import Expected
 from megaphi.curation.requests.opening import Prices, open_samplers
-from megaphi.curation.step import OfMany, StepContext
+from megaphi.curation.step import ModelName, OfMany, StepContext
 from megaphi.curation.synthesize.forms.chain import run_chain
 from megaphi.curation.synthesize.forms.work import Tools, Work, start_works
 from megaphi.curation.synthesize.steps.kind_cost import kind_cost, made_documents, made_tokens
@@ -37,9 +37,9 @@ class Synthesize:
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents", "prompt_price", "answer_price"})
     kind: str
     """Its name in the table."""
-    sampler: str
+    sampler: ModelName
     """The model that writes: a path, or http://HOST:PORT/v1=MODEL."""
-    judge: str = ""
+    judge: ModelName = ""
     """The model that judges; the writer itself if empty."""
     table: FilePath = ""
     """A folder with kinds besides ours: kinds.toml, and prompts/."""
