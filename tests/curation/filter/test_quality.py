@@ -313,3 +313,21 @@ def test_intervals_are_wilsons() -> None:
     found = portion(81, 263)
     assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
     assert portion(0, 0).high == 1.0
+
+
+def test_whole_sources_may_be_the_test_part(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["curate", "train-classifier", str(folder / "labels.jsonl"), *SMALL, "label_key=topic"]
+    assert main([*words, "--output", str(tmp_path / "topic"), "test_sources=site 1"]) == 0
+    report = json.loads((tmp_path / "topic" / "report.json").read_text())
+    assert sum(report["texts"]["test"].values()) == 200
+    assert {name.partition(":")[0] for name in report["confusion"]} == {"site 1"}
+    for label in ("maths", "shops"):
+        rows = {name.partition(": ")[2]: row for name, row in report["confusion"].items()}
+        right, answers = rows[label][label], sum(row.get(label, 0) for row in rows.values())
+        assert report["classes"][label]["recall"]["share"] == right / sum(rows[label].values())
+        assert report["classes"][label]["precision"]["share"] == right / answers
+    assert "| shops | " in (tmp_path / "topic" / "report.md").read_text().partition("## Classes")[2]
+    assert json.loads((folder / "quality" / "report.json").read_text())["classes"] == {}
+    assert main([*words, "--output", str(tmp_path / "none"), "test_sources=site 7"]) == 2
+    assert "no text is of the source 'site 7'" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -1,15 +1,16 @@
 """Labelled texts for a classifier, from JSON lines or Parquet, and the split of them.
 
 A record has a text and either a label or a score (by people or by `LabelPages`). The split goes by a hash of the text:
-a text is always on the same side, whatever else is added to the files, and copies of it cannot stand on two sides. The
-same text twice with one label counts once; with two labels it says nothing, and is left out and counted.
+a text is always on the same side, whatever else is added to the files, and copies of it cannot stand on two sides. Or
+whole sources are the test part: texts of a source resemble each other, and unseen ones show what was learned. The same
+text twice with one label counts once; with two labels it says nothing, and is left out and counted.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from megaphi.curation.filter.record_fields import value_at
 from megaphi.curation.filter.words import tokens_of
 from megaphi.data.text.bad_records import BadRecords
 from megaphi.data.text.documents import read_records
-from megaphi.errors import InputError
+from megaphi.errors import InputError, did_you_mean
 
 HIGH, LOW = "high", "low"
 """The labels that scores become."""
@@ -63,16 +64,24 @@ class RecordKeys:
 
 
 def read_labelled(
-    paths: Sequence[str], *, keys: RecordKeys, minimum_score: float, shares: tuple[float, float], seed: int
+    paths: Sequence[str],
+    *,
+    keys: RecordKeys,
+    minimum_score: float,
+    shares: tuple[float, float],
+    seed: int,
+    test_sources: Collection[str] = (),
 ) -> LabelledTexts:
     """Read and split the labelled texts of all files.
 
     Args:
         minimum_score: a score from here on is the label `high`.
         shares: of the texts, for calibration and test.
+        test_sources: sources that are the test part, whole and alone, if there are any.
 
     Raises:
-        InputError: a record has no text, or neither label nor score; all such records are named.
+        InputError: a record has no text, or neither label nor score; all such records are named. A test source has no
+            text.
     """
     bad = BadRecords("error")
     labels: dict[str, dict[str, Labelled]] = {}
@@ -85,15 +94,23 @@ def read_labelled(
                 copies += item.label in known
                 known.setdefault(item.label, item)
     bad.raise_if_refused()
+    _check_sources(test_sources, {item.source for known in labels.values() for item in known.values()})
     parts: tuple[list[Labelled], list[Labelled], list[Labelled]] = ([], [], [])
     for digest, known in sorted(labels.items()):
         if len(known) == 1:
+            (item,) = known.values()
             drawn = int(digest[:12], 16) / 16**12
-            part = 1 if drawn < shares[0] else 2 if drawn < sum(shares) else 0
-            parts[part].extend(known.values())
+            is_test = item.source in test_sources if test_sources else shares[0] <= drawn < sum(shares)
+            parts[2 if is_test else 1 if drawn < shares[0] else 0].append(item)
     contradictions = sum(len(known) > 1 for known in labels.values())
     train, calibration, test = parts
     return LabelledTexts(train=train, calibration=calibration, test=test, copies=copies, contradictions=contradictions)
+
+
+def _check_sources(test_sources: Collection[str], known: set[str]) -> None:
+    for source in test_sources:
+        if source not in known:
+            raise InputError(f"test_sources: no text is of the source {source!r}.{did_you_mean(source, sorted(known))}")
 
 
 def check_parts(texts: LabelledTexts) -> None:

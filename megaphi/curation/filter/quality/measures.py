@@ -110,6 +110,18 @@ def confusion(judged: Sequence[Judged], minimum: float, *, classes: bool) -> dic
     return {name: dict(sorted(row.items())) for name, row in sorted(table.items())}
 
 
+def by_class(judged: Sequence[Judged]) -> dict[str, dict[str, PortionOf]]:
+    """Precision and recall of each class, as the most probable one."""
+    found = {}
+    for label in sorted({item.label for item in judged} | {item.answer for item in judged}):
+        right = sum(item.label == item.answer == label for item in judged)
+        found[label] = {
+            "precision": portion(right, sum(item.answer == label for item in judged)),
+            "recall": portion(right, sum(item.label == label for item in judged)),
+        }
+    return found
+
+
 def worst_errors(judged: Sequence[Judged], minimum: float, *, most: int) -> list[Judged]:
     """The texts on the wrong side of the threshold, the farthest from it first."""
     wrong = [item for item in judged if item.positive != (item.probability >= minimum)]

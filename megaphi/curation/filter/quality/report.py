@@ -16,6 +16,7 @@ from megaphi.curation.filter.quality.measures import (
     PortionOf,
     at_threshold,
     average_precision,
+    by_class,
     calibration_errors,
     confusion,
     curve,
@@ -46,6 +47,7 @@ def write_report(folder: Path, trained: TrainedClassifier) -> dict[str, Any]:
         "chosen": trained.chosen,
         "at_minimum": _plain(at_threshold(trained.judged, trained.minimum)),
         "thresholds": [{"minimum": value, **_plain(at_threshold(trained.judged, value))} for value in THRESHOLDS],
+        "classes": {} if trained.positive else {name: _plain(row) for name, row in by_class(trained.judged).items()},
         "average_precision": average_precision(points),
         **calibration_errors(trained.judged),
         "reliability": reliability(trained.judged),
@@ -86,6 +88,7 @@ def _markdown(found: dict[str, Any]) -> str:
         "",
         f"Average precision {found['average_precision']:.3f}. The first line is the chosen minimum.",
         "",
+        *_classes(found["classes"]),
         "## Calibration",
         "",
         f"Brier score {found['brier']:.4f}, expected calibration error {found['expected_calibration_error']:.4f}.",
@@ -107,6 +110,13 @@ def _markdown(found: dict[str, Any]) -> str:
         about = f"{error['probability']:.3f}, is `{in_cell(error['label'])}` ({in_cell(error['place'])})"
         lines += [f"- {about}: {in_cell(error['text'])}"]
     return "\n".join(lines) + "\n"
+
+
+def _classes(rows: dict[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    cells = [[in_cell(name), *(_share(row[key]) for key in ("precision", "recall"))] for name, row in rows.items()]
+    return ["## Classes", "", *_table(["class", "precision", "recall"], cells), ""]
 
 
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> list[str]:

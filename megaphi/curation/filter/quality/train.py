@@ -61,6 +61,8 @@ class ClassifierTraining:
     """Share of the texts that calibrate."""
     test_share: Share = 0.15
     """Share of the texts that the report is about."""
+    test_sources: tuple[str, ...] = ()
+    """Sources that the report is about instead, whole; nothing of them is trained or calibrated on."""
     longest_text: Annotated[int, Range(minimum=100)] = 10_000
     """Characters of a text that the classifier looks at."""
     dimension: Annotated[int, Range(minimum=2, maximum=1_000)] = 64
@@ -135,7 +137,14 @@ def _read(paths: Sequence[str], settings: ClassifierTraining) -> LabelledTexts:
     keys = RecordKeys(
         text=settings.text_key, label=settings.label_key, score=settings.score_key, source=settings.source_key
     )
-    texts = read_labelled(paths, keys=keys, minimum_score=settings.minimum_score, shares=shares, seed=settings.seed)
+    texts = read_labelled(
+        paths,
+        keys=keys,
+        minimum_score=settings.minimum_score,
+        shares=shares,
+        seed=settings.seed,
+        test_sources=settings.test_sources,
+    )
     check_parts(texts)
     return texts
 
