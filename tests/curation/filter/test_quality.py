@@ -33,6 +33,9 @@ from megaphi.curation.filter.quality.measures import (
 from megaphi.curation.filter.quality.steps import Educational, LanguageClassifier, Quality, Topic, TopicMinimum
 from megaphi.curation.step import Step, StepContext
 from megaphi.errors import InputError
+from tests.curation.pipeline.conftest import records_of
+from tests.test_documentation import save_recipes
+from tests.test_house import ROOT
 
 GOOD = "theorem proof integral function value result shown given therefore because equation".split()
 BAD = "buy cheap click offer casino free login menu home cookie subscribe".split()
@@ -144,6 +147,32 @@ def test_topics_have_thresholds_of_their_own(folder: Path) -> None:
     unsure = look(Topic(model=topic.model, minimum=1.0), text)
     assert isinstance(unsure, Document)
     assert unsure.metadata["topic"] == "other"
+
+
+def test_the_recipe_of_the_page_has_a_path_for_what_is_not_science(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_recipes(ROOT / "docs" / "curation" / "filter.md", tmp_path)
+    recipe = tmp_path / "my_topics.py"
+    recipe.write_text(recipe.read_text().replace('"humanities"', '"shops"'))
+    (tmp_path / "classifiers").symlink_to(folder)
+    (tmp_path / "pages").mkdir()
+    draw = random.Random(5)
+    texts = {"maths": text_of(GOOD, draw) + " theorem", "shops": text_of(BAD, draw) + " casino"}
+    write(tmp_path / "pages" / "a.jsonl", [{"id": name, "text": text} for name, text in texts.items()])
+    words = ["curate", "my_topics.py:two_paths", "--processes", "1"]
+
+    def kept(*fields: str) -> dict[str, str]:
+        assert main([*words, *fields]) == 0
+        records = records_of(tmp_path / "runs" / "two_paths" / "documents")
+        return {record["id"]: record["metadata"]["topic"] for record in records}
+
+    own = "steps.quality.minimum_by_topic.0.minimum="
+    assert kept(f"{own}0") == {"maths": "maths", "shops": "shops"}
+    assert kept(f"{own}0.99") == {"maths": "maths"}
+    (rejected,) = records_of(tmp_path / "runs" / "two_paths" / "rejected")
+    assert (rejected["id"], rejected["reason"]) == ("shops", "low_quality")
 
 
 def test_languages_may_have_classifiers_of_their_own(folder: Path, tmp_path: Path) -> None:
