@@ -54,6 +54,7 @@ INSIDE = {
     "data": [
         {"batch"},
         {"text", "storage"},
+        {"lineage"},
         {"order"},
         {"tokenize", "packed", "contamination"},
         {"loading"},

@@ -5,7 +5,7 @@ Parameters are counted from the real modules on the meta device, under the real 
 
 from __future__ import annotations
 
-from megaphi.cli.mixture_tables import print_sources, print_stages, report_run
+from megaphi.cli.mixture_tables import print_lineage, print_sources, print_stages, report_run
 from megaphi.config import leaves
 from megaphi.data.order.report import MixtureReport
 from megaphi.engine.learning_rate import learning_rate, milestones
@@ -38,6 +38,7 @@ def print_plan(configuration: RunConfig, *, world_size: int | None) -> int:
     if run.task.mixture.stages:
         print_stages(report)
     print_sources(report)
+    print_lineage(report)
     return 0
 
 

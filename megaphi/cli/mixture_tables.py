@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from megaphi.data.order.report import MixtureReport
+    from megaphi.data.order.report import MixtureReport, SourceReport
     from megaphi.engine.run_config import RunConfig
 
 
@@ -42,8 +42,33 @@ def print_sources(report: MixtureReport) -> None:
         size = f"{source.unique_tokens:,}" if source.unique_tokens else "not known"
         begun = "?" if source.epochs_begun is None else ", ".join(map(str, source.epochs_begun))
         row = f"  {source.name:<14}{source.share:>8.1%}{source.tokens:>22,}{size:>22}{_epochs(source.epochs):>9}"
-        origin = "counted" if source.counted else "expected" if source.unique_tokens else "no files"
-        print(f"{row}{begun:>18}  {origin}")
+        print(f"{row}{begun:>18}  {_origin(source)}")
+
+
+def _origin(source: SourceReport) -> str:
+    """The origin of a source's size, and how much of it are copies."""
+    if not source.counted or not source.held_tokens or source.unique_tokens is None:
+        return "expected" if source.unique_tokens else "no files"
+    known = [one.unique_tokens is not None for one in source.datasets]
+    if source.datasets and not any(known):
+        return "counted, copies not known"
+    copies = 1 - source.unique_tokens / source.held_tokens
+    return f"counted, {copies:.1%} copies" + ("" if all(known) else ", not known of all files")
+
+
+def print_lineage(report: MixtureReport) -> None:
+    """A line for every curated folder that a source's documents come from; nothing where none is known."""
+    from megaphi.data.lineage.summary import describe_lineage
+
+    lines = [
+        f"  {source.name:<14}{described}"
+        for source in report.sources
+        for described in dict.fromkeys(
+            describe_lineage(record) for dataset in source.datasets for record in dataset.lineage
+        )
+    ]
+    if lines:
+        print("\nLineage", *lines, sep="\n")
 
 
 def _epochs(epochs: float | None) -> str:

@@ -13,10 +13,10 @@ or a reader's paths, which its portions say better.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from megaphi.config import FilePath
 from megaphi.curation.document import Document, Outcome
@@ -93,6 +93,8 @@ class Portion:
     """For progress and for grouping portions into shards."""
     fingerprint: str
     """Changes when the content does."""
+    source: str = ""
+    """Path or URL of the one file that it is of, if there is one: the lineage of its folder is taken along."""
 
 
 @runtime_checkable
@@ -120,7 +122,8 @@ class Writer(Protocol):
         """Write the documents of one shard into the empty `folder`."""
         ...
 
-    def join(self, folders: Sequence[Path], output: Path) -> None:
+    def join(self, folders: Sequence[Path], output: Path, lineage: Mapping[str, Any]) -> None:
         """Put what is in the folders of all shards, in order, together in the empty folder `output`; files of shards
-        are linked there under their numbers (`write/shard_files.py`)."""
+        are linked there under their numbers (`write/shard_files.py`). `lineage` is what the run's lineage.json will
+        say of the documents, for formats that have a place for it."""
         ...

@@ -44,16 +44,19 @@ class StepCounts:
     left: Amount = field(default_factory=Amount)
     rejected: dict[str, int] = field(default_factory=dict)
     """Documents by reason."""
+    rejected_characters: dict[str, int] = field(default_factory=dict)
+    """Length of their texts by reason."""
     seconds: float = 0.0
 
-    def reject(self, reason: str) -> None:
-        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+    def reject(self, reason: str, *, characters: int) -> None:
+        _add(self.rejected, {reason: 1})
+        _add(self.rejected_characters, {reason: characters})
 
     def merge(self, other: StepCounts) -> None:
         self.came.merge(other.came)
         self.left.merge(other.left)
-        for reason, count in other.rejected.items():
-            self.rejected[reason] = self.rejected.get(reason, 0) + count
+        _add(self.rejected, other.rejected)
+        _add(self.rejected_characters, other.rejected_characters)
         self.seconds += other.seconds
 
     def record(self) -> dict[str, Any]:
@@ -63,13 +66,20 @@ class StepCounts:
             "in": asdict(self.came),
             "out": asdict(self.left),
             "rejected": dict(sorted(self.rejected.items())),
+            "rejected_characters": dict(sorted(self.rejected_characters.items())),
         }
+
+
+def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
+    for reason, count in more.items():
+        total[reason] = total.get(reason, 0) + count
 
 
 def counts_of(record: Mapping[str, Any], seconds: float) -> StepCounts:
     """Inverse of `StepCounts.record`."""
     came, left = Amount(**record["in"]), Amount(**record["out"])
-    return StepCounts(record["name"], came, left, dict(record["rejected"]), seconds)
+    rejected, characters = dict(record["rejected"]), dict(record["rejected_characters"])
+    return StepCounts(record["name"], came, left, rejected, characters, seconds)
 
 
 def summed(shards: Iterable[Iterable[StepCounts]]) -> list[StepCounts]:

@@ -16,6 +16,8 @@ from typing import Any
 from megaphi.curation.pipeline.meaning import digest, meaning_of
 from megaphi.curation.recipe import AnyStep, Curation, step_names
 from megaphi.curation.step import JointStep, Portion
+from megaphi.data.lineage.record import lineages_of
+from megaphi.data.storage.files.token_files import is_url
 
 FORMAT = 2
 """Version of the files in a shard's folder."""
@@ -82,6 +84,8 @@ class CurationPlan:
     """Everything that decides the result, but the input."""
     fingerprint: str
     """Changes when the result does."""
+    parents: tuple[dict[str, Any], ...]
+    """Lineage of the curated folders that the input lies in."""
 
     @property
     def folder(self) -> Path:
@@ -106,7 +110,7 @@ def make_plan(curation: Curation) -> CurationPlan:
     """Find the input, cut it into shards, and name what every stage makes of each. Writes nothing.
 
     Raises:
-        InputError: an input is missing or cannot be read.
+        InputError: an input is missing or cannot be read, or is not what the lineage beside it says.
     """
     names = step_names(curation.steps)
     meaning = {
@@ -159,7 +163,14 @@ def make_plan(curation: Curation) -> CurationPlan:
         stages=tuple(planned),
         meaning=meaning,
         fingerprint=digest(meaning, prints),
+        parents=tuple(lineages_of_input(portions)),
     )
+
+
+def lineages_of_input(portions: Sequence[Portion]) -> list[dict[str, Any]]:
+    """Records of the curated folders that the input lies in. Raises InputError if their files do not match them."""
+    files = dict.fromkeys(portion.source for portion in portions if portion.source and not is_url(portion.source))
+    return lineages_of([Path(file) for file in files])
 
 
 def grouped(portions: Sequence[Portion], *, shard_bytes: int) -> Iterator[list[Portion]]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from megaphi.config import difference
 from megaphi.curation.pipeline.counts import StepCounts, summed
+from megaphi.curation.pipeline.lineage import lineage_of
 from megaphi.curation.pipeline.plan import CurationPlan, ShardJob, StagePlan, make_plan, stages_folder
 from megaphi.curation.pipeline.process import (
     Given,
@@ -36,6 +37,7 @@ from megaphi.curation.pipeline.shard import GATHERED, REJECTED, WRITTEN, naming,
 from megaphi.curation.recipe import Curation
 from megaphi.curation.step import JointStep
 from megaphi.curation.write.shard_files import link_shard_files
+from megaphi.data.lineage.record import LINEAGE, listed_files
 from megaphi.errors import InputError
 from megaphi.files import (
     explain_write_errors,
@@ -250,10 +252,9 @@ def finish(plan: CurationPlan, *, alone: bool) -> None:
     with try_lock(stages_folder(plan.folder) / ".finishing", exclusive=True) as held:
         if held is False:
             return
-        last = [job.output / WRITTEN for job in plan.stages[-1].jobs]
         _publish(plan, REJECTED_FOLDER, lambda output: _link_rejected(plan, output))
         with naming("write", "join its files"):
-            _publish(plan, DOCUMENTS, lambda output: plan.curation.write.join(last, output))
+            _publish(plan, DOCUMENTS, lambda output: _write_documents(plan, output))
         _remove_others(plan, alone=alone)
 
 
@@ -268,6 +269,13 @@ def _publish(plan: CurationPlan, name: str, fill: Callable[[Path], object]) -> N
             write_json(output / MADE_FROM, plan.fingerprint)
             sync_tree(output)
         replace_folder(partial, folder)
+
+
+def _write_documents(plan: CurationPlan, output: Path) -> None:
+    """Put the finished documents of all shards into `output`, and their lineage beside them."""
+    lineage = lineage_of(plan, all_counts(plan))
+    plan.curation.write.join([job.output / WRITTEN for job in plan.stages[-1].jobs], output, lineage)
+    write_json(output / LINEAGE, {**lineage, "files": listed_files(output)})
 
 
 def _link_rejected(plan: CurationPlan, output: Path) -> None:

@@ -3,7 +3,8 @@
 Everything is streamed: no more than a document, or a batch of a step that takes batches, is held at a time. What a step
 does not take on is kept aside with its reason. An exception costs one document; but what would meet every other
 document too (a refused key, a full disk) ends the run. The folder holds `rejected.jsonl.zst`, `counts.json`,
-`seconds.json`, `samples.json`, and `documents.jsonl.zst` and `gathered/` for the next stage or `written/` in the last.
+`seconds.json`, `samples.json`, `origins.json`, and `documents.jsonl.zst` and `gathered/` for the next stage or
+`written/` in the last.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import IO, Any, TypeVar
 from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.document_record import CONTENT_SHA256, document_of, json_line, whole_record
 from megaphi.curation.pipeline.counts import StepCounts, counts_of
+from megaphi.curation.pipeline.origins import DocumentOrigins
 from megaphi.curation.pipeline.plan import ShardJob
 from megaphi.curation.pipeline.progress import ShardProgress
 from megaphi.curation.pipeline.samples import DocumentSample, Samples
@@ -35,6 +37,7 @@ from megaphi.json_text import json_bytes, parse_json
 
 DOCUMENTS, REJECTED, GATHERED, WRITTEN = "documents.jsonl.zst", "rejected.jsonl.zst", "gathered", "written"
 LONGEST_DETAIL = 500
+ORIGINS = "origins.json"
 READ, WRITE, BETWEEN = "read", "write", "between_stages"
 """Names of what is counted beside the steps."""
 
@@ -81,6 +84,7 @@ def run_shard(job: ShardJob, curation: Curation, opened: Sequence[Opened]) -> li
             run.finish(documents)
             run.progress.end()
         for name, value in (
+            (ORIGINS, dataclasses.asdict(run.origins)),
             ("counts.json", [one.record() for one in run.counts.values()]),
             ("seconds.json", {one.name: one.seconds for one in run.counts.values()}),
             ("samples.json", run.samples.records()),
@@ -100,6 +104,11 @@ def shard_counts(output: Path) -> list[StepCounts]:
 def shard_samples(output: Path) -> list[DocumentSample]:
     """The samples of a finished shard."""
     return [DocumentSample(**record) for record in read_json(output / "samples.json", what="samples of a shard")]
+
+
+def shard_origins(output: Path) -> DocumentOrigins:
+    """The origins of the documents of a finished shard."""
+    return DocumentOrigins(**read_json(output / ORIGINS, what="origins of a shard"))
 
 
 def read_documents(path: Path, at: Callable[[float], object] = lambda share: None) -> Iterator[Document]:
@@ -122,6 +131,7 @@ class _Run:
         self.counts = {name: StepCounts(name) for name in self._counted()}
         self.progress = ShardProgress(folder, job)
         self.samples = Samples()
+        self.origins = DocumentOrigins()
         self._rejected = files.enter_context(open_lines(folder / REJECTED))
 
     def _counted(self) -> list[str]:
@@ -133,7 +143,7 @@ class _Run:
         return [begin, *(self.names[place] for place in stage.places), *end, *gathers]
 
     def reject(self, name: str, rejected: Rejected) -> None:
-        self.counts[name].reject(rejected.reason)
+        self.counts[name].reject(rejected.reason, characters=len(rejected.document.text))
         self.samples.offer(name, rejected)
         document = rejected.document
         record = {"step": name, "reason": rejected.reason, "detail": rejected.detail[:LONGEST_DETAIL]}
@@ -264,6 +274,7 @@ class _Run:
                 self.reject(WRITE, Rejected(document, "error", described(error)))
                 continue
             self.samples.offer("", document)
+            self.origins.add(document)
             yield document
 
 

@@ -48,10 +48,14 @@ class ReadJsonLines:
                 raise InputError(f"{file.path} is no file of JSON: read it with the reader of its own format")
             for piece in plan_pieces(file.path, piece_bytes=self.piece_bytes):
                 span = "" if piece.size_bytes == file.size_bytes else f" bytes {piece.start:,} to {piece.stop:,}"
-                fingerprint = f"{file.fingerprint} {piece.start} {piece.stop}"
-                size = piece.size_bytes
                 found.append(
-                    FilePortion(name=f"{file.path}{span}", size_bytes=size, fingerprint=fingerprint, piece=piece)
+                    FilePortion(
+                        name=f"{file.path}{span}",
+                        size_bytes=piece.size_bytes,
+                        fingerprint=f"{file.fingerprint} {piece.start} {piece.stop}",
+                        source=str(file.path),
+                        piece=piece,
+                    )
                 )
         return found
 

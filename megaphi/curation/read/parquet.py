@@ -60,6 +60,7 @@ class ReadParquet:
                         size_bytes=piece.size_bytes,
                         fingerprint=f"{file.fingerprint} {piece.start} {piece.stop}",
                         piece=piece,
+                        source=str(file.path),
                     )
                 )
         return found

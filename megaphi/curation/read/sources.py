@@ -29,8 +29,6 @@ Wanted = Callable[[str], bool]
 class SourcePortion(Portion):
     """One file."""
 
-    source: str
-    """Path or URL."""
     inside: str = ""
     """Path relative to the folder that was asked for; of a file asked for by name, its name."""
 

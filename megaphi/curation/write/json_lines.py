@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from megaphi.config import Range
 from megaphi.curation.document import Document
@@ -30,5 +30,5 @@ class WriteJsonLines:
             for document in documents:
                 file.write(json_line(output_record(document)))
 
-    def join(self, folders: Sequence[Path], output: Path) -> None:
+    def join(self, folders: Sequence[Path], output: Path, lineage: Mapping[str, Any]) -> None:
         link_shard_files(folders, output)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -52,7 +52,7 @@ class WriteParquet:
             while group := list(itertools.islice(rows, self.rows_per_group)):
                 file.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
-    def join(self, folders: Sequence[Path], output: Path) -> None:
+    def join(self, folders: Sequence[Path], output: Path, lineage: Mapping[str, Any]) -> None:
         link_shard_files(folders, output)
 
 

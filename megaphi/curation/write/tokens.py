@@ -6,10 +6,10 @@ order and so the bytes are those of `megaphi tokenize` over the run's JSON lines
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from megaphi.curation.document import Document
 from megaphi.curation.document_record import json_line
@@ -62,14 +62,15 @@ class WriteTokens:
             tokenize_documents([lines], folder / PREFIX, settings, processes=1, show_progress=False)
         lines.unlink()
 
-    def join(self, folders: Sequence[Path], output: Path) -> None:
+    def join(self, folders: Sequence[Path], output: Path, lineage: Mapping[str, Any]) -> None:
         prefixes = [folder / PREFIX for folder in folders if (folder / f"{PREFIX}.idx").exists()]
         if not prefixes:
             return
         settings = self.settings()
         tokenizer = tokenizer_at(settings.tokenizer, settings.vocabulary_size, settings.ranks_file)
-        decided = settings.decided(tokenizer)
-        plan = plan_of_shards(prefixes, output / PREFIX, tokenizer=tokenizer, settings=decided)
+        plan = plan_of_shards(
+            prefixes, output / PREFIX, tokenizer=tokenizer, settings=settings.decided(tokenizer), lineage=lineage
+        )
         parts = parts_folder_of(plan.output)
         parts.mkdir()
         join_shards(plan, show_progress=False)

@@ -12,7 +12,7 @@ import filecmp
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -20,8 +20,15 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from megaphi.data.storage.files.token_files import with_ending
-from megaphi.data.storage.formats.indexed_dataset import CODE_OF_DTYPE, HEADER, LONGEST_DOCUMENT, MAGIC, VERSION
+from megaphi.data.storage.files.token_files import LocalTokens, MappedFile, with_ending
+from megaphi.data.storage.formats.indexed_dataset import (
+    CODE_OF_DTYPE,
+    HEADER,
+    LONGEST_DOCUMENT,
+    MAGIC,
+    VERSION,
+    pair_fingerprint,
+)
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, locked, sync_folder
 from megaphi.json_text import json_bytes
@@ -103,7 +110,7 @@ class IndexedDatasetWriter:
         return stored_N
 
     def finish(self, description: dict[str, Any]) -> None:
-        """Write the index and move all three files into place; `description` becomes PREFIX.json."""
+        """Write the index and move all three files into place; `description` and their fingerprint are PREFIX.json."""
         data, lengths = self._data, self._lengths
         if data is None or lengths is None:
             raise ValueError("this writer is not open")
@@ -117,7 +124,8 @@ class IndexedDatasetWriter:
                 documents=self.document_count,
                 document_index_chunks=_ranges(self.document_count + 1),
             )
-            put_in_place(self.prefix, data=data, index=index, description_file=self._describe(description))
+            described = {**description, "fingerprint": fingerprint_of(data, index)}
+            put_in_place(self.prefix, data=data, index=index, description_file=self._describe(described))
         self._data = None
 
     def _describe(self, description: dict[str, Any]) -> IO[bytes]:
@@ -127,6 +135,15 @@ class IndexedDatasetWriter:
 
     def _temporary(self, ending: str) -> IO[bytes]:
         return self._cleanup.enter_context(temporary_file(self.prefix, ending, folder=self._temporary_folder))
+
+
+def fingerprint_of(data: IO[bytes], index: IO[bytes]) -> str:
+    """`IndexedDataset.fingerprint` of the two files that are being written."""
+    for file in (data, index):
+        file.flush()
+    mapped = MappedFile(Path(index.name), os.dup(index.fileno()))
+    with closing(LocalTokens(Path(data.name), os.dup(data.fileno()))) as tokens, closing(mapped):
+        return pair_fingerprint(mapped, tokens)
 
 
 @contextmanager

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from megaphi.data.storage.files.token_files import with_ending
 from megaphi.data.storage.formats.indexed_dataset import HEADER, IndexedDataset
-from megaphi.data.storage.indexed_dataset_writer import CHUNK, put_in_place, temporary_file, write_index
+from megaphi.data.storage.indexed_dataset_writer import (
+    CHUNK,
+    fingerprint_of,
+    put_in_place,
+    temporary_file,
+    write_index,
+)
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
 from megaphi.json_text import json_bytes
@@ -96,7 +102,7 @@ def merge_datasets(
                 document_index_chunks=_document_indices(parts),
             )
             if description is not None:
-                description_file.write(json_bytes(description))
+                description_file.write(json_bytes({**description, "fingerprint": fingerprint_of(data, index)}))
             put_in_place(
                 output, data=data, index=index, description_file=description_file if description is not None else None
             )
@@ -146,7 +152,16 @@ def _merged_description(parts: Sequence[_Part]) -> dict[str, Any] | None:
         "documents": sum(part.documents for part in parts),
         "tokens": sum(part.tokens for part in parts),
         "dtype": parts[0].dtype.name,
+        **_merged_lineage(descriptions),
     }
+
+
+def _merged_lineage(descriptions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Unique tokens and lineage, where they are known; documents that two inputs share are not looked for."""
+    unique = [description["unique_tokens"] for description in descriptions if "unique_tokens" in description]
+    lineage = [record for description in descriptions for record in description.get("lineage") or []]
+    found: dict[str, Any] = {"lineage": lineage} if lineage else {}
+    return {**found, "unique_tokens": sum(unique)} if len(unique) == len(descriptions) else found
 
 
 def _read_through(prefix: str | os.PathLike[str]) -> IndexedDataset:

@@ -99,11 +99,23 @@ def open_stream(
     else:
         stream = TokenStream(tuple(map(opened, listed)), name)
     for expected, dataset in zip(listed, stream.datasets, strict=True):
+        check_description(dataset)
         _check_manifest(expected, dataset)
     if stream.document_count == 0 or stream.token_count == 0:
         raise InputError(f"source {name!r} has no documents: there is no text in {', '.join(paths)}")
     _check_one_tokenizer(stream)
     return stream
+
+
+def check_description(dataset: TokenDataset) -> None:
+    """Refuse a dataset whose files are not those that its .json was written with. Raises InputError."""
+    described = (dataset.description or {}).get("fingerprint")
+    if described is not None and described != dataset.fingerprint:
+        raise InputError(
+            f"{dataset.name}: its tokens are not those that the .json beside them was written for (fingerprint"
+            f" {dataset.fingerprint[:12]}, {str(described)[:12]} in the .json): copy all three files again, or tokenise"
+            " again"
+        )
 
 
 def _check_manifest(expected: ListedDataset, dataset: TokenDataset) -> None:

@@ -21,9 +21,9 @@ from megaphi.errors import InputError
 
 CARDS = (
     "readme license licence copying notice changelog contributing citation authors code_of_conduct security "
-    "dataset_info dataset_infos dataset_dict state"
+    "dataset_info dataset_infos dataset_dict state lineage"
 ).split()
-"""Names, without ending, of files about a data set: for people, or of Hugging Face's `datasets`."""
+"""Names, without ending, of files about a data set: for people, of Hugging Face's `datasets`, of a curated folder."""
 NAMED = 5
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megaphi.data.lineage.copies import CopyCounter
 from megaphi.data.order.permutation import KeyedPermutation, derive_key
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset, best_dtype
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
@@ -66,6 +67,7 @@ def join_shards(plan: TokenizePlan, *, show_progress: bool) -> None:
     window = max(1, min(WINDOW_DOCUMENTS, WINDOW_BYTES * documents // max(1, tokens * dtype.itemsize)))
     with (
         IndexedDatasetWriter(plan.output, dtype, temporary_folder=plan.parts_folder) as writer,
+        CopyCounter(documents, plan.parts_folder) as copies,
         progress_bar(total=tokens, unit=" tokens", label="join", visible=show_progress) as bar,
     ):
         for numbers_N in _windows(documents, plan.settings.asked.shuffle_seed, window=window):
@@ -73,9 +75,11 @@ def join_shards(plan: TokenizePlan, *, show_progress: bool) -> None:
             places = Places(shards_N, numbers_N - first_numbers[shards_N])
             for tokens_M, lengths_N in _read_window(places, prefixes, open_shard, dtype):
                 writer.add_documents(tokens_M, lengths_N)
+                copies.add(tokens_M, lengths_N)
                 bar.update(len(tokens_M))
         empty = sum(count.empty_documents for count in counts)
         found = {"documents": documents, "empty_documents": empty, "tokens": writer.token_count}
+        found |= {f"unique_{name}": count for name, count in copies.unique()._asdict().items()}
         left_out = _sum_of_left_out(counts)
         writer.finish({**plan.description, **found, "left_out": left_out, "dtype": dtype.name})
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megaphi.data.lineage.record import lineages_of
 from megaphi.data.order.permutation import ORDER_VERSION
 from megaphi.data.storage.files.token_files import with_ending
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
@@ -100,13 +101,18 @@ def make_plan(
         files=files,
         shards=_cut(files, parts_folder_of(output), meaning=meaning),
         settings=settings,
-        description=_description(files, tokenizer, settings),
+        description=_description(files, tokenizer, settings, lineages_of([file.path for file in files])),
         left_out=left_out,
     )
 
 
 def plan_of_shards(
-    prefixes: Sequence[Path], output: str | os.PathLike[str], *, tokenizer: Tokenizer, settings: DecidedSettings
+    prefixes: Sequence[Path],
+    output: str | os.PathLike[str],
+    *,
+    tokenizer: Tokenizer,
+    settings: DecidedSettings,
+    lineage: Mapping[str, Any],
 ) -> TokenizePlan:
     """The plan of joining shards that are tokenised already, in this order, with these settings."""
     return TokenizePlan(
@@ -114,11 +120,13 @@ def plan_of_shards(
         files=[],
         shards=[Shard(prefix, ()) for prefix in prefixes],
         settings=settings,
-        description=_description([], tokenizer, settings),
+        description=_description([], tokenizer, settings, [lineage]),
     )
 
 
-def _description(files: Sequence[InputFile], tokenizer: Tokenizer, settings: DecidedSettings) -> dict[str, Any]:
+def _description(
+    files: Sequence[InputFile], tokenizer: Tokenizer, settings: DecidedSettings, lineage: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     asked = settings.asked
     fill = asked.fill_in_the_middle
     return {
@@ -134,6 +142,7 @@ def _description(files: Sequence[InputFile], tokenizer: Tokenizer, settings: Dec
         "inputs": [
             {"name": file.path.name, "bytes": file.size_bytes, "fingerprint": file.fingerprint} for file in files
         ],
+        "lineage": list(lineage) or None,
     }
 
 

@@ -36,7 +36,7 @@ def run(writer: Writer, folder: Path, shards: list[list[Document]]) -> Path:
         folders.append(shard)
     output = folder / "output"
     output.mkdir()
-    writer.join(folders, output)
+    writer.join(folders, output, {"recipe": "test"})
     return output
 
 

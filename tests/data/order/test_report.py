@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from megaphi.data.order.blend import Blend
 from megaphi.data.order.mixture import Mixture, Share, Source, Stage
 from megaphi.data.order.plot import plot_mixture
-from megaphi.data.order.report import UniqueTokens, repeats, report_mixture, unique_tokens
+from megaphi.data.order.report import Shortage, repeats, report_mixture, shortages
 from megaphi.data.order.schedule import lay_out_stages
+from megaphi.data.order.source_content import SourceContent, source_content
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.errors import InputError
 from megaphi.recipes.phi4_14b import phi4_sources
@@ -73,7 +74,10 @@ def plans(draw):
         )
         steps += own_steps
     sources = tuple(Source(name=name, weight=draw(weight), paths=(name,)) for name in NAMES)
-    sizes = {name: UniqueTokens(draw(st.integers(1, 300)), counted=True) for name in NAMES}
+    sizes = {}
+    for name in NAMES:
+        held = draw(st.integers(1, 300))
+        sizes[name] = SourceContent(tokens=held, unique_tokens=draw(st.integers(1, held)), counted=True)
     return Mixture(sources=sources, stages=tuple(stages)), steps, sizes
 
 
@@ -81,7 +85,7 @@ def plans(draw):
 @settings(max_examples=60, deadline=None)
 def test_any_plan_is_what_counting_sample_by_sample_gives(plan, limit):
     mixture, steps, sizes = plan
-    report = report_mixture(mixture, steps=steps, sequence_length=1, global_batch=1, unique=sizes)
+    report = report_mixture(mixture, steps=steps, sequence_length=1, global_batch=1, sizes=sizes)
     read, begun, crossed = dict.fromkeys(NAMES, 0), {name: [] for name in NAMES}, {}
     spans = lay_out_stages(mixture, steps=steps, sequence_length=1, global_batch=1)
     for span, stage in zip(spans, report.stages, strict=True):
@@ -94,13 +98,13 @@ def test_any_plan_is_what_counting_sample_by_sample_gives(plan, limit):
             for _ in range(span.sequence_length):
                 begun[name][-1] += read[name] % sizes[name].tokens == 0
                 read[name] += 1
-                if read[name] > limit * sizes[name].tokens:
+                if read[name] > limit * sizes[name].unique_tokens:
                     crossed.setdefault(name, span.name)
         assert {reading.name: reading.samples for reading in stage.sources} == samples
     assert report.tokens == sum(read.values())
     for source in report.sources:
         assert (source.tokens, list(source.epochs_begun)) == (read[source.name], begun[source.name])
-        assert source.epochs == read[source.name] / sizes[source.name].tokens
+        assert source.epochs == read[source.name] / sizes[source.name].unique_tokens
         parts = [reading.epochs for stage in report.stages for reading in stage.sources if reading.name == source.name]
         assert math.fsum(parts) == pytest.approx(source.epochs)
     assert {found.source: found.stage for found in repeats(report, above=limit)} == crossed
@@ -114,11 +118,32 @@ def test_files_count_more_than_the_recipes_word(tmp_path):
         with IndexedDatasetWriter(tmp_path / name, "uint16") as writer:
             writer.add_document(np.zeros(tokens))
             writer.finish({})
-    assert unique_tokens(source("a", "b"), sequence_length=8) == (42, True)
-    assert unique_tokens(source("a", "elsewhere"), sequence_length=8) == (7, False)
-    assert unique_tokens(source(), sequence_length=8) == (7, False)
+
+    def size(*paths: str) -> tuple[int | None, int | None, bool]:
+        found = source_content(source(*paths), sequence_length=8)
+        return found.tokens, found.unique_tokens, found.counted
+
+    assert size("a", "b") == (42, 42, True)
+    assert size("a", "elsewhere") == size() == (7, 7, False)
     report = report_mixture(Mixture(sources=(source("a", "b"),)), steps=2, sequence_length=3, global_batch=14)
     assert (report.sources[0].epochs, report.sources[0].counted) == (2.0, True)
+    assert shortages(report) == (), "it holds more than the recipe expects"
+
+
+def test_copies_and_shortages(tmp_path):
+    """Epochs are of unique tokens, where the .json says them; passes begin where the files begin."""
+    with IndexedDatasetWriter(tmp_path / "a", "uint16") as writer:
+        writer.add_documents(np.zeros(40), [20, 20])
+        writer.finish({"unique_tokens": 20})
+    expected = Source(name="web", weight=1, paths=(str(tmp_path / "a"),), unique_tokens=30)
+    report = report_mixture(Mixture(sources=(expected,)), steps=3, sequence_length=2, global_batch=10)
+    (web,) = report.sources
+    assert (web.held_tokens, web.unique_tokens, web.epochs, web.epochs_begun) == (40, 20, 3.0, (2,))
+    assert shortages(report) == (Shortage("web", 3.0, 2.0, 20, 30),)
+    with open(tmp_path / "a.bin", "r+b") as file:
+        file.write(b"\1")
+    with pytest.raises(InputError, match="its tokens are not those that"):
+        source_content(expected, sequence_length=2)
 
 
 def test_an_unknown_size_is_no_number():

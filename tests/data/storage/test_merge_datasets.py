@@ -64,8 +64,8 @@ def test_same_bytes_as_megatrons_builder(tmp_path_factory, datasets):
 
 def test_a_description_says_what_was_merged(tmp_path):
     same = {"tokenizer": "t", "vocabulary_size": 352, "end_of_text": 257}
-    write(tmp_path / "b", [[1], [2, 3]], same)
-    write(tmp_path / "a", [[4]], {**same, "inputs": []})
+    write(tmp_path / "b", [[1], [2, 3]], {**same, "unique_tokens": 3, "lineage": [{"recipe": "b"}]})
+    write(tmp_path / "a", [[4]], {**same, "inputs": [], "unique_tokens": 1, "lineage": None})
     merge_datasets(find_pairs(tmp_path), tmp_path / "out" / "all", **QUIET)
     merged = IndexedDataset(tmp_path / "out" / "all")
     assert [merged.document(number).tolist() for number in range(3)] == [[4], [1], [2, 3]]
@@ -75,6 +75,9 @@ def test_a_description_says_what_was_merged(tmp_path):
         "documents": 3,
         "tokens": 4,
         "dtype": "uint16",
+        "unique_tokens": 4,
+        "lineage": [{"recipe": "b"}],
+        "fingerprint": merged.fingerprint,
     }
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["all.bin", "all.idx", "all.json"]
 

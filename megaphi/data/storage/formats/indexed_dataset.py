@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from megaphi.data.storage.files.token_files import (
     DatasetFiles,
+    MappedFile,
     TokenFile,
     is_url,
     open_local_files,
@@ -190,17 +191,21 @@ class IndexedDataset:
         blocks of 4 KiB, spread evenly from its first byte to its last. The index holds all lengths and offsets, so its
         blocks change with the length of any document before them.
         """
-        digest = hashlib.sha256()
-        index, data = self.files.index, self.files.data
-        index.check_size()
-        starts, count = sampled(len(index.content))
-        digest.update(len(index.content).to_bytes(8, "little"))
-        for start in starts:
-            digest.update(index.content[start : start + count].tobytes())
-        digest.update(data.size.to_bytes(8, "little"))
-        for block in data.samples(*sampled(data.size)):
-            digest.update(block)
-        return digest.hexdigest()
+        return pair_fingerprint(self.files.index, self.files.data)
+
+
+def pair_fingerprint(index: MappedFile, data: TokenFile) -> str:
+    """`IndexedDataset.fingerprint` of two open files."""
+    digest = hashlib.sha256()
+    index.check_size()
+    starts, count = sampled(len(index.content))
+    digest.update(len(index.content).to_bytes(8, "little"))
+    for start in starts:
+        digest.update(index.content[start : start + count].tobytes())
+    digest.update(data.size.to_bytes(8, "little"))
+    for block in data.samples(*sampled(data.size)):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _read_header(index: NDArray[np.uint8], path: str) -> tuple[np.dtype[Any], int, int]:

@@ -131,7 +131,7 @@ def test_documents_tokens_and_descriptions(bucket):
     assert (tokens == np.concatenate([local.document(number) for number in (1_999, 0, 34)])).all()
     assert lengths.tolist() == [30] * 3
     assert (dataset.tokens(1_000, 5_000) == local.tokens(1_000, 5_000)).all()
-    assert dataset.description == {"tokenizer": "ours"}
+    assert dataset.description == {"tokenizer": "ours", "fingerprint": local.fingerprint}
     Bucket().rm_file("/pool/web_0.json")
     again = IndexedDataset("bucket://pool/web_0", files=RemoteStore(settings(bucket)).open("bucket://pool/web_0"))
     assert again.description is None
@@ -320,7 +320,7 @@ folder, requests = sys.argv[1:]
 path = Path(requests)
 def answer(name, start, content):
     with open(path, "a") as file:
-        file.write(f"{name} {start}\\n")
+        file.write(f"{name} {start} {len(content)}\\n")
     return content
 for number in range(3):
     test_remote.upload(Path(folder) / f"web_{number}")

@@ -164,7 +164,7 @@ def test_nothing_is_left_of_an_unfinished_dataset(tmp_path, how):
         pass
     assert sorted(tmp_path.iterdir()) == before
     again = IndexedDataset(tmp_path / "d")
-    assert (again.fingerprint, again.description) == (old, {"old": True})
+    assert (again.fingerprint, again.description) == (old, {"old": True, "fingerprint": old})
 
 
 def test_a_full_disk_is_the_users_to_mend(tmp_path, monkeypatch):
