@@ -9,8 +9,9 @@ bands of 4 rows, similarity 0.5.
 
 Recall is the share of copies that are found; precision the share of found documents that are copies (for rensa: that
 are copies or originals). Each side is a process of its own that reads the documents from one file; seconds are its
-processor time from there on, memory its peak. datatrove's words are split at blanks, not by the spaCy that it asks for,
-and its hash is given bytes, which today's xxhash wants. Peers take `--peer-documents` where all would take too long.
+processor time from there on, memory its peak; `us_deciding` is the part of megaphi's that one process does for all
+shards. datatrove's words are split at blanks, not by the spaCy that it asks for, and its hash is given bytes, which
+today's xxhash wants. Peers take `--peer-documents` where all would take too long.
 
     python benchmarks/deduplication.py --text unpacked/ --documents 1000000 --peer-documents 100000 --write
 """
@@ -126,11 +127,13 @@ def measured(side: str, documents: Path, truth: Sequence[Any], *, twins: tuple[P
     row["precision"] = precision(side, found, truth)
     row["us_per_document"] = round(about["seconds"] / len(truth) * 1e6, 1)
     row["peak_mb"] = round(about["peak_mb"])
+    deciding = about["deciding"]
     found, _ = in_process(side, twins[0])
     copies = [number for number, one in enumerate(twins[1]) if one is not None]
     row["twins"] = len(copies)
     row["recall_twins"] = round(sum(number in found for number in copies) / len(copies), 4)
     row["precision_twins"] = precision(side, found, twins[1])
+    row["us_deciding"] = "" if deciding is None else round(deciding / len(truth) * 1e6, 1)
     return row
 
 
@@ -152,9 +155,10 @@ def run_side(side: str, documents: Path, output: Path) -> None:
     """Find duplicates; write the numbers of the documents found, seconds and memory."""
     functions = {"rensa": with_rensa, "datatrove": with_datatrove, "datasketch": with_datasketch}
     began = time.process_time()
-    found = functions[side](documents) if side in functions else with_megaphi(documents, side)
+    found, deciding = (functions[side](documents), None) if side in functions else with_megaphi(documents, side)
     seconds = time.process_time() - began
-    output.write_text(json.dumps({"found": sorted(found), "seconds": seconds, "peak_mb": peak_megabytes()}))
+    record = {"found": sorted(found), "seconds": seconds, "deciding": deciding, "peak_mb": peak_megabytes()}
+    output.write_text(json.dumps(record))
 
 
 def peak_megabytes() -> float:
@@ -168,7 +172,8 @@ def texts_of(documents: Path) -> Iterator[str]:
         yield from map(json.loads, file)
 
 
-def with_megaphi(documents: Path, side: str) -> set[int]:
+def with_megaphi(documents: Path, side: str) -> tuple[set[int], float]:
+    """The documents found, and the seconds of the part that one process does for all shards."""
     from itertools import islice
 
     from megaphi.curation.deduplicate.near import NearDuplicates
@@ -186,14 +191,16 @@ def with_megaphi(documents: Path, side: str) -> set[int]:
             step.gather(shard, len(gathered) - 1, gathered[-1])
         decisions = Path(temporary) / "decisions"
         decisions.mkdir()
+        began = time.process_time()
         step.decide(gathered, decisions)
+        deciding = time.process_time() - began
         decide = step.open_decided(decisions, 0)
         for number, text in enumerate(texts_of(documents)):
             if number and number % SHARD == 0:
                 decide = step.open_decided(decisions, number // SHARD)
             if isinstance(decide(Document(id=str(number), source="", place="", text=text)), Rejected):
                 found.add(number)
-        return found
+        return found, deciding
 
 
 def runs_of(text: str) -> set[str]:
