@@ -26,11 +26,15 @@ def open_lines(path: Path, *, level: int | None = 3) -> Iterator[IO[bytes]]:
 def link_shard_files(folders: Sequence[Path], output: Path, *, name: str | None = None) -> None:
     """Put the file `name` of each shard, or the one that is there, into `output` as 00000.ENDING, 00001.ENDING, ...
 
-    Files are linked, or copied where the file system has no links.
+    What is in a folder of the shard goes into a folder of that name. Files are linked, or copied where the file system
+    has no links.
     """
     for number, folder in enumerate(folders):
-        for path in sorted(folder.iterdir()) if name is None else [folder / name]:
-            target = output / f"{number:05d}{path.name[path.name.index('.') :]}"
+        found = sorted(path for path in folder.rglob("*") if path.is_file()) if name is None else [folder / name]
+        for path in found:
+            inside = output / path.parent.relative_to(folder)
+            inside.mkdir(exist_ok=True)
+            target = inside / f"{number:05d}{path.name[path.name.index('.') :]}"
             try:
                 os.link(path, target)
             except OSError:

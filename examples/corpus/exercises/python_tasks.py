@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from megaphi.curation.synthesize.exercise import GOODS, NAMES, Checked, Exercise
+from exercises.exercise import GOODS, NAMES, Checked, Exercise
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from megaphi.curation.synthesize import algebra, arithmetic, number_theory, python_tasks, word_problems
-from megaphi.curation.synthesize.exercise import Checked, Exercise
+from exercises import algebra, arithmetic, number_theory, python_tasks, word_problems
+from exercises.exercise import Checked, Exercise
 
 MAKERS = (
     *arithmetic.FAMILY,

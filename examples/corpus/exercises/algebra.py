@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import pairwise
 from random import Random
 
-from megaphi.curation.synthesize.exercise import Checked, Exercise
+from exercises.exercise import Checked, Exercise
 
 
 def linear_equation(random: Random) -> Checked:

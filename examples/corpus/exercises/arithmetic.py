@@ -8,7 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 from random import Random
 
-from megaphi.curation.synthesize.exercise import Checked, Exercise
+from exercises.exercise import Checked, Exercise
 
 
 def long_addition(random: Random) -> Checked:

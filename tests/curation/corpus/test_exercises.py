@@ -11,9 +11,9 @@ from random import Random
 
 import pytest
 
-from megaphi.curation.synthesize import arithmetic, generate
-from megaphi.curation.synthesize.exercise import Checked, Exercise
-from megaphi.curation.synthesize.generate import MAKERS, generate_exercises
+from exercises import arithmetic, generate
+from exercises.exercise import Checked, Exercise
+from exercises.generate import MAKERS, generate_exercises
 
 NUMBER = re.compile(r"-?\d+")
 

@@ -10,7 +10,7 @@ from itertools import combinations, permutations
 from math import comb
 from random import Random
 
-from megaphi.curation.synthesize.exercise import GOODS, NAMES, Checked, Exercise
+from exercises.exercise import GOODS, NAMES, Checked, Exercise
 
 
 def shopping(random: Random) -> Checked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from random import Random
 
-from megaphi.curation.synthesize.exercise import Checked, Exercise
+from exercises.exercise import Checked, Exercise
 
 
 def greatest_common_divisor(random: Random) -> Checked:

@@ -1,0 +1,1 @@
+"""Worked exercises that are made by rule, and whose answers are checked by a second method."""
