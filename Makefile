@@ -4,6 +4,7 @@
 # make test-fast     the tests that start no processes: under two minutes, for the loop of writing code
 # make fuzz          damaged and hostile inputs for every reader, ten minutes each (python -m tests.fuzz --help)
 # make golden        rewrite the golden loss curve (after a change that is meant to change it)
+# make corpus SOURCES=FOLDER    build examples/corpus from its packages (see examples/corpus/README.md)
 # make bench         step time, operators, loader, packing, checkpoints, generation against their peers, into benchmarks/results
 # make test-gpu      the tests that need a CUDA device
 # make first-gpu     what to run first on a machine with a GPU: test-gpu, bench, quickstart (not yet run on a GPU)
@@ -20,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-l
 TORCH_INDEX ?=
 TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: quickstart story test test-fast check fuzz golden bench test-gpu first-gpu test-dali clean
+.PHONY: quickstart story test test-fast check fuzz golden corpus bench test-gpu first-gpu test-dali clean
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
@@ -44,6 +45,9 @@ fuzz: $(VENV)/installed
 
 golden: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m tests.engine.test_golden_curve
+
+corpus: $(VENV)/installed
+	$(RUN) examples/corpus/build.py --sources $(SOURCES)
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/step_time.py --write

@@ -65,7 +65,7 @@ INSIDE = {
         {"document_record"},
         {"step"},
         {"requests"},
-        {"read", "write", "extract", "filter", "deduplicate", "decontaminate"},
+        {"read", "write", "extract", "filter", "deduplicate", "decontaminate", "select"},
         {"synthesize"},
         {"recipe"},
         {"pipeline"},

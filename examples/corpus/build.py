@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -25,6 +25,7 @@ from typing import Any
 import zstandard
 from packages import BENCHMARK, PACKAGES, Package, described, notice_of, unpack
 
+from megaphi.cli import main as megaphi
 from megaphi.config import user_path
 from megaphi.curation.pipeline.plan import make_plan
 from megaphi.curation.pipeline.run import DOCUMENTS, all_counts
@@ -35,7 +36,7 @@ from megaphi.own_code import load_own
 
 CORPUS = Path(__file__).parent
 UNPACKED = Path("runs/corpus/packages")
-"""Where the recipes look for them."""
+"""Folder in which the recipes look for packages."""
 SOURCES = ("web", "rewrites", "synthetic", "code", "acquired")
 """In this order: rewrites are of the pages of web."""
 SPLITS = ("train", "validation")
@@ -80,13 +81,13 @@ def unpack_all(packages: Iterable[Package], downloads: Path) -> None:
 
 def build_source(name: str, output: Path, downloads: Path) -> Iterator[dict[str, Any]]:
     """Run a recipe and write the two files of its source; yields their manifest entries."""
-    words = ["curate", f"{CORPUS / 'recipe.py'}:{name}"]
+    words = ["curate", recipe_of(name)]
     print(f"\n$ megaphi {shlex.join(words)}", flush=True)
-    if code := subprocess.run([sys.executable, "-m", "megaphi", *words], check=False).returncode:
+    if code := megaphi(words):
         sys.exit(code)
-    curated = Path(load_own(f"{CORPUS / 'recipe.py'}:{name}", what="recipe")().folder) / DOCUMENTS
+    curated = Path(load_own(recipe_of(name), what="recipe")().folder) / DOCUMENTS
     for split in SPLITS:
-        files = sorted((curated / split).iterdir())
+        files = sorted((curated / split).glob("*.jsonl.zst"))
         records = [record for file in files for _, record in read_records(file)]
         path = output / name / f"{split}.jsonl.zst"
         yield (
@@ -94,6 +95,11 @@ def build_source(name: str, output: Path, downloads: Path) -> Iterator[dict[str,
             | write_documents(path, records)
             | {"origins": list(origins(records, downloads))}
         )
+
+
+def recipe_of(name: str) -> str:
+    """The recipe of a source, for a command line."""
+    return f"{os.path.relpath(CORPUS / 'recipe.py')}:{name}"
 
 
 def write_documents(path: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,9 +120,14 @@ def origins(records: Iterable[dict[str, Any]], downloads: Path) -> Iterator[dict
 
 
 def about_recipe(name: str) -> dict[str, Any]:
-    """What the manifest says of a recipe: its words, and for every step what came, left and was rejected, and why."""
-    function = load_own(f"{CORPUS / 'recipe.py'}:{name}", what="recipe")
-    steps = [one.record() for one in all_counts(make_plan(function()))]
+    """Manifest entry of a recipe: what it does, and for every step what came, what left, and rejections by reason."""
+    function = load_own(recipe_of(name), what="recipe")
+    plan = make_plan(function())
+    steps = [
+        {"step": one.name, "in": one.came.documents, "out": one.left.documents, "rejected": one.record()["rejected"]}
+        for one in all_counts(plan)
+        if one.name in ("read", *plan.names)
+    ]
     return {"recipe": f"examples/corpus/recipe.py:{name}", "method": inspect.getdoc(function), "steps": steps}
 
 

@@ -28,7 +28,7 @@ class Package:
     files: str
     """Expression for the paths of files to unpack; its group is their path below `folder`."""
     folder: str
-    """Where they are unpacked: source and origin of the documents, as in `web/scipy`."""
+    """Folder to unpack them into: source and origin of the documents, as in `web/scipy`."""
     what: str
     upstream: str
     licence: str

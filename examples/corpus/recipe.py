@@ -1,6 +1,6 @@
 """The five sources of the example corpus, each a recipe of curation: `python examples/corpus/build.py` runs them.
 
-    megaphi curate examples/corpus/recipe.py:web steps.sample.characters=3000000
+    megaphi curate examples/corpus/recipe.py:web steps.sample_by_hash.characters=3000000
 
 What they read lies in runs/corpus/packages, where build.py unpacks it. The steps are those of any other recipe; what is
 particular to these packages is in `steps.py`, and two sources have no other maker here than rules: `exercises` makes
@@ -28,7 +28,7 @@ from megaphi.curation.read.files import ReadFiles
 from megaphi.curation.read.json_lines import ReadJsonLines
 from megaphi.curation.recipe import Curation
 from megaphi.curation.select.hold_out import HoldOut
-from megaphi.curation.select.sample import Sample
+from megaphi.curation.select.sample import SampleByHash
 from megaphi.curation.write.json_lines import WriteJsonLines
 
 HOME = "runs/corpus"
@@ -56,7 +56,7 @@ def web() -> Curation:
             ExactDuplicates(),
             NearDuplicates(),
             NO_BENCHMARK,
-            Sample(characters=1_500_000),
+            SampleByHash(characters=1_500_000),
             HELD_OUT,
         ),
         write=BY_SPLIT,
@@ -99,7 +99,7 @@ def code() -> Curation:
             ExactDuplicates(),
             NearDuplicates(),
             NO_BENCHMARK,
-            Sample(characters=900_000, by="repository"),
+            SampleByHash(characters=900_000, by="repository"),
             HELD_OUT,
         ),
         write=BY_SPLIT,
@@ -123,7 +123,7 @@ def acquired() -> Curation:
             GopherQuality(minimum_alphabetic=0.6),  # a dictionary has many signs
             ExactDuplicates(),
             NO_BENCHMARK,
-            Sample(characters=260_000, by="origin"),
+            SampleByHash(characters=260_000, by="origin"),
             HELD_OUT,
         ),
         write=BY_SPLIT,

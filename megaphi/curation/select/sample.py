@@ -27,7 +27,7 @@ EVERY = 1 << 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class SampleByHash:
     """Keep documents up to a number of characters, chosen by a hash of their ids."""
 
     VERSION: ClassVar[int] = 1

