@@ -1,1 +1,1 @@
-"""New documents: worked exercises with checked answers, and pages rewritten as exercises (paper, section 2)."""
+"""New documents that a model writes: seeds, questions and answers, rewrites, conversations, each checked (section 2)."""

@@ -183,7 +183,7 @@ def test_humaneval_in_the_corpus_of_the_repository(home: Path) -> None:
     assert package is not None
     source = Path(str(package.origin)).parent / "data" / "HumanEval.jsonl.gz"
     data = [ROOT / "examples/corpus/code/train.jsonl.zst", home / "digits.jsonl"]
-    lines(data[1], [{"text": "const digits = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 'a', 'b', 'c', 'd', 'e', 'f']"}])
+    lines(data[1], [{"text": "const digits = [1, 2, 3, 4, 5, 6, 7, 8, 9, 'a', 'b', 'c', 'd', 'e', 'f']"}])
     words = [
         "--benchmark",
         f"humaneval={source}",
