@@ -1,1 +1,1 @@
-"""New documents that a model writes: seeds, questions and answers, rewrites, conversations, each checked (section 2)."""
+"""New documents that a model writes, each checked: questions and answers, rewrites, conversations (section 2)."""
