@@ -95,7 +95,7 @@ def test_files_by_a_field(tmp_path: Path) -> None:
         writer.write([document(f"{number}{name}", split=name) for name in names], folder)
     output = tmp_path / "output"
     output.mkdir()
-    writer.join(folders, output)
+    writer.join(folders, output, {})
     found = sorted(str(path.relative_to(output)) for path in output.rglob("*.jsonl"))
     assert found == ["train/00000.jsonl", "train/00001.jsonl", "validation/00001.jsonl"]
     reader = ReadJsonLines(paths=(str(output / "train"),))
