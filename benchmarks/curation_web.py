@@ -16,34 +16,31 @@ import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
 from megaphi.checkpoint.versions import short_commit
 from megaphi.cli.curate.curate import curation_of
+from megaphi.curation.extract.found import NotExtracted
+from megaphi.curation.extract.html.page import extract_html
 from megaphi.curation.pipeline.counts import StepCounts
 from megaphi.curation.pipeline.plan import make_plan
 from megaphi.curation.pipeline.run import all_counts
-from megaphi.curation.recipe import Curation
-from megaphi.recipes.web_pages import web_pages
 
 RESULTS = Path(__file__).parent / "results" / "curation_web.csv"
 COLUMNS = (
     "date commit machine load processes step documents_in documents_out megabytes seconds megabytes_per_second"
     " cpu_seconds runs"
 )
-
-
-def extraction() -> Curation:
-    """A recipe of the slowest step alone."""
-    return replace(web_pages(), recipe="extraction", steps=web_pages().steps[:1], keep_after=())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +56,10 @@ class Measured:
 def main() -> None:
     arguments = parsed()
     if arguments.flame_graph:
-        with tempfile.TemporaryDirectory() as folder:
-            draw_flame_graph(arguments.pages, Path(folder), arguments.flame_graph)
+        draw_flame_graph(arguments.pages, arguments.flame_graph)
+        return
+    if arguments.extract_here:
+        extract_here(arguments.pages)
         return
     found: dict[int, list[Measured]] = {processes: [] for processes in arguments.processes}
     for _ in range(arguments.runs):
@@ -87,6 +86,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=1, help="runs of each, of which the median counts")
     parser.add_argument("--shard-bytes", type=int, default=1 << 20, help="default: %(default)s")
     parser.add_argument("--flame-graph", type=Path, metavar="FILE.svg", help="draw extraction alone, and nothing else")
+    parser.add_argument("--extract-here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/curation_web.csv")
     return parser.parse_args()
 
@@ -95,7 +95,8 @@ def measured(pages: list[Path], *, processes: int, shard_bytes: int) -> Measured
     with tempfile.TemporaryDirectory() as folder:
         fields = (*fields_of(pages, Path(folder)), f"shard_bytes={shard_bytes}")
         output = f"{folder}/run"
-        command = command_of("web_pages", *fields, "--output", output, "--processes", str(processes))
+        words = ["web_pages", *fields, "--output", output, "--processes", str(processes)]
+        command = [sys.executable, "-m", "megaphi", "curate", *words]
         load, began = os.getloadavg()[0], time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
@@ -112,24 +113,30 @@ def fields_of(pages: list[Path], folder: Path) -> tuple[str, str]:
     assert package.origin is not None
     (folder / "benchmarks").mkdir()
     shutil.copy(Path(package.origin).parent / "data" / "HumanEval.jsonl.gz", folder / "benchmarks")
-    return paths_of(pages), f"steps.decontaminate.benchmarks.0.path={folder / 'benchmarks'}"
+    paths = json.dumps([str(each.absolute()) for each in pages])
+    return f"read.paths={paths}", f"steps.decontaminate.benchmarks.0.path={folder / 'benchmarks'}"
 
 
-def paths_of(pages: list[Path]) -> str:
-    return f"read.paths={json.dumps([str(each.absolute()) for each in pages])}"
-
-
-def command_of(recipe: str, *words: str) -> list[str]:
-    return [sys.executable, "-m", "megaphi", "curate", recipe, *words]
-
-
-def draw_flame_graph(pages: list[Path], folder: Path, output: Path) -> None:
-    """Sample the stacks of extraction, in the process that parses, 100 times a second."""
+def draw_flame_graph(pages: list[Path], output: Path) -> None:
+    """Sample the stacks of extraction, the slowest step, in one process that does nothing else."""
     recorder = shutil.which("py-spy")
     if recorder is None:
         raise SystemExit("--flame-graph needs py-spy: pip install py-spy, and have it in the PATH")
-    recipe = command_of(f"{__file__}:extraction", paths_of(pages), "--output", f"{folder}/run", "--processes", "1")
-    subprocess.run([recorder, "record", "--subprocesses", "--output", str(output), "--", *recipe], check=True)
+    command = [sys.executable, __file__, "--extract-here", "--pages", *map(str, pages)]
+    record = [recorder, "record", "--function", "--rate", "50", "--output", str(output)]
+    subprocess.run([*record, "--", *command], check=True)
+    output.write_text(titled(output.read_text(), "Extraction of HTML pages: samples of its stacks"))
+
+
+def titled(picture: str, title: str) -> str:
+    """The picture with a title in the place of the command, which holds paths of this machine."""
+    return re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\1{title}", picture)
+
+
+def extract_here(pages: list[Path]) -> None:
+    for path in sorted(path for folder in pages for path in folder.rglob("*.html") if path.is_file()):
+        with suppress(NotExtracted):
+            extract_html(path.read_bytes(), media_type="text/html", files={})
 
 
 def median_of(runs: list[Measured]) -> Measured:
