@@ -76,6 +76,15 @@ def explain_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
+def explain_read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an error in reading a file of the user's, which may go away while it is read, into one that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
+
+
+@contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty folder to fill, which gets the name `path` only if the block ends without an error.
 

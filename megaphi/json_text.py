@@ -17,6 +17,8 @@ from megaphi.errors import InputError
 
 LONGEST_INTEGER = 4_300
 """Digits: the limit that Python sets itself, because its conversion takes quadratic time."""
+MOST_VALUES = 1 << 24
+"""Values of one record: about 60 bytes each in memory, for two in a text."""
 NOT_UTF8 = "not UTF-8 text, convert it first"
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
@@ -35,6 +37,16 @@ def parse_json(content: bytes | str, *, constants: bool = True) -> Any:
         return _decoder(constants=constants).decode(text)
     except json.JSONDecodeError as error:
         raise InputError(reason_of(error)) from None
+
+
+def check_size(content: bytes | str) -> None:
+    """Raise InputError for a large text of so many values that, as objects, they would take gigabytes."""
+    if len(content) <= MOST_VALUES:
+        return
+    marks = (b",", b"[", b"{") if isinstance(content, bytes) else (",", "[", "{")
+    values = sum(content.count(mark) for mark in marks)  # pyright: ignore[reportArgumentType]
+    if values > MOST_VALUES:
+        raise InputError(f"it holds more than {MOST_VALUES:,} values")
 
 
 def parse_value_at(text: str, start: int) -> tuple[Any, int]:

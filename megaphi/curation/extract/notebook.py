@@ -12,7 +12,7 @@ from typing import Any
 
 from megaphi.curation.extract.found import Extracted, NotExtracted
 from megaphi.errors import InputError
-from megaphi.json_text import parse_json
+from megaphi.json_text import check_size, parse_json
 
 LONGEST_OUTPUT = 2_000
 """Characters of the output of one cell."""
@@ -27,6 +27,7 @@ def extract_notebook(content: bytes, *, media_type: str, files: Mapping[str, byt
     if len(content) > LARGEST_NOTEBOOK:
         raise NotExtracted("too_large", f"{len(content):,} bytes")
     try:
+        check_size(content)
         notebook = parse_json(content)
     except InputError as error:
         raise NotExtracted("malformed", str(error)) from None

@@ -21,6 +21,7 @@ from megaphi.curation.read.files import FolderPortion, folder_portion
 from megaphi.curation.read.sources import walk
 from megaphi.curation.step import Portion
 from megaphi.errors import InputError
+from megaphi.files import explain_read_errors
 
 SPDX = re.compile(rb"SPDX-License-Identifier:\s*([A-Za-z0-9.+() -]{2,80})")
 LICENCE_FILE = re.compile(r"(?i)^(?:un)?licen[cs]e|^copying|^notice")
@@ -81,10 +82,12 @@ class ReadCode:
     def read(self, portion: Portion) -> Iterator[Outcome]:
         """The files of a repository, by path."""
         assert isinstance(portion, FolderPortion)
-        licence = licence_of(portion.folder)
+        with explain_read_errors(portion.folder):
+            licence = licence_of(portion.folder)
         for path in walk(portion.folder):
             inside = str(path.relative_to(portion.folder))
-            outcome = self._outcome(path, inside, portion.folder, licence)
+            with explain_read_errors(path):
+                outcome = self._outcome(path, inside, portion.folder, licence)
             if outcome is not None:
                 yield outcome
 

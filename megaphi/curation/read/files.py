@@ -18,6 +18,7 @@ from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.read.sources import SourcePortion, find_sources, read_source, walk
 from megaphi.curation.step import Portion
 from megaphi.errors import InputError
+from megaphi.files import explain_read_errors
 
 MEDIA_TYPES = {
     ".html": "text/html",
@@ -128,8 +129,9 @@ class ReadTexFolders:
         if portion.size_bytes > self.largest_bytes:
             yield Rejected(empty, "too_large", f"{portion.size_bytes:,} bytes, more than {self.largest_bytes:,}")
             return
-        paths = {str(path.relative_to(portion.folder)): path for path in walk(portion.folder) if is_part_of_tex(path)}
-        files = {inside: path.read_bytes() for inside, path in paths.items()}
+        with explain_read_errors(portion.folder):
+            paths = [path for path in walk(portion.folder) if is_part_of_tex(path)]
+            files = {str(path.relative_to(portion.folder)): path.read_bytes() for path in paths}
         sources = {
             inside: decoded(content, media_type="")[0]
             for inside, content in files.items()
@@ -162,7 +164,8 @@ def is_part_of_tex(path: Path) -> bool:
 
 def folder_portion(folder: Path, files: Sequence[Path]) -> FolderPortion:
     """A portion that changes when a file of it does, known by its name, size and time of modification."""
-    status = [(str(path.relative_to(folder)), path.stat()) for path in files]
+    with explain_read_errors(folder):
+        status = [(str(path.relative_to(folder)), path.stat()) for path in files]
     meaning = repr([(name, each.st_size, each.st_mtime_ns) for name, each in status])
     return FolderPortion(
         name=str(folder),

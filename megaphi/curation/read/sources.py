@@ -20,6 +20,7 @@ from megaphi.data.storage.files.remote import VERSION_FIELDS, RemoteStore, open_
 from megaphi.data.storage.files.token_files import is_url
 from megaphi.data.text.input_identity import identify
 from megaphi.errors import InputError
+from megaphi.files import explain_read_errors
 
 Wanted = Callable[[str], bool]
 """Takes a file's name within a folder; files named one by one are always wanted."""
@@ -54,10 +55,8 @@ def find_sources(paths: Sequence[str], *, wanted: Wanted = lambda name: True) ->
 def open_source(portion: SourcePortion) -> IO[bytes]:
     """The file as a stream that seeks. Raises InputError."""
     if not is_url(portion.source):
-        try:
+        with explain_read_errors(portion.source):
             return open(portion.source, "rb")
-        except OSError as error:
-            raise InputError(f"cannot read {portion.source}: {error.strerror}") from error
     system, path = open_file_system(portion.source)
     stream: Any = RemoteStore().persistently(lambda: system.open(path, "rb"), what=portion.source)
     return stream
@@ -67,7 +66,7 @@ def read_source(portion: SourcePortion) -> bytes:
     """All bytes of a file. Raises InputError."""
     if is_url(portion.source):
         return RemoteStore().read(portion.source)
-    with open_source(portion) as file:
+    with explain_read_errors(portion.source), open_source(portion) as file:
         return file.read()
 
 
@@ -99,10 +98,8 @@ def _local(given: str, wanted: Wanted) -> list[SourcePortion]:
 
 def walk(folder: Path) -> Iterator[Path]:
     """All regular files below a folder, by name; hidden ones and links are left out."""
-    try:
+    with explain_read_errors(folder):
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
     for entry in entries:
         if entry.name.startswith("."):
             continue

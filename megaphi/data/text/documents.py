@@ -20,14 +20,17 @@ from typing import IO, Any, NamedTuple
 from megaphi.data.text.bad_records import Refuse, refuse_at_once
 from megaphi.data.text.input_formats import Format, format_of
 from megaphi.data.text.json_values import read_values
+from megaphi.data.text.parquet_rows import open_parquet, rows_of_groups
 from megaphi.data.text.unpacking import READ_BYTES, unpacked_blocks
 from megaphi.errors import InputError
-from megaphi.json_text import NOT_UTF8, parse_json
+from megaphi.files import explain_read_errors
+from megaphi.json_text import NOT_UTF8, check_size, parse_json
 
 NEW_LINE = b"\n"
-PARQUET_BATCH_ROWS = 1_024
 LONGEST_LINE = 1 << 28
 """Bytes of a line of JSON: a longer one is refused as a record, without being held."""
+LARGEST_RATIO = 100
+"""Bytes of a packed text for one of its file, beyond `LONGEST_LINE`; text seldom has more than 20."""
 TOO_LONG = "a line of more than"
 
 
@@ -59,7 +62,8 @@ Place = str | LineAt
 
 def plan_pieces(path: Path, *, piece_bytes: int) -> list[FilePiece]:
     """Cut a file into pieces of about `piece_bytes`, where its format allows it."""
-    size, form = path.stat().st_size, format_of(path)
+    with explain_read_errors(path):
+        size, form = path.stat().st_size, format_of(path)
     if form is None:
         raise InputError(f"unknown file type: cannot read {path}")
     if form == Format("lines"):
@@ -69,7 +73,7 @@ def plan_pieces(path: Path, *, piece_bytes: int) -> list[FilePiece]:
             for start in starts
         ]
     if form.kind == "parquet":
-        groups = _open_parquet(path).num_row_groups
+        groups = open_parquet(path).num_row_groups
         pieces = max(1, min(groups, size // piece_bytes))
         bounds = [groups * index // pieces for index in range(pieces + 1)]
         return [FilePiece(path, start, stop, size // pieces, form) for start, stop in pairwise(bounds)]
@@ -162,13 +166,14 @@ def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, Any]]:
     if form.packing is None:
         lines = _lines_between(piece)
     else:
-        numbered = enumerate(_lines(unpacked_blocks(path, form.packing)), start=1)
+        numbered = _numbered_lines(unpacked_blocks(path, form.packing))
         lines = ((f"{path}:{number}", line) for number, line in numbered)
     for where, line in lines:
         if line is None:
             refuse(where, f"{TOO_LONG} {LONGEST_LINE:,} bytes")
         elif line and not line.isspace() and line != codecs.BOM_UTF8:
             try:
+                check_size(line)
                 value = parse_json(line)
             except InputError as error:
                 refuse(where, f"not a JSON record: {error}")
@@ -178,7 +183,7 @@ def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, Any]]:
 
 def _lines_between(piece: FilePiece) -> Iterator[tuple[Place, bytes | None]]:
     """The lines that begin within the piece; None for one that is too long."""
-    with open(piece.path, "rb") as file:
+    with explain_read_errors(piece.path), open(piece.path, "rb") as file:
         if piece.start > 0:
             file.seek(piece.start - 1)
             _pass_line(file, piece.stop)  # the rest of a line that began earlier, or just the line break before
@@ -202,7 +207,7 @@ def line_numbers(path: Path, starts: Iterable[int]) -> dict[int, int]:
     """Number of each line that begins at one of these bytes, by one pass over the file up to the last of them."""
     found: dict[int, int] = {}
     line, done = 1, 0
-    with open(path, "rb") as file:
+    with explain_read_errors(path), open(path, "rb") as file:
         for start in sorted(starts):
             while done < start and (block := file.read(min(READ_BYTES, start - done))):
                 line += block.count(NEW_LINE)
@@ -218,7 +223,7 @@ def kind_of(value: Any) -> str:
 
 
 def _text_of_file(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, str]]:
-    data = b"".join(unpacked_blocks(piece.path, piece.format.packing)).removeprefix(codecs.BOM_UTF8)
+    data = _whole(piece).removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -231,10 +236,27 @@ def _text_of_file(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, str
         yield str(piece.path), text
 
 
-def _lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Lines of a stream of blocks, split at line feeds only, as JSON lines are; None for one that is too long."""
+def _whole(piece: FilePiece) -> bytes:
+    """The content of a file. Raises InputError where a small file unpacks to a very large one."""
+    parts, held = [], 0
+    for block in unpacked_blocks(piece.path, piece.format.packing):
+        parts.append(block)
+        held += len(block)
+        if held > max(LONGEST_LINE, LARGEST_RATIO * piece.size_bytes):
+            raise InputError(
+                f"{piece.path} unpacks from {piece.size_bytes:,} bytes to more than {held:,} of one text: hostile, or"
+                " many texts that should be lines of JSON"
+            )
+    return b"".join(parts)
+
+
+def _numbered_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """(number, line) of a stream of blocks, split at line feeds only, as JSON lines are; None for one that is too long.
+
+    Empty lines are left out, before they cost a step of anything else: a small file may unpack to a billion.
+    """
     unfinished: list[bytes] = []
-    held = 0
+    number, held = 1, 0
     for block in blocks:
         first, *rest = block.split(NEW_LINE)
         held += len(first)
@@ -243,64 +265,22 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
         else:
             unfinished.clear()
         if rest:
-            yield b"".join(unfinished) if held <= LONGEST_LINE else None
-            yield from (line if len(line) <= LONGEST_LINE else None for line in rest[:-1])
+            yield number, b"".join(unfinished) if held <= LONGEST_LINE else None
+            whole = [(place, line) for place, line in enumerate(rest[:-1], number + 1) if line]
+            yield from ((place, line if len(line) <= LONGEST_LINE else None) for place, line in whole)
+            number += len(rest)
             unfinished, held = [rest[-1]], len(rest[-1])
-    yield b"".join(unfinished) if held <= LONGEST_LINE else None
-
-
-def _open_parquet(path: Path) -> Any:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a complete parquet file: {error}") from None
+    yield number, b"".join(unfinished) if held <= LONGEST_LINE else None
 
 
 def _rows(
     piece: FilePiece, *, columns: Collection[str] | None, refuse: Refuse, required: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of the row groups of a piece; a row that does not hold what it should goes to `refuse`."""
-    import pyarrow
-
-    path, file = piece.path, _open_parquet(piece.path)
-    names: list[str] = file.schema_arrow.names
-    if required is not None and required not in names:
-        raise InputError(f"{path}: no column {required!r}; it has {', '.join(names)} (--text-key chooses)")
-    wanted = [name for name in names if columns is None or name in columns] or names
-    others = dict.fromkeys((name for name in names if name not in wanted), ...)
-    row = sum(file.metadata.row_group(group).num_rows for group in range(piece.start))
-    batches = file.iter_batches(PARQUET_BATCH_ROWS, row_groups=list(range(piece.start, piece.stop)), columns=wanted)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{path} is corrupted after row {row}: {error}") from None
-        if batch is None:
-            return
-        for found in _python_rows(batch):
-            row += 1
-            if isinstance(found, str):
-                refuse(f"{path}: row {row}", found)
-            else:
-                yield f"{path}: row {row}", {**found, **others}
-
-
-def _python_rows(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """Every row of a batch, or why it has no Python form: text that is not UTF-8, dates that Python cannot hold."""
-    try:
-        rows = batch.to_pylist()
-    except ValueError:
-        rows = None
-    if rows is not None:
-        yield from rows
-        return
-    for number in range(batch.num_rows):
-        try:
-            yield batch.slice(number, 1).to_pylist()[0]
-        except UnicodeDecodeError:
-            yield NOT_UTF8
-        except ValueError as error:
-            yield str(error)
+    groups = range(piece.start, piece.stop)
+    for number, row in rows_of_groups(piece.path, groups, columns=columns, required=required):
+        where = f"{piece.path}: row {number}"
+        if isinstance(row, str):
+            refuse(where, row)
+        else:
+            yield where, row

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.errors import InputError
-from megaphi.json_text import NOT_UTF8, parse_value_at
+from megaphi.json_text import NOT_UTF8, check_size, parse_value_at
 
 LONGEST_VALUE = 1 << 28
 """Characters of one value: beyond, the text is taken for corrupted."""
@@ -95,6 +95,7 @@ class _Window:
             except JSONDecodeError as error:
                 unfinished = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - UNFINISHED
                 if unfinished and len(self._text) - self._at <= LONGEST_VALUE and self._more():
+                    self._check_size()
                     continue
                 self._advance(error.pos)
                 raise self.error(
@@ -105,6 +106,12 @@ class _Window:
             if end < len(self._text) or not self._more():  # a number may go on in the next block
                 self._advance(end)
                 return where, value
+
+    def _check_size(self) -> None:
+        try:
+            check_size(self._text)
+        except InputError as error:
+            raise self.error(str(error)) from None
 
     def _advance(self, to: int) -> None:
         self._line += self._text.count("\n", self._at, to)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megaphi.errors import InputError
+from megaphi.files import explain_read_errors
 
 Packing = Literal["gzip", "bzip2", "xz", "zstandard"]
 PACKING_OF_ENDING: dict[str, Packing] = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstandard"}
@@ -44,7 +45,7 @@ def packing_of(path: Path) -> Packing | None:
     Raises:
         InputError: its name says that it is compressed, and it is not.
     """
-    with open(path, "rb") as file:
+    with explain_read_errors(path), open(path, "rb") as file:
         head = file.read(16)
     found: Packing | None = next((packing for packing, magic in _MAGIC.items() if head.startswith(magic)), None)
     named = PACKING_OF_ENDING.get(path.suffix.lower())
@@ -65,7 +66,7 @@ def unpacked_blocks(path: Path, packing: Packing | None) -> Iterator[bytes]:
     if packing is not None:
         yield from _unpack(path, packing)
         return
-    with open(path, "rb") as file:
+    with explain_read_errors(path), open(path, "rb") as file:
         while block := file.read(READ_BYTES):
             yield block
 
@@ -73,7 +74,7 @@ def unpacked_blocks(path: Path, packing: Packing | None) -> Iterator[bytes]:
 def _unpack(path: Path, packing: Packing) -> Iterator[bytes]:
     new_member, faults = _tools(packing)
     member, members, begun = new_member(), 0, False
-    with open(path, "rb") as file:
+    with explain_read_errors(path), open(path, "rb") as file:
         while packed := file.read(PACKED_BYTES[packing]):
             while packed := packed if begun else packed.lstrip(b"\0"):  # tapes and xz fill up with zeros
                 try:

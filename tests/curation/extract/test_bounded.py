@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 
 import pytest
 
 from megaphi.curation.extract.bounded import Bounded
 from megaphi.curation.extract.found import NotExtracted
+from megaphi.curation.extract.pandoc.run import to_markdown
 from megaphi.errors import InputError
 
 CHILD = Bounded("tests.curation.extract.misbehaving:misbehave", memory_bytes=1 << 30, cpu_seconds=1.0)
@@ -46,3 +49,17 @@ def test_options_reach_the_function() -> None:
 def test_a_library_that_is_missing_is_no_fault_of_the_file() -> None:
     with pytest.raises(InputError, match=r"no_such_library.*pip install 'megaphi\[curation\]'"):
         Bounded("no_such_library:f")(b"", media_type="", files={})
+
+
+def test_the_time_of_pandoc_is_that_of_the_file() -> None:
+    heavy = b"\\begin{itemize}\\item a\\end{itemize}\n\n" * 500
+    signal.setitimer(signal.ITIMER_PROF, 200.0)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    try:
+        to_markdown(heavy, "latex")
+        left = signal.getitimer(signal.ITIMER_PROF)[0]
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    assert used > 0
+    assert left <= 200.0 - used

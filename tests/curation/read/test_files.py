@@ -144,3 +144,16 @@ def test_parquet_rows_have_metadata_in_json_and_pages_as_content(tmp_path: Path)
     (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="not a complete parquet file"):
         reader.portions()
+
+
+def test_a_file_that_goes_away_is_named(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "main.tex").write_text("\\documentclass{article}\\begin{document}Words.\\end{document}")
+    (project / "run.py").write_text("print(1)\n")
+    for reader in (ReadFiles(paths=(str(project),)), ReadTexFolders(paths=(str(tmp_path),))):
+        (portion,) = reader.portions()
+        moved = project.rename(tmp_path / ".gone")
+        with pytest.raises(InputError, match=r"cannot read .*project.*: No such file"):
+            list(reader.read(portion))
+        moved.rename(project)

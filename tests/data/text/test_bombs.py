@@ -6,10 +6,16 @@ import bz2
 import gzip
 import lzma
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 
+from megaphi import json_text
+from megaphi.data.text import documents, parquet_rows
+from megaphi.data.text.documents import plan_pieces, read_piece, read_records
 from megaphi.data.text.unpacking import unpacked_blocks
+from megaphi.errors import InputError
 
 EXPANDED = 1 << 28
 
@@ -33,3 +39,56 @@ def test_a_block_is_bounded(tmp_path, packing):
     lengths = [len(block) for block in unpacked_blocks(path, packing)]
     assert sum(lengths) == EXPANDED
     assert max(lengths) <= EXPANDED // 2
+
+
+def test_a_parquet_file_of_one_long_value_many_times_is_read_in_parts(tmp_path, monkeypatch):
+    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 400, pyarrow.int32()), ["a" * (1 << 20)])
+    path = tmp_path / "bomb.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), path, compression="zstd")
+    assert path.stat().st_size < 2_000
+    monkeypatch.setattr(parquet_rows, "LARGEST_BATCH", 8 << 20)
+    (piece,) = plan_pieces(path, piece_bytes=1 << 20)
+    most = 0
+    for count, text in enumerate(read_piece(piece), 1):  # noqa: B007
+        assert len(text) == 1 << 20
+        most = max(most, pyarrow.total_allocated_bytes())
+    assert count == 400
+    assert most < 64 << 20
+
+
+def test_a_parquet_column_that_is_to_become_much_more_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.parquet"
+    table = pyarrow.table({"text": ["a" * (1 << 20)] * 4})
+    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False)
+    monkeypatch.setattr(parquet_rows, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(parquet_rows, "LARGEST_RATIO", 10)
+    with pytest.raises(InputError, match=r"bomb\.parquet is corrupted or hostile: .* are to become 4,194,"):
+        list(read_records(path))
+
+
+def test_a_small_text_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.txt.gz"
+    path.write_bytes(gzip.compress(b"a" * 3_000_000))
+    monkeypatch.setattr(documents, "LONGEST_LINE", 1_000_000)
+    with pytest.raises(InputError, match=r"bomb\.txt\.gz unpacks from 2,\d+ bytes to more than"):
+        list(documents.read_documents(path))
+
+
+def test_empty_lines_cost_nothing_and_are_counted(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a"}\n' + b"\n" * 3_000_000 + b'{"text": "b"}\n\n[1]\n'))
+    refused = []
+    (piece,) = plan_pieces(path, piece_bytes=1 << 20)
+    assert list(read_piece(piece, refuse=lambda where, why: refused.append(where))) == ["a", "b"]
+    assert refused == [f"{path}:3000004"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
+def test_a_record_of_very_many_values_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(json_text, "MOST_VALUES", 1_000_000)
+    path = tmp_path / name
+    text = b'[{"text": "a"}, {"list": [%s0]}]' if name == "a.json" else b'{"text": "a"}\n{"list": [%s0]}\n'
+    content = text % (b"{}," * 1_200_000)
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(InputError, match=r"a\.json.*: it holds more than 1,000,000 values"):
+        list(read_records(path))
