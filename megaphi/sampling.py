@@ -56,9 +56,9 @@ class Sampling:
             ("top_k", self.top_k, self.top_k >= 0, "must not be negative"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "must be above 0 and at most 1"),
             ("min_p", self.min_p, 0 <= self.min_p <= 1, "must lie between 0 and 1"),
-            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty <= 100, "must be above 0"),
-            ("presence_penalty", self.presence_penalty, abs(self.presence_penalty) <= 100, "must be finite"),
-            ("frequency_penalty", self.frequency_penalty, abs(self.frequency_penalty) <= 100, "must be finite"),
+            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty <= 100, "must be above 0 and at most 100"),
+            ("presence_penalty", self.presence_penalty, abs(self.presence_penalty) <= 100, "must lie between -100 and 100"),
+            ("frequency_penalty", self.frequency_penalty, abs(self.frequency_penalty) <= 100, "must lie between -100 and 100"),
             ("alternatives", self.alternatives, 0 <= self.alternatives <= 100, "must lie between 0 and 100"),
             ("logit_bias", "…", all(abs(bias) <= 100 for _, bias in self.logit_bias), "must lie between -100 and 100"),
             ("stop", self.stop, all(self.stop), "must not hold an empty text"),
@@ -67,9 +67,10 @@ class Sampling:
                 raise InputError(f"{name}={value}: {rule}")
 
 
-Finish = Literal["stop", "length", "cancelled", "excluded"]
-"""Reason an answer ended: a stop token or text, its `max_tokens` (or the context), it was cancelled, or every token
-that the rules leave for its first position was excluded, so that it has none."""
+Finish = Literal["stop", "length", "cancelled", "excluded", "undefined"]
+"""Reason an answer ended: a stop token or text, its `max_tokens` (or the context), it was cancelled, every token that
+the rules leave for its first position was excluded, so that it has none, or the model's logits were no numbers, which
+is an error everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

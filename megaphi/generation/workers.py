@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from megaphi.errors import InputError, RunFailed
-from megaphi.generation.decoding.interface import Generator, Request, StepOutput, Usage
+from megaphi.generation.decoding.interface import Generator, Request, StepOutput, UndefinedLogits, Usage
 from megaphi.generation.dispatch import Dispatcher
 from megaphi.log import logger
 
@@ -63,7 +63,7 @@ class Submission:
         return self
 
     async def __anext__(self) -> StepOutput:
-        """The next output. Raises InputError if the engine refused a request, RunFailed if it failed."""
+        """The next output. Raises InputError if the engine refused a request, RunFailed if it failed for it or all."""
         while self._open:
             item = await self._queue.get()
             if isinstance(item, Exception):
@@ -72,6 +72,9 @@ class Submission:
             if item.name in self._open:
                 if item.finish is not None:
                     self._open.discard(item.name)
+                if item.finish == "undefined":
+                    self.cancel()
+                    raise UndefinedLogits
                 return item
         raise StopAsyncIteration
 

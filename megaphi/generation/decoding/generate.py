@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from megaphi.engine.inference.forward_only import gather_over_replicas
 from megaphi.generation.decoding.inference_engine import InferenceEngine
-from megaphi.generation.decoding.interface import Generator, Request, Score, StepOutput
+from megaphi.generation.decoding.interface import Generator, Request, Score, StepOutput, UndefinedLogits
 from megaphi.sampling import Finish, Sampling
 
 
@@ -29,6 +29,9 @@ class Completion:
     scores: tuple[Score, ...] = ()
 
     def add(self, output: StepOutput) -> None:
+        """Take an output of the request. Raises UndefinedLogits."""
+        if output.finish == "undefined":
+            raise UndefinedLogits
         if output.token is not None:
             self.tokens.append(output.token)
             self.log_probabilities.append(output.log_probability)

@@ -10,6 +10,7 @@ Legend: T tokens of a pass, W rows of logits, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from megaphi.engine.inference.forward_only import (
@@ -28,8 +29,8 @@ from megaphi.generation.decoding.json_constraint import Constraint, Constraints
 from megaphi.generation.decoding.sampling_law import Row
 from megaphi.generation.decoding.scheduler import ScheduledChunk, Scheduler, SequenceState
 from megaphi.generation.decoding.scoring import TargetToken, score, target_token
-from megaphi.generation.decoding.token_choice import NO_TOKEN, NOTHING_LEFT, Choice, choose
-from megaphi.sampling import Sampling
+from megaphi.generation.decoding.token_choice import NO_TOKEN, NOTHING_LEFT, UNDEFINED, Choice, choose
+from megaphi.sampling import Finish, Sampling
 
 BLOCK_SIZE = 16
 CACHE_BYTES = 2 << 30
@@ -225,7 +226,9 @@ class InferenceEngine:
             sequence.scores += [next(ready) for _ in chunk.logit_positions]
             if len(sequence.scores) == sequence.request.scored:
                 self.scheduler.finish(sequence)
-                outputs.append(StepOutput(sequence.request.name, finish="length", scores=tuple(sequence.scores)))
+                is_defined = not any(math.isnan(one.log_probability) for one in sequence.scores)
+                finish: Finish = "length" if is_defined else "undefined"
+                outputs.append(StepOutput(sequence.request.name, finish=finish, scores=tuple(sequence.scores)))
         return outputs
 
     def _keep(self, chunk: ScheduledChunk, chosen: Sequence[Chosen]) -> list[StepOutput]:
@@ -247,9 +250,9 @@ class InferenceEngine:
         if token == NO_TOKEN:  # the grammar allows no token, and the answer is not complete
             self.scheduler.finish(sequence)
             return StepOutput(request.name, finish="length")
-        if token == NOTHING_LEFT:
+        if token in (NOTHING_LEFT, UNDEFINED):
             self.scheduler.finish(sequence)
-            return StepOutput(request.name, finish="excluded")
+            return StepOutput(request.name, finish="excluded" if token == NOTHING_LEFT else "undefined")
         self.scheduler.observe(sequence, token)
         if token in request.stop_tokens:
             self.scheduler.finish(sequence)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from megaphi.errors import RunFailed
 from megaphi.sampling import Finish, Sampling
 
 
@@ -73,6 +74,16 @@ class StepOutput:
     """The token that ended the answer, where one did."""
     scores: tuple[Score, ...] = ()
     """In the last output of a request that asked for them."""
+
+
+class UndefinedLogits(RunFailed):
+    """The model's logits for one request were no numbers; other requests are not touched."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's output for this prompt is not a number (NaN or minus infinity): the weights hold such values, "
+            "or a pass overflowed"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

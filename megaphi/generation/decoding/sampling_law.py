@@ -3,6 +3,8 @@
 The order and the meaning of the rules are Hugging Face's: what is allowed, biases, penalties, temperature, top-k,
 top-p, min-p. Only the few hundred most probable tokens are looked at first; the whole vocabulary is sorted only where
 those do not reach top-p. Scores take their probabilities from the same law, so they are exactly those of a draw.
+All arithmetic is in float64 and relative to the top logit, so that the limits are exact: as temperature or repetition
+penalty go to 0 the law becomes the top token's, and no rule makes NaN of numbers.
 
 Legend: W rows of logits, V vocabulary, C candidates.
 """
@@ -22,6 +24,8 @@ from megaphi.sampling import Sampling
 
 CANDIDATES = 256
 """Number of top tokens that are considered first."""
+SMALLEST_DIVISOR = 1e-200
+"""The least that a logit is divided by: the quotients of two fp32 numbers stay finite in float64, and far apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,25 @@ def is_adjusted(row: Row) -> bool:
     return row.allowed is not None or bool(rules.logit_bias) or penalties != (1.0, 0.0, 0.0)
 
 
+def adjusted(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:
+    """After what is allowed, biases and penalties: a copy in float64, or the same tensor if no row has any of them."""
+    if not any(is_adjusted(row) for row in rows):
+        return logits_WV
+    adjusted_WV = logits_WV.to(torch.float64, copy=True)
+    for logits_V, row in zip(adjusted_WV, rows, strict=True):
+        if is_adjusted(row):
+            adjust(logits_V, row)
+    return adjusted_WV
+
+
 def adjust(logits_V: Tensor, row: Row) -> None:
-    """In place: what is allowed, biases, penalties."""
+    """In place, for logits in float64: what is allowed, biases, penalties."""
     if row.allowed is not None and row.allowed.any():
         logits_V.masked_fill_(torch.from_numpy(~row.allowed).to(logits_V.device), -torch.inf)
     if row.sampling.logit_bias:
         tokens, biases = zip(*row.sampling.logit_bias, strict=True)
-        ids, added = torch.tensor(tokens, device=logits_V.device), torch.tensor(biases, device=logits_V.device)
-        logits_V.index_add_(0, ids, added.to(logits_V.dtype))
+        ids = torch.tensor(tokens, device=logits_V.device)
+        logits_V.index_add_(0, ids, torch.tensor(biases, dtype=logits_V.dtype, device=logits_V.device))
     _penalise(logits_V, row)
 
 
@@ -62,11 +77,28 @@ def _penalise(logits_V: Tensor, row: Row) -> None:
     if sampling.repetition_penalty != 1:
         seen = torch.tensor(sorted({*row.prompt, *row.answer}), device=device)
         values = logits_V[seen]
-        scaled = torch.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
-        logits_V[seen] = scaled
+        penalty = sampling.repetition_penalty
+        logits_V[seen] = torch.where(values > 0, values / max(penalty, SMALLEST_DIVISOR), values * penalty)
     if row.answer and (sampling.presence_penalty or sampling.frequency_penalty):
         seen, counts = torch.tensor(row.answer, device=device).unique(return_counts=True)
         logits_V[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+
+
+def settle(logits_WV: Tensor) -> Tensor:
+    """[W] whether each row has a law: no logit is NaN, and one is above minus infinity.
+
+    In place: infinite logits become 0 and those beside them minus infinity, which is the limit; a row without a law
+    becomes zeros.
+    """
+    top_W = logits_WV.amax(-1)  # NaN if one is
+    is_defined_W = ~(top_W.isnan() | top_W.isneginf())
+    for number in (~top_W.isfinite()).nonzero().flatten().tolist():
+        logits_V = logits_WV[number]
+        is_top_V = logits_V == torch.inf
+        logits_V.zero_()
+        if is_defined_W[number]:
+            logits_V.masked_fill_(~is_top_V, -torch.inf)
+    return is_defined_W
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +131,16 @@ class Law:
 
 
 def laws(logits_WV: Tensor, rows: Sequence[Row]) -> Iterator[Law]:
-    """The laws of all rows, after `adjust`; every temperature must be above 0.
+    """The laws of all rows of `adjusted` logits; every temperature must be above 0.
 
     In which order tokens share the interval from 0 to 1 depends on the row alone: tokens that are looked at in order
     of their probability are so whatever the other rows ask for.
     """
-    temperature_W1 = torch.tensor([[row.sampling.temperature] for row in rows], device=logits_WV.device)
-    scaled_WV = logits_WV / temperature_W1
+    scaled_WV = _scaled(logits_WV, rows)
     for candidates, numbers in _by_candidates([row.sampling for row in rows]).items():
         if candidates is None:
             own_WV = scaled_WV if len(numbers) == len(rows) else scaled_WV[numbers]
-            yield Law(numbers, own_WV.softmax(-1, dtype=torch.float64), None)
+            yield Law(numbers, own_WV.softmax(-1), None)
             continue
         while numbers:
             rules = [rows[number].sampling for number in numbers]
@@ -121,12 +152,21 @@ def laws(logits_WV: Tensor, rows: Sequence[Row]) -> Iterator[Law]:
             candidates = logits_WV.shape[1]
 
 
+def _scaled(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:
+    """[W, V] float64: how far each logit is below the top one, divided by the temperature."""
+    temperatures = [[row.sampling.temperature] for row in rows]
+    temperature_W1 = torch.tensor(temperatures, dtype=torch.float64, device=logits_WV.device)
+    scaled_WV = logits_WV.to(torch.float64, copy=True)
+    return scaled_WV.sub_(logits_WV.amax(-1, keepdim=True)).div_(temperature_W1)
+
+
 def sampled_probabilities(logits_WV: Tensor, rows: Sequence[Row], targets: Sequence[int]) -> list[float]:
-    """The probability with which `choose` takes each row's target; 1 or 0 at temperature 0."""
-    if any(is_adjusted(row) for row in rows):
-        logits_WV = logits_WV.clone()
-        for number, row in enumerate(rows):
-            adjust(logits_WV[number], row)
+    """The probability with which `choose` takes each row's target; 1 or 0 at temperature 0.
+
+    `logits_WV` may be changed.
+    """
+    logits_WV = adjusted(logits_WV, rows)
+    settle(logits_WV)
     targets_W = torch.tensor(targets, device=logits_WV.device)
     found_W = (logits_WV.argmax(-1) == targets_W).double()
     drawn = [number for number, row in enumerate(rows) if row.sampling.temperature > 0]
@@ -148,7 +188,7 @@ def _by_candidates(rules: Sequence[Sampling]) -> dict[int | None, list[int]]:
 
 
 def keep_of_top(scaled_WV: Tensor, rules: Sequence[Sampling], *, candidates: int) -> tuple[Tensor, Tensor, list[bool]]:
-    """Apply the rules to the `candidates` most probable tokens.
+    """Apply the rules to the `candidates` most probable tokens of `scaled_WV` (float64).
 
     Returns:
         probabilities [W, C] of what is kept, falling, with sum 1; the token ids [W, C] that they belong to; for each
@@ -156,7 +196,7 @@ def keep_of_top(scaled_WV: Tensor, rules: Sequence[Sampling], *, candidates: int
     """
     vocabulary = scaled_WV.shape[1]
     sorted_WC, order_WC = scaled_WV.topk(min(candidates, vocabulary))
-    kept_WC, is_sure_W = _keep(sorted_WC.double(), scaled_WV, rules)
+    kept_WC, is_sure_W = _keep(sorted_WC, scaled_WV, rules)
     return kept_WC, order_WC, [True] * len(rules) if candidates >= vocabulary else is_sure_W.tolist()
 
 
@@ -172,7 +212,7 @@ def _keep(sorted_WC: Tensor, scaled_WV: Tensor, rules: Sequence[Sampling]) -> tu
     normaliser_W1 = sorted_WC.logsumexp(-1, keepdim=True)
     unbounded = torch.tensor([rule.top_k == 0 for rule in rules], device=device)
     if candidates < scaled_WV.shape[1] and bool(unbounded.any()):
-        normaliser_W1 = torch.where(unbounded[:, None], scaled_WV.double().logsumexp(-1, keepdim=True), normaliser_W1)
+        normaliser_W1 = torch.where(unbounded[:, None], scaled_WV.logsumexp(-1, keepdim=True), normaliser_W1)
     probability_WC = (sorted_WC - normaliser_W1).exp()
     before_WC = probability_WC.cumsum(-1) - probability_WC
     is_kept_WC = (before_WC < top_p_W1) & (probability_WC >= min_p_W1 * probability_WC[:, :1]) & is_kept_WC

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from megaphi.generation.decoding.interface import Request, Score
-from megaphi.generation.decoding.sampling_law import Row, sampled_probabilities
+from megaphi.generation.decoding.sampling_law import Row, sampled_probabilities, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,13 @@ def target_token(request: Request, position: int) -> TargetToken:
 
 
 def score(logits_WV: Tensor, targets: Sequence[TargetToken]) -> list[Score]:
-    """The score of each target token: under the model, and under the request's own sampling rules."""
+    """The score of each target token: under the model, and under the request's own sampling rules.
+
+    The log-probability is NaN where the logits are no numbers. `logits_WV` may be changed.
+    """
+    is_defined_W = settle(logits_WV)
     log_probability_WV = logits_WV.log_softmax(-1)
+    log_probability_WV[~is_defined_W] = torch.nan
     target_W1 = torch.tensor([target.token for target in targets], device=logits_WV.device)[:, None]
     entropy_W = -(log_probability_WV.exp() * log_probability_WV).nansum(-1)
     columns = (log_probability_WV.gather(1, target_W1).squeeze(1), log_probability_WV.argmax(-1), entropy_W)

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megaphi.generation.decoding.sampling_law import Law, Row, adjust, is_adjusted, laws
+from megaphi.generation.decoding.sampling_law import Law, Row, adjusted, laws, settle
 
 NO_TOKEN = -1
 """The choice where no token is allowed."""
 NOTHING_LEFT = -2
 """The choice where every token that the rules keep is excluded."""
+UNDEFINED = -3
+"""The choice where the logits are no numbers: one is NaN, or none is above minus infinity."""
 _MASK = (1 << 64) - 1
 
 
@@ -35,32 +37,38 @@ class Choice:
 
 def choose(logits_WV: Tensor, rows: Sequence[Row]) -> Choice:
     """The next token of every row; `logits_WV` (fp32) may be changed."""
+    adjusted_WV = adjusted(logits_WV, rows)
+    is_defined_W = settle(logits_WV)
+    if adjusted_WV is not logits_WV:
+        is_defined_W &= settle(adjusted_WV)
     normaliser_W = logits_WV.logsumexp(-1)
-    raw_WV = logits_WV.clone() if any(is_adjusted(row) for row in rows) else logits_WV
     most = max((row.sampling.alternatives for row in rows), default=0)
-    best = (raw_WV - normaliser_W[:, None]).topk(most) if most else None
-    for number, row in enumerate(rows):
-        if is_adjusted(row):
-            adjust(logits_WV[number], row)
-    drawn = [number for number, row in enumerate(rows) if row.sampling.temperature > 0]
-    if rows and len(drawn) == len(rows):
-        tokens_W = draw(logits_WV, rows)
-    else:
-        tokens_W = _greedy(logits_WV, rows)
-        if drawn:
-            tokens_W[drawn] = draw(logits_WV[drawn], [rows[number] for number in drawn])
-    log_probability_W = raw_WV.gather(1, tokens_W[:, None].clamp(min=0)).squeeze(1) - normaliser_W
+    best = (logits_WV - normaliser_W[:, None]).topk(most) if most else None
+    tokens_W = _tokens(adjusted_WV, rows)
+    log_probability_W = logits_WV.gather(1, tokens_W[:, None].clamp(min=0)).squeeze(1) - normaliser_W
     alternatives: list[tuple[tuple[int, float], ...]] = [()] * len(rows)
     if best is not None:
         listed = zip(best.indices.tolist(), best.values.tolist(), rows, strict=True)
         alternatives = [
             tuple(zip(tokens, values, strict=True))[: row.sampling.alternatives] for tokens, values, row in listed
         ]
+    tokens_W = torch.where(is_defined_W, tokens_W, UNDEFINED)
     tokens = [
         token if row.allowed is None or row.allowed.any() else NO_TOKEN
         for token, row in zip(tokens_W.tolist(), rows, strict=True)
     ]
     return Choice(tokens=tokens, log_probabilities=log_probability_W.tolist(), alternatives=alternatives)
+
+
+def _tokens(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:
+    """[W] the tokens that the rules take from adjusted logits."""
+    drawn = [number for number, row in enumerate(rows) if row.sampling.temperature > 0]
+    if rows and len(drawn) == len(rows):
+        return draw(logits_WV, rows)
+    tokens_W = _greedy(logits_WV, rows)
+    if drawn:
+        tokens_W[drawn] = draw(logits_WV[drawn], [rows[number] for number in drawn])
+    return tokens_W
 
 
 def _greedy(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:

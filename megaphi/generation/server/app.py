@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from megaphi.errors import InputError, RunFailed, did_you_mean
+from megaphi.generation.decoding.interface import UndefinedLogits
 from megaphi.generation.server.answer_deltas import AnswerDelta, answer_deltas, join_deltas
 from megaphi.generation.server.chat_page import chat_page
 from megaphi.generation.server.handlers import Serving, check_model, make_plan
@@ -255,6 +256,8 @@ def as_api_error(error: Exception, *, path: str = "") -> ApiError:
         return ApiError(429, str(error), code="too_many_requests")
     if isinstance(error, InputError):
         return ApiError(400, str(error))
+    if isinstance(error, UndefinedLogits):
+        return ApiError(500, str(error), code="undefined_logits")
     if isinstance(error, RunFailed):
         return ApiError(503, str(error))
     if isinstance(error, HTTPException) and error.status_code == 404:
