@@ -38,10 +38,13 @@ class Choice:
 def choose(logits_WV: Tensor, rows: Sequence[Row]) -> Choice:
     """The next token of every row; `logits_WV` (fp32) may be changed."""
     adjusted_WV = adjusted(logits_WV, rows)
-    is_defined_W = settle(logits_WV)
+    normaliser_W = logits_WV.logsumexp(-1)
+    is_defined_W = normaliser_W.isfinite()
+    if not is_defined_W.all():
+        is_defined_W = settle(logits_WV)
+        normaliser_W = logits_WV.logsumexp(-1)
     if adjusted_WV is not logits_WV:
         is_defined_W &= settle(adjusted_WV)
-    normaliser_W = logits_WV.logsumexp(-1)
     most = max((row.sampling.alternatives for row in rows), default=0)
     best = (logits_WV - normaliser_W[:, None]).topk(most) if most else None
     tokens_W = _tokens(adjusted_WV, rows)
