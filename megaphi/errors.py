@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 LONGEST_MESSAGE = 16_000
 """Characters: a few hundred lines."""
+LONGEST_WORD = 200
+"""Characters of a name for which a similar one is looked for: the search takes quadratic time."""
 
 
 class InputError(ValueError):
@@ -50,5 +52,7 @@ def shortened(text: str, most: int) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'layout.tensor'?"` when something known is close to `word`, else the empty string."""
+    if len(word) > LONGEST_WORD:
+        return ""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""

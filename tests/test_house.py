@@ -84,7 +84,7 @@ INSIDE = {
     "conversion.formats": [{""}, {"gguf", "huggingface", "megatron"}],
     "generation": [
         {"text", "decoding", "client"},
-        {"answer_stream", "dispatch"},
+        {"answer_stream", "dispatch", "fair_queue"},
         {"workers"},
         {"completions"},
         {"local_sampler"},

@@ -2,15 +2,17 @@
 
 Completions, chats, streaming, log-probabilities, JSON of a schema; /health says whether the engine works, and /metrics
 tells Prometheus what it does, both without a key. The page is at the server's address itself. Only this machine can
-reach the server unless --host says otherwise; then give it a key. --replicas puts copies of the model behind the one
-address. A process that dies, stops or cannot be reached is named by the others, and all end (--heartbeat-seconds).
-Ctrl-C or SIGTERM ends it; answers that are under way get five seconds. Needs megaphi[serve].
+reach the server unless --host says otherwise; then give it a key. One bad client cannot keep the others out: bodies,
+connections and the time they may take are limited, and clients take turns. --replicas puts copies of the model behind
+the one address. A process that dies, stops or cannot be reached is named by the others, and all end
+(--heartbeat-seconds). Ctrl-C or SIGTERM ends it; answers that are under way get five seconds. Needs megaphi[serve].
 """
 
 from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,14 @@ EXAMPLE = """examples:
   curl -H 'Content-Type: application/json' http://127.0.0.1:8000/v1/completions -d '{"prompt": "The answer is"}'
 """
 GRACE_SECONDS = 5
+LIMITS: tuple[tuple[str, int | float, str], ...] = (
+    ("--max-connections", 1024, "connections; a new one takes the place of one that waits for its client"),
+    ("--max-client-connections", 512, "connections of one address"),
+    ("--max-body-bytes", 8 * 2**20, "bytes of a request's body"),
+    ("--head-seconds", 10.0, "seconds for the head of a request"),
+    ("--body-seconds", 20.0, "seconds for its body, and one more for every 16 KiB that have come"),
+    ("--write-seconds", 20.0, "seconds for a client who does not read his answer"),
+)
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -54,12 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-waiting", type=int, default=256, metavar="N", help="answers that may wait before 429 (default 256)"
     )
+    limits = parser.add_argument_group("limits of clients")
+    for option, default, meaning in LIMITS:
+        kind = type(default)
+        name = "N" if kind is int else "SECONDS"
+        limits.add_argument(option, type=kind, default=default, metavar=name, help=f"{meaning} (default {default})")
 
 
 def run(arguments: argparse.Namespace) -> int:
     require_serving_packages()
     if arguments.max_waiting < 1:
         raise InputError(f"--max-waiting {arguments.max_waiting}: must be at least 1")
+    for option, *_ in LIMITS:
+        value = getattr(arguments, option[2:].replace("-", "_"))
+        if not 0 < value < math.inf:
+            raise InputError(f"{option} {value:g}: must be above 0")
     if not 0 <= arguments.port <= 65535:
         raise InputError(f"--port {arguments.port}: must lie between 0 and 65535")
     read_key(arguments.api_key_file)
@@ -132,7 +151,7 @@ def _listen(opened: Opened, arguments: argparse.Namespace, key: str | None, boun
         app = make_app(opened, arguments, key, hosts=LOOPBACK if is_loopback else frozenset())
         bound.listen()  # who has read the next line may come, even before the server's first accept
         logger.info("serving at http://%s:%d", f"[{address}]" if ":" in address else address, port)
-        return _run_until_signal(app, bound, max_waiting=arguments.max_waiting)
+        return _run_until_signal(app, bound, arguments)
 
 
 def make_app(opened: Opened, arguments: argparse.Namespace, key: str | None, *, hosts: frozenset[str]) -> FastAPI:
@@ -150,24 +169,30 @@ def make_app(opened: Opened, arguments: argparse.Namespace, key: str | None, *, 
         model=arguments.model_name or Path(arguments.checkpoint).resolve().name,
         api_key=key,
         hosts=hosts | {arguments.host.lower()} if hosts else hosts,
+        largest_body_bytes=arguments.max_body_bytes,
         created=int(time.time()),
     )
     return create_app(serving)
 
 
-def _run_until_signal(app: FastAPI, bound: socket.socket, *, max_waiting: int) -> int:
+def _run_until_signal(app: FastAPI, bound: socket.socket, arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM, both of which are a good end."""
     import signal
     from contextlib import suppress
 
     import uvicorn
 
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        limit_concurrency=4 * max_waiting + 64,  # connections, so that idle ones cannot eat memory without bound
+    from megaphi.generation.server.connections import ConnectionLimits, connections_that_fit, http_config
+
+    limits = ConnectionLimits(
+        connections=connections_that_fit(arguments.max_connections),
+        per_client=arguments.max_client_connections,
+        head_seconds=arguments.head_seconds,
+        body_seconds=arguments.body_seconds,
+        write_seconds=arguments.write_seconds,
+        largest_body_bytes=arguments.max_body_bytes,
     )
+    config = http_config(app, limits, grace_seconds=GRACE_SECONDS)
 
     def carry_on(*_: Any) -> None:
         """uvicorn raises the signal that ended it once more, for us."""

@@ -7,11 +7,21 @@ complete first, the longest of them if several are, which depends on the text al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import string
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from megaphi.conversation import Conversation
 from megaphi.sampling import Prompt
 from megaphi.tokenizer.interface import Tokenizer
+
+_WRITTEN = (string.digits, string.ascii_letters, string.whitespace, string.punctuation)
+BYTE_CLASSES = (
+    *(letters.encode() for letters in _WRITTEN),
+    bytes(range(128, 256)),
+    bytes(set(range(128)) - set("".join(_WRITTEN).encode())),
+)
+"""Bytes of one class, of which a token has few: 3 digits, while a token of blanks alone has 128 bytes."""
 
 
 class TextStream:
@@ -64,11 +74,35 @@ def stop_start(text: str, stop: Sequence[str]) -> int | None:
 
 def _unfinished(text: str, stop: Sequence[str]) -> int:
     """Characters at the end of `text` that may be the beginning of a stop text."""
-    longest = min(len(text), max(map(len, stop), default=1) - 1)
-    return next(
-        (length for length in range(longest, 0, -1) if any(one.startswith(text[-length:]) for one in stop)),
-        0,
-    )
+    return max((_overlap(text, one) for one in stop), default=0)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest beginning of `stop`, short of all of it, that ends `text`."""
+    place = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while place >= 0 and not stop.startswith(text[place:]):
+        place = text.find(stop[0], place + 1)
+    return len(text) - place if place >= 0 else 0
+
+
+def fewest_tokens(texts: Iterable[str], tokenizer: Tokenizer) -> int:
+    """A lower bound of the number of tokens, without encoding: by the most bytes of each class in one token."""
+    counts = [0] * len(BYTE_CLASSES)
+    for text in texts:
+        more = _bytes_by_class(text.encode("utf-8", "replace"))
+        counts = [count + added for count, added in zip(counts, more, strict=True)]
+    return max(-(-count // most) for count, most in zip(counts, _most_bytes_by_class(tokenizer), strict=True))
+
+
+@lru_cache(maxsize=8)
+def _most_bytes_by_class(tokenizer: Tokenizer) -> list[int]:
+    """The most bytes of each class in one token."""
+    spelled = (tokenizer.decode_bytes([token]) for token in range(tokenizer.vocabulary_size))
+    return [max(1, *counts) for counts in zip(*map(_bytes_by_class, spelled), strict=True)]
+
+
+def _bytes_by_class(content: bytes) -> list[int]:
+    return [len(content) - len(content.translate(None, delete=some)) for some in BYTE_CLASSES]
 
 
 def render_prompt(prompt: Prompt, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ reader in one call. Nothing but its worker ever touches a generator.
 An exception in one is final for all: every open request fails with it, new ones are refused, and `failure` says why; a
 job that has lost ranks has to be restarted.
 
-Memory is bounded: at most `max_waiting` requests wait for their first token, and the queue of a reader who does not
-read holds no more outputs than its answers have tokens.
+A generator has no more requests than it runs at once; the others wait here, where clients take turns (`fair_queue.py`).
+Memory is bounded: at most `max_waiting` requests wait for their first token, where a client with few of them takes the
+place of the one with the most, and a reader who leaves too many outputs unread loses his requests.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,7 +25,11 @@ from typing import Protocol
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.decoding.interface import Generator, Request, StepOutput, UndefinedLogits, Usage
 from megaphi.generation.dispatch import Dispatcher
+from megaphi.generation.fair_queue import CallOrigin, FairQueue
 from megaphi.log import logger
+
+MOST_UNREAD = 50_000
+"""Outputs of one call that may be unread."""
 
 
 class TooManyWaiting(InputError):
@@ -91,6 +96,9 @@ class Submission:
             self._loop.call_soon_threadsafe(self._put, items)
 
     def _put(self, items: Sequence[StepOutput | Exception]) -> None:
+        if self._queue.qsize() > MOST_UNREAD:
+            self._service.cancel(self._open)
+            items = [RunFailed("the answer was not read as it came")]
         for item in items:
             self._queue.put_nowait(item)
 
@@ -100,10 +108,22 @@ class _Worker:
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
-        self.added: list[Request] = []
+        self.queue = FairQueue()
         self.cancelled: list[str] = []
+        """Requests to cancel that are with the generator."""
         self.open: set[str] = set()
         """Requests that it was given and that have not ended."""
+
+    def take_next(self) -> list[Request]:
+        """The requests that the generator has room for. The caller holds the lock."""
+        taken = []
+        while self.queue and self.queue.taken < self.generator.slots:
+            taken.append(self.queue.take())
+        return taken
+
+    @property
+    def has_commands(self) -> bool:
+        return bool(self.cancelled) or (bool(self.queue) and self.queue.taken < self.generator.slots)
 
 
 def _log_failure(error: Exception) -> None:
@@ -139,6 +159,7 @@ class GenerationService:
         self._owner: dict[str, OutputReader] = {}
         self._waiting: set[str] = set()
         self._numbers = itertools.count()
+        self._calls = itertools.count()
         self._threads = [
             threading.Thread(target=self._run, args=(worker,), name="generation", daemon=True)
             for worker in self._workers
@@ -165,54 +186,79 @@ class GenerationService:
         with self._wake:
             return Load(waiting=len(self._waiting), running=len(self._owner) - len(self._waiting))
 
-    def submit(self, requests: Sequence[Request]) -> Submission:
+    def submit(self, requests: Sequence[Request], *, client: str = "") -> Submission:
         """`enqueue` for an event loop. Call it on the one that reads."""
         requests = self._with_own_names(requests)
         submission = Submission(self, requests)
-        self._enqueue(requests, submission)
+        self._enqueue(requests, submission, client)
         return submission
 
-    def enqueue(self, requests: Sequence[Request], reader: OutputReader) -> list[Request]:
+    def enqueue(self, requests: Sequence[Request], reader: OutputReader, *, client: str = "") -> list[Request]:
         """Queue requests; returns them with the names that their outputs have, made unique by a number behind them.
 
+        Args:
+            client: who asks; clients take turns.
+
         Raises:
-            TooManyWaiting: the queue is full.
+            TooManyWaiting: the queue is full, and no other client has more in it.
             RunFailed: the engine has failed, or is being closed.
         """
         requests = self._with_own_names(requests)
-        self._enqueue(requests, reader)
+        self._enqueue(requests, reader, client)
         return requests
 
     def _with_own_names(self, requests: Sequence[Request]) -> list[Request]:
         return [replace(request, name=f"{request.name}/{next(self._numbers)}") for request in requests]
 
-    def _enqueue(self, requests: Sequence[Request], reader: OutputReader) -> None:
+    def _enqueue(self, requests: Sequence[Request], reader: OutputReader, client: str) -> None:
         names = [request.name for request in requests]
         with self._wake:
             if self.failure or self.is_closing:
                 raise RunFailed(self.failure or "the server is shutting down")
-            if len(self._waiting) + len(names) > self.max_waiting:
-                raise TooManyWaiting(
-                    f"{len(self._waiting)} requests are waiting and {len(names)} more would exceed the limit of "
-                    f"{self.max_waiting}: try again later"
-                )
+            displaced = self._make_room(client, len(names))
             self._owner.update(dict.fromkeys(names, reader))
             self._waiting.update(names)
+            origin = CallOrigin(client, next(self._calls))
             for request in requests:
                 busy = [len(worker.open) for worker in self._workers]
                 worker = self._workers[self._dispatcher.choose(request.prompt, busy)]
-                self._worker_of[request.name] = worker
+                worker.queue.put(request, origin)
                 worker.open.add(request.name)
-                worker.added.append(request)
+                self._worker_of[request.name] = worker
             self._wake.notify_all()
+        for owner in displaced:
+            owner.deliver([TooManyWaiting(f"more than {self.max_waiting} requests are waiting: try again later")])
+
+    def _make_room(self, client: str, count: int) -> set[OutputReader]:
+        """Remove waiting calls of clients who have more waiting than `client` will have, until `count` more fit in.
+
+        Returns their owners; the caller holds the lock. Raises TooManyWaiting if that does not make enough room.
+        """
+        displaced: set[OutputReader] = set()
+        waiting_of: Counter[str] = sum((worker.queue.waiting_of() for worker in self._workers), Counter())
+        own = waiting_of.pop(client, 0)
+        while len(self._waiting) + count > self.max_waiting:
+            greediest, most = waiting_of.most_common(1)[0] if waiting_of else ("", 0)
+            if most <= own + count:
+                raise TooManyWaiting(
+                    f"{len(self._waiting)} requests are waiting and {count} more would exceed the limit of "
+                    f"{self.max_waiting}: try again later"
+                )
+            for worker in self._workers:
+                for name in worker.queue.newest_call(greediest):
+                    waiting_of[greediest] -= 1
+                    if (owner := self._forget(name)) is not None:
+                        displaced.add(owner)
+        return displaced
 
     def cancel(self, names: Iterable[str]) -> None:
         """Cancel requests; the engine drops them before its next step."""
         with self._wake:
             for name in names:
-                if (worker := self._worker_of.get(name)) is not None:
+                worker = self._worker_of.get(name)
+                if worker is not None and worker.queue.is_taken(name):
                     worker.cancelled.append(name)
-                    self._forget(name)
+                self._forget(name)
             self._wake.notify_all()
 
     def _forget(self, name: str) -> OutputReader | None:
@@ -221,6 +267,7 @@ class GenerationService:
         worker = self._worker_of.pop(name, None)
         if worker is not None:
             worker.open.discard(name)
+            worker.queue.remove(name)
         return self._owner.pop(name, None)
 
     def _run(self, worker: _Worker) -> None:
@@ -236,20 +283,16 @@ class GenerationService:
         """Wait for work and pass commands to the generator; False when the service closes or has failed."""
         generator = worker.generator
         with self._wake:
-            self._wake.wait_for(
-                lambda: self.is_closing or self.failure or worker.added or worker.cancelled or not generator.is_idle
-            )
-            added, cancelled = worker.added, worker.cancelled
-            worker.added, worker.cancelled = [], []
+            self._wake.wait_for(lambda: self.is_closing or self.failure or worker.has_commands or not generator.is_idle)
+            cancelled, worker.cancelled = worker.cancelled, []
             ends = self.is_closing or self.failure is not None
+            added = [] if ends else worker.take_next()
             if ends:
-                added, cancelled = [], [*cancelled, *worker.open]
-        gone = set(cancelled)
-        for request in added:
-            if request.name not in gone:
-                self._add(generator, request)
+                cancelled = [*cancelled, *worker.open]
         for name in cancelled:
             generator.cancel(name)
+        for request in added:
+            self._add(generator, request)
         return not ends
 
     def _add(self, generator: Generator, request: Request) -> None:

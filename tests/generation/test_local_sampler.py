@@ -13,7 +13,6 @@ from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.client.request_journal import RequestJournal
 from megaphi.generation.decoding.interface import Request
-from megaphi.generation.dispatch import WORTH_REQUESTS
 from megaphi.generation.local_sampler import LocalSampler
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.sampling import Answer, Sampling
@@ -162,7 +161,7 @@ def test_every_replica_works_and_few_requests_are_open() -> None:
     for prompt, answers in zip(prompts, found, strict=True):
         for number, answer in enumerate(answers):
             assert answer.tokens == tuple(expected_tokens(prompt, RULES, sample=number))
-    assert all(4 <= replica.most <= 4 + WORTH_REQUESTS for replica in replicas)
+    assert [replica.most for replica in replicas] == [2, 2, 2]
     assert all(replica.steps > 100 for replica in replicas)
 
 

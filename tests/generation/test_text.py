@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megaphi.conversation import Conversation, Message
-from megaphi.generation.text import TextStream, render_prompt
+from megaphi.generation.text import TextStream, _unfinished, fewest_tokens, render_prompt
 from megaphi.tokenizer.chat_format import render_conversation
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 
@@ -100,3 +100,22 @@ def test_prompts_become_ids():
     assert list(render_prompt(conversation, tokenizer())) == expected
     assert list(render_prompt("hi <|im_end|>", tokenizer())) == tokenizer().encode("hi <|im_end|>")
     assert render_prompt([5, 7], tokenizer()) == (5, 7)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "Z9", " \n", "日本", "é", "-=-", "\x01\x7f", "the cat ", " " * 90, "1234", "😀"]),
+        max_size=60,
+    )
+)
+def test_a_text_has_no_fewer_tokens_than_its_bytes_say(parts):
+    text = "".join(parts)
+    assert fewest_tokens([text], tokenizer()) <= len(tokenizer().encode(text))
+    assert fewest_tokens(["a" * 41_000, "b"], tokenizer()) == 1_001
+    assert fewest_tokens(["\x01" * 100], tokenizer()) > 0
+
+
+@given(st.text("ab", max_size=40), st.lists(st.text("ab", min_size=1, max_size=12), min_size=1, max_size=4).map(tuple))
+def test_what_is_held_back_is_the_longest_beginning_of_a_stop_text(text, stop):
+    beginnings = [one[:length] for one in stop for length in range(1, len(one))]
+    assert _unfinished(text, stop) == max((len(one) for one in beginnings if text.endswith(one)), default=0)

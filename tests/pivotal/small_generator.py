@@ -14,6 +14,7 @@ class SmallGenerator:
 
     context = 1_000
     vocabulary = 100_352
+    slots = 1_000
     usage = Usage()
 
     def __init__(self) -> None:

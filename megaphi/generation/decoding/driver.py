@@ -108,7 +108,7 @@ class ReplicaDriver:
     """The engine of a replica's first rank; every call that changes it is repeated on the replica's other ranks."""
 
     def __init__(self, engine: InferenceEngine) -> None:
-        self.context, self.vocabulary = engine.context, engine.vocabulary
+        self.context, self.vocabulary, self.slots = engine.context, engine.vocabulary, engine.slots
         self._engine = engine
         self._commands: list[Request | str] = []
         self._sender = _MessageSender(lambda message: broadcast_from_first_rank(engine.model, message))
@@ -180,7 +180,7 @@ class RemoteReplica:
 
     def __init__(self, engine: InferenceEngine, link: _ReplicaLink) -> None:
         """`engine`: that of rank 0, whose limits are those of every replica."""
-        self.context, self.vocabulary = engine.context, engine.vocabulary
+        self.context, self.vocabulary, self.slots = engine.context, engine.vocabulary, engine.slots
         self.usage = Usage()
         self._check = engine.check
         self._link = link

@@ -68,6 +68,7 @@ class InferenceEngine:
             raise InputError(f"a batch of {slots} sequences: must be at least 1")
         self.model = model
         self.context, self.vocabulary = model.context, model.architecture.vocabulary
+        self.slots = slots
         whole = slots * -(-self.context // BLOCK_SIZE)
         blocks = min(whole, cache_bytes // (BLOCK_SIZE * cache_bytes_per_token(model)))
         if blocks < 2:

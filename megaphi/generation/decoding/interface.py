@@ -108,6 +108,8 @@ class Generator(Protocol):
     context: int
     """The longest that prompt and answer may be together, in tokens."""
     vocabulary: int
+    slots: int
+    """Requests that run at once."""
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises InputError for one that can never run (empty, too long, ids out of range)."""

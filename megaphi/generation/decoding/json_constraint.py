@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 ANY_OBJECT = json.dumps({"type": "object"})
 """The schema of `{"type": "json_object"}`."""
 LONGEST_REASON = 300
+KNOWN_SCHEMAS = 64
+"""Compiled schemas that are kept."""
 COMPILER: dict[str, Any] = {"lenient": False, "coerce_one_of": False, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
 """llguidance's options, above those that a schema may hold: whatever it does not implement is an error."""
 
@@ -36,14 +39,33 @@ class Constraints:
         self._tokenizer = tokenizer
         self._prepared: LLTokenizer | None = None
         self._preparing = threading.Lock()
+        self._known: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._known_lock = threading.Lock()
 
     def check(self, schema: str) -> None:
         """Raises InputError for a schema (as JSON) that cannot be kept to, or without llguidance."""
-        self._matcher(schema)
+        self._compiled(schema)
+
+    def knows(self, schema: str) -> bool:
+        """Return whether the schema is compiled, which can take a second."""
+        return schema in self._known
 
     def open(self, schema: str) -> Constraint:
         """The constraint of one answer. Raises InputError as `check` does."""
-        return Constraint(self._matcher(schema))
+        return Constraint(self._compiled(schema).deep_copy())
+
+    def _compiled(self, schema: str) -> LLMatcher:
+        """The matcher of a schema, at the beginning of its grammar; the last ones are kept."""
+        with self._known_lock:
+            if (matcher := self._known.get(schema)) is not None:
+                self._known.move_to_end(schema)
+                return matcher
+        matcher = self._matcher(schema)
+        with self._known_lock:
+            self._known[schema] = matcher
+            while len(self._known) > KNOWN_SCHEMAS:
+                self._known.popitem(last=False)
+        return matcher
 
     def _matcher(self, schema: str) -> LLMatcher:
         try:

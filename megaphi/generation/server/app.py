@@ -1,10 +1,10 @@
 """The HTTP application: OpenAI's completions, chats and models; health, metrics, and a chat page.
 
 `create_app` makes an application for a `GenerationService`. A request is read up to a limit, checked and tokenized on
-another thread, queued, and answered whole or as server-sent events. When a client disconnects, its requests are
-cancelled. Bodies must be declared as JSON: a browser does not let a foreign site's page do that without a preflight
-request, so such a page cannot use a server on this machine. `Serving.hosts` keeps out pages whose own host name was
-pointed at this machine (DNS rebinding).
+another thread (`request_body.py`), queued, and answered whole or as server-sent events. When a client disconnects, its
+requests are cancelled. Bodies must be declared as JSON: a browser does not let a foreign site's page do that without a
+preflight request, so such a page cannot use a server on this machine. `Serving.hosts` keeps out pages whose own host
+name was pointed at this machine (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from megaphi.errors import InputError, RunFailed, did_you_mean
 from megaphi.generation.decoding.interface import UndefinedLogits
 from megaphi.generation.server.answer_deltas import AnswerDelta, answer_deltas, join_deltas
 from megaphi.generation.server.chat_page import chat_page
-from megaphi.generation.server.handlers import Serving, check_model, make_plan
+from megaphi.generation.server.handlers import Serving, check_model, check_schema, make_plan
 from megaphi.generation.server.metrics import CONTENT_TYPE, CountResponses, ServingMetrics
-from megaphi.generation.server.openai_fields import ApiError, Kind
+from megaphi.generation.server.openai_fields import LONGEST_ECHO, ApiError, Kind
 from megaphi.generation.server.openai_responses import ResponseWriter, error_object, json_bytes
+from megaphi.generation.server.request_body import BodyReader, client_gone
+from megaphi.generation.text import fewest_tokens
 from megaphi.generation.workers import TooManyWaiting
 
 PATHS = ("/", "/health", "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions")
@@ -42,12 +43,15 @@ def create_app(serving: Serving) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(fewest_tokens, (), serving.tokenizer)  # it knows the tokens before the first request
         serving.service.start()
         yield
+        bodies.close()
         await asyncio.to_thread(serving.service.close)
 
     app = FastAPI(title="megaphi", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     metrics = ServingMetrics(serving.service)
+    bodies = BodyReader(largest_bytes=serving.largest_body_bytes)
     app.add_middleware(CountResponses, metrics=metrics, paths=PATHS)
     page, page_headers = chat_page()
 
@@ -56,7 +60,8 @@ def create_app(serving: Serving) -> FastAPI:
         return Response(page, media_type="text/html; charset=utf-8", headers=page_headers)
 
     @app.get("/health")
-    async def health() -> Response:
+    async def health(request: Request) -> Response:
+        _check_host(request, serving)
         return _health(serving)
 
     @app.get("/metrics")
@@ -77,11 +82,11 @@ def create_app(serving: Serving) -> FastAPI:
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await _answer(request, "completion", serving, metrics)
+        return await _answer(request, "completion", serving, metrics, bodies)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return await _answer(request, "chat", serving, metrics)
+        return await _answer(request, "chat", serving, metrics, bodies)
 
     for kind in (ApiError, InputError, RunFailed, HTTPException, Exception):
         app.add_exception_handler(kind, _on_error)
@@ -89,14 +94,14 @@ def create_app(serving: Serving) -> FastAPI:
 
 
 def _health(serving: Serving) -> Response:
-    """Readiness, for load balancers; like /metrics it needs no key, as in vLLM."""
+    """Readiness, for load balancers; like /metrics it needs no key, as in vLLM, and names neither model nor cause."""
     service = serving.service
     if service.is_closing:
         return _json({"status": "stopping"}, status=503)
     if service.failure is not None:
-        return _json({"status": "failed", "error": service.failure}, status=503)
+        return _json({"status": "failed"}, status=503)
     load = service.load()
-    return _json({"status": "ok", "model": serving.model, "running": load.running, "waiting": load.waiting})
+    return _json({"status": "ok", "running": load.running, "waiting": load.waiting})
 
 
 def _model(serving: Serving) -> dict[str, Any]:
@@ -109,14 +114,19 @@ def _model(serving: Serving) -> dict[str, Any]:
     }
 
 
-async def _answer(request: Request, kind: Kind, serving: Serving, metrics: ServingMetrics) -> Response:
+async def _answer(
+    request: Request, kind: Kind, serving: Serving, metrics: ServingMetrics, bodies: BodyReader
+) -> Response:
     """Answer a request for completions or a chat."""
     began = time.perf_counter()
     _admit(request, serving)
-    body = await read_body(request, largest_bytes=serving.largest_body_bytes)
     identity = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
-    api_request, plan = await asyncio.to_thread(make_plan, body, kind, serving, identity)
-    submission = serving.service.submit(plan.requests)
+    api_request, plan = await bodies.plan(request, lambda body: make_plan(body, kind, serving, identity))
+    schema = api_request.sampling.json_schema
+    if schema is not None and not serving.constraints.knows(schema):
+        await bodies.slowly(lambda: check_schema(schema, serving))
+    client = request.client.host if request.client else ""
+    submission = serving.service.submit(plan.requests, client=client)
     writer = ResponseWriter(
         api_request=api_request,
         plan=plan,
@@ -179,30 +189,6 @@ class EventStream(StreamingResponse):
             self._on_end()
 
 
-async def read_body(request: Request, *, largest_bytes: int) -> bytes:
-    """Read the body of a request; a body that is too large is refused by its header, or while it is read."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "the body must be JSON: send the header Content-Type: application/json")
-    too_large = ApiError(413, f"the body is larger than {largest_bytes} bytes")
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > largest_bytes:
-        raise too_large
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > largest_bytes:
-                raise too_large
-    except ClientDisconnect:
-        raise _client_gone() from None
-    return bytes(body)
-
-
-def _client_gone() -> ApiError:
-    """The response to a client that has disconnected; its status is nginx's, for the log."""
-    return ApiError(499, "the client has gone")
-
-
 async def _unless_gone(request: Request, answer: Any) -> Any:
     """Await `answer`, or cancel it if the client disconnects before."""
     working = asyncio.ensure_future(answer)
@@ -210,7 +196,7 @@ async def _unless_gone(request: Request, answer: Any) -> Any:
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise _client_gone()
+            raise client_gone()
         return working.result()
     finally:
         for task in (working, watching):
@@ -261,7 +247,7 @@ def as_api_error(error: Exception, *, path: str = "") -> ApiError:
     if isinstance(error, RunFailed):
         return ApiError(503, str(error))
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return ApiError(404, f"there is nothing at {path!r}.{did_you_mean(path, PATHS)}")
+        return ApiError(404, f"there is nothing at {path[:LONGEST_ECHO]!r}.{did_you_mean(path, PATHS)}")
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail))
     return ApiError(500, "an error inside the server: its log has the details")

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from megaphi.errors import did_you_mean
+from megaphi.errors import did_you_mean, shortened
 
 Kind = Literal["completion", "chat"]
 
@@ -26,15 +26,24 @@ HONOURED: dict[Kind, frozenset[str]] = {
 }
 
 
+LONGEST_ECHO, LONGEST_REASON = 100, 1000
+"""Characters of an error's field and message: what a client sent comes back only so far."""
+
+
 class ApiError(Exception):
-    """An error response: HTTP status, OpenAI's type and code, and the field at fault."""
+    """An error response: HTTP status, OpenAI's type and code, and the field at fault; printable, and cut if long."""
 
     def __init__(self, status: int, message: str, *, field: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
         self.status = status
-        self.message = message
-        self.field = field
+        self.message = shown(message, LONGEST_REASON)
+        self.field = None if field is None else shown(field, LONGEST_ECHO)
         self.code = code
+        super().__init__(self.message)
+
+
+def shown(text: str, most: int) -> str:
+    """A text, cut to `most` characters, with escapes for what is not printable."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shortened(text, most))
 
 
 class Only:

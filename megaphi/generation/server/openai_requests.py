@@ -23,6 +23,8 @@ from megaphi.sampling import Prompt, Sampling
 
 LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES, MOST_ALTERNATIVES, MOST_STOPS, LONGEST_STOP = 128, 20, 16, 1000
+MOST_BIASES, MOST_STOP_TOKENS, MOST_MESSAGES, LONGEST_SCHEMA = 1024, 1024, 4096, 2**16
+"""Each step looks at biases and stops again; a schema is counted in bytes."""
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default for completions; a chat answer may fill the context."""
 
@@ -193,6 +195,7 @@ def _stop_tokens(fields: _Fields) -> frozenset[int]:
     ids = fields.plain.get("stop_token_ids", [])
     if not isinstance(ids, list) or not _are_ids(ids):
         raise _wrong("stop_token_ids", ids, "a list of token ids")
+    _check_count("stop_token_ids", len(ids), MOST_STOP_TOKENS)
     return frozenset(ids)
 
 
@@ -209,6 +212,7 @@ def _logit_bias(fields: _Fields) -> tuple[tuple[int, float], ...]:
     plain = fields.plain.get("logit_bias", {})
     if not isinstance(plain, dict):
         raise _wrong("logit_bias", plain, "an object")
+    _check_count("logit_bias", len(plain), MOST_BIASES)
     biases = []
     for key, bias in plain.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10 and str(int(key)) == key):
@@ -237,7 +241,14 @@ def _json_schema(fields: _Fields) -> str | None:
         message = "response_format.json_schema.schema is missing: a JSON schema, which is an object"
         raise ApiError(400, message, field="response_format")
     _refuse_further(named, ("name", "description", "schema", "strict"), "response_format.json_schema")
-    return json.dumps(named["schema"])
+    schema = json.dumps(named["schema"])
+    _check_count("response_format", len(schema), LONGEST_SCHEMA, of="bytes of a schema")
+    return schema
+
+
+def _check_count(name: str, count: int, most: int, *, of: str = "entries") -> None:
+    if count > most:
+        raise ApiError(400, f"{name} has {count} {of}: at most {most} are taken", field=name)
 
 
 def _refuse_further(plain: dict[str, Any], known: Sequence[str], where: str) -> None:
@@ -303,6 +314,8 @@ def _conversation(fields: _Fields) -> Prompt:
     if "messages" not in fields.plain:
         raise ApiError(400, "messages is missing: a list of objects with role and content", field="messages")
     messages = fields.plain["messages"]
+    if isinstance(messages, list):
+        _check_count("messages", len(messages), MOST_MESSAGES, of="messages")
     try:
         return from_plain(messages)
     except InputError as error:

@@ -116,7 +116,17 @@ def test_a_schema_that_is_nested_beyond_reason_is_one_error():
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(InputError, match=r"needs the package llguidance: pip install 'megaphi\[serve\]'"):
-        constraints().check(ANY_OBJECT)
+        Constraints(tokenizer()).check(ANY_OBJECT)
+
+
+def test_a_schema_is_compiled_once_and_each_answer_has_its_own_place_in_it(monkeypatch):
+    compiled = Constraints(tokenizer())
+    first, second = compiled.open(ANY_OBJECT), compiled.open(ANY_OBJECT)
+    monkeypatch.setattr(compiled, "_matcher", None)
+    start = second.allowed([], vocabulary=100_352)
+    assert (first.allowed(tokenizer().encode('{"a'), vocabulary=100_352) != start).any()
+    assert (second.allowed([], vocabulary=100_352) == start).all()
+    assert (compiled.open(ANY_OBJECT).allowed([], vocabulary=100_352) == start).all()
 
 
 class Recorder(FakeGenerator):

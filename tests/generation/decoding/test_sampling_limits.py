@@ -1,4 +1,4 @@
-"""Sampling over the whole range of its numbers, down to denormals, against a law in 80-bit floats, whose range is wider.
+"""Sampling over the whole range of its numbers, down to denormals, against a law in 80-bit floats, which reach further.
 
 Rows of every kind share a batch. Logits are fp32, with ties, infinities and values near both ends of the format.
 """

@@ -21,6 +21,7 @@ from megaphi.cli.serve import bind
 from megaphi.generation.decoding.interface import Generator
 from megaphi.generation.decoding.json_constraint import Constraints
 from megaphi.generation.server.app import create_app
+from megaphi.generation.server.connections import ConnectionLimits, http_config
 from megaphi.generation.server.handlers import Serving
 from megaphi.generation.workers import GenerationService
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
@@ -29,22 +30,25 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/j
 """Head of a request over a bare socket."""
 
 
+USUAL = ConnectionLimits()
+
+
 @cache
 def tokenizer() -> Phi4Tokenizer:
     return load_tokenizer()
 
 
 @contextmanager
-def serve_app(app: FastAPI) -> Iterator[str]:
+def serve_app(app: FastAPI, *, limits: ConnectionLimits = USUAL) -> Iterator[str]:
     """Run `app` while the block runs; gives its address."""
-    with serve_at("127.0.0.1", app) as server:
+    with serve_at("127.0.0.1", app, limits=limits) as server:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
 
 @contextmanager
-def serve_at(host: str, app: FastAPI) -> Iterator[uvicorn.Server]:
+def serve_at(host: str, app: FastAPI, *, limits: ConnectionLimits = USUAL) -> Iterator[uvicorn.Server]:
     """Run `app` behind a socket of `megaphi serve`."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(http_config(app, limits, grace_seconds=2))
     with bind(host, 0) as bound:
         thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
         thread.start()
@@ -78,10 +82,12 @@ def app_of(service: GenerationService, **settings: Any) -> FastAPI:
 
 
 @contextmanager
-def served(generator: Generator, *, max_waiting: int = 256, **settings: Any) -> Iterator[tuple[str, GenerationService]]:
+def served(
+    generator: Generator, *, max_waiting: int = 256, limits: ConnectionLimits = USUAL, **settings: Any
+) -> Iterator[tuple[str, GenerationService]]:
     """Our own server; gives its address and its service."""
     service = GenerationService(generator, max_waiting=max_waiting)
-    with serve_app(app_of(service, **settings)) as url:
+    with serve_app(app_of(service, **settings), limits=limits) as url:
         yield url, service
 
 

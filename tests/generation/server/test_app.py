@@ -173,7 +173,7 @@ def test_models_and_health(client, url):
     assert client.models.retrieve("tiny").id == "tiny"
     with pytest.raises(openai.NotFoundError, match="there is no model 'huge'"):
         client.models.retrieve("huge")
-    assert ask(f"{url}/health").body == {"status": "ok", "model": "tiny", "running": 0, "waiting": 0}
+    assert ask(f"{url}/health").body == {"status": "ok", "running": 0, "waiting": 0}
 
 
 def test_fields_that_ask_for_nothing_are_taken(url):
@@ -225,7 +225,7 @@ def test_a_failing_engine_is_an_error_for_all_and_health_says_so():
         assert (reply.status, reply.error["message"]) == (503, "the engine failed: RuntimeError: out of memory")
         assert "out of memory" in streaming.result()[-1]["error"]["message"]
         assert ask(f"{url}/health").status == 503
-        assert "out of memory" in ask(f"{url}/health").body["error"]
+        assert ask(f"{url}/health").body == {"status": "failed"}
         assert ask(f"{url}/v1/completions", body).status == 503
 
 

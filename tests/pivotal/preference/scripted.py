@@ -73,7 +73,7 @@ class ScriptedGenerator:
     """Implements `Generator`: answers prompts, as text, with what a function says, a few tokens in each step."""
 
     def __init__(self, say: Callable[[str, int], str], *, tokens_per_step: int = 40) -> None:
-        self.context, self.vocabulary = 16_384, 100_352
+        self.context, self.vocabulary, self.slots = 16_384, 100_352, 1_000
         self.usage = Usage()
         self.requests = 0
         self._say, self._tokens_per_step = say, tokens_per_step
