@@ -36,7 +36,7 @@ from megaphi.curation.filter.quality.train import ClassifierTraining, train_clas
 from megaphi.files import whole_folder
 
 RESULTS = Path(__file__).parent / "results" / "curation_unseen.csv"
-PAGES = 250
+PAGES = 120
 """Pages of a source at most."""
 SHORTEST_PAGE = 300
 
