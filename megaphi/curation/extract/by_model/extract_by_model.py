@@ -80,14 +80,14 @@ class ExtractByModel:
         )
         missed: Counter[str] = Counter()
 
-        def label(documents: Sequence[Document]) -> Iterable[Outcome]:
+        def extract_all(documents: Sequence[Document]) -> Iterable[Outcome]:
             pages = [_Page.of(document, extract(document)) for document in documents]
             self._ask([page for page in pages if page.blocks], samplers)
             samplers.show_costs()
             _show_missed(pages, missed)
             return [self._outcome(page, samplers.writer.name) for page in pages]
 
-        return label
+        return extract_all
 
     def bound(self, expected: Expected, count: CountTokens) -> tuple[Cost, list[Expected]]:
         """The questions about the real blocks of a page, which is parsed for it."""
