@@ -28,7 +28,7 @@ from megaphi.curation.extract.html.blocks import PageBlock
 from megaphi.curation.extract.html.offered import OFFERED, blocks_from_plain
 from megaphi.curation.extract.html.page import text_of_blocks
 from megaphi.curation.requests.asking import Missed, ask_values
-from megaphi.curation.requests.cost import Cost, CountTokens, of_value, total
+from megaphi.curation.requests.cost import Cost, CountTokens, of_text, of_value, total
 from megaphi.curation.requests.dry_run import Expected
 from megaphi.curation.requests.metered import FRAME_TOKENS
 from megaphi.curation.requests.opening import Prices, StepSamplers, open_samplers
@@ -90,7 +90,10 @@ class ExtractByModel:
         return extract_all
 
     def bound(self, expected: Expected, count: CountTokens) -> tuple[Cost, list[Expected]]:
-        """The questions about the real blocks of a page, which is parsed for it."""
+        """The questions about the real blocks of a page, which is parsed for it.
+
+        Any window may be the first of its size, with which the sampler is asked whether it takes the schema.
+        """
         if expected.document is None or not expected.document.content:
             return Cost(), [expected]
         page = _Page.of(expected.document, self._extract()(expected.document))
@@ -98,7 +101,7 @@ class ExtractByModel:
         for window in windows_of(len(page.blocks), most=self.window_blocks):
             prompt = prompt_about([page.blocks[number] for number in window], **self._shown(page))
             tokens = count(prompt.messages[0].content) + FRAME_TOKENS
-            costs.append(of_value(tokens, answer_tokens(len(window))))
+            costs += [of_text(tokens, 1), of_value(tokens, answer_tokens(len(window)))]
         return total(costs), [expected]
 
     def _extract(self) -> Callable[[Document], Outcome]:
