@@ -32,6 +32,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "two_hosts.csv"
 COLUMNS = ("date", "commit", "torch", "case", "seconds", "seconds_after_continuing", "exit_codes", "said")
 NAMES, ADDRESSES, LINKS = ("mega-a", "mega-b"), ("10.77.0.1", "10.77.0.2"), ("mega-va", "mega-vb")
 PORT = 29_431
+SECRET = "MEGAPHI_JOB_SECRET"
 WORLD, PER_HOST = 4, 2
 START_SECONDS = 20
 LONGEST_SECONDS = 200.0
@@ -56,6 +57,7 @@ class Ranks:
             "MASTER_PORT": str(PORT),
             "TINY_DATA": str(self.folder.parent / "tokens"),
             "OMP_NUM_THREADS": "1",
+            SECRET: "known to the ranks only",
         }
         inside = f'hostname host-{"ab"[host]} && exec "$@"'
         enter = ["ip", "netns", "exec", NAMES[host], "unshare", "--uts", "sh", "-c", inside, "sh"]
@@ -170,6 +172,38 @@ def another_size(ranks: Ranks) -> None:
     start_all(ranks, f"patience.start_seconds={START_SECONDS}", on_second_host={"WORLD_SIZE": "8"})
 
 
+def another_secret(ranks: Ranks) -> None:
+    start_all(ranks, f"patience.start_seconds={START_SECONDS}", on_second_host={SECRET: "another"})
+
+
+def stranger(ranks: Ranks) -> None:
+    """Before the others come, somebody on the second host writes to rank 0's store whatever the ranks will read."""
+    words = ("training.steps=40", "saving.every=20")
+    ranks.start(0, *words)
+    enter = ["ip", "netns", "exec", NAMES[1], sys.executable, "-c", STRANGER, ADDRESSES[0], str(PORT)]
+    subprocess.run(enter, check=True, timeout=LONGEST_SECONDS)
+    for rank in range(1, WORLD):
+        ranks.start(rank, *words)
+
+
+STRANGER = """
+import datetime, json, sys
+from torch.distributed import PrefixStore, TCPStore
+from megaphi.parallel.rendezvous.signed_store import SignedStore
+
+client = TCPStore(sys.argv[1], int(sys.argv[2]), timeout=datetime.timedelta(seconds=120), wait_for_workers=False)
+store = SignedStore(PrefixStore("megaphi/0", client), secret="guessed")
+for rank in (2, 3):
+    me = {"rank": rank, "facts": {}, "host": "elsewhere", "kernel": "", "pid": 666, "address": sys.argv[1],
+          "gpu": "", "problem": "by order of a stranger"}
+    store.set(f"arrival/{store.add('arrivals', 1)}", json.dumps(me))
+store.plain.set(f"arrival/{store.add('arrivals', 1)}", b"\\x80\\x04cos\\nsystem\\n(S'touch /tmp/stranger'\\ntR.")
+store.add("arrivals", 9)
+for key in ("verdict", "heartbeat/verdict"):
+    store.set(key, json.dumps({"problem": "go home", "present": [], "ranks": [0, 1, 2, 3], "text": "go home"}))
+"""
+
+
 def start_all(
     ranks: Ranks, *words: str, on_second_host: dict[str, str] | None = None, third_is: str | None = None
 ) -> None:
@@ -194,6 +228,8 @@ CASES: dict[str, Callable[[Ranks], None]] = {
     "missing rank": missing_rank,
     "same rank twice": same_rank_twice,
     "another world size": another_size,
+    "another secret": another_secret,
+    "a stranger in the store": stranger,
 }
 
 

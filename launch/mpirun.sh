@@ -6,8 +6,8 @@
 #
 # HOSTFILE: a host a line (`host0 slots=8`). GPUS: ranks per host (default: the GPUs that nvidia-smi lists here; 0, on
 # CPUs: as many as fit). MASTER_ADDR: the host of rank 0 (default: the first of the host file). Ranks on other hosts get
-# PATH, the library and Python paths, MASTER_*, OMP_*, NCCL_*, GLOO_*, CUDA_*, TORCH_* and UCX_* of this shell. Binding
-# is off: a rank's threads and its data reader would otherwise share one core.
+# PATH, the library and Python paths, MASTER_*, MEGAPHI_*, OMP_*, NCCL_*, GLOO_*, CUDA_*, TORCH_* and UCX_* of this
+# shell. Binding is off: a rank's threads and its data reader would otherwise share one core.
 #
 # SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2 to this script make the run save and end with 0: mpirun passes SIGUSR1 on,
 # where SIGTERM makes it kill the ranks a second later.
@@ -31,6 +31,8 @@ if [ -n "${HOSTFILE:-}" ]; then
     set -- --hostfile "$HOSTFILE" "$@"
 fi
 export MASTER_ADDR="${MASTER_ADDR:-${first:-127.0.0.1}}"
+# By it the ranks of this job know each other.
+export MEGAPHI_JOB_SECRET="${MEGAPHI_JOB_SECRET:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}"
 
 if [ "$GPUS" -gt 0 ]; then
     if [ "$PROCESSES" -gt $((GPUS * hosts)) ]; then
@@ -45,7 +47,8 @@ else
     set -- --oversubscribe "$@"
 fi
 
-forwarded='^\(PATH\|LD_LIBRARY_PATH\|PYTHONPATH\|VIRTUAL_ENV\|\(MASTER\|OMP\|NCCL\|GLOO\|CUDA\|TORCH\|UCX\)_[A-Z0-9_]*\)='
+families='\(MASTER\|MEGAPHI\|OMP\|NCCL\|GLOO\|CUDA\|TORCH\|UCX\)_[A-Z0-9_]*'
+forwarded="^\(PATH\|LD_LIBRARY_PATH\|PYTHONPATH\|VIRTUAL_ENV\|$families\)="
 for name in $(env | sed -n "s/$forwarded.*/\1/p" | sort); do
     set -- -x "$name" "$@"
 done

@@ -4,6 +4,9 @@
 #   launch/torchrun.sh phi4_14b_pretrain folder=/shared/runs/phi4
 #   NODES=8 NODE_RANK=$RANK_OF_THIS_NODE MASTER_ADDR=host0 launch/torchrun.sh phi4_14b_pretrain ...
 #
+# MEGAPHI_JOB_SECRET: a random text, the same on every machine, without which a process is none of this job's; on one
+# machine it is made here.
+#
 # GPUS: processes per machine (default: the GPUs that nvidia-smi lists, else 2 CPU processes).
 #
 # SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2 to this script make the run save and end with 0. torchrun itself would
@@ -15,6 +18,9 @@ GPUS=${GPUS:-$(nvidia-smi --list-gpus 2>/dev/null | wc -l)}
 if [ "${NODES:-1}" -gt 1 ] && [ -z "${MASTER_ADDR:-}" ]; then
     echo "launch/torchrun.sh: NODES=$NODES needs MASTER_ADDR=<host of NODE_RANK 0>, the same on every machine" >&2
     exit 2
+fi
+if [ "${NODES:-1}" -eq 1 ]; then # by it the ranks of this job know each other
+    export MEGAPHI_JOB_SECRET="${MEGAPHI_JOB_SECRET:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}"
 fi
 stop_ranks() { kill -TERM $(cat /proc/"$1"/task/*/children); }
 run_and_stop_softly stop_ranks torchrun \

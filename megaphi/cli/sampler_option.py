@@ -171,11 +171,11 @@ def _told_by_rank_0(path: str) -> str:
     """The model to open next; empty if there is none. Collective over all ranks."""
     import torch.distributed as distributed
 
+    from megaphi.parallel.exchange import broadcast
+
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return path
-    told = [path]
-    distributed.broadcast_object_list(told, src=0)
-    return told[0]
+    return broadcast(path, str)
 
 
 class OpenSamplers:

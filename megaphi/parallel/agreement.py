@@ -6,11 +6,10 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
-
-import torch.distributed as distributed
+from typing import NoReturn, TypeVar
 
 from megaphi.errors import InputError, ReportedElsewhere
+from megaphi.parallel.exchange import gathered
 from megaphi.parallel.rendezvous.differences import Facts, differences
 from megaphi.parallel.world import World
 
@@ -26,8 +25,7 @@ def agreed(world: World, action: Callable[[], Answer]) -> Answer:
         answer = action()
     except InputError as error:
         message = str(error)
-    messages: list[str | None] = [None] * world.size
-    distributed.all_gather_object(messages, message)
+    messages = gathered(message, str | None)
     failed = [rank for rank, text in enumerate(messages) if text is not None]
     if failed:
         where = f" (on rank {failed[0]} of {world.size})" if failed[0] else ""
@@ -39,12 +37,10 @@ def agree_on(world: World, facts: Facts) -> None:
     """End the job unless these facts are the same on all ranks. Collective."""
     if world.size == 1:
         return
-    digests = [""] * world.size
-    distributed.all_gather_object(digests, hashlib.sha256(json.dumps([*facts.items()]).encode()).hexdigest())
+    digests = gathered(hashlib.sha256(json.dumps([*facts.items()]).encode()).hexdigest(), str)
     if len(set(digests)) == 1:
         return
-    found: list[Any] = [None] * world.size
-    distributed.all_gather_object(found, (socket.gethostname(), dict(facts)))
+    found = gathered((socket.gethostname(), dict(facts)), tuple[str, Facts])
     hosts = {rank: host for rank, (host, _) in enumerate(found)}
     text = differences({rank: one for rank, (_, one) in enumerate(found)}, hosts) or "  in the order of their facts"
     refuse(world, f"what the ranks of this job have read differs:\n{text}\nGive all of them the same files")

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch.distributed as distributed
 
+from megaphi.parallel.rendezvous.signed_store import SignedStore
+
 SHORTEST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.25
 
@@ -26,7 +28,7 @@ class Channel:
     """Keys of the store under a prefix that no other channel uses."""
 
     def __init__(self, prefix: str, *, called_off: Event) -> None:
-        self._store = distributed.distributed_c10d._get_default_store()
+        self._store = SignedStore(distributed.distributed_c10d._get_default_store())
         self._prefix = prefix
         self._called_off = called_off
 
@@ -37,11 +39,16 @@ class Channel:
     def wait(self, keys: Sequence[str]) -> list[Any]:
         """Wait for the messages of all keys, in order. Raises CalledOff."""
         names, pause = [f"{self._prefix}/{key}" for key in keys], SHORTEST_PAUSE_SECONDS
-        while not self._store.check(names):
+        while (messages := self._signed(names)) is None:
             if self._called_off.wait(pause):
                 raise CalledOff
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        return [json.loads(self._store.get(name)) for name in names]
+        return [json.loads(message) for message in messages]
+
+    def _signed(self, names: Sequence[str]) -> list[str] | None:
+        """The texts of all keys once each was written by a rank of this job."""
+        found = self._store.multi_get(names) if self._store.check(names) else [None]
+        return [text for text in found if text is not None] if None not in found else None
 
     def forget(self, keys: Sequence[str]) -> None:
         """Remove keys that are no longer awaited."""

@@ -20,12 +20,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 from megaphi import log
 from megaphi.config import Range
 from megaphi.log import logger
 from megaphi.parallel.rendezvous.differences import named
+from megaphi.parallel.rendezvous.signed_store import SignedStore
 
 INTERVAL_SECONDS = 2.0
 HURRIED_BEATS = 4
@@ -132,7 +133,7 @@ class Heartbeat:
     """
 
     def __init__(
-        self, store: Any, *, rank: int, people: Sequence[Person], doing: Doing, timeout_seconds: float
+        self, store: SignedStore, *, rank: int, people: Sequence[Person], doing: Doing, timeout_seconds: float
     ) -> None:
         self._store, self._rank, self._people, self._doing = store, rank, people, doing
         self._timeout = timeout_seconds
@@ -141,6 +142,7 @@ class Heartbeat:
         self._seen = range(len(people)) if rank == 0 else range(1)
         now = time.monotonic()
         self._roll = Roll(len(self._seen), interval_seconds=self._interval, now=now)
+        self._heard = dict.fromkeys(range(len(people)), Beat(*json.loads(FIRST_BEAT)))
         self._answers = 0
         self._broken = False
         self._standstill_at = STANDSTILL_SECONDS
@@ -224,13 +226,16 @@ class Heartbeat:
         self._store.set(f"beat/{self._rank}", json.dumps(beat))
 
     def _read(self, ranks: Sequence[int]) -> list[Beat]:
-        return [Beat(*json.loads(text)) for text in self._store.multi_get([f"beat/{rank}" for rank in ranks])]
+        """The last beat of each of these ranks; what somebody else wrote in its place does not count."""
+        texts = self._store.multi_get([f"beat/{rank}" for rank in ranks])
+        self._heard |= {rank: Beat(*json.loads(text)) for rank, text in zip(ranks, texts, strict=True) if text}
+        return [self._heard[rank] for rank in ranks]
 
     def _look(self) -> None:
         if self._stopping.is_set():
             return
-        if self._rank != 0 and self._store.check(["heartbeat/verdict"]):
-            verdict = json.loads(self._store.get("heartbeat/verdict"))
+        if (told := self._told_verdict()) is not None:
+            verdict = json.loads(told)
             accused = self._rank in verdict["ranks"]
             self._end("the others considered this rank lost and have ended: " * accused + verdict["text"])
         self._roll.note(self._read(self._seen), now=time.monotonic())
@@ -245,6 +250,11 @@ class Heartbeat:
             self._end(text)
         if self._rank == 0:
             self._report_standstill()
+
+    def _told_verdict(self) -> str | None:
+        """Rank 0's verdict, once there is one."""
+        is_there = self._rank != 0 and self._store.check(["heartbeat/verdict"])
+        return self._store.get("heartbeat/verdict") if is_there else None
 
     def _judge(self) -> tuple[list[int], str] | None:
         """(lost ranks, message) if the job must end, or None."""

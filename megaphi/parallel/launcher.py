@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 from megaphi.errors import RunFailed
 from megaphi.parallel.devices import check_processes
 from megaphi.parallel.rendezvous.place import Place, export, without_launchers
+from megaphi.parallel.rendezvous.signed_store import SECRET
 
 GRACE_SECONDS = 20.0
 """Seconds that the other ranks have to end once one has failed, before they are killed."""
@@ -64,11 +66,12 @@ def start_processes(command: Sequence[str], *, processes: int, grace_seconds: fl
         InputError: there are GPUs here, but fewer than `processes`.
     """
     check_processes(processes)
+    secret = secrets.token_hex(16)
     place = {"address": "127.0.0.1", "port": free_port(), "world_size": processes, "local_world_size": processes}
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     ranks = []
     for rank in range(processes):
-        environment = {**without_launchers(os.environ), "OMP_NUM_THREADS": threads}
+        environment = {**without_launchers(os.environ), "OMP_NUM_THREADS": threads, SECRET: secret}
         export(Place(launcher="megaphi", rank=rank, local_rank=rank, **place), environment)
         ranks.append(subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent))
     with _signals_passed_on(ranks):

@@ -30,9 +30,10 @@ from megaphi.parallel.heartbeat import FIRST_BEAT, Heartbeat, Patience, Person
 from megaphi.parallel.layout import Coordinates, ParallelLayout
 from megaphi.parallel.rendezvous.differences import Facts
 from megaphi.parallel.rendezvous.interface import choose_interface, local_address
-from megaphi.parallel.rendezvous.job_store import Connections, open_store
+from megaphi.parallel.rendezvous.job_store import Connections, open_store, warn_without_secret
 from megaphi.parallel.rendezvous.meeting import Arrival, meet
 from megaphi.parallel.rendezvous.place import Place, choose_gpu, detect, export
+from megaphi.parallel.rendezvous.signed_store import SignedStore
 from megaphi.parallel.seeds import model_seed
 
 SECONDS_TO_DECLINE = 60.0
@@ -113,6 +114,7 @@ def _meet(place: Place, facts: Callable[[], Facts], patience: Patience) -> tuple
     address = local_address(place.address, place.port or 0)
     me = _arrival(place, facts(), address)
     stores[0].set(f"beat/{place.rank}", FIRST_BEAT)  # before anything reads it
+    warn_without_secret(place)
     present = meet(stores[0], me, world_size=place.world_size, patience_seconds=patience.start_seconds)
     choose_interface(address, [one.address for one in present.values()])
     if place.local_rank is None or place.local_world_size is None:
@@ -120,7 +122,7 @@ def _meet(place: Place, facts: Callable[[], Facts], patience: Patience) -> tuple
         place = replace(place, local_rank=ranks.index(place.rank), local_world_size=len(ranks))
     export(place)
     _start_heartbeat(stores[1], [present[rank] for rank in range(place.world_size)], patience, rank=place.rank)
-    return place, stores[0]
+    return place, stores[0].plain
 
 
 def _arrival(place: Place, facts: Facts, address: str) -> Arrival:
@@ -138,7 +140,7 @@ def _connections(place: Place, patience: Patience) -> Connections:
     )
 
 
-def _start_heartbeat(store: Store, present: Sequence[Arrival], patience: Patience, *, rank: int) -> None:
+def _start_heartbeat(store: SignedStore, present: Sequence[Arrival], patience: Patience, *, rank: int) -> None:
     global _heartbeat
     if patience.heartbeat_seconds:
         people = [Person(host=one.host, pid=one.pid) for one in present]

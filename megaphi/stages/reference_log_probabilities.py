@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch.distributed as distributed
 from numpy.typing import NDArray
 
 from megaphi.config import to_plain
@@ -31,6 +30,7 @@ from megaphi.log import logger, progress_bar
 from megaphi.model.architecture import HOW_IT_IS_COMPUTED
 from megaphi.model.variants import USUAL
 from megaphi.parallel.agreement import agree_on, agreed
+from megaphi.parallel.exchange import gathered
 from megaphi.stages.preference import ReferencePass
 
 ROWS_PER_PART = 64
@@ -116,15 +116,18 @@ def _computed(
             ]
             reports = run_schedule(model, batches, ReferencePass(), forward_only=True)
             found = [(report["numbers_Q"].tolist(), report["values_Q2"].tolist()) for report in reports]
-            yield _shared(found, world.size)
+            yield _shared(found)
             first += world.replicas * each
             bar.update(min(world.replicas * each, left))
 
 
-def _shared(found: list[tuple[list[int], list[list[float]]]], ranks: int) -> dict[int, tuple[float, float]]:
+_Found = list[tuple[list[int], list[list[float]]]]
+"""Numbers of pairs and the values of each, batch by batch."""
+
+
+def _shared(found: _Found) -> dict[int, tuple[float, float]]:
     """Exchange results, so that every rank has those of all."""
-    everywhere: list[list[tuple[list[int], list[list[float]]]]] = [[] for _ in range(ranks)]
-    distributed.all_gather_object(everywhere, found)
+    everywhere: list[_Found] = gathered(found, _Found)
     return {
         number: (chosen, rejected)
         for rank in everywhere

@@ -41,6 +41,7 @@ from megaphi.model.megatron_config import Precision
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.weights import EMBEDDING
 from megaphi.parallel.agreement import agreed
+from megaphi.parallel.exchange import broadcast, gathered
 from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.parallel.world import USUAL_PATIENCE, World, start_world
@@ -184,33 +185,26 @@ def _gathered(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:
     return gather_from_tensor_model_parallel_region(logits_BSV).float()
 
 
-def broadcast_from_last_stage(model: InferenceModel, value: Any) -> Any:
-    """Broadcast an object from the last pipeline stage to every rank of this replica. Collective."""
+def broadcast_from_last_stage(model: InferenceModel, value: Any, kind: Any) -> Any:
+    """Broadcast a message of this type from the last pipeline stage to every rank of this replica. Collective."""
     layout, place = model.world.layout, model.world.place
     if layout.pipeline == 1:
         return value  # equal on all tensor ranks, because their logits are
     source = layout.rank_of(place._replace(pipeline=layout.pipeline - 1))
-    shared = [value]
-    group: Any = parallel_state.get_pipeline_model_parallel_group()
-    distributed.broadcast_object_list(shared, src=source, group=group)
-    return shared[0]
+    return broadcast(value, kind, source=source, group=parallel_state.get_pipeline_model_parallel_group())
 
 
-def broadcast_from_first_rank(model: InferenceModel, value: Any) -> Any:
-    """Broadcast an object from the first rank of this replica to all its ranks. Collective."""
-    first = model.world.place._replace(tensor=0, pipeline=0)
-    shared = [value]
-    group: Any = parallel_state.get_model_parallel_group()
-    distributed.broadcast_object_list(shared, src=model.world.layout.rank_of(first), group=group)
-    return shared[0]
+def broadcast_from_first_rank(model: InferenceModel, value: Any, kind: Any) -> Any:
+    """Broadcast a message of this type from the first rank of this replica to all its ranks. Collective."""
+    first = model.world.layout.rank_of(model.world.place._replace(tensor=0, pipeline=0))
+    return broadcast(value, kind, source=first, group=parallel_state.get_model_parallel_group())
 
 
-def gather_over_replicas(model: InferenceModel, value: Value) -> list[Value]:
-    """Gather one value per replica, in order, on every rank. Collective."""
-    shares: list[Any] = [value] * model.world.replicas
-    if len(shares) > 1:
-        distributed.all_gather_object(shares, value, group=parallel_state.get_data_parallel_group())
-    return shares
+def gather_over_replicas(model: InferenceModel, value: Value, kind: Any) -> list[Value]:
+    """Gather one value of this type per replica, in order, on every rank. Collective."""
+    if model.world.replicas == 1:
+        return [value]
+    return gathered(value, kind, group=parallel_state.get_data_parallel_group())
 
 
 def _logits_from_last_stage(logits_BSV: Tensor) -> Tensor:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch.distributed as distributed
-
 from megaphi.checkpoint.manifest import MANIFEST, Manifest, check_content, check_sizes, read_manifest
 from megaphi.engine.retention import checkpoint_name, stored_steps
 from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar
 from megaphi.parallel.agreement import agreed, refuse
+from megaphi.parallel.exchange import broadcast, gathered
 from megaphi.parallel.world import World
 
 _BYTES_WORTH_A_BAR = 1 << 32
@@ -32,10 +31,8 @@ def newest_checkpoint(folders: Sequence[Path], world: World, *, verify: bool) ->
         InputError: there are checkpoints, but none is complete.
     """
     found = agreed(world, lambda: [str(path) for path in candidates(folders)] if world.is_main else [])
-    shared = [found]
-    distributed.broadcast_object_list(shared, src=0)
     skipped = []
-    for path in map(Path, shared[0]):
+    for path in map(Path, broadcast(found, list[str])):
         problem = problem_of(path, world, verify=verify)
         if problem is None:
             return path
@@ -100,9 +97,7 @@ def problem_of(path: Path, world: World, *, verify: bool) -> str | None:
             _check_share(path, manifest, world)
     except (InputError, OSError) as error:
         problem = str(error)
-    problems: list[str | None] = [None] * world.size
-    distributed.all_gather_object(problems, problem)
-    return next((one for one in problems if one is not None), None)
+    return next((one for one in gathered(problem, str | None) if one is not None), None)
 
 
 def _check_share(path: Path, manifest: Manifest, world: World) -> None:

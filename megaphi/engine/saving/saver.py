@@ -28,6 +28,7 @@ from megaphi.engine.saving.writer import CheckpointWriter, Job, Outcome
 from megaphi.errors import RunFailed
 from megaphi.log import logger
 from megaphi.parallel.channel import CalledOff
+from megaphi.parallel.exchange import broadcast
 
 SECONDS_TO_CALL_OFF = 5.0
 
@@ -46,11 +47,10 @@ class Saver:
         self, model: TrainingModel, *, saved_step: int = 0, after_save: Callable[[], object] = lambda: None
     ) -> None:
         self._model, self._rules, self._world = model, model.run.saving, model.world
-        save_id = [secrets.token_hex(6)]
-        distributed.broadcast_object_list(save_id, src=0)
+        save_id: str = broadcast(secrets.token_hex(6), str)
         self._called_off = Event()
         self._writer = CheckpointWriter(
-            model.run, model.world, save_id=save_id[0], called_off=self._called_off, after_save=after_save
+            model.run, model.world, save_id=save_id, called_off=self._called_off, after_save=after_save
         )
         self._memory = HostMemory()
         self._saves = 0

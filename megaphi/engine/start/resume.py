@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as distributed
-
 from megaphi.checkpoint.format import CARRIED_FOLDER, CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import difference, to_plain
@@ -28,6 +26,7 @@ from megaphi.engine.training_data import RunData
 from megaphi.files import copy_files, write_json
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed, refuse
+from megaphi.parallel.exchange import broadcast
 from megaphi.parallel.world import World
 from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES
 
@@ -111,10 +110,8 @@ def _continued(data: RunData, state: Mapping[str, Any], run: RunConfig, world: W
 
 def _at(data: RunData, compare: Callable[[], DataContinuation], world: World) -> RunData:
     """The data from the point that the main rank finds, which alone compares. Collective."""
-    shared = [agreed(world, lambda: compare() if world.is_main else None)]
-    distributed.broadcast_object_list(shared, src=0)
-    (continuation,) = shared
-    assert continuation is not None
+    found = agreed(world, lambda: compare() if world.is_main else None)
+    continuation: DataContinuation = broadcast(found, DataContinuation)
     for note in continuation.notes:
         logger.info("  %s", note)
     return replace(data, training=agreed(world, lambda: data.training.continued(continuation)))

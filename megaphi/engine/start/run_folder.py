@@ -11,9 +11,6 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import torch.distributed as distributed
 
 from megaphi.checkpoint.versions import versions
 from megaphi.engine.model.training_model import check_machine
@@ -26,6 +23,7 @@ from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
 from megaphi.log import keep_rank_log, logger
 from megaphi.parallel.agreement import agreed, refuse
+from megaphi.parallel.exchange import broadcast, gathered
 from megaphi.parallel.rendezvous.differences import named
 from megaphi.parallel.world import World, start_world
 
@@ -46,9 +44,7 @@ def start_run(run: RunConfig) -> World:
     locks = agreed(world, lambda: _take_folders(run) if world.is_main else [])
     if world.is_main:
         versions()  # those of the loaded code, even if the files change before the first checkpoint
-    shared = [locks[0].token if locks else ""]
-    distributed.broadcast_object_list(shared, src=0)
-    _check_places(run, world, shared[0])
+    _check_places(run, world, broadcast(locks[0].token if locks else "", str))
     agreed(world, lambda: [lock.confirm() for lock in locks])
     keep_rank_log(folder / "logs" / f"rank_{world.rank:05d}.log", rank=world.rank, take_native_output=world.size > 1)
     return world
@@ -82,14 +78,11 @@ def _problem_anywhere(world: World, folder: Path, token: str) -> str | None:
     mine = folder / f".rank_{world.rank}.{token}"
     main = folder / f".rank_0.{token}"
     problem = _attempt(folder, mine) if world.is_main else None
-    first = [problem]
-    distributed.broadcast_object_list(first, src=0)
-    if first[0] is None and not world.is_main:
+    if broadcast(problem, str | None) is None and not world.is_main:
         problem = _attempt(folder, mine)
         if problem is None and not _appears(main):
             problem = f"{folder} is another folder than that of rank 0: all hosts must share it"
-    found: list[Any] = [None] * world.size
-    distributed.all_gather_object(found, (socket.gethostname(), problem))
+    found = gathered((socket.gethostname(), problem), tuple[str, str | None])
     with suppress(OSError):
         mine.unlink(missing_ok=True)
     failed = [rank for rank, (_, text) in enumerate(found) if text is not None]

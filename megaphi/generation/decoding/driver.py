@@ -21,6 +21,7 @@ import torch.distributed as distributed
 from megaphi.engine.inference.forward_only import broadcast_from_first_rank
 from megaphi.generation.decoding.inference_engine import InferenceEngine
 from megaphi.generation.decoding.interface import Generator, Request, StepOutput, Usage
+from megaphi.parallel.exchange import receive, send
 from megaphi.parallel.layout import Coordinates
 
 KEEPALIVE_SECONDS = 60.0
@@ -111,7 +112,7 @@ class ReplicaDriver:
         self.context, self.vocabulary, self.slots = engine.context, engine.vocabulary, engine.slots
         self._engine = engine
         self._commands: list[Request | str] = []
-        self._sender = _MessageSender(lambda message: broadcast_from_first_rank(engine.model, message))
+        self._sender = _MessageSender(lambda message: broadcast_from_first_rank(engine.model, message, _ControlMessage))
 
     def add(self, request: Request) -> None:
         self._engine.add(request)
@@ -139,7 +140,7 @@ class ReplicaDriver:
 
 def _follow_replica(engine: InferenceEngine) -> None:
     """On a replica's other ranks: repeat what its first rank does, until its last message."""
-    while not (message := broadcast_from_first_rank(engine.model, None)).is_last:
+    while not (message := broadcast_from_first_rank(engine.model, None, _ControlMessage)).is_last:
         _run_commands(engine, message)
         if message.runs_step:
             engine.step()
@@ -167,12 +168,10 @@ class _ReplicaLink:
         return cls(distributed.new_group([0, rank], backend="gloo", timeout=LONGEST_STEP), rank)
 
     def send(self, message: Any, *, to: int) -> None:
-        distributed.send_object_list([message], dst=to, group=self.group)
+        send(message, to=to, group=self.group)
 
-    def receive(self, *, source: int) -> Any:
-        received = [None]
-        distributed.recv_object_list(received, src=source, group=self.group)
-        return received[0]
+    def receive(self, kind: Any, *, source: int) -> Any:
+        return receive(kind, source=source, group=self.group)
 
 
 class RemoteReplica:
@@ -199,7 +198,7 @@ class RemoteReplica:
 
     def step(self) -> list[StepOutput]:
         commands, self._commands = self._commands, []
-        receive = lambda: self._link.receive(source=self._link.rank)  # noqa: E731
+        receive = lambda: self._link.receive(tuple[list[StepOutput], Usage], source=self._link.rank)  # noqa: E731
         outputs, self.usage = self._sender.send(_ControlMessage(tuple(commands), runs_step=True), receive)
         self._open -= {output.name for output in outputs if output.finish is not None}
         return outputs
@@ -214,7 +213,7 @@ class RemoteReplica:
 
 def serve_remotely(generator: Generator, link: _ReplicaLink) -> None:
     """On the first rank of another replica than rank 0's: run its commands, return the outputs of each step."""
-    while not (message := link.receive(source=0)).is_last:
+    while not (message := link.receive(_ControlMessage, source=0)).is_last:
         _run_commands(generator, message)
         if message.runs_step:
             outputs = generator.step()

@@ -87,7 +87,11 @@ def complete_everywhere(
     """`complete` by all replicas together, each for its share of the requests."""
     world = engine.model.world
     found = complete(engine, requests[world.replica :: world.replicas], on_end=on_end)
-    return {name: answer for share in gather_over_replicas(engine.model, found) for name, answer in share.items()}
+    return {
+        name: answer
+        for share in gather_over_replicas(engine.model, found, dict[str, Completion])
+        for name, answer in share.items()
+    }
 
 
 def complete(

@@ -121,7 +121,8 @@ class InferenceEngine:
         chunks = self.scheduler.next_pass()
         if chunks:
             sampled = [chunk for chunk in chunks if chunk.logit_positions]
-            choice, scores = broadcast_from_last_stage(self.model, self._compute(chunks, sampled))
+            found = self._compute(chunks, sampled)
+            choice, scores = broadcast_from_last_stage(self.model, found, tuple[Choice, list[Score]])
             outputs += self._apply(sampled, choice, scores)
             self.computed_tokens += sum(len(chunk.positions) for chunk in chunks)
         self._names -= {item.name for item in outputs if item.finish is not None}

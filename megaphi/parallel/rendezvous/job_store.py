@@ -1,30 +1,33 @@
 """Two connections to the job's key-value store: one for torch and the meeting of the ranks, one for the heartbeat.
 
-Rank 0 listens, except under torchrun's agent, which already does. Connecting may block indefinitely, so it happens in a
-thread; every 15 seconds the main thread reports what it waits for and what answers there, and after a limit it gives up
-with one message.
+Rank 0 listens, at the address of MASTER_ADDR only, except under torchrun's agent, which already does, on every
+interface. Connecting may block indefinitely, so it happens in a thread; every 15 seconds the main thread reports what
+it waits for and what answers there, and after a limit it gives up with one message.
 """
 
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import resource
 import socket
 import time
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import Any
 
 import torch.distributed as distributed
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from megaphi.errors import InputError
 from megaphi.log import host_name, logger
-from megaphi.parallel.rendezvous.place import Place
+from megaphi.parallel.rendezvous.place import Place, is_loopback
+from megaphi.parallel.rendezvous.signed_store import SECRET, SignedStore, job_secret
 
 SAY_EVERY_SECONDS = 15.0
 
-Connections = tuple[Store, Store]
+Connections = tuple[SignedStore, SignedStore]
 
 
 def open_store(place: Place, *, start_seconds: float, operation_seconds: float) -> Connections:
@@ -58,6 +61,17 @@ def open_store(place: Place, *, start_seconds: float, operation_seconds: float) 
         return found
 
 
+def warn_without_secret(place: Place) -> None:
+    """Report on rank 0 of a job of several hosts that its ranks have no secret by which to know each other."""
+    if place.rank == 0 and place.local_world_size != place.world_size and not job_secret():
+        logger.warning(
+            "%s is not set: whoever reaches %s:%s can take part in this job; give all its ranks the same random text",
+            SECRET,
+            place.address,
+            place.port,
+        )
+
+
 def _connect(
     place: Place, start_seconds: float, operation_seconds: float, outcome: SimpleQueue[Connections | Exception]
 ) -> None:
@@ -65,11 +79,11 @@ def _connect(
         # A restarted job must not find the keys of the one before.
         prefix = f"megaphi/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         listens = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        stores: list[Store] = []
+        stores: list[SignedStore] = []
         for is_master in (listens, False):
             store = _client(place, is_master=is_master, seconds=start_seconds)
             store.set_timeout(datetime.timedelta(seconds=operation_seconds))
-            stores.append(PrefixStore(prefix, store))
+            stores.append(SignedStore(PrefixStore(prefix, store)))
         outcome.put((stores[0], stores[1]))
     except Exception as error:
         outcome.put(error)
@@ -77,8 +91,6 @@ def _connect(
 
 def _client(place: Place, *, is_master: bool, seconds: float) -> TCPStore:
     port = place.port or 0
-    if is_master:
-        _allow_many_connections()
     try:
         return TCPStore(
             place.address,
@@ -86,9 +98,10 @@ def _client(place: Place, *, is_master: bool, seconds: float) -> TCPStore:
             is_master=is_master,
             timeout=datetime.timedelta(seconds=seconds),
             wait_for_workers=False,  # rank 0 does so itself, and names the ranks (meeting.py)
+            master_listen_fd=_listen(place) if is_master else None,
         )
-    except (distributed.DistError, RuntimeError) as error:
-        if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+    except (distributed.DistError, RuntimeError, OSError) as error:
+        if "address already in use" in str(error).lower():
             raise InputError(
                 f"port {port} on {place.address} is in use by another program: set MASTER_PORT to a free port"
             ) from None
@@ -96,6 +109,42 @@ def _client(place: Place, *, is_master: bool, seconds: float) -> TCPStore:
             f"rank {place.rank} cannot reach rank 0 at {place.address}:{port} ({_first_line(error)}): "
             "check MASTER_ADDR and MASTER_PORT, and that rank 0 is running"
         ) from None
+
+
+def _listen(place: Place) -> int:
+    """Open rank 0's port; the descriptor of the socket, which torch takes over.
+
+    At this host's own address by which the other ranks know it. Where that is none, they come through another machine,
+    or by a name that means the loopback here (127.0.1.1 in Debian's /etc/hosts): then on every interface.
+    """
+    _allow_many_connections()
+    family, *_, where = socket.getaddrinfo(place.address, place.port or 0, type=socket.SOCK_STREAM)[0]
+    spans_hosts = place.local_world_size != place.world_size
+    if spans_hosts and is_loopback(str(where[0])) and not is_loopback(place.address):
+        return _listen_everywhere(place, family, f"{place.address} is {where[0]} on this host")
+    try:
+        return _listening(family, where)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return _listen_everywhere(place, family, f"{place.address} is no address of this host")
+
+
+def _listen_everywhere(place: Place, family: int, reason: str) -> int:
+    logger.warning("the job's store listens on every interface: %s", reason)
+    return _listening(family, ("", place.port or 0))
+
+
+def _listening(family: int, where: Any) -> int:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(socket.SOMAXCONN)
+    except OSError:
+        listener.close()
+        raise
+    return listener.detach()
 
 
 def _how_it_looks(place: Place) -> str:

@@ -17,17 +17,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch._C._distributed_c10d import Store
-
 from megaphi.errors import InputError, ReportedElsewhere
 from megaphi.log import logger
 from megaphi.parallel.rendezvous.differences import Facts, differences, named
+from megaphi.parallel.rendezvous.signed_store import SECRET, SignedStore
 
 STRAGGLERS_SECONDS = 5.0
 """Seconds that rank 0 still reads posts once it knows of a difference, to name all ranks that differ."""
 FAREWELL_SECONDS = 30.0
 """Seconds that rank 0, which holds the store, stays so that the others can read the verdict that ends the job."""
 SAY_EVERY_SECONDS = 15.0
+POSTING_SECONDS = 2.0
+"""Seconds that rank 0, when all ranks are there, waits for the post of a process that has only counted itself."""
+MOST_STRANGERS = 1_000
+"""Processes that may come to the meeting beyond the ranks of the job."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -61,7 +64,7 @@ class _Verdict:
     present: dict[int, Arrival]
 
 
-def meet(store: Store, me: Arrival, *, world_size: int, patience_seconds: float) -> dict[int, Arrival]:
+def meet(store: SignedStore, me: Arrival, *, world_size: int, patience_seconds: float) -> dict[int, Arrival]:
     """Wait for all ranks and compare them; returns them by rank. One rank per host reports why a job ends.
 
     Raises:
@@ -69,6 +72,7 @@ def meet(store: Store, me: Arrival, *, world_size: int, patience_seconds: float)
     """
     store.set(f"arrival/{store.add('arrivals', 1)}", json.dumps(asdict(me)))
     if me.rank == 0:
+        store.set("welcome", "")
         verdict = _Host(store, me, world_size=world_size).verdict(patience_seconds)
         plain = {"problem": verdict.problem, "present": [asdict(one) for one in verdict.present.values()]}
         store.set("verdict", json.dumps(plain))
@@ -92,19 +96,22 @@ def meet(store: Store, me: Arrival, *, world_size: int, patience_seconds: float)
 class _Host:
     """Rank 0's side of the meeting: it collects the others and decides."""
 
-    def __init__(self, store: Store, me: Arrival, *, world_size: int) -> None:
+    def __init__(self, store: SignedStore, me: Arrival, *, world_size: int) -> None:
         self._store, self._me, self._world_size = store, me, world_size
         self._present: dict[int, Arrival] = {}
         self._strays: list[str] = []
-        self._seen = 0
+        self._seen = self._unsigned = 0
+        self._awaited: set[int] = set()
 
     def verdict(self, patience_seconds: float) -> _Verdict:
         began = said = time.monotonic()
         ends = began + patience_seconds
         pause = 0.005
-        while len(self._present) < self._world_size and time.monotonic() < ends:
+        while (len(self._present) < self._world_size or self._awaited) and time.monotonic() < ends:
             if self._let_in() and self._differ():
                 ends = min(ends, time.monotonic() + STRAGGLERS_SECONDS)
+            if len(self._present) == self._world_size:
+                ends = min(ends, time.monotonic() + POSTING_SECONDS)
             if time.monotonic() - said > SAY_EVERY_SECONDS:
                 said = time.monotonic()
                 self._store.set("missing", self._missing())
@@ -115,17 +122,35 @@ class _Host:
 
     def _let_in(self) -> bool:
         """Read new posts; True if there were any."""
-        count, before = self._store.add("arrivals", 0), self._seen
-        while self._seen < count:
-            self._seen += 1
-            one = Arrival(**json.loads(self._store.get(f"arrival/{self._seen}")))
+        arrivals = self._new_arrivals()
+        for one in arrivals:
             if one.rank >= self._world_size:
                 self._strays.append(f"  {_who(one)} is not of a world of {self._world_size}")
             elif one.rank in self._present:
                 self._strays.append(f"  {_who(one)} and {_who(self._present[one.rank])} are both rank {one.rank}")
             if one.rank not in self._present:
                 self._present[one.rank] = one
-        return self._seen > before
+        return bool(arrivals)
+
+    def _new_arrivals(self) -> list[Arrival]:
+        """Posts that were not read before. A number whose post is not there yet is asked for again."""
+        count = self._store.add("arrivals", 0)
+        if count - self._seen > MOST_STRANGERS + self._world_size:
+            raise InputError(
+                f"{count:,} processes say that they come to this job of {self._world_size} ranks: strangers write to "
+                "its store. Choose a MASTER_PORT that only its hosts reach"
+            )
+        self._awaited |= set(range(self._seen + 1, count + 1))
+        self._seen = max(self._seen, count)
+        arrivals = []
+        for number in sorted(self._awaited):
+            if not self._store.check([f"arrival/{number}"]):
+                continue
+            self._awaited.discard(number)
+            text = self._store.get(f"arrival/{number}")
+            self._unsigned += text is None
+            arrivals += [] if text is None else [Arrival(**json.loads(text))]
+        return arrivals
 
     def _differ(self) -> bool:
         is_declined = any(one.problem for one in self._present.values())
@@ -159,7 +184,8 @@ class _Host:
     def _missing(self) -> str:
         missing = [rank for rank in range(self._world_size) if rank not in self._present]
         here = named(sorted(self._present), self._hosts())
-        return f"rank 0 waits for {named(missing, {})} of {self._world_size} (here: {here})"
+        strangers = f"; {self._unsigned} came without this job's secret ({SECRET})" if self._unsigned else ""
+        return f"rank 0 waits for {named(missing, {})} of {self._world_size} (here: {here}{strangers})"
 
     def _declined(self) -> str | None:
         """Reasons of the ranks that cannot take part, each once."""
@@ -194,20 +220,23 @@ def _who(one: Arrival) -> str:
     return f"rank {one.rank} (process {one.pid} on {one.host})"
 
 
-def _read_verdict(store: Store, me: Arrival, *, patience_seconds: float) -> _Verdict:
+def _read_verdict(store: SignedStore, me: Arrival, *, patience_seconds: float) -> _Verdict:
     said = time.monotonic()
     ends, pause = said + patience_seconds + FAREWELL_SECONDS, 0.005
     try:
-        while not store.check(["verdict"]):
+        while (verdict := _signed(store, "verdict")) is None:
             if time.monotonic() > ends:
                 raise InputError(f"{_who(me)} reached the job's store, but rank 0 did not come to it")
+            if store.check(["welcome"]) and _signed(store, "welcome") is None:
+                raise InputError(
+                    f"{_who(me)} does not have the secret of rank 0: give all ranks of the job the same {SECRET}"
+                )
             if time.monotonic() - said > SAY_EVERY_SECONDS:
                 said = time.monotonic()
-                missing = store.get("missing").decode() if store.check(["missing"]) else "rank 0 is not here yet"
-                logger.warning("%s waits: %s", _who(me), missing)
+                logger.warning("%s waits: %s", _who(me), _signed(store, "missing") or "rank 0 is not here yet")
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
-        plain: Mapping[str, Any] = json.loads(store.get("verdict"))
+        plain: Mapping[str, Any] = json.loads(verdict)
     except InputError:
         raise
     except RuntimeError:
@@ -216,7 +245,12 @@ def _read_verdict(store: Store, me: Arrival, *, patience_seconds: float) -> _Ver
     return _Verdict(problem=plain["problem"], present={one.rank: one for one in present})
 
 
-def _wait_for_readers(store: Store, readers: int) -> None:
+def _signed(store: SignedStore, key: str) -> str | None:
+    """The text of a key once a rank of this job has written it."""
+    return store.get(key) if store.check([key]) else None
+
+
+def _wait_for_readers(store: SignedStore, readers: int) -> None:
     ends = time.monotonic() + FAREWELL_SECONDS
     while store.add("read", 0) < readers and time.monotonic() < ends:
         time.sleep(0.05)

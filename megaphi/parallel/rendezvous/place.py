@@ -288,7 +288,7 @@ def _address(environment: Mapping[str, str], claim: Claim) -> str:
     """Address of rank 0: MASTER_ADDR, this host if all ranks are here, or the first of the nodes that Slurm lists."""
     given = environment.get("MASTER_ADDR", "").strip()
     if given:
-        if claim.local_world_size not in (None, claim.world_size) and _is_loopback(given):
+        if claim.local_world_size not in (None, claim.world_size) and is_loopback(given):
             raise InputError(
                 f"MASTER_ADDR={given} means every host itself, but the {claim.world_size} ranks that {claim.launcher} "
                 "started run on several: export MASTER_ADDR=<host of rank 0>"
@@ -312,7 +312,8 @@ def _address(environment: Mapping[str, str], claim: Claim) -> str:
     )
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Return whether an address or name means the host itself."""
     return address in ("localhost", "::1") or address.startswith("127.")
 
 

@@ -72,5 +72,5 @@ def remembering(*, vocabulary: int = 12, noise: float = 0.05) -> Iterator[Any]:
         patch.setattr(inference_engine, "BLOCK_SIZE", SIZE)
         patch.setattr(inference_engine, "make_cache", lambda *_, **__: None)
         patch.setattr(inference_engine, "cache_bytes_per_token", lambda _: 1)
-        patch.setattr(inference_engine, "broadcast_from_last_stage", lambda _, value: value)
+        patch.setattr(inference_engine, "broadcast_from_last_stage", lambda _, value, _kind: value)
         yield make

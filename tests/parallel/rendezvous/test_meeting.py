@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from torch._C._distributed_c10d import HashStore, Store
+from torch._C._distributed_c10d import HashStore
 
 from megaphi.errors import InputError, ReportedElsewhere
 from megaphi.log import logger
 from megaphi.parallel.rendezvous import meeting
 from megaphi.parallel.rendezvous.differences import differences, named
 from megaphi.parallel.rendezvous.meeting import Arrival, meet
+from megaphi.parallel.rendezvous.signed_store import SignedStore
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def arrival(rank: int, **facts: str) -> Arrival:
 
 def outcomes(*arrivals: Arrival, size: int, patience_seconds: float = 5.0) -> list[Any]:
     """Outcome of each process that comes, rank 0 the last of them: the ranks present, or its error."""
-    store = HashStore()
+    store = SignedStore(HashStore(), secret="ours")
 
     def come(one: Arrival) -> Any:
         while one.rank == 0 and store.add("arrivals", 0) < len(arrivals) - 1:
@@ -45,7 +46,7 @@ def outcomes(*arrivals: Arrival, size: int, patience_seconds: float = 5.0) -> li
         return list(threads.map(come, arrivals))
 
 
-def outcome(store: Store, one: Arrival, *, size: int, patience_seconds: float = 5.0) -> Any:
+def outcome(store: SignedStore, one: Arrival, *, size: int, patience_seconds: float = 5.0) -> Any:
     try:
         present = meet(store, one, world_size=size, patience_seconds=patience_seconds)
     except InputError as error:
@@ -110,7 +111,7 @@ def test_a_process_too_many_is_named(stray: int, said: str) -> None:
         "rank 1 (process 101 on node0) and rank 1 (process 999 on node9)",
     )
     assert said in both
-    store = HashStore()
+    store = SignedStore(HashStore(), secret="ours")
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(lambda rank: outcome(store, arrival(rank), size=2), range(2))) == [[0, 1]] * 2
     assert f"rank {stray} (process 999 on node9) is one too many" in str(outcome(store, extra, size=2))
