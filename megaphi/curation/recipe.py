@@ -34,6 +34,8 @@ class Curation:
     read: Reader
     steps: tuple[AnyStep, ...]
     write: Writer = dataclasses.field(default_factory=WriteJsonLines)
+    upload: str = ""
+    """URL in object storage (s3://bucket/folder) that gets the finished documents too, lineage.json last."""
     keep_after: tuple[str, ...] = ()
     """Names of steps behind which the documents are kept on disk, as they are before every joint step: a setting of a
     later step that changes does not do again what comes before. For what costs much: extraction, models."""

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.curation.pipeline.meaning import digest, meaning_of
+from megaphi.curation.pipeline.upload import check_upload
 from megaphi.curation.recipe import AnyStep, Curation, step_names
 from megaphi.curation.step import JointStep, Portion
 from megaphi.data.lineage.record import lineages_of
 from megaphi.data.storage.files.token_files import is_url
+from megaphi.errors import InputError
 
 FORMAT = 2
 """Version of the files in a shard's folder."""
@@ -113,6 +115,7 @@ def make_plan(curation: Curation) -> CurationPlan:
         InputError: an input is missing or cannot be read, or is not what the lineage beside it says.
     """
     names = step_names(curation.steps)
+    _check_places(curation)
     meaning = {
         "read": meaning_of(curation.read, where="read", with_files=False),
         "steps": {
@@ -165,6 +168,17 @@ def make_plan(curation: Curation) -> CurationPlan:
         fingerprint=digest(meaning, prints),
         parents=tuple(lineages_of_input(portions)),
     )
+
+
+def _check_places(curation: Curation) -> None:
+    """Refuse a folder in object storage, and an upload to anywhere else."""
+    if is_url(curation.folder):
+        raise InputError(
+            f"folder={curation.folder}: a run works in a folder of a file system, with locks; upload={curation.folder}"
+            " sends the finished documents there"
+        )
+    if curation.upload:
+        check_upload(curation.upload)
 
 
 def lineages_of_input(portions: Sequence[Portion]) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ from megaphi.curation.pipeline.process import (
 )
 from megaphi.curation.pipeline.progress import position_of, showing
 from megaphi.curation.pipeline.shard import GATHERED, REJECTED, WRITTEN, naming, shard_counts
+from megaphi.curation.pipeline.upload import upload_documents
 from megaphi.curation.recipe import Curation
 from megaphi.curation.step import JointStep
 from megaphi.curation.write.shard_files import link_shard_files
@@ -255,6 +256,8 @@ def finish(plan: CurationPlan, *, alone: bool) -> None:
         _publish(plan, REJECTED_FOLDER, lambda output: _link_rejected(plan, output))
         with naming("write", "join its files"):
             _publish(plan, DOCUMENTS, lambda output: _write_documents(plan, output))
+        if plan.curation.upload:
+            upload_documents(plan.folder / DOCUMENTS, plan.curation.upload)
         _remove_others(plan, alone=alone)
 
 

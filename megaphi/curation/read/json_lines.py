@@ -8,16 +8,24 @@ rejected with its reason, and so is the rest of a file that turns out to be dama
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from megaphi.config import FilePath, Range
 from megaphi.curation.document import Document, Outcome, Rejected
-from megaphi.curation.read.records import UNREADABLE, FilePortion, document_of_fields, files_of_records, outcomes_of
+from megaphi.curation.read.records import (
+    UNREADABLE,
+    FilePortion,
+    document_of_fields,
+    files_of_records,
+    outcomes_of,
+    pieces_of,
+    remote_records,
+)
 from megaphi.curation.step import Portion
-from megaphi.data.text.documents import TOO_LONG, LineAt, plan_pieces
-from megaphi.data.text.input_formats import content_of_name, ending_of
+from megaphi.data.text.documents import TOO_LONG, FilePiece, LineAt, plan_pieces
+from megaphi.data.text.input_formats import RECORD_ENDINGS, content_of_name, ending_of
 from megaphi.errors import InputError
 from megaphi.json_text import NOT_UTF8
 
@@ -30,7 +38,7 @@ class ReadJsonLines:
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"paths"})
 
     paths: tuple[FilePath, ...]
-    """Files, folders or patterns."""
+    """Files, folders, patterns or URLs."""
     text_key: str = "text"
     """Field that holds the text."""
     id_key: str = "id"
@@ -44,7 +52,7 @@ class ReadJsonLines:
         """Pieces of all files, in order. Raises InputError for an input that is missing or of another kind."""
         found: list[Portion] = []
         for file in files_of_records(self.paths):
-            if content_of_name(file.path) == "records" and ending_of(file.path) not in (".jsonl", ".ndjson", ".json"):
+            if content_of_name(file.path) == "records" and ending_of(file.path) not in RECORD_ENDINGS:
                 raise InputError(f"{file.path} is no file of JSON: read it with the reader of its own format")
             for piece in plan_pieces(file.path, piece_bytes=self.piece_bytes):
                 span = "" if piece.size_bytes == file.size_bytes else f" bytes {piece.start:,} to {piece.stop:,}"
@@ -57,17 +65,20 @@ class ReadJsonLines:
                         piece=piece,
                     )
                 )
-        return found
+        return [*found, *remote_records(self.paths, endings=RECORD_ENDINGS)]
 
     def read(self, portion: Portion) -> Iterator[Outcome]:
         """The records of a piece, in order."""
-        assert isinstance(portion, FilePortion)
-        path = str(portion.piece.path)
+        for piece, named in pieces_of(portion):
+            yield from self._read(piece, named)
+
+    def _read(self, piece: FilePiece, named: Callable[[str], str]) -> Iterator[Outcome]:
+        path = named(str(piece.path))
 
         def document(where: object, record: dict[str, Any]) -> Outcome:
             return document_of_fields(
                 record,
-                place=_place(where),
+                place=named(_place(where)),
                 path=path,
                 text_key=self.text_key,
                 id_key=self.id_key,
@@ -75,10 +86,10 @@ class ReadJsonLines:
             )
 
         def refusal(where: object, reason: str) -> Rejected:
-            place = _place(where)
-            return Rejected(Document(id=place, source=path, place=place), *_named(reason))
+            place = named(_place(where))
+            return Rejected(Document(id=place, source=path, place=place), *_named(named(reason)))
 
-        return outcomes_of(portion.piece, document, refusal)
+        return outcomes_of(piece, document, refusal)
 
 
 def _place(where: object) -> str:

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import datetime
 import decimal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from megaphi.config import FilePath, Range
 from megaphi.curation.document import Document, Outcome, Rejected
-from megaphi.curation.read.records import UNREADABLE, FilePortion, document_of_fields, files_of_records, outcomes_of
+from megaphi.curation.read.records import (
+    UNREADABLE,
+    FilePortion,
+    document_of_fields,
+    files_of_records,
+    outcomes_of,
+    pieces_of,
+    remote_records,
+)
 from megaphi.curation.step import Portion
-from megaphi.data.text.documents import plan_pieces
-from megaphi.data.text.input_formats import format_of
+from megaphi.data.text.documents import FilePiece, plan_pieces
+from megaphi.data.text.input_formats import PARQUET, format_of
 from megaphi.errors import InputError
 from megaphi.json_text import parse_json
 
@@ -32,7 +40,7 @@ class ReadParquet:
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"paths"})
 
     paths: tuple[FilePath, ...]
-    """Files, folders or patterns."""
+    """Files, folders, patterns or URLs."""
     text_key: str = "text"
     """Column that holds the text."""
     content_key: str = ""
@@ -63,21 +71,24 @@ class ReadParquet:
                         source=str(file.path),
                     )
                 )
-        return found
+        return [*found, *remote_records(self.paths, endings=(PARQUET,))]
 
     def read(self, portion: Portion) -> Iterator[Outcome]:
         """The rows of a portion, in order; of a damaged file those before the damage."""
-        assert isinstance(portion, FilePortion)
-        path = str(portion.piece.path)
+        for piece, named in pieces_of(portion):
+            yield from self._read(piece, named)
+
+    def _read(self, piece: FilePiece, named: Callable[[str], str]) -> Iterator[Outcome]:
+        path = named(str(piece.path))
 
         def document(where: object, row: dict[str, Any]) -> Outcome:
-            return self._document(row, str(where), path)
+            return self._document(row, named(str(where)), path)
 
         def refusal(where: object, reason: str) -> Rejected:
-            place = str(where)
-            return Rejected(Document(id=place, source=path, place=place), *_named(reason))
+            place = named(str(where))
+            return Rejected(Document(id=place, source=path, place=place), *_named(named(reason)))
 
-        return outcomes_of(portion.piece, document, refusal)
+        return outcomes_of(piece, document, refusal)
 
     def _document(self, row: dict[str, Any], place: str, path: str) -> Outcome:
         content = row.pop(self.content_key, None) if self.content_key else None

@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.document_record import CONTENT_SHA256
+from megaphi.curation.read.sources import SourcePortion, find_sources, local_copy
 from megaphi.curation.step import Portion
-from megaphi.data.text.documents import FilePiece, kind_of, placed_records
-from megaphi.data.text.input_files import LeftOut, find_files
+from megaphi.data.storage.files.token_files import is_url
+from megaphi.data.text.documents import FilePiece, kind_of, placed_records, plan_pieces
+from megaphi.data.text.input_files import LeftOut, find_files, is_card
+from megaphi.data.text.input_formats import ending_of
 from megaphi.data.text.input_identity import InputFile, identify
 from megaphi.errors import InputError
 from megaphi.log import logger
@@ -34,12 +38,46 @@ class FilePortion(Portion):
 
 
 def files_of_records(paths: Sequence[str]) -> list[InputFile]:
-    """All files of a reader's paths, in order; what is left out of a folder is said. Raises InputError."""
-    left_out = LeftOut()
+    """All local files of a reader's paths, in order; what is left out of a folder is said. Raises InputError."""
+    paths, left_out = [path for path in paths if not is_url(path)], LeftOut()
+    if not paths:
+        return []
     files = identify(find_files(paths, texts=False, left_out=left_out), threads=len(os.sched_getaffinity(0)))
     for line in left_out.lines():
         logger.info("%s", line)
     return files
+
+
+def remote_records(paths: Sequence[str], *, endings: Sequence[str]) -> list[SourcePortion]:
+    """The objects of a reader's URLs, behind its local files, each a portion of its own.
+
+    Raises:
+        InputError: there is none, or one that is named by itself is of another kind.
+    """
+    found = [path for path in paths if is_url(path)]
+    portions = find_sources(found, wanted=lambda name: _is_wanted(name, endings)) if found else []
+    for portion in portions:
+        if not _is_wanted(portion.source.rpartition("/")[2], endings):
+            raise InputError(f"{portion.source}: this reader reads {', '.join(endings)}, by the ends of names")
+    return portions
+
+
+def _is_wanted(name: str, endings: Sequence[str]) -> bool:
+    return ending_of(Path(name)) in endings and not name.startswith(".") and not is_card(Path(name))
+
+
+def pieces_of(portion: Portion) -> Iterator[tuple[FilePiece, Callable[[str], str]]]:
+    """The pieces of a portion, each with a function that puts the URL of an object for the copy that is read.
+
+    An object is copied into a temporary file, which is there until the next piece is asked for.
+    """
+    if isinstance(portion, FilePortion):
+        yield portion.piece, str
+        return
+    assert isinstance(portion, SourcePortion)
+    with local_copy(portion) as copy:
+        for piece in plan_pieces(copy, piece_bytes=max(1, portion.size_bytes)):
+            yield piece, lambda text: text.replace(str(copy), portion.source)
 
 
 def outcomes_of(

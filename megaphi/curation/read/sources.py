@@ -10,7 +10,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +62,19 @@ def open_source(portion: SourcePortion) -> IO[bytes]:
     system, path = open_file_system(portion.source)
     stream: Any = RemoteStore().persistently(lambda: system.open(path, "rb"), what=portion.source)
     return stream
+
+
+@contextmanager
+def local_copy(portion: SourcePortion) -> Iterator[Path]:
+    """A temporary file with the bytes of a remote one, of the same name. Raises InputError."""
+    system, path = open_file_system(portion.source)
+    with tempfile.TemporaryDirectory(prefix="megaphi-") as folder:
+        copy = Path(folder) / portion.source.rpartition("/")[2]
+        RemoteStore().persistently(lambda: system.get_file(path, str(copy)), what=portion.source)
+        again = _remote_portion(RemoteStore(), portion.source, portion.source)
+        if again.fingerprint != portion.fingerprint or copy.stat().st_size != portion.size_bytes:
+            raise InputError(f"{portion.source} was replaced by another version while in use: start again with it")
+        yield copy
 
 
 def read_source(portion: SourcePortion) -> bytes:

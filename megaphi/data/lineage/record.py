@@ -8,7 +8,7 @@ now, or is missing, or there is one that it does not list, the folder is refused
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,15 @@ FORMAT = 1
 
 
 def listed_files(folder: Path) -> list[dict[str, Any]]:
-    """Name, bytes and fingerprint of every file of a folder of documents."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and _is_listed(path))
+    """Name within the folder, bytes and fingerprint of every file of a folder of documents."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and _is_listed(path))
     return [
-        {"name": path.name, "bytes": path.stat().st_size, "fingerprint": sampled_fingerprint(path)} for path in paths
+        {
+            "name": path.relative_to(folder).as_posix(),
+            "bytes": path.stat().st_size,
+            "fingerprint": sampled_fingerprint(path),
+        }
+        for path in paths
     ]
 
 
@@ -34,13 +39,21 @@ def _is_listed(path: Path) -> bool:
 
 def sampled_fingerprint(path: Path) -> str:
     """Hex SHA-256 of a file's size and bytes: of all up to 256 KiB, of more of 16 blocks of 4 KiB."""
-    size = path.stat().st_size
+    with open(path, "rb") as file:
+
+        def block(start: int, count: int) -> bytes:
+            file.seek(start)
+            return file.read(count)
+
+        return fingerprint_of_blocks(path.stat().st_size, block)
+
+
+def fingerprint_of_blocks(size: int, block: Callable[[int, int], bytes]) -> str:
+    """`sampled_fingerprint` of `size` bytes, of which `block` reads (start, count)."""
     starts, count = sampled(size)
     digest = hashlib.sha256(size.to_bytes(8, "little"))
-    with open(path, "rb") as file:
-        for start in starts:
-            file.seek(start)
-            digest.update(file.read(count))
+    for start in starts:
+        digest.update(block(start, count))
     return digest.hexdigest()
 
 
@@ -52,8 +65,11 @@ def lineages_of(files: Sequence[Path]) -> list[dict[str, Any]]:
     """
     by_folder: dict[Path, set[str]] = {}
     for path in files:
-        by_folder.setdefault(path.parent, set()).add(path.name)
-    return [_taken_along(folder, names) for folder, names in sorted(by_folder.items()) if (folder / LINEAGE).exists()]
+        for folder in (path.parent, path.parent.parent):  # a writer may have made folders by a field
+            if (folder / LINEAGE).exists():
+                by_folder.setdefault(folder, set()).add(path.relative_to(folder).as_posix())
+                break
+    return [_taken_along(folder, names) for folder, names in sorted(by_folder.items())]
 
 
 def _taken_along(folder: Path, names: set[str]) -> dict[str, Any]:

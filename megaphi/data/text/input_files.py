@@ -164,8 +164,8 @@ def _walk(folder: Path, left_out: LeftOut, *, seen: set[tuple[int, int]]) -> Ite
 def _chosen(paths: Iterator[Path], *, texts: bool, left_out: LeftOut) -> list[Path]:
     """Those of a folder's files that are data, sorted."""
     files = sorted(paths)
-    has_records = any(content_of_name(path) == "records" and not _is_card(path) for path in files)
-    only_cards = all(content_of_name(path) is None or _is_card(path) for path in files)
+    has_records = any(content_of_name(path) == "records" and not is_card(path) for path in files)
+    only_cards = all(content_of_name(path) is None or is_card(path) for path in files)
     chosen = []
     for path in files:
         content = content_of_name(path)
@@ -173,7 +173,7 @@ def _chosen(paths: Iterator[Path], *, texts: bool, left_out: LeftOut) -> list[Pa
             left_out.add(f"of other kinds, {path.suffix.lower() or 'without an ending'}", path)
         elif path.stat().st_size == 0:
             left_out.add("empty", path)
-        elif (_is_card(path) and not only_cards) or (has_records and ending_of(path) == ".md"):
+        elif (is_card(path) and not only_cards) or (has_records and ending_of(path) == ".md"):
             left_out.add("about the data, no part of it", path)
         elif content == "text" and not texts:
             left_out.add("plain text, where records are read", path)
@@ -182,5 +182,6 @@ def _chosen(paths: Iterator[Path], *, texts: bool, left_out: LeftOut) -> list[Pa
     return chosen
 
 
-def _is_card(path: Path) -> bool:
+def is_card(path: Path) -> bool:
+    """Return whether a file's name says that it is about the data, and no part of it."""
     return path.name.lower().partition(".")[0] in CARDS

@@ -105,10 +105,10 @@ class RemoteStore:
             return []
         return [system.unstrip_protocol(str(name)) for name in found]
 
-    def read(self, url: str) -> bytes:
-        """All bytes of a small object. Raises FileNotFoundError if it does not exist."""
+    def read(self, url: str, *, start: int = 0, end: int | None = None) -> bytes:
+        """Bytes of an object, all of a small one by default. Raises FileNotFoundError if it does not exist."""
         system, path = open_file_system(url)
-        return self.persistently(lambda: _bytes_of(system, path), what=url)
+        return self.persistently(lambda: _bytes_of(system, path, start=start, end=end), what=url)
 
     def open(self, prefix: str) -> DatasetFiles:
         """Open the files of a dataset; the index is fetched unless it is cached."""
@@ -132,7 +132,7 @@ class RemoteStore:
         except InputError as error:
             raise InputError(f"dataset description {url} is not valid JSON: {error}") from None
 
-    def persistently(self, action: Callable[[], Result], *, what: str) -> Result:
+    def persistently(self, action: Callable[[], Result], *, what: str, verb: str = "read") -> Result:
         """Make a request, repeated after a pause when it fails; libraries raise exceptions of their own."""
         for attempt in range(1, self.settings.attempts + 1):
             try:
@@ -140,11 +140,11 @@ class RemoteStore:
             except (FileNotFoundError, InputError):
                 raise
             except PermissionError as error:
-                raise InputError(f"cannot read {what}: permission denied ({error}). Check the credentials") from error
+                raise InputError(f"cannot {verb} {what}: permission denied ({error}). Check the credentials") from error
             except Exception as error:
                 if attempt == self.settings.attempts:
                     raise InputError(
-                        f"cannot read {what}: {type(error).__name__}: {error} ({attempt} attempts)"
+                        f"cannot {verb} {what}: {type(error).__name__}: {error} ({attempt} attempts)"
                     ) from error
                 logger.debug("%s: attempt %d: %s", what, attempt, error)
                 pause = self.settings.first_wait_seconds * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
