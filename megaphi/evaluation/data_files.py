@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from megaphi.data.text.documents import read_records
 from megaphi.data.text.input_formats import content_of_name
-from megaphi.errors import InputError, did_you_mean
+from megaphi.errors import InputError, did_you_mean, shortened
 from megaphi.evaluation.task import ArrangedTask, EvaluationTask, Item
 from megaphi.files import read_object, sha256_of, write_json
 from megaphi.json_text import decode_text
@@ -27,6 +28,8 @@ TABLES = {".csv": ",", ".tsv": "\t"}
 SHOTS = re.compile(r"(?<![a-z])(shots|train|dev|validation|exemplars)(?![a-z])", re.IGNORECASE)
 """Names of files with worked examples, or of their folders, if the task has other files too."""
 LONGEST_CELL = 1 << 24
+LONGEST_NAME = 200
+"""Characters of a column's name in a message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,7 +237,8 @@ def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         names = reader.fieldnames or []
         if len(set(names)) < len(names):
-            raise InputError(f"{path}, row 1: a column is named twice: {', '.join(names)}")
+            ((twice, _),) = Counter(names).most_common(1)
+            raise InputError(f"{path}, row 1: a column is named twice: {shortened(twice, LONGEST_NAME)!r}")
         for number, row in enumerate(reader, start=2):
             if None in row or None in row.values():
                 raise InputError(f"{path}, row {number}: it has more or fewer cells than the head has columns")

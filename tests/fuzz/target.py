@@ -42,7 +42,7 @@ class Target:
     """CPU time of one input; the clock may take ten times as long."""
     memory_bytes: int = 512 << 20
     """Growth of the process by one input, at its peak. Processes that the target starts have the same limit."""
-    short_inputs: int = 100
+    short_inputs: int = 60
     """Inputs of the short form, in the suite."""
 
 

@@ -53,6 +53,6 @@ def test_the_same_number_is_the_same_damage() -> None:
 
 
 def test_all_targets(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.fuzz", "--minutes", "1", "--findings", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.fuzz", "--minutes", "0.1", "--findings", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

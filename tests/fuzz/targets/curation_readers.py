@@ -46,7 +46,7 @@ def read_json_lines(content: bytes) -> str | None:
     from megaphi.curation.read.json_lines import ReadJsonLines
 
     Path("input.jsonl").write_bytes(content)
-    return read_all(ReadJsonLines(paths=("input.jsonl",), piece_bytes=4_000))
+    return read_all(ReadJsonLines(paths=("input.jsonl",), piece_bytes=max(4_000, len(content) // 8)))
 
 
 def read_parquet(content: bytes) -> str | None:

@@ -39,7 +39,7 @@ def read_texts(name: str, content: bytes) -> None:
     Path(name).write_bytes(content)
     bad = BadRecords("error")
     (path,) = find_files([name])
-    for piece in plan_pieces(path, piece_bytes=1_000):
+    for piece in plan_pieces(path, piece_bytes=max(1_000, len(content) // 8)):
         for _ in placed_texts(piece, refuse=bad.add):
             pass
         if piece.format.kind != "text":

@@ -65,7 +65,7 @@ def pair(name: str) -> Target:
         read_pair(name, content)
 
     kind = name.rpartition(".")[2]
-    return Target(name=f"token files {kind}", run=run, seeds=seeds, tokens=(b"MMIDIDX\0\0",), short_inputs=300)
+    return Target(name=f"token files {kind}", run=run, seeds=seeds, tokens=(b"MMIDIDX\0\0",), short_inputs=100)
 
 
 def alone(name: str) -> Target:
@@ -77,7 +77,7 @@ def alone(name: str) -> Target:
 
     kind = name.rpartition(".")[2] if name.endswith("npy") else "headerless"
     tokens = (b"\x93NUMPY", b"'shape': (", b"'descr': '|O'", b"(" * 300)
-    return Target(name=f"token files {kind}", run=run, seeds=seeds, tokens=tokens, short_inputs=300)
+    return Target(name=f"token files {kind}", run=run, seeds=seeds, tokens=tokens, short_inputs=100)
 
 
 TARGETS = (*map(pair, NAMES[:3]), *map(alone, NAMES[3:]))
