@@ -125,7 +125,7 @@ def quickstart_dpo() -> RunConfig:
 
 
 def quickstart_sums() -> RunConfig:
-    """Three epochs of short sums, worked out step by step: enough to get about two thirds of them right."""
+    """Three epochs of short sums, worked out step by step: enough to get a part of them right (0.44 of 799 samples)."""
     return dataclasses.replace(
         _after("quickstart_sums", "runs/story/sft", Finetune(paths=("runs/story/sums.jsonl",)), epochs=3.0),
         optimizer=Optimizer(learning_rate=1e-3, warmup_steps=10),
