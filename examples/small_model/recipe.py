@@ -40,7 +40,7 @@ def texts() -> Curation:
             _write("tutorial"),
             _write("textbook_section"),
             _write("qa_facts"),
-            _write("middle_sentence"),
+            _write("middle_sentence", per_seed=2),
             _write("exam_choice", temperature=0.7),
             _write("word_problems", temperature=0.7, keep_seeds=False),
         ),
@@ -57,7 +57,7 @@ def code() -> Curation:
         steps=(
             _write("code_documentation"),
             _write("reversed_specification", per_seed=2),
-            _write("middle_function"),
+            _write("middle_function", per_seed=4),
             _write("code_task", per_seed=3, temperature=0.5, keep_seeds=False),
         ),
     )

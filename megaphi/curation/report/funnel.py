@@ -26,6 +26,8 @@ class FunnelStep:
     """A step of the funnel."""
 
     counts: StepCounts
+    label: str
+    """What a step that asks a model calls itself, as the kind of synthetic data; "" for others."""
     settings: str
     rejected: list[RejectedFor]
     """The most frequent reason first."""
@@ -34,7 +36,9 @@ class FunnelStep:
 
     @property
     def name(self) -> str:
-        return self.counts.name
+        """The step's name in the recipe, with its label where that says more."""
+        name = self.counts.name
+        return name if self.label in name else f"{name}: {self.label}"
 
     @property
     def megabytes_per_second(self) -> float | None:
@@ -64,10 +68,12 @@ def funnel_of(plan: CurationPlan) -> Funnel:
     """The figures of a finished run, read from its shards."""
     counts = all_counts(plan)
     samples = chosen(_samples(plan), plan.curation.samples, seed=plan.curation.seed)
+    labels = {name: str(getattr(step, "label", "")) for name, step in zip(plan.names, plan.curation.steps, strict=True)}
     read = max(1, counts[0].came.documents) if counts else 1
     steps = [
         FunnelStep(
             counts=one,
+            label=labels.get(one.name, ""),
             settings=_settings(plan, one.name),
             rejected=_reasons(one, samples),
             share_of_read=one.left.documents / read,

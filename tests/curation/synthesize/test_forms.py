@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -45,6 +46,27 @@ def test_texts_are_kept_by_length_shape_and_repetition(run: Any, text: str, reas
     assert reasons([work]) == [reason or None]
     assert work.text == (text.strip() if reason != "empty" else "")
     assert work.messages is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "fits"),
+    [
+        ("faq", "### What is {}?", True),
+        ("faq", "**What is {}?**", True),
+        ("faq", "{}. What is it?", True),
+        ("faq", "**What** {} is", False),
+        ("misconceptions", "## Misconception {}", True),
+        ("misconceptions", "**Misconception {}**", True),
+        ("misconceptions", "**Misconception** {} is told to children", False),
+        ("three_levels", "**For reader {}**", True),
+        ("exercise_set", "**Exercise {}:** Find it.", True),
+        ("tutorial", "### Step {}: go", True),
+    ],
+)
+def test_headings_count_in_every_form_that_markdown_has(kind: str, line: str, fits: bool) -> None:
+    text = "\n".join(line.format(number) for number in range(1, 6))
+    found = re.findall(find_kind(kind, table="").settings["pattern"], text, re.MULTILINE)
+    assert len(found) == (5 if fits else 0)
 
 
 def test_a_text_that_is_cut_off_or_beyond_the_budget_says_so(run: Any) -> None:

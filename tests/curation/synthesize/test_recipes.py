@@ -12,6 +12,7 @@ import pytest
 from megaphi.cli import main
 from megaphi.curation.pipeline.run import curate
 from megaphi.curation.recipe import override_curation
+from megaphi.curation.report.funnel import funnel_of
 from megaphi.recipes.curation import CURATIONS, load_curation
 from tests.curation.synthesize.fluent import BOOK, PROGRAM, fluent
 from tests.curation.synthesize.scripted import Scripted
@@ -63,6 +64,8 @@ def test_a_recipe_of_synthetic_data_runs_and_a_second_run_asks_nothing(
     made = [one for one in documents(tmp_path / "run") if "synthetic" in one["metadata"]]
     assert made
     assert {one["metadata"]["synthetic"]["kind"] for one in made} == KINDS[name]
+    titles = [one.name for one in funnel_of(summary.plan).steps]
+    assert KINDS[name] <= {title.rpartition(": ")[2] for title in titles if title.startswith("synthesize")}
     reasons = {reason for one in summary.counts for reason in one.rejected}
     assert "error" not in reasons
     assert sampler.prompts

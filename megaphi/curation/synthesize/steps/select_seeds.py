@@ -33,7 +33,7 @@ JUDGEMENT = Sampling(max_tokens=512)
 class SelectSeeds:
     """Passages that are worth writing about."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents", "prompt_price", "answer_price"})
     sampler: ModelName
     """The model that scores: a path, or http://HOST:PORT/v1=MODEL."""

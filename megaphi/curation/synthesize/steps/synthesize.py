@@ -33,7 +33,7 @@ KEPT_OF_THE_SEED = ("licence", "license", "language", "topic")
 class Synthesize:
     """One kind of synthetic data, from every document that has a source which the kind takes."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_documents", "prompt_price", "answer_price"})
     kind: str
     """Its name in the table."""
