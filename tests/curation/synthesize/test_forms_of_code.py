@@ -40,7 +40,11 @@ WEAK = "assert count_vowels('b') == 0\nassert count_vowels('') == 0\nassert not 
         ({}, SOLUTION, "assert 1\nassert 2\nassert 3", "bad_tests"),
         ({}, SOLUTION, WEAK, "weak_tests"),
         ({}, " ", TESTS, "empty"),
+        ({"function": "def count_vowels"}, SOLUTION, TESTS, None),
+        ({"function": "def count_vowels(text):"}, SOLUTION, TESTS, None),
         ({"function": "no name"}, SOLUTION, TESTS, "unreadable"),
+        ({"function": "def vowels(text):"}, SOLUTION, TESTS, "unreadable"),
+        ({"function": "name", "signature": "def name(first: int) -> bool:"}, SOLUTION, TESTS, "unreadable"),
         ({"signature": "count_vowels(text)"}, SOLUTION, TESTS, "unreadable"),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ A reader raises InputError in words of ours, which the next attempt shows to the
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from megaphi.judging.asking import fields_of, text_of
 
 LONGEST = 20_000
 MOST_ITEMS = 60
+FEWEST_OPTIONS, MOST_OPTIONS = 3, 8
 LONGEST_FINDINGS = 400
 MOST_FAULTS, MOST_CLAIMS = 12, 30
 """Limits of judgements, by the schema: a small model that begins to repeat itself still comes to its end."""
@@ -23,8 +25,8 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
 
 
-def _list(items: Any) -> dict[str, Any]:
-    return {"type": "array", "items": items, "minItems": 1, "maxItems": MOST_ITEMS}
+def _list(items: Any, *, least: int = 1, most: int = MOST_ITEMS) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
 
 
 def with_items(schema: dict[str, Any], name: str, *, least: int, most: int) -> dict[str, Any]:
@@ -33,6 +35,9 @@ def with_items(schema: dict[str, Any], name: str, *, least: int, most: int) -> d
     return {**schema, "properties": {**schema["properties"], name: entries}}
 
 
+EXAMPLE = "name"
+"""The function of the form in prompts/form_code.txt, which small models copy."""
+HEAD = re.compile(r"def\s+([A-Za-z_]\w*)\s*\(")
 TEXT = {"type": "string"}
 SCORE = {"type": "integer", "minimum": 1, "maximum": 5}
 PAIRS = _object(items=_list(_object(question=TEXT, reasoning=TEXT, answer=TEXT)))
@@ -40,13 +45,14 @@ CHAINS = _object(
     items=_list(_object(question=TEXT, steps=_list(_object(claim=TEXT, quote=TEXT)), answer=TEXT)),
 )
 QUESTIONS = _object(items=_list(_object(question=TEXT)))
-CHOICES = _object(items=_list(_object(question=TEXT, options=_list(TEXT))))
+OPTIONS = _list(TEXT, least=FEWEST_OPTIONS, most=MOST_OPTIONS)
+CHOICES = _object(items=_list(_object(question=TEXT, options=OPTIONS)))
 TURNS = _object(turns=_list(_object(speaker={"type": "string", "enum": ["user", "assistant"]}, text=TEXT)))
 CODE_TASK = _object(task=TEXT, function=TEXT, signature=TEXT)
 FINDING = {"type": "string", "maxLength": LONGEST_FINDINGS}
 SCORED = _object(findings=FINDING, score=SCORE)
 CRITIQUE = _object(faults={"type": "array", "items": FINDING, "maxItems": MOST_FAULTS}, score=SCORE)
-SUPPORT = _object(claims={**_list(_object(claim=FINDING, quote=FINDING)), "maxItems": MOST_CLAIMS})
+SUPPORT = _object(claims=_list(_object(claim=FINDING, quote=FINDING), most=MOST_CLAIMS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,9 @@ def read_choices(value: Any) -> list[tuple[str, tuple[str, ...]]]:
     found = []
     for one in _items(value, ("question", "options")):
         options = tuple(text_of(option, "options") for option in _entries(one["options"], "options"))
-        if not 3 <= len(options) <= 8 or len({option.casefold() for option in options}) < len(options):
-            raise InputError("a question has from 3 to 8 options, no two of them the same")
+        is_right = FEWEST_OPTIONS <= len(options) <= MOST_OPTIONS
+        if not is_right or len({option.casefold() for option in options}) < len(options):
+            raise InputError(f"a question has {FEWEST_OPTIONS} to {MOST_OPTIONS} options, no two of them the same")
         found.append((text_of(one["question"], "question"), options))
     return found
 
@@ -128,11 +135,15 @@ def read_code_task(value: Any) -> CodeTask:
     names = ("task", "function", "signature")
     fields_of(value, names)
     task, function, signature = (text_of(value[name], name, longest=LONGEST) for name in names)
-    if not function.isidentifier():
-        raise InputError("the field 'function' must be the name of a function of Python")
-    if not signature.startswith(f"def {function}("):
+    head = HEAD.match(signature)
+    if head is None:
         raise InputError("the field 'signature' must begin with `def`, the name of the function and a bracket")
-    return CodeTask(task, function, signature)
+    whole = HEAD.match(function)  # some models write the head there too
+    if head[1] != (whole[1] if whole else function.removeprefix("def ")):
+        raise InputError("the field 'function' must be the name of the function, as in the signature")
+    if head[1] == EXAMPLE:
+        raise InputError(f"{EXAMPLE!r} is the example of the form, and not the name of a function")
+    return CodeTask(task, head[1], signature)
 
 
 def read_scored(value: Any) -> Scored:
