@@ -64,7 +64,8 @@ class StepResult:
     seeds: int
     outcomes: list[Outcome]
     bound_tokens: int
-    seconds: float
+    seconds: int | None
+    """None if an earlier run had asked a part of it."""
 
     @property
     def kept(self) -> list[Document]:
@@ -137,20 +138,20 @@ def run(name: str, step: Any, documents: Sequence[Document], folder: Path) -> St
     folder.mkdir(parents=True, exist_ok=True)
     context = StepContext(folder=folder, open_sampler=open_endpoint)
     bounds = costs_of_steps([step], documents)
-    started = time.perf_counter()
+    is_new, started = not any(folder.iterdir()), time.perf_counter()
     if hasattr(step, "open_batch"):
         outcomes = list(step.open_batch(context)(documents))
     else:
         work = step.open(context)
         outcomes = [one for document in documents for one in as_list(work(document))]
-    seconds = time.perf_counter() - started
+    seconds = round(time.perf_counter() - started) if is_new else None
     if isinstance(step, Synthesize):
         kind = find_kind(step.kind, table=step.table)
         documents = [one for one in documents if step.takes(one, kind)]
     tokens = sum(one.cost.prompt_tokens + one.cost.answer_tokens for one in bounds)
     result = StepResult(name, step, folder, len(documents), outcomes, tokens, seconds)
     counts = dict(Counter(one.reason for one in result.rejected))
-    print(f"{name}: {len(documents)} seeds, {len(result.kept)} kept, rejected {counts}, {seconds:.0f} s", flush=True)
+    print(f"{name}: {len(documents)} seeds, {len(result.kept)} kept, rejected {counts}, {seconds} s", flush=True)
     return result
 
 
@@ -199,7 +200,7 @@ def append(results: Sequence[StepResult]) -> None:
             journal = StepJournal(one.folder)
             assert journal.paid_tokens <= one.bound_tokens
             row = [date.today(), short_commit(), one.name, one.seeds, len(one.kept), len(one.rejected), said]
-            row += [journal.prompt_tokens, journal.answer_tokens, one.bound_tokens, round(one.seconds)]
+            row += [journal.prompt_tokens, journal.answer_tokens, one.bound_tokens, one.seconds]
             journal.close()
             writer.writerow(row)
 

@@ -58,7 +58,7 @@ def code() -> Curation:
             _write("code_documentation"),
             _write("reversed_specification", per_seed=2),
             _write("middle_function", per_seed=4),
-            _write("code_task", per_seed=3, temperature=0.5, keep_seeds=False),
+            _write("code_task", keep_seeds=False),
         ),
     )
 

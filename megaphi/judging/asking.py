@@ -20,6 +20,8 @@ from megaphi.sampling import Answer, Prompt, Sampler, Sampling
 
 Read = TypeVar("Read")
 LONGEST_REASON = 200
+DOTS = " \t\r\n.…"
+"""White space, and what stands for a text in the forms that prompts show; small models copy it."""
 REFUSED = "the sampler refuses it"
 CANCELLED = "it was cancelled"
 """Reason of a question whose answer a sampler cancelled; it is not asked again."""
@@ -225,7 +227,7 @@ def fields_of(value: Any, names: Sequence[str]) -> dict[str, Any]:
 
 def text_of(value: Any, name: str, *, longest: int = 4_000) -> str:
     """A text that is not empty. Raises InputError."""
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip(DOTS):
         raise InputError(f"the field {name!r} must be a text that is not empty")
     if len(value) > longest:
         raise InputError(f"the field {name!r} is longer than {longest} characters")

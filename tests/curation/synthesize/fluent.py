@@ -100,4 +100,4 @@ def _value(fields: tuple[str, ...], prompt: str) -> Any:
             return {"faults": ["a gap"], "score": 3 if WORDS in prompt else 4}
         case _:
             return {"findings": "good", "score": 4}
-    return {"items": [items] * 60}
+    return {"items": [items | {"question": f"{question} ({number})"} for number in range(60)]}

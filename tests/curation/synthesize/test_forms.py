@@ -112,7 +112,7 @@ def test_grounded_looks_every_quotation_up(run: Any) -> None:
 
 def science(question: str = "Why do copper pans heat evenly?") -> dict[tuple[str, ...], Any]:
     pair = {"question": question, "reasoning": "Heat spreads fast.", "answer": "Copper conducts well."}
-    return {PAIRS: {"items": [pair] * 2}, SUPPORT: QUOTED, SCORED: GOOD}
+    return {PAIRS: {"items": [pair, pair | {"answer": "It conducts well."}]}, SUPPORT: QUOTED, SCORED: GOOD}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +153,13 @@ def test_more_items_than_were_asked_for_are_left_out(run: Any) -> None:
     pair = {"question": "Why?", "reasoning": "So.", "answer": "It is."}
     works = run("qa_how_to", says({PAIRS: {"items": [pair] * 9}, SCORED: GOOD, SUPPORT: QUOTED}), checks=("relevant",))
     assert len(works) == find_kind("qa_how_to").settings["items"] == 3
+    assert reasons(works) == [None, "repeated", "repeated"]
+
+
+@pytest.mark.parametrize("answer", ["…", "...", " "])
+def test_the_dots_of_the_form_are_no_answer(run: Any, answer: str) -> None:
+    pair = {"question": "Why?", "reasoning": "So.", "answer": answer}
+    assert reasons(run("qa_how_to", says({PAIRS: {"items": [pair]}}))) == ["unreadable"]
 
 
 def test_a_rubric_has_its_least_score(run: Any) -> None:

@@ -117,13 +117,15 @@ def _several(works: list[Work], tools: Tools, form: ItemForm) -> list[Work]:
 
 
 def _parts(work: Work, items: list[Any] | None, form: ItemForm) -> Iterator[Work]:
-    """A work for each item, of no more than were asked for."""
+    """A work for each item, of no more than were asked for; one that came before is rejected."""
     if items is None:
         yield work
         return
     for number, item in enumerate(items[: work.kind.settings["items"]]):
         part = work.part(number)
         form.fill(part, item)
+        if item in items[:number]:
+            part.reject("repeated", "the same draft has it before")
         yield part
 
 
