@@ -80,12 +80,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="where the packages were unpacked")
     parser.add_argument("--folder", type=Path, default=Path("runs/synthetic"))
+    parser.add_argument("--leave-out", nargs="*", default=[], help="kinds of the recipes that are not asked for")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/synthetic_{data.csv,samples.md}")
     arguments = parser.parse_args()
-    recipes = (
-        run_in(texts(), arguments.folder / "texts", write_pages(arguments.packages, arguments.folder / "pages")),
-        run_in(code(), arguments.folder / "code", write_functions(arguments.folder)),
-    )
+    pages, functions = write_pages(arguments.packages, arguments.folder / "pages"), write_functions(arguments.folder)
+    recipes = [
+        run_in(recipe, arguments.folder / name, inputs, arguments.leave_out)
+        for name, recipe, inputs in (("texts", texts(), pages), ("code", code(), functions))
+    ]
     with ThreadPoolExecutor() as pool:
         results = [one for found in pool.map(ask_at_once, recipes) for one in found]
     run_code_again(results)
@@ -102,9 +104,13 @@ def main() -> None:
         write_text(RESULTS / "synthetic_samples.md", samples_page(results))
 
 
-def run_in(recipe: Curation, folder: Path, inputs: Path) -> Curation:
+def run_in(recipe: Curation, folder: Path, inputs: Path, leave_out: Sequence[str]) -> Curation:
+    """The recipe on these inputs; the last of its kinds passes no seeds on."""
     read: Any = recipe.read
-    return replace(recipe, folder=str(folder), read=replace(read, paths=(str(inputs),)))
+    *steps, last = [one for one in recipe.steps if not (isinstance(one, Synthesize) and one.kind in leave_out)]
+    assert isinstance(last, Synthesize)
+    steps.append(replace(last, keep_seeds=False))
+    return replace(recipe, folder=str(folder), read=replace(read, paths=(str(inputs),)), steps=tuple(steps))
 
 
 def open_endpoint(place: str) -> EndpointSampler:

@@ -11,12 +11,15 @@ import pytest
 
 from megaphi.cli import main
 from megaphi.curation.pipeline.run import curate
-from megaphi.curation.recipe import override_curation
+from megaphi.curation.recipe import check_curation, override_curation
 from megaphi.curation.report.funnel import funnel_of
+from megaphi.curation.synthesize.steps.synthesize import Synthesize
+from megaphi.curation.synthesize.table.kinds_file import read_kinds
 from megaphi.recipes.curation import CURATIONS, load_curation
 from tests.curation.synthesize.fluent import BOOK, PROGRAM, fluent
 from tests.curation.synthesize.scripted import Scripted
 
+ROOT = Path(__file__).parents[3]
 KINDS = {
     "synthetic_problems": {"word_problems", "exam_choice"},  # every seed was chosen for its facts
     "synthetic_textbooks": {"textbook_section", "exercise_set", "comparison_table", "faq"},
@@ -89,3 +92,21 @@ def test_a_dry_run_says_what_models_may_cost(
     assert "in money; it stops at its budget of 10,000,000 tokens" in said
     assert "  exam_choice: at most" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["texts", "code"])
+def test_the_example_for_small_models_has_a_row_for_each_of_its_kinds(name: str) -> None:
+    curation = check_curation(load_curation(f"{ROOT}/examples/small_model/recipe.py:{name}"))
+    steps = [step for step in curation.steps if isinstance(step, Synthesize)]
+    ours = read_kinds(Path(steps[0].table) / "kinds.toml")
+    assert {step.kind for step in steps} <= set(ours)
+    assert [step.keep_seeds for step in steps] == [True] * (len(steps) - 1) + [False]
+
+
+def test_the_functions_of_the_example_do_what_they_say() -> None:
+    import doctest
+
+    from examples.small_model import functions
+
+    found = doctest.testmod(functions)
+    assert (found.failed, found.attempted) == (0, 36)
