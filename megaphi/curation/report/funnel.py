@@ -27,7 +27,7 @@ class FunnelStep:
 
     counts: StepCounts
     label: str
-    """What a step that asks a model calls itself, as the kind of synthetic data; "" for others."""
+    """The name of a step that asks a model, as its kind of synthetic data; "" for others."""
     settings: str
     rejected: list[RejectedFor]
     """The most frequent reason first."""
