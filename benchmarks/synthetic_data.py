@@ -34,6 +34,7 @@ from synthetic_recount import recount
 from examples.small_model.recipe import code, texts
 from megaphi.checkpoint.versions import short_commit
 from megaphi.curation.document import Document, Outcome, Rejected
+from megaphi.curation.pipeline.plan import stages_folder
 from megaphi.curation.pipeline.run import curate
 from megaphi.curation.recipe import Curation, step_names
 from megaphi.curation.requests.dry_run import costs_of_steps
@@ -123,6 +124,7 @@ def open_endpoint(place: str) -> EndpointSampler:
 def ask_at_once(recipe: Curation) -> list[StepResult]:
     """The steps by themselves, in the folders where the pipeline's will look: up to the seeds in turn, then at once."""
     documents = [one for portion in recipe.read.portions() for one in recipe.read.read(portion)]
+    stages_folder(Path(recipe.folder)).mkdir(parents=True, exist_ok=True)  # so that `curate` knows its folder
     found: list[StepResult] = []
     named = list(zip(step_names(recipe.steps), recipe.steps, strict=True))
     folder = Path(recipe.folder) / "steps"
