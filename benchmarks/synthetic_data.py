@@ -233,7 +233,8 @@ def samples_page(results: Sequence[StepResult]) -> str:
         verdict = f"rejected: {one.reason}, {one.detail[:200]}" if isinstance(one, Rejected) else "kept"
         origin = document.metadata["synthetic"]
         choices = json.dumps(origin["choices"], ensure_ascii=False)
-        lines += ["", f"## {origin['kind']}: {verdict}", "", f"Seed {origin['seed_document']}, choices {choices}.", ""]
+        seed = origin["seed_document"].rpartition("/")[2]
+        lines += ["", f"## {origin['kind']}: {verdict}", "", f"Seed {seed}, choices {choices}.", ""]
         lines += [f"    {line}".rstrip() for line in document.text[:1_800].splitlines()]
     return "\n".join(lines) + "\n"
 
