@@ -37,6 +37,7 @@ from megaphi.curation.document import Document, Outcome, Rejected
 from megaphi.curation.pipeline.plan import stages_folder
 from megaphi.curation.pipeline.run import curate
 from megaphi.curation.recipe import Curation, step_names
+from megaphi.curation.report.report import write_report
 from megaphi.curation.requests.dry_run import costs_of_steps
 from megaphi.curation.requests.step_journal import StepJournal
 from megaphi.curation.step import StepContext
@@ -179,6 +180,7 @@ def check_pipeline(recipe: Curation, results: Sequence[StepResult]) -> None:
     for name, kind in kinds.items():
         alone = Counter(one.reason for result in results if result.name == kind for one in result.rejected)
         assert {**counts[name].rejected, "other_seed": 0} == {**alone, "other_seed": 0}, (kind, counts[name], alone)
+    write_report(summary.plan)
     print(f"{recipe.folder}/report.html: {counts['write'].left.documents} documents written")
 
 
