@@ -295,7 +295,7 @@ def make_tokens(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
-    parser.add_argument("--write", action="store_true", help="replace benchmarks/results/two_hosts.csv")
+    parser.add_argument("--write", action="store_true", help="replace these cases in benchmarks/results/two_hosts.csv")
     arguments = parser.parse_args()
     if os.geteuid() or shutil.which("ip") is None:
         sys.exit("two_hosts.py makes network namespaces: it needs root and `ip` of iproute2")
@@ -309,6 +309,8 @@ def main() -> None:
             rows.append({**about, **judged(name, Path(temporary) / str(number))})
             print(json.dumps(rows[-1], indent=1).replace("\\n", "\n    "), flush=True)
     if arguments.write:
+        with open(RESULTS, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["case"] not in arguments.cases] + rows
         with open(RESULTS, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()

@@ -183,6 +183,8 @@ class _Host:
 
     def _missing(self) -> str:
         missing = [rank for rank in range(self._world_size) if rank not in self._present]
+        if not missing:
+            return f"rank 0 waits for {len(self._awaited)} processes that have counted themselves and said nothing"
         here = named(sorted(self._present), self._hosts())
         strangers = f"; {self._unsigned} came without this job's secret ({SECRET})" if self._unsigned else ""
         return f"rank 0 waits for {named(missing, {})} of {self._world_size} (here: {here}{strangers})"
