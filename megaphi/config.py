@@ -26,6 +26,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast
 
 from megaphi.config_kinds import KIND, SectionOfKinds, kind_of, section_from_kind, why_unknown
 from megaphi.errors import InputError, did_you_mean
+from megaphi.foreign.files import brief
 from megaphi.json_text import parse_json
 from megaphi.log import logger
 from megaphi.other_names import our_name
@@ -249,7 +250,7 @@ def from_plain(hint: Any, value: Any, *, where: str = "") -> Any:
         return int(value)
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool) == isinstance(value, bool):
         return value
-    raise InputError(f"{where or 'value'}={value!r}: expected {_name(hint)}")
+    raise InputError(f"{where or 'value'}={brief(value)}: expected {_name(hint)}")
 
 
 def _finite(value: float, *, where: str) -> float:
@@ -273,7 +274,12 @@ def _in_range(value: Any, hint: Any, *, where: str) -> Any:
 
 
 def _shown(value: float) -> str:
-    return str(value) if abs(value) <= 1 << 64 else f"{value:.3e}"
+    if abs(value) <= 1 << 64:
+        return str(value)
+    try:
+        return f"{value:.3e}"
+    except OverflowError:  # an integer that no float holds
+        return f"{'-' * (value < 0)}2**{int(value).bit_length() - 1}..."
 
 
 def _item_path(where: str, index: int, item: Any) -> str:
@@ -284,7 +290,7 @@ def _item_path(where: str, index: int, item: Any) -> str:
 
 def _section_from_plain(section: type, value: Any, *, where: str) -> Any:
     if not isinstance(value, dict):
-        raise InputError(f"{where or section.__name__}: expected an object with fields, got {value!r}")
+        raise InputError(f"{where or section.__name__}: expected an object with fields, got {brief(value)}")
     fields: dict[str, Any] = {}
     for key, part in value.items():
         path = f"{where}.{key}".lstrip(".")
@@ -309,7 +315,7 @@ def _member_from_plain(hint: Any, value: Any, *, where: str) -> Any:
             raise
         except InputError:
             continue
-    raise InputError(f"{where or 'value'}={value!r}: expected {_name(hint)}")
+    raise InputError(f"{where or 'value'}={brief(value)}: expected {_name(hint)}")
 
 
 def _is_text(hint: Any) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.errors import InputError, did_you_mean
+from megaphi.foreign.files import brief
 from megaphi.own_code import digest_of, is_own_code, load_own, path_as_pinned
 
 KIND = "kind"
@@ -56,7 +57,7 @@ def section_from_kind(section: type, value: Any, *, where: str) -> tuple[type, d
     """
     if not isinstance(value, dict) or not isinstance(value.get(KIND), str):
         names = ", ".join(kinds(section))
-        raise InputError(f"{where}: expected an object with {where}.{KIND}, one of {names}; got {value!r}")
+        raise InputError(f"{where}: expected an object with {where}.{KIND}, one of {names}; got {brief(value)}")
     fields = dict(value)
     name = fields.pop(KIND)
     own = path_as_pinned(name, what=_WHAT, where=f"{where}.{KIND}") if is_own_code(name) else None

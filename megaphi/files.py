@@ -25,10 +25,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from megaphi.errors import CannotWrite, InputError
+from megaphi.foreign.files import read_small, refuse_link_outside
 from megaphi.json_text import json_bytes, parse_json
 
 LOCK = ".being_written"
 """In a folder that is being written: the file whose lock its process holds."""
+LARGEST_JSON = 1 << 28
+"""Size limit of a JSON file, which is read whole: the index of a checkpoint of a thousand ranks is the longest."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Error codes of a file system without locks."""
 
@@ -186,10 +189,19 @@ def publish_folder(partial: Path, target: Path) -> None:
 def replace_folder(partial: Path, target: Path) -> None:
     """Give a completely written folder its name, replacing one that has this name already."""
     replaced = unused_name(target, "replaced")
-    if target.exists():
+    if os.path.lexists(target):
         target.rename(replaced)
     publish_folder(partial, target)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with suppress(OSError):
+        remove_tree(replaced)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all that is in it; of a link only the link, and a file too. Nothing there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -203,22 +215,31 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def copy_files(files: Mapping[str, Path], folder: str | os.PathLike[str]) -> None:
-    """Copy small files, each under its key, into a new folder; without files there is no folder."""
+    """Copy small files, each under its key, into a new folder; without files there is no folder.
+
+    Raises:
+        InputError: a file is a link that leaves its folder, cannot be read, or cannot be written.
+    """
     if files:
         with explain_write_errors(folder):
             os.makedirs(folder, exist_ok=True)
     for name, path in files.items():
-        content = path.read_bytes()
+        content = read_small(refuse_link_outside(path))
         with whole_file(Path(folder) / name) as file:
             file.write(content)
 
 
-def read_json(path: str | os.PathLike[str], *, what: str) -> Any:
-    """Parse a JSON file; `what` names its role in the error ("run config", "manifest")."""
+def read_json(path: str | os.PathLike[str], *, what: str, largest: int = LARGEST_JSON) -> Any:
+    """Parse a JSON file of at most `largest` bytes; `what` names its role in the error ("run config", "manifest").
+
+    An object with the same key twice is refused.
+    """
     try:
-        return parse_json(Path(path).read_bytes())
+        content = read_small(path, largest=largest)
     except FileNotFoundError:
         raise InputError(f"{what} not found: {os.fspath(path)}") from None
+    try:
+        return parse_json(content, unique=True)
     except InputError as error:
         raise InputError(f"{what} {os.fspath(path)} is not valid JSON: {error}") from None
 

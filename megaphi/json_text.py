@@ -4,7 +4,9 @@
 stack, an integer of more digits than Python converts, and NaN where a number must be one. Here the first three are
 refused with the place in the text, an integer that is too long is read as the float that it is nearest to (infinite,
 as in every reader that knows floats only), and `constants=False` refuses NaN and Infinity, which JSON does not have.
-Of a key that comes twice the last one counts. The message names the error only; the caller adds file and line.
+Nesting has a limit of its own, far below the stack's, so that whatever walks through a value later has room to. Of a
+key that comes twice the last one counts, unless `unique=True` refuses it: two readers may disagree about such a text.
+The message names the error only; the caller adds file and line.
 """
 
 from __future__ import annotations
@@ -19,22 +21,26 @@ LONGEST_INTEGER = 4_300
 """Digits: the limit that Python sets itself, because its conversion takes quadratic time."""
 MOST_VALUES = 1 << 24
 """Values of one record: about 60 bytes each in memory, for two in a text."""
+DEEPEST = 128
+"""Lists and objects within each other."""
+TOO_DEEP = "its lists and objects are nested too deeply"
 NOT_UTF8 = "not UTF-8 text, convert it first"
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
-def parse_json(content: bytes | str, *, constants: bool = True) -> Any:
+def parse_json(content: bytes | str, *, constants: bool = True, unique: bool = False) -> Any:
     """The one value that `content` holds.
 
     Args:
         constants: whether NaN, Infinity and -Infinity are numbers.
+        unique: refuse an object with the same key twice.
 
     Raises:
         InputError: the error and its position within `content`.
     """
     text = decode_text(content) if isinstance(content, bytes) else content
     try:
-        return _decoder(constants=constants).decode(text)
+        return (_UNIQUE if unique else _decoder(constants=constants)).decode(text)
     except json.JSONDecodeError as error:
         raise InputError(reason_of(error)) from None
 
@@ -47,6 +53,17 @@ def check_size(content: bytes | str) -> None:
     values = sum(content.count(mark) for mark in marks)  # pyright: ignore[reportArgumentType]
     if values > MOST_VALUES:
         raise InputError(f"it holds more than {MOST_VALUES:,} values")
+
+
+def _refuse_depth(value: Any) -> None:
+    """Raise InputError for lists and objects that are nested deeper than `DEEPEST`; level by level, not recursively."""
+    level = [[value]]
+    for _ in range(DEEPEST + 1):
+        parts = (part for whole in level for part in (whole.values() if isinstance(whole, dict) else whole))
+        level = [part for part in parts if isinstance(part, list | dict)]
+        if not level:
+            return
+    raise InputError(TOO_DEEP)
 
 
 def parse_value_at(text: str, start: int) -> tuple[Any, int]:
@@ -90,10 +107,16 @@ class _Decoder(json.JSONDecoder):
         self._patient = json.JSONDecoder(parse_int=_whole_number, **rules)
 
     def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        value, end = self._raw_decode(s, idx)
+        if s.count("[", idx, end) + s.count("{", idx, end) > DEEPEST:
+            _refuse_depth(value)
+        return value, end
+
+    def _raw_decode(self, s: str, idx: int) -> tuple[Any, int]:
         try:
             return super().raw_decode(s, idx)
         except RecursionError:
-            raise InputError("its lists and objects are nested too deeply") from None
+            raise InputError(TOO_DEEP) from None
         except (json.JSONDecodeError, InputError):
             raise
         except ValueError:  # an integer of too many digits; looking for one first would cost every other text
@@ -108,7 +131,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise InputError(f"{name} is not a number of JSON")
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InputError(f"the key {next(name for name in found if names.count(name) > 1)!r} comes twice in an object")
+    return found
+
+
 _LENIENT, _STRICT = _Decoder(), _Decoder(parse_constant=_refuse_constant)
+_UNIQUE = _Decoder(object_pairs_hook=_without_repetition)
 
 
 def _decoder(*, constants: bool) -> json.JSONDecoder:

@@ -2,7 +2,8 @@
 
 The main process logs at INFO, every other rank only warnings and errors, each marked with its rank and host; a rank's
 file in the run folder takes everything, with tracebacks. Progress bars go to standard error and only where a person or
-a log can use them; results that a program may read go to standard out.
+a log can use them; results that a program may read go to standard out. All of it may hold names and texts that somebody
+else chose, so none of it reaches a terminal or a log before what a terminal obeys has been made visible.
 """
 
 from __future__ import annotations
@@ -19,12 +20,20 @@ from typing import Any
 
 from tqdm import tqdm
 
+from megaphi.foreign.visible_text import VisibleStream, one_message
+
 logger = logging.getLogger("megaphi")
 rank_log: int | None = None
 """File descriptor of this rank's log in the run folder, where there is one."""
 LONGEST_LOG_BYTES = 16 << 20
 """Size limit: a log that would become longer is rotated to `.log.old`, replacing the previous one."""
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+
+
+class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (a name of logging's)
+        record.message = one_message(record.message)
+        return super().formatMessage(record)
 
 
 def host_name() -> str:
@@ -36,7 +45,7 @@ def set_up_logging(*, rank: int = 0, world_size: int = 1) -> None:
     """Send `megaphi`'s log to standard error: INFO on rank 0, WARNING elsewhere, the rank named when there are many."""
     where = f"[rank {rank} on {host_name()}] " if world_size > 1 and rank != 0 else ""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {where}%(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_Formatter(f"%(asctime)s {where}%(message)s", datefmt="%H:%M:%S"))
     handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     files = [handler for handler in logger.handlers if isinstance(handler, _RankFile)]
     logger.handlers[:] = [handler, *files]
@@ -79,7 +88,7 @@ def keep_rank_log(path: Path, *, rank: int, take_native_output: bool) -> None:
         logger.warning("no log is kept in %s: %s", path, error.strerror)
         return
     handler.setFormatter(
-        logging.Formatter(f"%(asctime)s {host_name()} rank {rank} process %(process)d %(levelname)s %(message)s")
+        _Formatter(f"%(asctime)s {host_name()} rank {rank} process %(process)d %(levelname)s %(message)s")
     )
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
@@ -87,7 +96,9 @@ def keep_rank_log(path: Path, *, rank: int, take_native_output: bool) -> None:
         encoding = sys.stderr.encoding
         terminal = os.dup(2)
         os.dup2(rank_log, 2)
-        sys.stderr = open(terminal, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115
+        sys.stderr = VisibleStream(  # pyright: ignore[reportAttributeAccessIssue]
+            open(terminal, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115
+        )
         for shown in logger.handlers:
             if type(shown) is logging.StreamHandler:
                 shown.setStream(sys.stderr)  # it wrote to what is the log now
@@ -137,7 +148,7 @@ def progress_bar(*, total: int, unit: str, initial: int = 0, label: str = "", vi
     # Not tqdm's own lock, which all processes forked from this one share: a killed one would keep it from the others.
     tqdm.set_lock(_BAR_LOCK)
     return tqdm(
-        file=_Unminded(sys.stderr),  # pyright: ignore[reportArgumentType]
+        file=_Unminded(getattr(sys.stderr, "raw", sys.stderr)),  # pyright: ignore[reportArgumentType]
         total=total,
         initial=initial,
         desc=label or None,

@@ -188,7 +188,7 @@ def test_every_field_of_a_recipe_explains_itself():
             r"model\.heads=8 is not a multiple of model\.key_value_groups=3",
         ),
         (["model.head_size=31"], r"model\.head_size=31: rotary positions need an even head size"),
-        (["model.layers=0"], r"model\.layers=0: must be at least 1"),
+        (["model.layers=0"], r"model\.layers=0: must be from 1 to 10000"),
         (["model.loss_chunk_tokens=-1"], r"model\.loss_chunk_tokens=-1: must be at least 0"),
         (
             ["model.loss_chunk_tokens=8", "model.kernels=reference"],

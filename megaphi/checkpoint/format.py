@@ -19,65 +19,27 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from megaphi.checkpoint.box import Box, flat_offset, whole_box
+from megaphi.checkpoint.index import DTYPES, build_index, checked_index
 from megaphi.checkpoint.manifest import Manifest, check_content, check_sizes, read_manifest, write_manifest
 from megaphi.checkpoint.tensor_file import FileRecord, TensorFile, TensorFileWriter, hash_file
-from megaphi.config import from_plain
+from megaphi.config import LARGEST_INTEGER
 from megaphi.errors import InputError
-from megaphi.files import copy_files, read_json, write_json, write_text
-from megaphi.model.architecture import Architecture
+from megaphi.files import copy_files, read_object, write_json, write_text
+from megaphi.foreign.files import brief, is_plain_name, read_line, refuse_link_outside
+from megaphi.model.architecture import Architecture, checked_architecture, refuse_more_than_stored
 from megaphi.renamed_fields import with_new_names
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
 SMALL_FILES = ("config.json", "state.json", "index.json")
 CARRIED_FOLDER = "huggingface"
 _OPEN_FILES = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangular part of a whole tensor."""
-
-    offset: tuple[int, ...]
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    def overlap(self, other: Box) -> Box | None:
-        starts = [max(a, b) for a, b in zip(self.offset, other.offset, strict=True)]
-        ends = [
-            min(a + m, b + n) for a, m, b, n in zip(self.offset, self.shape, other.offset, other.shape, strict=True)
-        ]
-        if any(start >= end for start, end in zip(starts, ends, strict=True)):
-            return None
-        return Box(tuple(starts), tuple(end - start for start, end in zip(starts, ends, strict=True)))
-
-    def slices_within(self, outer: Box) -> tuple[slice, ...]:
-        """Index of this box in a tensor that holds `outer`."""
-        return tuple(
-            slice(start - origin, start - origin + size)
-            for start, size, origin in zip(self.offset, self.shape, outer.offset, strict=True)
-        )
-
-    def slabs(self) -> Iterator[Box]:
-        """The two-dimensional parts of a box of more dimensions, in order; one or two dimensions: itself."""
-        leading = zip(self.offset[:-2], self.shape[:-2], strict=True)
-        for place in product(*(range(start, start + size) for start, size in leading)):
-            yield Box((*place, *self.offset[-2:]), (*(1 for _ in place), *self.shape[-2:]))
-
-    def rows_for(self, start: int, end: int) -> Box:
-        """The fewest whole rows of a box of one or two dimensions that hold elements [start, end) of it, flattened."""
-        width = math.prod(self.shape[1:])
-        first, last = start // width, -(-end // width)
-        return Box((self.offset[0] + first, *self.offset[1:]), (last - first, *self.shape[1:]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,24 +88,6 @@ def write_rank_file(folder: Path, pieces: Iterable[TensorPiece], *, rank: int, s
         writer.abandon()
 
 
-def build_index(folder: Path, files: Iterable[str]) -> dict[str, Any]:
-    """Every tensor and its pieces, from the headers of the files; the pieces of each must add up to the whole of it."""
-    tensors: dict[str, Any] = {}
-    for name in files:
-        with TensorFile(folder / name) as file:
-            dtypes = {key: str(entry.dtype).removeprefix("torch.") for key, entry in file.entries.items()}
-            pieces = json.loads(file.metadata["pieces"])
-        for key, piece in pieces.items():
-            shape = piece.pop("whole")
-            tensor = tensors.setdefault(key, {"shape": shape, "dtype": dtypes[key], "pieces": []})
-            tensor["pieces"].append({"file": name, **piece})
-    for key, tensor in tensors.items():
-        written = sum(end - start for start, end in (piece["range"] for piece in tensor["pieces"]))
-        if written != math.prod(tensor["shape"]):
-            raise RuntimeError(f"{key}: the ranks wrote {written} of {math.prod(tensor['shape'])} elements")
-    return {"tensors": tensors}
-
-
 def finish_checkpoint(
     folder: Path,
     config: Mapping[str, Any],
@@ -154,11 +98,13 @@ def finish_checkpoint(
     carried: Mapping[str, Path] | None = None,
 ) -> Manifest:
     """Add the JSON files, copies of the `carried` files and, last, the manifest to a folder with every rank's
-    `files`.
+    `files`. Raises InputError if these do not hold every number of every tensor once.
     """
     write_json(folder / "config.json", config)
     write_json(folder / "state.json", state)
-    write_text(folder / "index.json", json.dumps(build_index(folder, files), separators=(",", ":")))
+    index = build_index(folder, files)
+    checked_index(index, files, path=folder / "index.json")
+    write_text(folder / "index.json", json.dumps(index, separators=(",", ":")))
     copy_files(carried or {}, folder / CARRIED_FOLDER)
     others = (*SMALL_FILES, *(f"{CARRIED_FOLDER}/{name}" for name in carried or {}))
     records = {name: hash_file(folder / name) for name in others}
@@ -180,22 +126,39 @@ class CheckpointReader:
         check_sizes(self.folder, self.manifest)
         for name in SMALL_FILES:
             check_content(self.folder, self.manifest, name)
-        self.config = with_new_names(read_json(self.folder / "config.json", what="checkpoint configuration"))
+        self.config = with_new_names(read_object(self.folder / "config.json", what="checkpoint configuration"))
         """The configuration of the run that saved it, under the names that fields have today."""
-        self.state: dict[str, Any] = read_json(self.folder / "state.json", what="checkpoint state")
-        self.tensors: Mapping[str, Any] = read_json(self.folder / "index.json", what="checkpoint index")["tensors"]
+        self.state = read_object(self.folder / "state.json", what="checkpoint state")
+        _check_step(self.state, where=self.folder / "state.json")
+        path = self.folder / "index.json"
+        self._index = checked_index(read_object(path, what="checkpoint index"), self.manifest.files, path=path)
+        self.tensors = self._index.tensors
         """Key -> {shape, dtype, pieces}; a weight's key is `model/` and its name."""
         self._open: dict[str, TensorFile] = {}
 
     @property
     def architecture(self) -> Architecture:
-        return from_plain(Architecture, self.config["model"], where="model")
+        """Raises InputError if the configuration describes none."""
+        return self._architecture
+
+    @cached_property
+    def _architecture(self) -> Architecture:
+        where = self.folder / "config.json"
+        if not isinstance(self.config.get("model"), dict):
+            raise InputError(f"{where} has no section 'model': it is not the configuration of a run")
+        model = checked_architecture(self.config["model"], where=str(where))
+        stored = sum(math.prod(entry["shape"]) for key, entry in self.tensors.items() if key.startswith("model/"))
+        refuse_more_than_stored(model, stored, where=str(self.folder))
+        return model
 
     @property
     def carried(self) -> dict[str, Path]:
         prefix = f"{CARRIED_FOLDER}/"
-        names = [name for name in self.manifest.files if name.startswith(prefix) and name.count("/") == 1]
+        names = [name for name in self.manifest.files if name.startswith(prefix)]
+        if names and (self.folder / CARRIED_FOLDER).is_symlink():
+            raise InputError(f"{self.folder / CARRIED_FOLDER} is a link: nothing is copied from where it leads")
         for name in names:
+            refuse_link_outside(self.folder / name)
             check_content(self.folder, self.manifest, name)
         return {name.removeprefix(prefix): self.folder / name for name in names}
 
@@ -239,7 +202,7 @@ class CheckpointReader:
             if low < high:
                 matrix = Box(slab.offset[-2:], slab.shape[-2:]).rows_for(low, high)
                 held = Box((*slab.offset[:-2], *matrix.offset), (*slab.shape[:-2], *matrix.shape))
-                skipped = _flat_offset(held, slab)
+                skipped = flat_offset(held, slab)
                 parts.append(self.read_box(key, held).view(-1)[low - skipped : high - skipped])
             passed += slab.numel
         return torch.cat(parts) if len(parts) > 2 else parts[-1]
@@ -262,7 +225,7 @@ class CheckpointReader:
         rows = slab if len(slab.shape) == 1 else Box(
             (*slab.offset[:-1], stored.offset[-1]), (*slab.shape[:-1], stored.shape[-1])
         )  # fmt: skip
-        first = _flat_offset(rows, stored)
+        first = flat_offset(rows, stored)
         direct = target.is_contiguous() and rows == slab
         values = target.view(-1) if direct else torch.empty(rows.numel, dtype=target.dtype)
         for piece in pieces:
@@ -280,29 +243,26 @@ class CheckpointReader:
             if len(self._open) >= _OPEN_FILES:  # a checkpoint may have more files than a process may have open
                 self._open.pop(next(iter(self._open))).close()
             try:
-                self._open[name] = TensorFile(self.folder / name)
+                self._open[name] = self._index.checked(TensorFile(self.folder / name), name)
             except InputError as error:
                 raise InputError(f"checkpoint {self.folder}: {error}: use another checkpoint") from None
         return self._open[name]
 
 
-def whole_box(shape: tuple[int, ...]) -> Box:
-    return Box((0,) * len(shape), shape)
-
-
-def _flat_offset(inner: Box, outer: Box) -> int:
-    """Offset of a box of whole rows in the flattened box around it."""
-    place = 0
-    for start, origin, size in zip(inner.offset, outer.offset, outer.shape, strict=True):
-        place = place * size + start - origin
-    return place
+def _check_step(state: Mapping[str, Any], *, where: Path) -> None:
+    step = state.get("step", 0)
+    if type(step) is not int or not 0 <= step <= LARGEST_INTEGER:
+        raise InputError(f"{where}: step is {brief(step)}, expected a whole number")
 
 
 def resolve(path: Path) -> Path:
     """A checkpoint folder, from itself, a `checkpoints` folder, a run folder, or a `latest` file."""
     for candidate in (path, path / "latest", path / "checkpoints" / "latest"):
-        if candidate.is_file() and candidate.name == "latest":
-            return candidate.parent / candidate.read_text().strip()
+        if candidate.name == "latest" and candidate.exists() and not candidate.is_dir():
+            name = read_line(candidate)
+            if not is_plain_name(name):
+                raise InputError(f"{candidate} holds {brief(name)}, expected the name of a checkpoint's folder")
+            return candidate.parent / name
         if (candidate / "manifest.json").is_file():
             return candidate
     what = "no such file or folder" if not path.exists() else "neither a checkpoint nor a run folder with one"

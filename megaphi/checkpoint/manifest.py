@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from megaphi.checkpoint.tensor_file import FileRecord, TensorFile, hash_file
 from megaphi.errors import InputError
-from megaphi.files import read_json, write_text
+from megaphi.files import LARGEST_JSON, read_json, write_text
+from megaphi.foreign.files import brief, damage_named, is_plain_name, read_small
 
 FORMAT = "megaphi-checkpoint-3"
 SAVE_ID_NAMES = {FORMAT: "save_id", "megaphi-checkpoint-2": "run"}
@@ -50,15 +52,22 @@ def read_manifest(folder: Path) -> Manifest:
     stated = found.get("format") if isinstance(found, dict) else None
     if stated not in SAVE_ID_NAMES:
         raise InputError(f"{path} has the format {stated!r}, expected {' or '.join(map(repr, SAVE_ID_NAMES))}")
-    try:
-        files = {name: FileRecord(entry["bytes"], entry["sha256"]) for name, entry in found["files"].items()}
+    with damage_named(path, what="a manifest: it has changed since it was written"):
+        files = {name: _record(name, entry) for name, entry in found["files"].items()}
         manifest = Manifest(save_id=found[SAVE_ID_NAMES[stated]], step=found["step"], files=files)
-        is_whole = _spelled(manifest, stated).encode() == path.read_bytes()
-    except (KeyError, TypeError, AttributeError):
-        is_whole = False
-    if not is_whole:
-        raise InputError(f"{path} is corrupted: it has changed since it was written")
-    return manifest  # pyright: ignore[reportPossiblyUnboundVariable]
+        if type(manifest.step) is not int or not isinstance(manifest.save_id, str):
+            raise TypeError(f"step {brief(manifest.step)} of the save {brief(manifest.save_id)}")
+        if _spelled(manifest, stated).encode() != read_small(path, largest=LARGEST_JSON):
+            raise InputError(f"{path} is corrupted: it has changed since it was written")
+    return manifest
+
+
+def _record(name: str, entry: Mapping[str, Any]) -> FileRecord:
+    """The record of a file; its name leads to a file of the checkpoint's folder or of one within. Raises ValueError."""
+    record, parts = FileRecord(entry["bytes"], entry["sha256"]), name.split("/")
+    if not (all(map(is_plain_name, parts)) and len(parts) <= 2 and type(record.bytes) is int and record.bytes >= 0):
+        raise ValueError(f"{name!r} of {brief(record.bytes)} bytes")
+    return record
 
 
 def _spelled(manifest: Manifest, stated: str) -> str:
@@ -76,6 +85,8 @@ def _spelled(manifest: Manifest, stated: str) -> str:
 
 def check_size(folder: Path, manifest: Manifest, name: str) -> None:
     """Raises InputError if a file is missing or has another size."""
+    if name not in manifest.files:
+        raise InputError(f"checkpoint {folder}: {MANIFEST} does not list {name}: use another checkpoint")
     path, expected = folder / name, manifest.files[name].bytes
     found = path.stat().st_size if path.is_file() else None
     if found != expected:

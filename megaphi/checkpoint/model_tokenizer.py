@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from megaphi.checkpoint.weight_reader import WeightReader
+from megaphi.config import LARGEST_INTEGER
 from megaphi.errors import InputError
+from megaphi.foreign.files import brief, damage_named
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import READ_BESIDE, TOKENIZER_FILES, VOCABULARIES, open_files
 from megaphi.tokenizer.phi4 import can_have, load_tokenizer
@@ -29,7 +31,8 @@ def tokenizer_of(reader: WeightReader, *, ranks_file: str | os.PathLike[str] | N
         InputError: its files cannot be read, or are not those that the weights were trained with.
     """
     vocabulary, carried = reader.architecture.vocabulary, reader.carried
-    recorded = (reader.config.get("tokenizer") or {}).get("fingerprint") or ""
+    with damage_named(reader.folder, what="a model whose configuration names its tokenizer"):
+        recorded = str((reader.config.get("tokenizer") or {}).get("fingerprint") or "")
     if recorded == NO_TOKENIZER:
         return None
     if carried.keys() & set(VOCABULARIES):
@@ -85,6 +88,10 @@ def longest_sequence(config: Mapping[str, Any]) -> int:
 
     A stage without a length of its own has the batch's, which no row has where every stage has another.
     """
-    of_batch = (config.get("batch") or {}).get("sequence_length") or 0
-    stages = ((config.get("task") or {}).get("mixture") or {}).get("stages") or ()
-    return max((stage.get("sequence_length") or of_batch for stage in stages), default=of_batch)
+    with damage_named("the configuration of a run", what="one that says how long its sequences are"):
+        of_batch = (config.get("batch") or {}).get("sequence_length") or 0
+        stages = ((config.get("task") or {}).get("mixture") or {}).get("stages") or ()
+        longest = max((stage.get("sequence_length") or of_batch for stage in stages), default=of_batch)
+        if type(longest) is not int or not 0 <= longest <= LARGEST_INTEGER:
+            raise ValueError(f"a sequence of {brief(longest)} tokens")
+    return longest

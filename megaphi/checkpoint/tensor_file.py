@@ -24,11 +24,15 @@ from torch import Tensor
 
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
+from megaphi.foreign.files import brief, damage_named, open_regular
 from megaphi.json_text import parse_json
 
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int64: "I64"}
 DTYPES = {code: dtype for dtype, code in CODES.items()}
-LARGEST_HEADER = 1 << 30
+LARGEST_HEADER = 100_000_000
+"""Size limit of a header, the format's own."""
+MOST_DIMENSIONS, MOST_NUMBERS = 8, 1 << 53
+"""Limits of a tensor in any file: sizes and places stay exact in every type that they pass through."""
 _BLOCK_BYTES = 1 << 24
 _WRITEBACK_BYTES = 1 << 25
 
@@ -45,6 +49,10 @@ class TensorEntry:
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.numel * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +153,9 @@ class TensorFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self._handle = os.open(self.path, os.O_RDONLY)
+            self._handle = open_regular(self.path)
         except FileNotFoundError:
             raise InputError(f"{self.path} is missing") from None
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
         try:
             self.metadata, self.entries = self._read_header()
         except BaseException:
@@ -174,22 +180,44 @@ class TensorFile:
         if size < 8 or length > min(size - 8, LARGEST_HEADER):
             raise InputError(f"{self.path} is corrupted: {size:,} bytes cannot hold the header that it announces")
         try:
-            described = parse_json(self._bytes(8, length))
+            described = parse_json(self._bytes(8, length), unique=True)
+        except InputError as error:
+            raise InputError(f"{self.path} is corrupted: its header is no JSON: {error}") from None
+        with damage_named(self.path, what="a file with the header of a safetensors file"):
             metadata = described.pop("__metadata__", {})
-            unknown = {name: entry["dtype"] for name, entry in described.items() if entry["dtype"] not in DTYPES}
-            entries = {
-                name: _entry(entry, first=8 + length) for name, entry in described.items() if name not in unknown
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{self.path} is corrupted: its header is not that of a safetensors file ({error})"
-            ) from None
-        for name, code in unknown.items():
-            raise InputError(f"{self.path}: {name} has the type {code!r}, which is none of {', '.join(DTYPES)}")
-        end = max((entry.first_byte + entry.numel * entry.dtype.itemsize for entry in entries.values()), default=0)
-        if end > size:
-            raise InputError(f"{self.path} is truncated: {size:,} bytes, and its header announces {end:,}")
+            if not all(isinstance(text, str) for text in metadata.values()):
+                raise TypeError("__metadata__ holds something else than texts")
+            entries = {name: self._entry(name, entry, first=8 + length) for name, entry in described.items()}
+        self._check_places(entries, first=8 + length, size=size)
         return metadata, entries
+
+    def _entry(self, name: str, described: Mapping[str, Any], *, first: int) -> TensorEntry:
+        """Check one tensor's description. Raises InputError, ValueError, TypeError, LookupError."""
+        code, shape, (start, end) = described["dtype"], described["shape"], described["data_offsets"]
+        if not name.isprintable():
+            raise ValueError(f"the name {name!r}")
+        if type(shape) is not list or len(shape) > MOST_DIMENSIONS:
+            raise ValueError(f"{name} has the shape {brief(shape)}")
+        if not all(type(number) is int and 0 <= number <= MOST_NUMBERS for number in (*shape, start, end)):
+            raise ValueError(f"{name} has the shape {brief(shape)} and the place {brief([start, end])}")
+        if not isinstance(code, str) or code not in DTYPES:
+            raise InputError(f"{self.path}: {name} has the type {brief(code)}, which is none of {', '.join(DTYPES)}")
+        entry = TensorEntry(DTYPES[code], tuple(shape), first + start)
+        if end - start != entry.numel * entry.dtype.itemsize:
+            raise ValueError(f"{end - start} bytes for {name} of the shape {shape}")
+        return entry
+
+    def _check_places(self, entries: Mapping[str, TensorEntry], *, first: int, size: int) -> None:
+        """The tensors must fill the file, as the format demands: one after the other, without a gap or an overlap."""
+        reached = first
+        for name, entry in sorted(entries.items(), key=lambda item: (item[1].first_byte, item[1].bytes)):
+            if entry.first_byte != reached:
+                raise InputError(f"{self.path} is corrupted: {name} does not begin where the tensor before it ends")
+            reached += entry.bytes
+        if reached > size:
+            raise InputError(f"{self.path} is truncated: {size:,} bytes, and its header announces {reached:,}")
+        if reached < size:
+            raise InputError(f"{self.path} is corrupted: {size - reached:,} bytes follow after its last tensor")
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> Tensor:
         """Elements [start, end) of a tensor, flattened."""
@@ -222,15 +250,6 @@ def _bytes_of(flat: Tensor) -> memoryview:
     """The memory of a contiguous, one-dimensional CPU tensor of any type."""
     dense = flat.as_strided(flat.shape, (1,))  # a single element cut out of a tensor may keep another stride
     return memoryview(dense.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
-
-
-def _entry(described: Mapping[str, Any], *, first: int) -> TensorEntry:
-    dtype = DTYPES[described["dtype"]]
-    start, end = described["data_offsets"]
-    entry = TensorEntry(dtype, tuple(int(size) for size in described["shape"]), first + start)
-    if end - start != entry.numel * dtype.itemsize or start < 0 or any(size < 0 for size in entry.shape):
-        raise ValueError(f"{end - start} bytes for a tensor of shape {entry.shape}")
-    return entry
 
 
 def hash_file(path: Path, *, from_disk: bool = False) -> FileRecord:

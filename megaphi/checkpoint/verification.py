@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from megaphi.checkpoint.format import CheckpointReader, build_index
+from megaphi.checkpoint.format import CheckpointReader
+from megaphi.checkpoint.index import build_index
 from megaphi.checkpoint.manifest import MANIFEST, Manifest, check_content, read_manifest
 from megaphi.errors import InputError
 from megaphi.model.weights import weights_of

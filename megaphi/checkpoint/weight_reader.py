@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.box import Box
 from megaphi.model.architecture import Architecture
 
 

@@ -12,10 +12,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 from megaphi import __version__
 from megaphi.errors import InputError, ReportedElsewhere, RunFailed
+from megaphi.foreign.visible_text import VisibleStream, one_message
 
 _OF_THEIR_OWN_NAME = "train tokenize generate chat serve convert inspect verify pivotal decontaminate".split()
 VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
@@ -37,16 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     _print_anything()
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
+    with redirect_stdout(_shown(sys.stdout)), redirect_stderr(_shown(sys.stderr)):
+        return _run(parsed)
+
+
+def _run(parsed: argparse.Namespace) -> int:
     try:
         return parsed.command(parsed)
     except ReportedElsewhere:
         return 2
     except InputError as error:
-        print(f"megaphi: {error}", file=sys.stderr)
+        print(f"megaphi: {one_message(str(error))}", file=sys.stderr)
         return 2
     except RunFailed as error:
         if str(error):  # only one rank of a job has something to say
-            print(f"megaphi: {error}", file=sys.stderr)
+            print(f"megaphi: {one_message(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("megaphi: interrupted", file=sys.stderr)
@@ -72,6 +79,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}{_as_fields(rest) if hasattr(parsed, 'fields') else ''}")
     return parsed
+
+
+def _shown(stream: Any) -> Any:
+    return stream if isinstance(stream, VisibleStream) else VisibleStream(stream)
 
 
 def _print_anything() -> None:

@@ -14,6 +14,7 @@ import argparse
 import ipaddress
 import math
 import socket
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from megaphi.cli.engine_options import Opened, add_engine_arguments, on_every_ra
 from megaphi.cli.job_end import end_of_job, told_to_all_ranks
 from megaphi.config import user_path
 from megaphi.errors import InputError
+from megaphi.foreign.files import read_line
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -96,15 +98,17 @@ def require_serving_packages() -> None:
 
 
 def read_key(path: str | None) -> str | None:
-    """The one line of a key file; None without one."""
+    """The one line of a key file; None without one. Raises InputError, also if others could have changed it."""
     if path is None:
         return None
     try:
-        key = Path(path).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        key, mode = read_line(path), Path(path).stat().st_mode
+    except (OSError, InputError) as error:
         raise InputError(f"--api-key-file {path}: cannot be read as a line of ASCII: {error}") from None
-    if not key or len(key.split()) != 1:
-        raise InputError(f"--api-key-file {path}: must hold one key without blanks")
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InputError(f"--api-key-file {path}: others than its owner may write to it: chmod 600 {path}")
+    if not key or len(key.split()) != 1 or not key.isascii():
+        raise InputError(f"--api-key-file {path}: must hold one key of ASCII without blanks")
     return key
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.box import Box
 from megaphi.checkpoint.model_tokenizer import NO_TOKENIZER, tokenizer_of
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.conversion.formats.gguf.weights import GgufWeights
@@ -23,6 +23,7 @@ from megaphi.errors import InputError
 from megaphi.files import read_object
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES, open_path
+from megaphi.tokenizer.tokenizer_files import end_tokens
 
 NAME_IDS = (CONFIG, GENERATION_CONFIG)
 """Files of a model that name the tokens that end a text."""
@@ -93,8 +94,7 @@ def _check_ends(source: WeightReader, given: Tokenizer, *, path: str | None) -> 
     """Refuse a tokenizer whose texts end with another token than the model's files say."""
     for name in NAME_IDS:
         said = read_object(source.carried[name], what="configuration") if name in source.carried else {}
-        ends = said.get("eos_token_id")
-        ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        ends = end_tokens(said)
         if ends and not ends & given.stop_tokens:
             raise InputError(
                 f"--tokenizer {path} ends a text with {_listed(given.stop_tokens)}, and {name} of {source.folder} says"

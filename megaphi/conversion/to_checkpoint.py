@@ -16,9 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaphi.checkpoint.format import Box, file_metadata, finish_checkpoint, piece_entry, rank_file
+from megaphi.checkpoint.box import Box
+from megaphi.checkpoint.format import file_metadata, finish_checkpoint, piece_entry, rank_file
 from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.conversion.formats.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
+from megaphi.conversion.formats.streaming import (
+    NotFinite,
+    PlannedFile,
+    check_space,
+    row_blocks,
+    wanted_dtype,
+    write_files,
+)
 from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
 from megaphi.files import whole_folder
 from megaphi.model.architecture import Architecture
@@ -63,7 +71,8 @@ def to_checkpoint(
     carried = reader.carried
     with whole_folder(out) as folder:
         check_space(out, files)
-        records = write_files(folder, files, _blocks(reader, layout, dtype), label="convert")
+        strange = NotFinite()
+        records = write_files(folder, files, _blocks(reader, layout, dtype, strange), label="convert")
         finish_checkpoint(
             folder,
             _configuration(reader.config, layout, dtype),
@@ -72,6 +81,7 @@ def to_checkpoint(
             save_id=save_id,
             carried=carried,
         )
+    strange.say(reader.folder)
     return out
 
 
@@ -121,14 +131,16 @@ def _stages(reader: WeightReader, layout: ParallelLayout) -> list[list[Weight]]:
     return [sorted(weights, key=lambda weight: -reader.dtype(weight.name).itemsize) for weights in stages]
 
 
-def _blocks(reader: WeightReader, layout: ParallelLayout, dtype: str | None) -> Iterator[tuple[str, Tensor]]:
+def _blocks(
+    reader: WeightReader, layout: ParallelLayout, dtype: str | None, strange: NotFinite
+) -> Iterator[tuple[str, Tensor]]:
     """(file, next values of it), in the order of the files' tensors."""
     for stage, weights in enumerate(_stages(reader, layout)):
         for weight in weights:
             kind = wanted_dtype(reader.dtype(weight.name), dtype, what=f"{reader.folder}: {weight.name}")
             for each in read_ranges(weight, tensor=layout.tensor):
                 for start, end in row_blocks(each.first, each.end, columns=weight.columns):
-                    values = reader.rows(weight.name, start, end)
+                    values = strange.look(weight.name, reader.rows(weight.name, start, end))
                     for rank, columns in each.columns.items():
                         yield _file_of(stage, rank, layout), _taken(values, columns, kind)
 

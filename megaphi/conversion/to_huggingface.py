@@ -24,7 +24,14 @@ from megaphi.conversion.formats.huggingface.config import (
 from megaphi.conversion.formats.huggingface.form import form_for
 from megaphi.conversion.formats.huggingface.weights import INDEX, ONE_FILE
 from megaphi.conversion.formats.side_files import CARRIED, CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
-from megaphi.conversion.formats.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
+from megaphi.conversion.formats.streaming import (
+    NotFinite,
+    PlannedFile,
+    check_space,
+    row_blocks,
+    wanted_dtype,
+    write_files,
+)
 from megaphi.conversion.formats.weight_names import Table, our_table, their_shapes, their_table
 from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
 from megaphi.files import copy_files, read_object, whole_folder, write_json
@@ -35,6 +42,7 @@ from megaphi.tokenizer.huggingface import export_tokenizer
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import VOCABULARIES
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
+from megaphi.tokenizer.tokenizer_files import end_tokens
 
 SHARD_BYTES = 5_000_000_000
 
@@ -72,13 +80,15 @@ def to_huggingface(
         logger.info("%s came without a tokenizer: it is exported without one", reader.folder)
     with whole_folder(out) as folder:
         check_space(out, files)
-        write_files(folder, files, _blocks(reader, files, dtype), label="convert")
+        strange = NotFinite()
+        write_files(folder, files, _blocks(reader, files, dtype, strange), label="convert")
         if len(files) > 1:
             write_json(folder / INDEX, _index(files))
         _write_configuration(reader, own, folder, carried, dtype=dtype)
         copy_files({name: path for name, path in carried.items() if not (folder / name).exists()}, folder)
         if tokenizer and not has_files and isinstance(own, Phi4Tokenizer):
             export_tokenizer(own, folder, model_max_length=context_of(reader))
+    strange.say(reader.folder)
     return out
 
 
@@ -108,7 +118,9 @@ def _their_table(model: Architecture) -> Table:
     return their_table(our_table(model, form_for(model).naming))
 
 
-def _blocks(reader: WeightReader, files: dict[str, PlannedFile], dtype: str | None) -> Iterator[tuple[str, Tensor]]:
+def _blocks(
+    reader: WeightReader, files: dict[str, PlannedFile], dtype: str | None, strange: NotFinite
+) -> Iterator[tuple[str, Tensor]]:
     """(file, next values of it), in the order of the files' tensors."""
     table = _their_table(reader.architecture)
     columns = {weight.name: weight.columns for weight in weights_of(reader.architecture)}
@@ -117,7 +129,7 @@ def _blocks(reader: WeightReader, files: dict[str, PlannedFile], dtype: str | No
             for segment in table[tensor]:
                 ours, end = segment.tensor, segment.first + segment.rows
                 for start, stop in row_blocks(segment.first, end, columns=columns[ours]):
-                    yield name, reader.rows(ours, start, stop).to(kind)
+                    yield name, strange.look(ours, reader.rows(ours, start, stop)).to(kind)
 
 
 def _index(files: dict[str, PlannedFile]) -> dict[str, Any]:
@@ -167,8 +179,7 @@ def _with_ends(reader: WeightReader, generation: Mapping[str, Any]) -> Mapping[s
     token.
     """
     tokenizer = tokenizer_of(reader) if reader.state.get("step") else None
-    listed = generation.get("eos_token_id")
-    ends = set(listed if isinstance(listed, list) else [] if listed is None else [listed])
+    ends = end_tokens(generation)
     if tokenizer is None or {tokenizer.end_of_text, tokenizer.message_end} <= ends:
         return generation
     return {**generation, "eos_token_id": sorted({*ends, tokenizer.end_of_text, tokenizer.message_end})}

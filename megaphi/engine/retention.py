@@ -7,7 +7,6 @@ checkpoint, only a hidden folder that the next save removes.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated
 
 from megaphi.config import FilePath, Range
 from megaphi.errors import InputError
-from megaphi.files import read_json, unused_name
+from megaphi.files import read_json, remove_tree, unused_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,14 +92,14 @@ def prune(folder: Path, rules: Saving, *, newest: int) -> None:
     for step in outdated(stored, rules, newest=newest):
         remove(folder / checkpoint_name(step))
     for path in folder.glob(".step_*"):
-        shutil.rmtree(path)
+        remove_tree(path)
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint, atomically."""
+    """Delete a checkpoint, atomically; of a link to one, the link."""
     hidden = unused_name(checkpoint, "deleted")
     checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
+    remove_tree(hidden)
 
 
 def _validation_loss(checkpoint: Path) -> float | None:

@@ -7,14 +7,14 @@ No torch here: planners and the command line read this file without paying for a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from megaphi.config import Range, check_values
+from megaphi.config import Range, check_values, from_plain
 from megaphi.errors import InputError, did_you_mean
 from megaphi.model.variants import USUAL, variant_of
-from megaphi.model.weights import matmul_parameters, weights_of
+from megaphi.model.weights import matmul_parameters, parameter_count
 
 OPERATORS = (
     *("rms_norm", "add_rms_norm", "rotary", "swiglu", "cross_entropy"),
@@ -37,12 +37,13 @@ def check_operators(names: Iterable[str], *, field: str) -> None:
 class Architecture:
     """Sizes of one model, and the code that computes it (config section `model`)."""
 
-    layers: Annotated[int, Range(minimum=1)]
+    layers: Annotated[int, Range(minimum=1, maximum=10_000)]
+    """No file of a stranger makes us list the weights of more."""
     hidden: Annotated[int, Range(minimum=1)]
     feed_forward: Annotated[int, Range(minimum=1)]
     """Width of each half of the SwiGLU: the gate and the up projection."""
-    heads: Annotated[int, Range(minimum=1)]
-    key_value_groups: Annotated[int, Range(minimum=1)]
+    heads: Annotated[int, Range(minimum=1, maximum=65_536)]
+    key_value_groups: Annotated[int, Range(minimum=1, maximum=65_536)]
     """Key-value heads; each serves heads / key_value_groups query heads."""
     head_size: Annotated[int, Range(minimum=1)]
     vocabulary: Annotated[int, Range(minimum=1)]
@@ -116,7 +117,28 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """Every trainable number, by arithmetic; the tests compare it with the real modules."""
-        return sum(weight.numel for weight in weights_of(self))
+        return parameter_count(self)
+
+
+def checked_architecture(sizes: Mapping[str, Any], *, where: str) -> Architecture:
+    """The architecture of these fields, which a file gave. Raises InputError that names the file and the field."""
+    try:
+        model = from_plain(Architecture, dict(sizes), where="model")
+        model.check()
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return model
+
+
+def refuse_more_than_stored(model: Architecture, stored: int, *, where: str) -> None:
+    """Refuse an architecture far larger than the numbers that a file holds, before its weights are listed one by one.
+
+    Up to twice as many, the weights that are missing are named instead. Raises InputError.
+    """
+    if model.parameters > 2 * stored:
+        raise InputError(
+            f"{where}: a model of {model.parameters:,} parameters is described, and {stored:,} numbers are stored"
+        )
 
 
 PHI4_14B = Architecture(

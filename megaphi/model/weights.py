@@ -30,6 +30,14 @@ def weights_of(model: Architecture) -> list[Weight]:
     ]
 
 
+def parameter_count(model: Architecture) -> int:
+    """Numbers of all weights, without listing them layer by layer: a file may describe any number of layers."""
+    variant = variant_of(model.variant)
+    once = (*variant.bottom_weights(model), *variant.top_weights(model))
+    layer = sum(row.numel for row in variant.layer_weights(model))
+    return model.layers * layer + sum(row.numel for row in once)
+
+
 def stored_name(name: str, stored: Architecture) -> str:
     """Name under which a weight is stored: the output layer of a tied model is its embedding."""
     return EMBEDDING if name == OUTPUT and stored.tied_embeddings else name

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from megaphi.conversation import Conversation, Message, to_plain
 from megaphi.errors import InputError
+from megaphi.foreign.files import DAMAGE
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -60,7 +61,7 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        except (TemplateError, *DAMAGE) as error:
             raise InputError(f"{self.where} does not take this conversation: {error}") from None
 
     def locate(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> LocatedText:
@@ -96,7 +97,7 @@ class ChatTemplate:
 
         try:
             return _environment().from_string(self.source)
-        except TemplateError as error:
+        except (TemplateError, *DAMAGE) as error:
             raise InputError(f"{self.where} is no template: {error}") from None
 
 

@@ -23,19 +23,24 @@ from numpy.typing import NDArray
 
 from megaphi.conversation import Conversation, Message, to_plain
 from megaphi.errors import InputError
-from megaphi.files import read_json, read_object
+from megaphi.files import read_object
 from megaphi.log import logger
 from megaphi.tokenizer.byte_letters import byte_letters
 from megaphi.tokenizer.byte_tokens import BYTE_TOKEN, with_broken_bytes_replaced
 from megaphi.tokenizer.chat_template import ChatTemplate, LocatedText, Span
 from megaphi.tokenizer.interface import RenderedConversation, TextDecoder, TrainOn, Utf8Decoder, WindowDecoder
+from megaphi.tokenizer.tokenizer_files import (
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    chat_template_source,
+    end_tokens,
+    named_tokens,
+    read_tokenizer,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
-TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-NAMED_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-LISTED_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 _NONCE = secrets.token_hex(8)
 
 
@@ -52,7 +57,7 @@ class JsonTokenizer:
         self.where = files[TOKENIZER_JSON]
         self.files = dict(files)
         self._named = named_tokens(files)
-        self._data = _prepared(read_json(self.where, what="tokenizer"), self._named, where=self.where)
+        self._data = _prepared(read_tokenizer(self.where), self._named)
         self._fast = _open(self._data, where=self.where)
         self.vocabulary_size = 1 + max(self._fast.get_vocab(with_added_tokens=True).values())
         self.special_ids = {token["content"]: token["id"] for token in self._data["added_tokens"] if token["special"]}
@@ -96,9 +101,8 @@ class JsonTokenizer:
         stops = {self.end_of_text, self.message_end}
         for name in ("generation_config.json", "config.json"):
             if name in self.files:
-                found = read_object(self.files[name], what="configuration").get("eos_token_id")
-                stops |= set(found if isinstance(found, list) else [] if found is None else [found])
-        return frozenset(stop for stop in stops if isinstance(stop, int))
+                stops |= end_tokens(read_object(self.files[name], what="configuration"))
+        return frozenset(stops)
 
     def encode(self, text: str) -> list[int]:
         return self.encode_to_array(text).tolist()
@@ -286,49 +290,8 @@ class JsonTokenizer:
         return {letter: byte for byte, letter in byte_letters().items()}
 
 
-def named_tokens(files: Mapping[str, Path]) -> dict[str, Any]:
-    """bos_token, eos_token ... -> text, and the lists of further special tokens, from the files that name them."""
-    found: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
-        if name not in files:
-            continue
-        content = read_object(files[name], what="tokenizer configuration")
-        for key in NAMED_TOKENS:
-            if content.get(key) is not None:
-                found[key] = _text_of(content[key])
-        for key in LISTED_TOKENS:
-            listed = content.get(key)
-            if listed:
-                found[key] = [_text_of(one) for one in (listed.values() if isinstance(listed, dict) else listed)]
-    return found
-
-
-def chat_template_source(files: Mapping[str, Path]) -> str | None:
-    """The chat template, searched where transformers does; of several, the one called default."""
-    if "chat_template.jinja" in files:
-        try:
-            return files["chat_template.jinja"].read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{files['chat_template.jinja']} cannot be read: {error}") from None
-    for name in ("chat_template.json", TOKENIZER_CONFIG):
-        found = read_object(files[name], what="chat template").get("chat_template") if name in files else None
-        if isinstance(found, list):
-            found = next(
-                (one.get("template") for one in found if isinstance(one, dict) and one.get("name") == "default"), None
-            )
-        if isinstance(found, str):
-            return found
-    return None
-
-
-def _text_of(token: Any) -> str:
-    return token["content"] if isinstance(token, dict) else str(token)
-
-
-def _prepared(data: Any, named: Mapping[str, Any], *, where: Path) -> dict[str, Any]:
+def _prepared(data: dict[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """The file's content with every named token among its special ones, and without truncation and padding."""
-    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
-        raise InputError(f"{where} is no tokenizer.json: it has no model")
     vocabulary = data["model"].get("vocab")
     names = {text for value in named.values() for text in (value if isinstance(value, list) else [value])}
     added = [{**token, "special": token.get("special") or token["content"] in names} for token in data["added_tokens"]]

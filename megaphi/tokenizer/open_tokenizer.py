@@ -14,11 +14,11 @@ from typing import Any
 
 from megaphi.conversation import Conversation, Message, to_plain
 from megaphi.errors import InputError
-from megaphi.files import read_json
+from megaphi.foreign.files import damage_named
 from megaphi.tokenizer.byte_letters import byte_letters
 from megaphi.tokenizer.chat_template import ChatTemplate
 from megaphi.tokenizer.interface import Tokenizer
-from megaphi.tokenizer.json_tokenizer import TOKENIZER_JSON, JsonTokenizer, chat_template_source, named_tokens
+from megaphi.tokenizer.json_tokenizer import JsonTokenizer
 from megaphi.tokenizer.phi4 import Phi4Tokenizer, load_tokenizer
 from megaphi.tokenizer.rank_file import read_ranks
 from megaphi.tokenizer.special_tokens import (
@@ -29,6 +29,7 @@ from megaphi.tokenizer.special_tokens import (
     special_token_ids,
 )
 from megaphi.tokenizer.think_tokens import ThinkTokens, think_tokens_among
+from megaphi.tokenizer.tokenizer_files import TOKENIZER_JSON, chat_template_source, named_tokens, read_tokenizer
 
 PHI4 = "phi4"
 TOKENIZER_FILES = (
@@ -80,7 +81,8 @@ def open_files(
             f"{where} has its tokenizer in {', '.join(sorted(files.keys() & set(VOCABULARIES)))} and no"
             f" {TOKENIZER_JSON}: make that with transformers, AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
-    tokenizer = _phi4_described_by(files, ranks_file=ranks_file) or JsonTokenizer(files)
+    with damage_named(where, what="a tokenizer"):
+        tokenizer = _phi4_described_by(files, ranks_file=ranks_file) or JsonTokenizer(files)
     if vocabulary is not None and tokenizer.vocabulary_size > vocabulary:
         raise InputError(
             f"the tokenizer of {where} has {tokenizer.vocabulary_size:,} tokens, the model a vocabulary of"
@@ -91,11 +93,11 @@ def open_files(
 
 def _phi4_described_by(files: Mapping[str, Path], *, ranks_file: str | os.PathLike[str] | None) -> Phi4Tokenizer | None:
     """Phi-4's tokenizer of some size, if that is what the files describe."""
-    data = read_json(files[TOKENIZER_JSON], what="tokenizer")
-    model = data.get("model") if isinstance(data, dict) else None
-    if not isinstance(model, dict) or model.get("type") != "BPE" or data.get("normalizer") is not None:
+    data = read_tokenizer(files[TOKENIZER_JSON])
+    model = data["model"]
+    if not isinstance(model.get("vocab"), dict) or model.get("type") != "BPE" or data.get("normalizer") is not None:
         return None
-    added = {token["content"]: token["id"] for token in data.get("added_tokens", [])}
+    added = {token["content"]: token["id"] for token in data["added_tokens"]}
     size = added.get(END_OF_TEXT, -1) + SPECIAL_COUNT - 1
     if not SMALLEST_VOCABULARY_SIZE <= size <= FULL_VOCABULARY_SIZE:
         return None

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from megaphi.checkpoint import format as format_module
 from megaphi.checkpoint import manifest as manifest_module
+from megaphi.checkpoint.box import Box
 from megaphi.checkpoint.format import (
-    Box,
     CheckpointReader,
     TensorPiece,
     finish_checkpoint,
@@ -107,7 +107,7 @@ def test_names_of_no_checkpoint(tmp_path, name, message):
 def test_a_piece_that_nobody_wrote_is_noticed(tmp_path):
     piece = TensorPiece(key="w", whole_shape=(4,), box=Box((0,), (4,)), start=1, values=torch.zeros(3))
     record = write_rank_file(tmp_path, [piece], rank=0, save_id="this", step=1)
-    with pytest.raises(RuntimeError, match="w: the ranks wrote 3 of 4 elements"):
+    with pytest.raises(InputError, match="the pieces of w are not its 4 numbers, each once"):
         finish_checkpoint(tmp_path, {}, {"step": 1}, {rank_file(0): record}, save_id="this")
 
 
@@ -167,7 +167,7 @@ def test_a_manifest_of_the_format_before_is_read_and_its_damage_is_noticed(tmp_p
         OLD_MANIFEST.replace(": 7", ": 8"),
     ):
         path.write_text(damaged)
-        with pytest.raises(InputError, match="is corrupted: it has changed since it was written"):
+        with pytest.raises(InputError, match=r"is corrupted.*: it has changed since it was written"):
             read_manifest(tmp_path)
 
 

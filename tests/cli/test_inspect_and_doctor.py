@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from megaphi.checkpoint.format import TensorPiece, finish_checkpoint, rank_file, whole_box, write_rank_file
+from megaphi.checkpoint.box import whole_box
+from megaphi.checkpoint.format import TensorPiece, finish_checkpoint, rank_file, write_rank_file
 from megaphi.cli import main
 from megaphi.config import to_plain
 from megaphi.data.order.ledger import UNREAD, Cursor, DatasetRecord, Ledger, Origin, SourceRecord

@@ -143,11 +143,11 @@ def test_pickled_weights_are_named(folder: Path) -> None:
         ({"hidden_act": "gelu"}, "hidden_act='gelu': not supported"),
         ({"attention_bias": True}, "attention_bias=True: not supported"),
         ({"num_attention_heads": 0, "head_dim": None}, "config.json: a size is not a positive whole number"),
-        ({"num_attention_heads": 0}, "model.heads=0: must be at least 1"),
+        ({"num_attention_heads": 0}, "model.heads=0: must be from 1 to 65536"),
         ({"intermediate_size": 96}, r"has the shape .* config.json says"),
         ({"num_hidden_layers": 5}, "missing .*unknown none"),
         ({"hidden_size": "60", "head_dim": None}, "config.json: a size is not a positive whole number"),
-        ({"num_hidden_layers": -1}, "model.layers=-1: must be at least 1"),
+        ({"num_hidden_layers": -1}, "model.layers=-1: must be from 1 to 10000"),
     ],
 )
 def test_configurations_that_cannot_be_built(change: dict[str, Any], words: str, folder: Path) -> None:

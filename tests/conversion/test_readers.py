@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.checkpoint.format import Box, CheckpointReader
+from megaphi.checkpoint.box import Box
+from megaphi.checkpoint.format import CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.conversion.formats.huggingface.weights import HuggingFaceWeights
 from megaphi.conversion.formats.weight_names import our_table, their_table

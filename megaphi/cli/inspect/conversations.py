@@ -52,7 +52,7 @@ def show_conversations(arguments: argparse.Namespace) -> int:
     colour = sys.stdout.isatty() if arguments.colour is None else arguments.colour
     show = _show_pairs if arguments.pairs else _show_conversations
     for line in show(arguments, tokenizer, colour=colour):
-        print(line)
+        print(line, file=getattr(sys.stdout, "raw", sys.stdout))  # with our own colours, and `_visible` already
     return 0
 
 

@@ -10,21 +10,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from megaphi.errors import InputError
+from megaphi.foreign.files import SMALL_BYTES, refuse_link_outside
 from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 CARRIED = (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, "LICENSE")
-LARGEST_BYTES = 1 << 26
 
 
 def carried_files(folder: Path) -> dict[str, Path]:
     """Name -> path of the files of a Hugging Face folder that are carried along.
 
     Raises:
-        InputError: a file is larger than a file of its name should be.
+        InputError: a file is larger than a file of its name should be, or a link out of the folder.
     """
-    found = {name: folder / name for name in CARRIED if (folder / name).is_file()}
+    found = {name: refuse_link_outside(folder / name) for name in CARRIED if (folder / name).is_file()}
     for path in found.values():
-        if (size := path.stat().st_size) > LARGEST_BYTES:
-            raise InputError(f"{path} has {size:,} bytes, expected at most {LARGEST_BYTES:,}: is it really that file?")
+        if (size := path.stat().st_size) > SMALL_BYTES:
+            raise InputError(f"{path} has {size:,} bytes, expected at most {SMALL_BYTES:,}: is it really that file?")
     return found

@@ -7,13 +7,17 @@ a deny list would let through. null means unset, unless a list says otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megaphi.config import LARGEST_INTEGER
+from megaphi.foreign.files import brief
+
 Test = Callable[[Any, Mapping[str, Any]], bool]
 """(value, all values) -> True if our model computes the same."""
-_LONGEST_SHOWN = 80
+_MOST_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +53,16 @@ def only(*values: Any) -> Test:
 
 def positive(value: Any, given: Mapping[str, Any]) -> bool:
     """A number above zero."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and value != math.inf
+
+
+def whole(value: Any, given: Mapping[str, Any]) -> bool:
+    """A whole number above zero, which a file may write as 4096.0."""
+    return positive(value, given) and value <= LARGEST_INTEGER and value == int(value)
 
 
 def shown(given: Mapping[str, Any], names: Collection[str]) -> str:
-    """`name=value, name=value` for a message, long values cut."""
-    return ", ".join(f"{name}={_cut(repr(given[name]))}" for name in names)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    """`name=value, name=value` for a message: names as they are seen, long values and lists of names cut."""
+    listed = [f"{name}={brief(given[name])}" for name in list(names)[:_MOST_SHOWN]]
+    more = [f"and {len(names) - _MOST_SHOWN:,} more"] if len(names) > _MOST_SHOWN else []
+    return ", ".join([*listed, *more])

@@ -17,7 +17,8 @@ import torch
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from torch import Tensor
 
-from megaphi.checkpoint.format import CheckpointReader, TensorPiece, whole_box
+from megaphi.checkpoint.box import whole_box
+from megaphi.checkpoint.format import CheckpointReader, TensorPiece
 from megaphi.parallel.world import World
 
 _MEGATRON = "megatron/"

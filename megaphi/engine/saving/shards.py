@@ -13,7 +13,8 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megaphi.checkpoint.format import Box, CheckpointReader, TensorPiece
+from megaphi.checkpoint.box import Box
+from megaphi.checkpoint.format import CheckpointReader, TensorPiece
 from megaphi.checkpoint.model_tokenizer import context_of
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import to_plain

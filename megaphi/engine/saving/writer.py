@@ -26,7 +26,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saving.fallback import clear_fallback, fallback_folders, mark_fallback, usual_folder
 from megaphi.engine.saving.snapshot import Sample, check_written
 from megaphi.errors import InputError
-from megaphi.files import explain_write_errors, replace_folder, write_text
+from megaphi.files import explain_write_errors, remove_tree, replace_folder, write_text
 from megaphi.log import logger
 from megaphi.parallel.channel import CalledOff, Channel
 from megaphi.parallel.world import World
@@ -171,8 +171,7 @@ class CheckpointWriter:
 
 def _empty_folder(folder: Path) -> None:
     with explain_write_errors(folder):
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove_tree(folder)
         folder.mkdir(parents=True)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 
-from megaphi.checkpoint.format import Box, TensorPiece, finish_checkpoint, rank_file, write_rank_file
+from megaphi.checkpoint.box import Box
+from megaphi.checkpoint.format import TensorPiece, finish_checkpoint, rank_file, write_rank_file
 from megaphi.engine.saving.latest_checkpoint import newest_checkpoint
 from megaphi.errors import InputError, ReportedElsewhere
 from megaphi.files import write_text

@@ -54,7 +54,7 @@ _ACCEPTED_AT: Mapping[str, Test] = {
     "leading_dense_block_count": off,
 }
 """Keys after `llama.`, with the values at which they change nothing."""
-_OUTSIDE = ("general.", "tokenizer.", "quantize.", "split.", "GGUF.")
+_OUTSIDE = ("general.", "tokenizer.", "quantize.", "split.")
 """Prefixes of keys that do not affect the function."""
 _KEYS = Understood(
     honoured={f"llama.{name}" for name in HONOURED},

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from megaphi.conversion.formats.gguf.splits import SPLITS, Split
 from megaphi.conversion.formats.side_files import GENERATION_CONFIG
 from megaphi.errors import InputError
-from megaphi.tokenizer.json_tokenizer import TOKENIZER_CONFIG, TOKENIZER_JSON
+from megaphi.tokenizer.tokenizer_files import TOKENIZER_CONFIG, TOKENIZER_JSON
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer

@@ -1,6 +1,6 @@
 """A GGUF file of a Llama model (llama.cpp's format) as a `WeightReader`: any rows of ours, dequantised on demand.
 
-The `gguf` package (extra `megaphi[gguf]`) parses the header and dequantises; rows are read by position. llama.cpp
+The header is read by gguf_file.py, rows by position; the `gguf` package (extra `megaphi[gguf]`) dequantises. llama.cpp
 interleaves the two halves of each head's rows of queries and keys, because it rotates neighbours where other programs
 rotate halves: they are separated again here. The tokenizer inside the file is written to files on demand (tokenizer.py)
 and carried along with the weights.
@@ -8,6 +8,7 @@ and carried along with the weights.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,18 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.box import Box
 from megaphi.checkpoint.weight_reader import box_from_rows
 from megaphi.config import to_plain
-from megaphi.conversion.formats.gguf.fields import open_gguf
+from megaphi.conversion.formats.gguf.gguf_file import MAGIC, decoded, read_gguf
 from megaphi.conversion.formats.gguf.header import check_header
 from megaphi.conversion.formats.gguf.tokenizer import tokenizer_files
+from megaphi.conversion.formats.understood import positive
 from megaphi.conversion.formats.weight_names import Table, our_table, segments_within, their_shapes
 from megaphi.errors import InputError
-from megaphi.model.architecture import Architecture
+from megaphi.foreign.files import brief, damage_named, open_regular
+from megaphi.model.architecture import Architecture, checked_architecture, refuse_more_than_stored
 from megaphi.model.weights import EMBEDDING, weights_of
 
-MAGIC = b"GGUF"
 TOKENIZER = "tokenizer."
 """Prefix of the tokenizer's keys."""
 INTERLEAVED = ("attn_q.weight", "attn_k.weight")
@@ -47,14 +49,16 @@ class GgufWeights:
 
     def __init__(self, path: str | Path) -> None:
         self.folder = Path(path)
-        reader = open_gguf(self.folder)
-        self._metadata: dict[str, Any] = {  # without the tokenizer, which takes a second to decode
-            name: field.contents() for name, field in reader.fields.items() if not name.startswith(TOKENIZER)
-        }
-        self._tokenizer = {name: field for name, field in reader.fields.items() if name.startswith(TOKENIZER)}
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self._handle = os.open(self.folder, os.O_RDONLY)
+        opened = read_gguf(self.folder)
+        self._tokenizer = {name: value for name, value in opened.fields.items() if name.startswith(TOKENIZER)}
+        with damage_named(self.folder, what="the metadata of a GGUF file"):
+            of_the_model = {name: value for name, value in opened.fields.items() if name not in self._tokenizer}
+            self._metadata: dict[str, Any] = {name: decoded(value) for name, value in of_the_model.items()}
+        self._tensors = opened.tensors
+        self._handle = open_regular(self.folder)
         self.architecture = self._read_architecture()
+        stored = sum(math.prod(tensor.shape) for tensor in self._tensors.values())
+        refuse_more_than_stored(self.architecture, stored, where=str(self.folder))
         self._table = _in_their_names(self.architecture)
         self._check_tensors()
         self.config: dict[str, Any] = {
@@ -76,12 +80,13 @@ class GgufWeights:
 
     @cached_property
     def _carried(self) -> dict[str, Path]:
-        fields = {name: field.contents() for name, field in self._tokenizer.items()}
-        return tokenizer_files(self.folder, fields, context=self._number("context_length", int))
+        with damage_named(self.folder, what="a GGUF file whose tokenizer can be read"):
+            fields = {name: decoded(value) for name, value in self._tokenizer.items()}
+            return tokenizer_files(self.folder, fields, context=self._number("context_length", int))
 
     def dtype(self, name: str) -> torch.dtype:
         """bfloat16 if stored as such; float32 for everything else, quantised or not."""
-        stored = {self._tensors[part.tensor].tensor_type.name for part in self._table[name]}
+        stored = {self._tensors[part.tensor].kind.name for part in self._table[name]}
         return torch.bfloat16 if stored == {"BF16"} else torch.float32
 
     def rows(self, name: str, start: int, end: int) -> Tensor:
@@ -110,14 +115,11 @@ class GgufWeights:
         from gguf import dequantize
 
         tensor = self._tensors[name]
-        rows = 1 if len(tensor.shape) == 1 else int(tensor.shape[-1])
-        row_bytes = tensor.n_bytes // rows
-        if len(tensor.shape) == 1:  # a norm: its elements are our rows
-            item = tensor.n_bytes // int(tensor.shape[0])
-            data = self._bytes(name, tensor.data_offset + start * item, (end - start) * item)
-            return dequantize(data, tensor.tensor_type)
-        data = self._bytes(name, tensor.data_offset + start * row_bytes, (end - start) * row_bytes)
-        return dequantize(data.reshape(end - start, row_bytes), tensor.tensor_type)
+        row_bytes = tensor.bytes // tensor.shape[0]  # of a norm: its elements are our rows
+        data = self._bytes(name, tensor.first_byte + start * row_bytes, (end - start) * row_bytes)
+        if len(tensor.shape) == 1:
+            return dequantize(data, tensor.kind)
+        return dequantize(data.reshape(end - start, row_bytes), tensor.kind)
 
     def _bytes(self, name: str, place: int, count: int) -> np.ndarray:
         data = os.pread(self._handle, count, place)
@@ -134,19 +136,19 @@ class GgufWeights:
             raise InputError(f"{self.folder}: rope_freqs.weight: rotary positions are scaled, which is not available")
         heads = self._number("attention.head_count", int)
         hidden = self._number("embedding_length", int)
-        model = Architecture(
-            layers=self._number("block_count", int),
-            hidden=hidden,
-            feed_forward=self._number("feed_forward_length", int),
-            heads=heads,
-            key_value_groups=self._number("attention.head_count_kv", int, default=heads),
-            head_size=self._number("attention.key_length", int, default=hidden // heads),
-            vocabulary=self._number("vocab_size", int, default=self._embedding_rows()),
-            tied_embeddings="output.weight" not in self._tensors,
-            norm_eps=round(self._number("attention.layer_norm_rms_epsilon", float), 12),  # stored in 32 bits
-            rotary_base=self._number("rope.freq_base", float, default=10_000.0),
-        )
-        model.check()
+        sizes = {
+            "layers": self._number("block_count", int),
+            "hidden": hidden,
+            "feed_forward": self._number("feed_forward_length", int),
+            "heads": heads,
+            "key_value_groups": self._number("attention.head_count_kv", int, default=heads),
+            "head_size": self._number("attention.key_length", int, default=hidden // heads),
+            "vocabulary": self._number("vocab_size", int, default=self._embedding_rows()),
+            "tied_embeddings": "output.weight" not in self._tensors,
+            "norm_eps": round(self._number("attention.layer_norm_rms_epsilon", float), 12),  # stored in 32 bits
+            "rotary_base": self._number("rope.freq_base", float, default=10_000.0),
+        }
+        model = checked_architecture(sizes, where=str(self.folder))
         rotated = self._number("rope.dimension_count", int, default=model.head_size)
         if rotated != model.head_size:
             raise InputError(
@@ -157,16 +159,16 @@ class GgufWeights:
 
     def _number(self, key: str, kind: type, *, default: Any = None) -> Any:
         value = self._metadata.get(f"llama.{key}", default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-            raise InputError(f"{self.folder}: llama.{key} is {value!r}, expected a positive number")
+        if not positive(value, {}) or value != kind(value):
+            raise InputError(f"{self.folder}: llama.{key} is {brief(value)}, expected a positive number")
         return kind(value)
 
     def _embedding_rows(self) -> int | None:
         tensor = self._tensors.get("token_embd.weight")
-        return None if tensor is None else int(tensor.shape[-1])
+        return None if tensor is None else tensor.shape[0]
 
     def _check_tensors(self) -> None:
-        """Check names and shapes; llama.cpp lists dimensions from the innermost."""
+        """Check names, shapes and types."""
         shapes = their_shapes(self.architecture, self._table)
         missing, unknown = shapes.keys() - self._tensors.keys(), self._tensors.keys() - shapes.keys()
         if missing or unknown:
@@ -178,29 +180,25 @@ class GgufWeights:
             self._check_tensor(name, shape)
 
     def _check_tensor(self, name: str, shape: Sequence[int]) -> None:
-        from gguf import GGMLQuantizationType, dequantize
+        from gguf import dequantize
 
         tensor = self._tensors[name]
-        found = tuple(int(size) for size in reversed(tensor.shape))
-        if found != tuple(shape):
-            raise InputError(f"{self.folder}: {name} has the shape {found}, its metadata says {tuple(shape)}")
-        end, size = tensor.data_offset + tensor.n_bytes, os.fstat(self._handle).st_size
-        if end > size:
-            raise InputError(f"{self.folder} is truncated: {name} ends at byte {end:,}, the file at {size:,}")
-        kind: GGMLQuantizationType = tensor.tensor_type
+        if tensor.shape != tuple(shape):
+            raise InputError(f"{self.folder}: {name} has the shape {tensor.shape}, its metadata says {tuple(shape)}")
         try:
-            dequantize(self._stored_sample(tensor), kind)
+            dequantize(self._stored_sample(name), tensor.kind)
         except RuntimeError:
             raise InputError(
-                f"{self.folder}: {name} is quantised as {kind.name}, which cannot be dequantised here"
+                f"{self.folder}: {name} is quantised as {tensor.kind.name}, which cannot be dequantised here"
             ) from None
 
-    def _stored_sample(self, tensor: Any) -> np.ndarray:
+    def _stored_sample(self, name: str) -> np.ndarray:
         """The smallest part of a tensor that can be dequantised."""
         from gguf import GGML_QUANT_SIZES
 
-        _, block_bytes = GGML_QUANT_SIZES[tensor.tensor_type]
-        return self._bytes(tensor.name, tensor.data_offset, block_bytes)
+        tensor = self._tensors[name]
+        _, block_bytes = GGML_QUANT_SIZES[tensor.kind]
+        return self._bytes(name, tensor.first_byte, block_bytes)
 
 
 def is_gguf(path: Path) -> bool:

@@ -18,7 +18,7 @@ from megaphi.conversion.formats.huggingface.keys import BASES, told
 from megaphi.conversion.formats.understood import shown
 from megaphi.errors import InputError
 from megaphi.log import logger
-from megaphi.model.architecture import HOW_IT_IS_COMPUTED, Architecture
+from megaphi.model.architecture import HOW_IT_IS_COMPUTED, Architecture, checked_architecture
 from megaphi.model.variants.phi4 import HuggingFaceForm
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.phi4 import Phi4Tokenizer
@@ -57,26 +57,25 @@ def architecture_from(config: Mapping[str, Any], *, where: str) -> Architecture:
         )
     try:
         heads = config["num_attention_heads"]
-        model = Architecture(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
-            feed_forward=config["intermediate_size"],
-            heads=heads,
-            key_value_groups=config.get("num_key_value_heads") or heads,
-            head_size=config.get("head_dim") or form.defaults.get("head_dim") or config["hidden_size"] // heads,
-            vocabulary=config["vocab_size"],
-            tied_embeddings=config.get("tie_word_embeddings") or False,
-            variant=variant,
-            norm_eps={**form.defaults, **config}["rms_norm_eps"],
-            rotary_base=float(next((given[name] for name in BASES if name in given), 10_000)),
-            initial_std=config.get("initializer_range", 0.02),
-        )
-        model.check()
+        sizes = {
+            "layers": config["num_hidden_layers"],
+            "hidden": config["hidden_size"],
+            "feed_forward": config["intermediate_size"],
+            "heads": heads,
+            "key_value_groups": config.get("num_key_value_heads") or heads,
+            "head_size": config.get("head_dim") or form.defaults.get("head_dim") or config["hidden_size"] // heads,
+            "vocabulary": config["vocab_size"],
+            "tied_embeddings": config.get("tie_word_embeddings") or False,
+            "variant": variant,
+            "norm_eps": {**form.defaults, **config}["rms_norm_eps"],
+            "rotary_base": next((given[name] for name in BASES if name in given), 10_000),
+            "initial_std": config.get("initializer_range", 0.02),
+        }
     except KeyError as error:
         raise InputError(f"{where}: the field {error} is missing") from None
     except (TypeError, ZeroDivisionError) as error:
         raise InputError(f"{where}: a size is not a positive whole number ({error})") from None
-    return model
+    return checked_architecture(sizes, where=where)
 
 
 def context_from(config: Mapping[str, Any], *, where: str) -> int:
@@ -87,13 +86,13 @@ def context_from(config: Mapping[str, Any], *, where: str) -> int:
         raise InputError(f"{where}: the field 'max_position_embeddings' is missing")
     window = config.get("sliding_window")
     if window is None or window >= context:
-        return context
+        return int(context)
     logger.warning(
         "%s: sliding_window=%d is shorter than the context of %d: the context becomes %d tokens, up to which full"
         " attention is the same",
         *(where, window, context, window),
     )
-    return window
+    return int(window)
 
 
 def config_for(

@@ -14,6 +14,7 @@ from typing import Any
 
 from megaphi.conversion.formats.huggingface.keys import CONFIG_KEYS, ROTARY, told
 from megaphi.errors import InputError
+from megaphi.foreign.files import brief
 from megaphi.model.architecture import Architecture
 from megaphi.model.variants import USUAL, variant_names, variant_of
 from megaphi.model.variants.phi4 import PHI3, HuggingFaceForm
@@ -47,7 +48,7 @@ def variant_and_form(config: Mapping[str, Any], *, where: str) -> tuple[str, Hug
     if not known:
         kinds = sorted({form.model_type for _, form in forms} - {"phi3"})
         raise InputError(
-            f"{where}: model_type is {kind!r}, expected 'phi3' (Phi-3 and Phi-4 models) or "
+            f"{where}: model_type is {brief(kind)}, expected 'phi3' (Phi-3 and Phi-4 models) or "
             f"{' or '.join(map(repr, kinds))}"
         )
     fitting = [(name, form) for name, form in known if _fits(form, given)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from megaphi.conversion.formats.understood import Understood, off, only, positive
+from megaphi.conversion.formats.understood import Understood, off, only, positive, whole
 
 ROTARY = ("rope_scaling", "rope_parameters")
 """Keys that hold fields of their own: the first is transformers 4's name, the second transformers 5's."""
@@ -48,7 +48,7 @@ _SWITCHES = """
 
 def _is_of_known_classes(value: Any, given: Mapping[str, Any]) -> bool:
     """Test of `architectures`: no head but a language model's."""
-    known = {f"{name}ForCausalLM" for name in _CLASSES}
+    known = [f"{name}ForCausalLM" for name in _CLASSES]
     return value is None or (isinstance(value, list) and all(name in known for name in value))
 
 
@@ -69,7 +69,7 @@ def _is_the_only_base(value: Any, given: Mapping[str, Any]) -> bool:
 
 def _is_full_up_to_the_window(value: Any, given: Mapping[str, Any]) -> bool:
     """Test of `layer_types`: a window needs its length, which becomes the context."""
-    allowed = {"full_attention", "sliding_attention"} if given.get("sliding_window") else {"full_attention"}
+    allowed = ("full_attention", "sliding_attention") if given.get("sliding_window") else ("full_attention",)
     return value is None or (isinstance(value, list) and all(kind in allowed for kind in value))
 
 
@@ -82,8 +82,8 @@ _ACCEPTED_AT = {
     "hidden_activation": only(None, "silu", "swish"),
     "layer_types": _is_full_up_to_the_window,
     "partial_rotary_factor": only(None, 1),
-    "max_position_embeddings": positive,
-    "sliding_window": lambda value, given: value is None or positive(value, given),
+    "max_position_embeddings": whole,
+    "sliding_window": lambda value, given: value is None or whole(value, given),
     "tie_word_embeddings": only(None, False, True),
     "rope_theta": _is_the_only_base,
 }

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.box import Box
 from megaphi.checkpoint.tensor_file import TensorFile
 from megaphi.checkpoint.weight_reader import box_from_rows
 from megaphi.config import to_plain
@@ -26,8 +26,9 @@ from megaphi.conversion.formats.streaming import row_blocks
 from megaphi.conversion.formats.weight_names import KNOWN_AND_DROPPED, our_table, segments_within, their_shapes
 from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
+from megaphi.foreign.files import SMALL_BYTES, is_plain_name
 from megaphi.log import logger
-from megaphi.model.architecture import Architecture
+from megaphi.model.architecture import Architecture, refuse_more_than_stored
 from megaphi.model.rows.weight_row import Naming
 from megaphi.model.weights import EMBEDDING, OUTPUT
 
@@ -49,6 +50,8 @@ class HuggingFaceWeights:
         where = str(self.folder / CONFIG)
         self.architecture: Architecture = architecture_from(self.original, where=where)
         self._file_of = _open_files(self.folder)
+        stored = sum(file.entries[name].numel for name, file in self._file_of.items())
+        refuse_more_than_stored(self.architecture, stored, where=str(self.folder))
         naming = variant_and_form(self.original, where=where)[1].naming
         if self.architecture.tied_embeddings and HEAD in self._file_of:
             self.architecture = self._tied_or_not(naming)
@@ -132,19 +135,26 @@ def _open_files(folder: Path) -> dict[str, TensorFile]:
         _refuse_others(folder, {ONE_FILE})
         file = TensorFile(folder / ONE_FILE)
         return dict.fromkeys(file.entries, file)
-    listed = read_json(folder / INDEX, what="weight index")
+    listed = read_json(folder / INDEX, what="weight index", largest=SMALL_BYTES)
     weight_map = listed.get("weight_map") if isinstance(listed, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise InputError(f"{folder / INDEX} is corrupted: it has no 'weight_map' of tensors and their files")
     files: dict[str, TensorFile] = {}
     for name in sorted(set(weight_map.values())):
-        if Path(name).name != name:
+        if not is_plain_name(name):
             raise InputError(f"{folder / INDEX} names the file {name!r}, which is not in the same folder")
         files[name] = TensorFile(folder / name)
     _refuse_others(folder, set(files))
     for tensor, name in weight_map.items():
         if tensor not in files[name].entries:
             raise InputError(f"{folder / INDEX} says that {name} holds {tensor}, and it does not: download both again")
+    for name, file in files.items():
+        for tensor in file.entries:
+            if weight_map.get(tensor) != name and not tensor.endswith(KNOWN_AND_DROPPED):
+                where = weight_map.get(tensor, "nowhere")
+                raise InputError(
+                    f"{folder / name} holds {tensor}, which {INDEX} says is in {where}: download both again"
+                )
     return {tensor: files[name] for tensor, name in weight_map.items()}
 
 

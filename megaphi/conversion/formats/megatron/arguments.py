@@ -13,11 +13,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from megaphi.conversion.formats.megatron.restricted_pickle import LARGEST_BYTES, StandIn, read_pickle
+from megaphi.conversion.formats.megatron.restricted_pickle import Name, StandIn, read_pickle
+from megaphi.conversion.formats.megatron.torch_dist import read_stored
 from megaphi.conversion.formats.understood import Test, Understood, off, only, positive, shown
 from megaphi.errors import InputError
+from megaphi.foreign.files import damage_named, open_regular, read_small
 
 COMMON, RUN_CONFIG = "common.pt", "run_config.yaml"
+LARGEST_RUN_CONFIG = 1 << 18
+"""Size limit of run_config.yaml, of which Megatron-Bridge writes a tenth."""
 _OF_SUBSYSTEMS = tuple(
     """
     adam_ adlr_ app_tag_ async_ autoresume_ barrier_ bert_ biencoder_ check_ checkpoint_ ckpt_ config_logger_
@@ -197,27 +201,24 @@ def read_arguments(folder: Path) -> tuple[dict[str, Any], int | None]:
 
 
 def _read_common(path: Path) -> tuple[dict[str, Any], int | None]:
-    if not path.is_file():
-        return {}, None
     try:
-        with zipfile.ZipFile(path) as archive:
-            (entry,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
-            if entry.file_size > LARGEST_BYTES:
-                raise ValueError(f"{entry.file_size:,} bytes")
-            common = read_pickle(archive.read(entry), where=str(path))
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
-        raise InputError(f"{path} is corrupted or truncated ({error})") from None
+        handle = open_regular(path)
+    except FileNotFoundError:
+        return {}, None
+    with (
+        damage_named(path, what="an archive of torch.save"),
+        open(handle, "rb") as file,
+        zipfile.ZipFile(file) as archive,
+    ):
+        (entry,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
+        common = read_pickle(read_stored(archive, entry), where=str(path))
     if not isinstance(common, dict):
         raise InputError(f"{path} does not hold what Megatron-LM writes")
     arguments, iteration = common.get("args"), common.get("iteration")
     stated = arguments.state if isinstance(arguments, StandIn) else {} if arguments is None else arguments
     if not isinstance(stated, dict):
         raise InputError(f"{path}: args are {plain(arguments)!r}, expected a namespace: it is not known what they say")
-    try:
-        plainly = {str(name): plain(value) for name, value in stated.items()}
-    except RecursionError:
-        raise InputError(f"{path} is corrupted: its args are recursive") from None
-    return plainly, iteration if isinstance(iteration, int) else None
+    return {str(name): plain(value) for name, value in stated.items()}, iteration if type(iteration) is int else None
 
 
 def _read_run_config(path: Path) -> dict[str, Any]:
@@ -228,12 +229,12 @@ def _read_run_config(path: Path) -> dict[str, Any]:
         import yaml
     except ImportError:
         raise InputError(f"{path}: reading it needs the package PyYAML: pip install pyyaml") from None
-    if path.stat().st_size > LARGEST_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size:,} bytes, expected at most {LARGEST_BYTES:,}")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is corrupted: {str(error).splitlines()[0]}") from None
+    content = read_small(path, largest=LARGEST_RUN_CONFIG)
+    with damage_named(path, what="YAML"):
+        try:
+            config = yaml.safe_load(content)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from None
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict):
         raise InputError(f"{path} does not hold what Megatron-Bridge writes: it has no section 'model'")
@@ -242,8 +243,8 @@ def _read_run_config(path: Path) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A value of a pickle: what it names by its name, a tuple as a list."""
-    if isinstance(value, type) and issubclass(value, StandIn):
-        return getattr(value, "global_name", "?")  # a function or a type, which was not called
+    if isinstance(value, Name):
+        return value.global_name
     if isinstance(value, StandIn):
         return f"{value.name}({', '.join(repr(plain(argument)) for argument in value.arguments)})"
     if isinstance(value, list | tuple):

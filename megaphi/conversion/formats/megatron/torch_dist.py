@@ -19,10 +19,11 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from megaphi.checkpoint.format import Box
-from megaphi.checkpoint.tensor_file import read_at
+from megaphi.checkpoint.box import Box, is_cover
+from megaphi.checkpoint.tensor_file import MOST_DIMENSIONS, MOST_NUMBERS, read_at
 from megaphi.conversion.formats.megatron.restricted_pickle import LARGEST_BYTES, StandIn, read_pickle
 from megaphi.errors import InputError
+from megaphi.foreign.files import brief, damage_named, is_plain_name, open_regular, read_small
 
 METADATA = ".metadata"
 STORAGE_TYPES = {
@@ -74,12 +75,12 @@ class TorchDistFolder:
             os.close(handle)
 
     def check(self, key: str) -> None:
-        """Check that all chunks of a tensor are there and cover it. Raises InputError."""
+        """Check that all chunks of a tensor are there and hold each of its numbers once. Raises InputError."""
         tensor = self.tensors[key]
-        covered = sum(chunk.box.numel for chunk in tensor.chunks)
-        if covered != math.prod(tensor.shape):
+        if not is_cover(tensor.shape, [chunk.box for chunk in tensor.chunks]):
             raise InputError(
-                f"{self.folder}: the chunks of {key} hold {covered:,} of {math.prod(tensor.shape):,} numbers"
+                f"{self.folder}: the {len(tensor.chunks):,} chunks of {key} are not its {math.prod(tensor.shape):,} "
+                "numbers, each once"
             )
         for chunk in tensor.chunks:
             size, end = os.fstat(self._open(chunk.file)).st_size, chunk.first_byte + chunk.bytes
@@ -124,9 +125,9 @@ class TorchDistFolder:
     def _open(self, name: str) -> int:
         if name not in self._handles:
             try:
-                self._handles[name] = os.open(self.folder / name, os.O_RDONLY)
-            except OSError as error:
-                raise InputError(f"{self.folder / name} cannot be read: {error.strerror}") from None
+                self._handles[name] = open_regular(self.folder / name)
+            except FileNotFoundError:
+                raise InputError(f"{self.folder / name} cannot be read: it is missing") from None
         return self._handles[name]
 
     def _first_value(self, key: str, chunk: Chunk) -> int:
@@ -135,12 +136,14 @@ class TorchDistFolder:
         if archive not in self._values:
             where = f"{self.folder / chunk.file}, the chunk of {key} at byte {chunk.first_byte:,}"
             content = _Window(self._open(chunk.file), chunk.first_byte, chunk.bytes)
-            try:
+            with damage_named(where, what="an archive of torch.save"):
                 self._values[archive] = chunk.first_byte + _values_within(
-                    io.BufferedReader(content), numel=chunk.box.numel, dtype=self.tensors[key].dtype, where=where
+                    io.BufferedReader(content),
+                    size=chunk.bytes,
+                    numel=chunk.box.numel,
+                    dtype=self.tensors[key].dtype,
+                    where=where,
                 )
-            except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError) as error:
-                raise InputError(f"{where} is corrupted: {error}") from None
         return self._values[archive]
 
 
@@ -168,15 +171,25 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
-def _values_within(content: IO[bytes], *, numel: int, dtype: torch.dtype, where: str) -> int:
-    """Offset of the values of the only tensor in a `torch.save` archive."""
+def read_stored(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """An entry of an archive of `torch.save`, which compresses nothing. Raises ValueError for one that is, or is long.
+
+    So what is read is never longer than the file.
+    """
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        raise ValueError(f"{entry.filename!r} is compressed")
+    if entry.file_size > LARGEST_BYTES:
+        raise ValueError(f"{entry.filename!r} has {entry.file_size:,} bytes")
+    return archive.read(entry)
+
+
+def _values_within(content: IO[bytes], *, size: int, numel: int, dtype: torch.dtype, where: str) -> int:
+    """Offset of the values of the only tensor in a `torch.save` archive of `size` bytes. Raises what zipfile raises."""
     with zipfile.ZipFile(content) as archive:
         entries = {entry.filename.split("/", 1)[-1]: entry for entry in archive.infolist()}
-        if archive.read(entries["byteorder"]) != b"little" if "byteorder" in entries else False:
+        if "byteorder" in entries and read_stored(archive, entries["byteorder"]) != b"little":
             raise InputError(f"{where} was written by a big-endian machine, which is not supported")
-        if entries["data.pkl"].file_size > LARGEST_BYTES:
-            raise InputError(f"{where} is corrupted: its description has {entries['data.pkl'].file_size:,} bytes")
-        described = read_pickle(archive.read(entries["data.pkl"]), where=where, is_expected=_is_expected)
+        described = read_pickle(read_stored(archive, entries["data.pkl"]), where=where, is_expected=_is_expected)
         storage_name, offset = _contiguous_storage(described, numel=numel, dtype=dtype, where=where)
         entry = entries[f"data/{storage_name}"]
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < (offset + numel) * dtype.itemsize:
@@ -184,7 +197,10 @@ def _values_within(content: IO[bytes], *, numel: int, dtype: torch.dtype, where:
         content.seek(entry.header_offset)
         header = content.read(_LOCAL_HEADER_BYTES)
         names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        return entry.header_offset + _LOCAL_HEADER_BYTES + names + offset * dtype.itemsize
+        first = entry.header_offset + _LOCAL_HEADER_BYTES + names + offset * dtype.itemsize
+        if first + numel * dtype.itemsize > size:
+            raise InputError(f"{where} is corrupted: its values end after it")
+        return first
 
 
 def _contiguous_storage(described: Any, *, numel: int, dtype: torch.dtype, where: str) -> tuple[str, int]:
@@ -193,6 +209,7 @@ def _contiguous_storage(described: Any, *, numel: int, dtype: torch.dtype, where
         storage, offset, shape, strides = described.arguments[:4]
         ((kind, storage_class, name, _, _),) = storage.arguments
         found = STORAGE_TYPES.get(storage_class.global_name)
+        offset, shape, strides = _checked_number(offset), _checked_numbers(shape), _checked_numbers(strides)
     except (AttributeError, TypeError, ValueError):
         raise InputError(f"{where} does not describe a tensor") from None
     dense = [math.prod(shape[number + 1 :]) for number in range(len(shape))]
@@ -209,42 +226,62 @@ def _is_expected(name: str) -> bool:
 
 def _read_metadata(path: Path) -> dict[str, StoredTensor]:
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= LARGEST_BYTES else b""
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if size > LARGEST_BYTES:
-        raise InputError(f"{path} has {size:,} bytes, expected at most {LARGEST_BYTES:,}")
+        content = read_small(path, largest=LARGEST_BYTES)
+    except FileNotFoundError:
+        raise InputError(f"{path} cannot be read: it is missing") from None
     metadata = read_pickle(content, where=str(path), is_expected=_is_expected)
-    try:
+    with damage_named(path, what="the metadata of a distributed checkpoint"):
         tensors = metadata.field("state_dict_metadata")
         places: dict[str, dict[tuple[int, ...], Any]] = {}
         for index, place in metadata.field("storage_data").items():
             offset = _numbers(index.field("offset")) if index.field("offset") is not None else ()
             places.setdefault(index.field("fqn"), {})[offset] = place
-        entries = {key: entry for key, entry in tensors.items() if entry.name.endswith(".TensorStorageMetadata")}
+        entries = {key: entry for key, entry in tensors.items() if _is_tensor(entry)}
         return {
-            key: _stored_tensor(entry, TYPES[name], places.get(key, {}))
+            key: _stored_tensor(key, entry, TYPES[name], places.get(key, {}))
             for key, entry in entries.items()
             if (name := entry.field("properties").state[0].global_name) in TYPES
         }
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not the metadata of a distributed checkpoint ({error!r})") from None
 
 
-def _stored_tensor(entry: StandIn, dtype: torch.dtype, places: Mapping[tuple[int, ...], StandIn]) -> StoredTensor:
+def _is_tensor(entry: StandIn) -> bool:
+    return entry.name.endswith(".TensorStorageMetadata")
+
+
+def _stored_tensor(key: str, entry: StandIn, dtype: torch.dtype, places: Mapping[tuple[int, ...], Any]) -> StoredTensor:
+    """Check one tensor's entry. Raises ValueError, TypeError, LookupError, AttributeError."""
+    if not key.isprintable():
+        raise ValueError(f"the name {key!r}")
     chunks = []
     for chunk in entry.field("chunks"):
         box = Box(_numbers(chunk.field("offsets")), _numbers(chunk.field("sizes")))
         place = places[box.offset]
         name = place.field("relative_path")
-        if place.field("transform_descriptors") is not None or Path(name).name != name:
-            raise ValueError(f"the chunk in {name!r} is compressed, or not in this folder")
-        chunks.append(Chunk(box, name, int(place.field("offset")), int(place.field("length"))))
-    return StoredTensor(dtype, _numbers(entry.field("size")), tuple(chunks))
+        if place.field("transform_descriptors") is not None or not is_plain_name(name):
+            raise ValueError(f"the chunk in {brief(name)} is compressed, or not in this folder")
+        first, size = (_checked_number(place.field(part)) for part in ("offset", "length"))
+        if box.numel:
+            chunks.append(Chunk(box, name, first, size))
+    shape = _numbers(entry.field("size"))
+    if any(len(chunk.box.shape) != len(shape) for chunk in chunks):
+        raise ValueError(f"chunks of {key} have other dimensions")
+    return StoredTensor(dtype, shape, tuple(chunks))
 
 
 def _numbers(size: StandIn) -> tuple[int, ...]:
     """A `torch.Size`."""
     (numbers,) = size.arguments
-    return tuple(int(number) for number in numbers)
+    return _checked_numbers(numbers)
+
+
+def _checked_numbers(numbers: Any) -> tuple[int, ...]:
+    if len(numbers) > MOST_DIMENSIONS:
+        raise ValueError(f"{len(numbers):,} dimensions")
+    return tuple(map(_checked_number, numbers))
+
+
+def _checked_number(value: Any) -> int:
+    """A size or a place. Raises ValueError."""
+    if type(value) is not int or not 0 <= value <= MOST_NUMBERS:
+        raise ValueError(f"{brief(value)}, expected a whole number from 0")
+    return value

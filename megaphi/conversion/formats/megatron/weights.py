@@ -8,6 +8,7 @@ random states are not read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaphi.checkpoint.format import Box
+from megaphi.checkpoint.box import Box
 from megaphi.checkpoint.weight_reader import box_from_rows
-from megaphi.config import to_plain
+from megaphi.config import LARGEST_INTEGER, to_plain
 from megaphi.conversion.formats.megatron.arguments import COMMON, read_arguments, refuse_arguments
 from megaphi.conversion.formats.megatron.torch_dist import METADATA, TorchDistFolder
 from megaphi.errors import InputError, did_you_mean
 from megaphi.files import read_json
-from megaphi.model.architecture import Architecture
+from megaphi.foreign.files import brief, damage_named, read_line
+from megaphi.model.architecture import Architecture, checked_architecture, refuse_more_than_stored
 from megaphi.model.rows.weight_row import LAYERS
 from megaphi.model.weights import EMBEDDING, OUTPUT, weights_of
 
@@ -64,11 +66,12 @@ class MegatronWeights:
         self.architecture = self._read_architecture(given, arguments, tied=tied)
         self._held_elsewhere = {one.name: one.transformer_engine for one in weights_of(self.architecture)}
         self._check_tensors()
-        length = given.get("sequence_length", arguments.get("seq_length"))
+        with damage_named(self.folder, what="a checkpoint that says how long its texts are"):
+            length = _exact_number(given.get("sequence_length", arguments.get("seq_length")) or 0)
         self.config: dict[str, Any] = {
             "recipe": "from_megatron",
             "model": to_plain(self.architecture),
-            "batch": {"sequence_length": int(length)} if length else {},
+            "batch": {"sequence_length": length} if length else {},
             "precision": {"parameters": str(self.dtype(EMBEDDING)).removeprefix("torch.")},
         }
         self.state: dict[str, Any] = {"step": 0, "imported_from": self.folder.name, "megatron_iteration": iteration}
@@ -114,24 +117,28 @@ class MegatronWeights:
             raise InputError(
                 f"{self.folder} does not say all of its architecture ({COMMON} lacks it): add {' '.join(missing)}"
             )
-        heads = int(told["heads"])  # pyright: ignore[reportArgumentType]
         layer = f"{LAYERS}0."
         query_width = self._columns(f"{layer}self_attention.linear_proj.weight")
         qkv_rows = self._rows(f"{layer}self_attention.linear_qkv.weight")
-        head_size = int(given.get("head_size", query_width // heads))
-        model = Architecture(
-            layers=self._layers(),
-            hidden=self._columns(EMBEDDING),
-            feed_forward=self._rows(f"{layer}mlp.linear_fc1.weight") // 2,
-            heads=heads,
-            key_value_groups=(qkv_rows - query_width) // (2 * head_size),
-            head_size=head_size,
-            vocabulary=int(given.get("vocabulary", self._rows(EMBEDDING))),
-            tied_embeddings=tied,
-            norm_eps=float(told["norm_eps"]),  # pyright: ignore[reportArgumentType]
-            rotary_base=float(told["rotary_base"]),  # pyright: ignore[reportArgumentType]
-        )
-        model.check()
+        with damage_named(self.folder, what="a checkpoint whose sizes fit each other"):
+            heads = _exact_number(told["heads"])
+            head_size = _exact_number(given.get("head_size", query_width // heads))
+            groups = (qkv_rows - query_width) // (2 * head_size)
+        sizes = {
+            "layers": self._layers(),
+            "hidden": self._columns(EMBEDDING),
+            "feed_forward": self._rows(f"{layer}mlp.linear_fc1.weight") // 2,
+            "heads": heads,
+            "key_value_groups": groups,
+            "head_size": head_size,
+            "vocabulary": given.get("vocabulary", self._rows(EMBEDDING)),
+            "tied_embeddings": tied,
+            "norm_eps": told["norm_eps"],
+            "rotary_base": told["rotary_base"],
+        }
+        model = checked_architecture(sizes, where=str(self.folder))
+        stored = sum(math.prod(tensor.shape) for tensor in self._stored.tensors.values())
+        refuse_more_than_stored(model, stored, where=str(self.folder))
         if model.vocabulary > self._rows(EMBEDDING):
             raise InputError(f"vocabulary={model.vocabulary}: the embedding has {self._rows(EMBEDDING):,} rows")
         return model
@@ -141,7 +148,12 @@ class MegatronWeights:
         key, above = self._place(name)
         if key not in self._stored.tensors:
             raise InputError(f"{self.folder} holds no tensor {key}: it is of another architecture, or not whole")
-        return self._stored.tensors[key].shape[len(above) :]
+        shape = self._stored.tensors[key].shape[len(above) :]
+        if len(shape) not in (1, 2):
+            raise InputError(
+                f"{self.folder}: {key} has the shape {self._stored.tensors[key].shape}, which is no matrix"
+            )
+        return shape
 
     def _rows(self, name: str) -> int:
         return self._shape(name)[0]
@@ -176,6 +188,13 @@ class MegatronWeights:
             raise InputError(f"{self.folder} holds {unknown[0]}, which has no place in our architecture")
 
 
+def _exact_number(value: Any) -> int:
+    """A whole number from 0, which may be written as 6.0. Raises ValueError, TypeError, OverflowError."""
+    if isinstance(value, bool) or not 0 <= value <= LARGEST_INTEGER or value != int(value):
+        raise ValueError(f"{brief(value)}, expected a whole number")
+    return int(value)
+
+
 def _of_all_layers(name: str) -> tuple[str, tuple[int, ...]]:
     """(name of the tensor in which all layers' weights of a kind are stacked, index within it)"""
     match = re.fullmatch(rf"{re.escape(LAYERS)}(\d+)\.(.+)", name)
@@ -190,7 +209,7 @@ def is_megatron(path: Path) -> bool:
 def iteration_folder(path: Path) -> Path:
     """The folder of one iteration; of the newest, if `path` is the one above."""
     if (path / POINTER).is_file():
-        iteration = (path / POINTER).read_text(errors="replace").strip()
+        iteration = read_line(path / POINTER)
         name = "release" if iteration == "release" else f"iter_{iteration:0>7}"
         if not re.fullmatch(r"release|iter_\d{7,}", name) or not (path / name).is_dir():
             raise InputError(f"{path / POINTER} names the iteration {iteration[:20]!r}, which is not there")

@@ -194,7 +194,7 @@ def test_arguments_in_no_form_that_is_known(tmp_path: Path) -> None:
         written(tmp_path, ["--swiglu"])
     endless: list[Any] = []
     endless.append(endless)
-    with pytest.raises(InputError, match="its args are recursive"):
+    with pytest.raises(InputError, match="changes a container that is a part of another, or of itself"):
         written(tmp_path, argparse.Namespace(data_path=endless))
 
 

@@ -152,7 +152,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "the metadata is empty": (lambda folder: (folder / ".metadata").write_bytes(b""), "corrupted or truncated"),
     "the metadata is another pickle": (
         lambda folder: (folder / ".metadata").write_bytes(b"\x80\x04]."),
-        "is not the metadata of a distributed checkpoint",
+        "not the metadata of a distributed checkpoint",
     ),
     "common.pt is truncated": (shorter("common.pt", 200), r"common\.pt is corrupted or truncated"),
     "another backend": (changed("metadata.json", b"torch_dist", b"zarr_zarr_"), "only 'torch_dist' can be read"),

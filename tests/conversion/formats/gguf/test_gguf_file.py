@@ -7,8 +7,9 @@ from pathlib import Path
 import gguf
 import pytest
 
-from megaphi.conversion.formats.gguf.fields import open_gguf
+from megaphi.conversion.formats.gguf.gguf_file import decoded, read_gguf
 from megaphi.errors import InputError
+from tests.conversion.formats.gguf.gguf_model import write_gguf
 
 KINDS = gguf.GGUFValueType
 ARRAYS = {
@@ -44,12 +45,23 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_field_holds_what_the_package_reads(file: Path) -> None:
-    ours, theirs = open_gguf(file).fields, gguf.GGUFReader(file).fields
-    assert list(ours) == list(theirs)
-    for name, field in theirs.items():
-        assert ours[name].contents() == field.contents(), name
-        assert ours[name].types == field.types, name
-    assert {kind: ours[f"own.{kind.name}"].contents() for kind in ARRAYS} | {KINDS.FLOAT32: [0.5, -1e30]} == ARRAYS
+    ours, theirs = read_gguf(file).fields, gguf.GGUFReader(file).fields
+    assert list(ours) == [name for name in theirs if not name.startswith("GGUF.")]
+    for name, value in ours.items():
+        flat = [number for inner in value for number in inner] if name == "own.nested" else decoded(value)
+        assert flat == theirs[name].contents(), name
+    assert {kind: decoded(ours[f"own.{kind.name}"]) for kind in ARRAYS} | {KINDS.FLOAT32: [0.5, -1e30]} == ARRAYS
+
+
+def test_every_tensor_lies_where_the_package_finds_it(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path)
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    ours = read_gguf(path).tensors
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        found = theirs[name]
+        assert (tensor.kind, tensor.bytes, tensor.first_byte) == (found.tensor_type, found.n_bytes, found.data_offset)
+        assert list(tensor.shape) == list(reversed(found.shape.tolist()))
 
 
 def test_a_file_that_ends_anywhere_is_one_message(file: Path, tmp_path: Path) -> None:
@@ -57,4 +69,4 @@ def test_a_file_that_ends_anywhere_is_one_message(file: Path, tmp_path: Path) ->
     for end in range(1, len(content) - len("the end"), 7):  # which meets every place within eight bytes
         cut.write_bytes(content[:end])
         with pytest.raises(InputError, match=r"cut\.gguf is corrupted or truncated"):
-            open_gguf(cut)
+            read_gguf(cut)

@@ -1,0 +1,42 @@
+"""Text as it is shown in a terminal and in logs: what a terminal would obey is made visible.
+
+A file, a folder, a tensor or an answer may have a name or a text with an escape in it that clears the screen, turns
+writing around, or begins a line that looks like a message of ours. One function replaces such characters, at the border
+where text leaves the program: the two standard streams (cli/__init__.py) and the log (log.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_OBEYED = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+"""Characters that a terminal obeys instead of showing: controls, and those that turn the direction of writing."""
+
+
+def visible(text: str) -> str:
+    """Text in which nothing is obeyed by a terminal: such characters are shown as Python writes them."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_message(text: str) -> str:
+    """`visible`, with further lines indented, so that none of them can pass for a message of its own."""
+    return visible(text).replace("\n", "\n  ")
+
+
+class VisibleStream:
+    """A text stream that writes `visible` text: names and texts of strangers do not reach the terminal as they are."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        """The stream itself, for colours and progress bars of our own."""
+
+    def write(self, text: str) -> int:
+        return self.raw.write(visible(text))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.raw.writelines(map(visible, lines))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.raw, name)

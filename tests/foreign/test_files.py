@@ -1,0 +1,110 @@
+"""Files of strangers are opened only if they are what they should be; links and keys of others are not taken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from megaphi.cli.serve import read_key
+from megaphi.engine.retention import Saving, prune
+from megaphi.errors import InputError
+from megaphi.files import replace_folder
+from megaphi.foreign.files import brief, damage_named, is_plain_name, open_regular, read_line, read_small
+
+
+def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(InputError, match="expected a file"):
+            open_regular(path)
+    with pytest.raises(InputError, match="is no path"):
+        open_regular("a\0b")
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "nothing")
+
+
+def test_a_small_file_is_small(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    assert read_small(tmp_path / "file", largest=100) == b"x" * 100
+    with pytest.raises(InputError, match="has 100 bytes, expected at most 99"):
+        read_small(tmp_path / "file", largest=99)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"a\nb", b"a\0", b"\x1b[2J", b"x" * 5_000])
+def test_a_line_is_one_line_of_text(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b" good\n")
+    assert read_line(tmp_path / "file") == "good"
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(InputError, match="file"):
+        read_line(tmp_path / "file")
+
+
+def test_names() -> None:
+    assert is_plain_name("model-00001-of-00002.safetensors")
+    for name in ("", ".", "..", "a/b", "/etc", "a\0", "a\n", "\x1b[2J", "\ud800", "x" * 300, 3, None, ["a"]):
+        assert not is_plain_name(name), name
+
+
+def test_damage_is_one_message() -> None:
+    for error in (
+        KeyError("a"),
+        TypeError("b"),
+        RecursionError("c"),
+        OverflowError("d"),
+        UnicodeDecodeError("utf-8", b"", 0, 1, "e"),
+    ):
+        with (
+            pytest.raises(InputError, match="file is corrupted or truncated: not a model"),
+            damage_named("file", what="a model"),
+        ):
+            raise error
+    with pytest.raises(InputError, match=r"^as it is$"), damage_named("file", what="a model"):
+        raise InputError("as it is")
+
+
+def test_brief_takes_no_longer_for_a_bomb() -> None:
+    bomb: list[object] = [1]
+    for _ in range(100):
+        bomb = [bomb, bomb]
+    assert len(brief(bomb)) < 1_000
+    assert len(brief("x" * 10**7)) < 100
+    assert len(brief(10**4_000)) < 100
+
+
+def test_links_among_checkpoints_are_removed_and_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "step_00000001").symlink_to(elsewhere)
+    (folder / "step_00000002").symlink_to("nowhere")
+    (folder / ".step_00000003.x.deleted").symlink_to(elsewhere)
+    (folder / ".step_00000004.x.partial").write_text("a file")
+    (folder / "step_00000005").mkdir()
+    prune(folder, Saving(keep_last=1), newest=5)
+    assert [path.name for path in folder.iterdir()] == ["step_00000005"]
+    assert (elsewhere / "kept").exists()
+
+
+def test_a_link_in_the_place_of_a_checkpoint_is_replaced(tmp_path: Path) -> None:
+    for target in ("nowhere", "."):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "file").touch()
+        (tmp_path / "step_00000001").symlink_to(target)
+        replace_folder(tmp_path / "new", tmp_path / "step_00000001")
+        assert (tmp_path / "step_00000001" / "file").exists()
+        replace_folder(tmp_path / "step_00000001", tmp_path / "old")
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o620, 0o666])
+def test_a_key_that_others_may_write_is_refused(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("secret\n")
+    path.chmod(0o640)
+    assert read_key(str(path)) == "secret"
+    path.chmod(mode)
+    with pytest.raises(InputError, match="others than its owner may write to it: chmod 600"):
+        read_key(str(path))
