@@ -56,3 +56,12 @@ def test_all_targets(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--minutes", "0.1", "--findings", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_parquet_file_that_ended_the_process_is_refused() -> None:
+    """Its column says a histogram of another size: pyarrow lets the exception of C++ through (found by the fuzzer)."""
+    worker = Worker(all_targets()["parquet"])
+    outcome = worker.ask((Path(__file__).parent / "damaged_histogram.parquet").read_bytes())
+    worker.close()
+    assert outcome.kind == "refused"
+    assert "is corrupted after row 0 of row group 0" in outcome.detail

@@ -34,8 +34,10 @@ def open_parquet(path: Path) -> Any:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        file = pyarrow.parquet.ParquetFile(path)
+        _ = file.schema_arrow.names  # which may be no UTF-8
+        return file
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path} is not a complete parquet file: {error}") from None
 
 
@@ -51,8 +53,6 @@ def rows_of_groups(
     Raises:
         InputError: the file is corrupted, or has no such column.
     """
-    import pyarrow
-
     file = open_parquet(path)
     names: list[str] = file.schema_arrow.names
     if required is not None and required not in names:
@@ -61,22 +61,36 @@ def rows_of_groups(
     others = dict.fromkeys((name for name in names if name not in wanted), ...)
     row = sum(file.metadata.row_group(group).num_rows for group in range(groups.start))
     for group in groups:
-        batches = file.iter_batches(_batch_rows(file, path, group), row_groups=[group], columns=wanted)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pyarrow.ArrowException, OSError, MemoryError) as error:
-                raise InputError(f"{path} is corrupted after row {row}: {error}") from None
-            if batch is None:
-                break
+        for batch in _batches(file, path, group, wanted):
             for found in _python_rows(batch):
                 row += 1
                 yield row, found if isinstance(found, str) else {**found, **others}
 
 
-def _batch_rows(file: Any, path: Path, group: int) -> int:
-    """Rows of a group that are unpacked at once. Raises InputError for sizes that no writer makes."""
-    chunks = [file.metadata.row_group(group).column(number) for number in range(file.metadata.num_columns)]
+def _batches(file: Any, path: Path, group: int, wanted: list[str]) -> Iterator[Any]:
+    """The rows of a group in batches of Arrow. Raises InputError where it is corrupted."""
+    import pyarrow
+
+    done = 0
+    try:
+        next(file.iter_batches(1, row_groups=[group], columns=wanted), None)  # see `_batch_rows`
+        rows = _batch_rows(file, path, group, wanted)
+        for batch in file.iter_batches(rows, row_groups=[group], columns=wanted):
+            yield batch
+            done += batch.num_rows
+    except (pyarrow.ArrowException, OSError, MemoryError, ValueError) as error:
+        raise InputError(f"{path} is corrupted after row {done} of row group {group}: {error}") from None
+
+
+def _batch_rows(file: Any, path: Path, group: int, wanted: list[str]) -> int:
+    """Rows of a group that are unpacked at once. Raises InputError for sizes that no writer makes.
+
+    The metadata of a damaged column end the process (pyarrow lets the exception of C++ through) unless Arrow has read
+    from that column before, which raises the same as an error: so this is called behind the first row.
+    """
+    schema, metadata = file.schema, file.metadata.row_group(group)
+    numbers = [number for number in range(len(schema)) if schema.column(number).path.split(".")[0] in wanted]
+    chunks = [metadata.column(number) for number in numbers]
     largest = 1
     with explain_read_errors(path), open(path, "rb") as bytes_of_file:
         for chunk in chunks:
