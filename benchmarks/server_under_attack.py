@@ -83,7 +83,8 @@ def server(command: Sequence[str]) -> Iterator[Address]:
             time.sleep(0.5)
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it did not start
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

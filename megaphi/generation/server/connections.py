@@ -23,9 +23,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from megaphi.log import logger
 
 Phase = Literal["head", "body", "answering", "sending", "closing"]
-READ_BYTES = 16_384
+READ_BYTES = 4_096
 """Input is parsed in pieces of this size, so that a client is cut off soon after the piece that shows what it does."""
-LARGEST_CHUNK_FRAMES = 16_384
+LARGEST_CHUNK_FRAMES = 4_096
 """Bytes of chunk frames in one body beyond as many as it has of content."""
 BACKLOG = 512
 RESERVED_FILES = 256
@@ -219,8 +219,9 @@ class LimitedProtocol(H11Protocol):
     def is_late(self, now: float) -> bool:
         """Return whether it has been in its phase for too long; called once a second."""
         phase, unsent = self.phase(), self.transport.get_write_buffer_size()
-        if (phase, self._requests) != self._phase or unsent < self._unsent:
-            self._phase, self._since = (phase, self._requests), now
+        current: tuple[Phase, int] = (phase, self._requests)
+        if current != self._phase or unsent < self._unsent:
+            self._phase, self._since = current, now
         self._unsent = unsent
         seconds = self.open_connections.limits.seconds(phase, self._content)
         return seconds is not None and now - self._since > seconds
