@@ -40,7 +40,7 @@ class CopyCounter:
 
     def __enter__(self) -> Self:
         self._files = [
-            self._closing.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115 (closed by `__exit__`)
+            self._closing.enter_context(tempfile.TemporaryFile(buffering=0, dir=self._folder))  # noqa: SIM115 (closed by `__exit__`)
             for _ in range(self._count)
         ]
         return self

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megaphi.data.lineage import copies
 from megaphi.data.storage import indexed_dataset_writer
 from megaphi.data.storage.formats.indexed_dataset import IndexedDataset
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
@@ -81,6 +82,7 @@ def test_ten_times_the_documents_take_the_same_memory(tmp_path, monkeypatch):
     """Tiny documents. (All shards stay open, as opening files makes Python's table of interned strings grow.)"""
     monkeypatch.setattr(subject, "WINDOW_DOCUMENTS", 1_000)
     monkeypatch.setattr(indexed_dataset_writer, "CHUNK", 1_000)
+    monkeypatch.setattr(copies, "FILE_BYTES", 1_000 * copies.ROW.itemsize)
     peaks = []
     for number, documents in enumerate((1_000, 1_000, 10_000)):  # the first warms up
         shard = [[token % 1_000] for token in range(documents)]
