@@ -8,8 +8,8 @@ first page not counted. A line of the result is one side on all pages of one cor
     python benchmarks/extraction.py FOLDER
 
 `--model` adds the step ExtractByModel over SmolLM2-135M-Instruct, which labels the blocks of each page: many seconds a
-page on a processor, so of few pages (`--every 40`). It was trained for no such thing; the row says what a model of this
-size gives as it is.
+page on a processor, so of few pages (`--every 40 --pages 5`). It was trained for no such thing; the row says what a
+model of this size gives as it is.
 
 FOLDER holds unpacked Debian packages (`dpkg-deb -x`): python-scipy-doc, python3.11-doc, gap-doc, octave-doc,
 maxima-doc, debian-handbook.
@@ -180,9 +180,10 @@ def main() -> None:
         "--model", type=Path, metavar="FOLDER", help="also by SmolLM2's labels, with a journal in FOLDER"
     )
     parser.add_argument("--every", type=int, default=1, help="look at every n-th page only")
+    parser.add_argument("--pages", type=int, help="and at the first so many of these")
     parser.add_argument("--write", action="store_true", help="append to benchmarks/results/extraction.csv")
     arguments = parser.parse_args()
-    pages = references(arguments.folder)[:: arguments.every]
+    pages = references(arguments.folder)[:: arguments.every][: arguments.pages]
     sides = {
         "megaphi, trafilatura": megaphi("trafilatura"),
         "megaphi, resiliparse": megaphi("resiliparse"),
