@@ -24,6 +24,7 @@ ENDINGS = (".warc", ".warc.gz", ".warc.zst", ".warc.lz4", ".wet", ".wet.gz")
 GZIP_MEMBER = b"\x1f\x8b\x08"
 PLAIN_RECORD = b"WARC/1."
 SEARCHED_BYTES = 1 << 20
+CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 LARGEST_RATIO = 200
 """Bytes of a page for one byte as it was sent, beyond a megabyte."""
 
@@ -241,10 +242,9 @@ def _without_chunks(content: bytes) -> bytes:
     while True:
         end = content.find(b"\r\n", place, place + 40)
         size = content[place:end].partition(b";")[0].strip() if end >= 0 else b""
-        try:
-            length = int(size, 16)
-        except ValueError:
+        if not CHUNK_SIZE.fullmatch(size):  # `int` would take a sign, and go backwards for ever
             return content
+        length = int(size, 16)
         if length == 0:
             return b"".join(parts)
         parts.append(content[end + 2 : end + 2 + length])

@@ -160,3 +160,9 @@ def test_files_in_object_storage_are_read_alike(tmp_path: Path) -> None:
     before = portion.fingerprint
     system.pipe("/crawl/a.warc.gz", b"".join(packed(RECORDS[:5])))
     assert reader.portions()[0].fingerprint != before
+
+
+@pytest.mark.parametrize("size", [b"-a", b"+5", b"5_5", b"0x5", b""])
+def test_a_chunk_of_no_size_ends_the_chunks(size: bytes) -> None:
+    content = b"5\r\nhello\r\n" + size + b"\r\nrest"
+    assert decoded_body(content, {"Transfer-Encoding": "chunked"}, limit=1 << 20) == content
