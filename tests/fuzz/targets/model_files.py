@@ -245,18 +245,19 @@ def configurations() -> Sequence[bytes]:
 
 def run_configurations() -> Sequence[bytes]:
     from megaphi.config import to_plain
-    from megaphi.recipes.quickstart import quickstart
+    from megaphi.recipes import load_recipe
 
-    return [json.dumps(to_plain(quickstart())).encode()]
+    return [json.dumps(to_plain(load_recipe("phi4_14b_pretrain"))).encode()]
 
 
+LETTERS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 TOKENIZER = json.dumps(
     {
         "version": "1.0", "truncation": None, "padding": None, "post_processor": None,
         "added_tokens": [{"id": 9, "content": "<e>", "single_word": False, "lstrip": False, "rstrip": False,
                           "normalized": False, "special": True}],
-        "normalizer": {"type": "NFC"}, "decoder": {"type": "ByteLevel"},
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "normalizer": {"type": "NFC"}, "decoder": LETTERS,
+        "pre_tokenizer": LETTERS,
         "model": {"type": "BPE", "vocab": {letter: number for number, letter in enumerate("Somewrd.")} | {"om": 8},
                   "merges": ["o m"]},
     }
