@@ -163,7 +163,7 @@ def field_type(section: type, name: str, *, where: str, depth: int = 0) -> Any:
     ours = our_name(parts[-1])
     guess = f" That is {ours} here." if ours else did_you_mean(f"{prefix}.{name}".lstrip("."), known)
     guess = why_unknown(section, name, where=where) or guess
-    raise InputError(f"unknown field {where!r}.{guess} Fields here: {', '.join(hints) or 'none'}.")
+    raise InputError(f"unknown field {where[:200]!r}.{guess} Fields here: {', '.join(hints) or 'none'}.")
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from megaphi.conversation import Conversation, Message, to_plain
 from megaphi.errors import InputError
 from megaphi.files import read_object
+from megaphi.foreign.files import brief
 from megaphi.log import logger
 from megaphi.tokenizer.byte_letters import byte_letters
 from megaphi.tokenizer.byte_tokens import BYTE_TOKEN, with_broken_bytes_replaced
@@ -246,7 +247,9 @@ class JsonTokenizer:
     def _end_of_text(self) -> int:
         name = self._named.get("eos_token")
         if not isinstance(name, str) or name not in self.special_ids:
-            said = "names no eos_token" if name is None else f"names the eos_token {name!r}, which is no token of it"
+            said = (
+                "names no eos_token" if name is None else f"names the eos_token {brief(name)}, which is no token of it"
+            )
             raise InputError(
                 f"{self.where.parent}: {TOKENIZER_CONFIG} {said}: which token ends a text must be known; add it"
             )
