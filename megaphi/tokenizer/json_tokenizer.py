@@ -247,9 +247,7 @@ class JsonTokenizer:
     def _end_of_text(self) -> int:
         name = self._named.get("eos_token")
         if not isinstance(name, str) or name not in self.special_ids:
-            said = (
-                "names no eos_token" if name is None else f"names the eos_token {brief(name)}, which is no token of it"
-            )
+            said = "names no eos_token" if name is None else f"names the eos_token {brief(name)}, no token of it"
             raise InputError(
                 f"{self.where.parent}: {TOKENIZER_CONFIG} {said}: which token ends a text must be known; add it"
             )
