@@ -310,11 +310,11 @@ def main() -> None:
             print(json.dumps(rows[-1], indent=1).replace("\\n", "\n    "), flush=True)
     if arguments.write:
         with open(RESULTS, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["case"] not in arguments.cases] + rows
+            kept = [row for row in csv.DictReader(file) if row["case"] not in arguments.cases]
         with open(RESULTS, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows([*kept, *rows])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from megaphi.errors import InputError
+from megaphi.json_text import parse_json
+
 
 def encoded(message: Any) -> bytes:
     """The message as UTF-8. Raises TypeError for what no message holds."""
@@ -30,8 +33,8 @@ def decoded(content: bytes, kind: Any) -> Any:
         RuntimeError: it is no message of this type, so the ranks do not run the same code.
     """
     try:
-        return _read(json.loads(content), kind)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return _read(parse_json(content), kind)
+    except (InputError, ValueError, TypeError, KeyError) as error:
         raise RuntimeError(f"a message of another rank is no {kind}: {error}") from None
 
 
