@@ -302,7 +302,7 @@ def main() -> None:
     from megaphi.checkpoint.versions import short_commit, versions
 
     about = {"date": date.today().isoformat(), "commit": short_commit(7), "torch": versions()["torch"]}
-    rows = []
+    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as temporary:
         make_tokens(Path(temporary) / "tokens")
         for number, name in enumerate(arguments.cases):
@@ -310,9 +310,11 @@ def main() -> None:
             print(json.dumps(rows[-1], indent=1).replace("\\n", "\n    "), flush=True)
     if arguments.write:
         with open(RESULTS, newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["case"] not in arguments.cases]
+            kept: list[dict[str, object]] = [
+                dict(row) for row in csv.DictReader(file) if row["case"] not in arguments.cases
+            ]
         with open(RESULTS, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows([*kept, *rows])
 
