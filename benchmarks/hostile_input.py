@@ -29,6 +29,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from megaphi.checkpoint.versions import short_commit
+
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
 RESULTS = Path(__file__).parent / "results" / "hostile_input.csv"
@@ -203,13 +205,11 @@ def main() -> None:
     if arguments.read:
         read(Path(arguments.read[0]), arguments.read[1])
         return
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
-    commit = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
     for name in arguments.cases:
         row = measured(name)
         print(*row.values(), sep=" | ", flush=True)
         if arguments.write:
-            append({"date": date.today().isoformat(), "commit": commit, **row})
+            append({"date": date.today().isoformat(), "commit": short_commit(), **row})
 
 
 def append(row: dict[str, Any]) -> None:

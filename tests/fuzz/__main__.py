@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+from megaphi.checkpoint.versions import short_commit
 from tests.fuzz.fuzzing import Tally, fuzz, prepared
 from tests.fuzz.target import Target, all_targets
 from tests.fuzz.worker import Worker
@@ -128,10 +128,6 @@ def reasons(tally: Tally) -> str:
 
 def append(tallies: Sequence[Tally]) -> None:
     """Add a row for every target to the results."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
-        cwd=RESULTS.parent, capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
     is_new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
@@ -140,7 +136,7 @@ def append(tallies: Sequence[Tally]) -> None:
         for tally in tallies:
             counts = [tally.outcomes[kind] for kind in FINDINGS]
             rows.writerow([
-                date.today().isoformat(), commit, f"CPU, {len(os.sched_getaffinity(0))} processors", tally.name,
+                date.today().isoformat(), short_commit(), f"CPU, {len(os.sched_getaffinity(0))} processors", tally.name,
                 tally.inputs, round(tally.seconds, 1), tally.outcomes["accepted"], tally.outcomes["refused"], *counts,
                 round(tally.slowest_seconds, 2), tally.peak_bytes >> 20, reasons(tally),
             ])  # fmt: skip
