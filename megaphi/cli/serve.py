@@ -22,7 +22,8 @@ from megaphi.cli.engine_options import Opened, add_engine_arguments, on_every_ra
 from megaphi.cli.job_end import end_of_job, told_to_all_ranks
 from megaphi.config import user_path
 from megaphi.errors import InputError
-from megaphi.foreign.files import read_line
+from megaphi.foreign.files import LINE_BYTES, read_small
+from megaphi.json_text import decode_text
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -102,12 +103,12 @@ def read_key(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        key, mode = read_line(path), Path(path).stat().st_mode
+        key, mode = decode_text(read_small(path, largest=LINE_BYTES)).strip(), Path(path).stat().st_mode
     except (OSError, InputError) as error:
-        raise InputError(f"--api-key-file {path}: cannot be read as a line of ASCII: {error}") from None
+        raise InputError(f"--api-key-file {path}: cannot be read: {error}") from None
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InputError(f"--api-key-file {path}: others than its owner may write to it: chmod 600 {path}")
-    if not key or len(key.split()) != 1 or not key.isascii():
+    if len(key.split()) != 1 or not (key.isascii() and key.isprintable()):  # the message does not show it
         raise InputError(f"--api-key-file {path}: must hold one key of ASCII without blanks")
     return key
 

@@ -139,8 +139,9 @@ def test_a_key_file_holds_one_key(tmp_path):
     path = tmp_path / "key"
     for content in ("", "two words", "two\nlines"):
         path.write_text(content)
-        with pytest.raises(InputError, match="must hold one key"):
+        with pytest.raises(InputError, match="must hold one key") as error:
             serve.read_key(str(path))
+        assert "two" not in str(error.value)  # a key is not shown
     path.write_text("s3cret\n")
     assert serve.read_key(str(path)) == "s3cret"
 
@@ -150,7 +151,9 @@ def test_the_model_has_its_folders_name(monkeypatch, tmp_path):
     for given, name in ((None, tmp_path.name), ("mine", "mine")):
         made = []
         monkeypatch.setattr("megaphi.generation.server.app.create_app", made.append)
-        arguments = argparse.Namespace(checkpoint=".", model_name=given, max_waiting=3, host="me")
+        parser = argparse.ArgumentParser()
+        serve.add_arguments(parser)
+        arguments = parser.parse_args([".", "--host", "me", *(["--model-name", given] if given else [])])
         serve.make_app(opened(FakeGenerator()), arguments, None, hosts=frozenset())
         assert made[0].model == name
 
