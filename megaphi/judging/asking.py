@@ -171,7 +171,7 @@ def _with_schema(
     key = request_key(sampler.name, {"takes_schema": schema})
     known = memory.get(key) if memory is not None else None
     if known is None:
-        known = _takes_schema(sampler, prompts, replace(rules, max_tokens=1), replace(kept, max_tokens=1))
+        known = _takes_schema(sampler, prompts, rules, kept)
         if memory is not None:
             memory.add(key, known)
     return kept if known else rules
