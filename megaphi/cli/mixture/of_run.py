@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="folders",
         nargs="+",
         default=[],
-        metavar="FOLDER",
+        metavar="[NAME=]FOLDER",
         help="read the sources from folders of megaphi curate, each named as its source, or NAME=FOLDER",
     )
     parser.add_argument(

@@ -153,7 +153,7 @@ def test_archives_are_unpacked_within_limits_and_lead_nowhere() -> None:
 def test_the_step_finds_the_extractor_of_every_format() -> None:
     step = Extract()
     table = extractors(step)
-    from megaphi.curation.extract.extract import _extracted
+    from megaphi.curation.extract.extract import extracted
 
     written = {
         "docx": (by_pandoc("docx"), "", "# Title"),
@@ -165,7 +165,7 @@ def test_the_step_finds_the_extractor_of_every_format() -> None:
     }
     for name, (content, media_type, begin) in written.items():
         document = Document(id=name, source=name, place=name, content=content, media_type=media_type)
-        found = _extracted(document, step, table)
+        found = extracted(document, step, table)
         assert not isinstance(found, Rejected), (name, found.detail)
         assert isinstance(found, Document)
         assert found.text.startswith(begin), name

@@ -137,7 +137,7 @@ def test_only_the_beginning_of_a_page_is_shown_and_settings_change_the_request(t
 
 def test_a_budget_is_kept_to_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     texts = [f"Page {number}." for number in range(20)]
-    found, sampler = run(tmp_path, lambda user: labels(), texts, budget_tokens=40_000)
+    found, sampler = run(tmp_path, lambda user: labels(), texts, budget_tokens=20_000)
     reasons = [each.reason for each in found if isinstance(each, Rejected)]
     assert 0 < len(reasons) < 20
     assert set(reasons) == {"budget"}

@@ -119,7 +119,7 @@ def test_a_run_that_was_killed_goes_on_and_a_budget_ends_it_where_it_would_have_
     roomy: None, tmp_path: Path
 ) -> None:
     whole = Scripted(fluent)
-    step = Synthesize(kind="qa_facts", sampler="a", budget_tokens=70_000, judge="b", seed_source="book")
+    step = Synthesize(kind="qa_facts", sampler="a", budget_tokens=60_000, judge="b", seed_source="book")
     found = outcomes(step, PAGES, tmp_path / "whole", a=whole, b=Scripted(fluent, name="judge"))
     assert reasons(found)["budget"] > 0
 

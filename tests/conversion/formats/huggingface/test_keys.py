@@ -125,7 +125,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"auto_map": {"AutoModelForCausalLM": "modeling_x.MyModel"}}, r"auto_map=\{'AutoModelForCausalLM'"),
     ({"auto_map": "modeling_x"}, "auto_map='modeling_x'"),
     ({"something_of_next_year": False}, "something_of_next_year=False"),
-    ({"a_long_one": list(range(1000))}, r"a_long_one=\[0, 1, .*\.\.\.:"),
+    ({"a_long_one": list(range(1000))}, r"a_long_one=\[0, 1, .*\.\.\.\]:"),
 ]
 
 
