@@ -63,7 +63,7 @@ def read_small(path: str | os.PathLike[str], *, largest: int = SMALL_BYTES) -> b
         if size > largest:
             raise InputError(f"{os.fspath(path)} has {size:,} bytes, expected at most {largest:,}: is it that file?")
         try:
-            return file.read(largest)
+            return file.read(size)  # of a larger number Python would allocate all
         except OSError as error:
             raise InputError(f"{os.fspath(path)} cannot be read: {error.strerror}") from None
 

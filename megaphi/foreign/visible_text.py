@@ -21,8 +21,8 @@ def visible(text: str) -> str:
 
 
 def one_message(text: str) -> str:
-    """`visible`, with further lines indented, so that none of them can pass for a message of its own."""
-    return visible(text).replace("\n", "\n  ")
+    """`visible`, with all further lines indented, so that none of them can pass for a message of its own."""
+    return re.sub(r"\n(?!  )", "\n  ", visible(text))
 
 
 class VisibleStream:

@@ -15,6 +15,7 @@ import torch
 
 from megaphi.checkpoint.model_tokenizer import tokenizer_of as tokenizer_of_model
 from megaphi.conversation import Conversation, Message
+from megaphi.conversion.formats.gguf.gguf_file import decoded
 from megaphi.conversion.formats.gguf.weights import GgufWeights
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.errors import InputError
@@ -135,7 +136,7 @@ def test_the_tokenizer_inside_is_that_of_llama_cpp(gguf: Path) -> None:
     reader = GgufWeights(gguf)
     found = tokenizer_of_model(reader)
     assert found is not None
-    fields = {name: field.contents() for name, field in reader._tokenizer.items()}
+    fields = {name: decoded(value) for name, value in reader._tokenizer.items()}
     text = PASSAGES.read_text()
     for words in (text, "In 2026: 12345.678 don't\n\n\tStraße, 東京, नमस्ते <|im_start|>"):
         assert found.encode(words) == byte_level_ids(fields, words)

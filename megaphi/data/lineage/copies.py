@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROW = np.dtype([("low", "<u8"), ("high", "<u8"), ("tokens", "<u8")])
-FILE_BYTES = 256 << 20
+FILE_BYTES = 1 << 20
 """Size of a file that is sorted in memory; there are at most `MOST_FILES`, which then grow beyond it."""
-MOST_FILES = 32
+MOST_FILES = 256
 
 
 class UniqueCounts(NamedTuple):
@@ -60,8 +60,10 @@ class CopyCounter:
         hash_N2 = np.frombuffer(digests, "<u8").reshape(-1, 2)
         row_N["low"], row_N["high"], row_N["tokens"] = hash_N2[:, 0], hash_N2[:, 1], lengths_N
         file_N = row_N["low"] % np.uint64(self._count)
-        for number, file in enumerate(self._files):
-            file.write(row_N[file_N == number].tobytes())
+        order_N = np.argsort(file_N, kind="stable")
+        ends = np.searchsorted(file_N[order_N], np.arange(1, self._count, dtype=np.uint64))
+        for file, rows in zip(self._files, np.split(row_N[order_N], ends), strict=True):
+            file.write(rows.tobytes())
 
     def unique(self) -> UniqueCounts:
         """Counts of all that was added."""

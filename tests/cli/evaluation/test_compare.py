@@ -85,7 +85,7 @@ def test_what_is_not_comparable_is_refused_by_name(tmp_path, capsys, reason, res
     message = capsys.readouterr().err
     assert f"\n  {reason}: " in message
     assert f"--allow {reason}" in message
-    assert message.count("\n  ") == 1
+    assert message.count("\n  ") == 2  # one reason, and what to do
     assert main(["compare", *folders, "--allow", reason]) == 0
 
 

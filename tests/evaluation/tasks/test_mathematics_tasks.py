@@ -176,7 +176,7 @@ def test_the_judge_is_asked_as_published_and_once_for_a_pair_otherwise(grader: G
     assert published[0].messages[0].content.endswith("First: 7\\%\n    Second: {first} 7")
     assert published[3].messages[0].content.endswith("Second: None")
     fenced = ours[0].messages[0].content
-    assert fenced.startswith("Quoted text stands between")
+    assert fenced.startswith("Text between '--- ")
     assert "begin second ---\n{first} 7\n--- " in fenced
     task.grade([], on, tools)
     assert len(judge.asked) == 2
