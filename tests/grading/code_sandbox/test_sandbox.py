@@ -177,9 +177,9 @@ SLEEPING = "import time\ndef f(n): time.sleep(60)"
 @needs_isolation
 def test_an_interrupt_ends_what_is_running_at_once() -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt), CodeSandbox(workers=2, limits=Limits(wall_seconds=60)) as opened:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()  # once it is open, however long that takes
         opened.grade([(SQUARES, SLEEPING)] * 4)
     assert time.monotonic() - start < 20
     assert {process.pid for process in psutil.Process().children(recursive=True)} == before
