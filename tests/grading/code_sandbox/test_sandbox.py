@@ -175,13 +175,17 @@ SLEEPING = "import time\ndef f(n): time.sleep(60)"
 
 
 @needs_isolation
+def grade_until_interrupted(*, after_seconds: float) -> None:
+    with CodeSandbox(workers=2, limits=Limits(wall_seconds=60)) as opened:
+        threading.Timer(after_seconds, os.kill, (os.getpid(), signal.SIGINT)).start()  # however long opening took
+        opened.grade([(SQUARES, SLEEPING)] * 4)
+
+
 def test_an_interrupt_ends_what_is_running_at_once() -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     start = time.monotonic()
-    with CodeSandbox(workers=2, limits=Limits(wall_seconds=60)) as opened:
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()  # once it is open, however long that takes
-        with pytest.raises(KeyboardInterrupt):
-            opened.grade([(SQUARES, SLEEPING)] * 4)
+    with pytest.raises(KeyboardInterrupt):
+        grade_until_interrupted(after_seconds=0.5)
     assert time.monotonic() - start < 20
     assert {process.pid for process in psutil.Process().children(recursive=True)} == before
 
