@@ -30,6 +30,7 @@ HELP = "weights to and from Hugging Face's format, and between layouts"
 EXAMPLE = """examples:
   megaphi convert to-huggingface runs/phi4_14b exported/phi4
   megaphi convert to-huggingface runs/phi4_14b/checkpoints/step_00424000 exported/phi4 --dtype bfloat16
+  megaphi convert to-huggingface runs/phi4_14b exported/phi4_for_4_gpus --key-value-groups 20 --verify
   megaphi convert to-checkpoint downloads/phi-4 checkpoints/phi-4 --tensor 2 --pipeline 2
   megaphi convert to-checkpoint runs/phi4_14b checkpoints/one_file --dry-run
   megaphi convert to-checkpoint SmolLM2-135M-Instruct.Q4_1.gguf checkpoints/smollm2 --verify
@@ -43,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     directions = parser.add_subparsers(dest="direction", metavar="to-huggingface | to-checkpoint", required=True)
     outward = _direction(directions, "to-huggingface", "write a folder that Phi3ForCausalLM loads")
     outward.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest weight file (default 5GB)")
+    outward.add_argument(
+        "--key-value-groups",
+        type=int,
+        metavar="N",
+        help="write an equal model of N key-value heads, each of the model's several times: for servers that refuse"
+        " Phi-4's 10 on 4 or 8 GPUs (20 divide by 4, 40 by 8)",
+    )
     inward = _direction(directions, "to-checkpoint", "write a checkpoint for a layout")
     inward.add_argument("--tensor", type=int, default=1, metavar="N", help="ranks that share every matrix (default 1)")
     inward.add_argument("--pipeline", type=int, default=1, metavar="N", help="ranks that share the layers (default 1)")
@@ -95,8 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _to_huggingface(reader: WeightReader, arguments: argparse.Namespace) -> int:
+    from megaphi.conversion.repeated_groups import WithRepeatedGroups
     from megaphi.conversion.to_huggingface import plan_huggingface, to_huggingface
 
+    if arguments.key_value_groups is not None:
+        reader = WithRepeatedGroups(reader, arguments.key_value_groups)
     shard_bytes = size_in_bytes(arguments.shard_size)
     tokenizer = arguments.tokenizer is not None or not arguments.no_tokenizer
     if arguments.dry_run:

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from megaphi.checkpoint.box import Box
 from megaphi.checkpoint.model_tokenizer import NO_TOKENIZER, tokenizer_of
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.conversion.formats.gguf.weights import GgufWeights
 from megaphi.conversion.formats.side_files import CONFIG, GENERATION_CONFIG
+from megaphi.conversion.wrapped_reader import WrappedReader
 from megaphi.errors import InputError
 from megaphi.files import read_object
 from megaphi.tokenizer.interface import Tokenizer
@@ -29,25 +25,19 @@ NAME_IDS = (CONFIG, GENERATION_CONFIG)
 """Files of a model that name the tokens that end a text."""
 
 
-class WithTokenizer:
+class WithTokenizer(WrappedReader):
     """A `WeightReader` with the weights of `source` and another tokenizer, or none."""
 
     def __init__(self, source: WeightReader, tokenizer: Tokenizer | None, *, keep: Mapping[str, Path]) -> None:
         """`keep`: files that came with the weights and are carried along with the tokenizer's."""
-        self.source = source
-        self.folder, self.state, self.architecture = source.folder, source.state, source.architecture
+        super().__init__(source)
         fingerprint = NO_TOKENIZER if tokenizer is None else tokenizer.fingerprint
-        self.config: dict[str, Any] = {**source.config, "tokenizer": {"fingerprint": fingerprint}}
-        self.carried: dict[str, Path] = {**keep, **({} if tokenizer is None else _files_of(tokenizer))}
+        self.config = {**source.config, "tokenizer": {"fingerprint": fingerprint}}
+        self._carried = {**keep, **({} if tokenizer is None else _files_of(tokenizer))}
 
-    def dtype(self, name: str) -> torch.dtype:
-        return self.source.dtype(name)
-
-    def rows(self, name: str, start: int, end: int) -> Tensor:
-        return self.source.rows(name, start, end)
-
-    def box(self, name: str, box: Box) -> Tensor:
-        return self.source.box(name, box)
+    @property
+    def carried(self) -> Mapping[str, Path]:
+        return self._carried
 
 
 def with_tokenizer(source: WeightReader, path: str | None, *, leave_out: bool) -> WeightReader:

@@ -11,7 +11,7 @@ from megaphi.conversion.formats.gguf.weights import GgufWeights, is_gguf
 from megaphi.conversion.formats.huggingface.weights import HuggingFaceWeights
 from megaphi.conversion.formats.megatron.weights import MegatronWeights, is_megatron
 from megaphi.conversion.formats.side_files import CONFIG
-from megaphi.conversion.given_tokenizer import WithTokenizer
+from megaphi.conversion.wrapped_reader import stored_reader
 from megaphi.errors import InputError
 from megaphi.files import read_json
 from megaphi.model.weights import weights_of
@@ -63,7 +63,7 @@ def refuse_unlisted_weights(reader: WeightReader) -> None:
 
     Readers of other formats check for such tensors themselves.
     """
-    checkpoint = reader.source if isinstance(reader, WithTokenizer) else reader
+    checkpoint = stored_reader(reader)
     if not isinstance(checkpoint, CheckpointReader):
         return
     stored = {key.removeprefix(MODEL) for key in checkpoint.tensors if key.startswith(MODEL)}

@@ -25,7 +25,8 @@ from megaphi.conversion.formats.gguf.weights import GgufWeights
 from megaphi.conversion.formats.huggingface.weights import HuggingFaceWeights
 from megaphi.conversion.formats.streaming import row_blocks
 from megaphi.conversion.formats.weight_names import KNOWN_AND_DROPPED
-from megaphi.conversion.given_tokenizer import WithTokenizer
+from megaphi.conversion.repeated_groups import repeats
+from megaphi.conversion.wrapped_reader import stored_reader
 from megaphi.engine.inference.forward_only import logits_of, open_model
 from megaphi.errors import InputError
 from megaphi.log import logger, progress_bar
@@ -149,8 +150,11 @@ def compare_logits(source: WeightReader, target: WeightReader, text: str = TEXT)
 def _logits(
     reader: WeightReader, tokens_BS: np.ndarray, *, rounded: torch.dtype | None
 ) -> tuple[Tensor, str, list[str]]:
-    """Compute (logits `[B, S, V]`, the program that computed them, tensors that it did not use or did not find)."""
-    weights = reader.source if isinstance(reader, WithTokenizer) else reader
+    """Compute (logits `[B, S, V]`, the program that computed them, tensors that it did not use or did not find).
+
+    Those of the model as it is stored: what was requested of the conversion must not change them.
+    """
+    weights = stored_reader(reader)
     if isinstance(weights, HuggingFaceWeights | GgufWeights) and find_spec("transformers") is not None:
         independent = _in_transformers(weights)
         if independent is not None:
@@ -158,7 +162,7 @@ def _logits(
             _round(model, rounded)
             with torch.no_grad():
                 return model(torch.from_numpy(tokens_BS)).logits, "transformers", unread
-    model = open_model(reader, parameters="float32")
+    model = open_model(weights, parameters="float32")
     _round(model.module, rounded)
     return logits_of(model, tokens_BS), "megaphi", []
 
@@ -200,6 +204,8 @@ def report(
     count = len(weights_of(source.architecture))
     same_types = all(source.dtype(one.name) == target.dtype(one.name) for one in weights_of(source.architecture))
     how = "identical" if same_types else "those of the source, rounded to the target's type"
+    if (times := repeats(source)) > 1:
+        how += f"; each key-value head {times} times"
     lines = [f"weights  {total:,} in {count} tensors: {how}"]
     if different:
         lines = [f"weights  {len(different)} of {count} tensors differ"]
