@@ -92,7 +92,9 @@ def _print_steps(run: RunConfig) -> None:
     micro_batches = run.batch.global_batch // (run.batch.micro_batch * replicas)
     print("\nSchedule")
     print(f"  tokens per step       {run.batch.tokens_per_step:,}")
-    print(f"  micro-batches         {micro_batches} of {run.batch.micro_batch} on each of {replicas} replicas")
+    interleaved = run.layout.virtual_pipeline > 1
+    groups = f", interleaved in groups of {run.layout.micro_batch_group(micro_batches)}" if interleaved else ""
+    print(f"  micro-batches         {micro_batches} of {run.batch.micro_batch} on each of {replicas} replicas{groups}")
     print(f"  steps                 {_length(run.training)}")
     if run.training.steps:
         rates = [

@@ -128,9 +128,9 @@ class ParallelLayout:
             if value < 1:
                 raise InputError(f"batch.{name}={value}: must be at least 1")
         replicas = self.world_size // self.model_ranks
-        group = self.pipeline if self.virtual_pipeline > 1 else 1
-        share, rest = divmod(global_batch, replicas * group)
-        smaller = next((size for size in range(min(micro_batch, share), 0, -1) if share % size == 0), None)
+        share, rest = divmod(global_batch, replicas)
+        largest = micro_batch if self.virtual_pipeline == 1 else min(micro_batch, share // self.pipeline)
+        smaller = next((size for size in range(largest, 0, -1) if share % size == 0), None)
         same = "" if rest or smaller is None else f", or batch.micro_batch={smaller}, which trains the same"
         if global_batch % (micro_batch * replicas):
             raise InputError(
@@ -138,13 +138,26 @@ class ParallelLayout:
                 f"{replicas} replicas: use a multiple of {micro_batch * replicas}{same}"
             )
         micro_batches = global_batch // (micro_batch * replicas)
-        if micro_batches % group:
+        if micro_batches < self.least_micro_batches:
             raise InputError(
-                f"an interleaved schedule needs micro-batches in groups of layout.pipeline={self.pipeline}, "
-                f"but a step has {micro_batches}: use a batch.global_batch that is a multiple of "
-                f"{micro_batch * replicas * self.pipeline}{same}"
+                f"an interleaved schedule needs at least layout.pipeline={self.pipeline} micro-batches, but a step has "
+                f"{micro_batches}: use a batch.global_batch of at least {micro_batch * replicas * self.pipeline}{same}"
             )
         return micro_batches
+
+    @property
+    def least_micro_batches(self) -> int:
+        """Micro-batches that a pass needs: interleaved, each chunk of layers takes at least one for every stage."""
+        return self.pipeline if self.virtual_pipeline > 1 else 1
+
+    def micro_batch_group(self, micro_batches: int) -> int:
+        """Micro-batches that a chunk of layers takes one after the other before the next chunk has its turn.
+
+        The smallest number from `pipeline` on that leaves no rest, or a rest of at least `pipeline`: below that stages
+        would wait for each other in the middle of a step. Larger groups keep more activations, and save no time.
+        """
+        sizes = range(self.least_micro_batches, micro_batches + 1)
+        return next(size for size in sizes if not 0 < micro_batches % size < self.least_micro_batches)
 
     def __str__(self) -> str:
         parts = [f"tensor {self.tensor}", f"pipeline {self.pipeline}"]

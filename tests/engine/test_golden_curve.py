@@ -68,6 +68,27 @@ def test_every_layout_follows_the_golden_curve(name: str) -> None:
     assert_golden(curve_of(ParallelLayout(**LAYOUTS[name])))
 
 
+SIX_LAYERS = {
+    "pipeline 2, virtual 3": {"pipeline": 2, "virtual_pipeline": 3},
+    "pipeline 3, virtual 2": {"pipeline": 3, "virtual_pipeline": 2},
+}
+
+
+@pytest.mark.parametrize("name", SIX_LAYERS)
+def test_groups_of_micro_batches_of_any_size_follow_one_process(name: str) -> None:
+    """Seven micro-batches, of which neither two nor three stages make equal groups: four, and three."""
+    fields = {
+        "model": dataclasses.replace(TINY, layers=6),
+        "batch": BatchShape(sequence_length=32, global_batch=7, micro_batch=1),
+    }
+    layout = ParallelLayout(**SIX_LAYERS[name])
+    assert layout.micro_batch_group(7) == 4
+    (alone,) = curve_of(ParallelLayout(), steps=STEPS // 2, **fields)
+    for result in curve_of(layout, steps=STEPS // 2, **fields):
+        for measured in ("losses", "norms"):
+            np.testing.assert_allclose(result[measured], alone[measured], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 @pytest.mark.parametrize("name", ["one process", "tensor 2 x pipeline 2"])
 def test_recomputing_activations_changes_nothing(name: str, recompute: str) -> None:

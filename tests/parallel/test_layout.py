@@ -104,10 +104,10 @@ def test_sequence_parallelism_divides_the_sequence():
         (
             {"data": 2, "pipeline": 2, "virtual_pipeline": 2},
             (8, 4),
-            r"a multiple of 16, or batch\.micro_batch=2, which trains the same",
+            r"at least 16, or batch\.micro_batch=2, which trains the same",
         ),
         ({"data": 3}, (8, 2), "global_batch=8 is not a multiple of .*micro_batch=2 x 3 replicas: use a multiple of 6"),
-        ({"pipeline": 2, "virtual_pipeline": 2}, (3, 1), r"micro-batches in groups of layout.pipeline=2, .* has 3"),
+        ({"pipeline": 4, "virtual_pipeline": 2}, (3, 1), r"at least layout.pipeline=4 micro-batches, .* has 3: .* 4$"),
     ],
 )
 def test_batches_that_cannot_be_shared(fields, batch, message):
@@ -120,3 +120,12 @@ def test_batches_that_cannot_be_shared(fields, batch, message):
 def test_micro_batches_per_step():
     layout = ParallelLayout(tensor=2, pipeline=4).for_world(512)
     assert layout.check_batch(global_batch=5_760, micro_batch=1) == 90
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "group"), [(4, 4), (5, 5), (7, 7), (8, 4), (9, 5), (45, 5), (90, 5), (91, 7)]
+)
+def test_the_smallest_group_of_micro_batches_in_which_no_stage_waits(micro_batches, group):
+    layout = ParallelLayout(pipeline=4, virtual_pipeline=5, data=1)
+    assert layout.check_batch(global_batch=micro_batches, micro_batch=1) == micro_batches
+    assert layout.micro_batch_group(micro_batches) == group

@@ -82,7 +82,7 @@ def score_texts(model: TrainingModel, texts: Sequence[ScoredText]) -> list[TextS
         multiple=math.lcm(ROUNDED_TO, 2 * layout.context * layout.tensor),
         replicas=world.replicas,
         most=MICRO_BATCHES_PER_STAGE * layout.pipeline if layout.pipeline > 1 else 1,
-        group=layout.pipeline if layout.virtual_pipeline > 1 else 1,
+        least=layout.least_micro_batches,
     )
     with same_random_states(world), reading(model):
         for number, one in enumerate(planned, start=1):
@@ -143,23 +143,22 @@ class RowPass:
 
 
 def passes(
-    rows: Sequence[ScoredRow], *, tokens: int, multiple: int, replicas: int, most: int, group: int
+    rows: Sequence[ScoredRow], *, tokens: int, multiple: int, replicas: int, most: int, least: int
 ) -> Iterator[RowPass]:
     """Cut rows, the longest first, into passes.
 
     Args:
         tokens: most tokens of a micro-batch, but for a single row that is longer.
         multiple: lengths are multiples of it.
-        most: most micro-batches of a replica in one pass, a multiple of `group`.
-        group: their number is a multiple of it.
+        most: most micro-batches of a replica in one pass.
+        least: fewest of them, of which the last may be padding.
     """
     first = 0
     while first < len(rows):
         left = len(rows) - first
         length = -(-len(rows[first].tokens) // multiple) * multiple
         rows_each = min(max(1, tokens // length), -(-left // replicas))
-        wanted = min(most, -(-left // (rows_each * replicas)))
-        micro_batches = -(-wanted // group) * group
+        micro_batches = max(least, min(most, -(-left // (rows_each * replicas))))
         part = rows[first : first + rows_each * micro_batches * replicas]
         yield RowPass(rows=part, length=length, rows_each=rows_each, micro_batches=micro_batches, replicas=replicas)
         first += len(part)

@@ -118,6 +118,7 @@ def run_schedule(
 
     iterators = [iter(batches) for _ in model.chunks]
     interleaved = len(model.chunks) > 1
+    model.config.microbatch_group_size_per_vp_stage = model.world.layout.micro_batch_group(len(batches))
     return get_forward_backward_func()(
         forward_step_func=forward_step,
         data_iterator=iterators if interleaved else iterators[0],

@@ -33,8 +33,8 @@ class Validation:
         self._data = data
         numbers = data.numbers_by_source(run.validation.samples)
         self.sources = tuple(name for name, numbers_N in numbers.items() if len(numbers_N))
-        multiple = world.replicas * (world.layout.pipeline if world.layout.virtual_pipeline > 1 else 1)
-        dealt = micro_batches(numbers, rows=run.batch.micro_batch, multiple=multiple)
+        least = world.layout.least_micro_batches
+        dealt = micro_batches(numbers, rows=run.batch.micro_batch, replicas=world.replicas, least=least)
         self._mine: Dealt = dealt[world.replica :: world.replicas]
         if world.is_main:
             _introduce(numbers)
@@ -58,13 +58,14 @@ class Validation:
         return (numbers_B for name, numbers_B in self._mine if name == source)
 
 
-def micro_batches(numbers: Mapping[str, NDArray[np.int64]], *, rows: int, multiple: int) -> Dealt:
-    """Cut one source's samples into micro-batches, in order, padded to a multiple of `multiple` micro-batches."""
+def micro_batches(numbers: Mapping[str, NDArray[np.int64]], *, rows: int, replicas: int, least: int) -> Dealt:
+    """Cut one source's samples into micro-batches, in order, padded to as many for each replica, at least `least`."""
     dealt: Dealt = []
     for name, numbers_N in numbers.items():
         padding = np.full(-len(numbers_N) % rows, NO_SAMPLE)
         dealt += [(name, numbers_B) for numbers_B in np.concatenate((numbers_N, padding)).reshape(-1, rows)]
-    return dealt + [(None, np.full(rows, NO_SAMPLE))] * (-len(dealt) % multiple)
+    each = max(-(-len(dealt) // replicas), least)
+    return dealt + [(None, np.full(rows, NO_SAMPLE))] * (each * replicas - len(dealt))
 
 
 def _introduce(numbers: Mapping[str, NDArray[np.int64]]) -> None:

@@ -36,16 +36,17 @@ FOUR = {
     sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5),
     rows=st.integers(1, 4),
     replicas=st.integers(1, 6),
-    group=st.integers(1, 3),
+    least=st.integers(1, 4),
 )
 def test_every_sample_is_dealt_once_in_micro_batches_of_one_source(
-    sizes: list[int], rows: int, replicas: int, group: int
+    sizes: list[int], rows: int, replicas: int, least: int
 ) -> None:
     firsts = np.cumsum([0, *sizes])
     numbers = {str(source): np.arange(firsts[source], firsts[source + 1]) for source in range(len(sizes))}
-    dealt = micro_batches(numbers, rows=rows, multiple=replicas * group)
-    assert len(dealt) % (replicas * group) == 0
-    assert len(dealt) < sum(-(-size // rows) for size in sizes) + replicas * group
+    dealt = micro_batches(numbers, rows=rows, replicas=replicas, least=least)
+    assert len(dealt) % replicas == 0
+    assert len(dealt) >= replicas * least
+    assert len(dealt) < max(sum(-(-size // rows) for size in sizes) + replicas, replicas * least + 1)
     for name, numbers_B in dealt:
         real = [number for number in numbers_B.tolist() if number != NO_SAMPLE]
         assert len(numbers_B) == rows
