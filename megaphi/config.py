@@ -26,7 +26,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast
 
 from megaphi.config_kinds import KIND, SectionOfKinds, kind_of, section_from_kind, why_unknown
 from megaphi.errors import InputError, did_you_mean
-from megaphi.foreign.files import brief
+from megaphi.foreign.files import brief, one_line_path
 from megaphi.json_text import parse_json
 from megaphi.log import logger
 from megaphi.other_names import our_name
@@ -71,8 +71,8 @@ FilePath = Annotated[str, HomeExpanded()]
 
 
 def user_path(text: str) -> str:
-    """A path as a person writes it; the type of every option and argument that takes one."""
-    return os.path.expanduser(text)  # noqa: PTH111 (a Path would make s3:/ of s3://)
+    """A path as a person writes it; the type of every option and argument that takes one. Raises NoPath."""
+    return os.path.expanduser(one_line_path(text))  # noqa: PTH111 (a Path would make s3:/ of s3://)
 
 
 class OutOfRange(InputError):

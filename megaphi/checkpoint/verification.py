@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-
 from megaphi.checkpoint.format import CheckpointReader
 from megaphi.checkpoint.index import build_index
 from megaphi.checkpoint.manifest import MANIFEST, Manifest, check_content, read_manifest
+from megaphi.checkpoint.not_finite import not_finite_in
 from megaphi.errors import InputError
 from megaphi.model.weights import weights_of
 
@@ -83,9 +82,7 @@ def _problems_of_index(reader: CheckpointReader) -> Iterator[str]:
 
 
 def _problems_of_values(reader: CheckpointReader) -> Iterator[str]:
-    for key, entry in reader.tensors.items():
-        if entry["dtype"] == "uint8":
-            continue
-        strange = sum(int((~torch.isfinite(slab)).sum()) for slab in reader.slabs(key))
+    for key in reader.tensors:
+        strange = sum(map(not_finite_in, reader.slabs(key)))
         if strange:
             yield f"checkpoint {reader.folder}: {key} holds {strange:,} numbers that are not finite"

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Any
+from typing import Any, NoReturn
 
 from megaphi import __version__
 from megaphi.errors import InputError, ReportedElsewhere, RunFailed
@@ -38,9 +38,8 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     _print_anything()
-    parsed = parse(sys.argv[1:] if arguments is None else arguments)
     with redirect_stdout(_shown(sys.stdout)), redirect_stderr(_shown(sys.stderr)):
-        return _run(parsed)
+        return _run(parse(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -114,8 +113,15 @@ def add_verb(verbs: Any, name: str, module: Any) -> argparse.ArgumentParser:
     return verb
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, and those of its verbs, that quotes what it refuses as one message."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_message(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="megaphi",
         description="Train Phi-4, from raw pages to an aligned chat model, on NVIDIA Megatron-Core.",
         epilog="megaphi VERB --help explains a verb and shows an example.",

@@ -23,6 +23,7 @@ from megaphi.cli.engine_options import (
 from megaphi.cli.job_end import end_of_job
 from megaphi.config import user_path
 from megaphi.errors import InputError
+from megaphi.foreign.key_file import read_key
 
 if TYPE_CHECKING:
     from megaphi.generation.client.endpoint import EndpointSampler
@@ -136,14 +137,12 @@ def _refuse_ranks(arguments: argparse.Namespace) -> None:
 
 def _api_keys(arguments: argparse.Namespace) -> dict[str, str]:
     """Host to its key."""
-    from megaphi.cli.serve import read_key
-
     keys = {}
     for text in arguments.api_key_file:
         host, separator, path = text.partition("=")
         if not separator or not host or not path:
             raise InputError(f"--api-key-file {text}: write HOST=FILE, as in api.example.org=key.txt")
-        keys[host.lower()] = read_key(user_path(path)) or ""
+        keys[host.lower()] = read_key(user_path(path), option="--api-key-file")
     return keys
 
 

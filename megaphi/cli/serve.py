@@ -14,7 +14,6 @@ import argparse
 import ipaddress
 import math
 import socket
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,7 @@ from megaphi.cli.engine_options import Opened, add_engine_arguments, on_every_ra
 from megaphi.cli.job_end import end_of_job, told_to_all_ranks
 from megaphi.config import user_path
 from megaphi.errors import InputError
-from megaphi.foreign.files import LINE_BYTES, read_small
-from megaphi.json_text import decode_text
+from megaphi.foreign.key_file import read_key
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -84,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"{option} {value:g}: must be above 0")
     if not 0 <= arguments.port <= 65535:
         raise InputError(f"--port {arguments.port}: must lie between 0 and 65535")
-    read_key(arguments.api_key_file)
+    _key(arguments)
     return on_every_rank(arguments, _serve)
 
 
@@ -98,19 +96,9 @@ def require_serving_packages() -> None:
         raise InputError(f"serving needs {error.name}: pip install 'megaphi[serve]'") from None
 
 
-def read_key(path: str | None) -> str | None:
-    """The one line of a key file; None without one. Raises InputError, also if others could have changed it."""
-    if path is None:
-        return None
-    try:
-        key, mode = decode_text(read_small(path, largest=LINE_BYTES)).strip(), Path(path).stat().st_mode
-    except (OSError, InputError) as error:
-        raise InputError(f"--api-key-file {path}: cannot be read: {error}") from None
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise InputError(f"--api-key-file {path}: others than its owner may write to it: chmod 600 {path}")
-    if len(key.split()) != 1 or not (key.isascii() and key.isprintable()):  # the message does not show it
-        raise InputError(f"--api-key-file {path}: must hold one key of ASCII without blanks")
-    return key
+def _key(arguments: argparse.Namespace) -> str | None:
+    path = arguments.api_key_file
+    return None if path is None else read_key(path, option="--api-key-file")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -136,7 +124,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     set_up_logging()
     with told_to_all_ranks():
-        key = read_key(arguments.api_key_file)
+        key = _key(arguments)
         # The address may be one that only the first rank's host has.
         bound = bind(arguments.host, arguments.port) if detect().rank == 0 else None
     return on_first_rank(arguments, lambda opened: _listen(opened, arguments, key, bound))

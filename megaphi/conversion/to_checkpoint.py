@@ -13,20 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from megaphi.checkpoint.box import Box
 from megaphi.checkpoint.format import file_metadata, finish_checkpoint, piece_entry, rank_file
+from megaphi.checkpoint.not_finite import NotFinite
 from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.conversion.formats.streaming import (
-    NotFinite,
-    PlannedFile,
-    check_space,
-    row_blocks,
-    wanted_dtype,
-    write_files,
-)
+from megaphi.conversion.formats.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
 from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
 from megaphi.files import whole_folder
 from megaphi.model.architecture import Architecture
@@ -140,13 +133,13 @@ def _blocks(
             kind = wanted_dtype(reader.dtype(weight.name), dtype, what=f"{reader.folder}: {weight.name}")
             for each in read_ranges(weight, tensor=layout.tensor):
                 for start, end in row_blocks(each.first, each.end, columns=weight.columns):
-                    values = strange.look(weight.name, reader.rows(weight.name, start, end))
+                    values = strange.look(weight.name, reader.rows(weight.name, start, end).to(kind))
                     for rank, columns in each.columns.items():
-                        yield _file_of(stage, rank, layout), _taken(values, columns, kind)
+                        yield _file_of(stage, rank, layout), _taken(values, columns)
 
 
-def _taken(values: Tensor, columns: slice, kind: torch.dtype) -> Tensor:
-    return (values if values.dim() == 1 else values[:, columns]).to(kind).contiguous()
+def _taken(values: Tensor, columns: slice) -> Tensor:
+    return (values if values.dim() == 1 else values[:, columns]).contiguous()
 
 
 def read_ranges(weight: Weight, *, tensor: int) -> Iterator[ReadRange]:

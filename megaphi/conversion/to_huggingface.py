@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from megaphi.checkpoint.model_tokenizer import context_of, tokenizer_of
+from megaphi.checkpoint.not_finite import NotFinite
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.conversion.formats.huggingface.config import (
     config_for,
@@ -24,14 +25,7 @@ from megaphi.conversion.formats.huggingface.config import (
 from megaphi.conversion.formats.huggingface.form import form_for
 from megaphi.conversion.formats.huggingface.weights import INDEX, ONE_FILE
 from megaphi.conversion.formats.side_files import CARRIED, CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
-from megaphi.conversion.formats.streaming import (
-    NotFinite,
-    PlannedFile,
-    check_space,
-    row_blocks,
-    wanted_dtype,
-    write_files,
-)
+from megaphi.conversion.formats.streaming import PlannedFile, check_space, row_blocks, wanted_dtype, write_files
 from megaphi.conversion.formats.weight_names import Table, our_table, their_shapes, their_table
 from megaphi.conversion.open_weights import open_weights, refuse_unlisted_weights
 from megaphi.files import copy_files, read_object, whole_folder, write_json
@@ -129,7 +123,7 @@ def _blocks(
             for segment in table[tensor]:
                 ours, end = segment.tensor, segment.first + segment.rows
                 for start, stop in row_blocks(segment.first, end, columns=columns[ours]):
-                    yield name, strange.look(ours, reader.rows(ours, start, stop)).to(kind)
+                    yield name, strange.look(ours, reader.rows(ours, start, stop).to(kind))
 
 
 def _index(files: dict[str, PlannedFile]) -> dict[str, Any]:

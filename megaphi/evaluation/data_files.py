@@ -22,6 +22,7 @@ from megaphi.data.text.input_formats import content_of_name
 from megaphi.errors import InputError, did_you_mean, shortened
 from megaphi.evaluation.task import ArrangedTask, EvaluationTask, Item
 from megaphi.files import read_object, sha256_of, write_json
+from megaphi.foreign.files import one_line_path
 from megaphi.json_text import decode_text
 
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -116,7 +117,7 @@ def make_manifest(folder: Path, tasks: Sequence[str]) -> Path:
         raise InputError(f"{place} exists already: remove it, if it is to be made again")
     files: dict[str, list[Path]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and _is_readable(path)):
-        name, *inner = path.relative_to(folder).parts
+        name, *inner = Path(one_line_path(str(path))).relative_to(folder).parts
         if any(part.startswith(".") for part in (name, *inner)):
             continue
         task = name.partition(".")[0]
@@ -133,7 +134,11 @@ def make_manifest(folder: Path, tasks: Sequence[str]) -> Path:
 
 def _uses(folder: Path, paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     """Entries of a task's files, by what they are used for."""
-    shots = [path for path in paths if SHOTS.search("/".join(path.relative_to(folder).parts[1:]) or path.name)]
+    shots = [
+        path
+        for path in paths
+        if SHOTS.search("/".join(Path(one_line_path(str(path))).relative_to(folder).parts[1:]) or path.name)
+    ]
     if len(shots) == len(paths):
         shots = []
     found: dict[str, list[dict[str, Any]]] = {}

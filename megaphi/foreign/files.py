@@ -8,6 +8,7 @@ say nothing to the owner of the file, become one message (`damage_named`).
 
 from __future__ import annotations
 
+import argparse
 import os
 import reprlib
 import stat
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.errors import InputError
+from megaphi.foreign.visible_text import is_one_line
 from megaphi.json_text import decode_text
 
 SMALL_BYTES = 1 << 26
@@ -83,6 +85,24 @@ def is_plain_name(name: Any) -> bool:
     """Return whether `name` is the name of a file in a folder: printable, short, and no path."""
     is_text = isinstance(name, str) and 0 < len(name) <= 255 and name.isprintable()
     return is_text and "/" not in name and name not in (".", "..")
+
+
+class NoPath(InputError, argparse.ArgumentTypeError):
+    """A text that is not taken as a path. As the type of an argument too it is shown with its own message."""
+
+
+def one_line_path(path: str) -> str:
+    """Return a path that a terminal and a log show in one line.
+
+    Every path that a user names or a pattern finds comes through here: with a line's end in it, it could print a second
+    line that looks like ours wherever it is named.
+
+    Raises:
+        NoPath: a character of it is no letter but a control.
+    """
+    if not is_one_line(path):
+        raise NoPath(f"the path {path!r} holds a control character: rename it")
+    return path
 
 
 def refuse_link_outside(path: Path) -> Path:

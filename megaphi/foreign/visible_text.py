@@ -14,10 +14,17 @@ from typing import Any
 _OBEYED = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
 """Characters that a terminal obeys instead of showing: controls, and those that turn the direction of writing."""
 
+_LINE_ENDS = re.compile("[\t\n\v\f\r\u2028\u2029]")
+
 
 def visible(text: str) -> str:
     """Text in which nothing is obeyed by a terminal: such characters are shown as Python writes them."""
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def is_one_line(name: str) -> bool:
+    """Return whether a terminal shows all of `name`, and that in one line: no control is in it, nor a line's end."""
+    return _OBEYED.search(name) is None and not _LINE_ENDS.search(name)
 
 
 def one_message(text: str) -> str:

@@ -15,7 +15,6 @@ import pytest
 
 from megaphi.cli import chat, main, serve
 from megaphi.conversation import Conversation, Message
-from megaphi.errors import InputError
 from megaphi.generation.text import render_prompt
 from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
@@ -133,17 +132,6 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert main(["serve", "x"]) == 2
     assert "serving needs fastapi: pip install 'megaphi[serve]'" in capsys.readouterr().err
-
-
-def test_a_key_file_holds_one_key(tmp_path):
-    path = tmp_path / "key"
-    for content in ("", "two words", "two\nlines"):
-        path.write_text(content)
-        with pytest.raises(InputError, match="must hold one key") as error:
-            serve.read_key(str(path))
-        assert "two" not in str(error.value)  # a key is not shown
-    path.write_text("s3cret\n")
-    assert serve.read_key(str(path)) == "s3cret"
 
 
 def test_the_model_has_its_folders_name(monkeypatch, tmp_path):

@@ -51,6 +51,7 @@ def test_every_rank_opens_the_same_models(
 
 def test_a_server_is_asked_with_its_own_key_only(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret\n")
+    (tmp_path / "key").chmod(0o600)
 
     def answers(url: str, *words: str) -> Any:
         found = []

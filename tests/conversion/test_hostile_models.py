@@ -341,7 +341,8 @@ def test_weights_that_are_no_numbers_are_said(folder: Path, tmp_path: Path, capl
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="megaphi"):
             convert(folder, tmp_path / out)
-        assert "3 numbers in 2 weights are NaN or infinite" in caplog.text
+        assert "NaN or infinite are 3 numbers of 2 tensors (" in caplog.text
+        assert "output_layer.weight: 2" in caplog.text
         assert NORM not in caplog.text
 
 
@@ -374,13 +375,19 @@ def test_arguments_of_megatron_that_cannot_be(argument: dict[str, Any], tmp_path
         open_weights(tmp_path / "model")
 
 
-def test_what_a_terminal_obeys_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_terminal_obeys_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "a\x1b[31mRED\u202e\nmegaphi: all is well"
     random_folder(home / "hf", MODEL)
-    assert main(["convert", "to-checkpoint", str(home / "hf"), str(home / "out")]) == 0
-    assert main(["inspect", "checkpoint", str(home / "out")]) == 0
-    assert main(["inspect", "checkpoint", str(home / "nothing")]) == 2
+    for words in (["verify", str(home)], ["inspect", "checkpoint", "x", str(home)]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+    monkeypatch.chdir(home)  # where nobody writes the name
+    assert main(["convert", "to-checkpoint", "hf", str(tmp_path / "out")]) == 0
+    assert main(["inspect", "checkpoint", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert not {"\x1b", "\u202e"} & set(said.out + said.err)
-    assert "\\x1b[31mRED\\u202e" in said.out
-    assert "\nmegaphi: all is well" not in said.err
+    assert "\\x1b[31mRED\\u202e\\nmegaphi: all is well' holds a control character: rename it" in said.err
+    assert "\nmegaphi: all is well" not in said.out + said.err

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from megaphi.cli.serve import read_key
+from megaphi.config import user_path
 from megaphi.engine.retention import Saving, prune
 from megaphi.errors import InputError
 from megaphi.files import replace_folder
 from megaphi.foreign.files import brief, damage_named, is_plain_name, open_regular, read_line, read_small
+from megaphi.foreign.key_file import read_key
 
 
 def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
@@ -99,12 +100,41 @@ def test_a_link_in_the_place_of_a_checkpoint_is_replaced(tmp_path: Path) -> None
         replace_folder(tmp_path / "step_00000001", tmp_path / "old")
 
 
-@pytest.mark.parametrize("mode", [0o602, 0o620, 0o666])
-def test_a_key_that_others_may_write_is_refused(mode: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o602, 0o604, 0o620, 0o644, 0o666])
+def test_a_key_that_others_may_read_or_write_is_refused(mode: int, tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("secret\n")
     path.chmod(0o640)
-    assert read_key(str(path)) == "secret"
+    assert read_key(str(path), option="--key") == "secret"
     path.chmod(mode)
-    with pytest.raises(InputError, match="others than its owner may write to it: chmod 600"):
-        read_key(str(path))
+    with pytest.raises(InputError, match=r"--key .*others than its owner may read or write it: chmod 600"):
+        read_key(str(path), option="--key")
+
+
+def test_a_key_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "key"
+    path.write_text("secret\n")
+    path.chmod(0o600)
+    if os.geteuid() == 0:  # whose files anyone may believe
+        os.chown(path, 1234, -1)
+    monkeypatch.setattr("megaphi.foreign.key_file.os.geteuid", lambda: 4321)
+    with pytest.raises(InputError, match=r"it belongs to user .*, who can change it: make a copy of your own"):
+        read_key(str(path), option="--key")
+
+
+@pytest.mark.parametrize("content", [b"", b"a b", b"a\nb", b"\xff", b"\xc3\xa9", b"a\x1b[2J", b"x" * 5_000, b"a\0"])
+def test_a_key_file_holds_one_key(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.touch(0o600)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="--key ") as found:
+        read_key(str(path), option="--key")
+    assert "\x1b" not in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["a\nmegaphi: all is well", "a\x1b[2J", "a\r", "a\t", "a\u2028b", "a\0b", "\u202eb"])
+def test_a_path_is_one_line(name: str) -> None:
+    with pytest.raises(InputError, match="holds a control character: rename it") as found:
+        user_path(name)
+    assert name not in str(found.value)
+    assert user_path("naïve 東京 \udcff") == "naïve 東京 \udcff"

@@ -22,7 +22,7 @@ from megaphi.checkpoint.index import DTYPES
 from megaphi.checkpoint.tensor_file import FileRecord, TensorFileWriter
 from megaphi.data.loading.prefetch import prefetch
 from megaphi.errors import InputError
-from megaphi.log import logger, progress_bar
+from megaphi.log import progress_bar
 
 BLOCK_BYTES = 1 << 22
 BLOCKS_AHEAD = 4
@@ -75,29 +75,6 @@ def write_files(
     finally:
         for writer in writers.values():
             writer.abandon()
-
-
-class NotFinite:
-    """Count of the numbers of each weight that are NaN or infinite: a conversion keeps them, and says so."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def look(self, name: str, values: Tensor) -> Tensor:
-        """Return the values of a weight that pass by. One sum tells whether all are finite, or that may overflow."""
-        if not math.isfinite(float(values.sum())):
-            count = int((~values.isfinite()).sum())
-            self._counts[name] = self._counts.get(name, 0) + count
-        return values
-
-    def say(self, folder: Path) -> None:
-        """Log what was found."""
-        found = {name: count for name, count in self._counts.items() if count}
-        if found:
-            logger.warning(
-                "%s: %d numbers in %d weights are NaN or infinite (%s), and are kept: this is not a working model",
-                *(folder, sum(found.values()), len(found), ", ".join(list(found)[:3])),
-            )
 
 
 def check_space(out: Path, files: Mapping[str, PlannedFile]) -> None:

@@ -28,6 +28,7 @@ from megaphi.data.storage.formats.indexed_dataset import INDEXED_PAIR
 from megaphi.data.storage.formats.own_dataset import OWN_DATASET
 from megaphi.errors import InputError
 from megaphi.files import write_json
+from megaphi.foreign.files import one_line_path
 from megaphi.json_text import parse_json
 from megaphi.log import logger
 
@@ -93,7 +94,7 @@ def _matches(pattern: str, *, source: str, remote: RemoteFiles) -> list[str]:
     find = remote.glob if is_url(pattern) else _glob_files
     looked_for = format_of(pattern).marker(pattern)
     ending = looked_for.removeprefix(pattern)
-    found = {path.removesuffix(ending) for path in find(looked_for)}
+    found = {one_line_path(path).removesuffix(ending) for path in find(looked_for)}
     if not found:
         raise InputError(
             f"source {source!r}: no dataset matches {pattern} (looked for {looked_for}): check the folder and the name"

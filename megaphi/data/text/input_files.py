@@ -18,6 +18,8 @@ from pathlib import Path
 from megaphi.data.text.input_formats import PARQUET, RECORD_ENDINGS, TEXT_ENDINGS, content_of_name, ending_of, format_of
 from megaphi.data.text.unpacking import PACKING_OF_ENDING
 from megaphi.errors import InputError
+from megaphi.foreign.files import one_line_path
+from megaphi.foreign.visible_text import is_one_line
 
 CARDS = (
     "readme license licence copying notice changelog contributing citation authors code_of_conduct security "
@@ -84,7 +86,8 @@ def _files_of(given: Path, *, texts: bool, left_out: LeftOut) -> list[Path]:
     if given.exists():
         _check_named(given, texts=texts)
         return [given]
-    matches = [Path(name) for name in sorted(glob.glob(str(given), recursive=True))]  # noqa: PTH207 (may be absolute)
+    names = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 (may be absolute)
+    matches = [Path(one_line_path(name)) for name in names]
     if not matches:
         raise InputError(f"input not found: {given} is neither a file, a folder nor a pattern that matches one")
     here = LeftOut()
@@ -145,7 +148,9 @@ def _walk(folder: Path, left_out: LeftOut, *, seen: set[tuple[int, int]]) -> Ite
     seen.add((status.st_dev, status.st_ino))
     for entry in entries:
         path = Path(entry.path)
-        if entry.name.startswith("."):
+        if not is_one_line(entry.name):
+            left_out.add("names with a control character", path)
+        elif entry.name.startswith("."):
             left_out.add("hidden", path)
         elif path.is_dir():
             reached = path.stat()

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from megaphi.checkpoint.model_tokenizer import context_of
 from megaphi.checkpoint.weight_reader import WeightReader
-from megaphi.engine.saving.shards import load_weight, refuse_unread_weights
+from megaphi.engine.saving.shards import fill_parameters
 from megaphi.engine.start.same_run import agree_on_weights, code_facts
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
@@ -34,7 +34,6 @@ from megaphi.model.forward.attention import Causal
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedCache
 from megaphi.model.forward.targets import AllLogits
-from megaphi.model.initialize import parameter_shares
 from megaphi.model.language_model import build_model
 from megaphi.model.layer_spec import check_kernels
 from megaphi.model.megatron_config import Precision
@@ -84,13 +83,7 @@ def open_model(
         seed=None,
         parameters=numbers,
     )
-
-    def load() -> None:
-        refuse_unread_weights(reader, [module])
-        for share in parameter_shares(module):
-            load_weight(reader, share)
-
-    agreed(world, load)
+    agreed(world, lambda: fill_parameters([module], reader)).say(reader.folder)
     return InferenceModel(architecture=architecture, world=world, module=module.eval(), context=context)
 
 

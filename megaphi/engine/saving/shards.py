@@ -16,6 +16,7 @@ from torch import Tensor
 from megaphi.checkpoint.box import Box
 from megaphi.checkpoint.format import CheckpointReader, TensorPiece
 from megaphi.checkpoint.model_tokenizer import context_of
+from megaphi.checkpoint.not_finite import NotFinite
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import to_plain
 from megaphi.engine.model.optimizer import set_update_count, state_pieces
@@ -70,8 +71,9 @@ def load_checkpoint(model: TrainingModel, folder: str | Path) -> CheckpointReade
     def load() -> CheckpointReader:
         reader = CheckpointReader(folder)
         check_same_architecture(reader, model)
-        _load_parameters(model, reader)
-        _load_optimizer(reader, model)
+        strange = _load_parameters(model, reader)
+        _load_optimizer(reader, model, strange)
+        strange.refuse(reader.folder)
         if not _is_same_layout(reader, model) or not restore_random_states(reader, model.world):
             logger.info("  saved under another layout: random generators are reseeded")
         return reader
@@ -91,7 +93,7 @@ def load_weights(model: TrainingModel, reader: WeightReader) -> None:
         unties = reader.architecture.tied_embeddings and not model.run.model.tied_embeddings
         allowed = {"tied_embeddings": unties, "rotary_base": model.run.model.context > context_of(reader)}
         check_same_architecture(reader, model, except_for=[name for name, is_allowed in allowed.items() if is_allowed])
-        _load_parameters(model, reader)
+        _load_parameters(model, reader).refuse(reader.folder)
         return unties
 
     if agreed(model.world, load):
@@ -103,27 +105,31 @@ def load_weights(model: TrainingModel, reader: WeightReader) -> None:
         logger.info("  the rotary base becomes %g, from %g, and the context longer", now, before)
 
 
-def _load_parameters(model: TrainingModel, reader: WeightReader) -> None:
-    refuse_unread_weights(reader, model.modules)
+def _load_parameters(model: TrainingModel, reader: WeightReader) -> NotFinite:
     with whole_parameters(model):
-        for module in model.modules:
-            for share in parameter_shares(module):
-                load_weight(reader, share)
+        strange = fill_parameters(model.modules, reader)
         model.optimizer.reload_model_params()
+    return strange
 
 
 def _is_same_layout(reader: CheckpointReader, model: TrainingModel) -> bool:
     return reader.config.get("layout") == to_plain(model.run.layout)
 
 
-def load_weight(reader: WeightReader, share: ParameterShare) -> None:
-    """Fill one parameter of this rank."""
-    is_padding = share.numel == 0
-    name = stored_name(share.name, reader.architecture)
-    share.fill(torch.empty(0) if is_padding else reader.box(name, Box(share.offset, share.shape)))
+def fill_parameters(modules: Sequence[PaddedModel], reader: WeightReader) -> NotFinite:
+    """Fill the parameters of this rank; returns what is NaN or infinite among them. Raises InputError."""
+    _refuse_unread_weights(reader, modules)
+    strange = NotFinite()
+    for module in modules:
+        for share in parameter_shares(module):
+            is_padding = share.numel == 0
+            name = stored_name(share.name, reader.architecture)
+            values = torch.empty(0) if is_padding else reader.box(name, Box(share.offset, share.shape))
+            share.fill(strange.look(name, values))
+    return strange
 
 
-def _load_optimizer(reader: CheckpointReader, model: TrainingModel) -> None:
+def _load_optimizer(reader: CheckpointReader, model: TrainingModel, strange: NotFinite) -> None:
     for module in model.modules:
         for share in parameter_shares(module):
             owned = state_pieces(model.optimizer, share.parameter)
@@ -135,12 +141,12 @@ def _load_optimizer(reader: CheckpointReader, model: TrainingModel) -> None:
                 key = f"optimizer/{name}/{share.name}"
                 if key not in reader.tensors and name == "main":
                     continue  # saved in fp32: the weights themselves, already loaded
-                values[: end - start].copy_(reader.read(key, box, start=start, end=end))
+                values[: end - start].copy_(strange.look(key, reader.read(key, box, start=start, end=end)))
                 values[end - start :].zero_()
     set_update_count(model.optimizer, reader.state["step"])
 
 
-def refuse_unread_weights(reader: WeightReader, modules: Sequence[PaddedModel]) -> None:
+def _refuse_unread_weights(reader: WeightReader, modules: Sequence[PaddedModel]) -> None:
     """Refuse a checkpoint with weights that this model does not have: norms of queries and keys, say.
 
     Readers of other formats check for such tensors themselves.
