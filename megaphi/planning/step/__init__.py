@@ -1,0 +1,1 @@
+"""The model of a training step's time: values in, values out."""

@@ -1,0 +1,126 @@
+"""The time of a training step, predicted: the busiest stage's work, and what surrounds it.
+
+The pipeline's time is closed: `micro_batches` times the slowest stage, and once around the others, shared by the
+virtual stages. For equal stages that is the bubble (pipeline - 1) / (virtual x micro_batches) of Narayanan et al. 2021
+(2104.04473). It is a model: no launch is waited for, no host is slow, products of every size run at one rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megaphi.model.arithmetic import AttentionCount, flops_per_token
+from megaphi.planning.step.device import Device, group_rate
+from megaphi.planning.step.shape import StepShape
+from megaphi.planning.step.work import BF16, FP32, Parts, Passes, added, embedding, head, layer, total
+
+SHARD_BYTES = FP32 * (1 + 2 + 2 + 2 + 2 + 1) + BF16
+"""Of each number that a rank updates: the gradient read for its norm, scaled, and read; main copy and both moments read
+and written; the bf16 weight written."""
+GRADIENT_BYTES = 3 * FP32
+"""Of each number that a rank holds: its gradient is zeroed, and divided by the number of tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTime:
+    """Predicted seconds of one step; what is not in `parts` is not in the model."""
+
+    parts: Parts
+    """By part: the busiest stage's passes over all micro-batches, then the rest; they add up to `seconds`."""
+    step: StepShape
+    device: Device
+
+    @property
+    def seconds(self) -> float:
+        return total(self.parts)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Per device."""
+        return self.step.batch.tokens_per_step / self.seconds / self.step.layout.world_size
+
+    def model_flops(self, attention: AttentionCount) -> float:
+        """Model FLOP/s per device."""
+        length = self.step.batch.sequence_length
+        return self.tokens_per_second * flops_per_token(self.step.model, sequence_length=length, attention=attention)
+
+    def utilisation(self, attention: AttentionCount) -> float:
+        """MFU: model FLOP/s by the peak of the data sheet."""
+        return self.model_flops(attention) / self.device.peak
+
+
+def step_time(step: StepShape, device: Device) -> StepTime:
+    """Predict one step."""
+    stages = [stage_passes(step, device, stage) for stage in range(step.layout.pipeline)]
+    seconds = [total(stage.forward) + total(stage.backward) for stage in stages]
+    busiest = max(range(len(stages)), key=seconds.__getitem__)
+    micro_batches = step.micro_batches
+    parts = added((micro_batches, stages[busiest].forward), (micro_batches, stages[busiest].backward))
+    waiting = pipeline_seconds(seconds, micro_batches=micro_batches, virtual=step.layout.virtual_pipeline)
+    rest = {
+        "pipeline bubble": waiting - micro_batches * seconds[busiest],
+        "point to point": micro_batches * _message_seconds(step, device),
+        "gradients and weights": max(
+            _replica_seconds(step, device, stage, stages[stage]) for stage in range(len(stages))
+        ),
+        "optimizer": max(_optimizer_seconds(step, device, stage) for stage in range(len(stages))),
+    }
+    return StepTime(parts=added((1, parts), (1, rest)), step=step, device=device)
+
+
+def stage_passes(step: StepShape, device: Device, stage: int) -> Passes:
+    """One micro-batch in all layers of a pipeline stage."""
+    one, count = layer(step, device), step.layers_of_stages[stage]
+    terms = [(count, one)]
+    if stage == 0:
+        terms.append((1, embedding(step, device)))
+    if stage == step.layout.pipeline - 1:
+        terms.append((1, head(step, device)))
+    return Passes(
+        added(*((times, passes.forward) for times, passes in terms)),
+        added(*((times, passes.backward) for times, passes in terms)),
+    )
+
+
+def pipeline_seconds(stages: Sequence[float], *, micro_batches: int, virtual: int) -> float:
+    """Seconds of a schedule whose stages take so long for a micro-batch, forward and backward."""
+    slowest = max(stages)
+    return micro_batches * slowest + (sum(stages) - slowest) / virtual
+
+
+def replica_bytes(step: StepShape, stage: int) -> tuple[float, float]:
+    """(gradients, weights) that a rank's replicas bring it: fp32 reduce-scattered, bf16 gathered."""
+    sharing = (step.layout.data or 1) * step.layout.context
+    numbers = step.parameters_of_stage(stage) * (sharing - 1) / sharing
+    return numbers * FP32, numbers * BF16
+
+
+def _message_seconds(step: StepShape, device: Device) -> float:
+    """What a stage waits for its neighbours' tensors per micro-batch: an activation and a gradient in plain 1F1B.
+
+    Interleaved schedules send beside the passes.
+    """
+    layout = step.layout
+    if layout.pipeline == 1 or layout.virtual_pipeline > 1:
+        return 0.0
+    size = step.tokens * step.model.hidden * BF16 / (layout.tensor if layout.sequence_parallel else 1)
+    is_near = layout.world_size <= device.node_devices
+    return 2 * size / (device.node_bytes if is_near else device.network_bytes)
+
+
+def _replica_seconds(step: StepShape, device: Device, stage: int, passes: Passes) -> float:
+    """What of the replicas' collectives no pass hides."""
+    layout = step.layout
+    gradients, weights = replica_bytes(step, stage)
+    rate = group_rate(device, ranks=(layout.data or 1) * layout.context, stride=layout.tensor)
+    if not step.overlap_gradients:
+        return (gradients + weights) / rate
+    reduced = max(0.0, gradients / rate - total(passes.backward))
+    return reduced + max(0.0, weights / rate - total(passes.forward))
+
+
+def _optimizer_seconds(step: StepShape, device: Device, stage: int) -> float:
+    numbers = step.parameters_of_stage(stage)
+    sharing = (step.layout.data or 1) * step.layout.context
+    return (numbers / sharing * SHARD_BYTES + numbers * GRADIENT_BYTES) / device.memory
