@@ -148,7 +148,7 @@ def print_layouts(device: Device, *, devices: int) -> None:
 
 
 def print_parts(name: str, time: StepTime) -> None:
-    """Where the predicted time goes, the largest part first."""
+    """Table of the parts of a predicted step, the largest first."""
     print(f"\n  {name}: the busiest stage's seconds, by part (model)")
     for part, seconds in sorted(time.parts.items(), key=lambda entry: -entry[1]):
         print(f"    {part:<24}{seconds:>9.4f}{seconds / time.seconds:>9.1%}")

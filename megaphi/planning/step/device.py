@@ -1,4 +1,4 @@
-"""What a device and its network sustain: the constants of the model of a step, each with its source.
+"""Rates that a device and its network sustain: the constants of the model of a step, each with its source.
 
 The rates are those that large operations reach, not the data sheet's peaks. None of them was measured by us: they are
 assumptions until `benchmarks/mfu.py` has run on a GPU, and flags of that program. Rates are per device and direction.

@@ -1,4 +1,4 @@
-"""What the time of a step depends on: the model, its layout, the batch, and how it is computed."""
+"""Inputs of the model of a step: the model, its layout, the batch, and how it is computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StepShape:
     """Layers of each pipeline stage, its virtual stages added up; none: equally many."""
     recompute: Literal["none", "selective", "full"] = "none"
     weight_gradients: Literal["in the product", "added afterwards"] = "in the product"
-    """Where fp32 gradients are accumulated: in the product itself, or by a pass over a bf16 gradient that it made."""
+    """Accumulation of fp32 gradients: in the product itself, or by a pass over a bf16 gradient that it made."""
     tensor_overlap: float = 0.0
     """Share of the tensor ranks' collectives that runs behind products where Megatron's order does not hide them."""
     overlap_gradients: bool = True

@@ -16,10 +16,10 @@ from megaphi.planning.step.shape import StepShape
 from megaphi.planning.step.work import BF16, FP32, Parts, Passes, added, embedding, head, layer, total
 
 SHARD_BYTES = FP32 * (1 + 2 + 2 + 2 + 2 + 1) + BF16
-"""Of each number that a rank updates: the gradient read for its norm, scaled, and read; main copy and both moments read
+"""Bytes per number that a rank updates: the gradient read for its norm, scaled, and read; main copy and both moments read
 and written; the bf16 weight written."""
 GRADIENT_BYTES = 3 * FP32
-"""Of each number that a rank holds: its gradient is zeroed, and divided by the number of tokens."""
+"""Bytes per number that a rank holds: its gradient is zeroed, and divided by the number of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +97,7 @@ def replica_bytes(step: StepShape, stage: int) -> tuple[float, float]:
 
 
 def _message_seconds(step: StepShape, device: Device) -> float:
-    """What a stage waits for its neighbours' tensors per micro-batch: an activation and a gradient in plain 1F1B.
+    """Time that a stage waits for its neighbours' tensors per micro-batch: an activation and a gradient in plain 1F1B.
 
     Interleaved schedules send beside the passes.
     """
@@ -110,7 +110,7 @@ def _message_seconds(step: StepShape, device: Device) -> float:
 
 
 def _replica_seconds(step: StepShape, device: Device, stage: int, passes: Passes) -> float:
-    """What of the replicas' collectives no pass hides."""
+    """Part of the replicas' collectives that no pass hides."""
     layout = step.layout
     gradients, weights = replica_bytes(step, stage)
     rate = group_rate(device, ranks=(layout.data or 1) * layout.context, stride=layout.tensor)
