@@ -16,8 +16,8 @@ from megaphi.planning.step.shape import StepShape
 from megaphi.planning.step.work import BF16, FP32, Parts, Passes, added, embedding, head, layer, total
 
 SHARD_BYTES = FP32 * (1 + 2 + 2 + 2 + 2 + 1) + BF16
-"""Bytes per number that a rank updates: the gradient read for its norm, scaled, and read; main copy and both moments read
-and written; the bf16 weight written."""
+"""Bytes per number that a rank updates: the gradient read for its norm, scaled, and read; main copy and both moments
+read and written; the bf16 weight written."""
 GRADIENT_BYTES = 3 * FP32
 """Bytes per number that a rank holds: its gradient is zeroed, and divided by the number of tokens."""
 
