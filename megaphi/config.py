@@ -177,10 +177,8 @@ def _parse(hint: Any, text: str, *, where: str) -> Any:
     choices = _union_members(hint)
     if type(None) in choices and text.lower() in ("none", "null"):
         return None
-    if typing.get_origin(hint) is tuple and _is_text(typing.get_args(hint)[0]) and not text.startswith("["):
-        return from_plain(hint, [part for part in text.split(",") if part], where=where)
-    if typing.get_origin(hint) is tuple and not text:
-        return ()
+    if typing.get_origin(hint) is tuple and not text.startswith("["):
+        return _parse_items(typing.get_args(hint)[0], text, where=where)
     plain = [choice for choice in choices if choice is not type(None)]
     if any(_is_text(choice) or typing.get_origin(choice) is typing.Literal for choice in plain):
         return from_plain(hint, text, where=where)
@@ -189,6 +187,14 @@ def _parse(hint: Any, text: str, *, where: str) -> Any:
     except InputError:
         raise InputError(f"{where}={text}: expected {_name(hint)}") from None
     return from_plain(hint, value, where=where)
+
+
+def _parse_items(hint: Any, text: str, *, where: str) -> tuple[Any, ...]:
+    """Items with commas between them; empty: none."""
+    parts = [part for part in text.split(",") if part]
+    if _is_text(hint):
+        return tuple(from_plain(hint, part, where=f"{where}.{index}") for index, part in enumerate(parts))
+    return tuple(_parse(hint, part, where=f"{where}.{index}") for index, part in enumerate(parts))
 
 
 def _as_json(text: str) -> str:

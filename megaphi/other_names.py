@@ -29,6 +29,10 @@ _FIELDS = {
     "layout.virtual_pipeline": (
         "virtual_pipeline_model_parallel_size num_virtual_stages_per_pipeline_rank vpp num_layers_per_virtual_stage"
     ),
+    "layout.stage_layers": (
+        "pipeline_model_parallel_layout decoder_first_pipeline_num_layers decoder_last_pipeline_num_layers "
+        "num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage pipeline_parallel_layers_per_stage"
+    ),
     "layout.context": "context_parallel_size context_parallel_degree cp cp_size",
     "layout.data": "data_parallel_size data_parallel_replicate_degree data_parallel_shard_degree dp dp_size",
     "layout.sequence_parallel": "sequence_parallel",

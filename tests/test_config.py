@@ -340,14 +340,17 @@ def test_no_field_of_any_recipe_takes_what_is_outside_its_range_by_any_way_in():
             declared = ranges.get(re.sub(r"\.sources\.\w+", ".sources", path))
             if not declared or value is None:
                 continue
-            for wrong in values_outside(declared[0], whole=isinstance(value, int)):
+            several = isinstance(value, list)
+            place = re.escape(f"{path}.0" if several else path)
+            for wrong in values_outside(declared[0], whole=isinstance(value, int | list)):
                 tried += 1
-                message = rf"{re.escape(path)}=\S+: must be (.*\d|a finite number)"
+                message = rf"{place}=\S+: must be (.*\d|a finite number)"
                 with pytest.raises(InputError, match=message):
                     override(run, [f"{path}={wrong}"])
+                plain = replaced(to_plain(run), path, [wrong] if several else wrong)
                 with pytest.raises(InputError, match=message):
-                    from_plain(RunConfig, json.loads(json.dumps(replaced(to_plain(run), path, wrong))))
-                built = built_with(run, path, wrong)
+                    from_plain(RunConfig, json.loads(json.dumps(plain)))
+                built = built_with(run, path, (wrong,) if several else wrong)
                 with pytest.raises(InputError, match=message):
                     check(built, world_size=run.layout.model_ranks * (run.layout.data or 1))
     assert tried > 500

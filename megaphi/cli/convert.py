@@ -17,7 +17,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from megaphi.config import user_path
+from megaphi.config import override, user_path
 from megaphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inward.add_argument("--tensor", type=int, default=1, metavar="N", help="ranks that share every matrix (default 1)")
     inward.add_argument("--pipeline", type=int, default=1, metavar="N", help="ranks that share the layers (default 1)")
     inward.add_argument("--virtual-pipeline", type=int, default=1, metavar="N", help="chunks of layers per rank")
+    inward.add_argument("--stage-layers", default="", metavar="N,N,...", help="layers of every chunk (default: alike)")
     for direction in (outward, inward):
         direction.add_argument(
             "--tokenizer", type=user_path, metavar="PATH", help="the model's: folder with tokenizer.json, or phi4"
@@ -130,6 +131,7 @@ def _to_checkpoint(reader: WeightReader, arguments: argparse.Namespace) -> int:
     layout = ParallelLayout(
         tensor=arguments.tensor, pipeline=arguments.pipeline, virtual_pipeline=arguments.virtual_pipeline, data=1
     )
+    layout = override(layout, [f"stage_layers={arguments.stage_layers}"], within="layout")
     if arguments.dry_run:
         files = plan_checkpoint(reader, layout=layout, dtype=arguments.dtype)
         return _print_plan(reader, arguments.out, files, cut=f"cut {layout}", tokenizer=True)

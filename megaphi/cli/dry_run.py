@@ -13,8 +13,9 @@ from megaphi.engine.run_config import RunConfig, check
 from megaphi.engine.run_sections import TrainingLength
 from megaphi.engine.run_tokenizer import check_tokenizer
 from megaphi.evaluation.during_training import check_tasks
-from megaphi.model.arithmetic import flops_per_token
+from megaphi.model.arithmetic import flops_per_token, head_in_layers
 from megaphi.planning.memory import RankMemory, rank_memory
+from megaphi.planning.pipeline import chunk_work, step_time
 from megaphi.stages.pretrain import Pretrain
 
 
@@ -95,6 +96,8 @@ def _print_steps(run: RunConfig) -> None:
     interleaved = run.layout.virtual_pipeline > 1
     groups = f", interleaved in groups of {run.layout.micro_batch_group(micro_batches)}" if interleaved else ""
     print(f"  micro-batches         {micro_batches} of {run.batch.micro_batch} on each of {replicas} replicas{groups}")
+    if run.layout.pipeline > 1:
+        _print_pipeline(run, micro_batches)
     print(f"  steps                 {_length(run.training)}")
     if run.training.steps:
         rates = [
@@ -102,6 +105,19 @@ def _print_steps(run: RunConfig) -> None:
             for step in milestones(run.optimizer, steps=run.training.steps)
         ]
         print(f"  learning rate         {run.optimizer.schedule}: {', '.join(rates)}")
+
+
+def _print_pipeline(run: RunConfig, micro_batches: int) -> None:
+    """Layers of every stage, what the split costs, and what the bubble adds; without communication."""
+    layout, chunks = run.layout, run.layout.chunk_layers(run.model.layers)
+    found = step_time(layout, micro_batches, chunk_work(run))
+    stages = ["+".join(map(str, chunks[stage :: layout.pipeline])) for stage in range(layout.pipeline)]
+    print(f"  layers per stage      {', '.join(stages)}")
+    head = head_in_layers(run.model, sequence_length=run.batch.sequence_length)
+    print(
+        f"  pipeline              {found.balance:.1%} of the time by the split, the head counted as {head:.2f} layers"
+    )
+    print(f"                        {found.efficiency:.1%} with the bubble (a model: without communication)")
 
 
 def _length(training: TrainingLength) -> str:

@@ -51,7 +51,7 @@ def to_checkpoint(
     Args:
         source: where the weights are, as `open_weights` takes it, or a reader.
         out: must not exist, or be an empty folder.
-        layout: its layout, by `tensor`, `pipeline` and `virtual_pipeline`; one file by default.
+        layout: its layout, by `tensor`, `pipeline`, `virtual_pipeline` and `stage_layers`; one file by default.
         dtype: "float32" or "bfloat16"; by default every weight keeps its own.
 
     Raises:
@@ -163,6 +163,7 @@ def read_ranges(weight: Weight, *, tensor: int) -> Iterator[ReadRange]:
 def _configuration(config: Mapping[str, Any], layout: ParallelLayout, dtype: str | None) -> dict[str, Any]:
     """The source's run configuration, with the layout and number format of this checkpoint."""
     cut = {name: getattr(layout, name) for name in ("tensor", "pipeline", "virtual_pipeline")}
+    cut["stage_layers"] = list(layout.stage_layers)
     changed = {**config, "layout": {**config.get("layout", {}), **cut}}
     if dtype is not None:
         changed["precision"] = {**config.get("precision", {}), "parameters": dtype}

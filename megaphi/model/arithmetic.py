@@ -24,6 +24,13 @@ def flops_per_token(architecture: Architecture, *, sequence_length: int, attenti
     return 6 * architecture.matmul_parameters + (scores / 2 if attention == "causal" else scores)
 
 
+def head_in_layers(architecture: Architecture, *, sequence_length: int) -> float:
+    """FLOPs of the output layer over those of one decoder layer, attention counted causal."""
+    head = 6 * architecture.vocabulary * architecture.hidden
+    decoder = flops_per_token(architecture, sequence_length=sequence_length) - head
+    return head / (decoder / architecture.layers)
+
+
 def explain_utilisation(device_name: str, *, attention: AttentionCount = "causal") -> str:
     """The formula behind a printed MFU, with the count and the peak it uses."""
     peak = PEAK_BF16_FLOPS.get(device_name)

@@ -43,6 +43,7 @@ _NUMBERS = {"params_dtype", "pipeline_dtype", "bf16", "calculate_per_token_loss"
 _LAYOUT = {
     "tensor_model_parallel_size",
     "pipeline_model_parallel_size",
+    "pipeline_model_parallel_layout",
     "virtual_pipeline_model_parallel_size",
     "context_parallel_size",
     "sequence_parallel",

@@ -74,6 +74,7 @@ def transformer_config(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
         virtual_pipeline_model_parallel_size=layout.virtual_pipeline if interleaved else None,
+        pipeline_model_parallel_layout=_uneven_stages(layout),
         context_parallel_size=layout.context,
         # At one tensor rank there is nothing to split: the flag is a no-op, so one recipe runs on any layout.
         sequence_parallel=layout.sequence_parallel and layout.tensor > 1,
@@ -98,6 +99,14 @@ def transformer_config(
     # because Megatron's own check would limit the activation to those that Transformer Engine has.
     config.use_te_activation_func = architecture.kernels == "fused"
     return config
+
+
+def _uneven_stages(layout: ParallelLayout) -> list[list[str]] | None:
+    """Megatron's list of what every chunk holds, from the bottom up; None where all hold equally many layers."""
+    if not layout.stage_layers:
+        return None
+    chunks = [["decoder"] * layers for layers in layout.stage_layers]
+    return [["embedding", *chunks[0]], *chunks[1:-1], [*chunks[-1], "loss"]]
 
 
 @cache

@@ -64,5 +64,4 @@ def pipeline_rank_of(weight: Weight, model: Architecture, layout: ParallelLayout
     if weight.place == "top":
         return layout.pipeline - 1
     assert isinstance(weight.place, int), f"{weight.name} is in no layer"
-    layers_per_chunk = model.layers // (layout.pipeline * layout.virtual_pipeline)
-    return weight.place // layers_per_chunk % layout.pipeline
+    return layout.stage_of_layer(weight.place, layers=model.layers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.parallel.layout import ParallelLayout
@@ -63,13 +64,14 @@ def fitting(layout: ParallelLayout, *, gpus: int) -> ParallelLayout:
     ranks = layout.model_ranks * (layout.data or 1)
     if not 0 < gpus < ranks:
         return layout
-    fits, taken = {}, 1
+    fits: dict[str, Any] = {}
+    taken = 1
     for name in ("tensor", "pipeline", "context", "data"):
         ways = getattr(layout, name) or 1
         fits[name] = ways if taken * ways <= gpus else 1
         taken *= fits[name]
     if fits["pipeline"] == 1:
-        fits["virtual_pipeline"] = 1
+        fits |= {"virtual_pipeline": 1, "stage_layers": ()}
     return dataclasses.replace(layout, **fits)
 
 
@@ -77,7 +79,11 @@ def as_fields(layout: ParallelLayout, *, instead_of: ParallelLayout) -> list[str
     """Command-line arguments that change a recipe's layout into this one."""
     names = [field.name for field in dataclasses.fields(ParallelLayout)]
     return [
-        f"layout.{name}={str(getattr(layout, name)).lower()}"
+        f"layout.{name}={_as_text(getattr(layout, name))}"
         for name in names
         if getattr(layout, name) != getattr(instead_of, name)
     ]
+
+
+def _as_text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()

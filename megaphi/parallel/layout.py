@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated, NamedTuple
 
 from megaphi.config import Range, check_values
@@ -34,6 +35,9 @@ class ParallelLayout:
     """Ranks that share the layers, one pipeline stage each."""
     virtual_pipeline: Annotated[int, Range(minimum=1)] = 1
     """Chunks of layers per pipeline stage; above 1 the schedule is interleaved."""
+    stage_layers: tuple[Annotated[int, Range(minimum=1)], ...] = ()
+    """Layers of every chunk, from the bottom of the model to its top (11,10,10,9), the stages taking turns; empty: all
+    chunks alike."""
     context: Annotated[int, Range(minimum=1)] = 1
     """Ranks that share every sequence."""
     data: Annotated[int, Range(minimum=1)] | None = None
@@ -97,16 +101,40 @@ class ParallelLayout:
         ):
             if size % self.tensor:
                 raise InputError(_does_not_divide("layout.tensor", self.tensor, what, size))
-        stages = self.pipeline * self.virtual_pipeline
+        self._check_stages(layers)
+        self.check_sequence(sequence_length)
+
+    def _check_stages(self, layers: int) -> None:
+        chunks = self.pipeline * self.virtual_pipeline
+        what = "layout.pipeline" if self.virtual_pipeline == 1 else "layout.pipeline x layout.virtual_pipeline"
         if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise InputError(
                 f"layout.virtual_pipeline={self.virtual_pipeline} needs layout.pipeline of at least 2: "
                 "a single pipeline stage has nothing to interleave"
             )
-        if layers % stages:
-            what = "layout.pipeline" if self.virtual_pipeline == 1 else "layout.pipeline x layout.virtual_pipeline"
-            raise InputError(_does_not_divide(what, stages, "model.layers", layers))
-        self.check_sequence(sequence_length)
+        if not self.stage_layers:
+            if layers % chunks:
+                uneven = "" if layers < chunks else ", or give layout.stage_layers, the layers of each chunk"
+                raise InputError(_does_not_divide(what, chunks, "model.layers", layers) + uneven)
+            return
+        given = f"layout.stage_layers={','.join(map(str, self.stage_layers))}"
+        if len(self.stage_layers) != chunks:
+            raise InputError(
+                f"{given} has {len(self.stage_layers)} numbers, but {what}={chunks}: give one for every chunk of"
+                " layers, from the bottom of the model to its top"
+            )
+        if sum(self.stage_layers) != layers:
+            raise InputError(f"{given} adds up to {sum(self.stage_layers)} layers, but model.layers={layers}")
+
+    def chunk_layers(self, layers: int) -> tuple[int, ...]:
+        """Layers of every chunk of a model of `layers`, from the bottom up; chunk c is on stage c % pipeline."""
+        chunks = self.pipeline * self.virtual_pipeline
+        return self.stage_layers or (layers // chunks,) * chunks
+
+    def stage_of_layer(self, layer: int, *, layers: int) -> int:
+        """The pipeline stage that holds a layer, counted from 0 at the bottom of a model of `layers`."""
+        ends = accumulate(self.chunk_layers(layers))
+        return next(chunk for chunk, end in enumerate(ends) if layer < end) % self.pipeline
 
     def check_sequence(self, sequence_length: int) -> None:
         if self.context > 1 and sequence_length % (2 * self.context):
@@ -163,6 +191,8 @@ class ParallelLayout:
         parts = [f"tensor {self.tensor}", f"pipeline {self.pipeline}"]
         if self.virtual_pipeline > 1:
             parts.append(f"virtual pipeline {self.virtual_pipeline}")
+        if self.stage_layers:
+            parts[-1] += f" of {'/'.join(map(str, self.stage_layers))} layers"
         if self.context > 1:
             parts.append(f"context {self.context}")
         parts.append(f"data {self.data if self.data is not None else 'auto'}")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.variants import variant_of
 from megaphi.parallel.layout import padded_vocabulary
+from megaphi.planning.pipeline import most_kept, passes_of
 from megaphi.stages.packed_task import PackedTask
 from megaphi.stages.pretrain import Pretrain
 
@@ -61,25 +62,26 @@ def rank_memory(run: RunConfig, stage_parameters: list[int]) -> list[RankMemory]
 
 
 def _activation_bytes(run: RunConfig, *, stage: int, weight_bytes: int) -> int:
-    """Kept activations at the schedule's peak: 1F1B holds `pipeline - stage` micro-batches on stage `stage`."""
-    layout, model = run.layout, run.model
+    """Kept activations at the schedule's peak."""
+    layout = run.layout
     tokens = run.batch.micro_batch * run.batch.sequence_length // layout.context
     micro_batches = run.batch.global_batch // (run.batch.micro_batch * (layout.world_size // layout.model_ranks))
-    in_flight = min(layout.pipeline - stage, micro_batches)
-    if layout.virtual_pipeline > 1:
-        in_flight += (layout.pipeline - 1) / layout.virtual_pipeline
-    layers = model.layers // layout.pipeline
-    residual = model.hidden / _residual_ways(run)
+    layer, again = _kept_and_again_per_token(run, weight_bytes=weight_bytes)
+    sizes = [layers * layer for layers in layout.chunk_layers(run.model.layers)]
+    head = _head_bytes_per_token(run, weight_bytes=weight_bytes)
+    return int(tokens * most_kept(passes_of(layout, micro_batches, stage=stage), sizes, head=head, again=again))
+
+
+def _kept_and_again_per_token(run: RunConfig, *, weight_bytes: int) -> tuple[float, float]:
+    """Bytes per token that a layer keeps from pass to pass, and that recomputing one adds for a moment."""
     layer = _layer_bytes_per_token(run, weight_bytes=weight_bytes)
-    head = _head_bytes_per_token(run, weight_bytes=weight_bytes) if stage == layout.pipeline - 1 else 0
-    if run.recompute == "full":  # every layer's input, and then the head or one layer that is computed again
-        again = layer - (residual * weight_bytes if model.kernels == "fused" else 0)  # its input is there already
-        return int(tokens * (in_flight * layers * residual * weight_bytes + max(head, again)))
-    if run.recompute == "selective":  # attention's inputs, and then the head or one layer's attention without its MLP
-        recomputed = _recomputed_numbers_per_token(run, weight_bytes=weight_bytes) * weight_bytes / layout.tensor
-        again = recomputed - _mlp_bytes_per_token(run, weight_bytes=weight_bytes)
-        return int(tokens * (in_flight * layers * (layer - recomputed) + max(head, again, 0)))
-    return int(tokens * (in_flight * layers * layer + head))
+    if run.recompute == "full":  # a layer's input, and then one layer
+        residual = run.model.hidden / _residual_ways(run) * weight_bytes
+        return residual, layer - (residual if run.model.kernels == "fused" else 0)  # its input is there already
+    if run.recompute == "selective":  # attention's inputs, and then one layer's attention without its MLP
+        recomputed = _recomputed_numbers_per_token(run, weight_bytes=weight_bytes) * weight_bytes / run.layout.tensor
+        return layer - recomputed, max(0, recomputed - _mlp_bytes_per_token(run, weight_bytes=weight_bytes))
+    return layer, 0.0
 
 
 def _residual_ways(run: RunConfig) -> int:

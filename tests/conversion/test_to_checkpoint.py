@@ -25,12 +25,15 @@ LAYOUTS = [
     ParallelLayout(tensor=tensor, pipeline=pipeline, virtual_pipeline=virtual)
     for tensor in (1, 2, 3, 5)
     for pipeline, virtual in ((1, 1), (2, 1), (2, 2))
-]
+] + [ParallelLayout(tensor=2, pipeline=2, stage_layers=(1, 3)), ParallelLayout(pipeline=2, stage_layers=(3, 1))]
 
 
 def fits(model: Architecture, layout: ParallelLayout) -> bool:
     is_divided = all(size % layout.tensor == 0 for size in (model.key_value_groups, model.feed_forward))
-    return is_divided and model.layers % (layout.pipeline * layout.virtual_pipeline) == 0
+    stages = layout.pipeline * layout.virtual_pipeline
+    return is_divided and (
+        sum(layout.stage_layers) == model.layers if layout.stage_layers else not model.layers % stages
+    )
 
 
 def test_every_number_of_tensor_ranks_is_tried() -> None:
@@ -63,7 +66,9 @@ def test_every_layout_holds_the_same_and_gives_it_back(shape: str, dtype: torch.
 
 
 @pytest.mark.parametrize(
-    "layout", [ParallelLayout(tensor=2), ParallelLayout(tensor=2, pipeline=2), ParallelLayout(pipeline=2)], ids=str
+    "layout",
+    [ParallelLayout(tensor=2), ParallelLayout(tensor=2, pipeline=2), ParallelLayout(pipeline=2, stage_layers=(1, 3))],
+    ids=str,
 )
 def test_files_are_those_that_the_ranks_write(layout: ParallelLayout, tmp_path: Path) -> None:
     """Same files, same boxes of every weight in them as the engine's own checkpoint of this layout."""
@@ -95,7 +100,7 @@ def test_dtype_changes_every_weight(stored: torch.dtype, wanted: str, tmp_path: 
         to_checkpoint(tmp_path / "hf", tmp_path / "checkpoint", layout=ParallelLayout(tensor=3), dtype=wanted)
     )
     assert reader.config["precision"] == {"parameters": wanted}
-    assert reader.config["layout"] == {"tensor": 3, "pipeline": 1, "virtual_pipeline": 1}
+    assert reader.config["layout"] == {"tensor": 3, "pipeline": 1, "virtual_pipeline": 1, "stage_layers": []}
     for name, weight in whole_weights(tensors, model).items():
         assert same_bytes(reader.whole(f"model/{name}"), weight.to(kind))
     back = to_huggingface(tmp_path / "hf", tmp_path / "back", dtype=wanted, tokenizer=False)
@@ -121,6 +126,7 @@ def test_half_precision_needs_a_word(tmp_path: Path) -> None:
     [
         (ParallelLayout(tensor=4), "layout.tensor=4 does not divide model.key_value_groups=2"),
         (ParallelLayout(pipeline=3), "layout.pipeline=3 does not divide model.layers=4"),
+        (ParallelLayout(pipeline=2, stage_layers=(2, 1)), "stage_layers=2,1 adds up to 3 layers, but model.layers=4"),
         (ParallelLayout(virtual_pipeline=2), "needs layout.pipeline of at least 2"),
         (ParallelLayout(tensor=0), "layout.tensor=0: must be at least 1"),
     ],

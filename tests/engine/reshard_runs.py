@@ -28,7 +28,7 @@ LAYOUTS = {
     "PP2xVPP2": ParallelLayout(pipeline=2, virtual_pipeline=2),
     "DP2": ParallelLayout(data=2),
     "CP2": ParallelLayout(context=2),
-    "TP2xPP2": ParallelLayout(tensor=2, pipeline=2),
+    "TP2xPP2": ParallelLayout(tensor=2, pipeline=2, stage_layers=(3, 1)),
     "TP2xDP2": ParallelLayout(tensor=2, data=2),
 }
 FIRST, NEXT = 3, 3

@@ -35,6 +35,8 @@ LAYOUTS = {
     "pipeline 2": {"pipeline": 2},
     "pipeline 2, virtual 2": {"pipeline": 2, "virtual_pipeline": 2},
     "pipeline 4": {"pipeline": 4},
+    "pipeline 2, 3 and 1 layers": {"pipeline": 2, "stage_layers": (3, 1)},
+    "tensor 2 x pipeline 2, 1 and 3 layers": {"tensor": 2, "pipeline": 2, "stage_layers": (1, 3)},
     "data 2": {"data": 2},
     "context 2": {"context": 2},
     "tensor 2 x pipeline 2": {"tensor": 2, "pipeline": 2, "sequence_parallel": True},
@@ -71,6 +73,7 @@ def test_every_layout_follows_the_golden_curve(name: str) -> None:
 SIX_LAYERS = {
     "pipeline 2, virtual 3": {"pipeline": 2, "virtual_pipeline": 3},
     "pipeline 3, virtual 2": {"pipeline": 3, "virtual_pipeline": 2},
+    "pipeline 2, virtual 2 of 1, 2, 2, 1 layers": {"pipeline": 2, "virtual_pipeline": 2, "stage_layers": (1, 2, 2, 1)},
 }
 
 
@@ -90,7 +93,7 @@ def test_groups_of_micro_batches_of_any_size_follow_one_process(name: str) -> No
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
-@pytest.mark.parametrize("name", ["one process", "tensor 2 x pipeline 2"])
+@pytest.mark.parametrize("name", ["one process", "tensor 2 x pipeline 2", "pipeline 2, 3 and 1 layers"])
 def test_recomputing_activations_changes_nothing(name: str, recompute: str) -> None:
     follows_its_beginning(name, recompute=recompute)
 

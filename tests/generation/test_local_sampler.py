@@ -110,7 +110,9 @@ def test_requests_in_tokens_are_completed_one_by_one(alone: dict[str, Any]) -> N
             assert completion.finish == "length"
 
 
-@pytest.mark.parametrize("layout", [ParallelLayout(data=2), ParallelLayout(pipeline=2)], ids=["DP2", "PP2"])
+@pytest.mark.parametrize(
+    "layout", [ParallelLayout(data=2), ParallelLayout(pipeline=2, stage_layers=(1, 3))], ids=["DP2", "PP2"]
+)
 def test_the_other_ranks_only_follow(checkpoint: Path, alone: dict[str, Any], layout: ParallelLayout) -> None:
     found, nothing = run_in_world(sample, str(checkpoint), layout, processes=2)
     assert nothing is None

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from megaphi.model.architecture import PHI4_14B
-from megaphi.model.arithmetic import explain_utilisation, flops_per_token
+from megaphi.model.arithmetic import explain_utilisation, flops_per_token, head_in_layers
 from tests.engine.layout_runs import TINY
 
 
@@ -18,6 +18,7 @@ def test_phi4_by_arithmetic():
     assert PHI4_14B.parameters == 14_659_507_200
     assert flops_per_token(PHI4_14B, sequence_length=4_096, attention="full") == pytest.approx(94.9e9, rel=1e-3)
     assert flops_per_token(PHI4_14B, sequence_length=4_096) == pytest.approx(89.9e9, rel=1e-3)
+    assert head_in_layers(PHI4_14B, sequence_length=4_096) == pytest.approx(1.42, abs=5e-3)
 
 
 def huggingface_twin(architecture):

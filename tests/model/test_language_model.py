@@ -25,6 +25,7 @@ LAYOUTS = [
     ParallelLayout(),
     ParallelLayout(tensor=2, pipeline=4),
     ParallelLayout(tensor=2, pipeline=2, virtual_pipeline=5, sequence_parallel=True),
+    ParallelLayout(pipeline=4, stage_layers=(11, 10, 10, 9)),
     ParallelLayout(pipeline=8, context=2),
     ParallelLayout(tensor=5, pipeline=2),
     ParallelLayout(tensor=10),
@@ -76,13 +77,19 @@ def test_modules_of_every_rank_hold_what_the_arithmetic_says() -> None:
         (tied, layout) for layout in (ParallelLayout(data=1, tensor=2), interleaved, ParallelLayout(data=1, pipeline=4))
     ]
     cases.append((PHI4_14B, ParallelLayout(tensor=5, pipeline=4, virtual_pipeline=2, data=1)))
+    top = (2,) * 16 + (3, 2, 2, 1)
+    cases.append((PHI4_14B, ParallelLayout(pipeline=4, virtual_pipeline=5, stage_layers=top, data=1)))
+    cases.append((six, ParallelLayout(pipeline=3, stage_layers=(1, 2, 1), data=1)))
     (ranks,) = run_in_world(partial(check_places, cases), processes=1)
     assert ranks == sum(layout.world_size for _, layout in cases)
 
 
 @pytest.mark.parametrize(
     "layout",
-    [ParallelLayout(tensor=2, pipeline=2), ParallelLayout(pipeline=2, virtual_pipeline=2)],
+    [
+        ParallelLayout(tensor=2, pipeline=2, stage_layers=(3, 1)),
+        ParallelLayout(pipeline=2, virtual_pipeline=2),
+    ],
     ids=str,
 )
 def test_initial_weights_do_not_depend_on_the_layout(layout: ParallelLayout) -> None:

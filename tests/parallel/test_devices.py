@@ -82,6 +82,12 @@ def test_more_ranks_than_gpus_are_refused_before_one_starts(pretend, tmp_path):
         (ParallelLayout(tensor=2), 2, ParallelLayout(tensor=2)),
         (ParallelLayout(tensor=2, sequence_parallel=True), 1, ParallelLayout(sequence_parallel=True, data=1)),
         (ParallelLayout(pipeline=2, virtual_pipeline=2), 1, ParallelLayout(data=1)),
+        (ParallelLayout(pipeline=2, stage_layers=(3, 1)), 1, ParallelLayout(data=1)),
+        (
+            ParallelLayout(pipeline=2, stage_layers=(3, 1), data=2),
+            2,
+            ParallelLayout(pipeline=2, stage_layers=(3, 1), data=1),
+        ),
         (ParallelLayout(data=2), 1, ParallelLayout(data=1)),
         (ParallelLayout(tensor=2, pipeline=2, data=2), 4, ParallelLayout(tensor=2, pipeline=2, data=1)),
         (ParallelLayout(tensor=4, pipeline=2), 3, ParallelLayout(pipeline=2, data=1)),

@@ -74,6 +74,17 @@ def test_worlds_that_do_not_fit(fields, world_size, message):
         ({"tensor": 4}, "layout.tensor=4 does not divide model.key_value_groups=10: choose one of 1, 2, 5, 10"),
         ({"pipeline": 3}, "layout.pipeline=3 does not divide model.layers=40: choose one of 1, 2, 4, 5, 8, 10"),
         ({"pipeline": 8, "virtual_pipeline": 10}, "layout.pipeline x layout.virtual_pipeline=80 does not divide"),
+        ({"pipeline": 3}, r"or give layout.stage_layers, the layers of each chunk$"),
+        ({"pipeline": 4, "stage_layers": (11, 10, 10, 8)}, "stage_layers=11,10,10,8 adds up to 39 layers, but .*=40"),
+        (
+            {"pipeline": 4, "stage_layers": (20, 20)},
+            "stage_layers=20,20 has 2 numbers, but layout.pipeline=4: give one",
+        ),
+        (
+            {"pipeline": 2, "virtual_pipeline": 2, "stage_layers": (20, 20)},
+            "has 2 numbers, but layout.pipeline x layout.virtual_pipeline=4",
+        ),
+        ({"pipeline": 2, "stage_layers": (40, 0)}, r"stage_layers.1=0: must be at least 1"),
         ({"virtual_pipeline": 2}, "layout.virtual_pipeline=2 needs layout.pipeline of at least 2"),
         ({"context": 3}, "sequence_length=4096 cannot be cut into two chunks .* a multiple of 6"),
     ],
@@ -129,3 +140,12 @@ def test_the_smallest_group_of_micro_batches_in_which_no_stage_waits(micro_batch
     layout = ParallelLayout(pipeline=4, virtual_pipeline=5, data=1)
     assert layout.check_batch(global_batch=micro_batches, micro_batch=1) == micro_batches
     assert layout.micro_batch_group(micro_batches) == group
+
+
+def test_chunks_of_layers_take_turns_at_the_stages():
+    layout = ParallelLayout(pipeline=2, virtual_pipeline=2, stage_layers=(1, 3, 2, 1))
+    assert str(layout) == "tensor 1 x pipeline 2 x virtual pipeline 2 of 1/3/2/1 layers x data auto"
+    assert [layout.stage_of_layer(layer, layers=7) for layer in range(7)] == [0, 1, 1, 1, 0, 0, 1]
+    even = dataclasses.replace(layout, stage_layers=())
+    assert even.chunk_layers(8) == (2, 2, 2, 2)
+    assert [even.stage_of_layer(layer, layers=8) for layer in range(8)] == [0, 0, 1, 1, 0, 0, 1, 1]

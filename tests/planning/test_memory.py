@@ -34,6 +34,7 @@ LAYOUTS = [
     ParallelLayout(data=2),
     ParallelLayout(data=1, pipeline=4),
     ParallelLayout(data=1, pipeline=2, virtual_pipeline=2),
+    ParallelLayout(data=1, pipeline=2, stage_layers=(3, 1)),
     ParallelLayout(data=1, tensor=2, context=2),
 ]
 
@@ -61,6 +62,23 @@ def test_a_training_step_holds_what_was_planned(layout, recompute):
     for plan, measured in planned_and_measured(layout, recompute=recompute):
         assert (plan.weights, plan.gradients) == (measured["weights"], measured["gradients"])
         assert plan.optimizer == pytest.approx(measured["optimizer"], abs=16)
+        assert plan.activations == pytest.approx(measured["activations"], rel=0.05)
+
+
+@pytest.mark.parametrize("micro_batches", [7, 8])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ParallelLayout(data=1, pipeline=4, virtual_pipeline=3),
+        ParallelLayout(data=1, pipeline=4, virtual_pipeline=2, stage_layers=(1, 2, 1, 2, 3, 1, 1, 1)),
+    ],
+    ids=str,
+)
+def test_interleaved_stages_hold_what_was_planned(layout, micro_batches):
+    """Twelve layers, and groups of seven and of four micro-batches."""
+    model = dataclasses.replace(MODEL, layers=12)
+    batch = BatchShape(sequence_length=128, global_batch=2 * micro_batches, micro_batch=2)
+    for plan, measured in planned_and_measured(layout, model, batch=batch):
         assert plan.activations == pytest.approx(measured["activations"], rel=0.05)
 
 

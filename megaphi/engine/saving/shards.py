@@ -29,6 +29,7 @@ from megaphi.model.initialize import ParameterShare, parameter_shares
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.weights import in_any_layer, stored_name, weights_of
 from megaphi.parallel.agreement import agreed
+from megaphi.parallel.layout import ParallelLayout
 
 
 def pieces_of(model: TrainingModel) -> Iterator[TensorPiece]:
@@ -113,7 +114,8 @@ def _load_parameters(model: TrainingModel, reader: WeightReader) -> NotFinite:
 
 
 def _is_same_layout(reader: CheckpointReader, model: TrainingModel) -> bool:
-    return reader.config.get("layout") == to_plain(model.run.layout)
+    saved = {**to_plain(ParallelLayout()), **reader.config.get("layout", {})}  # older checkpoints have fewer fields
+    return saved == to_plain(model.run.layout)
 
 
 def fill_parameters(modules: Sequence[PaddedModel], reader: WeightReader) -> NotFinite:
