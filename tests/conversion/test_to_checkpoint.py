@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from megaphi.checkpoint.format import CheckpointReader
 from megaphi.checkpoint.manifest import check_content
+from megaphi.cli import main
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.errors import InputError
@@ -136,3 +137,16 @@ def test_a_layout_that_does_not_divide_is_refused(layout: ParallelLayout, words:
     with pytest.raises(InputError, match=words):
         to_checkpoint(tmp_path / "hf", tmp_path / "out", layout=layout)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
+
+
+def test_the_command_takes_the_layers_of_every_stage(tmp_path: Path) -> None:
+    random_folder(tmp_path / "hf", SHAPES["3 heads per group"])
+    words = ["convert", "to-checkpoint", str(tmp_path / "hf"), str(tmp_path / "cut"), "--pipeline", "2"]
+    assert main([*words, "--stage-layers", "one"]) == 2
+    assert not (tmp_path / "cut").exists()
+    assert main([*words, "--stage-layers", "1,3"]) == 0
+    reader = CheckpointReader(tmp_path / "cut")
+    assert reader.config["layout"]["stage_layers"] == [1, 3]
+    files = {name: {piece["file"] for piece in entry["pieces"]} for name, entry in reader.tensors.items()}
+    in_second = {name for name, holders in files.items() if "rank_00001.safetensors" in holders}
+    assert {int(name.split(".")[2]) for name in in_second if ".layers." in name} == {1, 2, 3}
