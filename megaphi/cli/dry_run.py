@@ -15,7 +15,7 @@ from megaphi.engine.run_tokenizer import check_tokenizer
 from megaphi.evaluation.during_training import check_tasks
 from megaphi.model.arithmetic import flops_per_token, head_in_layers
 from megaphi.planning.memory import RankMemory, rank_memory
-from megaphi.planning.pipeline import chunk_work, step_time
+from megaphi.planning.pipeline import chunk_work, pipeline_time
 from megaphi.stages.pretrain import Pretrain
 
 
@@ -110,7 +110,7 @@ def _print_steps(run: RunConfig) -> None:
 def _print_pipeline(run: RunConfig, micro_batches: int) -> None:
     """Layers of every stage, what the split costs, and what the bubble adds; without communication."""
     layout, chunks = run.layout, run.layout.chunk_layers(run.model.layers)
-    found = step_time(layout, micro_batches, chunk_work(run))
+    found = pipeline_time(layout, micro_batches, chunk_work(run))
     stages = ["+".join(map(str, chunks[stage :: layout.pipeline])) for stage in range(layout.pipeline)]
     print(f"  layers per stage      {', '.join(stages)}")
     head = head_in_layers(run.model, sequence_length=run.batch.sequence_length)

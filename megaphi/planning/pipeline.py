@@ -35,7 +35,7 @@ class ChunkWork(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepTime:
+class PipelineTime:
     """Busy and idle time of the stages in one step."""
 
     busy: tuple[float, ...]
@@ -93,7 +93,7 @@ def most_kept(passes: Sequence[Pass], sizes: Sequence[float], *, head: float = 0
     return most
 
 
-def step_time(layout: ParallelLayout, micro_batches: int, work: Sequence[ChunkWork]) -> StepTime:
+def pipeline_time(layout: ParallelLayout, micro_batches: int, work: Sequence[ChunkWork]) -> PipelineTime:
     """Walk through a step: a pass starts when its stage is free and its input has been computed."""
     left = [list(reversed(passes_of(layout, micro_batches, stage=stage))) for stage in range(layout.pipeline)]
     free = [0.0] * layout.pipeline
@@ -109,7 +109,7 @@ def step_time(layout: ParallelLayout, micro_batches: int, work: Sequence[ChunkWo
     busy = tuple(
         micro_batches * sum(sum(part) for part in work[stage :: layout.pipeline]) for stage in range(len(free))
     )
-    return StepTime(busy=busy, total=max(free))
+    return PipelineTime(busy=busy, total=max(free))
 
 
 def chunk_work(run: RunConfig) -> list[ChunkWork]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from megaphi.cli import main
 from megaphi.model.arithmetic import head_in_layers
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.planning.pipeline import ChunkWork, Pass, chunk_work, most_kept, passes_of, step_time
+from megaphi.planning.pipeline import ChunkWork, Pass, chunk_work, most_kept, passes_of, pipeline_time
 from tests.engine.layout_runs import TINY, tiny_run
 
 
@@ -38,7 +38,7 @@ def test_passes_are_those_of_megatrons_schedules(stages: int, chunks: int, more:
 def test_1f1b_of_equal_stages_idles_as_known(stages: int, more: int) -> None:
     """(stages - 1) of the time of a micro-batch; so many micro-batches are kept as stages follow, and one."""
     layout, micro_batches = ParallelLayout(pipeline=stages), stages + more
-    found = step_time(layout, micro_batches, [ChunkWork(1.0, 2.0)] * stages)
+    found = pipeline_time(layout, micro_batches, [ChunkWork(1.0, 2.0)] * stages)
     assert found.balance == pytest.approx(1.0)
     assert found.total == pytest.approx(3.0 * (micro_batches + stages - 1))
     kept = [most_kept(passes_of(layout, micro_batches, stage=stage), [1.0] * stages) for stage in range(stages)]
@@ -48,16 +48,16 @@ def test_1f1b_of_equal_stages_idles_as_known(stages: int, more: int) -> None:
 @given(stages=st.integers(2, 4), chunks=st.integers(2, 4), more=st.integers(0, 12))
 def test_interleaving_divides_the_bubble_by_the_chunks_whatever_the_group(stages: int, chunks: int, more: int) -> None:
     layout, micro_batches = ParallelLayout(pipeline=stages, virtual_pipeline=chunks), stages + more
-    found = step_time(layout, micro_batches, [ChunkWork(1.0, 2.0)] * (stages * chunks))
+    found = pipeline_time(layout, micro_batches, [ChunkWork(1.0, 2.0)] * (stages * chunks))
     assert found.total == pytest.approx(3.0 * (micro_batches * chunks + stages - 1))
 
 
 def test_one_layer_fewer_under_the_head_balances_phi4() -> None:
     """The head counts as 1.42 layers: 10.355 of 11.42 with equal stages, of 11 with 11/10/10/9."""
     work = [ChunkWork(layers, 2 * layers) for layers in (10, 10, 10, 11.42)]
-    assert step_time(ParallelLayout(pipeline=4), 45, work).balance == pytest.approx(0.907, abs=5e-4)
+    assert pipeline_time(ParallelLayout(pipeline=4), 45, work).balance == pytest.approx(0.907, abs=5e-4)
     work = [ChunkWork(layers, 2 * layers) for layers in (11, 10, 10, 10.42)]
-    uneven = step_time(ParallelLayout(pipeline=4, stage_layers=(11, 10, 10, 9)), 45, work)
+    uneven = pipeline_time(ParallelLayout(pipeline=4, stage_layers=(11, 10, 10, 9)), 45, work)
     assert uneven.balance == pytest.approx(0.941, abs=5e-4)
     assert uneven.efficiency < uneven.balance
 
