@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from megaphi.kernels import definitions
 from megaphi.kernels.checks import IGNORED, check_float, check_like, check_range, check_shape
+from megaphi.kernels.linear import add_product, added_up, sum_for
 from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
 
 Group = distributed.ProcessGroup | None
@@ -73,17 +74,14 @@ def linear_cross_entropy(
     vocabulary: int | None = None,
     z_weight: float = 0.0,
     chunk_tokens: int = 1_024,
-    weight_gradient_VD: Tensor | None = None,
 ) -> Tensor:
     """cross_entropy(hidden @ weight^T, labels) with logits of `chunk_tokens` tokens at a time.
 
     The backward pass recomputes each chunk's logits: a third more work for the output layer. The weight's gradient is
-    accumulated over the chunks in fp32.
+    accumulated over the chunks in fp32, in Megatron's buffer where there is one (linear.py).
 
     Args:
         vocabulary: Ids from this one on are padding (see `hide_padding`); None if there is no padding.
-        weight_gradient_VD: fp32 buffer that the caller has anyway, to accumulate the weight's gradient into; autograd
-            then gets zeros. Without it the backward pass allocates another buffer of that size.
 
     Raises:
         ValueError: as `cross_entropy`, or chunk_tokens is not positive.
@@ -105,7 +103,7 @@ def linear_cross_entropy(
             hidden_TD, weight_VD, labels_T, group=group, vocabulary=vocabulary, z_weight=z_weight
         )
     return _LinearCrossEntropy.apply(  # pyright: ignore[reportReturnType]
-        hidden_TD, weight_VD, labels_T, group, vocabulary, z_weight, chunk_tokens, weight_gradient_VD
+        hidden_TD, weight_VD, labels_T, group, vocabulary, z_weight, chunk_tokens
     )
 
 
@@ -202,7 +200,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         vocabulary: int,
         z_weight: float,
         chunk_tokens: int,
-        weight_gradient_VD: Tensor | None,
     ) -> Tensor:
         first = _first(weight_VD.shape[0], group)
         hide = partial(hide_padding, vocabulary=vocabulary, group=group)
@@ -213,7 +210,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses_T, totals_T2 = _losses(torch.cat(parts), labels_T, vocabulary=vocabulary, group=group, z_weight=z_weight)
         ctx.save_for_backward(hidden_TD, weight_VD, labels_T, totals_T2)
         ctx.settings = (first, IGNORED, z_weight)
-        ctx.hide, ctx.chunk_tokens, ctx.weight_gradient_VD = hide, chunk_tokens, weight_gradient_VD
+        ctx.hide, ctx.chunk_tokens, ctx.weight = hide, chunk_tokens, weight_VD
         return losses_T
 
     @staticmethod
@@ -222,29 +219,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         hidden_TD, weight_VD, labels_T, totals_T2 = ctx.saved_tensors
-        grad_hidden_TD, total_VD = torch.empty_like(hidden_TD), ctx.weight_gradient_VD
-        if total_VD is None:
-            total_VD = torch.zeros_like(weight_VD, dtype=totals_T2.dtype)
+        grad_hidden_TD, total_VD = torch.empty_like(hidden_TD), sum_for(ctx.weight)
         tokens = (hidden_TD, labels_T, totals_T2, gradients[0].contiguous(), grad_hidden_TD)
         chunks = zip(*(part.split(ctx.chunk_tokens) for part in tokens), strict=True)
         for hidden, labels, totals, grad, grad_hidden in chunks:
             logits = ctx.hide(functional.linear(hidden, weight_VD))
             _operators.cross_entropy_backward_(logits, labels, totals, grad, *ctx.settings)
             torch.mm(logits, weight_VD, out=grad_hidden)
-            _add_product(total_VD, logits, hidden)
-        was_given = ctx.weight_gradient_VD is not None
-        grad_weight_VD = torch.zeros_like(weight_VD) if was_given else total_VD.to(weight_VD.dtype)
-        return grad_hidden_TD, grad_weight_VD, *(None,) * 6
-
-
-def _add_product(total_VD: Tensor, grad_TV: Tensor, hidden_TD: Tensor) -> None:
-    """total += grad^T @ hidden, in total's dtype, without a second tensor of its size."""
-    if total_VD.dtype == hidden_TD.dtype:
-        total_VD.addmm_(grad_TV.t(), hidden_TD)
-        return
-    rows = 8_192
-    for part_VD, part_TV in zip(total_VD.split(rows), grad_TV.split(rows, dim=1), strict=True):
-        part_VD += part_TV.t() @ hidden_TD
+            add_product(total_VD, logits, hidden)
+        return grad_hidden_TD, added_up(ctx.weight, total_VD), *(None,) * 5
 
 
 @torch.library.register_fake("megaphi::cross_entropy_statistics")

@@ -3,8 +3,8 @@
 Arithmetic is in fp32 (fp64 for fp64 inputs) whatever the inputs' dtype, and gradients are autograd's.
 
 Legend: S sequence, B batch, H heads, G key-value groups, N heads of a group (queries, key, value), K head size,
-D width, F feed-forward, V this rank's part of the vocabulary, T tokens, P positions. Of a cache: N blocks, P positions
-of a block, M blocks of a query, J positions of a query, R heads that share a group.
+D width, F feed-forward, I inputs, O outputs, V this rank's part of the vocabulary, T tokens, P positions. Of a cache:
+N blocks, P positions of a block, M blocks of a query, J positions of a query, R heads that share a group.
 """
 
 from __future__ import annotations
@@ -93,6 +93,11 @@ def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up of x = [gate | up]."""
     gate, up = exact(x).chunk(2, dim=-1)
     return (functional.silu(gate) * up).to(x.dtype)
+
+
+def add_product(total_OI: Tensor, grad_TO: Tensor, x_TI: Tensor) -> None:
+    """total += grad^T x: in one dtype the bits of autograd's own sum, else of operands in the total's dtype."""
+    total_OI += grad_TO.t().to(total_OI.dtype) @ x_TI.to(total_OI.dtype)
 
 
 def swiglu_linear(x: Tensor, weight_DF: Tensor) -> Tensor:

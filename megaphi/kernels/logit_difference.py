@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megaphi.kernels.checks import check_shape
+from megaphi.kernels.linear import added_up, sum_for
 
 
 def logit_difference(
@@ -27,14 +28,12 @@ def logit_difference(
     rejected_P: Tensor,
     *,
     group: distributed.ProcessGroup | None = None,
-    weight_gradient_VD: Tensor | None = None,
 ) -> Tensor:
     """Margins [P] in fp32, equal on every rank of `group`.
 
     Args:
         weight_VD: this rank's rows of the output matrix, the same number on each rank.
         chosen_P: token ids, int64.
-        weight_gradient_VD: buffer that the matrix's gradient is accumulated into; autograd then gets zeros for it.
 
     Raises:
         ValueError: shapes do not fit.
@@ -42,9 +41,7 @@ def logit_difference(
     for name, tokens in (("chosen", chosen_P), ("rejected", rejected_P)):
         check_shape(name, tokens, (len(hidden_PD),), what="one token per pair")
     check_shape("hidden", hidden_PD, (len(hidden_PD), weight_VD.shape[1]), what="pairs by width")
-    return _LogitDifference.apply(  # pyright: ignore[reportReturnType]
-        hidden_PD, weight_VD, chosen_P, rejected_P, group, weight_gradient_VD
-    )
+    return _LogitDifference.apply(hidden_PD, weight_VD, chosen_P, rejected_P, group)  # pyright: ignore
 
 
 class _LogitDifference(torch.autograd.Function):
@@ -56,7 +53,6 @@ class _LogitDifference(torch.autograd.Function):
         chosen_P: Tensor,
         rejected_P: Tensor,
         group: distributed.ProcessGroup | None,
-        weight_gradient_VD: Tensor | None,
     ) -> Tensor:
         first = 0 if group is None else group.rank() * len(weight_VD)
         sides = [_held_here(tokens_P - first, len(weight_VD)) for tokens_P in (chosen_P, rejected_P)]
@@ -65,8 +61,8 @@ class _LogitDifference(torch.autograd.Function):
         margins_P = (hidden_PD.float() * weights_PD).sum(-1)
         if group is not None and group.size() > 1:
             distributed.all_reduce(margins_P, group=group)
-        ctx.save_for_backward(hidden_PD, weight_VD, weights_PD, chosen, is_here, rejected, is_there)
-        ctx.weight_gradient_VD = weight_gradient_VD
+        ctx.save_for_backward(hidden_PD, weights_PD, chosen, is_here, rejected, is_there)
+        ctx.weight = weight_VD
         return margins_P
 
     @staticmethod
@@ -74,17 +70,14 @@ class _LogitDifference(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        hidden_PD, weight_VD, weights_PD, chosen, is_here, rejected, is_there = ctx.saved_tensors
+        hidden_PD, weights_PD, chosen, is_here, rejected, is_there = ctx.saved_tensors
         grad_P1 = gradients[0][:, None]
-        total_VD = ctx.weight_gradient_VD
-        if total_VD is None:
-            total_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        total_VD = sum_for(ctx.weight)
         step_PD = (grad_P1 * hidden_PD.float()).to(total_VD.dtype)
         total_VD.index_add_(0, chosen, step_PD * is_here)
         total_VD.index_add_(0, rejected, step_PD * is_there, alpha=-1)
-        was_given = ctx.weight_gradient_VD is not None
-        grad_weight_VD = torch.zeros_like(weight_VD) if was_given else total_VD.to(weight_VD.dtype)
-        return (grad_P1 * weights_PD).to(hidden_PD.dtype), grad_weight_VD, None, None, None, None
+        grad_weight_VD = added_up(ctx.weight, total_VD)
+        return (grad_P1 * weights_PD).to(hidden_PD.dtype), grad_weight_VD, None, None, None
 
 
 def _held_here(rows_P: Tensor, held: int) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from megaphi.kernels import definitions
 from megaphi.kernels.checks import check_float, check_like, check_shape
+from megaphi.kernels.linear import linear, weight_gradient
 from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, self_test
 
 define("swiglu(Tensor x) -> Tensor")
@@ -48,7 +49,7 @@ def swiglu_linear(x: Tensor, weight_DF: Tensor) -> Tensor:
     check_shape("weight", weight_DF, (weight_DF.shape[0], x.shape[-1] // 2), what="half the last dimension of x")
     check_like("weight", weight_DF, "x", x)
     if not is_compiled("swiglu", x):
-        return definitions.swiglu_linear(x, weight_DF)
+        return linear(definitions.swiglu(x), weight_DF)
     return _SwigluLinear.apply(x, weight_DF)  # pyright: ignore[reportReturnType]
 
 
@@ -62,14 +63,18 @@ class _SwigluLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_DF: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight_DF)
+        ctx.weight = weight_DF  # the very parameter, as in linear.py
         return functional.linear(_operators.swiglu(x), weight_DF)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         x, weight_DF = ctx.saved_tensors
         (grad_out,) = gradients
-        grad_x, y = _operators.swiglu_backward_and_forward(grad_out @ weight_DF, x)
-        return grad_x, grad_out.reshape(-1, weight_DF.shape[0]).t() @ y.reshape(-1, weight_DF.shape[1])
+        grad_y = grad_out @ weight_DF
+        if not ctx.needs_input_grad[1]:
+            return _operators.swiglu_backward(grad_y, x), None
+        grad_x, y = _operators.swiglu_backward_and_forward(grad_y, x)
+        return grad_x, weight_gradient(ctx.weight, grad_out, y)
 
 
 def _half(x: Tensor) -> Tensor:

@@ -17,14 +17,16 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel.layers import RowParallelLinear
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from megaphi.errors import InputError
+from megaphi.kernels.linear import linear
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary
 from megaphi.kernels.swiglu import swiglu_linear
@@ -100,11 +102,38 @@ def _turned(packed_SBGNK: Tensor, rotary_SR: Tensor) -> Tensor:
     return torch.cat((first, packed_SBGNK[..., turned:]), dim=-1)
 
 
-class PlainRowParallelLinear(RowParallelLinear):
-    """Attention's output matrix by torch's own product: torch.compile can trace it, where Megatron's only warns."""
+def column_parallel_product(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    allreduce_dgrad: bool,
+    sequence_parallel: bool,
+    tp_group: ProcessGroup,
+    **_: Any,
+) -> Tensor:
+    """The product of Megatron's `ColumnParallelLinear`, whose arguments these are, by our `linear`."""
+    return linear(
+        input,
+        weight,
+        bias,
+        reduces=tp_group if allreduce_dgrad else None,
+        gathers=tp_group if sequence_parallel else None,
+    )
+
+
+class FusedColumnParallelLinear(ColumnParallelLinear):
+    """The first matrix of attention and of the MLP; its weight's gradient is added up in the product."""
+
+    def _forward_impl(self, *arguments: Any, **named: Any) -> Tensor:
+        return column_parallel_product(*arguments, **named)
+
+
+class FusedRowParallelLinear(RowParallelLinear):
+    """Attention's output matrix; its weight's gradient is added up in the product."""
 
     def _forward_impl(self, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
-        return functional.linear(input, weight)
+        return linear(input, weight)
 
 
 class SwigluRowParallelLinear(RowParallelLinear):
@@ -130,9 +159,9 @@ class ActivatedRowParallelLinear(RowParallelLinear):
     def _forward_impl(self, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
         activation = self.config.activation_func
         if not self.config.gated_linear_unit:
-            return functional.linear(activation(input), weight)
+            return linear(activation(input), weight)
         gate, up = input.chunk(2, dim=-1)
-        return functional.linear(activation(gate) * up, weight)
+        return linear(activation(gate) * up, weight)
 
 
 def is_swiglu(config: TransformerConfig) -> bool:

@@ -24,6 +24,7 @@ from megaphi.kernels.rotary import rotary_table
 from megaphi.model.architecture import Architecture
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.context_chunks import chunks_of
+from megaphi.model.fused_layer import column_parallel_product
 from megaphi.model.honoured import refuse_other_arguments
 from megaphi.model.padded_model import PaddedModel
 
@@ -83,11 +84,6 @@ class _BesideOutputLayer(torch.nn.Module):
         super().__init__()
         self.weight, self.group = weight_VD, group
 
-    @property
-    def gradient(self) -> Tensor | None:
-        """Megatron's gradient buffer of the weight; None outside training."""
-        return getattr(self.weight, "main_grad", None)
-
 
 class LossesInChunks(_BesideOutputLayer):
     """Losses through the output layer, `chunk_tokens` tokens at a time; 0: all at once."""
@@ -104,7 +100,6 @@ class LossesInChunks(_BesideOutputLayer):
             group=self.group,
             vocabulary=self.vocabulary,
             chunk_tokens=self.chunk_tokens or len(labels_R),
-            weight_gradient_VD=self.gradient,
         )
 
 
@@ -112,9 +107,7 @@ class Margins(_BesideOutputLayer):
     """Differences between two tokens' logits, from two rows of the weight."""
 
     def forward(self, hidden_PD: Tensor, tokens_P: Tensor, others_P: Tensor) -> Tensor:
-        return logit_difference(
-            hidden_PD, self.weight, tokens_P, others_P, group=self.group, weight_gradient_VD=self.gradient
-        )
+        return logit_difference(hidden_PD, self.weight, tokens_P, others_P, group=self.group)
 
 
 class FusedModel(PaddedModel):
@@ -130,6 +123,8 @@ class FusedModel(PaddedModel):
                 weight, group=group, vocabulary=self.vocabulary, chunk_tokens=architecture.loss_chunk_tokens
             )
             self.margins = Margins(weight, group=group)
+            # Megatron builds this layer without a spec; its method is replaced as in a `FusedColumnParallelLinear`.
+            self.output_layer._forward_impl = column_parallel_product
         self.rotary_pos_emb = RotaryTable(
             architecture.turned_head_size,
             base=architecture.rotary_base,

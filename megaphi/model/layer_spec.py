@@ -20,16 +20,18 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from megaphi.errors import InputError
+from megaphi.kernels.linear import check_product
 from megaphi.kernels.loading import allow_slow, require
 from megaphi.model.architecture import Architecture
 from megaphi.model.core_attention import CoreAttention, ScaledDotProductAttention, SoftmaxAttention
 from megaphi.model.fused_layer import (
     ActivatedRowParallelLinear,
     FusedAddRMSNorm,
+    FusedColumnParallelLinear,
     FusedLayer,
     FusedRMSNorm,
+    FusedRowParallelLinear,
     FusedSelfAttention,
-    PlainRowParallelLinear,
     SwigluRowParallelLinear,
     is_swiglu,
 )
@@ -74,15 +76,15 @@ def _layer_spec(
         module=FusedSelfAttention if fused else SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear,
+            linear_qkv=FusedColumnParallelLinear if fused else ColumnParallelLinear,
             core_attention=core_attention,
-            linear_proj=PlainRowParallelLinear if fused else RowParallelLinear,
+            linear_proj=FusedRowParallelLinear if fused else RowParallelLinear,
             q_layernorm=head_norm,
             k_layernorm=head_norm,
         ),
     )
     mlp = MLPSubmodules(
-        linear_fc1=ColumnParallelLinear,
+        linear_fc1=FusedColumnParallelLinear if fused else ColumnParallelLinear,
         activation_func=IdentityOp if fused else None,  # pyright: ignore[reportArgumentType]
         linear_fc2=fused_matrix if fused else RowParallelLinear,
     )
@@ -110,6 +112,8 @@ def check_kernels(architecture: Architecture, *, device: torch.device, parameter
         end = "paged_attention" if reads else "cross_entropy"
         names = ("rms_norm", "add_rms_norm", "rotary", "swiglu", *softmax, end)
         require(names, device, torch_dtype(parameters))
+        if not reads:
+            check_product(device, torch_dtype(parameters))
     problem = problem_with("transformer_engine") if architecture.kernels == "transformer_engine" else None
     if problem is not None:
         raise InputError(

@@ -79,17 +79,17 @@ def test_with_the_output_matrix_it_is_as_exact_as_pytorch(chunk_tokens, dtype, d
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_the_weights_gradient_can_go_into_a_buffer(dtype, device):
     """Added to what is there, in fp32 over all chunks; autograd sees zeros."""
-    hidden, weight = (numbers(n, 24, dtype=dtype, device=device, seed=n) for n in (5, 123))
+    hidden, weight = (numbers(n, 24, dtype=dtype, device=device, seed=n).requires_grad_() for n in (5, 123))
     labels = labels_for(5, 123, device)
-    buffer = numbers(123, 24, dtype=torch.float32, device=device, seed=9)
-    before = buffer.clone()
-    expected = results(lambda h, w: linear_cross_entropy(h.float(), w.float(), labels), [hidden, weight])
-    found = results(
-        lambda h, w: linear_cross_entropy(h, w, labels, chunk_tokens=2, weight_gradient_VD=buffer), [hidden, weight]
-    )
-    assert (found[2] == 0).all()
+    weight.main_grad = numbers(123, 24, dtype=torch.float32, device=device, seed=9)
+    before = weight.main_grad.clone()
+    upstream = numbers(5, dtype=torch.float32, device=device, seed=7)
+    wide = [part.detach().float().requires_grad_() for part in (hidden, weight)]
+    linear_cross_entropy(*wide, labels).backward(upstream)
+    linear_cross_entropy(hidden, weight, labels, chunk_tokens=2).backward(upstream)
+    assert (weight.grad == 0).all()
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(buffer - before, expected[2].float(), rtol=0, atol=tolerance)
+    torch.testing.assert_close(weight.main_grad - before, wide[1].grad, rtol=0, atol=tolerance)
 
 
 def hidden_in_place(hidden, weight, labels, *, vocabulary):
