@@ -8,6 +8,7 @@ every process that the command starts inherits it.
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from megaphi.parallel.rendezvous.place import Place, choose_gpu
 
 ON_THE_CPU = "CUDA_VISIBLE_DEVICES="
 """Prefix of a command that hides all GPUs from it."""
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """Device files of Linux, and of Linux inside Windows: without one there is no GPU, and torch is not imported."""
 
@@ -87,3 +89,14 @@ def as_fields(layout: ParallelLayout, *, instead_of: ParallelLayout) -> list[str
 
 def _as_text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+
+
+def let_memory_grow() -> None:
+    """Have torch map a GPU's memory as it is needed, instead of in blocks that fragment; before anything is allocated.
+
+    A user's own settings of the allocator are left as they are.
+    """
+    import torch
+
+    if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")

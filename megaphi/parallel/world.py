@@ -25,7 +25,7 @@ from megaphi.errors import InputError
 from megaphi.log import host_name, set_up_logging
 from megaphi.parallel import cpu_emulation
 from megaphi.parallel.activity import Activity
-from megaphi.parallel.devices import gpu_identity
+from megaphi.parallel.devices import gpu_identity, let_memory_grow
 from megaphi.parallel.heartbeat import FIRST_BEAT, Heartbeat, Patience, Person
 from megaphi.parallel.layout import Coordinates, ParallelLayout
 from megaphi.parallel.rendezvous.differences import Facts
@@ -85,6 +85,8 @@ def start_world(
     emulated = cpu_emulation.install()
     store: Store | None = None
     if not distributed.is_initialized():
+        if not emulated:
+            let_memory_grow()
         set_up_logging(rank=place.rank, world_size=place.world_size)
         known = {"world size": str(place.world_size), "seed": json.dumps(seed)}
         known["device"] = "CPU" if emulated else "CUDA"

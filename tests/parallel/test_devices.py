@@ -164,3 +164,17 @@ def seen_by_a_rank() -> tuple[str | None, bool]:
 
 def test_the_ranks_of_tests_see_no_gpu():
     assert run_in_world(seen_by_a_rank, processes=1) == [("", False)]
+
+
+@pytest.mark.parametrize("own", [None, *devices.ALLOCATOR_VARIABLES])
+def test_memory_of_a_gpu_grows_unless_the_user_has_settings_of_their_own(own, monkeypatch):
+    """The setting is one that this torch knows: its own function takes it. Not yet run on a GPU."""
+    for name in devices.ALLOCATOR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if own is not None:
+        monkeypatch.setenv(own, "max_split_size_mb:64")
+    before, said, usual = torch._C._accelerator_getAllocatorSettings(), [], torch._C._accelerator_setAllocatorSettings
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", lambda text: usual(text) or said.append(text))
+    devices.let_memory_grow()
+    assert said == ([] if own else ["expandable_segments:True"])
+    usual(before)

@@ -1,7 +1,8 @@
 """AdamW under Megatron's distributed optimizer, and the pieces of its state that a checkpoint needs.
 
 Megatron builds torch's AdamW where neither Transformer Engine nor Apex is installed; we switch it to torch's fused
-kernel, which has a CPU form too. Megatron's checkpoint functions are not used: with torch's AdamW they fail to load
+kernel, which has a CPU form too. Its norm of the gradients would ask the device for a number of every tensor; `update`
+asks once. Megatron's checkpoint functions are not used: with torch's AdamW they fail to load
 what they saved (megatron-core 0.16 to 0.19), and the form that survives a change of layout gathers everything on one
 replica. Instead `state_pieces` exposes what this rank owns, as flat views that a checkpoint can read and fill.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as distributed
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
@@ -35,7 +37,6 @@ def build_optimizer(
         adam_beta1=settings.beta1,
         adam_beta2=settings.beta2,
         adam_eps=settings.eps,
-        # Megatron measures the norm only where it clips: an infinite limit measures and never clips.
         clip_grad=settings.clip_gradient_norm or math.inf,
         bf16=parameters == "bfloat16",
         params_dtype=torch.bfloat16 if parameters == "bfloat16" else torch.float32,
@@ -56,6 +57,29 @@ def set_rates(optimizer: DistributedOptimizer, *, learning_rate: float, weight_d
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("lr_mult", 1.0)
         group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
+
+
+@torch.no_grad()
+def update(optimizer: DistributedOptimizer) -> float:
+    """Clip the gradients and update the weights; returns the global norm before clipping. Collective."""
+    optimizer.prepare_grads()
+    norm = _gradient_norm(optimizer)
+    factor = optimizer.config.clip_grad / (norm + 1e-6)
+    gradients = [main.grad for main in optimizer.get_parameters() if main.grad is not None]
+    if factor < 1.0 and gradients:
+        torch._foreach_mul_(gradients, factor)
+    optimizer.step_with_ready_grads()
+    return norm
+
+
+def _gradient_norm(optimizer: DistributedOptimizer) -> float:
+    """L2 norm of the gradients of all ranks, those of replicated weights counted once. Collective."""
+    gradients = optimizer.get_main_grads_for_grad_norm()
+    square = torch.zeros((), dtype=torch.float32, device=torch.cuda.current_device())
+    if gradients:
+        square += torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).square()
+    distributed.all_reduce(square, group=optimizer.get_grad_stats_parallel_group())
+    return math.sqrt(square.item())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

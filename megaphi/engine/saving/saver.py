@@ -52,7 +52,7 @@ class Saver:
         self._writer = CheckpointWriter(
             model.run, model.world, save_id=save_id, called_off=self._called_off, after_save=after_save
         )
-        self._memory = HostMemory()
+        self._memory = HostMemory(pinned=model.world.device.type == "cuda")
         self._saves = 0
         self._pending: _Pending | None = None
         self._is_proven = self._rules.train_unsaved
@@ -75,6 +75,7 @@ class Saver:
         if self._pending is not None:
             self._pending.join(patience_seconds)
             self.poll()
+        self._memory.release()
 
     def save(self, state: Mapping[str, Any], *, wait: bool = False) -> Path | None:
         """Start a save; with `wait`, finish it and return the folder.

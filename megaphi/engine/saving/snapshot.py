@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -23,26 +24,48 @@ NUMBERS_PER_TENSOR = 8
 
 
 class HostMemory:
-    """A host buffer for what a rank saves, reused by every save: allocating new pages costs more than the copy."""
+    """One host buffer for all that a rank saves, reused by every save: allocating new pages costs more than the copy.
 
-    def __init__(self) -> None:
-        self._rooms: dict[str, Tensor] = {}
+    With `pinned` its pages are registered with CUDA as they are; torch's own pinned memory would round each tensor up
+    to a power of two.
+    """
 
-    def copy(self, pieces: Iterable[TensorPiece]) -> list[TensorPiece]:
+    def __init__(self, *, pinned: bool) -> None:
+        self._pinned = pinned
+        self._room = torch.empty(0, dtype=torch.uint8)
+
+    def copy(self, pieces: Sequence[TensorPiece]) -> list[TensorPiece]:
         """Copy the pieces' values to host memory; overwrites the previous copy."""
-        copies, on_device = [], False
-        for piece in pieces:
+        ends = list(accumulate(_in_cache_lines(piece.values.nbytes) for piece in pieces))
+        if ends and ends[-1] != len(self._room):
+            self._take(ends[-1])
+        copies = []
+        for piece, end in zip(pieces, ends, strict=True):
             values = piece.values
-            room = self._rooms.get(piece.key)
-            if room is None or room.shape != values.shape or room.dtype != values.dtype:
-                room = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
-                self._rooms[piece.key] = room
+            bytes_N = self._room[end - _in_cache_lines(values.nbytes) :][: values.nbytes]
+            room = bytes_N.view(values.dtype).view(values.shape)
             room.copy_(values, non_blocking=True)
-            on_device = on_device or values.is_cuda
             copies.append(replace(piece, values=room))
-        if on_device:
+        if self._pinned:
             torch.cuda.synchronize()
         return copies
+
+    def release(self) -> None:
+        """Give the buffer back; copies stay readable as long as somebody holds them."""
+        if self._pinned and len(self._room):
+            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostUnregister(self._room.data_ptr())))
+        self._room = torch.empty(0, dtype=torch.uint8)
+
+    def _take(self, size: int) -> None:
+        self.release()
+        self._room = torch.empty(size, dtype=torch.uint8)
+        if self._pinned:
+            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(self._room.data_ptr(), size, 0)))
+
+
+def _in_cache_lines(size: int) -> int:
+    """Bytes that a tensor takes in the buffer, where each starts at a cache line."""
+    return -(-size // 64) * 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

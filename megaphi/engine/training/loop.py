@@ -33,6 +33,8 @@ from megaphi.engine.start.resume import InitialWeights, resume
 from megaphi.engine.task import CheckStep, no_check
 from megaphi.engine.time_limit import TimeLimit
 from megaphi.engine.training.evaluations import Evaluate, Evaluations
+from megaphi.engine.training.garbage import GarbageCollection
+from megaphi.engine.training.pinned import pinned
 from megaphi.engine.training.stop_conditions import StopRequest, check_finite
 from megaphi.engine.training.train_step import NEXT_TOKEN, train_step
 from megaphi.engine.training.validation import Validation
@@ -76,7 +78,8 @@ def training_loop(
     evaluations = None if evaluate is None else Evaluations(run, evaluate)
     bar = progress_bar(total=run.training.steps, initial=step, unit="step", label="train", visible=world.is_main)
     stop, times, activity = StopRequest(TimeLimit(run.training.time_limit)), _step_times(run, world), world.activity
-    with stop, bar, times, Saver(model, saved_step=step, after_save=partial(_plot, run, unit_of(objective))) as saver:
+    saver = Saver(model, saved_step=step, after_save=partial(_plot, run, unit_of(objective)))
+    with stop, bar, times, saver, GarbageCollection() as garbage:
         meter = Meter(run, world)
         activity.begin(step + 1)
         for batches in prefetch(_steps_batches(data.training, world, first=step, last=last)):
@@ -104,6 +107,7 @@ def training_loop(
                 activity.enter("save")
                 saver.save(_state(data, record, world), wait=stopping)
             times.add(step, activity.take_seconds())
+            garbage.after(step)
             if stopping:
                 break
             activity.begin(step + 1)
@@ -160,7 +164,7 @@ def _steps_batches(data: TrainingData, world: World, *, first: int, last: int) -
     for step in range(first, last):
         if step + 1 < last:
             data.prepare(_numbers_of(data, world, step + 1).reshape(-1))
-        yield [data.batch(numbers_B) for numbers_B in _numbers_of(data, world, step)]
+        yield [pinned(data.batch(numbers_B), world.device) for numbers_B in _numbers_of(data, world, step)]
 
 
 def _numbers_of(data: TrainingData, world: World, step: int) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megaphi.data.batch import Batch
-from megaphi.engine.model.optimizer import set_rates
+from megaphi.engine.model.optimizer import set_rates, update
 from megaphi.engine.model.training_model import TrainingModel, whole_parameters
 from megaphi.engine.objective import NextToken, Objective, WholeBatchObjective
 
@@ -54,13 +54,12 @@ def train_step(
     reports = run_schedule(model, batches, objective, forward_only=False)
     activity.enter("optimizer")
     set_rates(model.optimizer, learning_rate=learning_rate, weight_decay=model.run.optimizer.weight_decay)
-    _, gradient_norm, _ = model.optimizer.step()
-    assert gradient_norm is not None  # measured in every step, see model/optimizer.py
+    gradient_norm = update(model.optimizer)
     activity.enter("exchange")
     (sums,) = _over_all_ranks(reports, objective, [batches], device=model.world.device)
     means = means_of(sums)
     loss, trained = means.pop("loss"), int(sums["count"])
-    return StepResult(loss=loss, gradient_norm=float(gradient_norm), trained=trained, means=means)
+    return StepResult(loss=loss, gradient_norm=gradient_norm, trained=trained, means=means)
 
 
 def evaluate(
