@@ -154,13 +154,11 @@ def losses_and_gradients(checkpoint: str) -> dict[tuple[str, str, str], Found]:
 
 def _load(model: Any, reader: Any) -> list[Any]:
     """The shares of the model's parameters, filled."""
-    from megaphi.engine.saving.shards import load_weight
+    from megaphi.engine.saving.shards import fill_parameters
     from megaphi.model.initialize import parameter_shares
 
-    shares = list(parameter_shares(model))
-    for share in shares:
-        load_weight(reader, share)
-    return shares
+    fill_parameters([model], reader)
+    return list(parameter_shares(model))
 
 
 def _gradients(shares: list[Any]) -> dict[str, np.ndarray]:
