@@ -54,7 +54,7 @@ def weight_gradient(weight_OI: Tensor, grad_y: Tensor, x: Tensor) -> Tensor:
 def sum_for(weight: Tensor) -> Tensor:
     """Where to add up the weight's gradient: Megatron's buffer, or zeros in fp32 where there is none."""
     total = _buffer_of(weight)
-    return torch.zeros_like(definitions.exact(weight)) if total is None else total
+    return weight.new_zeros(weight.shape, dtype=_summed_in(weight.dtype)) if total is None else total
 
 
 def added_up(weight: Tensor, total: Tensor) -> Tensor:
@@ -75,6 +75,10 @@ def _buffer_of(weight: Tensor) -> Tensor | None:
     return getattr(weight, "main_grad", None)
 
 
+def _summed_in(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _zeros_like(weight: Tensor) -> Tensor:
     """A view of the same zeros for every weight: nobody writes them, and nobody keeps them for long."""
     key = (weight.device, weight.dtype)
@@ -92,9 +96,12 @@ def add_product(total_OI: Tensor, grad_TO: Tensor, x_TI: Tensor) -> None:
 
 
 def check_product(device: torch.device, dtype: torch.dtype) -> None:
-    """Compare `add_product` with fp64, before a training relies on it. Raises InputError."""
-    grad, x = numbers(5, 37, device=device, dtype=dtype), numbers(5, 19, device=device, dtype=dtype, seed=1)
-    total = definitions.exact(numbers(37, 19, device=device, dtype=dtype, seed=2))
+    """Compare `add_product` with fp64, before a training relies on it. Raises InputError.
+
+    Factors are whole numbers, which no mode of a matrix unit rounds; the total is what may not be rounded.
+    """
+    grad, x = (numbers(5, width, device=device, dtype=dtype, seed=width).round() for width in (37, 19))
+    total = numbers(37, 19, device=device, dtype=_summed_in(dtype))
     expected = total.double() + grad.double().t() @ x.double()
     try:
         add_product(total, grad, x)
@@ -106,8 +113,8 @@ def check_product(device: torch.device, dtype: torch.dtype) -> None:
         ) from error
 
 
-class _Coming(NamedTuple):
-    """A tensor that a collective fills while other work goes on."""
+class _Pending(NamedTuple):
+    """A tensor that a collective may still be writing."""
 
     tensor: Tensor
     work: distributed.Work | None
@@ -139,17 +146,17 @@ class _Linear(torch.autograd.Function):
         return grad_x.wait(), grad_weight, grad_bias, None, None
 
 
-def _gathered(x: Tensor, group: Group) -> _Coming:
+def _gathered(x: Tensor, group: Group) -> _Pending:
     """The tokens of all ranks of `group`."""
     if group is None:
-        return _Coming(x, None)
+        return _Pending(x, None)
     whole = x.new_empty((group.size() * x.shape[0], *x.shape[1:]))
-    return _Coming(whole, distributed.all_gather_into_tensor(whole, x.contiguous(), group=group, async_op=True))
+    return _Pending(whole, distributed.all_gather_into_tensor(whole, x.contiguous(), group=group, async_op=True))
 
 
-def _summed(grad_x: Tensor, reduces: Group, gathers: Group) -> _Coming:
+def _summed(grad_x: Tensor, reduces: Group, gathers: Group) -> _Pending:
     """The input's gradient summed over the ranks; of `gathers` each gets that of its own tokens."""
     if gathers is not None:
         own = grad_x.new_empty((grad_x.shape[0] // gathers.size(), *grad_x.shape[1:]))
-        return _Coming(own, distributed.reduce_scatter_tensor(own, grad_x, group=gathers, async_op=True))
-    return _Coming(grad_x, None if reduces is None else distributed.all_reduce(grad_x, group=reduces, async_op=True))
+        return _Pending(own, distributed.reduce_scatter_tensor(own, grad_x, group=gathers, async_op=True))
+    return _Pending(grad_x, None if reduces is None else distributed.all_reduce(grad_x, group=reduces, async_op=True))

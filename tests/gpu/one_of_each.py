@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+from megaphi.kernels.linear import check_product
 from megaphi.kernels.paged_attention import paged_attention
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary, rotary_table
@@ -24,6 +25,7 @@ FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 def every_operator(dtype: torch.dtype, device: str = "cuda") -> None:
     """Widths 64 (vectors of 16 bytes) and 37 (one element at a time)."""
     labels = torch.tensor([1, -100, 36, 0, 5], device=device)
+    check_product(torch.device(device), dtype)
     for width in (64, 37):
         row, weight = (numbers(*shape, dtype=dtype, device=device) for shape in ((5, width), (width,)))
         results(partial(rms_norm, eps=1e-5), [row, weight])
