@@ -52,13 +52,13 @@ def weight_gradient(weight_OI: Tensor, grad_y: Tensor, x: Tensor) -> Tensor:
 
 
 def sum_for(weight: Tensor) -> Tensor:
-    """Where to add up the weight's gradient: Megatron's buffer, or zeros in fp32 where there is none."""
+    """Tensor to add the weight's gradient to: Megatron's buffer, or zeros in fp32 if there is none."""
     total = _buffer_of(weight)
     return weight.new_zeros(weight.shape, dtype=_summed_in(weight.dtype)) if total is None else total
 
 
 def added_up(weight: Tensor, total: Tensor) -> Tensor:
-    """What autograd gets for a gradient that has been added to `total` (see `sum_for`).
+    """Gradient for autograd once all of it has been added to `total`, the weight's `sum_for`.
 
     Zeros, if that is the buffer. Not None: Megatron's hook must run in the thread of the backward pass, which takes a
     gradient. Where a weight is used elsewhere too, as a tied embedding is, autograd adds that gradient to the zeros,

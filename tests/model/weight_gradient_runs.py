@@ -77,9 +77,9 @@ class Errors(NamedTuple):
 
     ours: float
     one_sum: float
-    """Of one fp32 product over all tokens."""
+    """Error of one fp32 product over all tokens."""
     former: float
-    """Of a bf16 product for each micro-batch, added up in fp32."""
+    """Error of bf16 products of each micro-batch, added up in fp32."""
 
 
 def errors_in_bf16(loss_chunk_tokens: int) -> Errors:
