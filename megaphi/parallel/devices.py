@@ -92,7 +92,7 @@ def _as_text(value: object) -> str:
 
 
 def let_memory_grow() -> None:
-    """Have torch map a GPU's memory as it is needed, instead of in blocks that fragment; before anything is allocated.
+    """Let torch map a GPU's memory as it is needed, not in blocks that fragment. Call it before anything is allocated.
 
     A user's own settings of the allocator are left as they are.
     """
