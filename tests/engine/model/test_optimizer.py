@@ -1,4 +1,4 @@
-"""The update against Megatron's own: the same bits, and one question to the device instead of one per tensor."""
+"""The update against Megatron's own: the same bits, and one question to the device where Megatron has one per tensor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,5 @@ from tests.gloo_world import run_in_world
 )
 def test_an_update_has_the_bits_of_megatrons_and_asks_the_device_once(layout: ParallelLayout, limit: float) -> None:
     for ours, megatrons in run_in_world(updates, layout, limit, processes=layout.model_ranks):
-        assert ours[:3] == megatrons[:3]
+        assert ours[:3] == megatrons
         assert ours[3] == 1
-        assert megatrons[3] > 10
