@@ -1,4 +1,4 @@
-"""The update against Megatron's own: the same bits, and one question to the device where Megatron has one per tensor."""
+"""The update against Megatron's own: the same bits, and one question to the device, where its has one per tensor."""
 
 from __future__ import annotations
 
