@@ -124,8 +124,7 @@ def _attention_numbers_per_token(run: RunConfig, *, weight_bytes: int) -> float:
         return _attention_inputs_per_token(run) + queries + beside
     is_launched = model.attention == "sdpa" and weight_bytes < _FP32_BYTES
     is_flat = run.batch.micro_batch == 1 or isinstance(run.task, PackedTask)  # else rows are put one behind the other
-    # A launch gives one tensor, in another order where there are several rows; products are put together.
-    results = queries if is_launched and is_flat else 2 * queries
+    results = queries if is_launched else 2 * queries  # a launch gives one tensor; products are put together
     if ranks == 1:
         return (_attention_inputs_per_token(run) if is_flat else queries + 2 * keys) + results + beside
     own = queries + (0 if _copies_queries(run) or not is_flat else 2 * keys)  # they lie in the QKV product

@@ -67,7 +67,7 @@ def update(optimizer: DistributedOptimizer) -> float:
     factor = optimizer.config.clip_grad / (norm + 1e-6)
     gradients = [main.grad for main in optimizer.get_parameters() if main.grad is not None]
     if factor < 1.0 and gradients:
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
     optimizer.step_with_ready_grads()
     return norm
 
@@ -77,7 +77,8 @@ def _gradient_norm(optimizer: DistributedOptimizer) -> float:
     gradients = optimizer.get_main_grads_for_grad_norm()
     square = torch.zeros((), dtype=torch.float32, device=torch.cuda.current_device())
     if gradients:
-        square += torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).square()
+        norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+        square += torch.linalg.vector_norm(torch.stack(norms)).square()
     distributed.all_reduce(square, group=optimizer.get_grad_stats_parallel_group())
     return math.sqrt(square.item())
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,14 +54,19 @@ class HostMemory:
     def release(self) -> None:
         """Give the buffer back; copies stay readable as long as somebody holds them."""
         if self._pinned and len(self._room):
-            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostUnregister(self._room.data_ptr())))
+            torch.cuda.check_error(int(_cuda().cudaHostUnregister(self._room.data_ptr())))
         self._room = torch.empty(0, dtype=torch.uint8)
 
     def _take(self, size: int) -> None:
         self.release()
         self._room = torch.empty(size, dtype=torch.uint8)
         if self._pinned:
-            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(self._room.data_ptr(), size, 0)))
+            torch.cuda.check_error(int(_cuda().cudaHostRegister(self._room.data_ptr(), size, 0)))
+
+
+def _cuda() -> Any:
+    """CUDA's runtime, which torch does not type."""
+    return torch.cuda.cudart()
 
 
 def _in_cache_lines(size: int) -> int:
