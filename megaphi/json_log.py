@@ -17,6 +17,7 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
+from megaphi.foreign.files import refuse_other_files
 from megaphi.json_text import parse_json
 
 READ_BYTES = 8 << 20
@@ -53,7 +54,8 @@ class JsonLog:
         self._lock = threading.Lock()
         with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)
+        refuse_other_files(self._handle, self.path)
         try:
             if exclusive:
                 self._hold()

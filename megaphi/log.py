@@ -27,7 +27,7 @@ rank_log: int | None = None
 """File descriptor of this rank's log in the run folder, where there is one."""
 LONGEST_LOG_BYTES = 16 << 20
 """Size limit: a log that would become longer is rotated to `.log.old`, replacing the previous one."""
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
 
 
 class _Formatter(logging.Formatter):

@@ -35,6 +35,7 @@ from megaphi.errors import InputError
 from megaphi.files import copy_files, read_object, write_json, write_text
 from megaphi.foreign.files import brief, is_plain_name, read_line, refuse_link_outside
 from megaphi.model.architecture import Architecture, checked_architecture, refuse_more_than_stored
+from megaphi.model.weights import weights_of
 from megaphi.renamed_fields import with_new_names
 
 SMALL_FILES = ("config.json", "state.json", "index.json")
@@ -150,7 +151,18 @@ class CheckpointReader:
         stored = sum(math.prod(entry["shape"]) for key, entry in self.tensors.items() if key.startswith("model/"))
         if stored:  # without any weight it still has a tokenizer, and who reads weights names the first that is missing
             refuse_more_than_stored(model, stored, where=str(self.folder))
+        self._check_shapes(model)
         return model
+
+    def _check_shapes(self, model: Architecture) -> None:
+        """Refuse a weight, or the optimizer's numbers of one, in another shape than the architecture has."""
+        shapes = {weight.name: list(weight.shape) for weight in weights_of(model)}
+        for key, entry in self.tensors.items():
+            wanted = shapes.get(key.rpartition("/")[2], entry["shape"])
+            if entry["shape"] != wanted:
+                raise InputError(
+                    f"checkpoint {self.folder}: {key} has the shape {brief(entry['shape'])}, expected {wanted}"
+                )
 
     @property
     def carried(self) -> dict[str, Path]:

@@ -109,7 +109,7 @@ def _pieces(pieces: Any, *, dimensions: int) -> Iterator[tuple[str, Box, int, in
 
 def _whole_numbers(value: Any, *, count: int | None = None) -> tuple[int, ...]:
     """A list of `count` sizes or places as a tuple. Raises ValueError."""
-    is_list = type(value) is list and len(value) <= MOST_DIMENSIONS and len(value) == (count or len(value))
+    is_list = type(value) is list and len(value) <= MOST_DIMENSIONS and count in (None, len(value))
     if not is_list or not all(type(number) is int and 0 <= number <= MOST_NUMBERS for number in value):
-        raise ValueError(f"{brief(value)}, expected a list of {count or 'some'} whole numbers")
+        raise ValueError(f"{brief(value)}, expected a list of {'some' if count is None else count} whole numbers")
     return tuple(value)

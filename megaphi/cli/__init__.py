@@ -38,8 +38,9 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     _print_anything()
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
     with redirect_stdout(_shown(sys.stdout)), redirect_stderr(_shown(sys.stderr)):
-        return _run(parse(sys.argv[1:] if arguments is None else arguments))
+        return _run(parsed)
 
 
 def _run(parsed: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from megaphi.cli.engine_options import add_engine_arguments, on_every_rank, on_first_rank
 from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError, did_you_mean
+from megaphi.foreign.visible_text import print_text
 from megaphi.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def read_lines() -> Iterator[str]:
         return
     with suppress(ImportError):
         import readline  # noqa: F401  arrow keys and history in input()
-    print("\n".join(f"{command} {meaning}" for command, meaning in COMMANDS.items()), file=sys.stderr)
+    print(*(f"{command} {meaning}" for command, meaning in COMMANDS.items()), sep="\n", file=sys.stderr)
     with suppress(EOFError):
         while True:
             yield input("> ")
@@ -168,13 +169,13 @@ def _answer(talk: Talk, text: str) -> None:
     try:
         with interrupts() as seen:
             for piece in pieces:
-                print(piece, end="", flush=True)
+                print_text(piece, end="")
                 if seen:
                     break
     except InputError as error:
         print(f"megaphi: {error}", file=sys.stderr)
     else:
-        print(flush=True)
+        print_text("")
     finally:
         pieces.close()
 

@@ -144,11 +144,12 @@ def _end(reader: WeightReader, written: Path, arguments: argparse.Namespace) -> 
     if not arguments.verify:
         return 0
     from megaphi.conversion.open_weights import open_weights
-    from megaphi.conversion.verify import TEXT, read_text, report
+    from megaphi.conversion.verify import TEXT, report
+    from megaphi.foreign.files import read_text
 
     text = TEXT if arguments.verify_text is None else read_text(arguments.verify_text)
     is_same, lines = report(reader, open_weights(written), text=text)
-    print("\n".join(lines))
+    print(*lines, sep="\n")
     return 0 if is_same else 1
 
 

@@ -55,7 +55,8 @@ def _print_model(run: RunConfig) -> None:
     from megaphi.model.language_model import count_parameters
 
     stages = count_parameters(run.model, run.layout, sequence_length=run.batch.sequence_length)
-    print(f"\nModel under {run.layout} ({run.layout.world_size} ranks)")
+    print()
+    print(f"Model under {run.layout} ({run.layout.world_size} ranks)")
     print(f"  parameters            {sum(stage.unique for stage in stages):,}")
     per_token = {
         count: flops_per_token(run.model, sequence_length=run.batch.sequence_length, attention=count)
@@ -91,7 +92,8 @@ def _print_schedule(run: RunConfig, report: MixtureReport) -> None:
 def _print_steps(run: RunConfig) -> None:
     replicas = run.layout.world_size // run.layout.model_ranks
     micro_batches = run.batch.global_batch // (run.batch.micro_batch * replicas)
-    print("\nSchedule")
+    print()
+    print("Schedule")
     print(f"  tokens per step       {run.batch.tokens_per_step:,}")
     interleaved = run.layout.virtual_pipeline > 1
     groups = f", interleaved in groups of {run.layout.micro_batch_group(micro_batches)}" if interleaved else ""

@@ -122,9 +122,17 @@ def on_every_rank(
     processes = arguments.tensor * arguments.pipeline * arguments.replicas
     if processes > 1 and detect().launcher == "single":
         from megaphi.conversion.open_weights import open_weights
+        from megaphi.parallel.layout import ParallelLayout
 
         for path in checkpoints or [arguments.checkpoint]:
-            open_weights(path)  # a wrong path should not cost a start of ranks
+            model = open_weights(path).architecture  # a wrong path or layout should not cost a start of ranks
+            ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline).check_model(
+                layers=model.layers,
+                heads=model.heads,
+                key_value_groups=model.key_value_groups,
+                feed_forward=model.feed_forward,
+                sequence_length=1,
+            )
         command = [sys.executable, "-m", "megaphi", *arguments.words]
         return launcher.start_processes(command, processes=processes)
     return ending_together(lambda: work(arguments))

@@ -12,8 +12,11 @@ import argparse
 from megaphi.cli.engine_options import Opened, add_engine_arguments, add_replicas, on_every_rank, on_first_rank
 from megaphi.cli.job_end import end_of_job
 from megaphi.errors import InputError
+from megaphi.foreign.visible_text import print_text
 from megaphi.sampling import Sampling
 
+MOST_SAMPLES = 1_000_000
+"""Limit of continuations of a prompt, which are all kept until they are printed."""
 HELP = "continue a text with a checkpoint"
 EXAMPLE = """examples:
   megaphi generate runs/quickstart/run --prompt "The answer is"
@@ -63,13 +66,13 @@ def _generate(opened: Opened, arguments: argparse.Namespace) -> int:
         found = sampler.sample(arguments.prompt, _sampling(arguments), samples=arguments.samples)
     for prompt, answers in zip(arguments.prompt, found, strict=True):
         for answer in answers:
-            print(prompt + answer.text)
+            print_text(prompt + answer.text)
     return 0
 
 
 def _sampling(arguments: argparse.Namespace) -> Sampling:
-    if arguments.samples < 1:
-        raise InputError(f"--samples {arguments.samples}: must be at least 1")
+    if not 1 <= arguments.samples <= MOST_SAMPLES:
+        raise InputError(f"--samples {arguments.samples}: must be at least 1, and at most {MOST_SAMPLES:,}")
     sampling = Sampling(
         max_tokens=arguments.max_tokens,
         temperature=arguments.temperature,

@@ -25,7 +25,8 @@ def report_run(run: RunConfig) -> MixtureReport:
 def print_stages(report: MixtureReport) -> None:
     """Every stage with what it reads of each source that takes part in it."""
     for stage in report.stages:
-        print(f"\nStage {stage.name}: steps {stage.first_step:,} to {stage.first_step + stage.steps:,}")
+        print()
+        print(f"Stage {stage.name}: steps {stage.first_step:,} to {stage.first_step + stage.steps:,}")
         print(f"  {stage.tokens:,} tokens in {stage.steps:,} steps, sequence length {stage.sequence_length:,}")
         print(f"  {'source':<14}{'share':>8}{'tokens':>22}{'epochs':>9}")
         for source in stage.sources:
@@ -34,7 +35,8 @@ def print_stages(report: MixtureReport) -> None:
 
 def print_sources(report: MixtureReport) -> None:
     """Every source over the whole run, and where its size is from."""
-    print("\nSources, whole run")
+    print()
+    print("Sources, whole run")
     print(
         f"  {'source':<14}{'share':>8}{'tokens':>22}{'unique tokens':>22}{'epochs':>9}{'begun by stage':>18}  size is"
     )
@@ -68,7 +70,7 @@ def print_lineage(report: MixtureReport) -> None:
         )
     ]
     if lines:
-        print("\nLineage", *lines, sep="\n")
+        print("", "Lineage", *lines, sep="\n")
 
 
 def _epochs(epochs: float | None) -> str:

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         from megaphi.data.tokenize.dry_run import describe_plan
 
         plan = plan_tokenizing(arguments.inputs, arguments.output, settings)
-        print(describe_plan(plan, worker, processes=arguments.processes))
+        print(*describe_plan(plan, worker, processes=arguments.processes), sep="\n")
         return 0
     summary = tokenize_documents(
         arguments.inputs, arguments.output, settings, processes=arguments.processes, worker=worker

@@ -230,11 +230,3 @@ def report(
     if found.unread:
         lines.append(f"transformers did not use, or missed: {', '.join(found.unread[:5])}")
     return not different and found.is_same, lines
-
-
-def read_text(path: str | Path) -> str:
-    """Read a text file to compare logits on. Raises InputError."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}") from None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from megaphi.decontamination.item_index import ItemIndex
 from megaphi.decontamination.words import characters, words_of
 from megaphi.errors import InputError
 from megaphi.files import write_text
+from megaphi.foreign.files import read_text
 
 Hashes = NDArray[np.uint64]
 
@@ -75,10 +75,7 @@ def write_allow_list(path: str | os.PathLike[str], allowed: Mapping[str, int]) -
 
 def read_allow_list(path: str | os.PathLike[str], *, exact_words: int) -> Collection[str]:
     """The runs of a file. Raises InputError for a line that is none."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the allow list {path} cannot be read: {error}") from None
+    lines = read_text(path).splitlines()
     grams = {}
     for number, line in enumerate(lines, start=1):
         gram = line.partition("\t")[0].strip()

@@ -22,6 +22,7 @@ from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
+from megaphi.foreign.files import refuse_other_files
 from megaphi.json_text import parse_json
 from megaphi.log import logger
 
@@ -86,7 +87,8 @@ class Lock:
 def _open(path: Path) -> int:
     """Open the lock's file, created if missing; a file that is being released meanwhile is opened again."""
     for _ in range(100):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+        refuse_other_files(handle, path)
         try:
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle

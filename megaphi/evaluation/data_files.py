@@ -22,8 +22,7 @@ from megaphi.data.text.input_formats import content_of_name
 from megaphi.errors import InputError, did_you_mean, shortened
 from megaphi.evaluation.task import ArrangedTask, EvaluationTask, Item
 from megaphi.files import read_object, sha256_of, write_json
-from megaphi.foreign.files import one_line_path
-from megaphi.json_text import decode_text
+from megaphi.foreign.files import one_line_path, read_text
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 SHOTS = re.compile(r"(?<![a-z])(shots|train|dev|validation|exemplars)(?![a-z])", re.IGNORECASE)
@@ -234,11 +233,7 @@ def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((str(where), record) for where, record in read_records(path))
         return
     csv.field_size_limit(LONGEST_CELL)
-    try:
-        text = io.StringIO(decode_text(path.read_bytes()), newline="")
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    reader = csv.DictReader(text, delimiter=TABLES[path.suffix], strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=TABLES[path.suffix], strict=True)
     try:
         names = reader.fieldnames or []
         if len(set(names)) < len(names):

@@ -16,7 +16,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from megaphi.errors import InputError, did_you_mean
 from megaphi.evaluation.results import FORMAT, Evaluation, GradedResponse, TaskResult
 from megaphi.files import read_object, whole_file, write_json
-from megaphi.json_text import decode_text, parse_json
+from megaphi.foreign.files import read_text
+from megaphi.json_text import parse_json
 
 RESULTS = "results.json"
 NUMBERS = [[low, high] for low in (int, float) for high in (int, float)]
@@ -73,10 +74,7 @@ def _intervals(value: Any, where: str) -> dict[str, tuple[float, float]]:
 
 
 def _read_responses(path: Path) -> tuple[GradedResponse, ...]:
-    try:
-        lines = decode_text(path.read_bytes()).split("\n")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    lines = read_text(path).split("\n")
     found = []
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         where = f"{path}, line {number}"

@@ -26,6 +26,8 @@ from megaphi.json_text import decode_text
 
 SMALL_BYTES = 1 << 26
 """Size limit of a file that is read whole: the largest tokenizer.json has a third of it."""
+TEXT_BYTES = 1 << 30
+"""Size limit of a text or a list of records that is read whole."""
 LINE_BYTES = 1 << 12
 """Size limit of a file that holds one line."""
 DAMAGE = (
@@ -52,6 +54,11 @@ def open_regular(path: str | os.PathLike[str]) -> int:
         raise InputError(f"{os.fspath(path)} cannot be read: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{os.fspath(path)!r} is no path: {error}") from None
+    return refuse_other_files(handle, path)
+
+
+def refuse_other_files(handle: int, path: str | os.PathLike[str]) -> int:
+    """Return the descriptor of an open file. Raises InputError, and closes it, if it is no regular one."""
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise InputError(f"{os.fspath(path)} cannot be read: it is a folder, a pipe or a device, expected a file")
@@ -70,12 +77,21 @@ def read_small(path: str | os.PathLike[str], *, largest: int = SMALL_BYTES) -> b
             raise InputError(f"{os.fspath(path)} cannot be read: {error.strerror}") from None
 
 
-def read_line(path: str | os.PathLike[str]) -> str:
-    """The one line of text that a file holds, without blanks around it. Raises FileNotFoundError, InputError."""
+def read_text(path: str | os.PathLike[str], *, largest: int = TEXT_BYTES) -> str:
+    """A UTF-8 text of at most `largest` bytes. Raises InputError, also if nothing is there."""
     try:
-        line = decode_text(read_small(path, largest=LINE_BYTES)).strip()
+        content = read_small(path, largest=largest)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {os.fspath(path)}") from None
+    try:
+        return decode_text(content)
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from None
+
+
+def read_line(path: str | os.PathLike[str]) -> str:
+    """The one line of text that a file holds, without blanks around it. Raises InputError."""
+    line = read_text(path, largest=LINE_BYTES).strip()
     if not line.isprintable():
         raise InputError(f"{os.fspath(path)} holds {brief(line)}, expected one line of text")
     return line

@@ -2,12 +2,14 @@
 
 A file, a folder, a tensor or an answer may have a name or a text with an escape in it that clears the screen, turns
 writing around, or begins a line that looks like a message of ours. One function replaces such characters, at the border
-where text leaves the program: the two standard streams (cli/__init__.py) and the log (log.py).
+where text leaves the program: the two standard streams (cli/__init__.py) and the log (log.py). There
+the further lines of a value that has several are indented too.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,21 +31,32 @@ def is_one_line(name: str) -> bool:
 
 def one_message(text: str) -> str:
     """`visible`, with all further lines indented, so that none of them can pass for a message of its own."""
-    return re.sub(r"\n(?!  )", "\n  ", visible(text))
+    return re.sub(r"\n(?!  |\n)", "\n  ", visible(text))
+
+
+def print_text(text: str, *, end: str = "\n") -> None:
+    """Print a text whose lines are its own, as that of a model: `visible`, and otherwise as it is."""
+    stream = getattr(sys.stdout, "raw", sys.stdout)
+    stream.write(visible(text) + end)
+    stream.flush()
 
 
 class VisibleStream:
-    """A text stream that writes `visible` text: names and texts of strangers do not reach the terminal as they are."""
+    """A text stream on which each `print` of a value is `one_message`: names and texts of strangers do not reach the
+    terminal as they are, and begin no line of their own. Lines are printed with `print(*lines, sep="\\n")`.
+    """
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
         """The stream itself, for colours and progress bars of our own."""
 
     def write(self, text: str) -> int:
-        return self.raw.write(visible(text))
+        body = text.rstrip("\n")
+        return self.raw.write(one_message(body) + text[len(body) :])
 
     def writelines(self, lines: Iterable[str]) -> None:
-        self.raw.writelines(map(visible, lines))
+        for line in lines:
+            self.write(line)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.raw, name)

@@ -17,6 +17,7 @@ from typing import Any
 
 from megaphi.conversation import Conversation, from_plain, says_nothing
 from megaphi.errors import InputError
+from megaphi.foreign.files import read_text
 from megaphi.grading.code_sandbox.test_cases import checked_tests
 from megaphi.grading.question import (
     LETTERS,
@@ -28,7 +29,7 @@ from megaphi.grading.question import (
     Question,
     with_options,
 )
-from megaphi.json_text import decode_text, parse_json
+from megaphi.json_text import parse_json
 
 Record = Mapping[str, Any]
 
@@ -50,7 +51,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
     source = Path(path)
     questions: dict[str, Question] = {}
     lines_of: dict[str, int] = {}
-    for number, line in enumerate(_lines(source), start=1):
+    for number, line in enumerate(read_text(source).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -63,17 +64,6 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
     if not questions:
         raise InputError(f"{source} holds no question")
     return list(questions.values())
-
-
-def _lines(source: Path) -> list[str]:
-    try:
-        return decode_text(source.read_bytes()).split("\n")
-    except FileNotFoundError:
-        raise InputError(f"there is no file {source}") from None
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-    except OSError as error:
-        raise InputError(f"cannot read {source}: {error.strerror}") from None
 
 
 def question_of_record(record: Any, *, otherwise_named: str) -> Question:

@@ -50,9 +50,17 @@ def gpu_identity(place: Place) -> str:
     return str(getattr(properties, "uuid", ""))
 
 
+MOST_PER_CORE = 64
+"""Ranks that may share a core: all of them wait for each other."""
+
+
 def check_processes(processes: int) -> None:
-    """Refuse to start more ranks here than there are GPUs: two ranks on one GPU hang or fail in NCCL."""
-    found = gpus()
+    """Refuse to start more ranks here than there are GPUs, of which two ranks on one hang or fail in NCCL; without
+    GPUs, more than this machine's cores can bear.
+    """
+    found, most = gpus(), MOST_PER_CORE * (os.cpu_count() or 1)
+    if processes > most:
+        raise InputError(f"{processes} processes, and this machine can take {most} at most: start fewer")
     if 0 < found < processes:
         raise InputError(
             f"{processes} processes, but this machine has {found} GPU{'s' if found > 1 else ''}: start at most {found}"

@@ -1,20 +1,17 @@
 """A chat template (Jinja, as in Hugging Face's files), and the positions of the messages' contents in its text.
 
-The environment is the one that transformers renders templates in: sandboxed, with the same options, filters and
-functions, so that the text is the same. Contents are located by rendering a second time with marks around each of them:
-without the marks that text must equal the first one, else the template alters contents, and is refused. A template may
-trim contents (the marks are then within the white space), and may leave a message out; a message that is to be trained
-must be there.
+The environment is the one that transformers renders templates in, bounded (template_environment.py), so that the text
+is the same. Contents are located by rendering a second time with marks around each of them: without the marks that text
+must equal the first one, else the template alters contents, and is refused. A template may trim contents (the marks are
+then within the white space), and may leave a message out; a message that is to be trained must be there.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +50,9 @@ class ChatTemplate:
         """Render the text. Raises InputError with the template's objection to the conversation."""
         from jinja2 import TemplateError
 
+        from megaphi.tokenizer.template_environment import begin_rendering
+
+        begin_rendering()
         try:
             return self._template.render(
                 messages=[dict(message) for message in messages],
@@ -95,8 +95,10 @@ class ChatTemplate:
     def _template(self) -> Template:
         from jinja2 import TemplateError
 
+        from megaphi.tokenizer.template_environment import BoundedEnvironment
+
         try:
-            return _environment().from_string(self.source)
+            return BoundedEnvironment().from_string(self.source)
         except (TemplateError, *DAMAGE) as error:
             raise InputError(f"{self.where} is no template: {error}") from None
 
@@ -132,35 +134,3 @@ def _spans(with_marks: str, text: str, messages: int) -> tuple[Span | None, ...]
     if begins.keys() != spans.keys() or "".join(parts) != text:
         return None
     return tuple(spans.get(number) for number in range(messages))
-
-
-def _environment() -> Any:
-    """Jinja as transformers sets it up."""
-    import jinja2
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what the assistant says; we determine the targets without it."""
-
-        tags = {"generation"}  # noqa: RUF012 (jinja2's own form)
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def to_json(value: Any, **options: Any) -> str:
-        return json.dumps(value, **{"ensure_ascii": False, **options})
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from megaphi.errors import InputError
+from megaphi.foreign.files import read_small
 
 RANKS_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 RANK_COUNT = 100_256
@@ -63,7 +64,7 @@ def _package_folders(package: str) -> list[Path]:
 
 def _checked_content(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_small(path)
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
     except OSError as error:  # gzip's own BadGzipFile is one too, without a strerror

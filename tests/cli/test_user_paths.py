@@ -14,6 +14,7 @@ import pytest
 
 from megaphi.cli import _parser, main
 from megaphi.config import user_path
+from tests.conversion.random_models import SHAPES, random_folder
 from tests.test_house import ROOT
 
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
@@ -70,3 +71,21 @@ def test_a_verb_reads_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cap
     ):  # fmt: skip
         assert main([verb, *words]) == 2
         assert f"{tmp_path}/run" in capsys.readouterr().err, verb
+
+
+def test_what_a_terminal_obeys_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "a\x1b[31mRED\u202e\nmegaphi: all is well"
+    random_folder(home / "hf", SHAPES["3 heads per group"])
+    for words in (["verify", str(home)], ["inspect", "checkpoint", "x", str(home)]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+    monkeypatch.chdir(home)  # where nobody writes the name
+    assert main(["convert", "to-checkpoint", "hf", str(tmp_path / "out")]) == 0
+    assert main(["inspect", "checkpoint", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert not {"\x1b", "\u202e"} & set(said.out + said.err)
+    assert "\\x1b[31mRED\\u202e\\nmegaphi: all is well' holds a control character: rename it" in said.err
+    assert "\nmegaphi: all is well" not in said.out + said.err

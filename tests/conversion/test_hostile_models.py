@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megaphi.checkpoint.format import CheckpointReader
-from megaphi.cli import main
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
@@ -232,6 +231,7 @@ INDEXES: dict[str, Change] = {
     "pieces that are an object": tensor(FINAL, pieces={}),
     "a tensor that is a list": lambda index: {"tensors": {**index["tensors"], FINAL: []}},
     "a tensor of an exabyte": tensor(EMBEDDING, shape=[1 << 40, 1 << 40]),
+    "no dimensions": tensor(EMBEDDING, shape=[]),
     "a million dimensions": tensor(FINAL, shape=[1] * 100_000),
     "an escape in a name": lambda index: {"tensors": {**index["tensors"], "\x1b[2J": index["tensors"][FINAL]}},
     "tensors that are a list": lambda index: {"tensors": []},
@@ -262,6 +262,18 @@ def changed(checkpoint: Path, name: str, change: Change) -> Iterator[None]:
 def test_an_index_that_lies(name: str, checkpoint: Path) -> None:
     with changed(checkpoint, "index.json", INDEXES[name]), refused("checkpoint"):
         CheckpointReader(checkpoint)
+
+
+def test_a_shape_that_the_architecture_does_not_have(checkpoint: Path, tmp_path: Path) -> None:
+    def without_shape(index: Any) -> Any:
+        every = {"offset": [], "shape": [], "range": [0, 1]}
+        return tensor(FINAL, shape=[], pieces=[{**index["tensors"][FINAL]["pieces"][0], **every}])(index)
+
+    with (
+        changed(checkpoint, "index.json", without_shape),
+        refused(r"final_layernorm.weight has the shape \[\], expected"),
+    ):
+        to_huggingface(checkpoint, tmp_path / "out")
 
 
 def test_a_type_that_the_file_does_not_have(checkpoint: Path) -> None:
@@ -373,21 +385,3 @@ def test_arguments_of_megatron_that_cannot_be(argument: dict[str, Any], tmp_path
     write_torch_dist(tmp_path / "model", **argument)
     with refused("."):
         open_weights(tmp_path / "model")
-
-
-def test_what_a_terminal_obeys_is_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "a\x1b[31mRED\u202e\nmegaphi: all is well"
-    random_folder(home / "hf", MODEL)
-    for words in (["verify", str(home)], ["inspect", "checkpoint", "x", str(home)]):
-        with pytest.raises(SystemExit) as ended:
-            main(words)
-        assert ended.value.code == 2
-    monkeypatch.chdir(home)  # where nobody writes the name
-    assert main(["convert", "to-checkpoint", "hf", str(tmp_path / "out")]) == 0
-    assert main(["inspect", "checkpoint", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr()
-    assert not {"\x1b", "\u202e"} & set(said.out + said.err)
-    assert "\\x1b[31mRED\\u202e\\nmegaphi: all is well' holds a control character: rename it" in said.err
-    assert "\nmegaphi: all is well" not in said.out + said.err

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import unicodedata
+from contextlib import redirect_stdout
 
-from megaphi.foreign.visible_text import VisibleStream, one_message, visible
+from megaphi.foreign.visible_text import VisibleStream, one_message, print_text, visible
 from megaphi.log import keep_rank_log, logger, set_up_logging
 
 HOSTILE = "a\x1b[2J\x9b31m\r\x07\u202eb"
@@ -32,6 +33,21 @@ def test_a_stream_shows_what_is_printed() -> None:
     stream.writelines([HOSTILE])
     assert raw.getvalue() == f"{SHOWN}\n{SHOWN}"
     assert not stream.isatty()
+
+
+def test_no_value_that_is_printed_begins_a_line() -> None:
+    raw = io.StringIO()
+    stream = VisibleStream(raw)
+    print("name  a\nmegaphi: b\n\nc\n  d", "e", sep="\n", end="\n\n", file=stream)
+    assert raw.getvalue() == "name  a\n  megaphi: b\n\n  c\n  d\ne\n\n"
+
+
+def test_the_lines_of_a_text_are_its_own() -> None:
+    raw = io.StringIO()
+    with redirect_stdout(VisibleStream(raw)):
+        print_text("a\nb\x1b", end="")
+        print_text("c")
+    assert raw.getvalue() == "a\nb\\x1bc\n"
 
 
 def test_the_log_shows_what_it_is_given(tmp_path, capsys) -> None:

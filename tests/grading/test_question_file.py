@@ -180,5 +180,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             read_questions(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="cannot be read: it is a folder"):
         read_questions(tmp_path)

@@ -83,7 +83,7 @@ def run_recipe(arguments: argparse.Namespace, source: Callable[[], Curation]) ->
         raise InputError(f"--processes {arguments.processes}: must be at least 1")
     curation = source()
     if arguments.dry_run:
-        print("\n".join([describe_plan(make_plan(curation)), *model_costs(curation)]))
+        print(*describe_plan(make_plan(curation)), *model_costs(curation), sep="\n")
         return False
     with _executor(arguments, worker) as executor:
         summary = curate(
@@ -95,7 +95,7 @@ def run_recipe(arguments: argparse.Namespace, source: Callable[[], Curation]) ->
         from megaphi.curation.report.report import write_report
 
         write_report(summary.plan)
-        print(describe_summary(summary))
+        print(*describe_summary(summary), sep="\n")
         return True
     return False
 
@@ -140,8 +140,8 @@ def _model_opener(arguments: argparse.Namespace) -> ModelOpener:
     )
 
 
-def describe_plan(plan: CurationPlan) -> str:
-    """A run before it begins, for a person."""
+def describe_plan(plan: CurationPlan) -> list[str]:
+    """Lines about a run before it begins, for a person."""
     from megaphi.curation.pipeline.run import missing_jobs
 
     shards = plan.stages[0].jobs
@@ -159,7 +159,7 @@ def describe_plan(plan: CurationPlan) -> str:
     }.items():
         settings = ", ".join(f"{name}={value}" for name, value in meaning["settings"].items())
         lines.append(f"  {part}: {meaning['class']}({settings})")
-    return "\n".join(lines)
+    return lines
 
 
 def model_costs(curation: Curation) -> list[str]:
@@ -174,8 +174,8 @@ def model_costs(curation: Curation) -> list[str]:
     return ["requests to models, at most (a token for every byte):", *(f"  {cost}" for cost in costs)]
 
 
-def describe_summary(summary: CurationSummary) -> str:
-    """A finished run, for a person: a row for each step, and its reasons."""
+def describe_summary(summary: CurationSummary) -> list[str]:
+    """Lines about a finished run, for a person: a row for each step, and its reasons."""
     rows = [("step", "in", "out", "kept", "seconds", "MB/s")]
     reasons: dict[int, list[str]] = {}
     for one in summary.counts:
@@ -196,7 +196,7 @@ def describe_summary(summary: CurationSummary) -> str:
     done = f"{summary.shards_done_here:,} shards done" if summary.shards_done_here else "up to date"
     lines.append(f"{summary.folder / 'documents'}: finished in {summary.seconds:.1f} s, {done}")
     lines.append(f"{summary.folder / 'report.html'}: samples of what was rejected and kept")
-    return "\n".join(lines)
+    return lines
 
 
 def _unfinished(summary: CurationSummary, worker: FolderWorker) -> str:

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.output:
         write_comparison(Path(arguments.output), evaluations, rows, items=arguments.items)
-    print("\n".join(comparison_lines(evaluations, rows, items=arguments.items)))
+    print(*comparison_lines(evaluations, rows, items=arguments.items), sep="\n")
     return 0
 
 

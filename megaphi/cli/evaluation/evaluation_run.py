@@ -143,7 +143,7 @@ def _evaluate(
         write_evaluation(folder, evaluation)
         write_report(folder, evaluation, statuses=statuses)
     lines = (output / "report.md").read_text().splitlines()
-    print("\n".join(line for line in takewhile(bool, dropwhile(lambda line: not line.startswith("|"), lines))))
+    print(*takewhile(bool, dropwhile(lambda line: not line.startswith("|"), lines)), sep="\n")
     print(f"{output / 'report.md'} says more, and {output / 'page.html'} shows every item")
     return 0
 

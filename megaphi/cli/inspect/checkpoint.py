@@ -68,7 +68,7 @@ def _show_ledger(state: dict[str, Any], where: str) -> None:
     for source in ledger.sources:
         tokens = sum(dataset.tokens for dataset in source.datasets)
         drawn = source.now.drawn
-        print(f"  {source.name:<14} {drawn:>20,} tokens drawn of {tokens:,}: {drawn / tokens:.3f} epochs")
+        print(f"  {source.name:<14} {drawn:>20,} tokens drawn of {tokens:,}: {drawn / max(tokens, 1):.3f} epochs")
 
 
 def _short(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from megaphi.cli.tokenizer_option import add_tokenizer, place_of_tokenizer
 from megaphi.config import user_path
 from megaphi.errors import InputError
+from megaphi.foreign.visible_text import print_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +114,7 @@ def _show_document(dataset: TokenDataset, arguments: argparse.Namespace) -> int:
     tokenizer = open_path(path, vocabulary=size if path == PHI4 else None)
     if described.get("tokenizer") not in (None, tokenizer.fingerprint):
         raise InputError(f"{dataset.name} was made with another tokenizer than {arguments.tokenizer}: --tokenizer")
-    print(tokenizer.decode(tokens.tolist()))
+    print_text(tokenizer.decode(tokens.tolist()))
     return 0
 
 

@@ -29,7 +29,7 @@ def show_difference(left: Path, right: Path, *, weights: bool) -> int:
 
         missing = left if readers[0] is None else right
         raise InputError(f"{missing} is not a checkpoint and holds none: --weights compares two checkpoints")
-    print("\n".join(found or ["nothing differs"]))
+    print(*(found or ["nothing differs"]), sep="\n")
     return 0
 
 

@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         swarm.close()
     write_fit(fit, settings.folder, recipe=arguments.recipe)
-    print("\n".join(report_lines(fit, recipe=arguments.recipe)))
+    print(*report_lines(fit, recipe=arguments.recipe), sep="\n")
     return 0
 
 
@@ -188,9 +188,10 @@ def _print_plan(base: dict[str, float], fit: FitSettings, settings: SwarmSetting
     trials = plan_trials(base, runs=fit.runs, repeats=fit.repeats, held_out=fit.held_out, seed=fit.seed)
     tokens = small.training.steps * small.batch.global_batch * small.batch.sequence_length
     total = len(trials) + 2 * fit.repeats
-    print(f"{total} runs of {tokens:,} tokens ({total * tokens:,} in all); {2 * fit.repeats} of them after the fit\n")
+    print(f"{total} runs of {tokens:,} tokens ({total * tokens:,} in all); {2 * fit.repeats} of them after the fit")
+    print()
     for trial in trials:
         shares = ", ".join(f"{name} {share:.3f}" for name, share in trial.shares.items())
         print(f"{trial.name:<14} seed {trial.seed:<6} {shares}")
-    print(f"\nthe first as a command:\n{shlex.join(command_of(settings, trials[0]))}")
+    print("", "the first as a command:", shlex.join(command_of(settings, trials[0])), sep="\n")
     return 0

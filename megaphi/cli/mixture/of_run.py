@@ -17,6 +17,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from megaphi.config import user_path
+from megaphi.foreign.visible_text import print_text
 
 if TYPE_CHECKING:
     from megaphi.data.order.report import MixtureReport, Repeat, Shortage
@@ -93,7 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     _print_repeats(found, limit=limit)
     _print_shortages(shortages(report))
     if unused:
-        print(f"\nnot read by {configuration.recipe}: {', '.join(unused)}")
+        print()
+        print(f"not read by {configuration.recipe}: {', '.join(unused)}")
     return 0
 
 
@@ -125,4 +127,4 @@ def _print_json(recipe: str, report: MixtureReport, found: tuple[Repeat, ...], *
     warnings = [repeat._asdict() for repeat in found]
     plain = {"recipe": recipe, **to_plain(report), "warn_epochs": limit, "warnings": warnings}
     plain["shortages"] = [shortage._asdict() for shortage in shortages(report)]
-    print(json.dumps(plain, indent=2, ensure_ascii=False))
+    print_text(json.dumps(plain, indent=2, ensure_ascii=False))

@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     place = sampler_place(arguments.sampler, option="--sampler")
     questions = read_questions(arguments.questions)
     if arguments.dry_run:
-        print("\n".join(forecast(questions, plan, settings, rules)))
+        print(*forecast(questions, plan, settings, rules), sep="\n")
         return 0
 
     isolation = isolation_for(questions, unsafe=arguments.unsafe)

@@ -9,6 +9,7 @@ SHA-256 of its model, which is checked.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import struct
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.errors import InputError
+from megaphi.foreign.files import open_regular
 
 MAGIC, NEWEST = 793712314, 12
 LARGEST_BYTES = 8 << 30
@@ -46,9 +48,8 @@ def open_model(path: str) -> Any:
 
 def _check_header(path: Path) -> None:
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            header = file.read(_HEADER.size)
+        with open(open_regular(path), "rb") as file:
+            size, header = os.fstat(file.fileno()).st_size, file.read(_HEADER.size)
     except OSError as error:
         raise InputError(f"{path}: cannot read this model of fastText: {error.strerror}") from None
     if len(header) < _HEADER.size or struct.unpack_from("<i", header)[0] != MAGIC:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from megaphi.conversation import Conversation, Message
 from megaphi.errors import InputError
+from megaphi.foreign.files import read_text
 from megaphi.judging.fence import make_fence
 
 FIELD = re.compile(r"\{\{(.*?)\}\}")
@@ -55,12 +56,7 @@ class Template:
 
 def read_template(path: Path) -> Template:
     """Raises InputError that names file and line."""
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such prompt file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: this prompt cannot be read as UTF-8 text: {error}") from None
+    text = read_text(path).strip()
     if not text:
         raise InputError(f"{path}: the prompt is empty")
     fields: dict[str, None] = {}

@@ -10,27 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from megaphi.config import from_plain, to_plain
+from megaphi.config import Range, from_plain, to_plain
 from megaphi.errors import InputError
 
 LEDGER_VERSION = 1
+Count = Annotated[int, Range(minimum=0)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cursor:
     """Read position within one source."""
 
-    block_tokens: int
+    block_tokens: Count
     """Tokens of a block, the unit that is shuffled; 0 before the source is cut (again)."""
-    blocks: int
+    blocks: Count
     """Blocks of an epoch."""
-    first_epoch: int
+    first_epoch: Count
     """Number of the epoch in which the present pass over the blocks began."""
-    tokens: int
+    tokens: Count
     """Consumed since then, whole samples."""
-    drawn: int
+    drawn: Count
     """Tokens that training took from the source since the run began."""
     cut: str = "stream"
     """The rule by which samples are cut from the source: as one stream, or from which documents."""
@@ -62,8 +63,8 @@ class DatasetRecord:
 
     name: str
     """Its path, to name it in messages."""
-    tokens: int
-    documents: int | None
+    tokens: Count
+    documents: Count | None
     """None where its format does not say."""
     fingerprint: str
 
@@ -83,12 +84,12 @@ class SourceRecord:
 class SegmentRecord:
     """Everything that determines the samples of a stage and their order."""
 
-    first_sample: int
-    sequence_length: int
+    first_sample: Count
+    sequence_length: Annotated[int, Range(minimum=1)]
     sources: tuple[str, ...]
     shares: tuple[str, ...]
     """Exact fractions."""
-    horizon: int | None
+    horizon: Count | None
     """Length that the blend was made for, where its placements depend on it."""
 
 
@@ -96,9 +97,9 @@ class SegmentRecord:
 class Origin:
     """The point of the run from which its samples are counted by the present plan."""
 
-    step: int = 0
-    sample: int = 0
-    tokens: int = 0
+    step: Count = 0
+    sample: Count = 0
+    tokens: Count = 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from megaphi.data.storage.formats.indexed_dataset import INDEXED_PAIR
 from megaphi.data.storage.formats.own_dataset import OWN_DATASET
 from megaphi.errors import InputError
 from megaphi.files import write_json
-from megaphi.foreign.files import one_line_path
+from megaphi.foreign.files import TEXT_BYTES, one_line_path, read_small
 from megaphi.json_text import parse_json
 from megaphi.log import logger
 
@@ -132,7 +132,7 @@ def read_manifest(path: str, *, remote: RemoteFiles) -> list[ListedDataset]:
 
 def _manifest_text(path: str, *, remote: RemoteFiles) -> str:
     try:
-        return (remote.read(path) if is_url(path) else Path(path).read_bytes()).decode()
+        return (remote.read(path) if is_url(path) else read_small(path, largest=TEXT_BYTES)).decode()
     except FileNotFoundError:
         raise InputError(f"manifest not found: {path}") from None
     except UnicodeDecodeError as error:

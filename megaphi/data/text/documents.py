@@ -189,9 +189,9 @@ def _lines_between(piece: FilePiece) -> Iterator[tuple[Place, bytes | None]]:
             _pass_line(file, piece.stop)  # the rest of a line that began earlier, or just the line break before
         while (start := file.tell()) < piece.stop and (line := file.readline(LONGEST_LINE + 1)):
             is_whole = len(line) <= LONGEST_LINE or line.endswith(NEW_LINE)
+            yield LineAt(piece.path, start), line if is_whole else None
             if not is_whole:
                 _pass_line(file, piece.stop)
-            yield LineAt(piece.path, start), line if is_whole else None
 
 
 def _pass_line(file: IO[bytes], stop: int) -> None:

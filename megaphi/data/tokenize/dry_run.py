@@ -27,8 +27,8 @@ LISTED_FILES = 10
 LISTED_WORKERS = 4
 
 
-def describe_plan(plan: TokenizePlan, worker: FolderWorker, *, processes: int | None) -> str:
-    """The plan as a text of some lines."""
+def describe_plan(plan: TokenizePlan, worker: FolderWorker, *, processes: int | None) -> list[str]:
+    """The plan in lines."""
     shards = plan.distinct_shards
     missing = missing_shards(shards)
     processes = processes or worker.processes or len(os.sched_getaffinity(0))
@@ -52,7 +52,7 @@ def describe_plan(plan: TokenizePlan, worker: FolderWorker, *, processes: int | 
     lines.append(f"joined by {joiner}, {order}, into {plan.output}.bin/.idx/.json")
     if is_up_to_date(plan):
         lines.append("which is up to date: nothing would be done")
-    return "\n".join(lines)
+    return lines
 
 
 def estimate_tokens(plan: TokenizePlan) -> float:

@@ -18,6 +18,7 @@ from megaphi.engine.boards.wandb_board import WandbBoard
 from megaphi.engine.run_config import RunConfig
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, write_text
+from megaphi.foreign.files import TEXT_BYTES, read_small
 from megaphi.json_text import parse_json
 from megaphi.log import logger
 
@@ -28,7 +29,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    lines = path.read_bytes().splitlines()
+    lines = read_small(path, largest=TEXT_BYTES).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             record = parse_json(line)

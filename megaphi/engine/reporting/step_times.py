@@ -8,6 +8,7 @@ is rotated, replacing the previous one. No failure here ends a run. No torch her
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megaphi.errors import InputError
+from megaphi.foreign.files import TEXT_BYTES, read_small
 from megaphi.json_text import parse_json
 from megaphi.log import host_name, logger
 
@@ -60,7 +62,7 @@ class StepTimes:
             if self._path.is_file() and self._path.stat().st_size > LONGEST_FILE_BYTES:
                 self._path.replace(_old(self._path))
                 text = f"{self._about}\n{text}"
-            with open(self._path, "a") as file:
+            with open(self._path, "a", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
                 file.write(text)
         except OSError as error:
             if not self._has_failed:
@@ -115,7 +117,7 @@ def _usual(seconds: list[float]) -> float:
 
 def _lines(path: Path) -> Iterator[dict]:
     """Yield the records; lines cut off by a crash, or not ours, are skipped."""
-    for text in path.read_bytes().splitlines() if path.is_file() else ():
+    for text in read_small(path, largest=TEXT_BYTES).splitlines() if path.is_file() else ():
         with suppress(InputError):
             line = parse_json(text)
             if isinstance(line, dict) and _is_ours(line):

@@ -8,6 +8,7 @@ the folder is used, because it may have been unreachable at the start.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_lock import Lock, Occupied, take
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_text
+from megaphi.foreign.files import LINE_BYTES, read_small
 from megaphi.renamed_fields import with_new_names
 
 OWNER = "run_folder"
@@ -83,7 +85,7 @@ def clear_fallback(run: RunConfig, folder: Path, *, until: int) -> None:
 def _owner(folder: Path) -> Path | None:
     """The run folder that owns a folder's checkpoints, by the owner's file or else a checkpoint's configuration."""
     if (folder / OWNER).is_file():
-        return Path((folder / OWNER).read_text(errors="surrogateescape").strip())
+        return Path(os.fsdecode(read_small(folder / OWNER, largest=LINE_BYTES)).strip())
     for step in reversed(stored_steps(folder)):
         with suppress(InputError, OSError, KeyError, TypeError):
             config = read_json(folder / checkpoint_name(step) / "config.json", what="checkpoint configuration")

@@ -12,6 +12,7 @@ from pathlib import Path
 from megaphi.checkpoint.manifest import MANIFEST, Manifest, check_content, check_sizes, read_manifest
 from megaphi.engine.retention import checkpoint_name, stored_steps
 from megaphi.errors import InputError
+from megaphi.foreign.files import read_line
 from megaphi.log import logger, progress_bar
 from megaphi.parallel.agreement import agreed, refuse
 from megaphi.parallel.exchange import broadcast, gathered
@@ -78,7 +79,10 @@ def _latest(folder: Path) -> int | None:
     pointer = folder / "latest"
     if not pointer.is_file():
         return None
-    name = pointer.read_text(errors="replace").strip().removeprefix("step_")
+    try:
+        name = read_line(pointer).removeprefix("step_")
+    except InputError:  # no text, or not one line of it
+        name = ""
     if not (name.isascii() and name.isdigit()):
         logger.warning("  %s does not name a checkpoint", pointer)
         return None

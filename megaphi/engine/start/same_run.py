@@ -24,6 +24,7 @@ from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import leaves, to_plain
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training_data import HeldOutData, TrainingData
+from megaphi.foreign.files import read_small
 from megaphi.kernels.contents import kernels_digest
 from megaphi.kernels.loading import instruction_set
 from megaphi.model.rows.weight_row import Weight
@@ -118,7 +119,7 @@ def weights_facts(reader: WeightReader) -> Facts:
             digest.update(f"{weight.name} {reader.dtype(weight.name)}\n".encode())
             for start, end in sampled_rows(weight):
                 digest.update(bytes(reader.rows(weight.name, start, end).float().numpy().data))
-    carried = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in reader.carried.items()}
+    carried = {name: hashlib.sha256(read_small(path)).hexdigest()[:16] for name, path in reader.carried.items()}
     return {**facts, "starting weights": digest.hexdigest()[:16], "files that came with them": json.dumps(carried)}
 
 

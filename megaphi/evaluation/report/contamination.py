@@ -7,7 +7,8 @@ from pathlib import Path
 
 from megaphi.decontamination.rule import STATUSES
 from megaphi.errors import InputError
-from megaphi.json_text import decode_text, parse_json
+from megaphi.foreign.files import read_text
+from megaphi.json_text import parse_json
 
 
 def item_statuses(path: Path, evaluated: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
@@ -20,10 +21,7 @@ def item_statuses(path: Path, evaluated: Mapping[str, Collection[str]]) -> dict[
     Raises:
         InputError: a line is wrong, no set has the name of a task, or an evaluated item of a set has no line.
     """
-    try:
-        lines = decode_text(path.read_bytes()).splitlines()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    lines = read_text(path).splitlines()
     marks: dict[str, dict[str, str]] = {}
     for number, line in enumerate(lines, start=1):
         try:

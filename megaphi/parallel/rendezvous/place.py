@@ -288,6 +288,10 @@ def _address(environment: Mapping[str, str], claim: Claim) -> str:
     """Address of rank 0: MASTER_ADDR, this host if all ranks are here, or the first of the nodes that Slurm lists."""
     given = environment.get("MASTER_ADDR", "").strip()
     if given:
+        try:
+            given.encode("idna")
+        except UnicodeError as error:
+            raise InputError(f"MASTER_ADDR={given[:80]!r} is no name of a host: {error}") from None
         if claim.local_world_size not in (None, claim.world_size) and is_loopback(given):
             raise InputError(
                 f"MASTER_ADDR={given} means every host itself, but the {claim.world_size} ranks that {claim.launcher} "

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from megaphi.errors import InputError
 from megaphi.files import whole_file
+from megaphi.foreign.files import TEXT_BYTES, read_small
 from megaphi.json_text import parse_json
 
 SCHEMA_VERSION = "2.0"
@@ -54,15 +55,11 @@ class PivotalEvent:
 
 def read_events(path: str | os.PathLike[str]) -> list[PivotalEvent]:
     """Read a file of events. Raises InputError with file, line and field."""
-    events = []
     try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    events.append(_event(line, f"{os.fspath(path)}:{number}"))
-    except (FileNotFoundError, IsADirectoryError):
+        lines = read_small(path, largest=TEXT_BYTES).split(b"\n")
+    except FileNotFoundError:
         raise InputError(f"there is no file {os.fspath(path)}") from None
-    return events
+    return [_event(line, f"{os.fspath(path)}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def write_events(events: Iterable[PivotalEvent], path: str | os.PathLike[str]) -> None:

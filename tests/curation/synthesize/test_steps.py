@@ -193,7 +193,7 @@ def test_sources_of_seeds() -> None:
     ("step", "problem"),
     [
         (Synthesize(kind="tables", sampler="a"), "no kind of synthetic data 'tables'"),
-        (Synthesize(kind="faq", sampler="a", table="no_folder"), "there is no such table of kinds"),
+        (Synthesize(kind="faq", sampler="a", table="no_folder"), "this table of kinds cannot be read"),
         (Synthesize(kind="faq", sampler="b"), "no model b here"),
     ],
 )

@@ -259,7 +259,7 @@ def test_damaged_manifests(tmp_path, content, message):
 def test_manifests_that_are_not_there(tmp_path):
     refused(f"{tmp_path}/all.manifest.json", match=r"manifest not found: .*all\.manifest\.json")
     (tmp_path / "d.txt").mkdir()
-    refused(f"{tmp_path}/d.txt", match=r"cannot read the manifest .*d\.txt: Is a directory")
+    refused(f"{tmp_path}/d.txt", match=r"d\.txt cannot be read: it is a folder")
 
 
 def test_a_source_may_have_a_thousand_datasets(tmp_path):

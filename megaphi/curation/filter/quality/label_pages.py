@@ -24,6 +24,7 @@ from megaphi.curation.requests.metered import FRAME_TOKENS
 from megaphi.curation.requests.opening import Prices, open_samplers
 from megaphi.curation.step import ModelName, OfMany, StepContext
 from megaphi.errors import InputError
+from megaphi.foreign.files import read_text
 from megaphi.judging.asking import JsonQuestion, fields_of, text_of
 from megaphi.judging.fence import make_fence
 from megaphi.sampling import Sampling
@@ -114,9 +115,9 @@ class LabelPages:
     def _rubric(self) -> str:
         path = Path(self.rubric) if self.rubric else Path(__file__).with_name("rubric.txt")
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"rubric {path}: cannot read it as UTF-8 text: {error}") from None
+            text = read_text(path)
+        except InputError as error:
+            raise InputError(f"rubric: {error}") from None
         if not self.topics or not self.formats:
             raise InputError("topics and formats must not be empty")
         return text.replace("{topics}", ", ".join(self.topics)).replace("{formats}", ", ".join(self.formats))

@@ -18,6 +18,7 @@ from megaphi.curation.requests.template import NAME, Template, read_template
 from megaphi.curation.synthesize.table import setting_values
 from megaphi.curation.synthesize.table.kind import FORMS, MUST_BE_GIVEN, SETTINGS, SyntheticKind
 from megaphi.errors import InputError, did_you_mean
+from megaphi.foreign.files import read_text
 
 OURS = Path(__file__).parents[1]
 KINDS_FILE = OURS / "kinds.toml"
@@ -60,12 +61,10 @@ def our_prompt(name: str) -> Template:
 def read_kinds(path: Path) -> dict[str, SyntheticKind]:
     """The kinds of one file by name. Raises InputError with a line for each field that is wrong."""
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_text(path)
         parsed = tomllib.loads(content)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such table of kinds") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: this table of kinds cannot be read: {error}") from None
+    except (InputError, ValueError, RecursionError) as error:
+        raise InputError(f"this table of kinds cannot be read: {path}: {error}") from None
     rows = parsed.get("kind")
     if set(parsed) != {"kind"} or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: a table of kinds holds [[kind]] sections and nothing else")
