@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megaphi.model.forward import segments as module
+from megaphi.model.forward import flash_launch as module
 from megaphi.model.forward.context_chunks import places_of
-from megaphi.model.forward.segments import FlashLaunch, document_segments, parts_of, row_segments
+from megaphi.model.forward.flash_launch import FlashLaunch
+from megaphi.model.forward.segments import document_segments, parts_of, row_segments
 
 ROWS, LENGTH = 2, 24
 

@@ -104,11 +104,11 @@ def measured_bytes_on_a_gpu(run: RunConfig) -> dict[str, int]:
     """The same where flash attention is launched, by a stand-in that keeps the same for its backward pass."""
     import pytest
 
-    from megaphi.model.forward import segments
+    from megaphi.model.forward import flash_launch, segments
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segments, "_is_launched", lambda _: True)
-        patch.setattr(segments.varlen, "varlen_attn", _flash_attention)
+        patch.setattr(segments, "is_launched", lambda _: True)
+        patch.setattr(flash_launch.varlen, "varlen_attn", _flash_attention)
         return measured_bytes(run)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from megaphi.generation.decoding.scheduler import BlockCopy, ScheduledChunk
+from megaphi.generation.decoding.scheduler import BlockCopy, ScheduledChunk, SequenceState
 from megaphi.model.forward.context import ForwardContext
-from megaphi.model.forward.paged_cache import PagedCache, PagedPass, PrefillChunk
+from megaphi.model.forward.paged_cache import PagedCache, PagedPass, Prefill
 from megaphi.model.forward.targets import LogitRows
 
 
@@ -26,11 +26,7 @@ def cache_pass(
 ) -> ForwardContext:
     """Return the context of a pass over the chunks' tokens, with blocks of `block_size` positions."""
     positions_T = [position for chunk in chunks for position in chunk.positions]
-    cache_rows_T = [
-        chunk.sequence.blocks[position // block_size] * block_size + position % block_size
-        for chunk in chunks
-        for position in chunk.positions
-    ]
+    cache_rows_T = [row for chunk in chunks for row in _cache_rows(chunk.sequence, chunk.positions, block_size)]
     decodes = [chunk for chunk in chunks if not chunk.is_prefill]
     lengths = [position + 1 for chunk in decodes for position in chunk.positions]
     attention = PagedPass(
@@ -39,7 +35,7 @@ def cache_pass(
         decodes=len(lengths),
         tables=torch.from_numpy(_tables(decodes)).to(device),
         lengths=torch.tensor(lengths, dtype=torch.int32, device=device),
-        prefill_chunks=_prefill_chunks(chunks[len(decodes) :], len(lengths), block_size=block_size, device=device),
+        prefill=_prefill(chunks[len(decodes) :], len(lengths), block_size=block_size, device=device),
         copied_rows_2C=torch.tensor(_copied_rows(copies, block_size), device=device) if copies else None,
     )
     return ForwardContext(
@@ -68,18 +64,22 @@ def _tables(decodes: Sequence[ScheduledChunk]) -> np.ndarray:
     return tables.repeat([len(chunk.positions) for chunk in decodes], axis=0)
 
 
-def _prefill_chunks(
-    chunks: Sequence[ScheduledChunk], offset: int, *, block_size: int, device: torch.device
-) -> list[PrefillChunk]:
-    """The chunks of a pass that begin at `offset` in it."""
-    found = []
-    for chunk in chunks:
-        used = chunk.sequence.blocks[: -(-chunk.start // block_size)]
-        blocks = torch.tensor(used, dtype=torch.int64, device=device)
-        end = offset + len(chunk.positions)
-        found.append(PrefillChunk(start=offset, end=end, cached_tokens=chunk.start, blocks=blocks))
-        offset = end
-    return found
+def _prefill(chunks: Sequence[ScheduledChunk], start: int, *, block_size: int, device: torch.device) -> Prefill | None:
+    """The chunks of a pass that begin at `start` in it."""
+    if not chunks:
+        return None
+    seen = [_rows_up_to(chunk.sequence.blocks, chunk.end, block_size) for chunk in chunks]
+    return Prefill.of([len(chunk.positions) for chunk in chunks], seen, start=start, device=device)
+
+
+def _cache_rows(sequence: SequenceState, positions: range, block_size: int) -> list[int]:
+    return [sequence.blocks[position // block_size] * block_size + position % block_size for position in positions]
+
+
+def _rows_up_to(blocks: Sequence[int], end: int, block_size: int) -> np.ndarray:
+    """Rows of the cache that hold the first `end` positions of a sequence, int64."""
+    rows = np.asarray(blocks, dtype=np.int64)[:, None] * block_size + np.arange(block_size)
+    return rows.reshape(-1)[:end]
 
 
 def _logit_rows(chunks: Sequence[ScheduledChunk]) -> list[int]:

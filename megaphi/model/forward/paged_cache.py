@@ -7,20 +7,24 @@ cache, then lets every token attend to the blocks of its own sequence. Linear la
 A token and the draft of those after it are decodes with one table and rising lengths: all keys of a pass are stored
 before any of it attends, and the kernel gives a query the same result whatever else is in the call.
 
-Legend: T tokens of a pass, N blocks, P positions of a block, M blocks of a sequence, H query heads, G key-value groups,
-K head size.
+Legend: T tokens of a pass, N blocks, P positions of a block, R = N P rows, M blocks of a sequence, H query heads, G
+key-value groups, K head size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from megaphi.kernels.paged_attention import paged_attention
 from megaphi.model.forward.attention import Attention, CoreProduct, causally_visible
+from megaphi.model.forward.flash_launch import FlashLaunch, is_launched
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,32 @@ class PrefillChunk:
     start: int
     end: int
     """Tokens [start, end) of the flat row."""
-    cached_tokens: int
-    """Tokens of the sequence that are in the cache already."""
-    blocks: Tensor
-    """int64 [M]: the sequence's blocks, as many as hold `cached_tokens`."""
+    first_key: int
+    last_key: int
+    """Keys [first_key, last_key) of all that the chunks of the pass see: those in the cache already, and its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """The prefill chunks of a pass; each sees its sequence up to itself. They follow each other in the flat row."""
+
+    chunks: Sequence[PrefillChunk]
+    launch: FlashLaunch
+    """All of them at once, with the rows of the cache that they see."""
+
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int], seen: Sequence[NDArray[np.int64]], *, start: int, device: torch.device
+    ) -> Prefill:
+        """Chunks of so many tokens, the first at `start` of the flat row; `seen`: what rows of the cache each sees."""
+        keys = [len(rows) for rows in seen]
+        ends = accumulate(lengths, initial=start)
+        key_ends = accumulate(keys, initial=0)
+        chunks = [
+            PrefillChunk(start=first, end=end, first_key=first_key, last_key=last_key)
+            for (first, end), (first_key, last_key) in zip(pairwise(ends), pairwise(key_ends), strict=True)
+        ]
+        return cls(chunks, FlashLaunch.of_lengths(lengths, keys, np.concatenate(seen), device=device))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +77,12 @@ class PagedPass(Attention):
     cache_rows_T: Tensor
     """int64: block * P + position, where each token's key and value are stored."""
     decodes: int
-    """Number of tokens at the front that attend by themselves; the prefill chunks follow."""
+    """Number of tokens at the front that attend by themselves; those of `prefill` follow."""
     tables: Tensor
     """int32 [decodes, M]: blocks of each decode's sequence; entries beyond its last block are ignored."""
     lengths: Tensor
     """int32 [decodes]: positions that each of them attends to, itself included."""
-    prefill_chunks: Sequence[PrefillChunk]
+    prefill: Prefill | None
     copied_rows_2C: Tensor | None = None
     """int64: rows of the cache to copy before anything is stored, and the rows to copy them to."""
 
@@ -74,16 +100,23 @@ class PagedPass(Attention):
             decode_THK = query_SBHK[: self.decodes, 0]
             heads_THK = paged_attention(decode_THK, keys_NPGK, values_NPGK, self.tables, self.lengths, scale=core.scale)
             attended.append(heads_THK.flatten(1).unsqueeze(1))
-        for chunk in self.prefill_chunks:
-            tokens = slice(chunk.start, chunk.end)
-            query, key, value = query_SBHK[tokens], key_SBGK[tokens], value_SBGK[tokens]
-            visible = None
-            if chunk.cached_tokens:
-                earlier = (
-                    stored[chunk.blocks].flatten(0, 1)[: chunk.cached_tokens, None]
-                    for stored in (keys_NPGK, values_NPGK)
-                )
-                key, value = (torch.cat((old, new)) for old, new in zip(earlier, (key, value), strict=True))
-                visible = causally_visible(len(query), len(key), device=key.device)
-            attended.append(core.product(query, key, value, visible))
+        if self.prefill is not None:
+            rows = [stored.view(-1, *stored.shape[2:]) for stored in (keys_NPGK, values_NPGK)]
+            attended.append(_prefilled(query_SBHK[:, 0], *rows, self.prefill, core)[:, None])
         return torch.cat(attended)
+
+
+def _prefilled(query_THK: Tensor, keys_RGK: Tensor, values_RGK: Tensor, prefill: Prefill, core: CoreProduct) -> Tensor:
+    """Attended values [tokens of prefill, H K]; the keys and values are the rows of the cache."""
+    if core.is_flash and is_launched(query_THK):
+        return prefill.launch(query_THK[prefill.chunks[0].start :], keys_RGK, values_RGK, scale=core.scale)
+    found, seen_L = [], prefill.launch.seen_L
+    assert seen_L is not None
+    for chunk in prefill.chunks:
+        query = query_THK[chunk.start : chunk.end, None]
+        rows = seen_L[chunk.first_key : chunk.last_key]
+        key, value = keys_RGK[rows, None], values_RGK[rows, None]
+        is_whole = len(key) == len(query)
+        visible = None if is_whole else causally_visible(len(query), len(key), device=key.device)
+        found.append(core.product(query, key, value, visible).squeeze(1))
+    return torch.cat(found)

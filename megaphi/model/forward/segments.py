@@ -6,26 +6,22 @@ which it gathers. On a GPU all parts share one launch of flash attention, and no
 elsewhere each is a product of its own, with a mask only where it sees more keys than it has queries.
 
 Legend: S sequence, B batch, T = B S tokens, row after row, N segments or parts of them, H query heads, G key-value
-groups, K head size, L keys in the order of the parts that see them.
+groups, K head size.
 """
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.nn.attention.varlen as varlen
 from numpy.typing import NDArray
 from torch import Tensor
 
 from megaphi.model.forward.attention import Attention, Causal, CoreProduct, causally_visible
 from megaphi.model.forward.context_chunks import chunks_of, gather_rows
-
-# Flash attention over documents of any lengths, on a GPU; older versions of torch cannot group queries there.
-_VARLEN_GROUPS = {"enable_gqa", "window_size"} <= set(inspect.signature(varlen.varlen_attn).parameters)
+from megaphi.model.forward.flash_launch import FlashLaunch, is_launched
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,7 @@ class Segments(Attention):
         query_THK, key_TGK, value_TGK = (
             part.transpose(0, 1).flatten(0, 1) for part in (query_SBHK, key_SBGK, value_SBGK)
         )
-        if core.is_flash and _is_launched(query_SBHK):
+        if core.is_flash and is_launched(query_SBHK):
             attended_TD = self.launch(query_THK, key_TGK, value_TGK, scale=core.scale)
         else:
             operands = (query_THK[:, None], key_TGK[:, None], value_TGK[:, None])
@@ -86,63 +82,6 @@ class CausalAcrossRanks(Causal):
 
     def attend(self, query_SBHK: Tensor, key_SBGK: Tensor, value_SBGK: Tensor, core: CoreProduct) -> Tensor:
         return self.rows.attend(query_SBHK, key_SBGK, value_SBGK, core)
-
-
-@dataclass(frozen=True, slots=True)
-class FlashLaunch:
-    """One launch of flash attention for all parts, in which the last query of each sees all of its keys."""
-
-    query_ends: Tensor
-    """int32 [N + 1], on the device, from 0."""
-    key_ends: Tensor
-    """The same, of the keys in L."""
-    longest_query: int
-    longest_key: int
-    seen_L: Tensor | None
-    """Keys in the order of L, some of them several times; None: they are in this order already."""
-
-    @classmethod
-    def of(cls, parts_N6: NDArray[np.int32], *, device: torch.device) -> Self:
-        queries_N = parts_N6[:, 1] - parts_N6[:, 0]
-        prefix_N, own_N = parts_N6[:, 3] - parts_N6[:, 2], parts_N6[:, 5] - parts_N6[:, 4]
-        keys_N = prefix_N + own_N
-        seen = None
-        if not (parts_N6[:, :2] == parts_N6[:, 4:]).all() or prefix_N.any():
-            seen = np.concatenate([np.arange(*stretch) for stretch in parts_N6[:, 2:].reshape(-1, 2).tolist()])
-
-        def on_device(values: NDArray[np.integer]) -> Tensor:
-            return torch.from_numpy(values).to(device, non_blocking=True)
-
-        query_ends, key_ends = (
-            on_device(np.concatenate(([0], lengths_N.cumsum())).astype(np.int32)) for lengths_N in (queries_N, keys_N)
-        )
-        return cls(
-            query_ends, key_ends, int(queries_N.max()), int(keys_N.max()), None if seen is None else on_device(seen)
-        )
-
-    def __call__(self, query_THK: Tensor, key_TGK: Tensor, value_TGK: Tensor, *, scale: float) -> Tensor:
-        """Attended values [T, H K]."""
-        if self.seen_L is not None:
-            key_TGK, value_TGK = key_TGK[self.seen_L], value_TGK[self.seen_L]
-        attended_THK = varlen.varlen_attn(
-            query_THK,
-            key_TGK,
-            value_TGK,
-            self.query_ends,
-            self.key_ends,
-            self.longest_query,
-            self.longest_key,
-            scale=scale,
-            window_size=(-1, 0),  # causal, the last query of a part sees all its keys
-            enable_gqa=query_THK.shape[1] != key_TGK.shape[1],
-        )
-        assert isinstance(attended_THK, Tensor)
-        return attended_THK.flatten(1)
-
-
-def _is_launched(query: Tensor) -> bool:
-    """True where flash attention takes all parts at once."""
-    return _VARLEN_GROUPS and query.is_cuda and query.dtype != torch.float32
 
 
 def _part(query_T1HK: Tensor, key_T1GK: Tensor, value_T1GK: Tensor, part: list[int], core: CoreProduct) -> Tensor:

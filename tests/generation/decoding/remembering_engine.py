@@ -45,9 +45,10 @@ class RememberingModel:
         self.stored |= dict(zip(attention.cache_rows_T.tolist(), tokens_T, strict=True))
         tables = [*attention.tables.tolist()]
         texts = [self.read(table, length) for table, length in zip(tables, attention.lengths.tolist(), strict=True)]
-        for chunk in attention.prefill_chunks:
-            cached = self.read(chunk.blocks.tolist(), chunk.cached_tokens)
-            texts += [cached + tokens_T[chunk.start : end + 1] for end in range(chunk.start, chunk.end)]
+        for chunk in attention.prefill.chunks if attention.prefill else ():
+            rows = attention.prefill.launch.seen_L[chunk.first_key : chunk.last_key].tolist()
+            text = [self.stored[row] for row in rows]
+            texts += [text[: len(text) - left] for left in reversed(range(chunk.end - chunk.start))]
         assert [len(text) - 1 for text in texts] == context.positions_BS[0].tolist()
         assert [text[-1] for text in texts] == tokens_T
         wanted = context.targets.rows_W.tolist()

@@ -1,0 +1,96 @@
+"""Prefill over the paged cache: each chunk against the mask written out, by products on a CPU and in one launch.
+
+The cache is filled through `PagedPass` itself, some chunks in several passes, with blocks in any order. The launch is
+flash attention's, which is not here: `tests/model/test_segments.py` has what stands in for it.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from megaphi.model.forward import flash_launch, paged_cache
+from megaphi.model.forward.paged_cache import PagedCache, PagedPass, Prefill
+from tests.model.test_segments import by_definition, flash_attention
+
+HEADS, GROUPS, SIZE, BLOCK = 4, 2, 8, 4
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> list[list[int]]:
+    """For each sequence the lengths of its chunks, one to a pass; the last one has at least two tokens."""
+    return draw(st.lists(st.lists(st.integers(2, 9), min_size=1, max_size=3), min_size=1, max_size=4))
+
+
+@pytest.mark.parametrize("launched", [False, True])
+@settings(deadline=None, max_examples=25)
+@given(texts(), st.integers(0, 2**16))
+def test_chunks_see_their_own_sequence_up_to_themselves(launched: bool, chunks: list[list[int]], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    totals = [sum(lengths) for lengths in chunks]
+    needed = [-(-total // BLOCK) for total in totals]
+    order = generator.permutation(sum(needed))
+    blocks = np.split(order, np.cumsum(needed)[:-1])
+    draw = torch.Generator().manual_seed(seed)
+    wholes = [
+        [torch.randn(total, heads, SIZE, generator=draw, dtype=torch.float64) for heads in (HEADS, GROUPS, GROUPS)]
+        for total in totals
+    ]
+    cache = PagedCache({1: tuple(torch.full((len(order), BLOCK, GROUPS, SIZE), torch.nan).double() for _ in range(2))})  # pyright: ignore[reportArgumentType]
+    done = [0] * len(chunks)
+    with pytest.MonkeyPatch.context() as patch:
+        if launched:
+            patch.setattr(paged_cache, "is_launched", lambda _: True)
+            patch.setattr(flash_launch.varlen, "varlen_attn", flash_attention)
+        for turn in range(3):
+            present = [number for number, lengths in enumerate(chunks) if turn < len(lengths)]
+            if not present:
+                break
+            spans = [(number, done[number], done[number] + chunks[number][turn]) for number in present]
+            found = attended(cache, spans, wholes, blocks)
+            expected = [
+                by_definition(query[:end], key[:end], value[:end], torch.ones(end, end).tril().bool())[start:]
+                for (number, start, end), (query, key, value) in ((span, wholes[span[0]]) for span in spans)
+            ]
+            torch.testing.assert_close(found, torch.cat(expected))
+            for number, _, end in spans:
+                done[number] = end
+
+
+def attended(
+    cache: PagedCache, spans: list[tuple[int, int, int]], wholes: list[list[Tensor]], blocks: list[Any]
+) -> Tensor:
+    """[tokens, H K] of one pass over tokens [start, end) of some sequences."""
+    rows = [(blocks[number][:, None] * BLOCK + np.arange(BLOCK)).reshape(-1) for number, _, _ in spans]
+    seen = [own[:end] for own, (_, _, end) in zip(rows, spans, strict=True)]
+    lengths = [end - start for _, start, end in spans]
+    stored = np.concatenate([own[start:end] for own, (_, start, end) in zip(rows, spans, strict=True)])
+    device = torch.device("cpu")
+    attention = PagedPass(
+        cache=cache,
+        cache_rows_T=torch.from_numpy(stored),
+        decodes=0,
+        tables=torch.empty(0, 0, dtype=torch.int32),
+        lengths=torch.empty(0, dtype=torch.int32),
+        prefill=Prefill.of(lengths, seen, start=0, device=device),
+    )
+    operands = [
+        torch.cat([wholes[number][part][start:end] for number, start, end in spans])[:, None] for part in range(3)
+    ]
+    core: Any = SimpleNamespace(layer_number=1, is_flash=True, scale=SIZE**-0.5, product=product)
+    return attention.attend(*operands, core).squeeze(1)
+
+
+def product(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
+    """The core product by its definition; without a mask it is causal, with as many keys as queries."""
+    if visible is None:
+        assert len(query) == len(key)
+        visible = torch.ones(len(query), len(key)).tril().bool()
+    return by_definition(query[:, 0], key[:, 0], value[:, 0], visible)[:, None]
