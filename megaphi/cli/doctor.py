@@ -11,10 +11,15 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from importlib import metadata, util
+from typing import TYPE_CHECKING
 
 from megaphi.config import user_path
 from megaphi.parallel import optional_packages
+
+if TYPE_CHECKING:
+    from megaphi.engine.run_config import RunConfig
 
 HELP = "what this machine has, and whether a recipe fits"
 EXAMPLE = """examples:
@@ -44,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     problems = [*_show_machine(), *_show_packages(), *_show_tokenizer()]
+    _show_attention()
     _show_paths()
     _show_kernels()
     if arguments.recipe is not None:
@@ -110,6 +116,26 @@ def _show_tokenizer() -> list[str]:
     return []
 
 
+def _show_attention() -> None:
+    """Print what computes attention here, and for each name of `model.attention_backend` whether it can."""
+    from typing import get_args
+
+    import torch
+
+    from megaphi.errors import InputError
+    from megaphi.model.architecture import PHI4_14B, AttentionBackend
+    from megaphi.model.attention_backend import choose_backend
+
+    gpu = torch.cuda.is_available()
+    device, dtype = torch.device("cuda" if gpu else "cpu"), torch.bfloat16 if gpu else torch.float32
+    for name in get_args(AttentionBackend):
+        try:
+            found = choose_backend(replace(PHI4_14B, attention_backend=name), device=device, dtype=dtype, reads=False)
+        except InputError as error:
+            found = f"no: {error}"
+        print(f"{'attention' if name == 'auto' else f'  {name}':<18} {found}")
+
+
 def _show_paths() -> None:
     """Print the implementation that each operation uses on this machine."""
     import torch
@@ -117,7 +143,6 @@ def _show_paths() -> None:
     gpu = torch.cuda.is_available()
     fused_adam = any(util.find_spec(name) for name in ("transformer_engine", "apex"))
     paths = {
-        "attention": "torch scaled_dot_product_attention" + (" (flash)" if gpu else " (CPU)"),
         "linear layers": "Megatron-Core Column/RowParallelLinear",
         "optimizer": "FusedAdam" if fused_adam else "torch AdamW, fused, under Megatron's distributed optimizer",
         "collectives": "nccl" if gpu else "gloo",
@@ -149,6 +174,17 @@ def _show_kernels() -> None:
         print(f"{operator:<18} {', '.join(paths)}")
 
 
+def _attention_of(run: RunConfig) -> str:
+    """What computes attention of a recipe here. Raises InputError where its backend cannot."""
+    import torch
+
+    from megaphi.model.attention_backend import choose_backend
+    from megaphi.model.megatron_config import torch_dtype
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return choose_backend(run.model, device=device, dtype=torch_dtype(run.precision.parameters), reads=False)
+
+
 def _show_recipe(name: str, fields: list[str]) -> list[str]:
     import torch
 
@@ -164,6 +200,7 @@ def _show_recipe(name: str, fields: list[str]) -> list[str]:
     run = check(configuration, world_size=configuration.layout.model_ranks * (configuration.layout.data or 1))
     stages = count_parameters(run.model, run.layout, sequence_length=run.batch.sequence_length)
     needed = max(stage.total for stage in rank_memory(run, [stage.local for stage in stages]))
+    print(f"{'':<18} attention by {_attention_of(run)}")
     devices = torch.cuda.device_count()
     available = torch.cuda.get_device_properties(0).total_memory
     print(f"recipe             {name} needs {run.layout.world_size} ranks of about {needed / 1e9:.2f} GB")

@@ -21,8 +21,14 @@ OPERATORS = (
     *("causal_softmax", "masked_softmax", "paged_attention"),
 )
 """Names of the kernels of `model.kernels=fused`."""
-HOW_IT_IS_COMPUTED = ("initial_std", "kernels", "attention", "loss_chunk_tokens", "allow_slow_operators", "context")
+HOW_IT_IS_COMPUTED = (
+    *("initial_std", "kernels", "attention", "attention_backend", "loss_chunk_tokens", "allow_slow_operators"),
+    "context",
+)
 """Fields that decide how a model is initialised and computed, not what its weights mean."""
+
+
+AttentionBackend = Literal["auto", "flash", "flash3", "cudnn", "efficient", "math"]
 
 
 def check_operators(names: Iterable[str], *, field: str) -> None:
@@ -65,6 +71,11 @@ class Architecture:
     """Fused kernels that PyTorch may stand in for on a GPU where they are not compiled; the others are refused."""
     attention: Literal["sdpa", "softmax"] = "sdpa"
     """sdpa: torch's fused attention, without scores; softmax: by its definition, scores through our softmax."""
+    attention_backend: AttentionBackend = "auto"
+    """torch's kernel of model.attention=sdpa, by name: refused at the start where it cannot be; auto: torch's choice.
+
+    math keeps all scores; flash3 needs its own package; Transformer Engine takes auto, flash, cudnn and math.
+    """
     loss_chunk_tokens: Annotated[int, Range(minimum=0)] = 0
     """Tokens whose logits exist at a time; the output layer is then computed twice (fused only). 0: all tokens."""
 
@@ -95,6 +106,14 @@ class Architecture:
             )
         if self.attention != "sdpa" and self.kernels == "transformer_engine":
             raise InputError("model.attention=softmax needs model.kernels=fused or reference")
+        backend = self.attention_backend
+        if backend != "auto" and self.attention != "sdpa":
+            raise InputError(f"model.attention_backend={backend} needs model.attention=sdpa, not {self.attention}")
+        if backend in ("flash3", "efficient") and self.kernels == "transformer_engine":
+            raise InputError(
+                f"model.attention_backend={backend} needs model.kernels=fused or reference: Transformer Engine takes"
+                " auto, flash, cudnn or math"
+            )
 
     @property
     def query_width(self) -> int:

@@ -122,7 +122,8 @@ def _attention_numbers_per_token(run: RunConfig, *, weight_bytes: int) -> float:
         beside = model.heads * _FP32_BYTES / weight_bytes
     if not _has_segments(run):
         return _attention_inputs_per_token(run) + queries + beside
-    is_launched = model.attention == "sdpa" and weight_bytes < _FP32_BYTES
+    has_flash = model.attention == "sdpa" and model.attention_backend not in ("efficient", "math")
+    is_launched = has_flash and weight_bytes < _FP32_BYTES
     is_flat = run.batch.micro_batch == 1 or isinstance(run.task, PackedTask)  # else rows are put one behind the other
     results = queries if is_launched else 2 * queries  # a launch gives one tensor; products are put together
     if ranks == 1:

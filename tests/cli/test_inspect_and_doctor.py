@@ -197,7 +197,9 @@ def test_doctor_tells_what_fits():
     assert small.returncode == 0, small.stdout
     assert "this machine can train" in small.stdout
     assert re.search(r"tokenizer +100,352 tokens, rank file verified", small.stdout)
-    for operation in ("attention", "linear layers", "optimizer", "collectives"):
+    assert re.search(r"^attention +flash attention of torch$", small.stdout, re.MULTILINE)
+    assert re.search(r"^  cudnn +no: model\.attention_backend=cudnn cannot compute", small.stdout, re.MULTILINE)
+    for operation in ("linear layers", "optimizer", "collectives"):
         assert re.search(rf"^{operation} +\S", small.stdout, re.MULTILINE)
     for operator in (
         "rms_norm",

@@ -318,6 +318,8 @@ def architecture_fields() -> dict[str, list[str]]:
 def _another_shape(name: str, value: Any) -> Any:
     if name == "attention":
         return "softmax"
+    if name == "attention_backend":
+        return "math"
     if name == "variant":
         return "qk_norm"
     if name == "allow_slow_operators":

@@ -30,13 +30,14 @@ from megaphi.engine.saving.shards import fill_parameters
 from megaphi.engine.start.same_run import agree_on_weights, code_facts
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
+from megaphi.model.attention_backend import choose_backend
 from megaphi.model.forward.attention import Causal
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedCache
 from megaphi.model.forward.targets import AllLogits
 from megaphi.model.language_model import build_model
 from megaphi.model.layer_spec import check_kernels
-from megaphi.model.megatron_config import Precision
+from megaphi.model.megatron_config import Precision, torch_dtype
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.weights import EMBEDDING
 from megaphi.parallel.agreement import agreed
@@ -76,6 +77,7 @@ def open_model(
     own: Precision = "bfloat16" if reader.dtype(EMBEDDING) == torch.bfloat16 else "float32"
     numbers = parameters or own
     agreed(world, lambda: check_kernels(architecture, device=world.device, parameters=numbers, reads=True))
+    agreed(world, lambda: choose_backend(architecture, device=world.device, dtype=torch_dtype(numbers), reads=True))
     (module,) = build_model(
         architecture,
         world.layout,

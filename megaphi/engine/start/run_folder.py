@@ -39,7 +39,7 @@ def start_run(run: RunConfig) -> World:
             write to it.
     """
     world = start_world(run.layout, seed=run.seed, facts=lambda: run_facts(run), patience=run.patience)
-    check_machine(run, world)
+    backend = check_machine(run, world)
     folder = Path(run.folder)
     locks = agreed(world, lambda: _take_folders(run) if world.is_main else [])
     if world.is_main:
@@ -47,6 +47,7 @@ def start_run(run: RunConfig) -> World:
     _check_places(run, world, broadcast(locks[0].token if locks else "", str))
     agreed(world, lambda: [lock.confirm() for lock in locks])
     keep_rank_log(folder / "logs" / f"rank_{world.rank:05d}.log", rank=world.rank, take_native_output=world.size > 1)
+    logger.info("attention by %s", backend)
     return world
 
 

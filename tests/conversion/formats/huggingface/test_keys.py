@@ -172,13 +172,14 @@ def test_a_window_that_became_the_context_leaves_no_kinds_of_layers() -> None:
     assert not written.keys() & {"layer_types", "max_window_layers"}
 
 
-SAME_FUNCTION = {"kernels", "attention", "loss_chunk_tokens", "allow_slow_operators"}
+SAME_FUNCTION = {"kernels", "attention", "attention_backend", "loss_chunk_tokens", "allow_slow_operators"}
 """Fields of an architecture that may differ without a change in what is exported: ways to compute the same."""
 OTHER_VALUES: dict[str, Any] = {
     "layers": 2, "hidden": 64, "feed_forward": 48, "heads": 4, "key_value_groups": 3, "head_size": 12,
     "vocabulary": 353, "tied_embeddings": True, "context": 99, "norm_eps": 1e-3, "rotary_base": 77.0,
     "initial_std": 0.5, "variant": "geglu",
-    "kernels": "reference", "attention": "softmax", "loss_chunk_tokens": 8, "allow_slow_operators": ("rms_norm",),
+    "kernels": "reference", "attention": "softmax", "attention_backend": "math", "loss_chunk_tokens": 8,
+    "allow_slow_operators": ("rms_norm",),
 }  # fmt: skip
 
 

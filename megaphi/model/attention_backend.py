@@ -1,0 +1,151 @@
+"""Which of torch's kernels computes attention (`model.attention_backend`): chosen at the start, tried, and named.
+
+torch chooses by itself, for each call, and says nothing where it falls back to products with all scores in memory. So
+the choice is made here, once for a process: the kernel that was named goes first, and before anything is built it
+computes a few tokens of the model's own heads, beside the definition. What cannot be is refused with torch's reasons.
+
+Flash attention is the only one that takes parts of any lengths at once (forward/flash_launch.py), and the only one
+whose launch costs the same for every shape: cuDNN makes a plan for each, so generation leaves it out.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
+from typing import get_args
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+from torch.nn import attention
+
+from megaphi.errors import InputError
+from megaphi.model.architecture import Architecture, AttentionBackend
+
+_FLASH, _CUDNN = attention.SDPBackend.FLASH_ATTENTION, attention.SDPBackend.CUDNN_ATTENTION
+_EFFICIENT, _MATH = attention.SDPBackend.EFFICIENT_ATTENTION, attention.SDPBackend.MATH
+_ORDERS: dict[AttentionBackend, list[attention.SDPBackend]] = {
+    "flash": [_FLASH, _EFFICIENT, _MATH],
+    "flash3": [_FLASH, _EFFICIENT, _MATH],
+    "cudnn": [_CUDNN, _FLASH, _EFFICIENT, _MATH],
+    "efficient": [_EFFICIENT, _MATH],
+    "math": [_MATH],
+}
+"""What torch may use, by name, the preferred first; those after it serve attention with a mask."""
+_NAMES = {_FLASH: "flash attention", _CUDNN: "cuDNN", _EFFICIENT: "memory-efficient attention", _MATH: "plain products"}
+_UNKNOWN = "torch has no such kernel for it"
+_chosen = ExitStack()
+TOKENS = 64
+"""Tokens of the trial."""
+
+
+def choose_backend(model: Architecture, *, device: torch.device, dtype: torch.dtype, reads: bool) -> str:
+    """Let torch use this backend from now on, in this process; returns what computes attention, in words.
+
+    `reads`: the model is for generation, not for training.
+
+    Raises:
+        InputError: this device cannot, and why.
+    """
+    if model.kernels == "transformer_engine":
+        return "Transformer Engine"
+    if model.attention == "softmax":
+        return "fused softmax"
+    name: AttentionBackend = "flash" if reads and model.attention_backend == "cudnn" else model.attention_backend
+    _chosen.close()
+    _activate_flash3(name)
+    order = _ORDERS.get(name, _ORDERS["flash"] if reads else None)
+    try:
+        used = _tried(model, None if name == "auto" else _ORDERS[name][0], device=device, dtype=dtype, reads=reads)
+    except RuntimeError as error:
+        raise _refusal(name, str(error), device, dtype) from None
+    if name == "auto" and used is _MATH and device.type == "cuda" and dtype != torch.float32:
+        reasons = _reasons(model, device=device, dtype=dtype)
+        raise _refusal("auto", f"only plain products, which keep all scores, are left: {reasons}", device, dtype)
+    if order is not None:
+        _chosen.enter_context(attention.sdpa_kernel(order, set_priority=True))
+    return f"{_NAMES[used]}{' 3' if name == 'flash3' else ''} of torch"
+
+
+def _activate_flash3(name: AttentionBackend) -> None:
+    """Let flash attention 3 stand in for torch's flash attention, or take that back."""
+    if name == "flash3":
+        try:
+            attention.activate_flash_attention_impl("FA3")
+        except (ImportError, RuntimeError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"model.attention_backend=flash3, but flash attention 3 cannot be used: {error}; install its package"
+                " flash_attn_interface for this torch, or use model.attention_backend=flash"
+            ) from None
+    elif attention.current_flash_attention_impl() is not None:
+        attention.restore_flash_attention_impl()
+
+
+def _tried(
+    model: Architecture, backend: attention.SDPBackend | None, *, device: torch.device, dtype: torch.dtype, reads: bool
+) -> attention.SDPBackend:
+    """The backend that computes causal attention of this model, compared with the definition; None: torch's choice.
+
+    Raises RuntimeError, with torch's reasons.
+    """
+    query, key, value = (operand.requires_grad_(not reads) for operand in _operands(model, device=device, dtype=dtype))
+    grouped = model.heads != model.key_value_groups
+    with ExitStack() as scope:
+        noted = scope.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
+        if backend is not None:
+            scope.enter_context(attention.sdpa_kernel(backend))
+        try:
+            number = torch._fused_sdp_choice(query, key, value, is_causal=True, enable_gqa=grouped)
+            found = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+            if not reads:
+                found.sum().backward()
+        except RuntimeError as error:
+            reasons = [str(item.message) for item in noted] or [_UNKNOWN if "No viable" in str(error) else str(error)]
+            raise RuntimeError("; ".join(_first_lines(reasons))) from None
+    expected = _by_definition(query.detach(), key.detach(), value.detach())
+    difference = (found.detach().float() - expected).abs().max().item()
+    if not difference <= (1e-4 if dtype == torch.float32 else 3e-2):
+        raise RuntimeError(f"its trial is off by {difference:.3g}")
+    return attention.SDPBackend(number)
+
+
+def _operands(model: Architecture, *, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Query, key and value [1, heads, TOKENS, head size], numbers that leave every random state alone."""
+    found = []
+    for seed, heads in enumerate((model.heads, model.key_value_groups, model.key_value_groups)):
+        count = heads * TOKENS * model.head_size
+        numbers = torch.sin(torch.arange(count, dtype=torch.float64) * (seed + 1.7))
+        found.append(numbers.view(1, heads, TOKENS, model.head_size).to(device=device, dtype=dtype))
+    return found
+
+
+def _by_definition(query_BHSK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v in fp32, causal."""
+    shared = query_BHSK.shape[1] // key_BGSK.shape[1]
+    key_BHSK, value_BHSK = (part.float().repeat_interleave(shared, dim=1) for part in (key_BGSK, value_BGSK))
+    scores_BHSS = query_BHSK.float() @ key_BHSK.transpose(2, 3) * query_BHSK.shape[-1] ** -0.5
+    hidden_SS = torch.ones(TOKENS, TOKENS, dtype=torch.bool, device=scores_BHSS.device).triu(1)
+    return scores_BHSS.masked_fill(hidden_SS, -torch.inf).softmax(-1) @ value_BHSK
+
+
+def _reasons(model: Architecture, *, device: torch.device, dtype: torch.dtype) -> str:
+    """Why torch uses none of its fused kernels, as it says itself."""
+    try:
+        _tried(model, _FLASH, device=device, dtype=dtype, reads=True)
+    except RuntimeError as error:
+        return str(error)
+    return "torch gives no reason"
+
+
+def _first_lines(texts: list[str]) -> list[str]:
+    return [text.splitlines()[0].split(" (Triggered internally")[0].rstrip(". ") for text in texts if text]
+
+
+def _refusal(name: AttentionBackend, reason: str, device: torch.device, dtype: torch.dtype) -> InputError:
+    where = "a CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    others = ", ".join(other for other in get_args(AttentionBackend) if other != name)
+    return InputError(
+        f"model.attention_backend={name} cannot compute this model on {where} in {str(dtype).removeprefix('torch.')}:"
+        f" {reason}. Use another one ({others})"
+    )
