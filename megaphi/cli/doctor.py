@@ -124,13 +124,14 @@ def _show_attention() -> None:
 
     from megaphi.errors import InputError
     from megaphi.model.architecture import PHI4_14B, AttentionBackend
-    from megaphi.model.attention_backend import choose_backend
+    from megaphi.model.layer_spec import choose_attention
 
     gpu = torch.cuda.is_available()
-    device, dtype = torch.device("cuda" if gpu else "cpu"), torch.bfloat16 if gpu else torch.float32
+    device, numbers = torch.device("cuda" if gpu else "cpu"), "bfloat16" if gpu else "float32"
     for name in get_args(AttentionBackend):
         try:
-            found = choose_backend(replace(PHI4_14B, attention_backend=name), device=device, dtype=dtype, reads=False)
+            model = replace(PHI4_14B, attention_backend=name)
+            found = choose_attention(model, device=device, parameters=numbers, reads=False)
         except InputError as error:
             found = f"no: {error}"
         print(f"{'attention' if name == 'auto' else f'  {name}':<18} {found}")
@@ -178,11 +179,10 @@ def _attention_of(run: RunConfig) -> str:
     """What computes attention of a recipe here. Raises InputError where its backend cannot."""
     import torch
 
-    from megaphi.model.attention_backend import choose_backend
-    from megaphi.model.megatron_config import torch_dtype
+    from megaphi.model.layer_spec import choose_attention
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return choose_backend(run.model, device=device, dtype=torch_dtype(run.precision.parameters), reads=False)
+    return choose_attention(run.model, device=device, parameters=run.precision.parameters, reads=False)
 
 
 def _show_recipe(name: str, fields: list[str]) -> list[str]:

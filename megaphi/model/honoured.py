@@ -64,11 +64,13 @@ _SCHEDULE = {
 }
 """Fields that Megatron's schedules honour, whatever computes a layer."""
 _RECOMPUTE = {"recompute_granularity", "recompute_method", "recompute_num_layers"}
+_FUSIONS = {"apply_rope_fusion", "bias_activation_fusion", "bias_dropout_fusion", "gradient_accumulation_fusion"}
+"""Other ways to compute the same in Megatron's layers; ours have their own."""
 _FUSED = _SHAPE | _INITIAL | _NUMBERS | _LAYOUT | _SCHEDULE | _RECOMPUTE
 HONOURED: Mapping[str, Collection[str]] = {
     "fused": _FUSED,
     "reference": _FUSED,
-    "transformer_engine": _FUSED | {"fp8", "fp8_recipe"},
+    "transformer_engine": _FUSED | _FUSIONS | {"fp8", "fp8_recipe", "attention_backend"},
 }
 """By `model.kernels`: fields of a `TransformerConfig` that may have any value."""
 

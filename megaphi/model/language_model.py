@@ -19,7 +19,7 @@ from megaphi.model.fused_model import FusedModel
 from megaphi.model.initialize import ParameterShare, check_weights, initialize_weights, parameter_shares
 from megaphi.model.layer_spec import block_spec
 from megaphi.model.megatron_config import Fp8, Precision, Recompute, transformer_config
-from megaphi.model.padded_model import PaddedModel
+from megaphi.model.padded_model import PaddedModel, TransformerEngineModel
 from megaphi.model.tensor_gradients import mark_gradients
 from megaphi.parallel.layout import Coordinates, ParallelLayout
 from megaphi.parallel.world import pretended_world
@@ -50,7 +50,8 @@ def build_model(
 def _chunks(
     config: TransformerConfig, architecture: Architecture, layout: ParallelLayout, *, sequence_length: int
 ) -> list[PaddedModel]:
-    kind = FusedModel if architecture.kernels == "fused" else PaddedModel
+    kinds = {"fused": FusedModel, "transformer_engine": TransformerEngineModel}
+    kind = kinds.get(architecture.kernels, PaddedModel)
     chunks: list[PaddedModel] = []
     for stage in range(layout.virtual_pipeline):
         virtual_stage = stage if layout.virtual_pipeline > 1 else None

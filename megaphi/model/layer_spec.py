@@ -8,6 +8,9 @@ from the spec of one layer Megatron would choose the final norm by itself.
 
 from __future__ import annotations
 
+from copy import copy
+from typing import Any
+
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
@@ -20,6 +23,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from megaphi.errors import InputError
+from megaphi.kernels.attention_backend import Heads, choose_backend
 from megaphi.kernels.linear import check_product
 from megaphi.kernels.loading import allow_slow, require
 from megaphi.model.architecture import Architecture
@@ -61,6 +65,18 @@ def block_spec(
     refuse_other_fields(config, kernels=architecture.kernels, variant=variant_fields(architecture), spec=layer)
     layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm)  # pyright: ignore
+
+
+class TransformerEngineLayer(TransformerLayer):
+    """Megatron's layer whose matrices add their weight gradients to the fp32 ones within the product.
+
+    For these layers alone: in the whole model's configuration the field would ask Apex for it, in the output layer.
+    """
+
+    def __init__(self, config: TransformerConfig, *rest: Any, **named: Any) -> None:
+        own = copy(config)
+        own.gradient_accumulation_fusion = True
+        super().__init__(own, *rest, **named)
 
 
 def _layer_spec(
@@ -106,6 +122,11 @@ def check_kernels(architecture: Architecture, *, device: torch.device, parameter
 
     `reads`: the model is for generation, not for training.
     """
+    problem = problem_with("transformer_engine") if architecture.kernels == "transformer_engine" else None
+    if problem is not None:
+        raise InputError(
+            f"model.kernels=transformer_engine, but Transformer Engine {problem}: fix it, or use model.kernels=fused"
+        )
     if architecture.kernels == "fused":
         allow_slow(architecture.allow_slow_operators)
         softmax = ("causal_softmax", "masked_softmax") if architecture.attention == "softmax" else ()
@@ -114,15 +135,32 @@ def check_kernels(architecture: Architecture, *, device: torch.device, parameter
         require(names, device, torch_dtype(parameters))
         if not reads:
             check_product(device, torch_dtype(parameters))
-    problem = problem_with("transformer_engine") if architecture.kernels == "transformer_engine" else None
-    if problem is not None:
-        raise InputError(
-            f"model.kernels=transformer_engine, but Transformer Engine {problem}: fix it, or use model.kernels=fused"
-        )
+    elif architecture.kernels == "transformer_engine":
+        require(("cross_entropy",), device, torch_dtype(parameters))
+
+
+def choose_attention(architecture: Architecture, *, device: torch.device, parameters: Precision, reads: bool) -> str:
+    """Fix for this process what computes attention; returns its name in words. Raises InputError, see `choose_backend`.
+
+    `reads`: the model is for generation, not for training.
+    """
+    if architecture.kernels == "transformer_engine":
+        return "Transformer Engine"
+    if architecture.attention == "softmax":
+        return "fused softmax"
+    heads = Heads(
+        queries=architecture.heads,
+        groups=architecture.key_value_groups,
+        size=architecture.head_size,
+        device=device,
+        dtype=torch_dtype(parameters),
+    )
+    return choose_backend(architecture.attention_backend, heads, reads=reads)
 
 
 def _transformer_engine() -> tuple[ModuleSpec, type]:
     from megatron.core.extensions.transformer_engine import TENorm
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
 
-    return get_gpt_layer_with_transformer_engine_spec(), TENorm
+    layer = get_gpt_layer_with_transformer_engine_spec()
+    return ModuleSpec(module=TransformerEngineLayer, params=layer.params, submodules=layer.submodules), TENorm

@@ -1,10 +1,10 @@
 """Our architecture and layout as Megatron-Core's `TransformerConfig`.
 
-Every fusion that needs Apex or Transformer Engine is off: without them Megatron either fails at run time or falls
-back silently. Three settings prevent silently wrong results (measured on Megatron-Core 0.16.1): pipeline outputs are
-not deallocated (a pending gloo send would read freed storage), interleaved schedules on two pipeline stages overlap
-their point-to-point calls (else activations are received as gradients), and Megatron's fused cross-entropy stays off
-(it rounds the logits' gradient to bfloat16 even in fp32).
+Every fusion that needs Apex or Transformer Engine is off for our layers: without them Megatron either fails at run
+time or falls back silently. Three settings prevent silently wrong results (measured on Megatron-Core 0.16.1): pipeline
+outputs are not deallocated (a pending gloo send would read freed storage), interleaved schedules on two pipeline stages
+overlap their point-to-point calls (else activations are received as gradients), and Megatron's fused cross-entropy
+stays off (it rounds the logits' gradient to bfloat16 even in fp32).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import torch
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnBackend
 
-from megaphi.model.architecture import Architecture
+from megaphi.model.architecture import Architecture, AttentionBackend
 from megaphi.model.variants import variant_of
 from megaphi.parallel.layout import ParallelLayout
 
@@ -32,7 +33,18 @@ _FUSIONS = (
     "persist_layer_norm",
     "cross_entropy_loss_fusion",
 )
-"""Megatron's own fusions: all off, see above. Ours are in the layer spec."""
+"""Megatron's own fusions: all off for our layers, see above. Ours are in the layer spec."""
+
+_TRANSFORMER_ENGINE = ("apply_rope_fusion", "bias_activation_fusion", "bias_dropout_fusion")
+"""Those that Megatron has beside Transformer Engine's layers: on for these. Weight gradients are added to the fp32 ones
+within the product (`layer_spec.TransformerEngineLayer`); the loss is ours (`padded_model.TransformerEngineModel`)."""
+_ATTENTION_BACKENDS: dict[AttentionBackend, AttnBackend] = {
+    "auto": AttnBackend.auto,
+    "flash": AttnBackend.flash,
+    "cudnn": AttnBackend.fused,
+    "math": AttnBackend.unfused,
+}
+"""Transformer Engine's own, by `model.attention_backend`."""
 
 _RECOMPUTE: dict[Recompute, dict[str, Any]] = {
     "none": {},
@@ -98,6 +110,11 @@ def transformer_config(
     # Lets the layer spec name the activation module; the fused spec names the identity (fused_layer.py). Set here,
     # because Megatron's own check would limit the activation to those that Transformer Engine has.
     config.use_te_activation_func = architecture.kernels == "fused"
+    if architecture.kernels == "transformer_engine":
+        # Set here too: Megatron's check asks for Transformer Engine, which a plan does without.
+        for name in _TRANSFORMER_ENGINE:
+            setattr(config, name, True)
+        config.attention_backend = _ATTENTION_BACKENDS[architecture.attention_backend]
     return config
 
 

@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
-from megaphi.kernels.cross_entropy import hide_padding
+from megaphi.kernels.cross_entropy import cross_entropy, hide_padding
 from megaphi.model.architecture import Architecture
 from megaphi.model.forward.attention import Causal
 from megaphi.model.forward.context import ForwardContext
@@ -82,3 +82,17 @@ class PaddedModel(GPTModel):
 
     def _hide_padding(self, _: torch.nn.Module, __: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
         hide_padding(output[0], vocabulary=self.vocabulary, group=self.pg_collection.tp)
+
+
+class TransformerEngineModel(PaddedModel):
+    """A pipeline stage's part of the model on Transformer Engine's layers, with our loss at its top.
+
+    Megatron's own loss keeps a copy of the logits in fp32; ours overwrites them with their gradient.
+    """
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Losses `[B, S]` of labels `[B, S]`, from logits `[S, B, V]`; called by Megatron's forward pass."""
+        losses_T = cross_entropy(
+            logits.flatten(0, 1), labels.t().reshape(-1), group=self.pg_collection.tp, in_place=True
+        )
+        return losses_T.view(labels.t().shape).t().contiguous()

@@ -70,6 +70,9 @@ def continuations(checkpoint: str, layout: ParallelLayout, tops: list[int]) -> d
     for name, rules in RULES.items():
         engine = InferenceEngine(model, slots=4, prefill_tokens=24)
         found[name] = [plain(item) for (item,) in generate(engine, prompts, rules)]
+    fixed = InferenceEngine(model, slots=4, prefill_tokens=24, fixed_steps=True)
+    assert (fixed._decode_step is None) == (layout.pipeline > 1)
+    found["fixed"] = [plain(item) for (item,) in generate(fixed, prompts, SAMPLED)]
     found["json"] = json_answers(model, prompts[:SHORT])
     small = InferenceEngine(
         model, slots=6, cache_bytes=7 * 16 * bytes_per_token(model)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
 import numpy as np
 
 from megaphi.model.architecture import Architecture
@@ -64,7 +68,6 @@ def weights_by_name(layout: ParallelLayout) -> dict[str, tuple[tuple[int, ...], 
 def names_of_transformer_engines_weights() -> list[str]:
     """The names under which the weights of a layer of Transformer Engine go into checkpoints."""
     from types import SimpleNamespace
-    from typing import Any
 
     from megaphi.model.initialize import parameter_shares
     from megaphi.parallel.world import start_world
@@ -78,6 +81,55 @@ def names_of_transformer_engines_weights() -> list[str]:
         named_parameters=lambda: [(f"decoder.layers.1.{name}", None) for name in held],
     )
     return [share.name for share in parameter_shares(chunk)]
+
+
+def transformer_engines_settings() -> dict[str, Any]:
+    """What Megatron's configuration says for Transformer Engine's layers, and for ours."""
+    from megaphi.model.megatron_config import transformer_config
+
+    names = ("apply_rope_fusion", "bias_activation_fusion", "bias_dropout_fusion", "gradient_accumulation_fusion")
+    found: dict[str, Any] = {}
+    for kernels in ("fused", "transformer_engine"):
+        config = transformer_config(replace(TINY, kernels=kernels), ParallelLayout(), parameters="float32")  # pyright: ignore
+        found[kernels] = {name: getattr(config, name) for name in (*names, "cross_entropy_loss_fusion")}
+    for backend in ("auto", "flash", "cudnn", "math"):
+        model = replace(TINY, kernels="transformer_engine", attention_backend=backend)  # pyright: ignore[reportArgumentType]
+        found[backend] = transformer_config(model, ParallelLayout(), parameters="float32").attention_backend.name
+    return found
+
+
+def transformer_engines_loss() -> dict[str, float]:
+    """The top of the model for Transformer Engine, over Megatron's layers in PyTorch, beside Megatron's own loss.
+
+    Returns the largest difference between losses, and between gradients of the weights, and the largest gradient.
+    """
+    import torch
+
+    from megaphi.model import language_model
+    from megaphi.model.forward.attention import Causal
+    from megaphi.model.forward.context import ForwardContext
+    from megaphi.model.forward.targets import Labels
+    from megaphi.model.padded_model import PaddedModel, TransformerEngineModel
+    from megaphi.parallel.world import start_world
+
+    start_world(ParallelLayout(), seed=0)
+    tokens_BS = torch.randint(TINY.vocabulary, (2, 16), generator=torch.Generator().manual_seed(1))
+    losses, gradients = [], []
+    for kind in (PaddedModel, TransformerEngineModel):
+        with mock.patch.object(language_model, "PaddedModel", kind):
+            (model,) = language_model.build_model(
+                replace(TINY, kernels="reference"), ParallelLayout(), sequence_length=16, seed=3
+            )
+        assert type(model) is kind
+        loss_BS = model(tokens_BS, ForwardContext(attention=Causal(), targets=Labels(tokens_BS.roll(-1, 1))))
+        (loss_BS * torch.linspace(0, 1, 16)).sum().backward()
+        losses.append(loss_BS.detach())
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    return {
+        "loss": (losses[0] - losses[1]).abs().max().item(),
+        "gradients": (gradients[0] - gradients[1]).abs().max().item(),
+        "largest": gradients[0].abs().max().item(),
+    }
 
 
 def fp8_settings() -> tuple[str | None, str | None]:

@@ -18,6 +18,8 @@ from tests.model.model_runs import (
     fp8_settings,
     names_of_transformer_engines_weights,
     parameters_of,
+    transformer_engines_loss,
+    transformer_engines_settings,
     weights_by_name,
 )
 
@@ -113,6 +115,26 @@ def test_initial_weights_have_the_documented_spread() -> None:
         is_residual = name.endswith(("linear_proj.weight", "linear_fc2.weight"))
         expected = 0.02 / np.sqrt(2 * 4) if is_residual else 0.02  # 4 layers
         assert values.std() == pytest.approx(expected, rel=0.05), name
+
+
+def test_transformer_engine_has_the_fusions_that_megatron_has_beside_it() -> None:
+    """What its layers make of them is not tested: it cannot be installed without a GPU."""
+    (found,) = run_in_world(transformer_engines_settings, processes=1)
+    assert set(found["fused"].values()) == {False}
+    on = {name for name, value in found["transformer_engine"].items() if value}
+    assert on == {
+        "apply_rope_fusion",
+        "bias_activation_fusion",
+        "bias_dropout_fusion",
+    }
+    backends = [found[name] for name in ("auto", "flash", "cudnn", "math")]
+    assert backends == ["auto", "flash", "fused", "unfused"]
+
+
+def test_transformer_engines_layers_have_our_loss() -> None:
+    (found,) = run_in_world(transformer_engines_loss, processes=1)
+    assert found["largest"] > 1e-3
+    assert max(found["loss"], found["gradients"] / found["largest"]) < 2e-6
 
 
 def test_transformer_engines_weights_have_the_names_of_ours() -> None:

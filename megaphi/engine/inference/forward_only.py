@@ -30,14 +30,13 @@ from megaphi.engine.saving.shards import fill_parameters
 from megaphi.engine.start.same_run import agree_on_weights, code_facts
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
-from megaphi.model.attention_backend import choose_backend
 from megaphi.model.forward.attention import Causal
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedCache
 from megaphi.model.forward.targets import AllLogits
 from megaphi.model.language_model import build_model
-from megaphi.model.layer_spec import check_kernels
-from megaphi.model.megatron_config import Precision, torch_dtype
+from megaphi.model.layer_spec import check_kernels, choose_attention
+from megaphi.model.megatron_config import Precision
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.weights import EMBEDDING
 from megaphi.parallel.agreement import agreed
@@ -77,7 +76,7 @@ def open_model(
     own: Precision = "bfloat16" if reader.dtype(EMBEDDING) == torch.bfloat16 else "float32"
     numbers = parameters or own
     agreed(world, lambda: check_kernels(architecture, device=world.device, parameters=numbers, reads=True))
-    agreed(world, lambda: choose_backend(architecture, device=world.device, dtype=torch_dtype(numbers), reads=True))
+    agreed(world, lambda: choose_attention(architecture, device=world.device, parameters=numbers, reads=True))
     (module,) = build_model(
         architecture,
         world.layout,
@@ -123,7 +122,7 @@ def next_token_losses(model: InferenceModel, tokens_BS: np.ndarray) -> np.ndarra
 
 
 def make_cache(model: InferenceModel, *, blocks: int, block_size: int) -> PagedCache:
-    """An empty cache for the layers of this rank."""
+    """A cache of zeros for the layers of this rank."""
     groups = model.architecture.key_value_groups // model.world.layout.tensor
     shape = (blocks, block_size, groups, model.architecture.head_size)
     config, device = model.module.config, model.world.device
@@ -170,12 +169,12 @@ def _run_pipeline(model: InferenceModel, tokens_BS: Tensor, context: ForwardCont
 
 def _forward_step(tokens_BS: Tensor, context: ForwardContext) -> Callable[..., Any]:
     def forward_step(_: Iterator[Any], module: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
-        return module(tokens_BS, context), _gathered
+        return module(tokens_BS, context), gathered_logits
 
     return forward_step
 
 
-def _gathered(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:
+def gathered_logits(logits_BSV: Tensor, non_loss_data: bool = True) -> Tensor:
     """Gather the padded vocabulary from the tensor ranks' shares."""
     return gather_from_tensor_model_parallel_region(logits_BSV).float()
 

@@ -18,10 +18,8 @@ from megatron.core.transformer import TransformerConfig
 
 from megaphi.engine.model.optimizer import build_optimizer
 from megaphi.engine.run_config import RunConfig
-from megaphi.model.attention_backend import choose_backend
 from megaphi.model.language_model import build_model
-from megaphi.model.layer_spec import check_kernels
-from megaphi.model.megatron_config import torch_dtype
+from megaphi.model.layer_spec import check_kernels, choose_attention
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.tensor_gradients import add_up_gradients
 from megaphi.parallel.agreement import agreed
@@ -54,8 +52,7 @@ def check_machine(run: RunConfig, world: World) -> str:
     """
     device, parameters = world.device, run.precision.parameters
     agreed(world, lambda: check_kernels(run.model, device=device, parameters=parameters, reads=False))
-    dtype = torch_dtype(parameters)
-    return agreed(world, lambda: choose_backend(run.model, device=device, dtype=dtype, reads=False))
+    return agreed(world, lambda: choose_attention(run.model, device=device, parameters=parameters, reads=False))
 
 
 def build_training_model(run: RunConfig, world: World) -> TrainingModel:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from megaphi.engine.inference.decode_step import DecodeInputs
 from megaphi.generation.decoding.scheduler import BlockCopy, ScheduledChunk, SequenceState
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedCache, PagedPass, Prefill
@@ -41,8 +42,18 @@ def cache_pass(
     return ForwardContext(
         attention=attention,
         positions_BS=torch.tensor([positions_T], dtype=torch.int64, device=device),
-        targets=LogitRows(torch.tensor(_logit_rows(chunks), dtype=torch.int64, device=device)),
+        targets=LogitRows(torch.tensor(logit_rows(chunks), dtype=torch.int64, device=device)),
     )
+
+
+def decode_inputs(chunks: Sequence[ScheduledChunk], *, block_size: int) -> DecodeInputs:
+    """The inputs of a pass over decodes only."""
+    tokens_T = [token for chunk in chunks for token in chunk.tokens]
+    positions_T = [position for chunk in chunks for position in chunk.positions]
+    rows_T = [row for chunk in chunks for row in _cache_rows(chunk.sequence, chunk.positions, block_size)]
+    lengths_T = [position + 1 for position in positions_T]
+    numbers_4T = np.array([tokens_T, positions_T, rows_T, lengths_T], dtype=np.int64)
+    return DecodeInputs(numbers_4T=numbers_4T, tables_TM=_tables(chunks))
 
 
 def _copied_rows(copies: Sequence[BlockCopy], block_size: int) -> list[list[int]]:
@@ -82,7 +93,7 @@ def _rows_up_to(blocks: Sequence[int], end: int, block_size: int) -> np.ndarray:
     return rows.reshape(-1)[:end]
 
 
-def _logit_rows(chunks: Sequence[ScheduledChunk]) -> list[int]:
+def logit_rows(chunks: Sequence[ScheduledChunk]) -> list[int]:
     """The tokens of a pass whose logits are needed."""
     rows, offset = [], 0
     for chunk in chunks:

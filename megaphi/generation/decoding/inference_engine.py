@@ -13,6 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
+
+from megaphi.engine.inference.decode_step import decode_step
 from megaphi.engine.inference.forward_only import (
     InferenceModel,
     broadcast_from_last_stage,
@@ -22,7 +25,7 @@ from megaphi.engine.inference.forward_only import (
 )
 from megaphi.errors import InputError
 from megaphi.generation.decoding.cache_blocks import BlockPool
-from megaphi.generation.decoding.cache_pass import cache_pass
+from megaphi.generation.decoding.cache_pass import cache_pass, decode_inputs, logit_rows
 from megaphi.generation.decoding.drafts import Drafter, Speculation
 from megaphi.generation.decoding.interface import Request, Score, StepOutput, Usage
 from megaphi.generation.decoding.json_constraint import Constraint, Constraints
@@ -51,6 +54,7 @@ class InferenceEngine:
         scored_tokens: tokens scored in one pass, and guessed ones; each needs the logits of the whole vocabulary.
         constraints: for answers that are JSON of a schema; None refuses requests for those.
         speculation: how requests that have a family are drafted; None drafts nothing.
+        fixed_steps: decode in steps of fixed shape (`engine/inference/decode_step.py`); None: where there is a GPU.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class InferenceEngine:
         scored_tokens: int = 256,
         constraints: Constraints | None = None,
         speculation: Speculation | None = Speculation(),  # noqa: B008 (frozen)
+        fixed_steps: bool | None = None,
     ) -> None:
         if slots < 1:
             raise InputError(f"a batch of {slots} sequences: must be at least 1")
@@ -80,7 +85,8 @@ class InferenceEngine:
             scored_tokens=scored_tokens,
             drafter=Drafter(speculation, device=model.world.device.type) if speculation else None,
         )
-        self.cache = make_cache(model, blocks=blocks, block_size=BLOCK_SIZE)
+        self.cache = make_cache(model, blocks=blocks + 1, block_size=BLOCK_SIZE)  # the last one is for padding
+        self._decode_step = decode_step(model, self.cache, largest=slots, fixed=fixed_steps)
         self.computed_tokens = 0
         self._constraints = constraints
         self._cancelled: list[StepOutput] = []
@@ -179,10 +185,7 @@ class InferenceEngine:
         self, chunks: list[ScheduledChunk], sampled: list[ScheduledChunk]
     ) -> tuple[Choice, list[Score]] | None:
         """On the last stage: tokens for each sequence that is continued, and the scores of target tokens."""
-        tokens_T = [token for chunk in chunks for token in chunk.tokens]
-        size, copies, device = self.scheduler.pool.size, self.scheduler.copies, self.model.world.device
-        context = cache_pass(chunks, copies, self.cache, block_size=size, device=device)
-        logits_WV = pass_over_cache(self.model, tokens_T, context)
+        logits_WV = self._logits(chunks)
         if logits_WV is None:
             return None
         rows = [row for chunk in sampled for row in self._rows_of(chunk)]
@@ -191,6 +194,19 @@ class InferenceEngine:
         scores = score(logits_WV[scored], [row for row in rows if isinstance(row, TargetToken)]) if scored else []
         chosen_WV = logits_WV if not scored else logits_WV[continued]
         return choose(chosen_WV, [row for row in rows if isinstance(row, Row)]), scores
+
+    def _logits(self, chunks: list[ScheduledChunk]) -> Tensor | None:
+        """On the last stage: fp32 logits [W, V] of the positions that need them."""
+        size, copies, device = self.scheduler.pool.size, self.scheduler.copies, self.model.world.device
+        tokens_T = [token for chunk in chunks for token in chunk.tokens]
+        decodes_only = not copies and not any(chunk.is_prefill for chunk in chunks)
+        if self._decode_step is not None and decodes_only and self._decode_step.takes(len(tokens_T)):
+            logits_TV = self._decode_step(decode_inputs(chunks, block_size=size))
+            rows = logit_rows(chunks)
+            return logits_TV if len(rows) == len(tokens_T) else logits_TV[rows]
+        return pass_over_cache(
+            self.model, tokens_T, cache_pass(chunks, copies, self.cache, block_size=size, device=device)
+        )
 
     def _rows_of(self, chunk: ScheduledChunk) -> list[Row | TargetToken]:
         """For each row of logits of a chunk: how to choose the next token, or the target token to score."""

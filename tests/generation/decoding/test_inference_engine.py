@@ -70,6 +70,8 @@ def test_every_layout_says_what_a_model_without_cache_says(
         for kind in (*RULES, "json"):
             for ours, theirs in zip(found[kind], expected[kind], strict=True):
                 assert_same(ours, theirs)
+        for ours, theirs in zip(found["fixed"], expected["sampled"], strict=True):
+            assert_same(ours, theirs)
         for ours, theirs in zip(found["sampled, small cache"], expected["sampled"], strict=True):
             assert_same(ours, theirs)
         for ours, theirs in zip(found["samples"], expected["samples"], strict=True):

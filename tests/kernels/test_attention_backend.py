@@ -17,10 +17,11 @@ from torch.nn import attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megaphi.errors import InputError
-from megaphi.model import attention_backend
+from megaphi.kernels import attention_backend
 from megaphi.model.architecture import Architecture
-from megaphi.model.attention_backend import choose_backend
 from megaphi.model.forward.flash_launch import is_launched
+from megaphi.model.layer_spec import choose_attention
+from megaphi.model.megatron_config import Precision
 
 MODEL = Architecture(
     layers=1, hidden=32, feed_forward=32, heads=4, key_value_groups=2, head_size=16, vocabulary=64, context=64
@@ -33,7 +34,7 @@ ON_GPU: Any = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16)
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     yield
-    choose_backend(MODEL, device=CPU, dtype=torch.float32, reads=False)
+    choose_attention(MODEL, device=CPU, parameters="float32", reads=False)
 
 
 class Recorder(TorchDispatchMode):
@@ -48,10 +49,10 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def chosen(name: Any, *, dtype: torch.dtype = torch.float32, reads: bool = False, **fields: Any) -> str:
+def chosen(name: Any, *, parameters: Precision = "float32", reads: bool = False, **fields: Any) -> str:
     model = replace(MODEL, attention_backend=name, **fields)
     model.check()
-    return choose_backend(model, device=CPU, dtype=dtype, reads=reads)
+    return choose_attention(model, device=CPU, parameters=parameters, reads=reads)
 
 
 def operators() -> set[str]:
@@ -61,13 +62,13 @@ def operators() -> set[str]:
     return recorder.names
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_name_decides_what_computes(dtype: torch.dtype) -> None:
-    assert chosen("math", dtype=dtype) == "plain products of torch"
+@pytest.mark.parametrize("parameters", ["float32", "bfloat16"])
+def test_a_name_decides_what_computes(parameters: Precision) -> None:
+    assert chosen("math", parameters=parameters) == "plain products of torch"
     assert FLASH not in operators()
     assert not is_launched(ON_GPU)
     for name in ("flash", "auto"):
-        assert chosen(name, dtype=dtype) == "flash attention of torch"
+        assert chosen(name, parameters=parameters) == "flash attention of torch"
         assert FLASH in operators()
         assert is_launched(ON_GPU)
 
@@ -127,8 +128,8 @@ def test_on_a_gpu_plain_products_are_no_silent_choice(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
     cuda = torch.device("cuda")
     with pytest.raises(InputError, match="auto cannot compute this model on a GPU in bfloat16: only plain products"):
-        choose_backend(MODEL, device=cuda, dtype=torch.bfloat16, reads=False)
-    assert choose_backend(MODEL, device=cuda, dtype=torch.float32, reads=False) == "plain products of torch"
+        choose_attention(MODEL, device=cuda, parameters="bfloat16", reads=False)
+    assert choose_attention(MODEL, device=cuda, parameters="float32", reads=False) == "plain products of torch"
 
 
 def test_other_ways_to_attend_have_no_names_of_torch() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import ExitStack
-from typing import get_args
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
@@ -20,11 +20,10 @@ from torch import Tensor
 from torch.nn import attention
 
 from megaphi.errors import InputError
-from megaphi.model.architecture import Architecture, AttentionBackend
 
 _FLASH, _CUDNN = attention.SDPBackend.FLASH_ATTENTION, attention.SDPBackend.CUDNN_ATTENTION
 _EFFICIENT, _MATH = attention.SDPBackend.EFFICIENT_ATTENTION, attention.SDPBackend.MATH
-_ORDERS: dict[AttentionBackend, list[attention.SDPBackend]] = {
+_ORDERS: dict[str, list[attention.SDPBackend]] = {
     "flash": [_FLASH, _EFFICIENT, _MATH],
     "flash3": [_FLASH, _EFFICIENT, _MATH],
     "cudnn": [_CUDNN, _FLASH, _EFFICIENT, _MATH],
@@ -39,35 +38,42 @@ TOKENS = 64
 """Tokens of the trial."""
 
 
-def choose_backend(model: Architecture, *, device: torch.device, dtype: torch.dtype, reads: bool) -> str:
-    """Let torch use this backend from now on, in this process; returns what computes attention, in words.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heads:
+    """The heads of a model's attention, where and in which numbers it is computed."""
+
+    queries: int
+    groups: int
+    size: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def choose_backend(name: str, heads: Heads, *, reads: bool) -> str:
+    """Let torch use this backend (`model.attention_backend`) from now on, in this process; returns its name in words.
 
     `reads`: the model is for generation, not for training.
 
     Raises:
         InputError: this device cannot, and why.
     """
-    if model.kernels == "transformer_engine":
-        return "Transformer Engine"
-    if model.attention == "softmax":
-        return "fused softmax"
-    name: AttentionBackend = "flash" if reads and model.attention_backend == "cudnn" else model.attention_backend
+    name = "flash" if reads and name == "cudnn" else name
     _chosen.close()
     _activate_flash3(name)
     order = _ORDERS.get(name, _ORDERS["flash"] if reads else None)
     try:
-        used = _tried(model, None if name == "auto" else _ORDERS[name][0], device=device, dtype=dtype, reads=reads)
+        used = _tried(heads, None if name == "auto" else _ORDERS[name][0], reads=reads)
     except RuntimeError as error:
-        raise _refusal(name, str(error), device, dtype) from None
-    if name == "auto" and used is _MATH and device.type == "cuda" and dtype != torch.float32:
-        reasons = _reasons(model, device=device, dtype=dtype)
-        raise _refusal("auto", f"only plain products, which keep all scores, are left: {reasons}", device, dtype)
+        raise _refusal(name, str(error), heads) from None
+    if name == "auto" and used is _MATH and heads.device.type == "cuda" and heads.dtype != torch.float32:
+        reasons = _reasons(heads)
+        raise _refusal("auto", f"only plain products, which keep all scores, are left: {reasons}", heads)
     if order is not None:
         _chosen.enter_context(attention.sdpa_kernel(order, set_priority=True))
     return f"{_NAMES[used]}{' 3' if name == 'flash3' else ''} of torch"
 
 
-def _activate_flash3(name: AttentionBackend) -> None:
+def _activate_flash3(name: str) -> None:
     """Let flash attention 3 stand in for torch's flash attention, or take that back."""
     if name == "flash3":
         try:
@@ -81,22 +87,20 @@ def _activate_flash3(name: AttentionBackend) -> None:
         attention.restore_flash_attention_impl()
 
 
-def _tried(
-    model: Architecture, backend: attention.SDPBackend | None, *, device: torch.device, dtype: torch.dtype, reads: bool
-) -> attention.SDPBackend:
-    """The backend that computes causal attention of this model, compared with the definition; None: torch's choice.
+def _tried(heads: Heads, backend: attention.SDPBackend | None, *, reads: bool) -> attention.SDPBackend:
+    """The backend that computes causal attention of these heads, compared with the definition; None: torch's choice.
 
     Raises RuntimeError, with torch's reasons.
     """
-    query, key, value = (operand.requires_grad_(not reads) for operand in _operands(model, device=device, dtype=dtype))
-    grouped = model.heads != model.key_value_groups
+    query, key, value = (operand.requires_grad_(not reads) for operand in _operands(heads))
+    grouped = heads.queries != heads.groups
     with ExitStack() as scope:
         noted = scope.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         if backend is not None:
             scope.enter_context(attention.sdpa_kernel(backend))
         try:
-            number = torch._fused_sdp_choice(query, key, value, is_causal=True, enable_gqa=grouped)
+            number = torch.ops.aten._fused_sdp_choice(query, key, value, is_causal=True, enable_gqa=grouped)
             found = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
             if not reads:
                 found.sum().backward()
@@ -105,18 +109,17 @@ def _tried(
             raise RuntimeError("; ".join(_first_lines(reasons))) from None
     expected = _by_definition(query.detach(), key.detach(), value.detach())
     difference = (found.detach().float() - expected).abs().max().item()
-    if not difference <= (1e-4 if dtype == torch.float32 else 3e-2):
+    if not difference <= (1e-4 if heads.dtype == torch.float32 else 3e-2):
         raise RuntimeError(f"its trial is off by {difference:.3g}")
     return attention.SDPBackend(number)
 
 
-def _operands(model: Architecture, *, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def _operands(heads: Heads) -> list[Tensor]:
     """Query, key and value [1, heads, TOKENS, head size], numbers that leave every random state alone."""
     found = []
-    for seed, heads in enumerate((model.heads, model.key_value_groups, model.key_value_groups)):
-        count = heads * TOKENS * model.head_size
-        numbers = torch.sin(torch.arange(count, dtype=torch.float64) * (seed + 1.7))
-        found.append(numbers.view(1, heads, TOKENS, model.head_size).to(device=device, dtype=dtype))
+    for seed, count in enumerate((heads.queries, heads.groups, heads.groups)):
+        numbers = torch.sin(torch.arange(count * TOKENS * heads.size, dtype=torch.float64) * (seed + 1.7))
+        found.append(numbers.view(1, count, TOKENS, heads.size).to(device=heads.device, dtype=heads.dtype))
     return found
 
 
@@ -129,10 +132,10 @@ def _by_definition(query_BHSK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor) -> 
     return scores_BHSS.masked_fill(hidden_SS, -torch.inf).softmax(-1) @ value_BHSK
 
 
-def _reasons(model: Architecture, *, device: torch.device, dtype: torch.dtype) -> str:
+def _reasons(heads: Heads) -> str:
     """Why torch uses none of its fused kernels, as it says itself."""
     try:
-        _tried(model, _FLASH, device=device, dtype=dtype, reads=True)
+        _tried(heads, _FLASH, reads=True)
     except RuntimeError as error:
         return str(error)
     return "torch gives no reason"
@@ -142,10 +145,10 @@ def _first_lines(texts: list[str]) -> list[str]:
     return [text.splitlines()[0].split(" (Triggered internally")[0].rstrip(". ") for text in texts if text]
 
 
-def _refusal(name: AttentionBackend, reason: str, device: torch.device, dtype: torch.dtype) -> InputError:
-    where = "a CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    others = ", ".join(other for other in get_args(AttentionBackend) if other != name)
+def _refusal(name: str, reason: str, heads: Heads) -> InputError:
+    where = "a CPU" if heads.device.type == "cpu" else torch.cuda.get_device_name(heads.device)
+    others = ", ".join(other for other in ("auto", *_ORDERS) if other != name)
     return InputError(
-        f"model.attention_backend={name} cannot compute this model on {where} in {str(dtype).removeprefix('torch.')}:"
-        f" {reason}. Use another one ({others})"
+        f"model.attention_backend={name} cannot compute this model on {where} in"
+        f" {str(heads.dtype).removeprefix('torch.')}: {reason}. Use another one ({others})"
     )
