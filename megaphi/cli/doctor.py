@@ -176,7 +176,7 @@ def _show_kernels() -> None:
 
 
 def _attention_of(run: RunConfig) -> str:
-    """What computes attention of a recipe here. Raises InputError where its backend cannot."""
+    """Name of what computes attention of a recipe here. Raises InputError where its backend cannot."""
     import torch
 
     from megaphi.model.layer_spec import choose_attention

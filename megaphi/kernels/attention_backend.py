@@ -30,7 +30,7 @@ _ORDERS: dict[str, list[attention.SDPBackend]] = {
     "efficient": [_EFFICIENT, _MATH],
     "math": [_MATH],
 }
-"""What torch may use, by name, the preferred first; those after it serve attention with a mask."""
+"""Kernels that torch may use, by name, the preferred first; those after it serve attention with a mask."""
 _NAMES = {_FLASH: "flash attention", _CUDNN: "cuDNN", _EFFICIENT: "memory-efficient attention", _MATH: "plain products"}
 _UNKNOWN = "torch has no such kernel for it"
 _chosen = ExitStack()
@@ -133,7 +133,7 @@ def _by_definition(query_BHSK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor) -> 
 
 
 def _reasons(heads: Heads) -> str:
-    """Why torch uses none of its fused kernels, as it says itself."""
+    """Reasons why torch uses none of its fused kernels, as it says itself."""
     try:
         _tried(heads, _FLASH, reads=True)
     except RuntimeError as error:

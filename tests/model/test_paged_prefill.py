@@ -81,11 +81,11 @@ def attended(
         lengths=torch.empty(0, dtype=torch.int32),
         prefill=Prefill.of(lengths, seen, start=0, device=device),
     )
-    operands = [
+    query, key, value = (
         torch.cat([wholes[number][part][start:end] for number, start, end in spans])[:, None] for part in range(3)
-    ]
+    )
     core: Any = SimpleNamespace(layer_number=1, is_flash=True, scale=SIZE**-0.5, product=product)
-    return attention.attend(*operands, core).squeeze(1)
+    return attention.attend(query, key, value, core).squeeze(1)
 
 
 def product(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:

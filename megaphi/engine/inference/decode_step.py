@@ -36,7 +36,7 @@ Capture = Callable[[Replay], Replay]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeInputs:
-    """What a pass of decodes depends on, on the host."""
+    """The numbers that a pass of decodes depends on, on the host."""
 
     numbers_4T: NDArray[np.int64]
     """Tokens, their positions, the rows of the cache that they are stored in, and how many positions each sees."""
@@ -142,7 +142,7 @@ def decode_step(model: InferenceModel, cache: PagedCache, *, largest: int, fixed
 
 
 def _problem(model: InferenceModel) -> str | None:
-    """Why a model's decode steps cannot be captured; None if they can."""
+    """The reason why a model's decode steps cannot be captured; None if they can."""
     if model.world.layout.pipeline > 1:
         return "pipeline stages wait for each other on the host"
     slow = why_not("paged_attention", model.world.device.type, model.module.config.params_dtype)

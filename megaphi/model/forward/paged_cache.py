@@ -101,8 +101,8 @@ class PagedPass(Attention):
             heads_THK = paged_attention(decode_THK, keys_NPGK, values_NPGK, self.tables, self.lengths, scale=core.scale)
             attended.append(heads_THK.flatten(1).unsqueeze(1))
         if self.prefill is not None:
-            rows = [stored.view(-1, *stored.shape[2:]) for stored in (keys_NPGK, values_NPGK)]
-            attended.append(_prefilled(query_SBHK[:, 0], *rows, self.prefill, core)[:, None])
+            keys_RGK, values_RGK = keys_NPGK.flatten(0, 1), values_NPGK.flatten(0, 1)
+            attended.append(_prefilled(query_SBHK[:, 0], keys_RGK, values_RGK, self.prefill, core)[:, None])
         return torch.cat(attended)
 
 
