@@ -1,4 +1,4 @@
-"""Which of torch's kernels computes attention (`model.attention_backend`): chosen at the start, tried, and named.
+"""The kernel of torch that computes attention (`model.attention_backend`): chosen at the start, tried, and named.
 
 torch chooses by itself, for each call, and says nothing where it falls back to products with all scores in memory. So
 the choice is made here, once for a process: the kernel that was named goes first, and before anything is built it

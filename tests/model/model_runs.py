@@ -84,7 +84,7 @@ def names_of_transformer_engines_weights() -> list[str]:
 
 
 def transformer_engines_settings() -> dict[str, Any]:
-    """What Megatron's configuration says for Transformer Engine's layers, and for ours."""
+    """Values of Megatron's configuration for Transformer Engine's layers, and for ours."""
     from megaphi.model.megatron_config import transformer_config
 
     names = ("apply_rope_fusion", "bias_activation_fusion", "bias_dropout_fusion", "gradient_accumulation_fusion")

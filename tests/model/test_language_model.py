@@ -118,7 +118,7 @@ def test_initial_weights_have_the_documented_spread() -> None:
 
 
 def test_transformer_engine_has_the_fusions_that_megatron_has_beside_it() -> None:
-    """What its layers make of them is not tested: it cannot be installed without a GPU."""
+    """The work of its layers is not tested: it cannot be installed without a GPU."""
     (found,) = run_in_world(transformer_engines_settings, processes=1)
     assert set(found["fused"].values()) == {False}
     on = {name for name, value in found["transformer_engine"].items() if value}

@@ -1,4 +1,4 @@
-"""What stands in for a CUDA graph: the operators of a function and their very tensors, and nothing else of it.
+"""A stand-in for a CUDA graph: the operators of a function and their very tensors, and nothing else of it.
 
 A replay calls them again on the same tensors and stores the results where the first ones are. As on a GPU, what Python
 decided while it was recorded is decided for ever: a value that is not in a static tensor is the old one.
