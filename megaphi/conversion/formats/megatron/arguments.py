@@ -1,4 +1,5 @@
-"""The model described by a Megatron checkpoint: `args` in common.pt, or `model` in Megatron-Bridge's run_config.yaml.
+"""The model described by a Megatron checkpoint: `args` in common.pt (since Megatron-Core 0.19 an object of the folder),
+or `model` in Megatron-Bridge's run_config.yaml.
 
 Several hundred arguments describe a whole run. One that is None, false, zero or empty is not set; every other is
 honoured, is known to change nothing, or is refused by name and value: functions, enumerations and types of torch by
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.conversion.formats.megatron.restricted_pickle import Name, StandIn, read_pickle
-from megaphi.conversion.formats.megatron.torch_dist import read_stored
+from megaphi.conversion.formats.megatron.torch_dist import TorchDistFolder, pickle_within
 from megaphi.conversion.formats.understood import Test, Understood, off, only, positive, shown
 from megaphi.errors import InputError
 from megaphi.foreign.files import damage_named, open_regular, read_small
 
 COMMON, RUN_CONFIG = "common.pt", "run_config.yaml"
+COMMON_OBJECT = "common_state/shard_0_1"
+"""The same since Megatron-Core 0.19, in the folder of tensors."""
 LARGEST_RUN_CONFIG = 1 << 18
 """Size limit of run_config.yaml, of which Megatron-Bridge writes a tenth."""
 _OF_SUBSYSTEMS = tuple(
@@ -190,34 +193,42 @@ def refuse_arguments(arguments: Mapping[str, Any], *, tied: bool, ignored: Colle
             raise InputError(f"{where}: {name}={stated} in its arguments, and an output layer is{' not' * tied} stored")
 
 
-def read_arguments(folder: Path) -> tuple[dict[str, Any], int | None]:
+def read_arguments(folder: Path, *, stored: TorchDistFolder | None = None) -> tuple[dict[str, Any], int | None]:
     """(what is said of the model and its run, the iteration), as far as it can be known.
+
+    `stored`: the folder's tensors and objects.
 
     Raises:
         InputError: a file is corrupted, hostile, or holds something else.
     """
-    arguments, iteration = _read_common(folder / COMMON)
+    arguments, iteration = _read_common(folder / COMMON, stored)
     return {**arguments, **_read_run_config(folder / RUN_CONFIG)}, iteration
 
 
-def _read_common(path: Path) -> tuple[dict[str, Any], int | None]:
+def _read_common(path: Path, stored: TorchDistFolder | None) -> tuple[dict[str, Any], int | None]:
     try:
         handle = open_regular(path)
     except FileNotFoundError:
-        return {}, None
+        if stored is None or COMMON_OBJECT not in stored.objects:
+            return {}, None
+        held = stored.read_object(COMMON_OBJECT)
+        return _stated(held[0] if isinstance(held, list) and len(held) == 1 else held, where=str(stored.folder))
     with (
         damage_named(path, what="an archive of torch.save"),
         open(handle, "rb") as file,
         zipfile.ZipFile(file) as archive,
     ):
-        (entry,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
-        common = read_pickle(read_stored(archive, entry), where=str(path))
+        common = read_pickle(pickle_within(archive), where=str(path))
+    return _stated(common, where=str(path))
+
+
+def _stated(common: Any, *, where: str) -> tuple[dict[str, Any], int | None]:
     if not isinstance(common, dict):
-        raise InputError(f"{path} does not hold what Megatron-LM writes")
+        raise InputError(f"{where} does not hold what Megatron-LM writes")
     arguments, iteration = common.get("args"), common.get("iteration")
     stated = arguments.state if isinstance(arguments, StandIn) else {} if arguments is None else arguments
     if not isinstance(stated, dict):
-        raise InputError(f"{path}: args are {plain(arguments)!r}, expected a namespace: it is not known what they say")
+        raise InputError(f"{where}: args are {plain(arguments)!r}, expected a namespace: it is not known what they say")
     return {str(name): plain(value) for name, value in stated.items()}, iteration if type(iteration) is int else None
 
 

@@ -48,6 +48,15 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a file."""
+
+    file: str
+    first_byte: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor of the folder."""
 
@@ -65,7 +74,10 @@ class TorchDistFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tensors: Mapping[str, StoredTensor] = _read_metadata(folder / METADATA)
+        self.tensors: Mapping[str, StoredTensor]
+        self.objects: Mapping[str, Piece]
+        """Whatever else is stored, by its key."""
+        self.tensors, self.objects = _read_metadata(folder / METADATA)
         self._handles: dict[str, int] = {}
         self._values: dict[tuple[str, int], int] = {}
         """Archive -> first byte of its values."""
@@ -88,6 +100,15 @@ class TorchDistFolder:
                 raise InputError(
                     f"{self.folder / chunk.file} is truncated: {size:,} bytes, and {key} ends at byte {end:,}"
                 )
+
+    def read_object(self, key: str) -> Any:
+        """The pickle of an object, by the restricted reader."""
+        piece = self.objects[key]
+        where = f"{self.folder / piece.file}, {key}"
+        with damage_named(where, what="an archive of torch.save"):
+            content = io.BufferedReader(_Window(self._open(piece.file), piece.first_byte, piece.bytes))
+            with zipfile.ZipFile(content) as archive:
+                return read_pickle(pickle_within(archive), where=where)
 
     def rows(self, key: str, above: tuple[int, ...], start: int, end: int) -> Tensor:
         """Rows [start, end) of the matrix (or vector) at the index `above` of the leading dimensions."""
@@ -183,6 +204,12 @@ def read_stored(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     return archive.read(entry)
 
 
+def pickle_within(archive: zipfile.ZipFile) -> bytes:
+    """The pickle of an archive of `torch.save`. Raises ValueError if there is not one."""
+    (entry,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
+    return read_stored(archive, entry)
+
+
 def _values_within(content: IO[bytes], *, size: int, numel: int, dtype: torch.dtype, where: str) -> int:
     """Offset of the values of the only tensor in a `torch.save` archive of `size` bytes. Raises what zipfile raises."""
     with zipfile.ZipFile(content) as archive:
@@ -224,7 +251,8 @@ def _is_expected(name: str) -> bool:
     return name.startswith(_PACKAGES)
 
 
-def _read_metadata(path: Path) -> dict[str, StoredTensor]:
+def _read_metadata(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Piece]]:
+    """(tensors, other objects) by their keys."""
     try:
         content = read_small(path, largest=LARGEST_BYTES)
     except FileNotFoundError:
@@ -237,11 +265,13 @@ def _read_metadata(path: Path) -> dict[str, StoredTensor]:
             offset = _numbers(index.field("offset")) if index.field("offset") is not None else ()
             places.setdefault(index.field("fqn"), {})[offset] = place
         entries = {key: entry for key, entry in tensors.items() if _is_tensor(entry)}
-        return {
+        found = {
             key: _stored_tensor(key, entry, TYPES[name], places.get(key, {}))
             for key, entry in entries.items()
             if (name := entry.field("properties").state[0].global_name) in TYPES
         }
+        others = tensors.keys() & places.keys() - entries.keys()
+        return found, {key: _piece(place) for key in others for place in places[key].values()}
 
 
 def _is_tensor(entry: StandIn) -> bool:
@@ -255,17 +285,21 @@ def _stored_tensor(key: str, entry: StandIn, dtype: torch.dtype, places: Mapping
     chunks = []
     for chunk in entry.field("chunks"):
         box = Box(_numbers(chunk.field("offsets")), _numbers(chunk.field("sizes")))
-        place = places[box.offset]
-        name = place.field("relative_path")
-        if place.field("transform_descriptors") is not None or not is_plain_name(name):
-            raise ValueError(f"the chunk in {brief(name)} is compressed, or not in this folder")
-        first, size = (_checked_number(place.field(part)) for part in ("offset", "length"))
+        piece = _piece(places[box.offset])
         if box.numel:
-            chunks.append(Chunk(box, name, first, size))
+            chunks.append(Chunk(box, piece.file, piece.first_byte, piece.bytes))
     shape = _numbers(entry.field("size"))
     if any(len(chunk.box.shape) != len(shape) for chunk in chunks):
         raise ValueError(f"chunks of {key} have other dimensions")
     return StoredTensor(dtype, shape, tuple(chunks))
+
+
+def _piece(place: StandIn) -> Piece:
+    """Where something is stored. Raises ValueError."""
+    name = place.field("relative_path")
+    if place.field("transform_descriptors") is not None or not is_plain_name(name):
+        raise ValueError(f"the chunk in {brief(name)} is compressed, or not in this folder")
+    return Piece(name, *(_checked_number(place.field(part)) for part in ("offset", "length")))
 
 
 def _numbers(size: StandIn) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ class MegatronWeights:
         self._prefix = self._find_prefix()
         self._held_elsewhere: Mapping[str, str | None] = {}
         given, ignored = _parsed(fields)
-        arguments, iteration = read_arguments(self.folder)
+        arguments, iteration = read_arguments(self.folder, stored=self._stored)
         tied = self._prefix + OUTPUT not in self._stored.tensors
         refuse_arguments(arguments, tied=tied, ignored=ignored, where=str(self.folder))
         self.architecture = self._read_architecture(given, arguments, tied=tied)

@@ -85,6 +85,24 @@ def save_again(source: str, folder: str, layout: ParallelLayout, *, own_norms: b
     _save(module, folder, own_norms=own_norms, optimizer=True)
 
 
+def save_counted(folder: str) -> None:
+    """Save a model of one layer whose weights are `counted`: what tests/conversion/formats/megatron/of_0_19 was."""
+    import torch
+
+    with mock.patch.multiple(__name__, LAYERS=1, HIDDEN=12, FEED_FORWARD=10, HEAD_SIZE=2, ROWS=24):
+        module = build(ParallelLayout())
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(torch.from_numpy(counted(name, tuple(parameter.shape))))
+    _save(module, folder)
+
+
+def counted(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """fp32 numbers that depend on a weight's name."""
+    first = sum(name.encode())
+    return np.arange(first, first + np.prod(shape), dtype=np.float32).reshape(shape)
+
+
 def _save(module: Any, folder: str, *, own_norms: bool = False, optimizer: bool = False) -> None:
     import torch
     from megatron.core import dist_checkpointing
@@ -114,8 +132,9 @@ def _in_process_writers() -> Iterator[None]:
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
     writer = filesystem_async.FileSystemWriterAsync
-    if not hasattr(writer, "write_preloaded_data_multiproc"):  # newer versions write with threads
-        yield
+    if not hasattr(writer, "write_preloaded_data_multiproc"):  # 0.19 writes with threads, but has the manager still
+        with mock.patch.object(filesystem_async, "get_write_results_queue", return_value=queue.Queue()):
+            yield
         return
 
     class Count:
