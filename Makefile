@@ -9,6 +9,7 @@
 # make test-gpu      the tests that need a CUDA device
 # make first-gpu     what to run first on a machine with a GPU: test-gpu, bench, quickstart (not yet run on a GPU)
 # CUDA_VISIBLE_DEVICES= make quickstart    on the CPU, also where there is a GPU; the same goes for every other command
+# make test-newest-megatron    the tests of model, engine and conversion with Megatron-Core 0.19, which needs Python 3.12
 # make test-dali     the loader through NVIDIA DALI; installs it into the virtual environment if it is missing (0.6 GB)
 
 PYTHON ?= python3
@@ -21,7 +22,8 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-l
 TORCH_INDEX ?=
 TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: quickstart story test test-fast check fuzz golden corpus bench test-gpu first-gpu test-dali clean
+.PHONY: quickstart story test test-fast check fuzz golden corpus bench test-gpu first-gpu test-dali \
+        test-newest-megatron clean
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
@@ -72,6 +74,17 @@ test-dali: $(VENV)/installed
 	@$(RUN) -c 'import nvidia.dali' 2>/dev/null || \
 		$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dali]'
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/data/loading/test_dali_loader.py
+
+# Megatron-Core 0.19 imports triton, which a build of torch without CUDA does not bring. constraints.txt is for 3.11.
+NEWEST_PYTHON ?= python3.12
+NEWEST_VENV ?= .venv-newest
+test-newest-megatron:
+	$(NEWEST_PYTHON) -m venv $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_OPTIONS) 'torch>=2.13'
+	$(NEWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[test]' 'megatron-core>=0.19.2' triton
+	OMP_NUM_THREADS=1 $(NEWEST_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		tests/model tests/engine tests/stages tests/generation/decoding tests/conversion/formats/megatron
 
 $(VENV)/installed: pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 	$(PYTHON) -c 'import sys; sys.exit("megaphi needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
