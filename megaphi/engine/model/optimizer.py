@@ -74,7 +74,8 @@ def update(optimizer: DistributedOptimizer) -> float:
 
 def _gradient_norm(optimizer: DistributedOptimizer) -> float:
     """L2 norm of the gradients of all ranks, those of replicated weights counted once. Collective."""
-    gradients = optimizer.get_main_grads_for_grad_norm()
+    name = "get_main_grads_for_grad_norm"  # Megatron-Core 0.19 renamed it
+    gradients = getattr(optimizer, name if hasattr(optimizer, name) else "get_grads_for_grad_norm")()
     square = torch.zeros((), dtype=torch.float32, device=torch.cuda.current_device())
     if gradients:
         norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
