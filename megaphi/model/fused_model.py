@@ -69,7 +69,8 @@ class RotaryTable(torch.nn.Module):
         if length not in self.tables:
             device: Any = torch.cuda.current_device()
             table = torch.stack(rotary_table(length, self.turned, base=self.base, device=device))
-            self.tables = {length: table}  # lengths rarely change: the latest is enough
+            # Lengths rarely change: the latest is enough, and the longest, which captured graphs read (decode_step.py).
+            self.tables = {kept: self.tables[kept] for kept in self.tables if kept == self.longest} | {length: table}
         return self.tables[length]
 
 

@@ -85,6 +85,9 @@ def names_of_transformer_engines_weights() -> list[str]:
 
 def transformer_engines_settings() -> dict[str, Any]:
     """Values of Megatron's configuration for Transformer Engine's layers, and for ours."""
+    from megatron.core.transformer.transformer_layer import TransformerLayer
+
+    from megaphi.model.layer_spec import TransformerEngineLayer
     from megaphi.model.megatron_config import transformer_config
 
     names = ("apply_rope_fusion", "bias_activation_fusion", "bias_dropout_fusion", "gradient_accumulation_fusion")
@@ -92,6 +95,9 @@ def transformer_engines_settings() -> dict[str, Any]:
     for kernels in ("fused", "transformer_engine"):
         config = transformer_config(replace(TINY, kernels=kernels), ParallelLayout(), parameters="float32")  # pyright: ignore
         found[kernels] = {name: getattr(config, name) for name in (*names, "cross_entropy_loss_fusion")}
+    with mock.patch.object(TransformerLayer, "__init__", lambda self, own: found.update(layer=own)):
+        TransformerEngineLayer(config)
+    found["layer"] = (found["layer"].gradient_accumulation_fusion, config.gradient_accumulation_fusion)
     for backend in ("auto", "flash", "cudnn", "math"):
         model = replace(TINY, kernels="transformer_engine", attention_backend=backend)  # pyright: ignore[reportArgumentType]
         found[backend] = transformer_config(model, ParallelLayout(), parameters="float32").attention_backend.name

@@ -127,6 +127,7 @@ def test_transformer_engine_has_the_fusions_that_megatron_has_beside_it() -> Non
         "bias_activation_fusion",
         "bias_dropout_fusion",
     }
+    assert found["layer"] == (True, False)  # gradients are added in the products of the layers alone
     backends = [found[name] for name in ("auto", "flash", "cudnn", "math")]
     assert backends == ["auto", "flash", "fused", "unfused"]
 
