@@ -20,13 +20,15 @@ import torch.nn.attention.varlen as varlen
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+_HEAD_SIZES = range(8, 257, 8)
+"""Sizes of heads that flash attention takes; `scaled_dot_product_attention` pads others, the launch does not."""
 # Older versions of torch cannot group queries there.
 _HAS_GROUPS = {"enable_gqa", "window_size"} <= set(inspect.signature(varlen.varlen_attn).parameters)
 
 
 def is_launched(query: Tensor) -> bool:
     """True where flash attention takes all parts at once: not where `model.attention_backend` rules it out."""
-    allowed = torch.backends.cuda.flash_sdp_enabled()
+    allowed = torch.backends.cuda.flash_sdp_enabled() and query.shape[-1] in _HEAD_SIZES
     return _HAS_GROUPS and allowed and query.is_cuda and query.dtype != torch.float32
 
 

@@ -295,7 +295,7 @@ def _stored_tensor(key: str, entry: StandIn, dtype: torch.dtype, places: Mapping
 
 
 def _piece(place: StandIn) -> Piece:
-    """Where something is stored. Raises ValueError."""
+    """The place where something is stored. Raises ValueError."""
     name = place.field("relative_path")
     if place.field("transform_descriptors") is not None or not is_plain_name(name):
         raise ValueError(f"the chunk in {brief(name)} is compressed, or not in this folder")
