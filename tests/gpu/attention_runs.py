@@ -35,7 +35,7 @@ def answers(folder: str) -> dict[str, Any]:
 
 
 def backends() -> dict[str, str]:
-    """The meaning of each name of `model.attention_backend` on this GPU, for Phi-4's heads in bfloat16, or its refusal."""
+    """The meaning of each name of `model.attention_backend` here, for Phi-4's heads in bfloat16, or its refusal."""
     from dataclasses import replace
     from typing import get_args
 
