@@ -23,9 +23,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_padded_step_has_the_logits_of_an_unpadded_pass(found: dict[str, Any]) -> None:
-    """Up to the rounding of matrix products of other shapes; logits are of the order of 1."""
+    """Up to the rounding of matrix products of other shapes; logits are of the order of 10."""
     assert set(found["differences"]) == {1, 2, 3, 4, 5, 7, 8, 9, LARGEST}
-    assert max(found["differences"].values()) < 1e-5
+    assert max(found["differences"].values()) < 5e-5
 
 
 def test_captured_steps_give_the_same_answers(found: dict[str, Any]) -> None:
