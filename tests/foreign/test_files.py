@@ -9,10 +9,12 @@ import pytest
 
 from megaphi.config import user_path
 from megaphi.engine.retention import Saving, prune
+from megaphi.engine.run_lock import LOCK, take
 from megaphi.errors import InputError
 from megaphi.files import replace_folder
-from megaphi.foreign.files import brief, damage_named, is_plain_name, open_regular, read_line, read_small
+from megaphi.foreign.files import brief, damage_named, is_plain_name, open_regular, read_line, read_small, read_text
 from megaphi.foreign.key_file import read_key
+from megaphi.json_log import JsonLog
 
 
 def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
@@ -31,6 +33,33 @@ def test_a_small_file_is_small(tmp_path: Path) -> None:
     assert read_small(tmp_path / "file", largest=100) == b"x" * 100
     with pytest.raises(InputError, match="has 100 bytes, expected at most 99"):
         read_small(tmp_path / "file", largest=99)
+
+
+def test_a_text_is_of_utf8_and_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"\xef\xbb\xbfna\xc3\xafve\r\n")
+    assert read_text(path) == "naïve\r\n"
+    with pytest.raises(InputError, match="has 11 bytes, expected at most 9"):
+        read_text(path, largest=9)
+    path.write_bytes(b"a\n\xff")
+    with pytest.raises(InputError, match=r"text: not UTF-8 text, convert it first \(line 2\)"):
+        read_text(path)
+    path.unlink()
+    with pytest.raises(InputError, match="there is no file"):
+        read_text(path)
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # a hole, which no disk has to hold
+    with pytest.raises(InputError, match=r"has 1,099,511,627,776 bytes, expected at most"):
+        read_text(path)
+
+
+def test_a_pipe_in_the_place_of_a_log_or_a_lock_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("journal.jsonl", LOCK):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="a pipe or a device, expected a file"):
+        JsonLog(tmp_path / "journal.jsonl", lambda _: None, what="a line")
+    with pytest.raises(InputError, match="a pipe or a device, expected a file"):
+        take(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"a\nb", b"a\0", b"\x1b[2J", b"x" * 5_000])

@@ -151,6 +151,7 @@ def test_place_under_every_launcher(name):
         ({"RANK": "1", "WORLD_SIZE": "2"}, "may run on several hosts, but MASTER_ADDR is not set"),
         (changed(OPEN_MPI, MASTER_ADDR="127.0.0.1"), "MASTER_ADDR=127.0.0.1 means every host itself"),
         (changed(SLURM, MASTER_ADDR="localhost"), "MASTER_ADDR=localhost means every host itself"),
+        (changed(OPEN_MPI, MASTER_ADDR="a" * 300), "MASTER_ADDR='aaa.*' is no name of a host"),
         (changed(TORCHRUN, RANK="first"), "RANK='first' is not a whole number"),
         ({"RANK": "3"}, "RANK=3 is set but not WORLD_SIZE"),
         ({"WORLD_SIZE": "3"}, "WORLD_SIZE=3 is set but not RANK"),
