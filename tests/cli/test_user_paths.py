@@ -18,7 +18,20 @@ from tests.conversion.random_models import SHAPES, random_folder
 from tests.test_house import ROOT
 
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
-NO_PATHS = {"field=value", "ADDRESS", "TEXT", "NAME", "KEY", "SIZE", "TYPE", "A,B", "N,N", "NAME=on|off", "K=V,…"} | {
+NO_PATHS = {
+    "field=value",
+    "ADDRESS",
+    "TEXT",
+    "NAME",
+    "KEY",
+    "SIZE",
+    "TYPE",
+    "A,B",
+    "N,N",
+    "N,N,...",
+    "NAME=on|off",
+    "K=V,…",
+} | {
     "SOURCE[=WEIGHT]",
     "[NAME=]FOLDER",  # its folder is expanded once the name is taken off
 }
