@@ -86,7 +86,7 @@ def save_again(source: str, folder: str, layout: ParallelLayout, *, own_norms: b
 
 
 def save_counted(folder: str) -> None:
-    """Save a model of one layer whose weights are `counted`: what tests/conversion/formats/megatron/of_0_19 was."""
+    """Save a model of one layer whose weights are `counted`, as that of tests/conversion/formats/megatron/of_0_19."""
     import torch
 
     with mock.patch.multiple(__name__, LAYERS=1, HIDDEN=12, FEED_FORWARD=10, HEAD_SIZE=2, ROWS=24):

@@ -1,6 +1,7 @@
 """A checkpoint that Megatron-Core 0.19.2 wrote (`megatron_runs.save_counted`), read whatever version is installed here.
 
-Since then the arguments of the run are an object among the tensors, and there is no common.pt.
+Since then the arguments of the run are an object among the tensors, and there is no common.pt. They are all 806 that
+Megatron-LM of that version has, at their defaults but for the model's own: none of them is unknown.
 """
 
 from __future__ import annotations
