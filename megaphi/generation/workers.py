@@ -6,9 +6,9 @@ reader in one call. Nothing but its worker ever touches a generator.
 An exception in one is final for all: every open request fails with it, new ones are refused, and `failure` says why; a
 job that has lost ranks has to be restarted.
 
-A generator has no more requests than it runs at once; the others wait here, where clients take turns (`fair_queue.py`).
-Memory is bounded: at most `max_waiting` requests wait for their first token, where a client with few of them takes the
-place of the one with the most, and a reader who leaves too many outputs unread loses his requests.
+A generator runs no more requests than it has slots for; the others wait here, and take turns (`fair_queue.py`). Memory
+is bounded: at most `max_waiting` requests wait for a slot, where a client with few of them takes the place of the one
+with the most, and the requests of a reader who leaves outputs unread are held until he reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ from typing import Protocol
 from megaphi.errors import InputError, RunFailed
 from megaphi.generation.decoding.interface import Generator, Request, StepOutput, UndefinedLogits, Usage
 from megaphi.generation.dispatch import Dispatcher
-from megaphi.generation.fair_queue import CallOrigin, FairQueue
+from megaphi.generation.fair_queue import CallOrigin, FairQueue, call_that_gives_way
 from megaphi.log import logger
 
-MOST_UNREAD = 50_000
-"""Outputs of one call that may be unread."""
+MOST_UNREAD = 64
+"""Outputs of one request that may be unread before it is held."""
 
 
 class TooManyWaiting(InputError):
@@ -41,7 +41,7 @@ class Load:
     """Open requests."""
 
     waiting: int
-    """Requests without a first token."""
+    """Requests without a slot."""
     running: int
     """Requests that have one."""
 
@@ -63,6 +63,7 @@ class Submission:
         self._service = service
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[StepOutput | Exception] = asyncio.Queue()
+        self._is_held = False
 
     def __aiter__(self) -> Submission:
         return self
@@ -71,6 +72,9 @@ class Submission:
         """The next output. Raises InputError if the engine refused a request, RunFailed if it failed for it or all."""
         while self._open:
             item = await self._queue.get()
+            if self._is_held and self._queue.qsize() <= MOST_UNREAD // 2:
+                self._is_held = False
+                self._service.release(self._open)
             if isinstance(item, Exception):
                 self.cancel()
                 raise item
@@ -96,11 +100,11 @@ class Submission:
             self._loop.call_soon_threadsafe(self._put, items)
 
     def _put(self, items: Sequence[StepOutput | Exception]) -> None:
-        if self._queue.qsize() > MOST_UNREAD:
-            self._service.cancel(self._open)
-            items = [RunFailed("the answer was not read as it came")]
         for item in items:
             self._queue.put_nowait(item)
+        if not self._is_held and self._queue.qsize() > MOST_UNREAD * len(self.requests):
+            self._is_held = True
+            self._service.hold(self._open)
 
 
 class _Worker:
@@ -111,19 +115,10 @@ class _Worker:
         self.queue = FairQueue()
         self.cancelled: list[str] = []
         """Requests to cancel that are with the generator."""
-        self.open: set[str] = set()
-        """Requests that it was given and that have not ended."""
-
-    def take_next(self) -> list[Request]:
-        """The requests that the generator has room for. The caller holds the lock."""
-        taken = []
-        while self.queue and self.queue.taken < self.generator.slots:
-            taken.append(self.queue.take())
-        return taken
 
     @property
     def has_commands(self) -> bool:
-        return bool(self.cancelled) or (bool(self.queue) and self.queue.taken < self.generator.slots)
+        return bool(self.cancelled) or self.queue.has_commands(self.generator.slots)
 
 
 def _log_failure(error: Exception) -> None:
@@ -142,7 +137,7 @@ class GenerationService:
         """Make the worker without starting it.
 
         Args:
-            max_waiting: requests that may wait for their first token at a time.
+            max_waiting: requests that may wait for a slot at a time.
             on_failure: called with the exception that ended the service; without one it is logged.
         """
         self.context = generators[0].context
@@ -157,7 +152,6 @@ class GenerationService:
         self._dispatcher = Dispatcher()
         self._wake = threading.Condition()
         self._owner: dict[str, OutputReader] = {}
-        self._waiting: set[str] = set()
         self._numbers = itertools.count()
         self._calls = itertools.count()
         self._threads = [
@@ -184,7 +178,8 @@ class GenerationService:
 
     def load(self) -> Load:
         with self._wake:
-            return Load(waiting=len(self._waiting), running=len(self._owner) - len(self._waiting))
+            running = sum(worker.queue.running for worker in self._workers)
+            return Load(waiting=len(self._owner) - running, running=running)
 
     def submit(self, requests: Sequence[Request], *, client: str = "") -> Submission:
         """`enqueue` for an event loop. Call it on the one that reads."""
@@ -217,58 +212,77 @@ class GenerationService:
                 raise RunFailed(self.failure or "the server is shutting down")
             displaced = self._make_room(client, len(names))
             self._owner.update(dict.fromkeys(names, reader))
-            self._waiting.update(names)
             origin = CallOrigin(client, next(self._calls))
             for request in requests:
-                busy = [len(worker.open) for worker in self._workers]
+                busy = [len(worker.queue.open) for worker in self._workers]
                 worker = self._workers[self._dispatcher.choose(request.prompt, busy)]
                 worker.queue.put(request, origin)
-                worker.open.add(request.name)
                 self._worker_of[request.name] = worker
             self._wake.notify_all()
         for owner in displaced:
             owner.deliver([TooManyWaiting(f"more than {self.max_waiting} requests are waiting: try again later")])
 
     def _make_room(self, client: str, count: int) -> set[OutputReader]:
-        """Remove waiting calls of clients who have more waiting than `client` will have, until `count` more fit in.
+        """Remove waiting calls that give way to one of `client` until its `count` requests fit in.
 
         Returns their owners; the caller holds the lock. Raises TooManyWaiting if that does not make enough room.
         """
         displaced: set[OutputReader] = set()
-        waiting_of: Counter[str] = sum((worker.queue.waiting_of() for worker in self._workers), Counter())
-        own = waiting_of.pop(client, 0)
-        while len(self._waiting) + count > self.max_waiting:
-            greediest, most = waiting_of.most_common(1)[0] if waiting_of else ("", 0)
-            if most <= own + count:
+        while True:
+            waiting = sum(len(worker.queue.open) - worker.queue.running for worker in self._workers)
+            if waiting + count <= self.max_waiting:
+                return displaced
+            names = call_that_gives_way(
+                (one for worker in self._workers for one in worker.queue.waiting), client, count
+            )
+            if not names:
                 raise TooManyWaiting(
-                    f"{len(self._waiting)} requests are waiting and {count} more would exceed the limit of "
+                    f"{waiting} requests are waiting and {count} more would exceed the limit of "
                     f"{self.max_waiting}: try again later"
                 )
-            for worker in self._workers:
-                for name in worker.queue.newest_call(greediest):
-                    waiting_of[greediest] -= 1
-                    if (owner := self._forget(name)) is not None:
-                        displaced.add(owner)
-        return displaced
+            displaced |= {self._owner[name] for name in names}
+            for name in names:
+                self._drop(name)
 
     def cancel(self, names: Iterable[str]) -> None:
         """Cancel requests; the engine drops them before its next step."""
         with self._wake:
             for name in names:
-                worker = self._worker_of.get(name)
-                if worker is not None and worker.queue.is_taken(name):
-                    worker.cancelled.append(name)
-                self._forget(name)
+                self._drop(name)
             self._wake.notify_all()
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Let requests rest, whose outputs nobody reads, until they are released."""
+        with self._wake:
+            for name in self._worker_of.keys() & set(names):
+                self._worker_of[name].queue.hold(name)
+            self._wake.notify_all()
+
+    def release(self, names: Iterable[str]) -> None:
+        """Let held requests have a slot again."""
+        with self._wake:
+            for name in self._worker_of.keys() & set(names):
+                self._worker_of[name].queue.release(name)
+            self._wake.notify_all()
+
+    def _drop(self, name: str) -> None:
+        """Remove a request that has not ended, from its generator too. The caller holds the lock."""
+        worker = self._worker_of.get(name)
+        if worker is not None and self._forget_in_queue(name, worker):
+            worker.cancelled.append(name)
+        self._owner.pop(name, None)
 
     def _forget(self, name: str) -> OutputReader | None:
         """Remove a request that has ended; returns its owner. The caller holds the lock."""
-        self._waiting.discard(name)
-        worker = self._worker_of.pop(name, None)
+        worker = self._worker_of.get(name)
         if worker is not None:
-            worker.open.discard(name)
-            worker.queue.remove(name)
+            self._forget_in_queue(name, worker)
         return self._owner.pop(name, None)
+
+    def _forget_in_queue(self, name: str, worker: _Worker) -> bool:
+        """Remove a request from its worker; returns whether the generator has it."""
+        del self._worker_of[name]
+        return worker.queue.remove(name)
 
     def _run(self, worker: _Worker) -> None:
         try:
@@ -286,13 +300,16 @@ class GenerationService:
             self._wake.wait_for(lambda: self.is_closing or self.failure or worker.has_commands or not generator.is_idle)
             cancelled, worker.cancelled = worker.cancelled, []
             ends = self.is_closing or self.failure is not None
-            added = [] if ends else worker.take_next()
+            commands = [] if ends else worker.queue.next_commands(generator.slots, generator.usage.starved)
             if ends:
-                cancelled = [*cancelled, *worker.open]
+                cancelled = [*cancelled, *worker.queue.open]
         for name in cancelled:
             generator.cancel(name)
-        for request in added:
-            self._add(generator, request)
+        for method, request in commands:
+            if method == "add":
+                self._add(generator, request)
+            else:
+                (generator.suspend if method == "suspend" else generator.resume)(request.name)
         return not ends
 
     def _add(self, generator: Generator, request: Request) -> None:
@@ -309,7 +326,8 @@ class GenerationService:
         of_owner: dict[OutputReader, list[StepOutput]] = defaultdict(list)
         with self._wake:
             for output in outputs:
-                self._waiting.discard(output.name)
+                if (worker := self._worker_of.get(output.name)) is not None:
+                    worker.queue.count(output.name)
                 owner = self._forget(output.name) if output.finish else self._owner.get(output.name)
                 if owner is not None:
                     of_owner[owner].append(output)
@@ -321,7 +339,6 @@ class GenerationService:
             self.failure = self.failure or reason
             owners = set(self._owner.values())
             self._owner.clear()
-            self._waiting.clear()
             self._wake.notify_all()
         for owner in owners:
             owner.deliver([RunFailed(reason)])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megaphi.data.order.ledger import Cursor, DataContinuation, DatasetRecord, Origin, SourceRecord
-from megaphi.generation.decoding.driver import _ControlMessage
+from megaphi.generation.decoding.driver import _Change, _ControlMessage
 from megaphi.generation.decoding.generate import Completion
 from megaphi.generation.decoding.interface import Request, Score, StepOutput, Usage
 from megaphi.parallel.messages import decoded, encoded
@@ -53,7 +53,7 @@ def copy(message: Any, kind: Any) -> Any:
                         sampling=Sampling(temperature=0.7, logit_bias=((3, -1.5),), stop=("a",)),
                         stop_tokens=frozenset({7, 5}),
                     ),
-                    "2",
+                    _Change("2", "suspend"),
                 ),
                 runs_step=True,
             ),

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch.distributed as distributed
 
@@ -30,11 +30,19 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
+class _Change:
+    """A call of one of the generator's methods with a request's name."""
+
+    name: str
+    method: Literal["cancel", "suspend", "resume"]
+
+
+@dataclass(frozen=True, slots=True)
 class _ControlMessage:
     """Message to the other ranks: the work before the next step, and whether there is one."""
 
-    commands: tuple[Request | str, ...] = ()
-    """Requests that were added and names that were cancelled, in order: a name may be used again."""
+    commands: tuple[Request | _Change, ...] = ()
+    """Requests that were added and what becomes of others, in order: a name may be used again."""
     runs_step: bool = False
     is_last: bool = False
 
@@ -111,7 +119,7 @@ class ReplicaDriver:
     def __init__(self, engine: InferenceEngine) -> None:
         self.context, self.vocabulary, self.slots = engine.context, engine.vocabulary, engine.slots
         self._engine = engine
-        self._commands: list[Request | str] = []
+        self._commands: list[Request | _Change] = []
         self._sender = _MessageSender(lambda message: broadcast_from_first_rank(engine.model, message, _ControlMessage))
 
     def add(self, request: Request) -> None:
@@ -119,8 +127,17 @@ class ReplicaDriver:
         self._commands.append(request)
 
     def cancel(self, name: str) -> None:
-        self._engine.cancel(name)
-        self._commands.append(name)
+        self._change(_Change(name, "cancel"))
+
+    def suspend(self, name: str) -> None:
+        self._change(_Change(name, "suspend"))
+
+    def resume(self, name: str) -> None:
+        self._change(_Change(name, "resume"))
+
+    def _change(self, change: _Change) -> None:
+        _apply(self._engine, change)
+        self._commands.append(change)
 
     def step(self) -> list[StepOutput]:
         commands, self._commands = self._commands, []
@@ -148,10 +165,16 @@ def _follow_replica(engine: InferenceEngine) -> None:
 
 def _run_commands(generator: Generator, message: _ControlMessage) -> None:
     for command in message.commands:
-        if isinstance(command, Request):
-            generator.add(command)
-        else:
-            generator.cancel(command)
+        _apply(generator, command)
+
+
+def _apply(generator: Generator, command: Request | _Change) -> None:
+    if isinstance(command, Request):
+        generator.add(command)
+    else:
+        {"cancel": generator.cancel, "suspend": generator.suspend, "resume": generator.resume}[command.method](
+            command.name
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +206,9 @@ class RemoteReplica:
         self.usage = Usage()
         self._check = engine.check
         self._link = link
-        self._commands: list[Request | str] = []
+        self._commands: list[Request | _Change] = []
         self._open: set[str] = set()
+        self._suspended: set[str] = set()
         self._sender = _MessageSender(lambda message: link.send(message, to=link.rank))
 
     def add(self, request: Request) -> None:
@@ -193,19 +217,32 @@ class RemoteReplica:
         self._commands.append(request)
 
     def cancel(self, name: str) -> None:
-        if name in self._open:
-            self._commands.append(name)
+        self._suspended.discard(name)
+        self._change(_Change(name, "cancel"))
+
+    def suspend(self, name: str) -> None:
+        self._suspended |= self._open & {name}
+        self._change(_Change(name, "suspend"))
+
+    def resume(self, name: str) -> None:
+        self._suspended.discard(name)
+        self._change(_Change(name, "resume"))
+
+    def _change(self, change: _Change) -> None:
+        if change.name in self._open:
+            self._commands.append(change)
 
     def step(self) -> list[StepOutput]:
         commands, self._commands = self._commands, []
         receive = lambda: self._link.receive(tuple[list[StepOutput], Usage], source=self._link.rank)  # noqa: E731
         outputs, self.usage = self._sender.send(_ControlMessage(tuple(commands), runs_step=True), receive)
         self._open -= {output.name for output in outputs if output.finish is not None}
+        self._suspended &= self._open
         return outputs
 
     @property
     def is_idle(self) -> bool:
-        return not self._open
+        return self._open == self._suspended
 
     def close(self) -> None:
         self._sender.close()

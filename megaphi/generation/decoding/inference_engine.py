@@ -90,6 +90,7 @@ class InferenceEngine:
         self.computed_tokens = 0
         self._constraints = constraints
         self._cancelled: list[StepOutput] = []
+        self._starved: tuple[str, ...] = ()
         self._names: set[str] = set()
 
     @property
@@ -106,6 +107,7 @@ class InferenceEngine:
             preemptions=self.scheduler.preemptions,
             drafted_tokens=self.scheduler.drafted_tokens,
             accepted_tokens=self.scheduler.accepted_tokens,
+            starved=self._starved,
         )
 
     def add(self, request: Request) -> None:
@@ -121,6 +123,13 @@ class InferenceEngine:
         if self.scheduler.remove(name) is not None:
             self._cancelled.append(StepOutput(name, finish="cancelled"))
 
+    def suspend(self, name: str) -> None:
+        """Let a request rest until `resume`; its blocks are kept in the cache until they are needed."""
+        self.scheduler.suspend(name)
+
+    def resume(self, name: str) -> None:
+        self.scheduler.resume(name)
+
     def step(self) -> list[StepOutput]:
         """Advance every running request. Collective over the ranks of this replica."""
         outputs, self._cancelled = self._cancelled, []
@@ -132,6 +141,7 @@ class InferenceEngine:
             outputs += self._apply(sampled, choice, scores)
             self.computed_tokens += sum(len(chunk.positions) for chunk in chunks)
         self._names -= {item.name for item in outputs if item.finish is not None}
+        self._starved = tuple(sequence.request.name for sequence in self.scheduler.waiting)
         return outputs
 
     def check(self, request: Request) -> None:

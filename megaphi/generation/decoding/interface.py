@@ -95,15 +95,17 @@ class Usage:
     reused_tokens: int = 0
     """Prompt tokens that were in the cache already."""
     preemptions: int = 0
-    """Number of times that a sequence was preempted for an older one."""
+    """Number of times that a running sequence was preempted, or suspended."""
     drafted_tokens: int = 0
     """Tokens of answers that were guessed and computed ahead."""
     accepted_tokens: int = 0
     """Those of them that were right."""
+    starved: tuple[str, ...] = ()
+    """Names of requests that wait for room in the cache."""
 
 
 class Generator(Protocol):
-    """The interface that server and local sampler drive: add, step until nothing is left, cancel at any time."""
+    """The interface that server and local sampler drive: add, cancel or suspend at any time, step until all is done."""
 
     context: int
     """The longest that prompt and answer may be together, in tokens."""
@@ -117,6 +119,14 @@ class Generator(Protocol):
 
     def cancel(self, name: str) -> None:
         """Drop a request; its last output comes with the next step. Unknown names are ignored."""
+        ...
+
+    def suspend(self, name: str) -> None:
+        """Free the slot of a request, which has the same tokens after `resume`. Unknown names are ignored."""
+        ...
+
+    def resume(self, name: str) -> None:
+        """Queue a suspended request for a slot. Unknown names are ignored."""
         ...
 
     def step(self) -> Sequence[StepOutput]:
@@ -133,5 +143,5 @@ class Generator(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Return whether no request is running or waiting."""
+        """Return whether no request is running or waiting; suspended ones are not."""
         ...

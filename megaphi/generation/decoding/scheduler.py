@@ -7,8 +7,8 @@ running sequence has of the block after them is copied: samples of one prompt co
 A pass computes one token of every sequence that is being decoded, with a draft of what follows it where there is one,
 and up to `prefill_tokens` prompt tokens in prefill chunks. What a wrong draft leaves in the cache is overwritten before
 anything reads it. When blocks run out, the sequence that came last is preempted: it frees its blocks, waits, and later
-continues from its tokens with the same result, because a draw depends on its position only. Every rank decides the same
-from the same tokens, so nothing here is communicated.
+continues from its tokens with the same result, because a draw depends on its position only. So is one whose turn is
+over (`suspend`), until it is resumed. Every rank decides the same from the same tokens: nothing here is communicated.
 """
 
 from __future__ import annotations
@@ -125,12 +125,14 @@ class Scheduler:
         self.prefill_tokens, self.scored_tokens = prefill_tokens, scored_tokens
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []
+        self.suspended: dict[str, SequenceState] = {}
+        """By name, sequences that hold nothing and wait for `resume`."""
         self.copies: list[BlockCopy] = []
         """Copies that the pass scheduled last begins with."""
         self.reused_tokens = 0
         """Prompt tokens that were in the cache already."""
         self.preemptions = 0
-        """Number of times that a sequence was preempted for an older one."""
+        """Number of times that a running sequence was preempted, or suspended."""
         self.drafted_tokens = 0
         """Tokens that were guessed and computed."""
         self.accepted_tokens = 0
@@ -144,14 +146,27 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, name: str) -> SequenceState | None:
-        """Take a request out, running or waiting; None for an unknown name."""
+        """Take a request out, running, waiting or suspended; None for an unknown name."""
         for queue in (self.running, self.waiting):
             for sequence in queue:
                 if sequence.request.name == name:
                     queue.remove(sequence)
                     self._release(sequence)
                     return sequence
-        return None
+        return self.suspended.pop(name, None)
+
+    def suspend(self, name: str) -> None:
+        """Preempt a request until `resume`; unknown names are ignored."""
+        was_running = any(sequence.request.name == name for sequence in self.running)
+        if name not in self.suspended and (sequence := self.remove(name)) is not None:
+            sequence.scores.clear()
+            self.suspended[name] = sequence
+            self.preemptions += was_running
+
+    def resume(self, name: str) -> None:
+        """Let a suspended request wait for a slot, behind the others; unknown names are ignored."""
+        if (sequence := self.suspended.pop(name, None)) is not None:
+            self.waiting.append(sequence)
 
     def finish(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)

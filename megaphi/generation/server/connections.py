@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,6 +28,8 @@ READ_BYTES = 4_096
 """Input is parsed in pieces of this size, so that a client is cut off soon after the piece that shows what it does."""
 LARGEST_CHUNK_FRAMES = 4_096
 """Bytes of chunk frames in one body beyond as many as it has of content."""
+WRITE_BYTES = 65_536
+"""An answer waits for its client with so much in the kernel, and a quarter of it here."""
 BACKLOG = 512
 RESERVED_FILES = 256
 """Open files of the process that are no connections."""
@@ -130,6 +133,7 @@ class LimitedProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, open_connections: OpenConnections, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._whole_app, self.app = self.app, self._app_unless_closing
         self.open_connections = open_connections
         self.address = ""
         self._phase: tuple[Phase, int] = ("head", 0)
@@ -144,6 +148,8 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
+        transport.set_write_buffer_limits(high=WRITE_BYTES // 4)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WRITE_BYTES)
         if not self.open_connections.admit(self):
             transport.write(BUSY)
             transport.close()
@@ -159,11 +165,18 @@ class LimitedProtocol(H11Protocol):
         self.connections.discard(self)
         self.transport.abort()
 
+    async def _app_unless_closing(self, scope: Any, receive: Any, send: Any) -> None:
+        """Spare the application a request that was refused in the moment in which it came."""
+        if not self.transport.is_closing():
+            await self._whole_app(scope, receive, send)
+
     def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), READ_BYTES):
-            if self.transport.is_closing():
-                return
-            self._receive(data[start : start + READ_BYTES])
+        place = 0
+        while place < len(data) and not self.transport.is_closing():
+            is_plain_body = self.conn.their_state is h11.SEND_BODY and not self._is_chunked
+            end = len(data) if is_plain_body else place + READ_BYTES
+            self._receive(data[place:end])
+            place = end
         self._note_phase()
 
     def _receive(self, data: bytes) -> None:
@@ -183,6 +196,10 @@ class LimitedProtocol(H11Protocol):
         if is_mostly_frames or max(self._announced_chunk(), self._content - READ_BYTES) > largest:
             self.send_400_response("Invalid HTTP request received.")
 
+    @property
+    def _is_chunked(self) -> bool:
+        return hasattr(getattr(self.conn, "_reader", None), "_bytes_in_chunk")
+
     def _announced_chunk(self) -> int:
         """Bytes that are still to come of the current chunk, which h11 reads but does not tell; 0 without chunks."""
         return getattr(getattr(self.conn, "_reader", None), "_bytes_in_chunk", 0)
@@ -191,6 +208,8 @@ class LimitedProtocol(H11Protocol):
         """Close, with an answer unless one has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
+        if self.cycle is not None:
+            self.cycle.disconnected = True
         self.transport.close()
 
     def on_response_complete(self) -> None:

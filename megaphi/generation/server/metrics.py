@@ -74,8 +74,8 @@ class ServingMetrics:
         """Yield the metrics of the service; called by Prometheus' registry."""
         load, replicas = self._service.load(), self._service.usage()
         yield GaugeMetricFamily("megaphi_engine_up", "Does the engine work?", value=float(not self._service.failure))
-        yield GaugeMetricFamily("megaphi_answers_running", "Answers that have a first token", value=load.running)
-        yield GaugeMetricFamily("megaphi_answers_waiting", "Answers that wait for one", value=load.waiting)
+        yield GaugeMetricFamily("megaphi_answers_running", "Answers that have a slot", value=load.running)
+        yield GaugeMetricFamily("megaphi_answers_waiting", "Answers that wait for a slot", value=load.waiting)
         for name, kind, help_text in ENGINE_METRICS:
             family: Any = kind(f"megaphi_{name}", help_text, labels=["replica"])
             for number, usage in enumerate(replicas):
@@ -87,7 +87,7 @@ ENGINE_METRICS = (
     ("cache_blocks", GaugeMetricFamily, "Blocks of the cache of keys and values"),
     ("cache_blocks_used", GaugeMetricFamily, "Blocks that sequences hold"),
     ("reused_tokens", CounterMetricFamily, "Tokens of prompts that the cache held already"),
-    ("preemptions", CounterMetricFamily, "Times that a sequence gave its blocks to an older one"),
+    ("preemptions", CounterMetricFamily, "Times that a running sequence was preempted"),
     ("drafted_tokens", CounterMetricFamily, "Tokens that were guessed and computed ahead"),
     ("accepted_tokens", CounterMetricFamily, "Tokens that were guessed ahead and were right"),
 )

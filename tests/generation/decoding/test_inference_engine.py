@@ -133,8 +133,9 @@ def test_replicas_behind_one_service_say_the_same(
     assert others == [None] * (layout.world_size - 1)
     for kind in ("greedy", "sampled"):
         assert found[kind] == [answer["tokens"] for answer in expected[kind]]
-    assert len(set(found["cache_blocks"])) == 1
-    assert found["cache_blocks"][0] > 0
+    assert len({usage.cache_blocks for usage in found["usages"]}) == 1
+    assert found["usages"][0].cache_blocks > 0
+    assert all(usage.preemptions for usage in found["usages"])
 
 
 def open_without_drawing(checkpoint: str) -> None:

@@ -51,6 +51,8 @@ class FakeGenerator:
         self.cancelled: list[str] = []
         self.waiting: list[Request] = []
         self.running: dict[str, tuple[Request, int]] = {}
+        self.suspended: dict[str, tuple[Request, int]] = {}
+        self.suspensions = 0
 
     def add(self, request: Request) -> None:
         added = 0 if request.scored else request.sampling.max_tokens
@@ -66,6 +68,20 @@ class FakeGenerator:
         self.cancelled.append(name)
         self.waiting = [request for request in self.waiting if request.name != name]
         self.running.pop(name, None)
+        self.suspended.pop(name, None)
+
+    def suspend(self, name: str) -> None:
+        self.suspensions += 1
+        for request in [request for request in self.waiting if request.name == name]:
+            self.waiting.remove(request)
+            self.suspended[name] = (request, 0)
+        if name in self.running:
+            self.suspended[name] = self.running.pop(name)
+
+    def resume(self, name: str) -> None:
+        if name in self.suspended:
+            assert len(self.running) < self.slots
+            self.running[name] = self.suspended.pop(name)
 
     def step(self) -> list[StepOutput]:
         if self.explode:

@@ -10,13 +10,16 @@ from tests.generation.engine_runs import GREEDY, SAMPLED, prompts_of
 
 
 def through_replicas(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] | None:
-    """Tokens of every prompt by the rules, asked for at once; on rank 0."""
+    """Tokens of every prompt by the rules, asked for at once by clients who take short turns; on rank 0."""
     from megaphi.conversion.open_weights import open_weights
     from megaphi.engine.inference.forward_only import open_model
+    from megaphi.generation import fair_queue
     from megaphi.generation.decoding.driver import drive, follow
     from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.decoding.interface import Request
     from megaphi.generation.workers import GenerationService
+
+    fair_queue.TURN_TOKENS = 2
 
     model = open_model(open_weights(checkpoint), layout)
     engine = InferenceEngine(model, slots=3)
@@ -33,7 +36,7 @@ def through_replicas(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] 
     ]
 
     async def answer(request: Request) -> list[int]:
-        submission = service.submit([request])
+        submission = service.submit([request], client=request.name)
         return [output.token async for output in submission if output.token is not None]
 
     async def everybody() -> list[list[int]]:
@@ -43,9 +46,9 @@ def through_replicas(checkpoint: str, layout: ParallelLayout) -> dict[str, Any] 
 
     service.start()
     found = asyncio.run(everybody())
-    used = [usage.cache_blocks for usage in service.usage()]
+    usages = service.usage()
     service.close()
     for generator in generators:
         if hasattr(generator, "close"):
             generator.close()
-    return {"greedy": found[: len(prompts)], "sampled": found[len(prompts) :], "cache_blocks": used}
+    return {"greedy": found[: len(prompts)], "sampled": found[len(prompts) :], "usages": usages}
