@@ -215,11 +215,41 @@ def repeat(address: Address, threads: int, message: Callable[[int], bytes], *, s
         threading.Thread(target=one, args=(first,), daemon=True).start()
 
 
-def hold(address: Address, count: int, opening: bytes, *, drip: bytes = b"", buffer_bytes: int = 0) -> None:
-    """Hold connections open, opened once more when the server ends them; with `drip` a byte or so each second."""
+def abandon(address: Address, threads: int, message: bytes) -> None:
+    """Send a message over and over, and close each connection as soon as something has come back, or at once."""
+
+    def one(number: int) -> None:
+        for turn in itertools.count(number):
+            with suppress(OSError), socket.create_connection(address, TIMEOUT_SECONDS) as connection:
+                connection.sendall(message)
+                if turn % 2:
+                    connection.recv(1)
+
+    for number in range(threads):
+        threading.Thread(target=one, args=(number,), daemon=True).start()
+
+
+def hold(
+    address: Address,
+    count: int,
+    opening: bytes,
+    *,
+    drip: bytes = b"",
+    buffer_bytes: int = 0,
+    reads: bool = False,
+    source: str = "127.0.0.1",
+) -> None:
+    """Hold connections open, opened once more when the server ends them.
+
+    Args:
+        drip: sent each second.
+        buffer_bytes: of what is received and not read.
+        reads: read what comes, as an honest client does.
+    """
 
     def one() -> socket.socket:
         connection = socket.socket()
+        connection.bind((source, 0))
         if buffer_bytes:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         connection.settimeout(1.0)
@@ -235,11 +265,13 @@ def hold(address: Address, count: int, opening: bytes, *, drip: bytes = b"", buf
             try:
                 if drip:
                     connection.send(drip)
+                while reads:
+                    assert connection.recv(2**20), "the server has ended it"
                 if buffer_bytes or connection.recv(1, socket.MSG_PEEK):
                     alive.append(connection)
             except BlockingIOError:
                 alive.append(connection)
-            except OSError:
+            except (OSError, AssertionError):
                 connection.close()
         held = alive
         while len(held) < count:
@@ -247,7 +279,7 @@ def hold(address: Address, count: int, opening: bytes, *, drip: bytes = b"", buf
                 held.append(one())
             except OSError:
                 break
-        time.sleep(1.0)
+        time.sleep(0.1 if reads else 1.0)
 
 
 def garbage(number: int) -> bytes:
@@ -259,6 +291,9 @@ FIELD = json.dumps({"prompt": "a", "x" * 7_000_000: 1}).encode()
 VALUES = b'{"prompt": [' + b"[]," * (LARGE // 3) + b"[]]}"
 DEEP = b'{"prompt": ' + b"[" * (LARGE // 2) + b"]" * (LARGE // 2) + b"}"
 ENDLESS = json.dumps({"prompt": "a", "max_tokens": 10_000, "n": 8, "stream": True, "logprobs": 5}).encode()
+LONG = json.dumps({"prompt": "a", "max_tokens": 10_000, "ignore_eos": True, "stream": True}).encode()
+MEDIUM = json.dumps({"prompt": "abcdefghij" * 60_000}).encode()
+PIPELINED = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 5_000
 MANY = json.dumps({"prompt": "a", "max_tokens": 64, "n": 16}).encode()
 
 
@@ -291,6 +326,12 @@ ATTACKS: dict[str, Callable[[Address], None]] = {
         address, 4, lambda _: head("Transfer-Encoding: chunked") + b"1\r\n \r\n" * 300_000
     ),
     "answers not read": lambda address: hold(address, 32, post(ENDLESS), buffer_bytes=4_096),
+    "long answers": lambda address: hold(address, 32, post(LONG), reads=True),
+    "long answers of another address": lambda address: hold(address, 32, post(LONG), reads=True, source=ATTACKER),
+    "streams opened and closed": lambda address: abandon(address, 16, post(LONG)),
+    "medium texts": lambda address: repeat(address, 16, lambda _: post(MEDIUM)),
+    "pipelined requests": lambda address: repeat(address, 16, lambda _: PIPELINED),
+    "idle connections": lambda address: hold(address, 2_000, b""),
     "costly schemas": lambda address: repeat(address, 8, schema_body),
     "garbage": lambda address: repeat(address, 16, garbage),
     "valid requests": lambda address: repeat(address, 64, lambda _: post(MANY), source=ATTACKER),

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from megaphi.generation.decoding.interface import Request
+from megaphi.generation.dispatch import BLOCK_TOKENS
 
-TURN_TOKENS, OWN_TURN_TOKENS = 32, 128
-"""Tokens of an answer before it can be displaced by another client's, and by another of its own client."""
+TURN_TOKENS = 32
+"""Tokens of an answer before it can be displaced."""
 TOKENS_PER_TURN_TOKEN = 64
 """A turn has one token more for so many tokens of the sequence."""
 Command = tuple[Literal["add", "suspend", "resume"], Request]
@@ -50,8 +51,11 @@ class QueuedRequest:
     """Those of the turn that it has or had last."""
 
     @property
-    def extra_turn_tokens(self) -> int:
-        return (len(self.request.prompt) + self.tokens) // TOKENS_PER_TURN_TOKEN
+    def turn_is_over(self) -> bool:
+        """Best at the end of a block of the cache: if that is still there later, nothing is computed twice."""
+        length = len(self.request.prompt) + self.tokens
+        beyond = self.turn_tokens - TURN_TOKENS - length // TOKENS_PER_TURN_TOKEN
+        return beyond >= BLOCK_TOKENS or (beyond >= 0 and (length - 1) % BLOCK_TOKENS == 0)
 
 
 @dataclass(slots=True)
@@ -155,11 +159,11 @@ class FairQueue:
         own = slots_by_client[one.origin.client]
 
         def gives_way(other: QueuedRequest) -> bool:
-            over = other.turn_tokens - other.extra_turn_tokens
+            if not other.turn_is_over:
+                return False
             if other.origin.client == one.origin.client:
-                is_new_call = not one.tokens and other.origin.call != one.origin.call
-                return is_new_call and bool(other.origin.client) and over >= OWN_TURN_TOKENS
-            return over >= TURN_TOKENS and (not own or slots_by_client[other.origin.client] >= own + 2)
+                return bool(other.origin.client) and not one.tokens and other.origin.call != one.origin.call
+            return not own or slots_by_client[other.origin.client] >= own + 2
 
         others = (other for other in self._in_turn.values() if other is not one and gives_way(other))
         rank = lambda other: (slots_by_client[other.origin.client], other.turn_tokens)  # noqa: E731

@@ -28,7 +28,7 @@ from megaphi.generation.dispatch import Dispatcher
 from megaphi.generation.fair_queue import CallOrigin, FairQueue, call_that_gives_way
 from megaphi.log import logger
 
-MOST_UNREAD = 64
+MOST_UNREAD = 16
 """Outputs of one request that may be unread before it is held."""
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from megaphi.generation.decoding.interface import Request
 from megaphi.generation.fair_queue import (
-    OWN_TURN_TOKENS,
     TURN_TOKENS,
     CallOrigin,
     FairQueue,
@@ -50,6 +49,15 @@ def test_a_newcomer_displaces_a_client_with_all_slots_after_a_turn():
     assert names_after(queue, slots=2) == ["resume 0"]
 
 
+def test_a_turn_is_longer_for_a_long_sequence_and_ends_with_a_block():
+    queue = FairQueue()
+    queue.put(Request(name="0", prompt=(1,) * 630), CallOrigin("a", 0))
+    queue.next_commands(1)
+    queue.put(Request(name="1", prompt=(1,)), CallOrigin("b", 1))
+    after = next(tokens for tokens in range(1, 99) if names_after(queue, slots=1, tokens=1))
+    assert after == 43  # 32 and one for each 64 of 673, of which 42 blocks are computed
+
+
 def test_more_clients_than_slots_take_turns():
     queue = filled(("a", 0), ("b", 1), ("c", 2), slots=1)
     found = [names_after(queue, slots=1, tokens=TURN_TOKENS) for _ in range(3)]
@@ -58,16 +66,15 @@ def test_more_clients_than_slots_take_turns():
 
 def test_the_calls_of_one_client_begin_in_turn_and_displace_each_other_once():
     queue = filled(("a", 0), ("a", 1), ("a", 2), slots=1)
-    assert names_after(queue, slots=1, tokens=OWN_TURN_TOKENS - 1) == []
-    assert names_after(queue, slots=1, tokens=1) == []  # a long sequence has a longer turn
-    assert names_after(queue, slots=1, tokens=2) == ["suspend 0", "add 1"]
-    assert names_after(queue, slots=1, tokens=OWN_TURN_TOKENS + 2) == ["suspend 1", "add 2"]
-    assert names_after(queue, slots=1, tokens=9 * OWN_TURN_TOKENS) == []
+    assert names_after(queue, slots=1, tokens=TURN_TOKENS - 1) == []
+    assert names_after(queue, slots=1, tokens=1) == ["suspend 0", "add 1"]
+    assert names_after(queue, slots=1, tokens=TURN_TOKENS) == ["suspend 1", "add 2"]
+    assert names_after(queue, slots=1, tokens=9 * TURN_TOKENS) == []
 
 
 def test_a_programs_own_requests_do_not_displace_each_other():
     queue = filled(("", 0), ("", 1), slots=1)
-    assert names_after(queue, slots=1, tokens=9 * OWN_TURN_TOKENS) == []
+    assert names_after(queue, slots=1, tokens=9 * TURN_TOKENS) == []
 
 
 def test_a_newcomer_has_room_made_for_it_in_the_cache():
@@ -154,7 +161,7 @@ def test_a_newcomer_is_answered_beside_long_answers_and_all_have_their_tokens():
             for client in "bbcacbaa":
                 began, short = generator.steps, service.submit([request(99, max_tokens=5)], client=client)
                 assert list((await tokens_of(short)).values()) == [expected(short.requests[0])]
-                assert generator.steps - began < (OWN_TURN_TOKENS if client == "a" else TURN_TOKENS)
+                assert generator.steps - began < 2 * TURN_TOKENS
             for one, answer in zip(long, answers, strict=True):
                 assert list((await answer).values()) == [expected(one.requests[0])]
             assert generator.suspensions >= 4

@@ -9,15 +9,18 @@ where its JSON does; only one that is cut by its number of tokens is not whole, 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megaphi.errors import InputError
+from megaphi.json_text import parse_json
 from megaphi.tokenizer.interface import Tokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ ANY_OBJECT = json.dumps({"type": "object"})
 LONGEST_REASON = 300
 KNOWN_SCHEMAS = 64
 """Compiled schemas that are kept."""
+LEXER_FUEL, MOST_LEXER_STATES = 100_000, 20_000
+"""llguidance's limits: about 300 alternatives in one place, whose masks take 5 ms, and 40 MB of a schema."""
+MOST_REMAINDERS = 10_000
+"""Remainders that all the `multipleOf` of a schema distinguish, on which llguidance has no limit."""
 COMPILER: dict[str, Any] = {"lenient": False, "coerce_one_of": False, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
 """llguidance's options, above those that a schema may hold: whatever it does not implement is an error."""
 
@@ -69,15 +76,17 @@ class Constraints:
 
     def _matcher(self, schema: str) -> LLMatcher:
         try:
-            from llguidance import LLMatcher
+            from llguidance import LLMatcher, LLParserLimits
         except ImportError:
             message = "JSON of a schema needs the package llguidance: pip install 'megaphi[serve]'"
             raise InputError(message) from None
         try:
+            _check_multiples(schema)
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides=COMPILER)  # pyright: ignore[reportArgumentType]
         except ValueError as error:  # nested too deeply, or no object
             raise InputError(f"the schema cannot be kept to: {error}") from None
-        matcher = LLMatcher(self._vocabulary(), grammar, log_level=0)
+        limits = LLParserLimits(initial_lexer_fuel=LEXER_FUEL, max_lexer_states=MOST_LEXER_STATES)
+        matcher = LLMatcher(self._vocabulary(), grammar, log_level=0, limits=limits)
         if matcher.is_error():
             reason = " ".join(matcher.get_error().split())[:LONGEST_REASON]
             raise InputError(f"the schema cannot be kept to: {reason}")
@@ -92,6 +101,30 @@ class Constraints:
                 stops = sorted(self._tokenizer.stop_tokens)
                 self._prepared = LLTokenizer(spelled, n_vocab=self._tokenizer.vocabulary_size, eos_token=stops)
             return self._prepared
+
+
+def _check_multiples(schema: str) -> None:
+    """Bound the least common multiple of a schema's `multipleOf`, in units of their last digit, and their sum."""
+    found = [Decimal(repr(value)) for value in _values_of("multipleOf", parse_json(schema))]
+    finite = [value for value in found if value.is_finite() and value]
+    unit = min((exponent for value in finite if isinstance(exponent := value.as_tuple().exponent, int)), default=0)
+    multiple, total = 1, 0
+    for value in finite:
+        whole = abs(int(value.scaleb(-min(unit, 0))))
+        multiple, total = math.lcm(multiple, whole), total + whole
+        if multiple > MOST_REMAINDERS or total > 10 * MOST_REMAINDERS:
+            raise InputError(f"its multipleOf distinguish more than {MOST_REMAINDERS} remainders")
+
+
+def _values_of(name: str, schema: Any) -> Iterator[int | float]:
+    """Numbers under a name, anywhere in a schema."""
+    parts = [schema]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict) and type(part.get(name)) in (int, float):
+            yield part[name]
+        if isinstance(part, dict | list):
+            parts += part.values() if isinstance(part, dict) else part
 
 
 class _Spelled:

@@ -11,6 +11,7 @@ refused by the size that a chunk announces, and when its chunks are mostly frame
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import socket
 from collections import OrderedDict
@@ -28,7 +29,7 @@ READ_BYTES = 4_096
 """Input is parsed in pieces of this size, so that a client is cut off soon after the piece that shows what it does."""
 LARGEST_CHUNK_FRAMES = 4_096
 """Bytes of chunk frames in one body beyond as many as it has of content."""
-WRITE_BYTES = 65_536
+WRITE_BYTES = 32_768
 """An answer waits for its client with so much in the kernel, and a quarter of it here."""
 BACKLOG = 512
 RESERVED_FILES = 256
@@ -249,6 +250,7 @@ class LimitedProtocol(H11Protocol):
 def http_config(app: Any, limits: ConnectionLimits, *, grace_seconds: int) -> uvicorn.Config:
     """uvicorn's settings for a server whose connections share the limits."""
     open_connections = OpenConnections(limits)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # a warning for each write to a client who has gone
 
     class Protocol(LimitedProtocol):
         def __init__(self, *arguments: Any, **named: Any) -> None:

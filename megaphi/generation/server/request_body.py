@@ -2,7 +2,8 @@
 
 All bodies that are being read, wait or are planned share a budget of bytes, of which one client has half at most. A
 small body, as nearly all are, needs none of it, and has threads of its own; large ones are planned one after the other.
-Before a body becomes Python objects its punctuation is counted: that bounds how many values it can hold.
+Large bodies are read no faster than `LARGE_BYTES_PER_SECOND` together. While a body is read its punctuation is counted:
+that bounds how many values it can hold.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ SMALL_BYTES = 2**16
 """Largest body that is planned at once."""
 BUDGET_BODIES = 8
 """The budget of large bodies, in bodies of the largest size."""
+LARGE_BYTES_PER_SECOND = 2**24
 SMALL_THREADS = 4
 MOST_VALUES = 2**20
 """JSON values in one body; token ids are most of them."""
@@ -36,6 +38,8 @@ class BodyReader:
         self.largest_bytes = largest_bytes
         self._held: Counter[str] = Counter()
         """Bytes of large bodies that are read or planned, by client."""
+        self._large_bytes_read_by = 0.0
+        """Time at which the bytes of large bodies that have been read are due, by the loop's clock."""
         self._small = ThreadPoolExecutor(SMALL_THREADS, thread_name_prefix="plan")
         self._large = ThreadPoolExecutor(1, thread_name_prefix="plan-large")
 
@@ -62,17 +66,28 @@ class BodyReader:
         announced = request.headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > self.largest_bytes:
             raise too_large
-        body = bytearray()
+        body, values = bytearray(), 0
         try:
             async for chunk in request.stream():
                 body += chunk
+                values += sum(map(chunk.count, (b",", b"[", b"{")))
                 if len(body) > self.largest_bytes:
                     raise too_large
+                if values > MOST_VALUES:
+                    message = f"the body has more than {MOST_VALUES} commas and brackets: send less at a time"
+                    raise ApiError(413, message)
                 take(len(body))
+                if len(body) > SMALL_BYTES:
+                    await self._keep_pace(len(chunk))
         except ClientDisconnect:
             raise client_gone() from None
-        _check_values(body)
         return bytes(body)
+
+    async def _keep_pace(self, length: int) -> None:
+        """Wait until bytes of a large body that have come are due."""
+        now = asyncio.get_running_loop().time()
+        self._large_bytes_read_by = max(now, self._large_bytes_read_by) + length / LARGE_BYTES_PER_SECOND
+        await asyncio.sleep(self._large_bytes_read_by - now)
 
     @asynccontextmanager
     async def _budget(self, request: Request) -> AsyncIterator[Callable[[int], None]]:
@@ -96,12 +111,6 @@ class BodyReader:
             self._held[client] -= held
             if not self._held[client]:
                 del self._held[client]
-
-
-def _check_values(body: bytearray) -> None:
-    """Raises ApiError for a body that may hold more than MOST_VALUES values."""
-    if len(body) > SMALL_BYTES and sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise ApiError(413, f"the body has more than {MOST_VALUES} commas and brackets: send less at a time")
 
 
 def client_gone() -> ApiError:

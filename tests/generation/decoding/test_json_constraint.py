@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -111,6 +112,33 @@ def test_a_schema_that_is_nested_beyond_reason_is_one_error():
     depth = 20_000
     with pytest.raises(InputError, match="the schema cannot be kept to"):
         constraints().check('{"items":' * depth + "{}" + "}" * depth)
+
+
+def of(schema):
+    return json.dumps({"type": "object", "properties": {"a": schema}, "required": ["a"]})
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "integer", "multipleOf": 1_000_003}, "multipleOf"),
+        ({"type": "number", "multipleOf": 1234.567}, "multipleOf"),
+        ({"allOf": [{"type": "integer", "multipleOf": prime} for prime in (97, 101, 103)]}, "multipleOf"),
+        ({"type": "array", "prefixItems": [{"type": "integer", "multipleOf": 9_973}] * 11}, "multipleOf"),
+        ({"anyOf": [{"type": "object", "properties": {f"k{place}": {}}} for place in range(1_000)]}, "fuel"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_takes_seconds_to_compile_is_refused_at_once(schema, named):
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"the schema cannot be kept to: .*{named}"):
+        constraints().check(of(schema))
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("schema", [{"multipleOf": 0.01}, {"multipleOf": 1e-9}, {"multipleOf": 1000}, {"minimum": 5}])
+def test_usual_numbers_are_taken(schema):
+    constraints().check(of({"type": "number", **schema}))
 
 
 def test_a_missing_package_is_named(monkeypatch):
