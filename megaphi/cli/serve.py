@@ -3,7 +3,8 @@
 Completions, chats, streaming, log-probabilities, JSON of a schema; /health says whether the engine works, and /metrics
 tells Prometheus what it does, both without a key. The page is at the server's address itself. Only this machine can
 reach the server unless --host says otherwise; then give it a key. One bad client cannot keep the others out: bodies,
-connections and the time they may take are limited, and clients take turns. --replicas puts copies of the model behind
+connections and the time they may take are limited, and clients take turns, also while long answers run. --replicas puts
+copies of the model behind
 the one address. A process that dies, stops or cannot be reached is named by the others, and all end
 (--heartbeat-seconds). Ctrl-C or SIGTERM ends it; answers that are under way get five seconds. Needs megaphi[serve].
 """
@@ -41,7 +42,7 @@ LIMITS: tuple[tuple[str, int | float, str], ...] = (
     ("--max-body-bytes", 8 * 2**20, "bytes of a request's body"),
     ("--head-seconds", 10.0, "seconds for the head of a request"),
     ("--body-seconds", 20.0, "seconds for its body, and one more for every 16 KiB that have come"),
-    ("--write-seconds", 20.0, "seconds for a client who does not read his answer"),
+    ("--write-seconds", 20.0, "seconds for a client who does not read his answer; it waits meanwhile"),
 )
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -63,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--api-key-file", type=user_path, metavar="FILE", help="a file whose one line is the key that clients must send"
     )
     parser.add_argument(
-        "--max-waiting", type=int, default=256, metavar="N", help="answers that may wait before 429 (default 256)"
+        "--max-waiting",
+        type=int,
+        default=256,
+        metavar="N",
+        help="answers that may wait for a slot before 429 (default 256)",
     )
     limits = parser.add_argument_group("limits of clients")
     for option, default, meaning in LIMITS:

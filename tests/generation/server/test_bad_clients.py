@@ -263,6 +263,41 @@ def test_an_answer_that_is_not_read_is_cut_off_and_its_memory_is_free():
         assert wait_until(lambda: service.load().running == service.load().waiting == 0)
 
 
+def test_streams_that_nobody_reads_keep_no_newcomer_waiting():
+    """As many as fill every slot and the queue, from one address, with an honest client at the same address."""
+    body = filled(max_tokens=15_000, n=4, logprobs=5, stream=True)
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    generator = FakeGenerator(slots=4, context=20_000, ends=False, seconds_per_step=0.001)
+    with served(generator, max_waiting=32) as (url, service), ExitStack() as stack:
+        held = [stack.enter_context(connect(url, request)) for _ in range(9)]
+        assert wait_until(lambda: service.load().waiting == 36)
+        for number in range(4):
+            began = time.monotonic()
+            reply = ask(f"{url}/v1/completions", {"prompt": [number], **FIELDS})
+            assert reply.body["choices"][0]["token_ids"] == expected_tokens([number], RULES, ends=False)
+            assert time.monotonic() - began < 2
+        assert generator.steps * 4 < 36 * 1_000, "it was generated ahead"
+        assert len(held) == 9
+
+
+def test_a_long_answer_is_the_same_beside_many_newcomers():
+    rules = Sampling(max_tokens=600, temperature=0.8, top_p=0.9, seed=11)
+    long = {"prompt": [5], **FIELDS, "max_tokens": 600}
+    generator = FakeGenerator(slots=2, context=20_000, ends=False, seconds_per_step=0.001)
+    with served(generator) as (url, _), ThreadPoolExecutor(40) as pool:
+        answers = [pool.submit(ask, f"{url}/v1/completions", long) for _ in range(2)]
+        assert wait_until(lambda: generator.steps > 40)
+        began = time.monotonic()
+        replies = list(pool.map(lambda number: ask(f"{url}/v1/completions", {"prompt": [number], **FIELDS}), range(32)))
+        assert time.monotonic() - began < 6
+        assert not any(answer.done() for answer in answers)
+        for number, reply in enumerate(replies):
+            assert reply.body["choices"][0]["token_ids"] == expected_tokens([number], RULES, ends=False)
+        for answer in answers:
+            assert answer.result().body["choices"][0]["token_ids"] == expected_tokens([5], rules, ends=False)
+        assert generator.suspensions
+
+
 def readable(connections: list[socket.socket]) -> list[socket.socket]:
     """Those that something has come on; also of descriptors above 1,024, which select() does not take."""
     poll = select.poll()
