@@ -138,7 +138,7 @@ class FairQueue:
 
     def _make_room_in_cache(self, starved: Collection[str]) -> list[Command]:
         """Displace one request for the starved ones: each step shows whether that was enough."""
-        slots_by_client = self._slots_by_client(starved)
+        slots_by_client = self._slots_by_client(starved) if starved else Counter()
         for name in starved:
             one = self._in_turn.get(name)
             if one is not None and (displaced := self._displaced_by(one, slots_by_client)) is not None:
@@ -156,13 +156,15 @@ class FairQueue:
 
     def _displaced_by(self, one: QueuedRequest, slots_by_client: Counter[str]) -> QueuedRequest | None:
         """The request of the client with the most slots whose turn is over, seen from `one`."""
+        if not one.origin.client:
+            return None
         own = slots_by_client[one.origin.client]
 
         def gives_way(other: QueuedRequest) -> bool:
             if not other.turn_is_over:
                 return False
             if other.origin.client == one.origin.client:
-                return bool(other.origin.client) and not one.tokens and other.origin.call != one.origin.call
+                return not one.tokens and other.origin.call != one.origin.call
             return not own or slots_by_client[other.origin.client] >= own + 2
 
         others = (other for other in self._in_turn.values() if other is not one and gives_way(other))
@@ -183,9 +185,10 @@ class FairQueue:
 
     def _begin_turn(self, one: QueuedRequest) -> Command:
         self._take_out(one)
-        for table, key in ((self._ready, one.origin.client), (self._ready.get(one.origin.client), one.origin.call)):
-            if table is not None and key in table:
-                table.move_to_end(key)  # pyright: ignore[reportArgumentType]
+        if (calls := self._ready.get(one.origin.client)) is not None:
+            self._ready.move_to_end(one.origin.client)
+            if one.origin.call in calls:
+                calls.move_to_end(one.origin.call)
         self._in_turn[one.request.name] = one
         one.turn_tokens = 0
         method = "resume" if one.is_known else "add"
