@@ -32,6 +32,8 @@ LARGEST_CHUNK_FRAMES = 4_096
 WRITE_BYTES = 32_768
 """An answer waits for its client with so much in the kernel, and a quarter of it here."""
 BACKLOG = 512
+UNREAD_SECONDS = 0.05
+"""Time in which what a new connection brings is read; meanwhile there may be as many as the backlog too many."""
 RESERVED_FILES = 256
 """Open files of the process that are no connections."""
 BUSY = (
@@ -78,13 +80,18 @@ class OpenConnections:
     sweeping: asyncio.TimerHandle | None = None
 
     def admit(self, connection: LimitedProtocol) -> bool:
-        """Take a connection in, in the place of a waiting one if there is no other; False if none waits."""
+        """Take a connection in, in the place of a waiting one if there is no other; False if none waits.
+
+        That one is ended a moment later, unless too many are to be: of those that have just come none has been read.
+        """
         client = connection.address
-        if self.count_of_client.get(client, 0) >= self.limits.per_client:
-            if not self._end_longest(self.of_client.get(client, OrderedDict())):
-                return False
-        elif len(self.all) >= self.limits.connections and not self._end_longest(self.waiting):
+        waiting, surplus = self._crowded(client)
+        if surplus >= 0 and not waiting:
             return False
+        if surplus >= BACKLOG:
+            self._end_longest(waiting)
+        elif surplus >= 0:
+            asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._end_surplus, client)
         self.all.add(connection)
         self.count_of_client[client] = self.count_of_client.get(client, 0) + 1
         self.waits(connection, is_waiting=True)
@@ -112,6 +119,18 @@ class OpenConnections:
         self.count_of_client[connection.address] -= 1
         if not self.count_of_client[connection.address]:
             del self.count_of_client[connection.address]
+
+    def _crowded(self, client: str) -> tuple[OrderedDict[LimitedProtocol, None], int]:
+        """(waiting connections of which one gives way to a new one, how many there are beyond the places)."""
+        beyond = self.count_of_client.get(client, 0) - self.limits.per_client
+        if beyond >= 0:
+            return self.of_client.get(client, OrderedDict()), beyond
+        return self.waiting, len(self.all) - self.limits.connections
+
+    def _end_surplus(self, client: str) -> None:
+        waiting, surplus = self._crowded(client)
+        if surplus > 0:
+            self._end_longest(waiting)
 
     def _end_longest(self, waiting: OrderedDict[LimitedProtocol, None]) -> bool:
         connection = next(iter(waiting), None)
