@@ -46,9 +46,9 @@ class QueuedRequest:
     """True once the generator has it, running or suspended."""
     is_held: bool = False
     tokens: int = 0
-    """Of its answer so far."""
+    """Outputs so far."""
     turn_tokens: int = 0
-    """Those of the turn that it has or had last."""
+    """Outputs of the turn that it has, or had last."""
 
     @property
     def turn_is_over(self) -> bool:
