@@ -7,7 +7,8 @@
 # make corpus SOURCES=FOLDER    build examples/corpus from its packages (see examples/corpus/README.md)
 # make bench         step time, operators, loader, packing, checkpoints, generation against their peers, into benchmarks/results
 # make test-gpu      the tests that need a CUDA device
-# make first-gpu     what to run first on a machine with a GPU: test-gpu, bench, quickstart (not yet run on a GPU)
+# make first-gpu     what to run first on a machine with a GPU: 25 minutes of checks and measurements, resumed by the
+#                    same command (docs/gpu.md; needs no network and no .venv; not yet run on a GPU)
 # CUDA_VISIBLE_DEVICES= make quickstart    on the CPU, also where there is a GPU; the same goes for every other command
 # make test-newest-megatron    the tests of model, engine and conversion with Megatron-Core 0.19, which needs Python 3.12
 # make test-dali     the loader through NVIDIA DALI; installs it into the virtual environment if it is missing (0.6 GB)
@@ -67,7 +68,8 @@ bench: $(VENV)/installed
 test-gpu: $(VENV)/installed
 	$(RUN) -m pytest -m gpu
 
-first-gpu: test-gpu bench quickstart
+first-gpu:
+	$(PYTHON) -m tools.first_gpu
 
 test-dali: $(VENV)/installed
 	@$(RUN) -c 'import nvidia.dali' 2>/dev/null || echo 'installing megaphi[dali]: about 0.2 GB to download, 0.6 GB on disk'

@@ -54,7 +54,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--cases", nargs="+", default=["ragged", "sorted", "samples"], help="which to measure")
-    parser.add_argument("--write", action="store_true", help="append to benchmarks/results/generation.csv")
+    parser.add_argument("--messages", type=int, default=MESSAGES, help=f"prompts of ragged and sorted ({MESSAGES})")
+    parser.add_argument("--write", action="store_true", help="append to the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: benchmarks/results/generation.csv")
     arguments = parser.parse_args()
     gguf = smollm2()
     theirs, tokenizer = load_transformers(gguf)
@@ -67,7 +69,7 @@ def main() -> None:
         else:
             rows.append(measure_many(case, ours, theirs, tokenizer, stop, arguments))
     if arguments.write:
-        append(rows)
+        append(rows, arguments.results)
 
 
 def smollm2() -> Path:
@@ -92,14 +94,14 @@ def load_transformers(gguf: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def chats(tokenizer: Any) -> list[list[int]]:
+def chats(tokenizer: Any, messages: int) -> list[list[int]]:
     """Prompts from 20 to 150 tokens: a request about a piece of the corpus, in the model's own chat format."""
     texts = []
     for source in ("web", "acquired", "synthetic", "code"):
         with zstandard.open(ROOT / "examples" / "corpus" / source / "validation.jsonl.zst", "rt") as lines:
             texts += [json.loads(line)["text"] for line in lines]
     found = []
-    for number in range(MESSAGES):
+    for number in range(messages):
         words = texts[number % len(texts)].split()[: 5 + number * 37 % 60]
         wish = ("Say in one word what this is about:", "Explain this:", "Give this a title:")[number % 3]
         chat = f"<|im_start|>user\n{wish} {' '.join(words)}<|im_end|>\n<|im_start|>assistant\n"
@@ -115,10 +117,11 @@ def limits(count: int, *, highest: int) -> list[int]:
 def measure_many(
     case: str, ours: InferenceModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
 ) -> list[Any]:
-    prompts, order = chats(tokenizer), list(range(MESSAGES))
-    most = [arguments.max_tokens] * MESSAGES
+    messages = arguments.messages
+    prompts, order = chats(tokenizer, messages), list(range(messages))
+    most = [arguments.max_tokens] * messages
     if case == "ragged":
-        most = limits(MESSAGES, highest=arguments.max_tokens)
+        most = limits(messages, highest=arguments.max_tokens)
     else:
         order.sort(key=lambda number: len(prompts[number]))
 
@@ -128,11 +131,11 @@ def measure_many(
             for number, (prompt, limit) in enumerate(zip(prompts, most, strict=True))
         ]
         found = complete(InferenceEngine(ours, slots=arguments.batch), requests)
-        return [found[str(number)].tokens for number in range(MESSAGES)]
+        return [found[str(number)].tokens for number in range(messages)]
 
     def run_theirs() -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in prompts]
-        for first in range(0, MESSAGES, arguments.batch):
+        for first in range(0, messages, arguments.batch):
             numbers = order[first : first + arguments.batch]
             batch = tokenizer.pad({"input_ids": [prompts[number] for number in numbers]}, return_tensors="pt")
             longest = max(most[number] for number in numbers)
@@ -141,7 +144,7 @@ def measure_many(
                 answers[number] = until(tokens, stop)[: most[number]]
         return answers
 
-    return compare(case, run_ours, run_theirs, MESSAGES, arguments, must_agree=True)
+    return compare(case, run_ours, run_theirs, messages, arguments, must_agree=True)
 
 
 def measure_samples(
@@ -206,13 +209,13 @@ def compare(
     return [case, prompts, batch, arguments.max_tokens, tokens, *timings, round(ratio, 3)]
 
 
-def append(rows: list[list[Any]]) -> None:
+def append(rows: list[list[Any]], path: Path) -> None:
     from importlib.metadata import version
 
     computed_by = machine() if torch.cuda.is_available() else instruction_set()
     machine_columns = [date.today(), short_commit(40), torch.__version__, version("transformers"), computed_by]
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(COLUMNS.split())

@@ -1,41 +1,85 @@
-"""Speed of a training step at the 14B's width: predicted by a model of the step.
+"""Speed of a training step at the 14B's width: predicted by a model of the step, and measured on slices of it.
 
-python benchmarks/mfu.py --model                            layouts of the 14B, and published runs
-python benchmarks/mfu.py --model --products-tflops 640      with another assumption
+    python benchmarks/mfu.py --model                            layouts of the 14B, and published runs; no GPU
+    python benchmarks/mfu.py --model --products-tflops 640      with another assumption
+    python benchmarks/mfu.py --write                            measure, beside predictions and peers
+    python benchmarks/mfu.py --tiny                             the same program on a CPU, with tiny shapes
+
+Slices are 6 layers with the whole vocabulary and 8 layers with a small one, in bf16, 4,096 tokens, micro-batches of 1
+and 2, 32 of them to a step; also 8, because the difference is the time of micro-batches alone, without the optimizer.
+From both slices follow the times of a layer and of the head, and from these the time of 512 devices, whose
+communication and bubbles are the model's. A step is timed by CUDA events, by the clock on a CPU. megaphi comes first,
+and every case is written as soon as it is measured: a time limit costs the peers. Not yet run on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import gc
+import math
+import statistics
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this one, by their full name
 
 from benchmarks.mfu_model import print_assumptions, print_layouts, print_published
+from benchmarks.mfu_profile import print_profile
+from benchmarks.mfu_scaled import print_scaled
+from benchmarks.mfu_sides import SIDES, SLICES, TINY_SLICES, Slice, Step, random_batches, run_of
+from megaphi.engine.run_config import RunConfig
+from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.step.device import DEVICES, Device
+from megaphi.planning.step.shape import StepShape
+from megaphi.planning.step.step_time import StepTime, step_time
+
+RESULTS = Path(__file__).parent / "results" / "gpu" / "mfu.csv"
 
 
-def main() -> None:
-    options = parse()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
     device = assumed_device(options)
     print_assumptions(device)
-    print_layouts(device, devices=options.devices)
-    print_published(device)
+    if options.model:
+        print_layouts(device, devices=options.devices)
+        print_published(device)
+        return
+    if not torch.cuda.is_available() and not options.tiny:
+        sys.exit("torch sees no GPU here: --tiny measures tiny shapes on the CPU, --model predicts")
+    for side in options.sides:
+        parts = TINY_SLICES if options.tiny else SLICES
+        measured = [case for part in parts for case in measure_slice(side, part, device, options)]
+        if side == "megaphi":
+            print("\ntiny shapes: a test of the arithmetic, no figure" if options.tiny else "")
+            print_scaled(measured, device, devices=options.devices)
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="store_true", required=True, help="predict; measures nothing")
+    parser.add_argument("--model", action="store_true", help="predict; measures nothing")
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes, a few micro-batches, no compiling")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="default: all; megaphi first")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of each case; their median counts")
+    parser.add_argument("--micro-batches", type=int, help="of a step (default: 32; tiny: 4)")
     parser.add_argument("--devices", type=int, default=512, help="of the predicted layouts (default: 512)")
-    parser.add_argument("--device", choices=DEVICES, default="h100", help="whose rates are assumed (default: h100)")
+    parser.add_argument("--device", choices=DEVICES, help="whose rates are assumed (default: the GPU's, or h100)")
     parser.add_argument("--products-tflops", type=float, help="sustained in large bf16 matrix products")
     parser.add_argument("--attention-tflops", type=float, help="sustained in flash attention")
     parser.add_argument("--memory-terabytes", type=float, help="per second, of kernels that are bound by memory")
     parser.add_argument("--node-gigabytes", type=float, help="per second and device within a node (NVLink)")
     parser.add_argument("--network-gigabytes", type=float, help="per second and device between nodes (InfiniBand)")
-    return parser.parse_args()
+    parser.add_argument("--write", action="store_true", help="append every case to the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: benchmarks/results/gpu/mfu.csv")
+    options = parser.parse_args(arguments)
+    options.micro_batches = options.micro_batches or (4 if options.tiny else 32)
+    return options
 
 
 def assumed_device(options: argparse.Namespace) -> Device:
@@ -47,9 +91,186 @@ def assumed_device(options: argparse.Namespace) -> Device:
         "node_bytes": (options.node_gigabytes, 1e9),
         "network_bytes": (options.network_gigabytes, 1e9),
     }
-    return replace(
-        DEVICES[options.device], **{name: value * unit for name, (value, unit) in given.items() if value is not None}
+    name = options.device or (
+        "h200" if torch.cuda.is_available() and "H200" in torch.cuda.get_device_name() else "h100"
     )
+    return replace(DEVICES[name], **{key: value * unit for key, (value, unit) in given.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One side on one slice."""
+
+    side: str
+    part: Slice
+    run: RunConfig
+    seconds: float
+    """Median of a step; not a number if there was not enough memory."""
+    micro_batch_seconds: float
+    """Time of a micro-batch, without what a step does once; of megaphi only."""
+    peak_bytes: int
+    """The most that torch had allocated, 0 on a CPU."""
+    planned_bytes: int
+    """By `--dry-run`, for megaphi."""
+    predicted: StepTime
+    note: str = ""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.run.batch.tokens_per_step / self.seconds
+
+
+def measure_slice(side: str, part: Slice, device: Device, options: argparse.Namespace) -> Iterator[Case]:
+    """One side on one slice, with micro-batches of one and two sequences; nothing of it is left on the device."""
+    from megaphi.parallel.world import start_world
+
+    run = run_of(part, micro_batch=1, micro_batches=options.micro_batches)
+    try:
+        step = SIDES[side](run, start_world(run.layout, seed=run.seed))
+    except torch.OutOfMemoryError:
+        print(f"{part.name}, {side}: not enough memory to build it")
+        return
+    for micro_batch in (1, 2):
+        case = measure(side, part, step, device, micro_batch=micro_batch, options=options)
+        show(case)
+        if options.write:
+            append(case, options.results)
+        yield case
+    if side == "megaphi" and part in (SLICES[0], TINY_SLICES[0]):
+        print_profile(step, random_batches(run)[:2])
+    del step
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def measure(
+    side: str, part: Slice, step: Step, device: Device, *, micro_batch: int, options: argparse.Namespace
+) -> Case:
+    """Time steps of all micro-batches, and of a quarter of them, after one that compiles and allocates."""
+    count = options.micro_batches
+    run = run_of(part, micro_batch=micro_batch, micro_batches=count)
+    batches, note = random_batches(run), ""
+    torch.cuda.reset_peak_memory_stats()
+    seconds, slope = float("nan"), float("nan")
+    try:
+        note = unlike_untrained(step(batches[: count // 4]), run)
+        seconds = statistics.median(timed(step, batches) for _ in range(options.steps))
+        if side == "megaphi":
+            fewer = statistics.median(timed(step, batches[: count // 4]) for _ in range(options.steps))
+            slope = (seconds - fewer) / (count - count // 4)
+    except torch.OutOfMemoryError:
+        note = "out of memory"
+    return Case(
+        side=side,
+        part=part,
+        run=run,
+        seconds=seconds,
+        micro_batch_seconds=slope,
+        peak_bytes=torch.cuda.max_memory_allocated() if is_gpu() else 0,
+        planned_bytes=planned_bytes(run) if side == "megaphi" else 0,
+        predicted=step_time(StepShape(model=run.model, layout=run.layout, batch=run.batch), device),
+        note=note,
+    )
+
+
+def unlike_untrained(loss: float, run: RunConfig) -> str:
+    """A note if the loss is not about that of guessing: then the side computes something else."""
+    expected = math.log(run.model.vocabulary)
+    return "" if abs(loss - expected) < 1 else f"loss {loss:.2f}, not about {expected:.2f}"
+
+
+def timed(step: Step, batches: list) -> float:
+    """Seconds of one step."""
+    if not is_gpu():
+        began = time.perf_counter()
+        step(batches)
+        return time.perf_counter() - began
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    step(batches)
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1e3
+
+
+def is_gpu() -> bool:
+    """False where torch.cuda is emulated (megaphi/parallel/cpu_emulation.py)."""
+    return torch.cuda.get_device_name() != "CPU"
+
+
+def planned_bytes(run: RunConfig) -> int:
+    from megaphi.planning.memory import rank_memory
+
+    (memory,) = rank_memory(run, [run.model.parameters])
+    return memory.total
+
+
+def show(case: Case) -> None:
+    """Print one case beside its prediction."""
+    print(f"{case.part.name}, micro-batch {case.run.batch.micro_batch}, {case.side}: ", end="")
+    if case.note:
+        print(case.note, end="; ")
+    if math.isnan(case.seconds):
+        print("not measured", flush=True)
+        return
+    if not is_gpu():
+        print(f"{case.seconds:.3f} s a step on a CPU, a test of this program: no rate, no MFU", flush=True)
+        return
+    rates = utilisations(case)
+    print(
+        f"{case.seconds:.3f} s a step (model {case.predicted.seconds:.3f}, {case.seconds / case.predicted.seconds:.2f} "
+        f"times), {case.tokens_per_second:,.0f} tokens/s, {rates['teraflops']:.1f} TFLOP/s causal, "
+        f"MFU {rates['mfu_causal']:.1%} causal, {rates['mfu_full']:.1%} full, memory {case.peak_bytes / 1e9:.1f} GB "
+        f"(planned {case.planned_bytes / 1e9:.1f})",
+        flush=True,
+    )
+
+
+def utilisations(case: Case) -> dict[str, float]:
+    """Model TFLOP/s, and their share of the peak; on a CPU not a number."""
+    length = case.run.batch.sequence_length
+    peak = case.predicted.device.peak if is_gpu() else float("nan")
+    causal, full = (
+        case.tokens_per_second * flops_per_token(case.run.model, sequence_length=length, attention=attention)
+        for attention in ("causal", "full")
+    )
+    return {"teraflops": causal / 1e12, "mfu_causal": causal / peak, "mfu_full": full / peak}
+
+
+def append(case: Case, path: Path) -> None:
+    """One line of results."""
+    from megaphi.checkpoint.versions import short_commit, versions
+
+    found, rates = versions(), utilisations(case)
+    cells = {
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name(),
+        "commit": short_commit(),
+        "torch": found["torch"],
+        "megatron-core": found["megatron-core"],
+        "side": case.side,
+        "slice": case.part.name,
+        "sequence": case.run.batch.sequence_length,
+        "micro_batch": case.run.batch.micro_batch,
+        "micro_batches": case.run.batch.global_batch // case.run.batch.micro_batch,
+        "seconds": f"{case.seconds:.5f}",
+        "micro_batch_seconds": f"{case.micro_batch_seconds:.6f}",
+        "tokens_per_s": f"{case.tokens_per_second:.1f}",
+        "teraflops_causal": f"{rates['teraflops']:.3f}",
+        "mfu_causal": f"{rates['mfu_causal']:.4f}",
+        "mfu_full": f"{rates['mfu_full']:.4f}",
+        "peak_gb": f"{case.peak_bytes / 1e9:.3f}",
+        "planned_gb": f"{case.planned_bytes / 1e9:.3f}",
+        "model_seconds": f"{case.predicted.seconds:.5f}",
+        "note": case.note,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(cells), lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(cells)
 
 
 if __name__ == "__main__":

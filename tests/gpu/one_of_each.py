@@ -1,15 +1,19 @@
 """One small call of every kernel, forward and backward, on shapes that divide and that do not: for compute-sanitizer.
 
-python -m tests.gpu.one_of_each
+python -m tests.gpu.one_of_each [--device cpu]
+python -m tests.gpu.one_of_each --compiled        fails where an operator ran as its definition in PyTorch
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from megaphi.kernels import loading
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
 from megaphi.kernels.linear import check_product
 from megaphi.kernels.paged_attention import paged_attention
@@ -58,7 +62,26 @@ def _rotary(packed: Tensor) -> None:
     results(lambda x: rotary(x * 1, cos, sin, rotated=3, offset=4, in_place=True), [packed])
 
 
+def fallen_back(device: str, formats: tuple[torch.dtype, ...] = FORMATS) -> dict[str, str]:
+    """Operators that are not compiled for the device in one of the formats -> the reason."""
+    asked = [(name, dtype, loading.why_not(name, device, dtype)) for name in loading.operators() for dtype in formats]
+    return {f"{name} ({dtype})": reason for name, dtype, reason in asked if reason is not None}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--compiled", action="store_true", help="fail where an operator is not compiled")
+    options = parser.parse_args()
+    formats = FORMATS if options.device == "cuda" else FORMATS[:2]  # the CPU's kernels have no fp16
+    for number_format in formats:
+        every_operator(number_format, options.device)
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+    if options.compiled and (reasons := fallen_back(options.device, formats)):
+        sys.exit("\n".join(f"{name}: {reason}" for name, reason in reasons.items()))
+    print(f"{len(loading.operators())} operators on {options.device}, {len(formats)} number formats")
+
+
 if __name__ == "__main__":
-    for number_format in FORMATS:
-        every_operator(number_format)
-    torch.cuda.synchronize()
+    main()

@@ -8,18 +8,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
-from megaphi.kernels import loading
-from megaphi.parallel.layout import ParallelLayout
-from tests.engine.layout_runs import TINY, tiny_run, train
-from tests.engine.test_golden_curve import CURVE, STEPS
 from tests.gloo_world import run_on_gpu
-from tests.gpu.one_of_each import FORMATS, every_operator
+from tests.gpu.golden_curve import TOLERANCE, largest_difference
+from tests.gpu.one_of_each import FORMATS, every_operator, fallen_back
 from tests.test_house import ROOT
 
 pytestmark = pytest.mark.gpu
@@ -28,9 +23,7 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_no_operator_falls_back(dtype: torch.dtype) -> None:
     every_operator(dtype)
-    assert {name: loading.why_not(name, "cuda", dtype) for name in loading.operators()} == dict.fromkeys(
-        loading.operators()
-    )
+    assert fallen_back("cuda", (dtype,)) == {}
 
 
 @pytest.mark.slow
@@ -49,9 +42,4 @@ def test_the_sanitizer_finds_nothing(tool: str) -> None:
 @pytest.mark.parametrize("kernels", ["fused", "reference"])
 def test_the_golden_curve_on_a_gpu(kernels: str) -> None:
     """fp32 without TF32, where a GPU adds in another order than a CPU."""
-    import dataclasses
-
-    run = tiny_run(layout=ParallelLayout(), model=dataclasses.replace(TINY, kernels=kernels))
-    found = run_on_gpu(partial(train, run, steps=STEPS))
-    curve = np.stack((found["losses"], found["norms"]), axis=1)
-    np.testing.assert_allclose(curve, np.loadtxt(CURVE), rtol=0, atol=1e-4)
+    assert run_on_gpu(largest_difference, kernels) <= TOLERANCE

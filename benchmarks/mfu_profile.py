@@ -1,0 +1,64 @@
+"""The time of a training step by part: torch.profiler's kernels, put into groups that the model of a step has too.
+
+A kernel belongs to the first group one of whose words is in its name; what belongs to none is named by itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from megaphi.data.batch import Batch
+
+GROUPS = {
+    "norms": ("rms_norm",),
+    "rotary": ("rotary",),
+    "SwiGLU": ("swiglu",),
+    "loss": ("cross_entropy", "nll_loss", "log_softmax"),
+    "attention": ("flash", "fmha", "attention", "sdpa", "cudnn_generated", "softmax"),
+    "communication": ("nccl", "c10d"),
+    "optimizer": ("adam", "multi_tensor", "foreach", "norm", "lpnorm"),
+    "products": ("gemm", "nvjet", "cutlass", "xmma", "cublas", "::mm", "::addmm", "::bmm", "::matmul", "::linear"),
+    "embedding": ("embedding", "index_select", "gather", "scatter"),
+    "copies": ("memcpy", "memset", "copy", "fill", "zero", "::cat", "catarray"),
+    "elementwise": ("elementwise", "vectorized", "reduce_kernel", "::add", "::mul", "::sum", "::div", "triton"),
+}
+SHOWN_KERNELS = 12
+
+
+def group_of(kernel: str) -> str:
+    """Name of the group that a kernel or operator belongs to."""
+    name = kernel.lower()
+    return next((group for group, words in GROUPS.items() if any(word in name for word in words)), "other")
+
+
+def print_profile(step: Callable[[Sequence[Batch]], object], batches: Sequence[Batch]) -> None:
+    """Profile one step, and print its groups and its longest kernels."""
+    is_gpu = torch.cuda.get_device_name() != "CPU"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]) as found:
+        step(batches)
+    kernels: Counter[str] = Counter()
+    for event in found.key_averages():
+        # On a GPU the launched kernels themselves; their launches and the operators around them are on the CPU.
+        is_kernel = event.device_type == torch.autograd.DeviceType.CUDA
+        if is_gpu and not is_kernel:
+            continue
+        kernels[event.key] += int(event.self_device_time_total if is_gpu else event.self_cpu_time_total)
+    print_groups(kernels, unit="of the GPU" if is_gpu else "of one processor")
+
+
+def print_groups(kernels: Counter[str], *, unit: str) -> None:
+    """Microseconds by kernel as a table by group, then the longest kernels by themselves."""
+    groups: Counter[str] = Counter()
+    for kernel, microseconds in kernels.items():
+        groups[group_of(kernel)] += microseconds
+    whole = max(1, groups.total())
+    print(f"  profile of one step of two micro-batches, {whole / 1e3:.1f} ms {unit}")
+    for group, microseconds in groups.most_common():
+        print(f"    {group:<16}{microseconds / 1e3:>10.2f} ms{microseconds / whole:>8.1%}")
+    print("  the longest kernels")
+    for kernel, microseconds in kernels.most_common(SHOWN_KERNELS):
+        print(f"    {microseconds / 1e3:>10.2f} ms{microseconds / whole:>8.1%}  {group_of(kernel):<14}{kernel[:70]}")

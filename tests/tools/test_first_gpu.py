@@ -1,0 +1,159 @@
+"""`python3 -m tools.first_gpu`: blocks in processes of their own, resumed, within a budget; on a CPU at tiny shapes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_house import ROOT
+from tools.first_gpu import __main__ as program
+from tools.first_gpu import build, machine, states
+from tools.first_gpu.blocks import Block, Place, blocks
+from tools.first_gpu.machine import Machine, device_problems, package_problems
+
+HERE = Machine(python=sys.executable, is_tiny=True, device="CPU", versions={"python": "3", "torch": "2"})
+
+
+def block(name: str, code: str, **fields) -> Block:
+    def words(_: Place) -> list[str]:
+        return ["-c", code]
+
+    usual = {"what": "a test", "seconds": 1, "limit": 20, "command": words, "tiny": words}
+    return Block(name=name, **(usual | fields))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(machine=HERE, folder=tmp_path, results=tmp_path / "results")
+
+
+def attempt(place: Place, *chosen: Block, seconds: float = 100, again: bool = False) -> tuple[int, dict[str, str]]:
+    code = program.Session(place, seconds=seconds, again=again, is_dry=False).run(list(chosen))
+    found = {one.name: states.read(place.folder, one.name) for one in chosen}
+    return code, {name: state.status for name, state in found.items() if state is not None}
+
+
+def rows(place: Place) -> list[dict[str, str]]:
+    with open(place.results / "first_gpu.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_block_that_fails_crashes_hangs_or_misses_something_costs_itself_only(place: Place) -> None:
+    left_behind = place.folder / "child"
+    hangs = f"import os, time; open({str(left_behind)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    absent = dataclasses.replace(HERE, absent_packages=frozenset({"transformers"}))
+    code, became = attempt(
+        dataclasses.replace(place, machine=absent),
+        block("fails", "raise SystemExit('no such kernel')"),
+        block("crashes", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"),
+        block("hangs", hangs, limit=2),
+        block("misses", "", needs=("transformers",)),
+        block("works", "print('41 tokens'); print('42 tokens')"),
+    )
+    assert code == 1
+    assert became == {
+        "fails": "failed",
+        "crashes": "failed",
+        "hangs": "timed out",
+        "misses": "left out",
+        "works": "done",
+    }
+    said = {row["block"]: row["last_line"] for row in rows(place)}
+    assert said["fails"] == "no such kernel"
+    assert said["misses"] == "not installed: transformers"
+    assert said["works"] == "42 tokens"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(left_behind.read_text()), 0)
+
+
+def test_what_is_done_is_not_run_again_until_the_commit_changes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = place.folder / "count"
+    one = block("counts", f"open({str(counts)!r}, 'a').write('x')")
+    assert attempt(place, one)[0] == attempt(place, one)[0] == 0
+    assert counts.read_text() == "x"
+    attempt(place, one, again=True)
+    assert counts.read_text() == "xx"
+    monkeypatch.setattr(program, "commit", lambda: "another")
+    attempt(place, one)
+    assert counts.read_text() == "xxx"
+    assert len(rows(place)) == 3
+
+
+def test_what_does_not_fit_into_the_time_left_waits_for_the_next_start(place: Place) -> None:
+    long, short = block("long", "print(1)", seconds=50), block("short", "print(2)")
+    assert attempt(place, long, short, seconds=30) == (1, {"short": "done"})
+    assert attempt(place, long, short, seconds=100) == (0, {"long": "done", "short": "done"})
+    assert [row["block"] for row in rows(place)] == ["short", "long"]
+
+
+def test_a_state_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    for text in ("", "{}", "[]", '{"block": 1}', "\0"):
+        (tmp_path / "golden.json").write_text(text)
+        assert states.read(tmp_path, "golden") is None
+
+
+def test_a_machine_says_at_once_all_that_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here there is no driver, no nvcc, and no CUDA in torch; and not one block is begun."""
+    monkeypatch.setattr(machine, "find_program", lambda name: None)
+    monkeypatch.setattr(machine, "driver_version", lambda: "")
+    cpu = {"python": "3.10.2", "absent": ["tiktoken"], "torch": "2.13", "cuda": None, "sees": False}
+    monkeypatch.setattr(machine, "asked", lambda python: cpu)
+    found = machine.look(python="/any", is_tiny=False)
+    for said in ("3.11 or newer", "tiktoken", "no NVIDIA driver", "nvcc is missing", "without CUDA"):
+        assert any(said in problem for problem in found.problems), said
+    monkeypatch.setattr(program, "look", lambda **_: found)
+    assert program.main(["--folder", str(tmp_path / "none")]) == program.LACKING
+    assert not (tmp_path / "none").exists()
+    old = {"torch": "2.13", "cuda": "13", "sees": True, "device": "V100", "capability": [7, 0]}
+    assert any("older than Ampere" in problem for problem in device_problems(old, driver="580"))
+    assert package_problems({"failed": "no answer"}) == ["no answer"]
+
+
+def test_modules_are_built_when_a_source_is_newer(tmp_path: Path) -> None:
+    for path in ("setup.py", "csrc/a.cu", f"megaphi/_C{build.SUFFIX}"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    assert "is missing" in (build.stale(tmp_path) or "")
+    (tmp_path / f"megaphi/_T{build.SUFFIX}").write_text("")
+    assert build.stale(tmp_path) is None
+    later = time.time() + 10
+    os.utime(tmp_path / "csrc/a.cu", (later, later))
+    assert build.stale(tmp_path) == "a.cu is newer than the modules"
+
+
+def test_limits_leave_every_block_below_nine_minutes_and_all_within_the_budget() -> None:
+    assert all(one.seconds <= one.limit <= 540 for one in blocks())
+    assert sum(one.seconds for one in blocks()) <= 25 * 60
+    assert len({one.name for one in blocks()}) == len(blocks())
+
+
+def test_on_a_cpu_the_same_program_runs_at_tiny_shapes(tmp_path: Path) -> None:
+    words = ["--tiny", "--folder", str(tmp_path), "--only", "build", "golden", "mfu"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.first_gpu", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with open(tmp_path / "results" / "first_gpu.csv", newline="") as file:
+        found = {row["block"]: row for row in csv.DictReader(file)}
+    assert {row["status"] for row in found.values()} == {"done"}
+    assert set(found) == {"build", "golden", "mfu"}
+    assert "from the golden curve in 20 steps" in found["golden"]["last_line"]
+    with open(tmp_path / "results" / "mfu.csv", newline="") as file:
+        measured = [(row["side"], row["micro_batch"], row["note"]) for row in csv.DictReader(file)]
+    assert measured == [
+        (side, size, "") for side in ("megaphi", "megatron-core", "transformers") for _ in range(2) for size in "12"
+    ]
