@@ -53,12 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not torch.cuda.is_available() and not options.tiny:
         sys.exit("torch sees no GPU here: --tiny measures tiny shapes on the CPU, --model predicts")
+    cases: list[Case] = []
     for side in options.sides:
         parts = TINY_SLICES if options.tiny else SLICES
         measured = [case for part in parts for case in measure_slice(side, part, device, options)]
         if side == "megaphi":
             print("\ntiny shapes: a test of the arithmetic, no figure" if options.tiny else "")
             print_scaled(measured, device, devices=options.devices)
+        cases += measured
+    print_ratios(cases)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -137,7 +140,8 @@ def measure_slice(side: str, part: Slice, device: Device, options: argparse.Name
             append(case, options.results)
         yield case
     if side == "megaphi" and part in (SLICES[0], TINY_SLICES[0]):
-        print_profile(step, random_batches(run)[:2])
+        two = run_of(part, micro_batch=1, micro_batches=2)
+        print_profile(step, random_batches(two), predicted=predicted_time(two, device).parts)
     del step
     gc.collect()
     torch.cuda.empty_cache()
@@ -168,9 +172,13 @@ def measure(
         micro_batch_seconds=slope,
         peak_bytes=torch.cuda.max_memory_allocated() if is_gpu() else 0,
         planned_bytes=planned_bytes(run) if side == "megaphi" else 0,
-        predicted=step_time(StepShape(model=run.model, layout=run.layout, batch=run.batch), device),
+        predicted=predicted_time(run, device),
         note=note,
     )
+
+
+def predicted_time(run: RunConfig, device: Device) -> StepTime:
+    return step_time(StepShape(model=run.model, layout=run.layout, batch=run.batch), device)
 
 
 def unlike_untrained(loss: float, run: RunConfig) -> str:
@@ -224,6 +232,20 @@ def show(case: Case) -> None:
         f"(planned {case.planned_bytes / 1e9:.1f})",
         flush=True,
     )
+
+
+def print_ratios(cases: Sequence[Case]) -> None:
+    """Speed of megaphi as a multiple of each peer's, case by case; the fastest case last."""
+    ours = sorted((case for case in cases if case.side == "megaphi"), key=lambda case: case.tokens_per_second)
+    for case in ours:
+        peers = [other for other in cases if other.side != case.side and is_same_work(case, other)]
+        ratios = ", ".join(f"{other.seconds / case.seconds:.2f} times {other.side}" for other in peers)
+        reached = f"MFU {utilisations(case)['mfu_causal']:.1%} causal, " if is_gpu() else "on a CPU, no figure: "
+        print(f"{case.part.name}, micro-batch {case.run.batch.micro_batch}: {reached}{ratios}")
+
+
+def is_same_work(case: Case, other: Case) -> bool:
+    return (case.part, case.run.batch) == (other.part, other.run.batch)
 
 
 def utilisations(case: Case) -> dict[str, float]:

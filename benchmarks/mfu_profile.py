@@ -1,12 +1,13 @@
 """The time of a training step by part: torch.profiler's kernels, put into groups that the model of a step has too.
 
-A kernel belongs to the first group one of whose words is in its name; what belongs to none is named by itself.
+A kernel belongs to the first group one of whose words is in its name; the rest is "other", and the longest kernels are
+also shown by themselves. Beside a group's time stands the predicted one of the same work.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -26,6 +27,19 @@ GROUPS = {
     "copies": ("memcpy", "memset", "copy", "fill", "zero", "::cat", "catarray"),
     "elementwise": ("elementwise", "vectorized", "reduce_kernel", "::add", "::mul", "::sum", "::div", "triton"),
 }
+PREDICTED = {
+    "norms": ("norms",),
+    "rotary": ("rotary",),
+    "SwiGLU": ("SwiGLU",),
+    "loss": ("loss",),
+    "attention": ("attention",),
+    "communication": ("gradients and weights",),
+    "optimizer": ("optimizer",),
+    "products": ("QKV product", "projection", "FFN up", "FFN down", "output product"),
+    "embedding": ("embedding",),
+    "elementwise": ("residual addition",),
+}
+"""Parts of the model of a step that a group holds; the others have none."""
 SHOWN_KERNELS = 12
 
 
@@ -35,8 +49,10 @@ def group_of(kernel: str) -> str:
     return next((group for group, words in GROUPS.items() if any(word in name for word in words)), "other")
 
 
-def print_profile(step: Callable[[Sequence[Batch]], object], batches: Sequence[Batch]) -> None:
-    """Profile one step, and print its groups and its longest kernels."""
+def print_profile(
+    step: Callable[[Sequence[Batch]], object], batches: Sequence[Batch], *, predicted: Mapping[str, float]
+) -> None:
+    """Profile one step, and print its groups, beside the predicted seconds by part, and its longest kernels."""
     is_gpu = torch.cuda.get_device_name() != "CPU"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]) as found:
         step(batches)
@@ -47,18 +63,19 @@ def print_profile(step: Callable[[Sequence[Batch]], object], batches: Sequence[B
         if is_gpu and not is_kernel:
             continue
         kernels[event.key] += int(event.self_device_time_total if is_gpu else event.self_cpu_time_total)
-    print_groups(kernels, unit="of the GPU" if is_gpu else "of one processor")
+    print_groups(kernels, predicted, unit="of the GPU" if is_gpu else "of one processor")
 
 
-def print_groups(kernels: Counter[str], *, unit: str) -> None:
+def print_groups(kernels: Counter[str], predicted: Mapping[str, float], *, unit: str) -> None:
     """Microseconds by kernel as a table by group, then the longest kernels by themselves."""
     groups: Counter[str] = Counter()
     for kernel, microseconds in kernels.items():
         groups[group_of(kernel)] += microseconds
     whole = max(1, groups.total())
-    print(f"  profile of one step of two micro-batches, {whole / 1e3:.1f} ms {unit}")
+    print(f"  profile of one step of two micro-batches, {whole / 1e3:.1f} ms {unit}; on the right the model's")
     for group, microseconds in groups.most_common():
-        print(f"    {group:<16}{microseconds / 1e3:>10.2f} ms{microseconds / whole:>8.1%}")
+        expected = sum(predicted.get(part, 0.0) for part in PREDICTED.get(group, ()))
+        print(f"    {group:<16}{microseconds / 1e3:>10.2f} ms{microseconds / whole:>8.1%}{expected * 1e3:>10.2f} ms")
     print("  the longest kernels")
     for kernel, microseconds in kernels.most_common(SHOWN_KERNELS):
         print(f"    {microseconds / 1e3:>10.2f} ms{microseconds / whole:>8.1%}  {group_of(kernel):<14}{kernel[:70]}")

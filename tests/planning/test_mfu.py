@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.mfu import assumed_device, main, parse, unlike_untrained
 from benchmarks.mfu_model import layouts_of_the_14b
-from benchmarks.mfu_profile import group_of
+from benchmarks.mfu_profile import GROUPS, PREDICTED, group_of
 from benchmarks.mfu_scaled import LAYOUTS, head_share, layer_and_head, print_scaled, scaled_seconds
 from benchmarks.mfu_sides import SLICES, TINY_SLICES, Slice, run_of
 from megaphi.engine.run_config import RunConfig
@@ -94,6 +94,12 @@ def test_nothing_is_derived_without_both_slices(capsys: pytest.CaptureFixture[st
 )
 def test_kernels_are_grouped_by_their_names(kernel: str, group: str) -> None:
     assert group_of(kernel) == group
+
+
+def test_every_part_that_one_device_has_stands_beside_a_group() -> None:
+    parts = step_time(step_of(run_of(SLICES[0], micro_batch=1, micro_batches=2)), H100).parts
+    assert set(parts) == {part for held in PREDICTED.values() for part in held if part != "gradients and weights"}
+    assert set(PREDICTED) <= set(GROUPS)
 
 
 def test_assumptions_are_options() -> None:

@@ -31,6 +31,7 @@ def block(name: str, code: str, **fields) -> Block:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
+    (tmp_path / "results").mkdir()
     return Place(machine=HERE, folder=tmp_path, results=tmp_path / "results")
 
 

@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if machine.problems and not options.dry_run:
         print("\n".join(f"missing: {problem}" for problem in machine.problems), file=sys.stderr)
         return LACKING
-    folder.mkdir(parents=True, exist_ok=True)
+    for needed in (folder, place.results):
+        needed.mkdir(parents=True, exist_ok=True)
     again = options.only is not None or options.again
     return Session(place, seconds=60 * options.minutes, again=again, is_dry=options.dry_run).run(chosen)
 
@@ -97,7 +98,7 @@ class Session:
             summary.append((block.name, *self.attempt(block)))
         print("\nblock           status      seconds  last line")
         for name, status, seconds, words in summary:
-            print(f"{name:<16}{status:<12}{seconds:>7.0f}  {words[:120]}")
+            print(f"{name:<16}{status:<12}{seconds:>7.0f}  {words if self.is_dry else words[:120]}")
         if self.is_dry:
             return 0
         print(f"logs: {self.place.folder}, results: {self.place.results}")

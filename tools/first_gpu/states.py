@@ -52,7 +52,6 @@ def write(folder: Path, results: Path, state: State) -> None:
     partial = folder / f"{state.block}.json.partial"
     partial.write_text(json.dumps(asdict(state), indent=2) + "\n")
     os.replace(partial, folder / f"{state.block}.json")
-    results.mkdir(parents=True, exist_ok=True)
     path = results / "first_gpu.csv"
     is_new = not path.exists()
     with path.open("a", newline="") as file:
