@@ -59,7 +59,7 @@ def print_profile(
     kernels: Counter[str] = Counter()
     for event in found.key_averages():
         # On a GPU the launched kernels themselves; their launches and the operators around them are on the CPU.
-        is_kernel = event.device_type == torch.autograd.DeviceType.CUDA
+        is_kernel = event.device_type.name == "CUDA"
         if is_gpu and not is_kernel:
             continue
         kernels[event.key] += int(event.self_device_time_total if is_gpu else event.self_cpu_time_total)

@@ -7,6 +7,7 @@ the model's: bubbles, messages between stages, the replicas' collectives, the op
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -72,10 +73,10 @@ def scaled_seconds(step: StepShape, layer: float, head: float, device: Device) -
 def print_scaled(measured: Sequence[Measured], device: Device, *, devices: int) -> None:
     """The 14B on many devices, derived from megaphi's two slices at micro-batches of one sequence."""
     ours = [case for case in measured if case.side == "megaphi" and case.run.batch.micro_batch == 1]
-    if len(ours) != 2 or any(case.micro_batch_seconds != case.micro_batch_seconds for case in ours):
+    if len(ours) != 2 or any(math.isnan(case.micro_batch_seconds) for case in ours):
         print("nothing is derived for many devices: both slices of megaphi are needed")
         return
-    layer, head_seconds = layer_and_head(*ours, device)
+    layer, head_seconds = layer_and_head(ours[0], ours[1], device)
     print(
         f"\nderived, not measured: from a layer of {layer * 1e3:.3f} ms and a head of {head_seconds * 1e3:.3f} ms per "
         f"micro-batch\nassumed: each stage runs its layers as fast as the slice did; bubbles, messages, collectives and"

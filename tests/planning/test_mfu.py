@@ -45,7 +45,9 @@ def slices() -> list[AsPredicted]:
 def test_slices_that_take_as_long_as_predicted_give_the_predicted_14b(name: str) -> None:
     """Up to the embedding, which the derived time counts beside the head."""
     step = layouts_of_the_14b(512)[name]
-    derived = scaled_seconds(step, *layer_and_head(*slices(), H100), H100)
+    first, second = slices()
+    layer, head = layer_and_head(first, second, H100)
+    derived = scaled_seconds(step, layer, head, H100)
     assert derived == pytest.approx(step_time(step, H100).seconds, rel=2e-3)
 
 
