@@ -121,8 +121,14 @@ class Session:
             return "no time", 0.0, f"{block.seconds} s are expected: start again to go on here"
         log = self.place.folder / f"{block.name}.log"
         began = time.monotonic()
-        status = run_limited(words, log, seconds=min(block.limit, self.left()))
+        status = run_limited(words, log, seconds=min(block.limit, self.left()), environment=self.environment())
         return self.note(block, status, time.monotonic() - began, last_line(log))
+
+    def environment(self) -> dict[str, str]:
+        """Variables of the blocks: megaphi need not be installed, and tiny shapes are for the CPU."""
+        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if self.place.machine.is_tiny else {}
+        return {**os.environ, "PYTHONPATH": paths, **hidden}
 
     def words(self, block: Block) -> list[str]:
         words = (block.tiny if self.place.machine.is_tiny else block.command)(self.place)
@@ -149,11 +155,13 @@ class Session:
         return status, seconds, words
 
 
-def run_limited(words: list[str], log: Path, *, seconds: float) -> Status:
+def run_limited(words: list[str], log: Path, *, seconds: float, environment: dict[str, str]) -> Status:
     """Run a command in the repository's root, its output in `log`; it and what it has started end with its time."""
     began = time.monotonic()
     with log.open("wb") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True)
+        process = subprocess.Popen(
+            words, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, start_new_session=True
+        )
     try:
         while (left := seconds - (time.monotonic() - began)) > 0:
             try:
