@@ -48,10 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if machine.problems and not options.dry_run:
         print("\n".join(f"missing: {problem}" for problem in machine.problems), file=sys.stderr)
         return LACKING
-    for needed in (folder, place.results):
+    for needed in () if options.dry_run else (folder, place.results):
         needed.mkdir(parents=True, exist_ok=True)
     again = options.only is not None or options.again
-    return Session(place, seconds=60 * options.minutes, again=again, is_dry=options.dry_run).run(chosen)
+    try:
+        return Session(place, seconds=60 * options.minutes, again=again, is_dry=options.dry_run).run(chosen)
+    except KeyboardInterrupt:
+        print("interrupted: start again to go on with this block", file=sys.stderr)
+        return 130
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
