@@ -16,9 +16,10 @@ from benchmarks.mfu_model import layouts_of_the_14b
 from benchmarks.mfu_sides import Slice
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.arithmetic import flops_per_token
+from megaphi.planning.pipeline import ChunkWork, pipeline_time
 from megaphi.planning.step.device import Device
 from megaphi.planning.step.shape import StepShape
-from megaphi.planning.step.step_time import pipeline_seconds, step_time
+from megaphi.planning.step.step_time import step_time
 from megaphi.planning.step.work import embedding, head, total
 
 OF_THE_REST = ("point to point", "gradients and weights", "optimizer")
@@ -62,11 +63,12 @@ def head_share(first: Measured, second: Measured, device: Device) -> float:
 
 
 def scaled_seconds(step: StepShape, layer: float, head: float, device: Device) -> float:
-    """Seconds of a step of the whole model, whose layers and head take so long."""
-    stages = [count * layer for count in step.layers_of_stages]
-    stages[-1] += head
+    """Seconds of a step of the whole model, whose layers and head take so long, two thirds of it backward."""
+    chunks = [count * layer for count in step.chunk_layers]
+    chunks[-1] += head
+    work = [ChunkWork(seconds / 3, seconds * 2 / 3) for seconds in chunks]
     rest = step_time(step, device).parts
-    passes = pipeline_seconds(stages, micro_batches=step.micro_batches, virtual=step.layout.virtual_pipeline)
+    passes = pipeline_time(step.layout, step.micro_batches, work).total
     return passes + sum(rest.get(name, 0.0) for name in OF_THE_REST)
 
 

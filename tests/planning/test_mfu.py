@@ -16,7 +16,7 @@ from benchmarks.mfu_sides import SLICES, TINY_SLICES, Slice, run_of
 from megaphi.engine.run_config import RunConfig
 from megaphi.planning.step.device import H100, H200
 from megaphi.planning.step.shape import StepShape
-from megaphi.planning.step.step_time import stage_passes, step_time
+from megaphi.planning.step.step_time import chunk_passes, step_time
 from megaphi.planning.step.work import total
 
 
@@ -30,7 +30,7 @@ class AsPredicted:
 
     @property
     def micro_batch_seconds(self) -> float:
-        return sum(map(total, stage_passes(step_of(self.run), H100, 0)))
+        return sum(map(total, chunk_passes(step_of(self.run), H100, 0)))
 
 
 def step_of(run: RunConfig) -> StepShape:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megaphi.data.batch import BatchShape
-from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout, padded_vocabulary
 
@@ -19,8 +18,6 @@ class StepShape:
     layout: ParallelLayout
     """Complete: `data` is known."""
     batch: BatchShape
-    stage_layers: tuple[int, ...] | None = None
-    """Layers of each pipeline stage, its virtual stages added up; none: equally many."""
     recompute: Literal["none", "selective", "full"] = "none"
     weight_gradients: Literal["in the product", "added afterwards"] = "in the product"
     """Accumulation of fp32 gradients: in the product itself, or by a pass over a bf16 gradient that it made."""
@@ -29,19 +26,10 @@ class StepShape:
     overlap_gradients: bool = True
     """Gradients are reduced behind the last backward pass, weights gathered behind the first forward pass."""
 
-    def __post_init__(self) -> None:
-        layers = self.layers_of_stages
-        if len(layers) != self.layout.pipeline or sum(layers) != self.model.layers or min(layers) < 0:
-            raise InputError(
-                f"stage_layers={','.join(map(str, layers))}: must be layout.pipeline={self.layout.pipeline} numbers "
-                f"that add up to model.layers={self.model.layers}"
-            )
-
     @property
-    def layers_of_stages(self) -> tuple[int, ...]:
-        if self.stage_layers is not None:
-            return self.stage_layers
-        return (self.model.layers // self.layout.pipeline,) * self.layout.pipeline
+    def chunk_layers(self) -> tuple[int, ...]:
+        """Layers of each chunk; chunk c is on pipeline stage c % pipeline."""
+        return self.layout.chunk_layers(self.model.layers)
 
     @property
     def micro_batches(self) -> int:
@@ -73,7 +61,7 @@ class StepShape:
     def parameters_of_stage(self, stage: int) -> int:
         """Numbers that a rank of a pipeline stage trains."""
         layer = sum(self.layer_matrices.values()) + 2 * self.model.hidden
-        numbers = self.layers_of_stages[stage] * layer
+        numbers = sum(self.chunk_layers[stage :: self.layout.pipeline]) * layer
         if stage == 0:
             numbers += self.vocabulary * self.model.hidden
         if stage == self.layout.pipeline - 1:

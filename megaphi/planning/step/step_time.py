@@ -1,8 +1,7 @@
 """The time of a training step, predicted: the busiest stage's work, and what surrounds it.
 
-The pipeline's time is closed: `micro_batches` times the slowest stage, and once around the others, shared by the
-virtual stages. For equal stages that is the bubble (pipeline - 1) / (virtual x micro_batches) of Narayanan et al. 2021
-(2104.04473). It is a model: no launch is waited for, no host is slow, products of every size run at one rate.
+The pipeline's time is that of Megatron's schedule, walked through (`planning/pipeline.py`). It is a model: no launch is
+waited for, no host is slow, products of every size run at one rate.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megaphi.model.arithmetic import AttentionCount, flops_per_token
+from megaphi.planning.pipeline import ChunkWork, pipeline_time
 from megaphi.planning.step.device import Device, group_rate
 from megaphi.planning.step.shape import StepShape
 from megaphi.planning.step.work import BF16, FP32, Parts, Passes, added, embedding, head, layer, total
@@ -52,41 +52,45 @@ class StepTime:
 
 def step_time(step: StepShape, device: Device) -> StepTime:
     """Predict one step."""
-    stages = [stage_passes(step, device, stage) for stage in range(step.layout.pipeline)]
-    seconds = [total(stage.forward) + total(stage.backward) for stage in stages]
-    busiest = max(range(len(stages)), key=seconds.__getitem__)
-    micro_batches = step.micro_batches
-    parts = added((micro_batches, stages[busiest].forward), (micro_batches, stages[busiest].backward))
-    waiting = pipeline_seconds(seconds, micro_batches=micro_batches, virtual=step.layout.virtual_pipeline)
+    layout, micro_batches = step.layout, step.micro_batches
+    chunks = [chunk_passes(step, device, chunk) for chunk in range(len(step.chunk_layers))]
+    stages = [_together(chunks[stage :: layout.pipeline]) for stage in range(layout.pipeline)]
+    work = [ChunkWork(total(chunk.forward), total(chunk.backward)) for chunk in chunks]
+    pipeline = pipeline_time(layout, micro_batches, work)
+    busiest = max(range(layout.pipeline), key=pipeline.busy.__getitem__)
     rest = {
-        "pipeline bubble": waiting - micro_batches * seconds[busiest],
+        "pipeline bubble": pipeline.total - pipeline.busy[busiest],
         "point to point": micro_batches * _message_seconds(step, device),
         "gradients and weights": max(
-            _replica_seconds(step, device, stage, stages[stage]) for stage in range(len(stages))
+            _replica_seconds(step, device, stage, passes) for stage, passes in enumerate(stages)
         ),
-        "optimizer": max(_optimizer_seconds(step, device, stage) for stage in range(len(stages))),
+        "optimizer": max(_optimizer_seconds(step, device, stage) for stage in range(layout.pipeline)),
     }
-    return StepTime(parts=added((1, parts), (1, rest)), step=step, device=device)
+    passes = stages[busiest]
+    parts = added((micro_batches, passes.forward), (micro_batches, passes.backward), (1, rest))
+    return StepTime(parts=parts, step=step, device=device)
 
 
-def stage_passes(step: StepShape, device: Device, stage: int) -> Passes:
-    """One micro-batch in all layers of a pipeline stage."""
-    one, count = layer(step, device), step.layers_of_stages[stage]
+def chunk_passes(step: StepShape, device: Device, chunk: int) -> Passes:
+    """One micro-batch in a chunk of layers, and in the end of the model that is beside it."""
+    one, count = layer(step, device), step.chunk_layers[chunk]
     terms = [(count, one)]
-    if stage == 0:
+    if chunk == 0:
         terms.append((1, embedding(step, device)))
-    if stage == step.layout.pipeline - 1:
+    if chunk == len(step.chunk_layers) - 1:
         terms.append((1, head(step, device)))
+    return _summed(terms)
+
+
+def _together(chunks: Sequence[Passes]) -> Passes:
+    return _summed([(1, chunk) for chunk in chunks])
+
+
+def _summed(terms: Sequence[tuple[float, Passes]]) -> Passes:
     return Passes(
         added(*((times, passes.forward) for times, passes in terms)),
         added(*((times, passes.backward) for times, passes in terms)),
     )
-
-
-def pipeline_seconds(stages: Sequence[float], *, micro_batches: int, virtual: int) -> float:
-    """Seconds of a schedule whose stages take so long for a micro-batch, forward and backward."""
-    slowest = max(stages)
-    return micro_batches * slowest + (sum(stages) - slowest) / virtual
 
 
 def replica_bytes(step: StepShape, stage: int) -> tuple[float, float]:
