@@ -56,7 +56,7 @@ def test_a_block_that_fails_crashes_hangs_or_misses_something_costs_itself_only(
         block("crashes", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"),
         block("hangs", hangs, limit=2),
         block("misses", "", needs=("transformers",)),
-        block("works", "print('41 tokens'); print('42 tokens')"),
+        block("works", "print('42 tokens'); print('work: 100%|####| 1/1')"),
     )
     assert code == 1
     assert became == {

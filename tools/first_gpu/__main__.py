@@ -180,8 +180,9 @@ def run_limited(words: list[str], log: Path, *, seconds: float, environment: dic
 
 
 def last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "no output"
+    """The last line that says something; progress bars do not."""
+    lines = (line.strip() for line in reversed(log.read_text(errors="replace").splitlines()))
+    return next((line for line in lines if line and "%|" not in line), "no output")
 
 
 if __name__ == "__main__":
