@@ -37,7 +37,7 @@ def main() -> int:
     chosen = [targets[name] for name in arguments.targets]
     if arguments.repeat:
         return repeat(chosen[0], arguments.repeat)
-    tallies = []
+    tallies, commit = [], short_commit()  # which its own rows would make one with changes
     width = max(len(target.name) for target in chosen)
     print(f"{'target':{width}}   inputs  accepted   refused  findings  slowest      peak  seconds")
     for target in chosen:
@@ -57,9 +57,9 @@ def main() -> int:
         )
         progress.clear()
         print(row(tallies[-1], width), flush=True)
+        if arguments.write:
+            append(tallies[-1], commit)
     print(summary(tallies))
-    if arguments.write:
-        append(tallies)
     return 1 if any(tally.findings or not tally.outcomes["accepted"] for tally in tallies) else 0
 
 
@@ -126,20 +126,19 @@ def reasons(tally: Tally) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in tally.reasons.most_common())
 
 
-def append(tallies: Sequence[Tally]) -> None:
-    """Add a row for every target to the results."""
+def append(tally: Tally, commit: str) -> None:
+    """Add a target's row to the results."""
     is_new = not RESULTS.exists()
+    counts = [tally.outcomes[kind] for kind in FINDINGS]
     with RESULTS.open("a", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         if is_new:
             rows.writerow(COLUMNS)
-        for tally in tallies:
-            counts = [tally.outcomes[kind] for kind in FINDINGS]
-            rows.writerow([
-                date.today().isoformat(), short_commit(), f"CPU, {len(os.sched_getaffinity(0))} processors", tally.name,
-                tally.inputs, round(tally.seconds, 1), tally.outcomes["accepted"], tally.outcomes["refused"], *counts,
-                round(tally.slowest_seconds, 2), tally.peak_bytes >> 20, reasons(tally),
-            ])  # fmt: skip
+        rows.writerow([
+            date.today().isoformat(), commit, f"CPU, {len(os.sched_getaffinity(0))} processors", tally.name,
+            tally.inputs, round(tally.seconds, 1), tally.outcomes["accepted"], tally.outcomes["refused"], *counts,
+            round(tally.slowest_seconds, 2), tally.peak_bytes >> 20, reasons(tally),
+        ])  # fmt: skip
 
 
 def repeat(target: Target, path: Path) -> int:
