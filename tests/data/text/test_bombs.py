@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import resource
 
 import pyarrow
 import pyarrow.parquet
@@ -46,7 +47,7 @@ def test_a_parquet_file_of_one_long_value_many_times_is_read_in_parts(tmp_path, 
     path = tmp_path / "bomb.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": text}), path, compression="zstd")
     assert path.stat().st_size < 2_000
-    monkeypatch.setattr(parquet_rows, "LARGEST_BATCH", 8 << 20)
+    monkeypatch.setattr(parquet_rows, "MOST_MEMORY", 64 << 20)
     (piece,) = plan_pieces(path, piece_bytes=1 << 20)
     most = 0
     for count, text in enumerate(read_piece(piece), 1):  # noqa: B007
@@ -56,13 +57,37 @@ def test_a_parquet_file_of_one_long_value_many_times_is_read_in_parts(tmp_path, 
     assert most < 64 << 20
 
 
-def test_a_parquet_column_that_is_to_become_much_more_is_refused(tmp_path, monkeypatch):
+def list_of_nothing() -> pyarrow.Table:
+    """A second row of 50 million values, which have no bytes and are 400 MB as Python has them."""
+    offsets = pyarrow.array([0, 1, 50_000_000], pyarrow.int32())
+    lists = pyarrow.ListArray.from_arrays(offsets, pyarrow.nulls(50_000_000))
+    return pyarrow.table({"text": ["a", "b"], "list": lists})
+
+
+def test_a_parquet_row_of_very_many_values_is_refused_alone(tmp_path, monkeypatch):
     path = tmp_path / "bomb.parquet"
-    table = pyarrow.table({"text": ["a" * (1 << 20)] * 4})
-    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False)
-    monkeypatch.setattr(parquet_rows, "FREE_BYTES", 1 << 20)
-    monkeypatch.setattr(parquet_rows, "LARGEST_RATIO", 10)
-    with pytest.raises(InputError, match=r"bomb\.parquet is corrupted or hostile: .* are to become 4,194,"):
+    pyarrow.parquet.write_table(list_of_nothing(), path)
+    assert path.stat().st_size < 2_000
+    monkeypatch.setattr(parquet_rows, "MOST_MEMORY", 64 << 20)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    records = read_records(path)
+    assert next(records)[1]["text"] == "a"
+    with pytest.raises(InputError, match=r"the row after row 1 of row group 0 takes more than 64 MiB of memory"):
+        next(records)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_a_parquet_page_that_lies_about_its_values_is_refused(tmp_path):
+    """Its content says 2^31 lengths, 8 GB, of which each takes no bit; no header and no metadata tell of it."""
+    path = tmp_path / "bomb.parquet"
+    table = pyarrow.table({"text": ["a"] * 1_000})
+    settings = {"compression": "none", "use_dictionary": False, "column_encoding": {"text": "DELTA_LENGTH_BYTE_ARRAY"}}
+    pyarrow.parquet.write_table(table, path, **settings)
+    blocks, thousand, most = b"\x80\x01\x04", b"\xe8\x07\x02\0\0", b"\xff\xff\xff\xff\x07"
+    content = path.read_bytes()
+    assert content.count(blocks + thousand) == 1
+    path.write_bytes(content.replace(blocks + thousand, blocks + most))
+    with pytest.raises(InputError, match=r"the row after row 0 of row group 0 takes more than 1,024 MiB"):
         list(read_records(path))
 
 
