@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +28,7 @@ from megaphi.files import explain_read_errors
 from megaphi.json_text import NOT_UTF8, check_size, parse_json
 
 NEW_LINE = b"\n"
+LINE_BREAKS = re.compile(rb"\n\n*")  # which is searched for as its first byte is
 LONGEST_LINE = 1 << 28
 """Bytes of a line of JSON: a longer one is refused as a record, without being held."""
 LARGEST_RATIO = 100
@@ -253,24 +255,29 @@ def _whole(piece: FilePiece) -> bytes:
 def _numbered_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
     """(number, line) of a stream of blocks, split at line feeds only, as JSON lines are; None for one that is too long.
 
-    Empty lines are left out, before they cost a step of anything else: a small file may unpack to a billion.
+    Empty lines are left out, before they cost a step of Python or a byte: a small file may unpack to a billion.
     """
     unfinished: list[bytes] = []
     number, held = 1, 0
     for block in blocks:
-        first, *rest = block.split(NEW_LINE)
-        held += len(first)
+        start = 0
+        for breaks in LINE_BREAKS.finditer(block):
+            held += breaks.start() - start
+            if held > LONGEST_LINE:
+                yield number, None
+            elif held:
+                unfinished.append(block[start : breaks.start()])
+                yield number, b"".join(unfinished)
+            number += len(breaks[0])
+            start, held = breaks.end(), 0
+            unfinished.clear()
+        held += len(block) - start
         if held <= LONGEST_LINE:
-            unfinished.append(first)
+            unfinished.append(block[start:])
         else:
             unfinished.clear()
-        if rest:
-            yield number, b"".join(unfinished) if held <= LONGEST_LINE else None
-            whole = [(place, line) for place, line in enumerate(rest[:-1], number + 1) if line]
-            yield from ((place, line if len(line) <= LONGEST_LINE else None) for place, line in whole)
-            number += len(rest)
-            unfinished, held = [rest[-1]], len(rest[-1])
-    yield number, b"".join(unfinished) if held <= LONGEST_LINE else None
+    if held:
+        yield number, b"".join(unfinished) if held <= LONGEST_LINE else None
 
 
 def _rows(

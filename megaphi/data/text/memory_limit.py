@@ -1,8 +1,8 @@
 """A limit of memory for a part of the work of this process, which the kernel keeps.
 
-It is one of address space: what wants more gets no memory, which is MemoryError in Python and in Arrow. The whole process
-has it meanwhile, other threads too, so it is for single calls that work on the bytes of strangers, one at a time. Where
-there is no /proc (on a Mac) there is none.
+It is one of address space: what wants more gets no memory, which is MemoryError in Python and in Arrow. The whole
+process has it meanwhile, other threads too, so it is for single calls that work on the bytes of strangers, one at a
+time. Where there is no /proc (on a Mac) there is none.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Rows of Parquet files, a batch at a time, in bounded memory, whatever a file says of itself.
 
-Eight hundred bytes may hold a list of 200 million numbers, a page of gigabytes, or say that a million rows have one long
-value; each encoding has its own way to say so, and what the metadata tell of sizes may be a lie. Arrow has no limit for
-that. So the kernel keeps one while a batch is unpacked, which Arrow and Python report as any lack of memory. What does
-not fit is read row by row, and a row that does not fit is refused.
+Eight hundred bytes may hold a list of 200 million numbers, a page of gigabytes, or say that a million rows have one
+long value; each encoding has its own way to say so, and what the metadata tell of sizes may be a lie. Arrow has no
+limit for that. So the kernel keeps one while a batch is unpacked, which Arrow and Python report as any lack of memory.
+What does not fit is read row by row, and a row that does not fit is refused.
 """
 
 from __future__ import annotations

@@ -24,8 +24,11 @@ PACKING_OF_ENDING: dict[str, Packing] = {".gz": "gzip", ".bz2": "bzip2", ".xz": 
 READ_BYTES = 1 << 20
 PACKED_BYTES: dict[Packing, int] = {"gzip": 1 << 17, "bzip2": 1 << 12, "xz": 1 << 12, "zstandard": 1 << 12}
 """Compressed bytes per call. Text seldom expands more than tenfold, but what somebody made to expand as far as the
-format allows (gzip 1,032-fold, zstandard 32,768-fold) gives 135 MB at a time at most.
+format allows (gzip 1,032-fold, zstandard 32,768-fold) gives 135 MB at a time at most. The others expand further, and
+are asked for less (`LARGEST_BLOCK`).
 """
+LARGEST_BLOCK = 1 << 24
+"""Bytes that bzip2, which expands a million-fold, and xz give at a time."""
 LARGEST_WINDOW = 1 << 31
 """Largest window of a zstandard frame, in bytes: the library's limit (--long=31)."""
 _SKIPPABLE = tuple(bytes([0x50 + kind]) + b"\x2a\x4d\x18" for kind in range(16))
@@ -78,16 +81,26 @@ def _unpack(path: Path, packing: Packing) -> Iterator[bytes]:
         while packed := file.read(PACKED_BYTES[packing]):
             while packed := packed if begun else packed.lstrip(b"\0"):  # tapes and xz fill up with zeros
                 try:
-                    block = member.decompress(packed)
+                    for block in _expanded(member, packed):
+                        if block:
+                            yield block
                 except faults as error:
                     raise InputError(_explained(path, packing, error, members=0 if begun else members)) from None
                 begun, packed = not member.eof, member.unused_data
                 if not begun:
                     member, members = new_member(), members + 1
-                if block:
-                    yield block
     if begun:
         raise InputError(f"{path} is truncated: the data compressed with {packing} does not end")
+
+
+def _expanded(member: Any, packed: bytes) -> Iterator[bytes]:
+    """What some bytes of a member become, in blocks."""
+    if not hasattr(member, "needs_input"):  # gzip and zstandard, which `PACKED_BYTES` bounds
+        yield member.decompress(packed)
+        return
+    yield member.decompress(packed, LARGEST_BLOCK)
+    while not (member.eof or member.needs_input):
+        yield member.decompress(b"", LARGEST_BLOCK)
 
 
 def _tools(packing: Packing) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import random
 import resource
+from itertools import pairwise
 
 import pyarrow
 import pyarrow.parquet
@@ -13,7 +15,7 @@ import pytest
 import zstandard
 
 from megaphi import json_text
-from megaphi.data.text import documents, parquet_rows
+from megaphi.data.text import documents, parquet_rows, unpacking
 from megaphi.data.text.documents import plan_pieces, read_piece, read_records
 from megaphi.data.text.unpacking import unpacked_blocks
 from megaphi.errors import InputError
@@ -40,6 +42,15 @@ def test_a_block_is_bounded(tmp_path, packing):
     lengths = [len(block) for block in unpacked_blocks(path, packing)]
     assert sum(lengths) == EXPANDED
     assert max(lengths) <= EXPANDED // 2
+
+
+@pytest.mark.parametrize("packing", ["bzip2", "xz"])
+def test_a_block_is_bounded_where_one_stream_expands_a_million_fold(tmp_path, packing):
+    path = tmp_path / "bomb"
+    path.write_bytes({"bzip2": bz2, "xz": lzma}[packing].compress(b"\n" * EXPANDED))
+    lengths = [len(block) for block in unpacked_blocks(path, packing)]
+    assert sum(lengths) == EXPANDED
+    assert max(lengths) <= unpacking.LARGEST_BLOCK
 
 
 def test_a_parquet_file_of_one_long_value_many_times_is_read_in_parts(tmp_path, monkeypatch):
@@ -97,6 +108,18 @@ def test_a_small_text_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monk
     monkeypatch.setattr(documents, "LONGEST_LINE", 1_000_000)
     with pytest.raises(InputError, match=r"bomb\.txt\.gz unpacks from 2,\d+ bytes to more than"):
         list(documents.read_documents(path))
+
+
+def test_numbered_lines_are_those_of_the_whole_whatever_the_blocks(monkeypatch):
+    monkeypatch.setattr(documents, "LONGEST_LINE", 6)
+    draw = random.Random(0)
+    for _ in range(2_000):
+        content = bytes(draw.choices(b"\nab", weights=(2, 3, 1), k=draw.randrange(40)))
+        cuts = sorted(draw.randrange(len(content) + 1) for _ in range(4))
+        blocks = [content[start:end] for start, end in pairwise([0, *cuts, len(content)])]
+        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line]
+        expected = [(number, line if len(line) <= 6 else None) for number, line in lines]
+        assert list(documents._numbered_lines(blocks)) == expected
 
 
 def test_empty_lines_cost_nothing_and_are_counted(tmp_path):
