@@ -4,6 +4,7 @@
 
 #include "../cpu/choose.h"
 #include "attachment.h"
+#include "checked.h"
 #include "index.h"
 
 #ifndef MEGAPHI_WITH_CUDA
@@ -24,5 +25,6 @@ PYBIND11_MODULE(_C, module) {
   bind_reader(module);
   bind_megatron_order(module);
   bind_text(module);
+  refuse_unfilled_objects(module);
   module.attr("compiler") = MEGAPHI_COMPILER;
 }

@@ -86,12 +86,13 @@ def mutated(target: Target, seeds: Sequence[bytes], draw: random.Random) -> byte
     """One damaged input of a target."""
     content = draw.choice(seeds)
     tokens = (*target.tokens, *EVERYWHERE)
+    plain = 0.0 if draw.random() < target.framed else 0.4
     for _ in range(draw.choice((1, 1, 1, 2, 4, 16))):
         kind = draw.random()
-        if kind < 0.15:
+        if kind < min(plain, 0.15):
             at = draw.randrange(len(content) + 1)
             content = content[:at] + draw.choice(tokens) + content[at:]
-        elif kind < 0.6 and target.mutators:
+        elif kind >= plain and target.mutators:
             content = draw.choice(target.mutators)(content, seeds, draw)
         else:
             content = draw.choice(BYTES)(content, seeds, draw)

@@ -88,8 +88,8 @@ def zip_member(*inner: Mutator) -> Mutator:
         if kind < 0.1:
             name = draw.choice(("../../x", "/etc/x", "a\0b", "a" * 60_000, "C:\\x", "x/../../y", name.upper(), ""))
         elif kind < 0.15:
-            data = bytes(draw.choice((1_000, 20_000_000)))
-        elif kind < 0.2:
+            data = bytes(draw.choice((1_000, 5_000_000)))
+        elif kind < 0.2 and sum(len(data) for _, data in members) < 1_000_000:
             members += members * draw.choice((1, 10))
         else:
             data = draw.choice((*inner, *BYTES))(data, seeds, draw)
@@ -171,10 +171,46 @@ def zstandard_content(*inner: Mutator) -> Mutator:
     return change
 
 
-def only_last(length: int) -> Mutator:
-    """Change the last bytes alone: formats whose header stands at the end, as Parquet's and that of ZIP."""
+INTEGERS = re.compile(rb"[\x15\x16\x25\x26\x35\x36\x45\x46]([\x80-\xff]{0,9}+[\x00-\x7f])")
+"""Numbers of Thrift's compact protocol behind the byte that says where in its structure they belong."""
 
-    def change(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> bytes:
-        return content[:-length] + draw.choice(BYTES)(content[-length:], seeds, draw)
 
-    return change
+def parquet_footer(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> bytes:
+    """Change a number or some bytes of the metadata, whose length fits again."""
+    length = int.from_bytes(content[-8:-4], "little")
+    if not 0 < length <= len(content) - 8:
+        return draw.choice(BYTES)(content, seeds, draw)
+    start = len(content) - 8 - length
+    footer = content[start:-8]
+    numbers = list(INTEGERS.finditer(footer))
+    if numbers and draw.random() < 0.8:
+        found = draw.choice(numbers)
+        other = _variable_length(draw.choice(EDGES) if draw.random() < 0.7 else draw.randrange(-8, 64))
+        footer = footer[: found.start(1)] + other + footer[found.end(1) :]
+    else:
+        footer = draw.choice(BYTES)(footer, [footer], draw)
+    return content[:start] + footer + len(footer).to_bytes(4, "little") + content[-4:]
+
+
+def parquet_page(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> bytes:
+    """Change a number of a page's header, or bytes of a page, in their place."""
+    numbers = list(INTEGERS.finditer(content, 4, max(4, len(content) - 1_500)))
+    if not numbers:
+        return draw.choice(BYTES)(content, seeds, draw)
+    found = draw.choice(numbers)
+    if draw.random() < 0.5:
+        other = bytes(byte & 0x80 | draw.randrange(128) for byte in found[1])
+        return content[: found.start(1)] + other + content[found.end(1) :]
+    changed = bytearray(content)
+    changed[min(found.end() + draw.randrange(64), len(content) - 1)] ^= 1 << draw.randrange(8)
+    return bytes(changed)
+
+
+def _variable_length(number: int) -> bytes:
+    """A number as Thrift writes it: zigzag, seven bits in a byte."""
+    rest = (number << 1 ^ number >> 63) & (1 << 64) - 1
+    groups = []
+    while rest >= 128:
+        groups.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes([*groups, rest])

@@ -31,7 +31,9 @@ class Target:
     crafted: Callable[[], Sequence[bytes]] = tuple
     """Hostile inputs that the long form tries as they are, before the others: bombs and the like."""
     mutators: tuple[Mutator, ...] = ()
-    """Those that know the format's structure; those of plain bytes are always used (`mutators.py`)."""
+    """Those that know the format's structure; those of plain bytes are used beside them (`mutators.py`)."""
+    framed: float = 0.0
+    """Share of the inputs that these alone damage: for formats in which plain damage ends at a checksum or a footer."""
     tokens: tuple[bytes, ...] = ()
     """Words of the format, put in anywhere."""
     suffixes: tuple[str, ...] = ()

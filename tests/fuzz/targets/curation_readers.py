@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.errors import InputError
-from tests.fuzz.structured import gzip_content, json_line, only_last, zip_member, zipped, zstandard_content
+from tests.fuzz.structured import (
+    gzip_content,
+    json_line,
+    parquet_footer,
+    parquet_page,
+    zip_member,
+    zipped,
+    zstandard_content,
+)
 from tests.fuzz.target import Target
-from tests.fuzz.targets.text_files import LINES, PACKED, TOKENS, pack_zstandard, parquet_files
+from tests.fuzz.targets.text_files import LINES, PACKED, TOKENS, pack_zstandard, parquet_bombs, parquet_files
 
 PAGE = b"<html><body><h1>Title</h1><p>%s</p></body></html>" % (b"A sentence of a page. " * 20)
 WARC_TOKENS = (b"WARC/1.0\r\n", b"Content-Length: ", b"Content-Length: 99999999999999999999\r\n", b"\r\n\r\n",
@@ -134,7 +142,9 @@ TARGETS = (
         mutators=(gzip_content(json_line), zstandard_content(json_line)), tokens=PACKED, memory_bytes=1 << 30,
     ),
     Target(
-        name="read parquet", run=read_parquet, seeds=parquet_files, mutators=(only_last(1_500), only_last(600)),
+        name="read parquet", run=read_parquet, seeds=parquet_files, crafted=parquet_bombs,
+        mutators=(parquet_footer, parquet_page),
+        framed=0.8,
         tokens=(b"PAR1", b"\x15\xfe\xff\xff\xff\x0f"), suffixes=(".parquet",), imports=("pyarrow.parquet",),
     ),
     Target(
@@ -142,5 +152,6 @@ TARGETS = (
         mutators=(gzip_content(), zstandard_content()),
         tokens=WARC_TOKENS, suffixes=(".warc", ".warc.gz"), memory_bytes=256 << 20,
     ),
-    Target(name="read folders", run=read_folders, seeds=folders, mutators=(zip_member(),), memory_bytes=256 << 20),
+    Target(name="read folders", run=read_folders, seeds=folders, mutators=(zip_member(),), framed=0.9,
+        memory_bytes=256 << 20),
 )  # fmt: skip

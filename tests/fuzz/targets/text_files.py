@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.fuzz.structured import gzip_content, json_line, json_value, only_last, zstandard_content
+from tests.fuzz.structured import (
+    gzip_content,
+    json_line,
+    json_value,
+    parquet_footer,
+    parquet_page,
+    zstandard_content,
+)
 from tests.fuzz.target import Target
 
 WORDS = "formula sentence theorem Größe 数学 \u2028 \U0001f600 \\frac{a}{b}".split(" ")
@@ -81,6 +88,31 @@ def parquet_files() -> Sequence[bytes]:
     return found
 
 
+def parquet_bombs() -> Sequence[bytes]:
+    """Few bytes that say much: values that take none in a list, one number in a list, one long value in many rows."""
+    import io
+
+    import pyarrow
+    import pyarrow.parquet
+
+    offsets = pyarrow.array([0, 100_000_000], pyarrow.int32())
+    numbers = pyarrow.repeat(pyarrow.scalar(0, pyarrow.int8()), 100_000_000)
+    long = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 400, pyarrow.int32()), ["a" * (4 << 20)])
+    tables = [
+        *({"text": ["a"], "list": pyarrow.ListArray.from_arrays(offsets, each)} for each in (
+            pyarrow.nulls(100_000_000), numbers)),
+        {"text": long},
+        {"text": ["a" * (300 << 20)]},
+        {"text": ["a"] * 1_024, "bytes": pyarrow.nulls(1_024, pyarrow.binary(1 << 20))},
+    ]  # fmt: skip
+    found = []
+    for table in tables:
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.table(table), file, compression="zstd")
+        found.append(file.getvalue())
+    return found
+
+
 def packed_target(ending: str, pack: Callable[[bytes], bytes], **more: object) -> Target:
     return Target(
         name=f"json lines {ending}",
@@ -131,7 +163,9 @@ TARGETS = (
         name="parquet",
         run=partial(read_texts, "input.parquet"),
         seeds=parquet_files,
-        mutators=(only_last(1_500), only_last(600)),
+        crafted=parquet_bombs,
+        mutators=(parquet_footer, parquet_page),
+        framed=0.8,
         tokens=(b"PAR1", b"\x15\xfe\xff\xff\xff\x0f", b"\x15\x02"),
         suffixes=(".parquet",),
         imports=("pyarrow.parquet",),

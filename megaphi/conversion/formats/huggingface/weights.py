@@ -26,7 +26,7 @@ from megaphi.conversion.formats.streaming import row_blocks
 from megaphi.conversion.formats.weight_names import KNOWN_AND_DROPPED, our_table, segments_within, their_shapes
 from megaphi.errors import InputError
 from megaphi.files import read_json, read_object
-from megaphi.foreign.files import SMALL_BYTES, is_plain_name
+from megaphi.foreign.files import SMALL_BYTES, brief, is_plain_name
 from megaphi.log import logger
 from megaphi.model.architecture import Architecture, refuse_more_than_stored
 from megaphi.model.rows.weight_row import Naming
@@ -142,7 +142,7 @@ def _open_files(folder: Path) -> dict[str, TensorFile]:
     files: dict[str, TensorFile] = {}
     for name in sorted(set(weight_map.values())):
         if not is_plain_name(name):
-            raise InputError(f"{folder / INDEX} names the file {name!r}, which is not in the same folder")
+            raise InputError(f"{folder / INDEX} names the file {brief(name)}, which is not in the same folder")
         files[name] = TensorFile(folder / name)
     _refuse_others(folder, set(files))
     for tensor, name in weight_map.items():

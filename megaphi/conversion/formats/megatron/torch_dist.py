@@ -197,11 +197,17 @@ def read_stored(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
     So what is read is never longer than the file.
     """
-    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-        raise ValueError(f"{entry.filename!r} is compressed")
+    _check_stored(entry)
     if entry.file_size > LARGEST_BYTES:
         raise ValueError(f"{entry.filename!r} has {entry.file_size:,} bytes")
     return archive.read(entry)
+
+
+def _check_stored(entry: zipfile.ZipInfo) -> None:
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        raise ValueError(f"{entry.filename!r} is compressed")
+    if entry.header_offset < 0:
+        raise ValueError(f"{entry.filename!r} begins before the archive")
 
 
 def pickle_within(archive: zipfile.ZipFile) -> bytes:
@@ -219,7 +225,8 @@ def _values_within(content: IO[bytes], *, size: int, numel: int, dtype: torch.dt
         described = read_pickle(read_stored(archive, entries["data.pkl"]), where=where, is_expected=_is_expected)
         storage_name, offset = _contiguous_storage(described, numel=numel, dtype=dtype, where=where)
         entry = entries[f"data/{storage_name}"]
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < (offset + numel) * dtype.itemsize:
+        _check_stored(entry)
+        if entry.file_size < (offset + numel) * dtype.itemsize:
             raise InputError(f"{where} is corrupted: {entry.file_size:,} bytes for {numel:,} numbers")
         content.seek(entry.header_offset)
         header = content.read(_LOCAL_HEADER_BYTES)
