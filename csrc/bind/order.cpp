@@ -136,7 +136,7 @@ void bind_order(py::module_& module) {
   py::class_<Blend, std::shared_ptr<Blend>>(module, "Blend", "One form of a blend of megaphi/data/order/blend.py.")
       .def_static("table", &new_table, py::arg("shares"), py::arg("slots"), py::arg("repeats"))
       .def_static("tree", &new_tree, py::arg("root"), py::arg("nodes"), py::arg("sources"), py::arg("limit"))
-      .def_property_readonly("limit", &Blend::limit, "Samples that it holds.")
+      .def_property_readonly("limit", of_object(&Blend::limit), "Samples that it holds.")
       .def("locate", &locate_in_blend, numbers, "(source, rank) of these samples: int64.")
       .def("counts", &counts_of_blend, py::arg("samples"), "Samples of each source among the first ones.");
   py::class_<Order>(module, "Order", "The order of megaphi/data/order/sample_order.py.")

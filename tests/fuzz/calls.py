@@ -202,10 +202,9 @@ class Builder:
         import numpy as np
 
         kind, shape = np.dtype(dtype), tuple(described["shape"])
-        if described["of"] == "file":
-            return np.full(shape, self._named["file"], kind)
         repeated = _is_repeated(shape, kind.itemsize)
-        flat = _elements(described["of"], 1 if repeated else _product(shape))
+        values = self._named["file"] if described["of"] == "file" else described["of"]
+        flat = _elements(values, 1 if repeated else _product(shape))
         array = np.array(flat, dtype=object if kind.kind in "OSM" else None).astype(kind)
         if repeated:
             return np.broadcast_to(array[0], shape)

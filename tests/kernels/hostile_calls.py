@@ -34,6 +34,7 @@ def order_calls() -> dict[str, Call]:
     return {
         "order of no blend": lambda: _C.Order(None, [(1, 64, 8, 0, 0)], 8),
         "order that no constructor made": lambda: _C.Order.__new__(_C.Order).locate(ZERO),
+        "limit of no blend": lambda: _C.Blend.limit.fget(None),
         "order of another class": lambda: _C.Order(_C.NumpyShuffle(1), [(1, 64, 8, 0, 0)], 8),
         "tree whose nodes are shared": lambda: _C.Blend.tree(60, shared_nodes, 2, 100).counts(100),
         "tree with a source twice": lambda: _C.Blend.tree(0, [(~0, ~0, 0)], 2, 100).counts(100),
