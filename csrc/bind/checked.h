@@ -21,7 +21,7 @@ inline bool is_within(int64_t value, int64_t low, int64_t high) { return low <= 
 // An argument that is an object of ours: None would be a null pointer.
 inline pybind11::arg given(const char* name) { return pybind11::arg(name).none(false); }
 
-// What a member function returns, as a property: of None, where pybind11 itself would call it on a null pointer, TypeError.
+// A property by a member function: of None it is a TypeError, where pybind11 itself would take a null pointer.
 template <class Class, class Result>
 auto of_object(Result (Class::*get)() const) {
   return [get](const Class& object) { return (object.*get)(); };

@@ -186,7 +186,8 @@ void bind_text(py::module_& module) {
   py::class_<BenchmarkItems, std::shared_ptr<BenchmarkItems>>(module, "BenchmarkItems", "Items by their runs of words.")
       .def(py::init(&new_items), py::arg("characters"), py::arg("texts"), py::arg("exact_words"),
            py::arg("overlap_words"), py::arg("allowed"))
-      .def_property_readonly("different_runs", of_object(&BenchmarkItems::different_runs), "Of each item: different short runs.")
+      .def_property_readonly("different_runs", of_object(&BenchmarkItems::different_runs),
+                             "Of each item: different short runs.")
       .def("match", &match, py::arg("characters"), text,
            "(whether it has a short run at all, [(item, shared, smaller, long run or None) in the order of items]).")
       .def("exact_runs", &exact_runs, py::arg("characters"), text, "The long runs that some item has too, in order.");

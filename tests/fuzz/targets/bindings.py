@@ -19,7 +19,8 @@ from tests.fuzz.calls import Builder, Draw, Signature, Value, documented
 from tests.fuzz.structured import json_value
 from tests.fuzz.target import Target
 
-REFUSALS = (TypeError, ValueError, IndexError, OverflowError, RuntimeError)
+REFUSALS = (TypeError, ValueError, IndexError, OverflowError, RuntimeError, AttributeError)
+"""The last is what the shapes of a result, which are Python, say of None."""
 FILE_BYTES = bytes(range(64))
 Found = tuple[dict[str, Callable[..., Any]], dict[str, list[Signature]]]
 

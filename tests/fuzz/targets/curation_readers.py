@@ -23,7 +23,15 @@ from tests.fuzz.structured import (
     zstandard_content,
 )
 from tests.fuzz.target import Target
-from tests.fuzz.targets.text_files import LINES, PACKED, TOKENS, pack_zstandard, parquet_bombs, parquet_files
+from tests.fuzz.targets.text_files import (
+    LINES,
+    PACKED,
+    PARQUET_BYTES,
+    TOKENS,
+    pack_zstandard,
+    parquet_bombs,
+    parquet_files,
+)
 
 PAGE = b"<html><body><h1>Title</h1><p>%s</p></body></html>" % (b"A sentence of a page. " * 20)
 WARC_TOKENS = (b"WARC/1.0\r\n", b"Content-Length: ", b"Content-Length: 99999999999999999999\r\n", b"\r\n\r\n",
@@ -142,7 +150,7 @@ TARGETS = (
         mutators=(gzip_content(json_line), zstandard_content(json_line)), tokens=PACKED, memory_bytes=1 << 30,
     ),
     Target(
-        name="read parquet", run=read_parquet, seeds=parquet_files, crafted=parquet_bombs,
+        name="read parquet", run=read_parquet, seeds=parquet_files, crafted=parquet_bombs, memory_bytes=PARQUET_BYTES,
         mutators=(parquet_footer, parquet_page),
         framed=0.8,
         tokens=(b"PAR1", b"\x15\xfe\xff\xff\xff\x0f"), suffixes=(".parquet",), imports=("pyarrow.parquet",),

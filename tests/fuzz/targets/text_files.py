@@ -88,6 +88,10 @@ def parquet_files() -> Sequence[bytes]:
     return found
 
 
+PARQUET_BYTES = 2 << 30
+"""What a batch may take, and what Arrow's pool may hold beside it."""
+
+
 def parquet_bombs() -> Sequence[bytes]:
     """Few bytes that say much: values that take none in a list, one number in a list, one long value in many rows."""
     import io
@@ -97,7 +101,7 @@ def parquet_bombs() -> Sequence[bytes]:
 
     offsets = pyarrow.array([0, 100_000_000], pyarrow.int32())
     numbers = pyarrow.repeat(pyarrow.scalar(0, pyarrow.int8()), 100_000_000)
-    long = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 400, pyarrow.int32()), ["a" * (4 << 20)])
+    long = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 100, pyarrow.int32()), ["a" * (4 << 20)])
     tables = [
         *({"text": ["a"], "list": pyarrow.ListArray.from_arrays(offsets, each)} for each in (
             pyarrow.nulls(100_000_000), numbers)),
@@ -164,6 +168,7 @@ TARGETS = (
         run=partial(read_texts, "input.parquet"),
         seeds=parquet_files,
         crafted=parquet_bombs,
+        memory_bytes=PARQUET_BYTES,
         mutators=(parquet_footer, parquet_page),
         framed=0.8,
         tokens=(b"PAR1", b"\x15\xfe\xff\xff\xff\x0f", b"\x15\x02"),
