@@ -42,14 +42,14 @@ inline pybind11::array mapped_int64s(const pybind11::handle& object, const char*
   return array;
 }
 
-// Objects of a module's classes that `__new__` made and no constructor has filled: pybind11 would give such a one memory
+// Objects of a module's classes that `__new__` made and no constructor has filled: pybind11 would give one memory
 // of any content at its first use, here it raises.
 inline void refuse_unfilled_objects(const pybind11::module_& module) {
   for (const auto& [name, member] : pybind11::dict(module.attr("__dict__"))) {
     if (!PyType_Check(member.ptr())) continue;
     auto* type = pybind11::detail::get_type_info(reinterpret_cast<PyTypeObject*>(member.ptr()));
     if (type == nullptr) continue;
-    type->operator_new = [](size_t) -> void* { throw pybind11::type_error("an object without content: call its class"); };
+    type->operator_new = [](size_t) -> void* { throw pybind11::type_error("no content: call the class"); };
   }
 }
 

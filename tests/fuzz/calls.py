@@ -20,12 +20,12 @@ LARGEST, SMALLEST_REPEATED = 1 << 22, 1 << 40
 fails at once.
 """
 Value = Any
-"""Of JSON."""
+"""JSON."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a call takes and returns, by the words of its documentation or schema."""
+    """Types that a call takes and returns, by the words of its documentation or schema."""
 
     parameters: tuple[tuple[str, str], ...]
     """(name, type); those that must be named begin with a star."""
@@ -231,7 +231,7 @@ def _product(shape: Sequence[int]) -> int:
 
 
 def _is_repeated(shape: Sequence[int], itemsize: int) -> bool:
-    """Whether a shape is beyond memory. Raises ValueError for one that is neither large nor small."""
+    """Return whether a shape is beyond memory. Raises ValueError for one that is neither large nor small."""
     if any(size < 0 for size in shape):
         raise ValueError("a dimension below zero")
     size = _product(shape) * itemsize

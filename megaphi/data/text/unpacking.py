@@ -94,7 +94,7 @@ def _unpack(path: Path, packing: Packing) -> Iterator[bytes]:
 
 
 def _expanded(member: Any, packed: bytes) -> Iterator[bytes]:
-    """What some bytes of a member become, in blocks."""
+    """Blocks of the content of some bytes of a member."""
     if not hasattr(member, "needs_input"):  # gzip and zstandard, which `PACKED_BYTES` bounds
         yield member.decompress(packed)
         return

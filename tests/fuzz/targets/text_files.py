@@ -89,7 +89,7 @@ def parquet_files() -> Sequence[bytes]:
 
 
 PARQUET_BYTES = 2 << 30
-"""What a batch may take, and what Arrow's pool may hold beside it."""
+"""Bytes of a batch, and those that Arrow's pool may hold beside it."""
 
 
 def parquet_bombs() -> Sequence[bytes]:
