@@ -81,7 +81,8 @@ def unpacked(content: bytes) -> Path | None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.infolist()[:30]:
-                path = folder / member.filename.replace("\0", "").replace("..", "")[-200:].strip("/")
+                name = member.filename.replace("\0", "").replace("..", "")[-200:].strip("/")
+                path = folder / (name or "x")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(archive.read(member)[: 1 << 22])
     except Exception:  # no folder can be made of it
