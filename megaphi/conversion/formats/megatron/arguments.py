@@ -18,7 +18,7 @@ from megaphi.conversion.formats.megatron.restricted_pickle import Name, StandIn,
 from megaphi.conversion.formats.megatron.torch_dist import TorchDistFolder, pickle_within
 from megaphi.conversion.formats.understood import Test, Understood, off, only, positive, shown
 from megaphi.errors import InputError
-from megaphi.foreign.files import damage_named, open_regular, read_small
+from megaphi.foreign.files import brief, damage_named, open_regular, read_small
 
 COMMON, RUN_CONFIG = "common.pt", "run_config.yaml"
 COMMON_OBJECT = "common_state/shard_0_1"
@@ -261,11 +261,14 @@ def _read_run_config(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value of a pickle: what it names by its name, a tuple as a list."""
+    """A value of a pickle: what it names by its name, a tuple as a list, a call as a text of bounded length.
+
+    The `repr` of a text that quotes a text doubles its backslashes: 60 calls, each within the next, would be 2^60.
+    """
     if isinstance(value, Name):
         return value.global_name
     if isinstance(value, StandIn):
-        return f"{value.name}({', '.join(repr(plain(argument)) for argument in value.arguments)})"
+        return f"{value.name}({', '.join(brief(plain(argument)) for argument in value.arguments)})"
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, dict):

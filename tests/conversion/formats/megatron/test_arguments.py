@@ -20,6 +20,7 @@ from megaphi.conversion.formats.megatron.arguments import (
     read_arguments,
     refuse_arguments,
 )
+from megaphi.conversion.formats.megatron.restricted_pickle import StandIn
 from megaphi.errors import InputError
 from tests.gloo_world import run_in_world
 
@@ -262,3 +263,11 @@ def test_every_field_of_the_installed_megatron_is_in_a_list() -> None:
 
 def test_names_of_what_was_pickled() -> None:
     assert plain((1, [None, {"a": (2,)}])) == [1, [None, {"a": [2]}]]
+
+
+def test_calls_within_calls_are_a_text_of_bounded_length() -> None:
+    """Found by coverage-guided fuzzing: each level doubled the backslashes."""
+    value = StandIn("a", ("'\"",))
+    for _ in range(60):
+        value = StandIn("a", (value,))
+    assert len(plain(value)) < 1_000
