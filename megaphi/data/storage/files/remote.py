@@ -126,11 +126,14 @@ class RemoteStore:
     def read_description(self, url: str) -> dict[str, Any] | None:
         """Contents of the .json beside a dataset; None without one."""
         try:
-            return parse_json(self.read(url))
+            found = parse_json(self.read(url))
         except FileNotFoundError:
             return None
         except InputError as error:
             raise InputError(f"dataset description {url} is not valid JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise InputError(f"dataset description {url} is not an object with fields")
+        return found
 
     def persistently(self, action: Callable[[], Result], *, what: str, verb: str = "read") -> Result:
         """Make a request, repeated after a pause when it fails; libraries raise exceptions of their own."""

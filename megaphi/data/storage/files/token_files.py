@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from megaphi.compiled.module import compiled
 from megaphi.errors import InputError
-from megaphi.files import read_json
+from megaphi.files import read_object
 from megaphi.own_code import is_own_code
 
 CHANGED = "it was changed or cut while in use: put the file back as it was, or start again with the new one"
@@ -183,7 +183,7 @@ def is_url(path: str) -> bool:
 
 def read_description(path: Path) -> dict[str, Any] | None:
     """Contents of the .json beside a dataset; None without one."""
-    return read_json(path, what="dataset description") if path.exists() else None
+    return read_object(path, what="dataset description") if path.exists() else None
 
 
 def open_to_read(path: Path, *, hint: Callable[[], str]) -> int:
