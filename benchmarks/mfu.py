@@ -37,7 +37,7 @@ from benchmarks.mfu_sides import SIDES, SLICES, TINY_SLICES, Slice, Step, random
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.step.device import DEVICES, Device
-from megaphi.planning.step.shape import StepShape
+from megaphi.planning.step.shape import shape_of
 from megaphi.planning.step.step_time import StepTime, step_time
 
 RESULTS = Path(__file__).parent / "results" / "gpu" / "mfu.csv"
@@ -178,7 +178,7 @@ def measure(
 
 
 def predicted_time(run: RunConfig, device: Device) -> StepTime:
-    return step_time(StepShape(model=run.model, layout=run.layout, batch=run.batch), device)
+    return step_time(shape_of(run), device)
 
 
 def unlike_untrained(loss: float, run: RunConfig) -> str:

@@ -18,7 +18,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.pipeline import ChunkWork, pipeline_time
 from megaphi.planning.step.device import Device
-from megaphi.planning.step.shape import StepShape
+from megaphi.planning.step.shape import StepShape, shape_of
 from megaphi.planning.step.step_time import step_time
 from megaphi.planning.step.work import embedding, head, total
 
@@ -56,7 +56,7 @@ def head_share(first: Measured, second: Measured, device: Device) -> float:
     """Predicted time of the second slice's embedding and head, as a share of the first's."""
     seconds = []
     for case in (first, second):
-        step = StepShape(model=case.run.model, layout=case.run.layout, batch=case.run.batch)
+        step = shape_of(case.run)
         ends = (*embedding(step, device), *head(step, device))
         seconds.append(sum(map(total, ends)))
     return seconds[1] / seconds[0]

@@ -15,7 +15,7 @@ from benchmarks.mfu_scaled import LAYOUTS, head_share, layer_and_head, print_sca
 from benchmarks.mfu_sides import SLICES, TINY_SLICES, Slice, run_of
 from megaphi.engine.run_config import RunConfig
 from megaphi.planning.step.device import H100, H200
-from megaphi.planning.step.shape import StepShape
+from megaphi.planning.step.shape import shape_of
 from megaphi.planning.step.step_time import chunk_passes, step_time
 from megaphi.planning.step.work import total
 
@@ -30,11 +30,7 @@ class AsPredicted:
 
     @property
     def micro_batch_seconds(self) -> float:
-        return sum(map(total, chunk_passes(step_of(self.run), H100, 0)))
-
-
-def step_of(run: RunConfig) -> StepShape:
-    return StepShape(model=run.model, layout=run.layout, batch=run.batch)
+        return sum(map(total, chunk_passes(shape_of(self.run), H100, 0)))
 
 
 def slices() -> list[AsPredicted]:
@@ -99,7 +95,7 @@ def test_kernels_are_grouped_by_their_names(kernel: str, group: str) -> None:
 
 
 def test_every_part_that_one_device_has_stands_beside_a_group() -> None:
-    parts = step_time(step_of(run_of(SLICES[0], micro_batch=1, micro_batches=2)), H100).parts
+    parts = step_time(shape_of(run_of(SLICES[0], micro_batch=1, micro_batches=2)), H100).parts
     assert set(parts) == {part for held in PREDICTED.values() for part in held if part != "gradients and weights"}
     assert set(PREDICTED) <= set(GROUPS)
 

@@ -16,10 +16,10 @@ from megaphi.data.batch import BatchShape
 from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.planning.step.device import H100, Device, group_rate
-from megaphi.planning.step.shape import StepShape
+from megaphi.planning.step.shape import StepShape, shape_of
 from megaphi.planning.step.step_time import chunk_passes, replica_bytes, step_time
 from megaphi.planning.step.work import attention_flops, context_bytes, embedding, head, layer, tensor_bytes, total
-from tests.engine.layout_runs import TINY
+from tests.engine.layout_runs import TINY, tiny_run
 from tests.model.test_arithmetic import huggingface_twin
 
 PRODUCTS = ("QKV product", "projection", "FFN up", "FFN down", "output product")
@@ -84,6 +84,14 @@ def test_volumes_by_hand() -> None:
 def test_stages_hold_every_parameter_once(pipeline: int) -> None:
     step = tiny_step(layout=ParallelLayout(pipeline=pipeline, data=1))
     assert sum(map(step.parameters_of_stage, range(pipeline))) == TINY.parameters
+
+
+def test_the_step_of_a_run_is_computed_as_the_run_says() -> None:
+    run = tiny_run(layout=ParallelLayout(data=2), recompute="full", overlap_communication=False)
+    step = shape_of(run)
+    assert (step.model, step.layout, step.batch) == (run.model, run.layout, run.batch)
+    assert (step.recompute, step.overlap_gradients, step.micro_batches) == ("full", False, 2)
+    assert "recomputation" in step_time(step, H100).parts
 
 
 def test_a_group_has_the_bandwidth_of_its_cards() -> None:

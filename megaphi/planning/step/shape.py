@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megaphi.data.batch import BatchShape
+from megaphi.engine.run_config import RunConfig
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout, padded_vocabulary
 
@@ -67,3 +68,14 @@ class StepShape:
         if stage == self.layout.pipeline - 1:
             numbers += self.vocabulary * self.model.hidden + self.model.hidden
         return numbers
+
+
+def shape_of(run: RunConfig) -> StepShape:
+    """The step of a run; its layout must be complete."""
+    return StepShape(
+        model=run.model,
+        layout=run.layout,
+        batch=run.batch,
+        recompute=run.recompute,
+        overlap_gradients=run.overlap_communication,
+    )
