@@ -94,3 +94,30 @@ def product(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -
         assert len(query) == len(key)
         visible = torch.ones(len(query), len(key)).tril().bool()
     return by_definition(query[:, 0], key[:, 0], value[:, 0], visible)[:, None]
+
+
+def test_decodes_before_the_chunks_change_nothing() -> None:
+    """Tokens that attend by themselves come first in the row; the launch begins after them."""
+    draw = torch.Generator().manual_seed(0)
+    tokens, blocks, device = 9, 6, torch.device("cpu")
+    query, key, value = (torch.randn(tokens, 1, heads, SIZE, generator=draw) for heads in (HEADS, GROUPS, GROUPS))
+    stored = tuple(torch.randn(blocks, BLOCK, GROUPS, SIZE, generator=draw) for _ in range(2))
+    rows = [np.array([0, 1, 2, 3, 8, 9, 10]), np.array([16, 17, 18, 19, 20])]  # 3 of 7 and 4 of 5 are new
+    new = torch.from_numpy(np.concatenate(([12, 7], rows[0][-3:], rows[1][-4:])))
+    core: Any = SimpleNamespace(layer_number=1, is_flash=True, scale=SIZE**-0.5, product=product)
+    found = []
+    for launched in (False, True):
+        attention = PagedPass(
+            cache=PagedCache({1: (stored[0].clone(), stored[1].clone())}),
+            cache_rows_T=new,
+            decodes=2,
+            tables=torch.tensor([[2, 3], [1, 0]], dtype=torch.int32),
+            lengths=torch.tensor([5, 4], dtype=torch.int32),
+            prefill=Prefill.of([3, 4], rows, start=2, device=device),
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(paged_cache, "is_launched", lambda _, launched=launched: launched)
+            patch.setattr(flash_launch.varlen, "varlen_attn", flash_attention)
+            found.append(attention.attend(query, key, value, core))
+    assert found[0].shape == (tokens, 1, HEADS * SIZE)
+    torch.testing.assert_close(found[1], found[0])
