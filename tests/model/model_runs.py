@@ -130,7 +130,9 @@ def transformer_engines_loss() -> dict[str, float]:
         loss_BS = model(tokens_BS, ForwardContext(attention=Causal(), targets=Labels(tokens_BS.roll(-1, 1))))
         (loss_BS * torch.linspace(0, 1, 16)).sum().backward()
         losses.append(loss_BS.detach())
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+        gradients.append(
+            torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+        )
     return {
         "loss": (losses[0] - losses[1]).abs().max().item(),
         "gradients": (gradients[0] - gradients[1]).abs().max().item(),

@@ -81,7 +81,7 @@ def save_again(source: str, folder: str, layout: ParallelLayout, *, own_norms: b
 
     module = build(layout)
     loaded = dist_checkpointing.load({"model": module.sharded_state_dict()}, source)
-    module.load_state_dict(loaded["model"])
+    module.load_state_dict(loaded["model"])  # pyright: ignore[reportCallIssue, reportArgumentType]
     _save(module, folder, own_norms=own_norms, optimizer=True)
 
 
