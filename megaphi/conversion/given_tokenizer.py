@@ -17,6 +17,7 @@ from megaphi.conversion.formats.side_files import CONFIG, GENERATION_CONFIG
 from megaphi.conversion.wrapped_reader import WrappedReader
 from megaphi.errors import InputError
 from megaphi.files import read_object
+from megaphi.foreign.files import brief
 from megaphi.tokenizer.interface import Tokenizer
 from megaphi.tokenizer.open_tokenizer import TOKENIZER_FILES, open_path
 from megaphi.tokenizer.tokenizer_files import end_tokens
@@ -93,4 +94,4 @@ def _check_ends(source: WeightReader, given: Tokenizer, *, path: str | None) -> 
 
 
 def _listed(ids: Iterable[int]) -> str:
-    return ", ".join(str(token) for token in sorted(ids))
+    return brief(sorted(ids)).strip("[]")

@@ -19,6 +19,7 @@ from megaphi.decontamination.findings import ScanFindings
 from megaphi.decontamination.item_index import ItemIndex
 from megaphi.decontamination.rule import STATUSES
 from megaphi.files import write_json, write_text
+from megaphi.foreign.markdown_cell import in_cell
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_SHOWN = 2_000
@@ -90,14 +91,13 @@ def markdown(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) ->
     lines = ["# Contamination", "", _told(report), "", f"| set | items | {' | '.join(STATUSES)} |", "|---" * 6 + "|"]
     for name, one in report["sets"].items():
         cells = (f"{one[status]:,} ({one['shares'][status]:.1%})" for status in STATUSES)
-        lines.append(f"| {_cell(name)} | {one['items']:,} | {' | '.join(cells)} |")
+        lines.append(f"| {in_cell(name)} | {one['items']:,} | {' | '.join(cells)} |")
     for name in report["sets"]:
         worst = [record for record in records if record["set"] == name and record["status"] == "contaminated"]
         if worst:
-            lines += ["", f"## {_cell(name)}", "", "| item | training text | shared |", "|---|---|---|"]
-            lines += [
-                f"| {_cell(one['item'])} | {' | '.join(map(_cell, evidence(one)[0]))} |" for one in worst[:MOST_NAMED]
-            ]
+            lines += ["", f"## {in_cell(name)}", "", "| item | training text | shared |", "|---|---|---|"]
+            rows = ((one["item"], *evidence(one)[0]) for one in worst[:MOST_NAMED])
+            lines += [f"| {' | '.join(map(in_cell, row))} |" for row in rows]
         if len(worst) > MOST_NAMED:
             lines += ["", f"{len(worst) - MOST_NAMED:,} more in items.jsonl."]
     return "\n".join(lines) + "\n"
@@ -124,10 +124,6 @@ def evidence(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         overlap = record["overlap"]
         found.append((overlap["training_text"], f"{overlap['shared']:,} of {overlap['of']:,} short runs"))
     return found
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def page(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> str:

@@ -84,6 +84,7 @@ def change_json(path: Path, change: Change) -> None:
         ("model_type", ["phi3"], "model_type is"),
         ("hidden_act", [[[[[[[["x"]]]]]]]] * 1_000, "hidden_act="),
         ("frob" * 20, "x" * 100_000, "not supported"),
+        ("frob" * 4_000, 1, r"(frob){18}fro \[\.\.\. 15,900 characters \.\.\.\] b(frob){6}=1: not supported"),
     ],
 )
 def test_a_configuration_that_cannot_be(field: str, value: Any, words: str, folder: Path) -> None:

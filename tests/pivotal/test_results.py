@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from megaphi.data.packed.preference_pairs import read_pairs
+from megaphi.foreign.markdown_cell import in_cell
 from megaphi.grading.question import MathAnswer, Question
 from megaphi.pivotal.interchange.pts_events import read_events
 from megaphi.pivotal.methods.backward import backward
@@ -34,6 +35,9 @@ FILES = (
     "report.md",
     "page.html",
 )
+
+
+MODEL = "a & b|<i>"
 
 
 class HostileTokenizer(SmallTokenizer):
@@ -66,7 +70,8 @@ def folder(found: tuple[list[SearchedQuestion], Tally], tmp_path_factory: pytest
 
 def written(folder: Path, questions: list[SearchedQuestion], tally: Tally) -> Path:
     tokenizer: Any = HostileTokenizer()
-    said = write_results(questions, folder, tally, tokenizer, model="a & b", settings=SETTINGS, level=0.05, margin=0.1)
+    options: dict[str, Any] = {"settings": SETTINGS, "level": 0.05, "margin": 0.1}
+    said = write_results(questions, folder, tally, tokenizer, model=MODEL, **options)
     assert str(folder / "report.md") in said
     return folder
 
@@ -140,7 +145,8 @@ def test_the_report_counts_every_question_and_prints_the_check(folder: Path) -> 
     reasons = Counter(record["left_out"] for record in lines(folder / "questions.jsonl") if record["left_out"])
     assert reasons
     for reason, number in reasons.items():
-        assert f"| {reason} | {number} |" in text
+        assert f"| {in_cell(reason)} | {number} |" in text
+    assert f"# Pivotal tokens of {in_cell(MODEL)}" in text
     assert f"{QUESTIONS} questions" in text
     assert "Martingale check over" in text
     pairs = len(lines(folder / "pairs.jsonl"))

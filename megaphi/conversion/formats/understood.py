@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from megaphi.config import LARGEST_INTEGER
+from megaphi.errors import shortened
 from megaphi.foreign.files import brief
 
 Test = Callable[[Any, Mapping[str, Any]], bool]
 """(value, all values) -> True if our model computes the same."""
 _MOST_SHOWN = 20
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,7 @@ def whole(value: Any, given: Mapping[str, Any]) -> bool:
 
 
 def shown(given: Mapping[str, Any], names: Collection[str]) -> str:
-    """`name=value, name=value` for a message: names as they are seen, long values and lists of names cut."""
-    listed = [f"{name}={brief(given[name])}" for name in list(names)[:_MOST_SHOWN]]
+    """`name=value, name=value` for a message: names as they are seen, long names, values and lists of names cut."""
+    listed = [f"{shortened(name, _LONGEST_NAME)}={brief(given[name])}" for name in list(names)[:_MOST_SHOWN]]
     more = [f"and {len(names) - _MOST_SHOWN:,} more"] if len(names) > _MOST_SHOWN else []
     return ", ".join([*listed, *more])

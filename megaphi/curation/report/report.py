@@ -12,9 +12,11 @@ from typing import Any
 from megaphi.curation.pipeline.plan import CurationPlan
 from megaphi.curation.report.funnel import Funnel, FunnelStep, funnel_of
 from megaphi.files import whole_file
-from megaphi.judging.markdown_cell import in_cell
+from megaphi.foreign.markdown_cell import in_cell
 
 TEMPLATE = Path(__file__).with_name("page.html")
+LONGEST_SETTINGS = 2_000
+"""Characters of a step's settings in report.md; report.html has all of them."""
 
 
 def write_report(plan: CurationPlan) -> None:
@@ -42,7 +44,7 @@ def markdown(funnel: Funnel) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     for step in funnel.steps:
         if step.rejected:
-            lines += ["", f"## {in_cell(step.name)}", "", f"`{step.settings}`" if "`" not in step.settings else "", ""]
+            lines += ["", f"## {in_cell(step.name)}", "", in_cell(step.settings, longest=LONGEST_SETTINGS), ""]
             lines += ["| reason | documents | first sample |", "|---|---:|---|"]
             lines += [
                 f"| {in_cell(one.reason)} | {one.count:,} | {in_cell(one.samples[0].detail) if one.samples else ''} |"

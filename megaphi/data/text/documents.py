@@ -168,7 +168,7 @@ def _values(piece: FilePiece, refuse: Refuse) -> Iterator[tuple[Place, Any]]:
     if form.packing is None:
         lines = _lines_between(piece)
     else:
-        numbered = _numbered_lines(unpacked_blocks(path, form.packing))
+        numbered = _numbered_lines(unpacked_blocks(path, form.packing), path)
         lines = ((f"{path}:{number}", line) for number, line in numbered)
     for where, line in lines:
         if line is None:
@@ -191,9 +191,20 @@ def _lines_between(piece: FilePiece) -> Iterator[tuple[Place, bytes | None]]:
             _pass_line(file, piece.stop)  # the rest of a line that began earlier, or just the line break before
         while (start := file.tell()) < piece.stop and (line := file.readline(LONGEST_LINE + 1)):
             is_whole = len(line) <= LONGEST_LINE or line.endswith(NEW_LINE)
+            if not is_whole:
+                _refuse_no_text(line, piece.path)
             yield LineAt(piece.path, start), line if is_whole else None
             if not is_whole:
                 _pass_line(file, piece.stop)
+
+
+def _refuse_no_text(part: bytes, path: Path) -> None:
+    """Raise InputError for a part of a line that is too long, if it has NUL bytes: the file is no text, or has a hole.
+
+    Reading on behind it could take as long as the file says that it is, and a hole of a terabyte costs no disk.
+    """
+    if b"\0" in part:
+        raise InputError(f"{path}: a line of more than {LONGEST_LINE:,} bytes that holds NUL bytes: it is no text")
 
 
 def _pass_line(file: IO[bytes], stop: int) -> None:
@@ -252,7 +263,7 @@ def _whole(piece: FilePiece) -> bytes:
     return b"".join(parts)
 
 
-def _numbered_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
+def _numbered_lines(blocks: Iterable[bytes], path: Path) -> Iterator[tuple[int, bytes | None]]:
     """(number, line) of a stream of blocks, split at line feeds only, as JSON lines are; None for one that is too long.
 
     Empty lines are left out, before they cost a step of Python or a byte: a small file may unpack to a billion.
@@ -275,6 +286,7 @@ def _numbered_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None
         if held <= LONGEST_LINE:
             unfinished.append(block[start:])
         else:
+            _refuse_no_text(block, path)
             unfinished.clear()
     if held:
         yield number, b"".join(unfinished) if held <= LONGEST_LINE else None

@@ -195,7 +195,17 @@ def _hold_parts(plan: TokenizePlan, *, alone: bool) -> Iterator[None]:
     with try_lock(folder / "lock", exclusive=alone) as held:
         if held is False:
             raise InputError(f"another process is writing {plan.output}: wait for it, or stop it")
-        yield
+        try:
+            yield
+        finally:
+            if held and alone:
+                _remove_unfinished(folder)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Files of shards whose process was ended: a run that resumes takes finished shards only."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def _remove_leftovers(plan: TokenizePlan, *, alone: bool) -> None:

@@ -14,7 +14,7 @@ from megaphi.evaluation.report.plots import checkpoint_plot
 from megaphi.evaluation.results import Evaluation
 from megaphi.evaluation.statistics.clustered import CONFIDENCE
 from megaphi.files import explain_write_errors, whole_file, whole_folder
-from megaphi.judging.markdown_cell import in_cell
+from megaphi.foreign.markdown_cell import in_cell
 from megaphi.pivotal.methods.findings import Band
 
 PLOT = "scores.png"

@@ -16,7 +16,7 @@ from megaphi.evaluation.statistics.strength import elo_difference
 from megaphi.evaluation.task import PHI4
 from megaphi.evaluation.tasks import find_task
 from megaphi.evaluation.tasks.long_context.published import PHI4_LONG_CONTEXT
-from megaphi.judging.markdown_cell import in_cell
+from megaphi.foreign.markdown_cell import in_cell
 from megaphi.pivotal.methods.findings import Band
 
 

@@ -15,10 +15,10 @@ from random import Random
 from typing import Any
 
 from megaphi.errors import InputError
+from megaphi.foreign.markdown_cell import in_cell
 from megaphi.generation.client.request_journal import RequestJournal
 from megaphi.grading.verdict import Verdict
 from megaphi.judging.asking import Unanswered, ask_json
-from megaphi.judging.markdown_cell import in_cell
 from megaphi.pivotal.methods.findings import Counts
 from megaphi.pivotal.methods.statistics.intervals import wilson
 from megaphi.pivotal.preference.judge import NO_JUDGEMENT

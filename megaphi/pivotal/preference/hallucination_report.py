@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from megaphi.judging.markdown_cell import in_cell
+from megaphi.foreign.markdown_cell import in_cell
 from megaphi.pivotal.preference.hallucination import (
     FIRST_TOKENS,
     HallucinationRun,

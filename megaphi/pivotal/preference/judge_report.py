@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.conversation import to_plain
-from megaphi.judging.markdown_cell import in_cell
+from megaphi.foreign.markdown_cell import in_cell
 from megaphi.pivotal.preference.bias import rank_correlation, share
 from megaphi.pivotal.preference.judge import JudgedRun, JudgeSettings
 from megaphi.pivotal.preference.judging import LEAST, MOST, SCORES

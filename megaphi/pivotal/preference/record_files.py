@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megaphi.files import whole_file
-from megaphi.judging.markdown_cell import in_cell
+from megaphi.foreign.markdown_cell import in_cell
 from megaphi.pivotal.methods.findings import Band
 
 

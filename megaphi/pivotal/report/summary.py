@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from megaphi.foreign.markdown_cell import in_cell
 from megaphi.pivotal.methods.findings import Findings
 from megaphi.pivotal.methods.pairs import PairReport
 from megaphi.pivotal.methods.statistics.martingale import combined
@@ -24,7 +25,7 @@ def summary_of(results: Sequence[QuestionResult], *, title: str, pivotal: int, p
     claimed = sum(len(one.tokens) for one in findings)
     found = {"tokens with an estimated effect": claimed, "pivotal tokens": pivotal, "pairs": len(pairs.records)}
     lines = [
-        f"# {title}",
+        f"# {in_cell(title)}",
         "",
         f"{len(results):,} questions, {sum(not result.left_out for result in results):,} of them searched, "
         f"{len(findings):,} answers.",
@@ -43,7 +44,7 @@ def summary_of(results: Sequence[QuestionResult], *, title: str, pivotal: int, p
 def _table(title: str, numbers: dict[str, int] | Counter[str]) -> list[str]:
     if not numbers:
         return []
-    rows = [f"| {name} | {number:,} |" for name, number in sorted(numbers.items(), key=lambda item: -item[1])]
+    rows = [f"| {in_cell(name)} | {number:,} |" for name, number in sorted(numbers.items(), key=lambda item: -item[1])]
     return [f"| {title} | |", "|---|---:|", *rows, ""]
 
 
@@ -62,7 +63,7 @@ def _costs(findings: Sequence[Findings], tally: Tally) -> dict[str, int]:
 def _undecided(tally: Tally) -> list[str]:
     if not tally.undecided:
         return []
-    named = ", ".join(sorted(tally.undecided)[:20])
+    named = ", ".join(map(in_cell, sorted(tally.undecided)[:20]))
     more = f" and {len(tally.undecided) - 20} more" if len(tally.undecided) > 20 else ""
     return [f"Questions with answers that no grader could decide (undecided.jsonl): {named}{more}.", ""]
 
@@ -82,4 +83,4 @@ def _martingale(findings: Sequence[Findings]) -> list[str]:
 
 def _notes(findings: Sequence[Findings]) -> list[str]:
     notes = Counter(note for one in findings for note in one.notes)
-    return [f"- {note} ({number} answers)" for note, number in notes.most_common()]
+    return [f"- {in_cell(note)} ({number} answers)" for note, number in notes.most_common()]

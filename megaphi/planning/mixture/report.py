@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from megaphi.files import whole_file, write_json, write_text
+from megaphi.foreign.markdown_cell import in_cell
 from megaphi.planning.mixture.fit import Estimate, MixtureFit, TargetFit
 
 
@@ -20,12 +21,13 @@ def write_fit(fit: MixtureFit, folder: Path, *, recipe: str) -> None:
 
 def report_lines(fit: MixtureFit, *, recipe: str) -> Iterator[str]:
     """The report as Markdown."""
-    yield f"# Mixture fit of {recipe}\n"
-    yield "Target: " + ", ".join(f"{target.weight:.2g} {target.name}" for target in fit.targets) + ", in bits per byte"
+    yield f"# Mixture fit of {in_cell(recipe)}\n"
+    targets = ", ".join(f"{target.weight:.2g} {in_cell(target.name)}" for target in fit.targets)
+    yield f"Target: {targets}, in bits per byte"
     yield f"(the recipe's mixture under other seeds: standard deviation {fit.noise:.4f}).\n"
     yield "| source | recipe | proposed | 90 % of resampled fits propose |\n|---|---|---|---|"
     for name, base, proposed, (low, high) in zip(fit.sources, fit.base, fit.proposed, fit.proposed_range, strict=True):
-        yield f"| {name} | {base:.3f} | {proposed:.3f} | {low:.3f} to {high:.3f} |"
+        yield f"| {in_cell(name)} | {base:.3f} | {proposed:.3f} | {low:.3f} to {high:.3f} |"
     yield "\nGain of the proposed mixture, in bits per byte (positive: it is better), with 95 % intervals:\n"
     yield "| against | predicted | measured by training, in pairs of one seed |\n|---|---|---|"
     for name, words in (("base", "the recipe's mixture"), ("uniform", "equal shares")):
@@ -40,16 +42,17 @@ def report_lines(fit: MixtureFit, *, recipe: str) -> Iterator[str]:
     )  # fmt: skip
     yield f"Train with it: `megaphi train {recipe} {changes}`"
     if left_out := [name for name, share in zip(fit.sources, fit.proposed, strict=True) if share == 0]:
-        yield f"\nIt leaves out {', '.join(left_out)}: take these sources out of the recipe, a weight cannot be 0."
+        named = ", ".join(map(in_cell, left_out))
+        yield f"\nIt leaves out {named}: take these sources out of the recipe, a weight cannot be 0."
 
 
 def _target_lines(targets: tuple[TargetFit, ...]) -> Iterator[str]:
     yield "| validation set | error of the law | error of a plain mean | noise | floor | slopes |"
     yield "|---|---|---|---|---|---|"
     for target in targets:
-        slopes = ", ".join(f"{name} {slope:+.2f}" for name, slope in target.slopes.items())
+        slopes = ", ".join(f"{in_cell(name)} {slope:+.2f}" for name, slope in target.slopes.items())
         yield (
-            f"| {target.name} | {target.left_out_error:.4f} | {target.mean_error:.4f} | {target.noise:.4f} |"
+            f"| {in_cell(target.name)} | {target.left_out_error:.4f} | {target.mean_error:.4f} | {target.noise:.4f} |"
             f" {target.floor:.3f} | {slopes} |"
         )
     yield "\nErrors are of trials that were left out of the fit one at a time (root mean square, bits per byte);"
@@ -62,7 +65,7 @@ def _held_out_lines(fit: MixtureFit) -> Iterator[str]:
     known = "" if fit.rank_correlation is None else f" (rank correlation {fit.rank_correlation:.2f})"
     yield f"Mixtures that the fit did not see{known}:\n\n| trial | predicted | measured |\n|---|---|---|"
     for name, predicted, measured in fit.held_out:
-        yield f"| {name} | {predicted:.4f} | {measured:.4f} |"
+        yield f"| {in_cell(name)} | {predicted:.4f} | {measured:.4f} |"
     yield ""
 
 

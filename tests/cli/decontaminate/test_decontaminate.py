@@ -227,7 +227,9 @@ def test_what_strangers_write_is_data(home: Path) -> None:
     assert items[0]["status"] == "contaminated"
     page = (home / "out" / "page.html").read_text()
     assert not {"<script>", "<b>", "<i>"} & set(re.findall(r"<\w+>", page)) - {"<html>"}
-    assert r"<b>\|x" in (home / "out" / "report.md").read_text()
+    text = (home / "out" / "report.md").read_text()
+    assert r"\<b\>\|x" in text
+    assert "\x1b" not in text
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import random
 import resource
 from itertools import pairwise
@@ -110,7 +111,24 @@ def test_a_small_text_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monk
         list(documents.read_documents(path))
 
 
-def test_numbered_lines_are_those_of_the_whole_whatever_the_blocks(monkeypatch):
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_line_of_nuls_is_not_read_to_its_end(tmp_path, monkeypatch, name):
+    """A hole of a terabyte costs no disk, and a thousandth of it in gzip; whatever is done with bad records."""
+    path, refused = tmp_path / name, []
+    if name.endswith(".gz"):
+        path.write_bytes(gzip.compress(b'{"text": "a"}\n' + bytes(1 << 26)))
+    else:
+        path.write_text('{"text": "a"}\n')
+        os.truncate(path, 1 << 40)
+    monkeypatch.setattr(documents, "LONGEST_LINE", 1 << 20)
+    records = documents.read_records(path, refuse=lambda where, why: refused.append(why))
+    assert next(records)[1] == {"text": "a"}
+    with pytest.raises(InputError, match=f"{name}: a line of more than 1,048,576 bytes .* NUL bytes: it is no text"):
+        next(records)
+    assert not refused
+
+
+def test_numbered_lines_are_those_of_the_whole_whatever_the_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "LONGEST_LINE", 6)
     draw = random.Random(0)
     for _ in range(2_000):
@@ -119,7 +137,7 @@ def test_numbered_lines_are_those_of_the_whole_whatever_the_blocks(monkeypatch):
         blocks = [content[start:end] for start, end in pairwise([0, *cuts, len(content)])]
         lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line]
         expected = [(number, line if len(line) <= 6 else None) for number, line in lines]
-        assert list(documents._numbered_lines(blocks)) == expected
+        assert list(documents._numbered_lines(blocks, tmp_path)) == expected
 
 
 def test_empty_lines_cost_nothing_and_are_counted(tmp_path):

@@ -160,9 +160,12 @@ def test_bad_input_leaves_the_old_result_and_the_finished_shards(tmp_path, folde
     tokenize_documents([folder], tmp_path / "d", SETTINGS, processes=1, **QUIET)
     old = files_of(tmp_path / "d")
     (folder / "c.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
+    (tmp_path / "d.parts").mkdir()
+    (tmp_path / "d.parts" / ".x.bin.of_a_killed_process.partial").touch()
     with pytest.raises(InputError, match=r"c\.jsonl:2: 'text' is a number, not text"):
         tokenize_documents([folder], tmp_path / "d", SETTINGS, processes=processes, **QUIET)
     assert files_of(tmp_path / "d") == old
+    assert not list((tmp_path / "d.parts").glob(".*"))
     (folder / "c.jsonl").write_text('{"text": "fine"}\n')
     assert tokenize_documents([folder], tmp_path / "d", SETTINGS, processes=1, **QUIET).resumed_shards > 0
     assert list(read_documents(folder / "c.jsonl")) == ["fine"]

@@ -25,7 +25,7 @@ from megaphi.curation.filter.quality.measures import (
 )
 from megaphi.curation.filter.quality.train import TrainedClassifier
 from megaphi.files import whole_file, write_json, write_text
-from megaphi.judging.markdown_cell import in_cell
+from megaphi.foreign.markdown_cell import in_cell
 
 ERRORS_SHOWN = 10
 CHARACTERS_SHOWN = 400
@@ -107,7 +107,7 @@ def _markdown(found: dict[str, Any]) -> str:
         lines.append(f"- {in_cell(name)}: {', '.join(f'{verdict} {count}' for verdict, count in row.items())}")
     lines += ["", "## Worst errors", ""]
     for error in found["worst_errors"]:
-        about = f"{error['probability']:.3f}, is `{in_cell(error['label'])}` ({in_cell(error['place'])})"
+        about = f"{error['probability']:.3f}, is {in_cell(error['label'])} ({in_cell(error['place'])})"
         lines += [f"- {about}: {in_cell(error['text'])}"]
     return "\n".join(lines) + "\n"
 

@@ -149,6 +149,14 @@ def test_tokens_that_do_not_fit_are_refused(tmp_path):
     assert IndexedDataset(tmp_path / "d").tokens(0, 1).tolist() == [65_535]
 
 
+@pytest.mark.parametrize("content", ["7", "[]", "null", '"text"'])
+def test_a_description_is_an_object(tmp_path, content):
+    write(tmp_path / "d", [[1, 2]])
+    (tmp_path / "d.json").write_text(content)
+    with pytest.raises(InputError, match=r"d\.json"):
+        IndexedDataset(tmp_path / "d").description  # noqa: B018
+
+
 @pytest.mark.parametrize("how", ["error", "abandoned", "bad description"])
 def test_nothing_is_left_of_an_unfinished_dataset(tmp_path, how):
     old = write(tmp_path / "d", [[1, 2]], description={"old": True}).fingerprint
