@@ -51,7 +51,7 @@ ROWS = [
 INSIDE = {
     "grading": [{"verdict", "question"}, {"math_answer", "code_sandbox", ""}, {"grader"}],
     "parallel": [{"rendezvous"}, {""}],
-    "model": [{"forward", "rows"}, {"variants", ""}],
+    "model": [{"forward", "rows"}, {"copied_groups"}, {"variants", ""}],
     "data": [
         {"batch"},
         {"text", "storage"},

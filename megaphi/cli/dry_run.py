@@ -14,6 +14,7 @@ from megaphi.engine.run_sections import TrainingLength
 from megaphi.engine.run_tokenizer import check_tokenizer
 from megaphi.evaluation.during_training import check_tasks
 from megaphi.model.arithmetic import flops_per_token, head_in_layers
+from megaphi.model.rows.head_cut import HeadCut
 from megaphi.planning.memory import RankMemory, rank_memory
 from megaphi.planning.pipeline import chunk_work, pipeline_time
 from megaphi.stages.pretrain import Pretrain
@@ -58,6 +59,12 @@ def _print_model(run: RunConfig) -> None:
     print()
     print(f"Model under {run.layout} ({run.layout.world_size} ranks)")
     print(f"  parameters            {sum(stage.unique for stage in stages):,}")
+    cut = HeadCut(run.model.heads, run.model.key_value_groups, run.layout.tensor)
+    if cut.copies_groups:
+        print(
+            f"  key-value groups      {run.model.key_value_groups}, of which each tensor rank holds {cut.groups_held}: "
+            "copies of groups that ranks share are in the bytes below"
+        )
     per_token = {
         count: flops_per_token(run.model, sequence_length=run.batch.sequence_length, attention=count)
         for count in ("full", "causal")

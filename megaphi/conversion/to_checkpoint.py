@@ -106,7 +106,6 @@ def check_layout(model: Architecture, layout: ParallelLayout) -> None:
     layout.for_world(layout.model_ranks).check_model(
         layers=model.layers,
         heads=model.heads,
-        key_value_groups=model.key_value_groups,
         feed_forward=model.feed_forward,
         sequence_length=1,
     )

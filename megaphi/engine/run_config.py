@@ -75,13 +75,13 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     layout.check_model(
         layers=run.model.layers,
         heads=run.model.heads,
-        key_value_groups=run.model.key_value_groups,
         feed_forward=run.model.feed_forward,
         sequence_length=run.batch.sequence_length,
     )
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
     _check_saving(run)
     _check_kernels(run)
+    _check_copied_groups(run)
     _check_evaluation(run)
     check_wandb(run.wandb)
     task = run.task.checked(run, layout)
@@ -112,6 +112,17 @@ def _check_kernels(run: RunConfig) -> None:
         )
     if run.precision.fp8 != "none" and run.precision.parameters != "bfloat16":
         raise InputError(f"precision.fp8={run.precision.fp8} needs precision.parameters=bfloat16")
+
+
+def _check_copied_groups(run: RunConfig) -> None:
+    """Megatron's own attention needs tensor ranks that divide the groups."""
+    groups, tensor = run.model.key_value_groups, run.layout.tensor
+    if run.model.kernels == "transformer_engine" and groups % tensor:
+        raise InputError(
+            f"layout.tensor={tensor} does not divide model.key_value_groups={groups}, and"
+            " model.kernels=transformer_engine does not share groups between ranks: use model.kernels=fused, or another"
+            " layout.tensor"
+        )
 
 
 def _check_evaluation(run: RunConfig) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from megaphi.errors import InputError
 from megaphi.kernels.softmax import causal_softmax, masked_softmax
 from megaphi.model.forward.attention import Attention
+from megaphi.model.forward.head_groups import HeadGroups
 
 
 class CoreAttention(MegatronModule, ABC):
@@ -53,6 +54,8 @@ class CoreAttention(MegatronModule, ABC):
         self.softmax_scale = softmax_scale
         head_size: int = config.kv_channels  # pyright: ignore[reportAssignmentType]
         self.scale = head_size**-0.5 if softmax_scale is None else softmax_scale
+        self.head_groups = HeadGroups((1,))
+        """Set by the attention that this is the core of."""
 
     def forward(
         self,
@@ -73,9 +76,16 @@ class CoreAttention(MegatronModule, ABC):
             raise ValueError(f"this attention was made for {self.attn_mask_type}, not for {attn_mask_type}")
         return attention_bias.attend(query, key, value, self)
 
-    @abstractmethod
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
         """See `CoreProduct.product`."""
+        key, value = (self.head_groups.repeated(part) for part in (key_LBGK, value_LBGK))
+        return self._even_product(query_SBHK, key, value, visible_SL)
+
+    @abstractmethod
+    def _even_product(
+        self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None
+    ) -> Tensor:
+        """The product of groups of equally many queries."""
 
 
 class ScaledDotProductAttention(CoreAttention):
@@ -83,7 +93,9 @@ class ScaledDotProductAttention(CoreAttention):
 
     is_flash = True
 
-    def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
+    def _even_product(
+        self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None
+    ) -> Tensor:
         query_BHSK, key_BGLK, value_BGLK = (part.permute(1, 2, 0, 3) for part in (query_SBHK, key_LBGK, value_LBGK))
         attended_BHSK = functional.scaled_dot_product_attention(
             query_BHSK,
@@ -102,7 +114,9 @@ class SoftmaxAttention(CoreAttention):
 
     is_flash = False
 
-    def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
+    def _even_product(
+        self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None
+    ) -> Tensor:
         sequence, batch, heads, head_size = query_SBHK.shape
         groups = key_LBGK.shape[2]
         # The queries of a group are stacked, so that keys and values need not be repeated.

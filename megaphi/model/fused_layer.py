@@ -19,7 +19,7 @@ import torch.nn.functional as functional
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
@@ -30,6 +30,8 @@ from megaphi.kernels.linear import linear
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
 from megaphi.kernels.rotary import rotary
 from megaphi.kernels.swiglu import swiglu_linear
+from megaphi.model.copied_groups.exchange import CopiesFetched
+from megaphi.model.copied_groups.self_attention import GroupedSelfAttention
 from megaphi.model.forward.attention import Attention
 from megaphi.model.honoured import BY_VARIANT, honoured_by, refuse_other_fields, refuse_other_slots
 from megaphi.model.norm import RMSNorm
@@ -52,7 +54,7 @@ class FusedAddRMSNorm(RMSNorm):
         return add_rms_norm(hidden_SBD, residual_SBD, self.weight, self.eps)
 
 
-class FusedSelfAttention(SelfAttention):
+class FusedSelfAttention(GroupedSelfAttention):
     """Grouped-query attention that applies rotary positions in place, in the output of the QKV matrix."""
 
     def __init__(
@@ -68,16 +70,27 @@ class FusedSelfAttention(SelfAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """`rotary_pos_emb` is [2, S, R / 2], cos and sin of this rank's positions (`RotaryTable`)."""
         _refuse(rest)
-        groups = self.num_query_groups_per_partition
-        queries = self.num_attention_heads_per_partition // groups
-        packed, _ = self.linear_qkv(hidden_states)  # pyright: ignore[reportCallIssue]
-        packed_SBGNK = packed.unflatten(-1, (groups, queries + 2, self.hidden_size_per_attention_head))
-        packed_SBGNK = _turned(self._normed(packed_SBGNK), rotary_pos_emb)
-        query, key, value = packed_SBGNK.split((queries, 1, 1), dim=3)
+        turned = self._turned_together if self.fills_its_room else self._turned_apart
+        parts_SBHK = turned(hidden_states, rotary_pos_emb)
         recomputes = self.checkpoint_core_attention and self.training
         attend: Any = self._checkpointed_attention_forward if recomputes else self.core_attention
-        parts = (query.flatten(2, 3), key.squeeze(3), value.squeeze(3))
-        return self.linear_proj(attend(*parts, attention_mask=None, attention_bias=attention_bias))
+        return self.linear_proj(attend(*parts_SBHK, attention_mask=None, attention_bias=attention_bias))
+
+    def _turned_together(self, hidden_SBD: Tensor, rotary_2SR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values in one product, turned in place."""
+        groups = self.num_query_groups_per_partition
+        queries = self.num_attention_heads_per_partition // groups
+        packed, _ = self.linear_qkv(hidden_SBD)  # pyright: ignore[reportCallIssue]
+        packed_SBGNK = packed.unflatten(-1, (groups, queries + 2, self.hidden_size_per_attention_head))
+        packed_SBGNK = _turned(self._normed(packed_SBGNK), rotary_2SR, heads=queries + 1)
+        query, key, value = packed_SBGNK.split((queries, 1, 1), dim=3)
+        return query.flatten(2, 3), key.squeeze(3), value.squeeze(3)
+
+    def _turned_apart(self, hidden_SBD: Tensor, rotary_2SR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys by themselves, since groups have unequally many queries; each is a copy, turned in place."""
+        query, key, value = self.get_query_key_value_tensors(hidden_SBD)
+        query, key = (_turned(part[:, :, None], rotary_2SR, heads=part.shape[2])[:, :, 0] for part in (query, key))
+        return query, key, value
 
     def _normed(self, packed_SBGNK: Tensor) -> Tensor:
         """Apply the norms of queries and keys, where the layer spec has them."""
@@ -92,13 +105,13 @@ class FusedSelfAttention(SelfAttention):
         return torch.cat((query, key, value), dim=3)
 
 
-def _turned(packed_SBGNK: Tensor, rotary_SR: Tensor) -> Tensor:
-    """Apply rotary positions to queries and keys: to whole heads, or to the first R numbers of each."""
-    cos, sin = rotary_SR.unbind()
-    rotated, turned = packed_SBGNK.shape[3] - 1, 2 * rotary_SR.shape[-1]
+def _turned(packed_SBGNK: Tensor, rotary_2SR: Tensor, *, heads: int) -> Tensor:
+    """Apply rotary positions to the first `heads` of each group: to all of them, or to the first R numbers of each."""
+    cos, sin = rotary_2SR.unbind()
+    turned = 2 * rotary_2SR.shape[-1]
     if turned == packed_SBGNK.shape[-1]:
-        return rotary(packed_SBGNK, cos, sin, rotated=rotated, in_place=True)
-    first = rotary(packed_SBGNK[..., :turned].contiguous(), cos, sin, rotated=rotated, in_place=True)
+        return rotary(packed_SBGNK, cos, sin, rotated=heads, in_place=True)
+    first = rotary(packed_SBGNK[..., :turned].contiguous(), cos, sin, rotated=heads, in_place=True)
     return torch.cat((first, packed_SBGNK[..., turned:]), dim=-1)
 
 
@@ -127,6 +140,10 @@ class FusedColumnParallelLinear(ColumnParallelLinear):
 
     def _forward_impl(self, *arguments: Any, **named: Any) -> Tensor:
         return column_parallel_product(*arguments, **named)
+
+
+class FusedCopyingLinear(CopiesFetched, FusedColumnParallelLinear):
+    """The QKV matrix of tensor ranks that hold copies of each other's groups."""
 
 
 class FusedRowParallelLinear(RowParallelLinear):

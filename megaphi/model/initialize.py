@@ -20,6 +20,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megaphi.errors import InputError
+from megaphi.model.copied_groups.exchange import forget_copies
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.rows.weight_row import LAYERS, Weight
 from megaphi.model.weights import EMBEDDING, OUTPUT, in_any_layer, weights_of
@@ -31,8 +32,8 @@ class ParameterShare:
     """One parameter of this rank, as a box of the whole parameter.
 
     The SwiGLU input matrix is [gate; up] and every tensor rank holds rows of both halves: seen as (2, F, D) that is a
-    box too. The box leaves out the rows that only pad the vocabulary. They come last, so the flattened parameter begins
-    with the flattened box.
+    box too. The box leaves out the rows that only pad the vocabulary, and copies of what other tensor ranks own
+    (copied_groups/exchange.py). They come last, so the flattened parameter begins with the flattened box.
     """
 
     weight: Weight
@@ -54,7 +55,7 @@ class ParameterShare:
 
     @property
     def numel(self) -> int:
-        """Elements of the box, without padding."""
+        """Elements of the box, without padding and copies."""
         return math.prod(self.shape)
 
     def without_padding(self, start: int, end: int) -> tuple[int, int]:
@@ -63,10 +64,11 @@ class ParameterShare:
 
     @torch.no_grad()
     def fill(self, values: Tensor) -> None:
-        """Set the parameter to the values of the box, the padding to zero."""
+        """Set the parameter to the values of the box, the padding to zero; copies are fetched when they are used."""
         flat = self.parameter.detach().view(-1)
         flat[: self.numel].copy_(values.reshape(-1))
         flat[self.numel :].zero_()
+        forget_copies([self.parameter])
 
 
 @torch.no_grad()

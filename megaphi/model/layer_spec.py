@@ -12,10 +12,11 @@ from copy import copy
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
@@ -27,11 +28,14 @@ from megaphi.kernels.attention_backend import Heads, choose_backend
 from megaphi.kernels.linear import check_product
 from megaphi.kernels.loading import allow_slow, require
 from megaphi.model.architecture import Architecture
-from megaphi.model.core_attention import CoreAttention, ScaledDotProductAttention, SoftmaxAttention
+from megaphi.model.copied_groups.self_attention import CopyingLinear, GroupedSelfAttention
+from megaphi.model.core_attention import ScaledDotProductAttention, SoftmaxAttention
+from megaphi.model.forward.head_groups import HeadGroups
 from megaphi.model.fused_layer import (
     ActivatedRowParallelLinear,
     FusedAddRMSNorm,
     FusedColumnParallelLinear,
+    FusedCopyingLinear,
     FusedLayer,
     FusedRMSNorm,
     FusedRowParallelLinear,
@@ -42,6 +46,7 @@ from megaphi.model.fused_layer import (
 from megaphi.model.honoured import refuse_other_fields
 from megaphi.model.megatron_config import Precision, torch_dtype, variant_fields
 from megaphi.model.norm import RMSNorm
+from megaphi.model.rows.head_cut import HeadCut
 from megaphi.model.variants import variant_of
 from megaphi.parallel.optional_packages import problem_with
 
@@ -58,9 +63,8 @@ def block_spec(
     if architecture.kernels == "transformer_engine":
         layer, norm = _transformer_engine()
     else:
-        fused = architecture.kernels == "fused"
-        norm = FusedRMSNorm if fused else RMSNorm
-        layer = _layer_spec(_ATTENTION[architecture.attention], norm, config, fused=fused)
+        norm = FusedRMSNorm if architecture.kernels == "fused" else RMSNorm
+        layer = _layer_spec(architecture, norm, config)
     layer = variant_of(architecture.variant).layer_spec(layer, architecture)
     refuse_other_fields(config, kernels=architecture.kernels, variant=variant_fields(architecture), spec=layer)
     layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
@@ -79,21 +83,22 @@ class TransformerEngineLayer(TransformerLayer):
         super().__init__(own, *rest, **named)
 
 
-def _layer_spec(
-    core_attention: type[CoreAttention], norm: type[RMSNorm], config: TransformerConfig, *, fused: bool
-) -> ModuleSpec:
+def _layer_spec(architecture: Architecture, norm: type[RMSNorm], config: TransformerConfig) -> ModuleSpec:
     """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
 
     In the fused layer the activation belongs to the MLP's second matrix, and Megatron's own is the identity.
     """
+    fused = architecture.kernels == "fused"
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    cut = HeadCut(architecture.heads, architecture.key_value_groups, config.tensor_model_parallel_size)
     head_norm = norm if config.qk_layernorm else IdentityOp
     fused_matrix = SwigluRowParallelLinear if is_swiglu(config) else ActivatedRowParallelLinear
     attention = ModuleSpec(
-        module=FusedSelfAttention if fused else SelfAttention,
-        params={"attn_mask_type": AttnMaskType.causal},
+        module=FusedSelfAttention if fused else GroupedSelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal, "head_groups": HeadGroups(cut.queries(rank))},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=FusedColumnParallelLinear if fused else ColumnParallelLinear,
-            core_attention=core_attention,
+            linear_qkv=_qkv_linear(cut, fused=fused),
+            core_attention=_ATTENTION[architecture.attention],
             linear_proj=FusedRowParallelLinear if fused else RowParallelLinear,
             q_layernorm=head_norm,
             k_layernorm=head_norm,
@@ -115,6 +120,12 @@ def _layer_spec(
             mlp_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
         ),
     )
+
+
+def _qkv_linear(cut: HeadCut, *, fused: bool) -> type[ColumnParallelLinear]:
+    if cut.copies_groups:
+        return FusedCopyingLinear if fused else CopyingLinear
+    return FusedColumnParallelLinear if fused else ColumnParallelLinear
 
 
 def check_kernels(architecture: Architecture, *, device: torch.device, parameters: Precision, reads: bool) -> None:

@@ -17,6 +17,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnBackend
 
 from megaphi.model.architecture import Architecture, AttentionBackend
+from megaphi.model.rows.head_cut import HeadCut
 from megaphi.model.variants import variant_of
 from megaphi.parallel.layout import ParallelLayout
 
@@ -74,7 +75,7 @@ def transformer_config(
         hidden_size=architecture.hidden,
         ffn_hidden_size=architecture.feed_forward,
         num_attention_heads=architecture.heads,
-        num_query_groups=architecture.key_value_groups,
+        num_query_groups=_groups_held(architecture, layout),
         kv_channels=architecture.head_size,
         layernorm_epsilon=architecture.norm_eps,
         init_method_std=architecture.initial_std,
@@ -124,6 +125,12 @@ def _uneven_stages(layout: ParallelLayout) -> list[list[str]] | None:
         return None
     chunks = [["decoder"] * layers for layers in layout.stage_layers]
     return [["embedding", *chunks[0]], *chunks[1:-1], [*chunks[-1], "loss"]]
+
+
+def _groups_held(architecture: Architecture, layout: ParallelLayout) -> int:
+    """Key-value groups on all tensor ranks, copies included: Megatron cuts the matrix by this number."""
+    cut = HeadCut(architecture.heads, architecture.key_value_groups, layout.tensor)
+    return layout.tensor * cut.groups_held
 
 
 @cache

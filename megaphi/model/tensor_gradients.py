@@ -1,9 +1,10 @@
-"""Gradients of weights that every tensor rank holds whole: which of them must be added up over the ranks.
+"""Gradients of weights that several tensor ranks hold: which of them must be added up over the ranks.
 
 How much of such a gradient one rank computes depends on where the weight is used, and its row says so
 (`Weight.gradient`). Megatron adds up the gradients of parameters marked `sequence_parallel`, under sequence parallelism
 alone, and by their names those of the norms of queries and keys. It knows of no others: what is left is marked here
-when a model is built, and added up after Megatron's.
+when a model is built, and added up after Megatron's. Of a matrix cut within its key-value groups, ranks hold copies
+of parts (copied_groups/exchange.py), which are marked here too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megaphi.errors import InputError
+from megaphi.model.copied_groups.exchange import Copies
 from megaphi.model.initialize import parameter_shares
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.rows.weight_row import Weight
@@ -27,13 +29,20 @@ def mark_gradients(chunk: PaddedModel) -> None:
 
     Where there is one tensor rank every gradient is whole.
     """
-    if parallel_state.get_tensor_model_parallel_world_size() == 1:
+    ranks, rank = (
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_tensor_model_parallel_rank(),
+    )
+    if ranks == 1:
         return
     for share in parameter_shares(chunk):
         weight, parameter = share.weight, share.parameter
         if problem := _problem_with(weight, chunk):
             name = f"{in_any_layer(weight.name)} of model.variant={chunk.architecture.variant}"
             raise InputError(f"{name}: {problem} (model/rows/weight_row.py)")
+        if (cut := weight.head_cut(tensor=ranks)) is not None:
+            copies = Copies.of(cut, rank=rank, rows_per_head=weight.rows_per_head)
+            parameter.copies = copies  # pyright: ignore[reportAttributeAccessIssue]
         if weight.cut is None:
             sequence_parallel = chunk.config.sequence_parallel and weight.gradient != "whole"
             parameter.sequence_parallel = sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]

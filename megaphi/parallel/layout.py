@@ -30,7 +30,8 @@ class ParallelLayout:
     """Parallel layout of the model and the batch (config section `layout`)."""
 
     tensor: Annotated[int, Range(minimum=1)] = 1
-    """Ranks that share every matrix; must divide the key-value groups (1, 2, 5 or 10 for Phi-4)."""
+    """Ranks that share every matrix; must divide the heads. Where they do not divide the key-value groups (4 or 8 for
+    Phi-4's 10), ranks hold copies of groups that they share."""
     pipeline: Annotated[int, Range(minimum=1)] = 1
     """Ranks that share the layers, one pipeline stage each."""
     virtual_pipeline: Annotated[int, Range(minimum=1)] = 1
@@ -89,16 +90,11 @@ class ParallelLayout:
         *,
         layers: int,
         heads: int,
-        key_value_groups: int,
         feed_forward: int,
         sequence_length: int,
     ) -> None:
         """Refuse a layout that does not divide the model; a vocabulary is padded instead (`padded_vocabulary`)."""
-        for what, size in (
-            ("model.key_value_groups", key_value_groups),
-            ("model.heads", heads),
-            ("model.feed_forward", feed_forward),
-        ):
+        for what, size in (("model.heads", heads), ("model.feed_forward", feed_forward)):
             if size % self.tensor:
                 raise InputError(_does_not_divide("layout.tensor", self.tensor, what, size))
         self._check_stages(layers)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from megaphi.engine.run_config import RunConfig
+from megaphi.model.rows.head_cut import HeadCut
 from megaphi.model.variants import variant_of
 from megaphi.parallel.layout import padded_vocabulary
 from megaphi.planning.pipeline import most_kept, passes_of
@@ -114,7 +115,7 @@ def _mlp_bytes_per_token(run: RunConfig, *, weight_bytes: int) -> float:
 def _attention_numbers_per_token(run: RunConfig, *, weight_bytes: int) -> float:
     """Numbers that attention keeps per token, over all tensor ranks."""
     model, ranks, length = run.model, run.layout.context, run.batch.sequence_length
-    queries, keys = model.query_width, model.key_value_width
+    queries, keys = model.query_width, _width_on_ranks(run, _cut(run).keys_of_kernel(0))
     if model.attention == "softmax":  # the weights that every query gives to every key
         seen = length * (1 if ranks == 1 else (2 * ranks + 1) / (4 * ranks))
         beside = model.heads * seen
@@ -138,20 +139,39 @@ def _attention_numbers_per_token(run: RunConfig, *, weight_bytes: int) -> float:
 
 def _recomputed_numbers_per_token(run: RunConfig, *, weight_bytes: int) -> float:
     """Numbers that only attention keeps: neither its inputs nor its result, the input of the matrix after it."""
-    kept = _attention_inputs_per_token(run) + run.model.query_width
+    inputs = _attention_inputs_per_token(run)
+    if _has_uneven_groups(run):  # it repeats its keys by itself
+        inputs = run.model.query_width + 2 * _width_on_ranks(run, _cut(run).groups_held)
+    kept = inputs + run.model.query_width
     return _attention_numbers_per_token(run, weight_bytes=weight_bytes) - kept
 
 
 def _attention_inputs_per_token(run: RunConfig) -> float:
     """Queries, keys and values of one layer: the QKV product, in which the latter lie, and copies."""
-    queries, keys = run.model.query_width, run.model.key_value_width
+    queries, keys = run.model.query_width, _width_on_ranks(run, _cut(run).keys_of_kernel(0))
+    if _has_uneven_groups(run):  # copies, so that the product is not kept
+        return queries + 2 * keys
     numbers = queries + 2 * keys + (queries if _copies_queries(run) else 0)
     return numbers + (keys if run.model.kernels == "reference" else 0)  # turning the keys makes a copy
 
 
 def _copies_queries(run: RunConfig) -> bool:
     """True if the queries of several groups are put next to each other."""
-    return run.model.kernels == "reference" or run.model.key_value_groups > run.layout.tensor
+    return run.model.kernels == "reference" or _cut(run).groups_held > 1
+
+
+def _cut(run: RunConfig) -> HeadCut:
+    return HeadCut(run.model.heads, run.model.key_value_groups, run.layout.tensor)
+
+
+def _has_uneven_groups(run: RunConfig) -> bool:
+    """True if a rank's groups have unequally many queries, so that keys are repeated for the kernel."""
+    return _cut(run).keys_of_kernel(0) > _cut(run).groups_held
+
+
+def _width_on_ranks(run: RunConfig, heads: int) -> int:
+    """Width of so many heads on each tensor rank, over all of them."""
+    return run.layout.tensor * heads * run.model.head_size
 
 
 def _has_segments(run: RunConfig) -> bool:

@@ -171,6 +171,18 @@ def test_numbers_that_are_not_finite_are_found(capsys, tmp_path):
     assert expected in capsys.readouterr().out
 
 
+def test_the_dry_run_says_what_ranks_hold_copies_of():
+    words = "train phi4_14b_pretrain --dry-run layout.tensor=8 layout.pipeline=4 --world-size 32".split()
+    result = run_megaphi(*words)
+    assert result.returncode == 0, result.stderr
+    assert re.search(
+        r"parameters +14,659,507,200\n +key-value groups +10, of which each tensor rank holds 2", result.stdout
+    )
+    refused = run_megaphi(*words, "model.kernels=transformer_engine")
+    assert refused.returncode == 2
+    assert "layout.tensor=8 does not divide model.key_value_groups=10" in refused.stderr
+
+
 def test_the_dry_run_of_the_14b_recipe_is_the_papers():
     words = "train phi4_14b_pretrain --dry-run layout.tensor=2 layout.pipeline=4 --world-size 512"
     result = run_megaphi(*words.split())

@@ -24,13 +24,13 @@ from tests.gloo_world import run_in_world
 
 LAYOUTS = [
     ParallelLayout(tensor=tensor, pipeline=pipeline, virtual_pipeline=virtual)
-    for tensor in (1, 2, 3, 5)
+    for tensor in (1, 2, 3, 4, 5, 8)
     for pipeline, virtual in ((1, 1), (2, 1), (2, 2))
 ] + [ParallelLayout(tensor=2, pipeline=2, stage_layers=(1, 3)), ParallelLayout(pipeline=2, stage_layers=(3, 1))]
 
 
 def fits(model: Architecture, layout: ParallelLayout) -> bool:
-    is_divided = all(size % layout.tensor == 0 for size in (model.key_value_groups, model.feed_forward))
+    is_divided = all(size % layout.tensor == 0 for size in (model.heads, model.feed_forward))
     stages = layout.pipeline * layout.virtual_pipeline
     return is_divided and (
         sum(layout.stage_layers) == model.layers if layout.stage_layers else not model.layers % stages
@@ -39,7 +39,7 @@ def fits(model: Architecture, layout: ParallelLayout) -> bool:
 
 def test_every_number_of_tensor_ranks_is_tried() -> None:
     tried = {(layout.tensor, layout.pipeline) for layout in LAYOUTS for model in SHAPES.values() if fits(model, layout)}
-    assert tried == {(tensor, pipeline) for tensor in (1, 2, 3, 5) for pipeline in (1, 2)}
+    assert tried == {(tensor, pipeline) for tensor in (1, 2, 3, 4, 5, 8) for pipeline in (1, 2)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -125,7 +125,7 @@ def test_half_precision_needs_a_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "words"),
     [
-        (ParallelLayout(tensor=4), "layout.tensor=4 does not divide model.key_value_groups=2"),
+        (ParallelLayout(tensor=4), "layout.tensor=4 does not divide model.heads=6"),
         (ParallelLayout(pipeline=3), "layout.pipeline=3 does not divide model.layers=4"),
         (ParallelLayout(pipeline=2, stage_layers=(2, 1)), "stage_layers=2,1 adds up to 3 layers, but model.layers=4"),
         (ParallelLayout(virtual_pipeline=2), "needs layout.pipeline of at least 2"),

@@ -29,6 +29,7 @@ LAYOUTS = [
     ParallelLayout(tensor=2, pipeline=2, virtual_pipeline=5, sequence_parallel=True),
     ParallelLayout(pipeline=4, stage_layers=(11, 10, 10, 9)),
     ParallelLayout(pipeline=8, context=2),
+    ParallelLayout(tensor=8, pipeline=2),
     ParallelLayout(tensor=5, pipeline=2),
     ParallelLayout(tensor=10),
 ]
@@ -40,6 +41,9 @@ def test_every_layout_of_the_14b_model_has_its_published_size() -> None:
     assert [len(stages) for stages in counted] == [layout.pipeline for layout in LAYOUTS]
     tensor_cut = counted[1]
     assert sum(local for local, _ in tensor_cut) * 2 == 14_659_507_200 + (2 * 40 + 1) * 5120  # norms are held twice
+    copies = 8 * (5 + 2 * 2) - (40 + 2 * 10)  # heads of 128 rows: each rank holds 5 queries and 2 of 10 groups
+    held = sum(local for local, _ in counted[4]) * 8
+    assert held == 14_659_507_200 + 7 * (2 * 40 + 1) * 5120 + 40 * copies * 128 * 5120
     for layout, stages in zip(LAYOUTS[-2:], counted[-2:], strict=True):
         held = sum(local for local, _ in stages) * layout.tensor
         norms = (layout.tensor - 1) * (2 * 40 + 1) * 5120

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from megaphi.model.forward import flash_launch, paged_cache
+from megaphi.model.forward.head_groups import HeadGroups
 from megaphi.model.forward.paged_cache import PagedCache, PagedPass, Prefill
 from tests.model.test_segments import by_definition, flash_attention
 
@@ -84,8 +85,13 @@ def attended(
     query, key, value = (
         torch.cat([wholes[number][part][start:end] for number, start, end in spans])[:, None] for part in range(3)
     )
-    core: Any = SimpleNamespace(layer_number=1, is_flash=True, scale=SIZE**-0.5, product=product)
-    return attention.attend(query, key, value, core).squeeze(1)
+    return attention.attend(query, key, value, core_of(query, key)).squeeze(1)
+
+
+def core_of(query: Tensor, key: Tensor) -> Any:
+    """A layer's core attention whose groups have equally many queries."""
+    groups = HeadGroups((query.shape[-2] // key.shape[-2],) * key.shape[-2])
+    return SimpleNamespace(layer_number=1, is_flash=True, scale=SIZE**-0.5, product=product, head_groups=groups)
 
 
 def product(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
@@ -104,7 +110,7 @@ def test_decodes_before_the_chunks_change_nothing() -> None:
     stored = tuple(torch.randn(blocks, BLOCK, GROUPS, SIZE, generator=draw) for _ in range(2))
     rows = [np.array([0, 1, 2, 3, 8, 9, 10]), np.array([16, 17, 18, 19, 20])]  # 3 of 7 and 4 of 5 are new
     new = torch.from_numpy(np.concatenate(([12, 7], rows[0][-3:], rows[1][-4:])))
-    core: Any = SimpleNamespace(layer_number=1, is_flash=True, scale=SIZE**-0.5, product=product)
+    core = core_of(query, key)
     found = []
     for launched in (False, True):
         attention = PagedPass(

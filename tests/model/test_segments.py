@@ -19,6 +19,7 @@ from torch import Tensor
 from megaphi.model.forward import flash_launch as module
 from megaphi.model.forward.context_chunks import places_of
 from megaphi.model.forward.flash_launch import FlashLaunch
+from megaphi.model.forward.head_groups import HeadGroups
 from megaphi.model.forward.segments import document_segments, parts_of, row_segments
 
 ROWS, LENGTH = 2, 24
@@ -73,21 +74,22 @@ def test_parts_of_all_ranks_are_the_mask(table_N4: NDArray[np.int32], ranks: int
 
 
 @settings(deadline=None, max_examples=25)
-@given(tables(), st.sampled_from([1, 2, 4]))
-def test_one_launch_attends_as_the_parts_do(table_N4: NDArray[np.int32], ranks: int) -> None:
+@given(tables(), st.sampled_from([1, 2, 4]), st.sampled_from([(2, 2), (3, 1)]))
+def test_one_launch_attends_as_the_parts_do(table_N4: NDArray[np.int32], ranks: int, queries: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(3)
     query, key, value = (
         torch.randn(ROWS * LENGTH, heads, 8, generator=generator, dtype=torch.float64) for heads in (4, 2, 2)
     )
     visible = torch.from_numpy(mask_of(table_N4))
-    expected = by_definition(query, key, value, visible)
+    of_each = [0] * queries[0] + [1] * queries[1]
+    expected = by_definition(query, key[:, of_each], value[:, of_each], visible)
     for rank in range(ranks):
         places = places_in_rows(rank, ranks)
         parts_N6 = parts_of(table_N4, length=LENGTH, rank=rank, ranks=ranks)
         launch = FlashLaunch.of(parts_N6, device=torch.device("cpu"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module.varlen, "varlen_attn", flash_attention)
-            found = launch(query[places], key, value, scale=8**-0.5)
+            found = launch(query[places], key, value, scale=8**-0.5, groups=HeadGroups(queries))
         torch.testing.assert_close(found, expected[places])
 
 
@@ -124,7 +126,8 @@ def flash_attention(
     enable_gqa: bool,
 ) -> Tensor:
     """Stands in for torch's `varlen_attn`, as it is documented."""
-    assert (query_ends.dtype, key_ends.dtype, window_size, enable_gqa) == (torch.int32, torch.int32, (-1, 0), True)
+    assert (query_ends.dtype, key_ends.dtype, window_size) == (torch.int32, torch.int32, (-1, 0))
+    assert enable_gqa is (query.shape[1] != key.shape[1])
     assert (len(query), len(key)) == (int(query_ends[-1]), int(key_ends[-1]))
     found = []
     for (start, end), (key_start, key_end) in zip(

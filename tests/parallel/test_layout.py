@@ -16,7 +16,6 @@ from megaphi.parallel.layout import Coordinates, ParallelLayout
 PHI4 = {
     "layers": 40,
     "heads": 40,
-    "key_value_groups": 10,
     "feed_forward": 17_920,
     "sequence_length": 4_096,
 }
@@ -71,7 +70,7 @@ def test_worlds_that_do_not_fit(fields, world_size, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tensor": 4}, "layout.tensor=4 does not divide model.key_value_groups=10: choose one of 1, 2, 5, 10"),
+        ({"tensor": 16}, "layout.tensor=16 does not divide model.heads=40: choose one of 1, 2, 4, 5, 8, 10, 20, 40"),
         ({"pipeline": 3}, "layout.pipeline=3 does not divide model.layers=40: choose one of 1, 2, 4, 5, 8, 10"),
         ({"pipeline": 8, "virtual_pipeline": 10}, "layout.pipeline x layout.virtual_pipeline=80 does not divide"),
         ({"pipeline": 3}, r"or give layout.stage_layers, the layers of each chunk$"),

@@ -123,6 +123,32 @@ def test_bfloat16_halves_weights_and_most_activations(layout, kernels):
         assert plan.activations == pytest.approx(measured["activations"] + logits, rel=0.05)
 
 
+FORTY = dataclasses.replace(MODEL, heads=40, key_value_groups=10, layers=2)
+"""Four tensor ranks do not divide its groups: each holds 3 of the 10, and attention is given 5 keys."""
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"recompute": "selective"},
+        {"recompute": "full"},
+        {"kernels": "reference"},
+        {"attention": "softmax"},
+        {"task": dataclasses.replace(TASK, mixture=dataclasses.replace(TEXT, isolate_documents=True))},
+    ],
+    ids=str,
+)
+def test_copied_groups_are_planned(fields: dict[str, Any]) -> None:
+    computed_by = {name: fields.pop(name) for name in ("kernels", "attention") if name in fields}
+    model = dataclasses.replace(FORTY, **computed_by)
+    layout = ParallelLayout(data=1, tensor=4, sequence_parallel=True)
+    for plan, measured in planned_and_measured(layout, model, **fields):
+        assert (plan.weights, plan.gradients) == (measured["weights"], measured["gradients"])
+        assert plan.optimizer == pytest.approx(measured["optimizer"], abs=16)
+        assert plan.activations == pytest.approx(measured["activations"], rel=0.05)
+
+
 ISOLATED = dataclasses.replace(TEXT, isolate_documents=True)
 SEGMENTS = {
     "rows": (TASK, 4_096, 4, 1),

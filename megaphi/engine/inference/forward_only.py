@@ -30,6 +30,7 @@ from megaphi.engine.saving.shards import fill_parameters
 from megaphi.engine.start.same_run import agree_on_weights, code_facts
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
+from megaphi.model.copied_groups.exchange import fetch_copies
 from megaphi.model.forward.attention import Causal
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedCache
@@ -38,6 +39,7 @@ from megaphi.model.language_model import build_model
 from megaphi.model.layer_spec import check_kernels, choose_attention
 from megaphi.model.megatron_config import Precision
 from megaphi.model.padded_model import PaddedModel
+from megaphi.model.rows.head_cut import HeadCut
 from megaphi.model.weights import EMBEDDING
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.exchange import broadcast, gathered
@@ -85,6 +87,8 @@ def open_model(
         parameters=numbers,
     )
     agreed(world, lambda: fill_parameters([module], reader)).say(reader.folder)
+    for parameter in module.parameters():
+        fetch_copies(parameter)  # here, so that no captured pass does it
     return InferenceModel(architecture=architecture, world=world, module=module.eval(), context=context)
 
 
@@ -96,7 +100,6 @@ def inference_layout(layout: ParallelLayout, architecture: Architecture) -> Para
     layout.check_model(
         layers=architecture.layers,
         heads=architecture.heads,
-        key_value_groups=architecture.key_value_groups,
         feed_forward=architecture.feed_forward,
         sequence_length=1,
     )
@@ -122,9 +125,10 @@ def next_token_losses(model: InferenceModel, tokens_BS: np.ndarray) -> np.ndarra
 
 
 def make_cache(model: InferenceModel, *, blocks: int, block_size: int) -> PagedCache:
-    """A cache of zeros for the layers of this rank."""
-    groups = model.architecture.key_value_groups // model.world.layout.tensor
-    shape = (blocks, block_size, groups, model.architecture.head_size)
+    """A cache of zeros for the layers of this rank, with every key-value group that its queries need."""
+    architecture, layout = model.architecture, model.world.layout
+    cut = HeadCut(architecture.heads, architecture.key_value_groups, layout.tensor)
+    shape = (blocks, block_size, len(cut.queries(model.world.place.tensor)), architecture.head_size)
     config, device = model.module.config, model.world.device
     return PagedCache(
         {
@@ -135,9 +139,9 @@ def make_cache(model: InferenceModel, *, blocks: int, block_size: int) -> PagedC
 
 
 def cache_bytes_per_token(model: InferenceModel) -> int:
-    """Bytes that one token takes in this rank's cache."""
+    """Bytes that one token takes in the cache of the tensor rank that holds most groups."""
     shape, config = model.architecture, model.module.config
-    groups = shape.key_value_groups // model.world.layout.tensor
+    groups = HeadCut(shape.heads, shape.key_value_groups, model.world.layout.tensor).groups_held
     return 2 * len(model.module.decoder.layers) * groups * shape.head_size * config.params_dtype.itemsize
 
 

@@ -10,7 +10,7 @@ replica. Instead `state_pieces` exposes what this rank owns, as flat views that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from megaphi.model.megatron_config import Precision
 
 
 def build_optimizer(
-    settings: Optimizer, chunks: list[DistributedDataParallel], *, parameters: Precision, overlap: bool
+    settings: Optimizer, chunks: Sequence[DistributedDataParallel], *, parameters: Precision, overlap: bool
 ) -> DistributedOptimizer:
     """Build AdamW over all chunks; Megatron exempts one-dimensional parameters (the norms) from weight decay."""
     config = OptimizerConfig(

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.distributed import DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer import TransformerConfig
 
 from megaphi.engine.model.optimizer import build_optimizer
 from megaphi.engine.run_config import RunConfig
+from megaphi.model.copied_groups.exchange import CopiesReturned, copies_of
 from megaphi.model.language_model import build_model
 from megaphi.model.layer_spec import check_kernels, choose_attention
 from megaphi.model.padded_model import PaddedModel
@@ -25,7 +26,7 @@ from megaphi.model.tensor_gradients import add_up_gradients
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.world import World
 
-Chunk = DistributedDataParallel
+Chunk = CopiesReturned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,7 @@ def build_training_model(run: RunConfig, world: World) -> TrainingModel:
     )
     chunks = [
         # Virtual stages after the first have little to overlap with, so their gradients go in one bucket.
-        DistributedDataParallel(config, settings, module, disable_bucketing=number > 0)
+        CopiesReturned(config, settings, module, disable_bucketing=number > 0)
         for number, module in enumerate(modules)
     ]
     _let_schedules_synchronise(config, chunks, world, overlap=overlap)
@@ -92,7 +93,8 @@ def _let_schedules_synchronise(config: TransformerConfig, chunks: list[Chunk], w
         add_up_gradients(chunks)
 
     config.finalize_model_grads_func = finalize
-    if overlap:
+    # Outside `no_sync` comes a step's last micro-batch: replicas reduce gradients, copies return theirs.
+    if overlap or any(copies_of(parameter) for chunk in chunks for parameter in chunk.parameters()):
         no_sync = [chunk.no_sync for chunk in chunks]
         config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]  # pyright: ignore[reportAttributeAccessIssue]
 

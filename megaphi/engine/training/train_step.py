@@ -23,6 +23,7 @@ from megaphi.data.batch import Batch
 from megaphi.engine.model.optimizer import set_rates, update
 from megaphi.engine.model.training_model import TrainingModel, whole_parameters
 from megaphi.engine.objective import NextToken, Objective, WholeBatchObjective
+from megaphi.model.copied_groups.exchange import forget_copies
 
 NEXT_TOKEN = NextToken()
 
@@ -55,6 +56,7 @@ def train_step(
     activity.enter("optimizer")
     set_rates(model.optimizer, learning_rate=learning_rate, weight_decay=model.run.optimizer.weight_decay)
     gradient_norm = update(model.optimizer)
+    forget_copies(parameter for module in model.modules for parameter in module.parameters())
     activity.enter("exchange")
     (sums,) = _over_all_ranks(reports, objective, [batches], device=model.world.device)
     means = means_of(sums)

@@ -19,6 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from megaphi.model.forward.head_groups import HeadGroups
+
 
 class CoreProduct(Protocol):
     """A layer's implementation of the attention product."""
@@ -29,6 +31,8 @@ class CoreProduct(Protocol):
     """Factor of q k^T."""
     is_flash: bool
     """True if flash attention may take the place of `product`."""
+    head_groups: HeadGroups
+    """The groups of the queries; they may have unequally many."""
 
     def product(self, query_SBHK: Tensor, key_LBGK: Tensor, value_LBGK: Tensor, visible_SL: Tensor | None) -> Tensor:
         """Attended values `[S, B, H K]`.

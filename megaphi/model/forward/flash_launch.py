@@ -20,6 +20,8 @@ import torch.nn.attention.varlen as varlen
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from megaphi.model.forward.head_groups import HeadGroups
+
 _HEAD_SIZES = range(8, 257, 8)
 """Sizes of heads that flash attention takes; `scaled_dot_product_attention` pads others, the launch does not."""
 # Older versions of torch cannot group queries there.
@@ -70,10 +72,13 @@ class FlashLaunch:
         seen = None if seen_L is None else on_device(np.asarray(seen_L, dtype=np.int64))
         return cls(query_ends, key_ends, int(queries_N.max()), int(keys_N.max()), seen)
 
-    def __call__(self, query_THK: Tensor, key_TGK: Tensor, value_TGK: Tensor, *, scale: float) -> Tensor:
+    def __call__(
+        self, query_THK: Tensor, key_TGK: Tensor, value_TGK: Tensor, *, scale: float, groups: HeadGroups
+    ) -> Tensor:
         """Attended values [T, H K]."""
         if self.seen_L is not None:
             key_TGK, value_TGK = key_TGK[self.seen_L], value_TGK[self.seen_L]
+        key_TGK, value_TGK = groups.repeated(key_TGK), groups.repeated(value_TGK)
         attended_THK = varlen.varlen_attn(
             query_THK,
             key_TGK,

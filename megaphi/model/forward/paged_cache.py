@@ -97,9 +97,9 @@ class PagedPass(Attention):
             rows.index_copy_(0, self.cache_rows_T, new.squeeze(1))
         attended = []
         if self.decodes:
-            decode_THK = query_SBHK[: self.decodes, 0]
+            decode_THK = core.head_groups.padded(query_SBHK[: self.decodes, 0])
             heads_THK = paged_attention(decode_THK, keys_NPGK, values_NPGK, self.tables, self.lengths, scale=core.scale)
-            attended.append(heads_THK.flatten(1).unsqueeze(1))
+            attended.append(core.head_groups.without_padding(heads_THK).flatten(1).unsqueeze(1))
         if self.prefill is not None:
             keys_RGK, values_RGK = keys_NPGK.flatten(0, 1), values_NPGK.flatten(0, 1)
             attended.append(_prefilled(query_SBHK[:, 0], keys_RGK, values_RGK, self.prefill, core)[:, None])
@@ -109,7 +109,8 @@ class PagedPass(Attention):
 def _prefilled(query_THK: Tensor, keys_RGK: Tensor, values_RGK: Tensor, prefill: Prefill, core: CoreProduct) -> Tensor:
     """Attended values [tokens of prefill, H K]; the keys and values are the rows of the cache."""
     if core.is_flash and is_launched(query_THK):
-        return prefill.launch(query_THK[prefill.chunks[0].start :], keys_RGK, values_RGK, scale=core.scale)
+        queries_THK = query_THK[prefill.chunks[0].start :]
+        return prefill.launch(queries_THK, keys_RGK, values_RGK, scale=core.scale, groups=core.head_groups)
     found, seen_L = [], prefill.launch.seen_L
     assert seen_L is not None
     for chunk in prefill.chunks:

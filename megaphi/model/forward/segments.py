@@ -60,7 +60,7 @@ class Segments(Attention):
             part.transpose(0, 1).flatten(0, 1) for part in (query_SBHK, key_SBGK, value_SBGK)
         )
         if core.is_flash and is_launched(query_SBHK):
-            attended_TD = self.launch(query_THK, key_TGK, value_TGK, scale=core.scale)
+            attended_TD = self.launch(query_THK, key_TGK, value_TGK, scale=core.scale, groups=core.head_groups)
         else:
             operands = (query_THK[:, None], key_TGK[:, None], value_TGK[:, None])
             attended_TD = torch.cat([_part(*operands, part, core) for part in self.parts]).squeeze(1)

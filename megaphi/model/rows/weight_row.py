@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from megaphi.model.rows.head_cut import HeadCut
 from megaphi.parallel.layout import padded_vocabulary
 
 Naming = Literal["phi3", "llama"]
@@ -59,6 +60,8 @@ class Weight:
     """Number of rows of each stacked part, if there are several: queries, keys, values; gate, up."""
     groups: int = 1
     """Number of times the parts alternate here, with a piece of each; other formats store each part whole."""
+    heads: int = 0
+    """Heads of the first part, which tensor ranks may cut within a group: they then hold copies of its other parts."""
 
     @property
     def rows(self) -> int:
@@ -94,19 +97,42 @@ class Weight:
             gguf=tuple(f"blk.{number}.{name}" for name in self.gguf),
         )
 
+    def head_cut(self, *, tensor: int) -> HeadCut | None:
+        """Cut of its heads by `tensor` ranks, if these cut groups and hold copies of each other's rows."""
+        cut = HeadCut(self.heads, self.groups, tensor)
+        return cut if self.heads and cut.copies_groups else None
+
+    @property
+    def rows_per_head(self) -> int:
+        return self.parts[0] // self.heads
+
     def share(self, *, tensor: int, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(offset, shape) of the share of tensor rank `rank` of `tensor`, without rows that only pad the vocabulary."""
+        """(offset, shape) of what tensor rank `rank` of `tensor` owns: no copies, no rows that only pad the vocabulary.
+
+        Of the flattened parameter it is the beginning.
+        """
         offset, shape = [0] * len(self.shape), list(self.shape)
         if self.cut is None:
             return tuple(offset), tuple(shape)
-        whole = self._padded(tensor)
-        first, end = (min(whole // tensor * number, self.shape[self.cut]) for number in (rank, rank + 1))
+        first, end = (self._first(number, tensor=tensor) for number in (rank, rank + 1))
         offset[self.cut], shape[self.cut] = first, end - first
         return tuple(offset), tuple(shape)
 
     def held(self, *, tensor: int) -> int:
-        """Numbers that each of `tensor` ranks holds, padding included."""
-        return self.numel if self.cut is None else self.numel // self.shape[self.cut] * (self._padded(tensor) // tensor)
+        """Numbers that each of `tensor` ranks holds, copies and padding included."""
+        if self.cut is None:
+            return self.numel
+        heads = self.head_cut(tensor=tensor)
+        held = self._padded(tensor) // tensor if heads is None else heads.packed_heads_held * self.rows_per_head
+        return self.numel // self.shape[self.cut] * held
+
+    def _first(self, rank: int, *, tensor: int) -> int:
+        """First place along `cut` that a rank owns."""
+        assert self.cut is not None
+        heads = self.head_cut(tensor=tensor)
+        if heads is not None:
+            return heads.start(rank) * self.rows_per_head
+        return min(self._padded(tensor) // tensor * rank, self.shape[self.cut])
 
     def _padded(self, tensor: int) -> int:
         assert self.cut is not None

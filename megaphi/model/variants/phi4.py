@@ -89,6 +89,7 @@ class Phi4:
                 gguf=("attn_q.weight", "attn_k.weight", "attn_v.weight"),
                 parts=(queries, keys, keys),
                 groups=model.key_value_groups,
+                heads=model.heads,
             ),
             Weight(
                 name="self_attention.linear_proj.weight",
