@@ -209,6 +209,8 @@ def test_fields_that_contradict_each_other(assignments, message):
 
 
 REMEDIES = (
+    (r"or (layout\.stage_layers=) for equal ones$", "{}"),
+    (r"(?:use|or) (layout\.virtual_pipeline=1)(?:$|, or a batch)", "{}"),
     (r"or (batch\.micro_batch=\d+), which trains the same$", "{}"),
     (r"batch\.global_batch=\d+ is not a multiple .*: use a multiple of (\d+)$", "batch.global_batch={}"),
     (r"splits \d+ positions over layout\.tensor=\d+.* or (layout\.sequence_parallel=false)$", "{}"),
@@ -218,7 +220,7 @@ REMEDIES = (
 def checked_with_remedies(run: RunConfig, *, world_size: int) -> RunConfig | str:
     """The run, with what the messages propose until it passes; or the message that proposes no other field."""
     message = ""
-    for _ in range(4):
+    for _ in range(6):
         try:
             return check(run, world_size=world_size)
         except InputError as error:

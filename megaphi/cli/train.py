@@ -23,7 +23,7 @@ HELP = "train a recipe"
 EXAMPLE = """examples:
   megaphi train quickstart_pretrain --processes 2
   megaphi train quickstart_pretrain training.steps=50 optimizer.learning_rate=1e-3 layout.tensor=1
-  megaphi train phi4_14b_pretrain --dry-run --world-size 512 layout.tensor=2 layout.pipeline=4
+  megaphi train phi4_14b_pretrain --dry-run --world-size 512
   torchrun --nproc-per-node 8 -m megaphi train phi4_14b_pretrain folder=/shared/runs/phi4
   megaphi train my_recipes.py:my_run
   megaphi train runs/phi4/config.json folder=runs/phi4_again

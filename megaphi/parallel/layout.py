@@ -106,18 +106,19 @@ class ParallelLayout:
         if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise InputError(
                 f"layout.virtual_pipeline={self.virtual_pipeline} needs layout.pipeline of at least 2: "
-                "a single pipeline stage has nothing to interleave"
+                "a single pipeline stage has nothing to interleave; use layout.virtual_pipeline=1"
             )
         if not self.stage_layers:
             if layers % chunks:
                 uneven = "" if layers < chunks else ", or give layout.stage_layers, the layers of each chunk"
-                raise InputError(_does_not_divide(what, chunks, "model.layers", layers) + uneven)
+                plain = "" if self.virtual_pipeline == 1 else ", or layout.virtual_pipeline=1"
+                raise InputError(_does_not_divide(what, chunks, "model.layers", layers) + uneven + plain)
             return
         given = f"layout.stage_layers={','.join(map(str, self.stage_layers))}"
         if len(self.stage_layers) != chunks:
             raise InputError(
                 f"{given} has {len(self.stage_layers)} numbers, but {what}={chunks}: give one for every chunk of"
-                " layers, from the bottom of the model to its top"
+                " layers, from the bottom of the model to its top, or layout.stage_layers= for equal ones"
             )
         if sum(self.stage_layers) != layers:
             raise InputError(f"{given} adds up to {sum(self.stage_layers)} layers, but model.layers={layers}")
@@ -165,7 +166,8 @@ class ParallelLayout:
         if micro_batches < self.least_micro_batches:
             raise InputError(
                 f"an interleaved schedule needs at least layout.pipeline={self.pipeline} micro-batches, but a step has "
-                f"{micro_batches}: use a batch.global_batch of at least {micro_batch * replicas * self.pipeline}{same}"
+                f"{micro_batches}: use layout.virtual_pipeline=1, or a batch.global_batch of at least "
+                f"{micro_batch * replicas * self.pipeline}{same}"
             )
         return micro_batches
 

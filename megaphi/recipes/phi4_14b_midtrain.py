@@ -43,7 +43,7 @@ def phi4_14b_midtrain() -> RunConfig:
         training=TrainingLength(steps=-(-MIDTRAINING_TOKENS // tokens_per_step)),
         validation=ValidationPasses(every=500),
         start=Start(initial_checkpoint="runs/phi4_14b", continue_sources=True),
-        layout=ParallelLayout(tensor=2, pipeline=4, sequence_parallel=True),
+        layout=ParallelLayout(tensor=2, pipeline=4, stage_layers=(11, 10, 10, 9), sequence_parallel=True),
         model=replace(PHI4_14B, rotary_base=250_000.0, loss_chunk_tokens=2_048),
         batch=BatchShape(sequence_length=LONG_CONTEXT, global_batch=GLOBAL_BATCH, micro_batch=1),
         task=Pretrain(mixture=Mixture(sources=(*recall_sources(), *long_sources()))),

@@ -184,21 +184,24 @@ def test_the_dry_run_says_what_ranks_hold_copies_of():
 
 
 def test_the_dry_run_of_the_14b_recipe_is_the_papers():
-    words = "train phi4_14b_pretrain --dry-run layout.tensor=2 layout.pipeline=4 --world-size 512"
+    words = "train phi4_14b_pretrain --dry-run --world-size 512"
     result = run_megaphi(*words.split())
     assert result.returncode == 0, result.stderr
     for line in (
         r"parameters +14,659,507,200",
         r"tokens per step +23,592,960",
-        r"micro-batches +90 of 1 on each of 64 replicas",
+        r"micro-batches +45 of 1 on each of 128 replicas, interleaved in groups of 5",
         r"steps +424,000",
+        r" 0 +4,262,574,080 .* 61\.90 GB",
+        r"layers per stage +2\+2\+2\+2\+3, 2\+2\+2\+2\+2, 2\+2\+2\+2\+2, 2\+2\+2\+2\+1\n",
+        r"93\.9% with the bubble",
         r"tokens +10,003,415,040,000",
         r"web .* 1\.2 ",
         r"rewrites .* 5\.2 ",
         r"synthetic .* 13\.8 ",
         r"code .* 2\.4 ",
         r"acquired .* 1\.7 ",
-        r"layout\.data +64",
+        r"layout\.data +128",
         r"optimizer\.learning_rate +0\.0003",
     ):
         assert re.search(line, result.stdout), line

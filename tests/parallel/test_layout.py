@@ -74,6 +74,7 @@ def test_worlds_that_do_not_fit(fields, world_size, message):
         ({"pipeline": 3}, "layout.pipeline=3 does not divide model.layers=40: choose one of 1, 2, 4, 5, 8, 10"),
         ({"pipeline": 8, "virtual_pipeline": 10}, "layout.pipeline x layout.virtual_pipeline=80 does not divide"),
         ({"pipeline": 3}, r"or give layout.stage_layers, the layers of each chunk$"),
+        ({"pipeline": 3, "virtual_pipeline": 2}, r", the layers of each chunk, or layout.virtual_pipeline=1$"),
         ({"pipeline": 4, "stage_layers": (11, 10, 10, 8)}, "stage_layers=11,10,10,8 adds up to 39 layers, but .*=40"),
         (
             {"pipeline": 4, "stage_layers": (20, 20)},

@@ -79,8 +79,7 @@ def test_recomputed_attention_spares_the_keys_of_whole_rows() -> None:
 
 @pytest.mark.parametrize(("context", "said"), [(1, "48.71 GB"), (2, "23.93 GB"), (4, "12.81 GB")])
 def test_the_dry_run_says_it(context: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    length = ["batch.sequence_length=16384", "batch.global_batch=64", "model.loss_chunk_tokens=2048"]
-    assert main(["train", "phi4_14b_pretrain", "--dry-run", f"layout.context={context}", *length]) == 0
+    assert main(["train", "phi4_14b_sft", "--dry-run", f"layout.context={context}"]) == 0
     first = re.search(r"^ +0 +1,960,939,520 .*$", capsys.readouterr().out, re.MULTILINE)
     assert first is not None
     assert said in first[0]
