@@ -5,13 +5,17 @@ share. So a run on one process and a run on TP 2 x PP 2 start from the same numb
 A weight's row (model/rows/weight_row.py) names the distribution: `normal` with the configured standard deviation;
 `residual` with that / sqrt(2 x layers), for the projections that write into the residual stream (GPT-2's rule,
 Megatron's default; the paper is silent); `ones` for norms.
+
+A generator (Mersenne twister) cannot skip ahead, so one weight is one thread's work, and a rank that keeps a part draws
+the whole; different weights are drawn in parallel, which changes no number.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +24,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megaphi.errors import InputError
+from megaphi.model.architecture import Architecture
 from megaphi.model.copied_groups.exchange import forget_copies
 from megaphi.model.padded_model import PaddedModel
 from megaphi.model.rows.weight_row import LAYERS, Weight
@@ -71,18 +76,26 @@ class ParameterShare:
         forget_copies([self.parameter])
 
 
+def initialize_weights(chunks: Sequence[PaddedModel], *, seed: int, threads: int | None = None) -> None:
+    """Fill the parameters of these chunks in place.
+
+    `threads` (by default as many as torch computes with) hold one whole weight each, in fp32: of the 14B at most 2 GB.
+    """
+    shares = [(share, chunk.architecture) for chunk in chunks for share in parameter_shares(chunk)]
+    with ThreadPoolExecutor(threads or torch.get_num_threads()) as pool:
+        for filled in [pool.submit(_initialize, share, model, seed) for share, model in shares]:
+            filled.result()
+
+
 @torch.no_grad()
-def initialize_weights(chunk: PaddedModel, *, seed: int) -> None:
-    """Fill this chunk's parameters in place."""
-    model = chunk.architecture
+def _initialize(share: ParameterShare, model: Architecture, seed: int) -> None:
     std = {"normal": model.initial_std, "residual": model.initial_std / math.sqrt(2 * model.layers)}
-    for share in parameter_shares(chunk):
-        if share.weight.drawn not in std:
-            share.parameter.fill_({"ones": 1.0, "zeros": 0.0}[share.weight.drawn])
-            continue
-        whole = _draw(share.whole_shape, std=std[share.weight.drawn], seed=parameter_seed(seed, share.name))
-        box = tuple(slice(start, start + size) for start, size in zip(share.offset, share.shape, strict=True))
-        share.fill(whole[box])
+    if share.weight.drawn not in std:
+        share.parameter.fill_({"ones": 1.0, "zeros": 0.0}[share.weight.drawn])
+        return
+    whole = _draw(share.whole_shape, std=std[share.weight.drawn], seed=parameter_seed(seed, share.name))
+    box = tuple(slice(start, start + size) for start, size in zip(share.offset, share.shape, strict=True))
+    share.fill(whole[box])
 
 
 def _draw(shape: tuple[int, ...], *, std: float, seed: int) -> Tensor:

@@ -42,8 +42,7 @@ def build_model(
     config = transformer_config(architecture, layout, parameters=parameters, recompute=recompute, fp8=fp8)
     chunks = _chunks(config, architecture, layout, sequence_length=sequence_length)
     if seed is not None:
-        for chunk in chunks:
-            initialize_weights(chunk, seed=seed)
+        initialize_weights(chunks, seed=seed)
     return chunks
 
 

@@ -39,7 +39,7 @@ def train(
     task = agreed(world, lambda: inherited.run.task.open(inherited.run, inherited.tokenizer))
     agree_on_data(world, task.data.training, task.data.validation)
     evaluate = _open_evaluation(task.run, inherited.tokenizer, world, open_evaluation)
-    model = build_training_model(task.run, world)
+    model = build_training_model(task.run, world, draws=False)
     initial = InitialWeights(model, open_weights)
     if task.before_training is not None:
         initial.load()

@@ -19,6 +19,7 @@ from megatron.core.transformer import TransformerConfig
 from megaphi.engine.model.optimizer import build_optimizer
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.copied_groups.exchange import CopiesReturned, copies_of
+from megaphi.model.initialize import initialize_weights
 from megaphi.model.language_model import build_model
 from megaphi.model.layer_spec import check_kernels, choose_attention
 from megaphi.model.padded_model import PaddedModel
@@ -56,13 +57,16 @@ def check_machine(run: RunConfig, world: World) -> str:
     return agreed(world, lambda: choose_attention(run.model, device=device, parameters=parameters, reads=False))
 
 
-def build_training_model(run: RunConfig, world: World) -> TrainingModel:
-    """Build the model with its initial weights, wrapped; `run.layout` must be the layout of `world`."""
+def build_training_model(run: RunConfig, world: World, *, draws: bool = True) -> TrainingModel:
+    """Build the model, wrapped; `run.layout` must be the layout of `world`.
+
+    Unless it `draws` its initial weights, whoever builds it loads weights, or calls `draw_weights`.
+    """
     modules = build_model(
         run.model,
         world.layout,
         sequence_length=run.batch.sequence_length,
-        seed=run.seed,
+        seed=run.seed if draws else None,
         parameters=run.precision.parameters,
         recompute=run.recompute,
         fp8=run.precision.fp8,
@@ -84,6 +88,13 @@ def build_training_model(run: RunConfig, world: World) -> TrainingModel:
     _let_schedules_synchronise(config, chunks, world, overlap=overlap)
     optimizer = build_optimizer(run.optimizer, chunks, parameters=run.precision.parameters, overlap=overlap)
     return TrainingModel(run=run, world=world, config=config, chunks=chunks, optimizer=optimizer)
+
+
+def draw_weights(model: TrainingModel) -> None:
+    """Draw the initial weights of a model that was built without."""
+    with whole_parameters(model):
+        initialize_weights(model.modules, seed=model.run.seed)
+        model.optimizer.reload_model_params()
 
 
 def _let_schedules_synchronise(config: TransformerConfig, chunks: list[Chunk], world: World, *, overlap: bool) -> None:

@@ -16,7 +16,7 @@ from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import difference, to_plain
 from megaphi.data.order.ledger import DataContinuation, Origin
 from megaphi.engine.learning_rate import check_rate_continues
-from megaphi.engine.model.training_model import TrainingModel
+from megaphi.engine.model.training_model import TrainingModel, draw_weights
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saving.latest_checkpoint import newest_checkpoint, problem_of
 from megaphi.engine.saving.shards import load_checkpoint, load_weights
@@ -35,16 +35,23 @@ OpenWeights = Callable[[str], WeightReader]
 
 
 class InitialWeights:
-    """The weights of `start.initial_checkpoint`, loaded at most once into a model that is not trained yet."""
+    """The weights of `start.initial_checkpoint`, or drawn ones, set at most once in a model that is not trained yet.
+
+    The model is built without: a run that continues its own checkpoint never needs them.
+    """
 
     def __init__(self, model: TrainingModel, open_weights: OpenWeights) -> None:
         self._model, self._open_weights = model, open_weights
         self._loaded: WeightReader | None = None
+        self._drawn = False
 
     def load(self) -> WeightReader | None:
-        """Load them into the model, on the first call; None if the run has no initial checkpoint. Collective."""
+        """Set them in the model, on the first call; None if the run has no initial checkpoint. Collective."""
         run, world = self._model.run, self._model.world
         path = run.start.initial_checkpoint
+        if path is None and not self._drawn:
+            draw_weights(self._model)
+            self._drawn = True
         if path is None or self._loaded is not None:
             return self._loaded
         reader = agreed(world, lambda: self._open_weights(path))
@@ -75,6 +82,8 @@ def resume(model: TrainingModel, data: RunData, initial: InitialWeights) -> tupl
         _carry(reader, run, world)
     elif run.start.initial_checkpoint is not None:
         data = _start_from(run.start.initial_checkpoint, model, data, initial)
+    else:
+        initial.load()
     agreed(world, lambda: write_json(folder / "config.json", to_plain(run)) if world.is_main else None)
     return data, step
 
