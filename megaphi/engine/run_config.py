@@ -63,6 +63,8 @@ class RunConfig:
     """Overlap gradient reduction and parameter gathering with compute (several data-parallel replicas only)."""
     bucket_parameters: Annotated[int, Range(minimum=0)] = 0
     """Parameters per bucket of overlapped communication; 0: 40 million, at least 1 million a replica."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time: on GPUs a resumed run then repeats the uninterrupted one."""
     patience: Patience = field(default_factory=Patience)
     wandb: Wandb = field(default_factory=Wandb)
 

@@ -93,6 +93,9 @@ def transformer_config(
         sequence_parallel=layout.sequence_parallel and layout.tensor > 1,
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
+        # Megatron would wait for the whole device after every batch of messages, for the sake of old versions of torch.
+        # Ours makes the stream that computes wait for each message, and keeps its tensors until then.
+        batch_p2p_sync=False,
         deallocate_pipeline_outputs=False,
         # The loss function returns (sum, tokens): gradients are divided once by all tokens of all replicas.
         calculate_per_token_loss=True,

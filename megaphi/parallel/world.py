@@ -25,6 +25,7 @@ from megaphi.errors import InputError
 from megaphi.log import host_name, set_up_logging
 from megaphi.parallel import cpu_emulation
 from megaphi.parallel.activity import Activity
+from megaphi.parallel.device_settings import set_up_devices
 from megaphi.parallel.devices import gpu_identity, let_memory_grow
 from megaphi.parallel.heartbeat import FIRST_BEAT, Heartbeat, Patience, Person
 from megaphi.parallel.layout import Coordinates, ParallelLayout
@@ -70,7 +71,12 @@ class World:
 
 
 def start_world(
-    layout: ParallelLayout, *, seed: int, facts: Callable[[], Facts] = dict, patience: Patience = USUAL_PATIENCE
+    layout: ParallelLayout,
+    *,
+    seed: int,
+    facts: Callable[[], Facts] = dict,
+    patience: Patience = USUAL_PATIENCE,
+    deterministic: bool = False,
 ) -> World:
     """Start or join torch.distributed and divide the world by `layout` (whose `data` may be open).
 
@@ -82,6 +88,7 @@ def start_world(
     """
     place = detect()
     layout = layout.for_world(place.world_size)
+    set_up_devices(layout, deterministic=deterministic)
     emulated = cpu_emulation.install()
     store: Store | None = None
     if not distributed.is_initialized():

@@ -110,7 +110,7 @@ def build(run: RunConfig) -> TrainingModel:
     from megaphi.parallel.world import start_world
 
     run = check(run, world_size=detect().world_size)
-    return build_training_model(run, start_world(run.layout, seed=run.seed))
+    return build_training_model(run, start_world(run.layout, seed=run.seed, deterministic=run.deterministic))
 
 
 def advance(

@@ -38,7 +38,13 @@ def start_run(run: RunConfig) -> World:
         InputError: ranks differ, kernels are missing, another job holds the folder, or a rank cannot see it or cannot
             write to it.
     """
-    world = start_world(run.layout, seed=run.seed, facts=lambda: run_facts(run), patience=run.patience)
+    world = start_world(
+        run.layout,
+        seed=run.seed,
+        facts=lambda: run_facts(run),
+        patience=run.patience,
+        deterministic=run.deterministic,
+    )
     backend = check_machine(run, world)
     folder = Path(run.folder)
     locks = agreed(world, lambda: _take_folders(run) if world.is_main else [])

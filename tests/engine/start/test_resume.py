@@ -6,6 +6,7 @@ norm, and the digest of every rank's weights.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from megaphi.engine.run_config import NumericPrecision
 from megaphi.parallel.layout import ParallelLayout
-from tests.engine.layout_runs import tiny_run, train
+from tests.engine.layout_runs import TINY, tiny_run, train
 from tests.gloo_world import run_in_world
 
 BF16 = {"precision": NumericPrecision(parameters="bfloat16")}
@@ -50,3 +51,14 @@ def test_saving_and_validating_in_between_disturbs_nothing(name: str, tmp_path: 
     paused = go(layout, fields, folder=str(tmp_path), steps=6, pause_after=3)
     for one, other in zip(alone, paused, strict=True):
         assert one == other
+
+
+def test_a_deterministic_run_trains_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    """With torch's deterministic algorithms, which refuse every operation that has none; the numbers stay the same."""
+    fields = {"deterministic": True, "model": replace(TINY, loss_chunk_tokens=24)}
+    usual = go({"tensor": 2}, fields | {"deterministic": False}, steps=4)
+    whole = go({"tensor": 2}, fields, steps=4)
+    first = go({"tensor": 2}, fields, folder=str(tmp_path), steps=2, save=True)
+    second = go({"tensor": 2}, fields, load=str(tmp_path), steps=2)
+    assert whole[0]["losses"] == first[0]["losses"] + second[0]["losses"] == usual[0]["losses"]
+    assert [rank["weights"] for rank in second] == [rank["weights"] for rank in whole]

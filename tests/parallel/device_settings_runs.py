@@ -1,0 +1,30 @@
+"""A rank of the tests of device settings: what was set when torch was first asked about CUDA."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from megaphi.parallel.device_settings import CONNECTIONS, DETERMINISTIC
+from megaphi.parallel.layout import ParallelLayout
+
+
+def settings_at_first_touch(layout: ParallelLayout, deterministic: bool) -> dict[str, Any]:
+    import pytest
+    import torch
+
+    from megaphi.parallel.world import start_world
+
+    names = (CONNECTIONS, *DETERMINISTIC)
+    for name in names:
+        os.environ.pop(name, None)
+    seen: list[dict[str, str | None]] = []
+
+    def untouched() -> bool:
+        seen.append({name: os.environ.get(name) for name in names})
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", untouched)
+        world = start_world(layout, seed=1, deterministic=deterministic)
+    return {"first": seen[0], "torch": torch.are_deterministic_algorithms_enabled(), "ranks": world.size}
