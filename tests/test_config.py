@@ -195,6 +195,10 @@ def test_every_field_of_a_recipe_explains_itself():
             r"model\.loss_chunk_tokens=8 needs model\.kernels=fused, not reference",
         ),
         (["model.attention=softmax", "model.kernels=transformer_engine"], r"model\.attention=softmax needs"),
+        (
+            ["deterministic=true", "model.attention_backend=cudnn"],
+            r"deterministic=true needs .*flash, math or auto, not",
+        ),
         (["precision.fp8=delayed"], r"precision\.fp8=delayed needs model\.kernels=transformer_engine, not fused"),
         (["precision.fp8=mxfp8", "model.kernels=transformer_engine"], r"needs precision\.parameters=bfloat16"),
         (

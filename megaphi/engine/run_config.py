@@ -114,6 +114,11 @@ def _check_kernels(run: RunConfig) -> None:
         )
     if run.precision.fp8 != "none" and run.precision.parameters != "bfloat16":
         raise InputError(f"precision.fp8={run.precision.fp8} needs precision.parameters=bfloat16")
+    if run.deterministic and run.model.attention_backend in ("cudnn", "efficient", "flash3"):
+        raise InputError(
+            f"deterministic=true needs model.attention_backend=flash, math or auto, not {run.model.attention_backend}, "
+            "whose backward pass adds up in any order"
+        )
 
 
 def _check_copied_groups(run: RunConfig) -> None:

@@ -31,7 +31,6 @@ def set_up_devices(layout: ParallelLayout, *, deterministic: bool) -> None:
 
     if layout.tensor > 1:
         os.environ.setdefault(CONNECTIONS, "1")
-    _warn_of_connections(layout)
     if deterministic:
         for name, value in DETERMINISTIC.items():
             os.environ.setdefault(name, value)
@@ -40,7 +39,8 @@ def set_up_devices(layout: ParallelLayout, *, deterministic: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # a check of programs, at the price of a write
 
 
-def _warn_of_connections(layout: ParallelLayout) -> None:
+def warn_of_connections(layout: ParallelLayout) -> None:
+    """Name a user's own number of queues in the log where it works against the layout."""
     found = os.environ.get(CONNECTIONS)
     if layout.tensor > 1 and found != "1":
         logger.warning(

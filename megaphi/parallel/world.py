@@ -25,7 +25,7 @@ from megaphi.errors import InputError
 from megaphi.log import host_name, set_up_logging
 from megaphi.parallel import cpu_emulation
 from megaphi.parallel.activity import Activity
-from megaphi.parallel.device_settings import set_up_devices
+from megaphi.parallel.device_settings import set_up_devices, warn_of_connections
 from megaphi.parallel.devices import gpu_identity, let_memory_grow
 from megaphi.parallel.heartbeat import FIRST_BEAT, Heartbeat, Patience, Person
 from megaphi.parallel.layout import Coordinates, ParallelLayout
@@ -95,6 +95,7 @@ def start_world(
         if not emulated:
             let_memory_grow()
         set_up_logging(rank=place.rank, world_size=place.world_size)
+        warn_of_connections(layout)
         known = {"world size": str(place.world_size), "seed": json.dumps(seed)}
         known["device"] = "CPU" if emulated else "CUDA"
         known |= {f"layout.{name}": json.dumps(value) for name, value in leaves(layout)}

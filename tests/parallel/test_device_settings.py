@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megaphi.log import logger
-from megaphi.parallel.device_settings import CONNECTIONS, DETERMINISTIC, set_up_devices
+from megaphi.parallel.device_settings import CONNECTIONS, DETERMINISTIC, set_up_devices, warn_of_connections
 from megaphi.parallel.layout import ParallelLayout
 from tests.gloo_world import run_in_new_world
 from tests.parallel.device_settings_runs import settings_at_first_touch
@@ -46,6 +46,7 @@ def test_a_users_own_variable_stays(tensor: int, own: str | None, said: str, mon
     if own is not None:
         monkeypatch.setenv(CONNECTIONS, own)
     set_up_devices(ParallelLayout(tensor=tensor), deterministic=False)
+    warn_of_connections(ParallelLayout(tensor=tensor))
     assert os.environ.get(CONNECTIONS) == (own or ("1" if tensor > 1 else None))
     assert [said in line for line in lines] == [True] * bool(said)
     assert not torch.are_deterministic_algorithms_enabled()
