@@ -52,5 +52,5 @@ def test_every_verb_shows_an_example_that_its_own_parser_takes(verb, capsys):
 def test_every_field_is_listed_with_its_meaning(capsys):
     assert main(["train", "phi4_14b_pretrain", "--fields"]) == 0
     text = capsys.readouterr().out
-    assert "layout.tensor=2\n    Ranks that share every matrix" in text
+    assert "layout.tensor=1\n    Ranks that share every matrix" in text
     assert "task.mixture.sources.synthetic.weight=0.4\n" in text

@@ -227,7 +227,12 @@ def test_doctor_tells_what_fits():
     ):
         assert re.search(rf"^{operator} +fp32 and bf16 compiled \(\w+\)$", small.stdout, re.MULTILINE), operator
     huge = run_megaphi(
-        "doctor", "phi4_14b_pretrain", "model.feed_forward=1792000", "layout.pipeline=1", "layout.tensor=1"
+        "doctor",
+        "phi4_14b_pretrain",
+        "model.feed_forward=1792000",
+        "layout.pipeline=1",
+        "layout.virtual_pipeline=1",
+        "layout.stage_layers=",
     )
     assert huge.returncode == 1
     assert re.search(r"problem: phi4_14b_pretrain needs [\d.]+ GB", huge.stdout)

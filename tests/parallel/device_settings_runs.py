@@ -13,6 +13,7 @@ def settings_at_first_touch(layout: ParallelLayout, deterministic: bool) -> dict
     import pytest
     import torch
 
+    from megaphi.parallel import cpu_emulation
     from megaphi.parallel.world import start_world
 
     names = (CONNECTIONS, *DETERMINISTIC)
@@ -20,11 +21,14 @@ def settings_at_first_touch(layout: ParallelLayout, deterministic: bool) -> dict
         os.environ.pop(name, None)
     seen: list[dict[str, str | None]] = []
 
-    def untouched() -> bool:
+    install = cpu_emulation.install
+
+    def looking() -> bool:
+        """The first call of a start that asks torch about a GPU."""
         seen.append({name: os.environ.get(name) for name in names})
-        return False
+        return install()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", untouched)
+        patch.setattr(cpu_emulation, "install", looking)
         world = start_world(layout, seed=1, deterministic=deterministic)
     return {"first": seen[0], "torch": torch.are_deterministic_algorithms_enabled(), "ranks": world.size}

@@ -32,7 +32,7 @@ def test_only_a_run_that_begins_from_nothing_draws_weights(tmp_path: Path) -> No
         saving=Saving(every=2),
         tokenizer=RunTokenizer(path="phi4"),
     )
-    run = replace(run, training=replace(run.training, steps=4))
+    run = replace(run, training=replace(run.training, steps=8, stop_after=4))
     first = replace(run, training=replace(run.training, stop_after=2))
     whole = replace(run, folder=str(tmp_path / "whole"))
     random_folder(tmp_path / "hf", model, scale=0.1)
