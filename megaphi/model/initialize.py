@@ -13,6 +13,7 @@ the whole; different weights are drawn in parallel, which changes no number.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,12 +80,19 @@ class ParameterShare:
 def initialize_weights(chunks: Sequence[PaddedModel], *, seed: int, threads: int | None = None) -> None:
     """Fill the parameters of these chunks in place.
 
-    `threads` (by default as many as torch computes with) hold one whole weight each, in fp32: of the 14B at most 2 GB.
+    `threads` (by default this rank's share of the processors, at most 8) hold one whole weight each, in fp32: at most
+    2 GB of the 14B.
     """
     shares = [(share, chunk.architecture) for chunk in chunks for share in parameter_shares(chunk)]
-    with ThreadPoolExecutor(threads or torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(threads or _processors_of_this_rank(most=8)) as pool:
         for filled in [pool.submit(_initialize, share, model, seed) for share, model in shares]:
             filled.result()
+
+
+def _processors_of_this_rank(*, most: int) -> int:
+    """Its share of the host's; torch computes with fewer, often one, wherever a launcher says so."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # world.py sets it, whatever the launcher
+    return min(most, max(1, len(os.sched_getaffinity(0)) // ranks))
 
 
 @torch.no_grad()
