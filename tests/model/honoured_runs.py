@@ -110,7 +110,7 @@ def model_of(architecture: Architecture, config: Any, **arguments: Any) -> Any:
     arguments.setdefault("transformer_layer_spec", block_spec(config, architecture))
     kind = FusedModel if architecture.kernels == "fused" else PaddedModel
     model = kind(architecture=architecture, config=config, max_sequence_length=LENGTH, **arguments)
-    initialize_weights(model, seed=1)
+    initialize_weights([model], seed=1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.add_(1.0) if name.endswith("bias") else weight.mul_(5.0)
