@@ -84,6 +84,7 @@ def initialize_weights(chunks: Sequence[PaddedModel], *, seed: int, threads: int
     2 GB of the 14B.
     """
     shares = [(share, chunk.architecture) for chunk in chunks for share in parameter_shares(chunk)]
+    shares.sort(key=lambda item: -math.prod(item[0].whole_shape))  # the longest first: the threads end together
     with ThreadPoolExecutor(threads or _processors_of_this_rank(most=8)) as pool:
         for filled in [pool.submit(_initialize, share, model, seed) for share, model in shares]:
             filled.result()

@@ -36,7 +36,8 @@ def set_up_devices(layout: ParallelLayout, *, deterministic: bool) -> None:
             os.environ.setdefault(name, value)
     # Attention then is torch's flash attention, whose backward pass adds up in a fixed order: cuDNN's is passed over.
     torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a check of programs, at the price of a write
+    # A check of programs, at the price of a write; a property, which torch does not declare.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def warn_of_connections(layout: ParallelLayout) -> None:
