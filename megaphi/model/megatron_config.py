@@ -69,7 +69,6 @@ def transformer_config(
     `torch.device("meta")` a 14B model then costs nothing.
     """
     dtype = torch_dtype(parameters)
-    interleaved = layout.virtual_pipeline > 1
     config = TransformerConfig(
         num_layers=architecture.layers,
         hidden_size=architecture.hidden,
@@ -84,18 +83,7 @@ def transformer_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=parameters == "bfloat16",
-        tensor_model_parallel_size=layout.tensor,
-        pipeline_model_parallel_size=layout.pipeline,
-        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if interleaved else None,
-        pipeline_model_parallel_layout=_uneven_stages(layout),
-        context_parallel_size=layout.context,
-        # At one tensor rank there is nothing to split: the flag is a no-op, so one recipe runs on any layout.
-        sequence_parallel=layout.sequence_parallel and layout.tensor > 1,
-        overlap_p2p_comm=interleaved,
-        batch_p2p_comm=not interleaved,
-        # Megatron would wait for the whole device after every batch of messages, for the sake of old versions of torch.
-        # Ours makes the stream that computes wait for each message, and keeps its tensors until then.
-        batch_p2p_sync=False,
+        **_layout_fields(layout),
         deallocate_pipeline_outputs=False,
         # The loss function returns (sum, tokens): gradients are divided once by all tokens of all replicas.
         calculate_per_token_loss=True,
@@ -120,6 +108,24 @@ def transformer_config(
             setattr(config, name, True)
         config.attention_backend = _ATTENTION_BACKENDS[architecture.attention_backend]
     return config
+
+
+def _layout_fields(layout: ParallelLayout) -> dict[str, Any]:
+    interleaved = layout.virtual_pipeline > 1
+    return {
+        "tensor_model_parallel_size": layout.tensor,
+        "pipeline_model_parallel_size": layout.pipeline,
+        "virtual_pipeline_model_parallel_size": layout.virtual_pipeline if interleaved else None,
+        "pipeline_model_parallel_layout": _uneven_stages(layout),
+        "context_parallel_size": layout.context,
+        # At one tensor rank there is nothing to split: the flag is a no-op, so one recipe runs on any layout.
+        "sequence_parallel": layout.sequence_parallel and layout.tensor > 1,
+        "overlap_p2p_comm": interleaved,
+        "batch_p2p_comm": not interleaved,
+        # Megatron would wait for the whole device after every batch of messages, for the sake of old versions of torch.
+        # Ours makes the stream that computes wait for each message, and keeps its tensors until then.
+        "batch_p2p_sync": False,
+    }
 
 
 def _uneven_stages(layout: ParallelLayout) -> list[list[str]] | None:
