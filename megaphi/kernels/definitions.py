@@ -100,6 +100,12 @@ def add_product(total_OI: Tensor, grad_TO: Tensor, x_TI: Tensor) -> None:
     total_OI += grad_TO.t().to(total_OI.dtype) @ x_TI.to(total_OI.dtype)
 
 
+def add_rows(total_VD: Tensor, rows_T: Tensor, grad_TD: Tensor) -> None:
+    """total[rows] += grad: in one dtype the bits of autograd's own sum."""
+    count = len(total_VD)
+    total_VD += torch.ops.aten.embedding_dense_backward(grad_TD.to(total_VD.dtype), rows_T, count, -1, False)
+
+
 def swiglu_linear(x: Tensor, weight_DF: Tensor) -> Tensor:
     """swiglu(x) @ weight^T."""
     return functional.linear(swiglu(x), weight_DF)

@@ -48,9 +48,11 @@ class FusedAddRMSNorm(RMSNorm):
     """The residual addition and the RMSNorm after it, in one kernel."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, hidden_SBD: Tensor, residual_SBD: Tensor
+        self, hidden_SBD: Tensor, residual_SBD: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(norm(hidden + residual), hidden + residual)."""
+        """(norm(hidden + residual), hidden + residual); without a residual, (norm(hidden), hidden)."""
+        if residual_SBD is None:
+            return rms_norm(hidden_SBD, self.weight, self.eps), hidden_SBD
         return add_rms_norm(hidden_SBD, residual_SBD, self.weight, self.eps)
 
 
@@ -187,9 +189,16 @@ def is_swiglu(config: TransformerConfig) -> bool:
 
 
 class FusedLayer(TransformerLayer):
-    """A pre-norm decoder layer, with the addition after attention fused into the norm before the MLP."""
+    """A pre-norm decoder layer, with each addition fused into the norm after it.
 
+    The sum at the end of a layer is the next one's to make, which gets both its parts: `hidden_states` is the MLP's
+    result, and `context` (Megatron's second tensor between layers) what it is to be added to.
+    """
+
+    input_layernorm: FusedAddRMSNorm
     pre_mlp_layernorm: FusedAddRMSNorm
+    leaves_sum = False
+    """True if a layer follows that adds; the last of a chunk adds by itself, and every one that is recomputed."""
 
     def __init__(
         self, config: TransformerConfig, submodules: TransformerLayerSubmodules, *rest: Any, **named: Any
@@ -197,7 +206,7 @@ class FusedLayer(TransformerLayer):
         own = {name: getattr(config, name) for name in {*BY_VARIANT["fused"], *honoured_by(submodules)}}
         refuse_other_fields(config, kernels="fused", variant=own, spec=submodules)
         honoured = {
-            "input_layernorm": None,
+            "input_layernorm": (FusedAddRMSNorm,),
             "self_attention": None,
             "self_attn_bda": (get_bias_dropout_add,),
             "pre_mlp_layernorm": (FusedAddRMSNorm,),
@@ -223,14 +232,14 @@ class FusedLayer(TransformerLayer):
     ) -> tuple[Tensor, Tensor | None]:
         """`attention_bias` holds the pass's `Attention`: Megatron passes this argument on unchanged."""
         _refuse(rest)
-        normalised = self.input_layernorm(hidden_states)
+        normalised, residual = self.input_layernorm(hidden_states, context)
         attended, output_bias = self.self_attention(
             normalised, rotary_pos_emb=rotary_pos_emb, attention_bias=attention_bias
         )
-        normalised, hidden_states = self.pre_mlp_layernorm(attended, hidden_states)
+        normalised, residual = self.pre_mlp_layernorm(attended, residual)
         expanded, mlp_bias = self.mlp(normalised)
         _refuse({"the bias of its attention": output_bias, "the bias of its MLP": mlp_bias})
-        return hidden_states + expanded, context
+        return (expanded, residual) if self.leaves_sum else (residual + expanded, None)
 
 
 def _refuse(arguments: dict[str, Any]) -> None:

@@ -11,14 +11,22 @@ that rotary positions turn, P pairs, R graded tokens.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from megatron.core.models.gpt import GPTModel
-from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region, gather_from_sequence_parallel_region
+from megatron.core.tensor_parallel import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
+from megatron.core.tensor_parallel.layers import VocabParallelEmbedding
 from torch import Tensor
 
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+from megaphi.kernels.embedding import embedding
 from megaphi.kernels.logit_difference import logit_difference
 from megaphi.kernels.rotary import rotary_table
 from megaphi.model.architecture import Architecture
@@ -111,12 +119,27 @@ class Margins(_BesideOutputLayer):
         return logit_difference(hidden_PD, self.weight, tokens_P, others_P, group=self.group)
 
 
+def _looked_up(layer: VocabParallelEmbedding, tokens_BS: Tensor) -> Tensor:
+    """The forward pass of Megatron's embedding by our `embedding`."""
+    is_cut = layer.tp_group.size() > 1
+    rows = embedding(tokens_BS, layer.weight, first=layer.vocab_start_index if is_cut else None)
+    if layer.reduce_scatter_embeddings:
+        return reduce_scatter_to_sequence_parallel_region(rows.transpose(0, 1).contiguous(), group=layer.tp_group)
+    return reduce_from_tensor_model_parallel_region(rows, group=layer.tp_group)
+
+
 class FusedModel(PaddedModel):
     """A pipeline stage's part of the model on fused kernels; on the last stage also an `OutputHead`."""
 
     def __init__(self, *, architecture: Architecture, **arguments: Any) -> None:
         refuse_other_arguments(GPTModel.__init__, arguments, _HONOURED_ARGUMENTS, by=type(self).__name__)
         super().__init__(architecture=architecture, **arguments)
+        if self.config.recompute_granularity != "full":  # which would keep two tensors between layers
+            for layer in self.decoder.layers[:-1]:
+                layer.leaves_sum = True
+        # Megatron builds the embedding and the output layer without a spec: their products are replaced by ours.
+        if self.pre_process:
+            self.embedding.word_embeddings.forward = partial(_looked_up, self.embedding.word_embeddings)
         if self.post_process:
             weight: Any = self.output_layer.weight if self._tied_weight is None else self._tied_weight
             group = self.pg_collection.tp
@@ -124,7 +147,6 @@ class FusedModel(PaddedModel):
                 weight, group=group, vocabulary=self.vocabulary, chunk_tokens=architecture.loss_chunk_tokens
             )
             self.margins = Margins(weight, group=group)
-            # Megatron builds this layer without a spec; its method is replaced as in a `FusedColumnParallelLinear`.
             self.output_layer._forward_impl = column_parallel_product
         self.rotary_pos_emb = RotaryTable(
             architecture.turned_head_size,

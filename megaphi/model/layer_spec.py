@@ -112,7 +112,7 @@ def _layer_spec(architecture: Architecture, norm: type[RMSNorm], config: Transfo
     return ModuleSpec(
         module=FusedLayer if fused else TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=norm,
+            input_layernorm=FusedAddRMSNorm if fused else norm,
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
             pre_mlp_layernorm=FusedAddRMSNorm if fused else norm,

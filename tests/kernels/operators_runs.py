@@ -11,7 +11,7 @@ from typing import Any
 
 
 def compiled_and_eager_layer() -> tuple[list[Any], list[Any]]:
-    """Output and gradients of one fused decoder layer, compiled as one graph and as it is."""
+    """Output and gradients of the last fused decoder layer, which adds twice, compiled as one graph and as it is."""
     import torch
 
     from megaphi.kernels.rotary import rotary_table
@@ -24,20 +24,16 @@ def compiled_and_eager_layer() -> tuple[list[Any], list[Any]]:
 
     start_world(ParallelLayout(), seed=0)
     (model,) = build_model(TINY, ParallelLayout(), sequence_length=16, seed=3)
-    layer: Any = model.decoder.layers[0]
+    layer: Any = model.decoder.layers[-1]
     table = torch.stack(rotary_table(16, TINY.head_size, base=10_000.0))
     weights = list(layer.parameters())
-    x = numbers(16, 2, TINY.hidden, dtype=torch.float32)
+    expanded, residual = (numbers(16, 2, TINY.hidden, dtype=torch.float32, seed=seed) for seed in (0, 1))
 
     def outcome(function: Any) -> list[Any]:
-        def loss(x: torch.Tensor) -> torch.Tensor:
-            output, _ = function(x, rotary_pos_emb=table, attention_bias=Causal())
-            return output
-
-        given = x.clone().requires_grad_()
-        output = loss(given)
+        given = [part.clone().requires_grad_() for part in (expanded, residual)]
+        output, _ = function(given[0], context=given[1], rotary_pos_emb=table, attention_bias=Causal())
         upstream = numbers(*output.shape, dtype=torch.float32, seed=5)
-        return [output.detach(), *torch.autograd.grad(output, [given, *weights], upstream)]
+        return [output.detach(), *torch.autograd.grad(output, [*given, *weights], upstream)]
 
     eager = outcome(layer.forward)
     return outcome(torch.compile(layer.forward, fullgraph=True, dynamic=False)), eager

@@ -38,7 +38,7 @@ def test_a_field_that_is_honoured_makes_a_difference() -> None:
 
 
 def test_a_slot_of_the_layer_spec_is_used_or_refused() -> None:
-    assert found("layer_slots") == ["input_layernorm", "mlp"]
+    assert found("layer_slots") == ["mlp"]
     assert found("attention_slots") == [*("linear_qkv", "core_attention", "linear_proj", "q_layernorm", "k_layernorm")]
     assert found("slot_of_a_later_version") == "the fused attention does not use what is in gate=_Foreign of its spec"
 

@@ -1,6 +1,7 @@
 """Ranks of the tests of gradients that are added up in the product: the same steps by the former path, and exact sums.
 
-The former path is Megatron's own function for the column-parallel matrices, and autograd's gradients for all others.
+The former path is Megatron's own function for the embedding and the column-parallel matrices, and autograd's gradients
+for all others.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ def _curve(run: RunConfig) -> tuple[Any, ...]:
 @contextmanager
 def formerly() -> Iterator[None]:
     """The former path, for models that are built inside."""
-    from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
+    from megatron.core.tensor_parallel.layers import (
+        VocabParallelEmbedding,
+        linear_with_grad_accumulation_and_async_allreduce,
+    )
 
     from megaphi.kernels import linear
     from megaphi.model import fused_layer, fused_model
@@ -67,6 +71,7 @@ def formerly() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "_buffer_of", lambda weight: None)
         patch.setattr(fused_layer, "linear", functional.linear)
+        patch.setattr(fused_model, "_looked_up", VocabParallelEmbedding.forward)
         for module in (fused_layer, fused_model):
             patch.setattr(module, "column_parallel_product", linear_with_grad_accumulation_and_async_allreduce)
         yield
