@@ -121,7 +121,7 @@ class Margins(_BesideOutputLayer):
 
 def _looked_up(layer: VocabParallelEmbedding, tokens_BS: Tensor) -> Tensor:
     """The forward pass of Megatron's embedding by our `embedding`."""
-    is_cut = layer.tp_group.size() > 1
+    is_cut = layer.num_embeddings_per_partition < layer.num_embeddings
     rows = embedding(tokens_BS, layer.weight, first=layer.vocab_start_index if is_cut else None)
     if layer.reduce_scatter_embeddings:
         return reduce_scatter_to_sequence_parallel_region(rows.transpose(0, 1).contiguous(), group=layer.tp_group)
@@ -136,10 +136,11 @@ class FusedModel(PaddedModel):
         super().__init__(architecture=architecture, **arguments)
         if self.config.recompute_granularity != "full":  # which would keep two tensors between layers
             for layer in self.decoder.layers[:-1]:
-                layer.leaves_sum = True
+                layer.leaves_sum = True  # pyright: ignore[reportArgumentType]
         # Megatron builds the embedding and the output layer without a spec: their products are replaced by ours.
         if self.pre_process:
-            self.embedding.word_embeddings.forward = partial(_looked_up, self.embedding.word_embeddings)
+            embedding_layer: Any = self.embedding.word_embeddings
+            embedding_layer.forward = partial(_looked_up, embedding_layer)
         if self.post_process:
             weight: Any = self.output_layer.weight if self._tied_weight is None else self._tied_weight
             group = self.pg_collection.tp
