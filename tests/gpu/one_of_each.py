@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megaphi.kernels import loading
 from megaphi.kernels.cross_entropy import cross_entropy, linear_cross_entropy
+from megaphi.kernels.embedding import embedding
 from megaphi.kernels.linear import check_product
 from megaphi.kernels.paged_attention import paged_attention
 from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
@@ -44,6 +45,7 @@ def every_operator(dtype: torch.dtype, device: str = "cuda") -> None:
         results(lambda x: cross_entropy(x * 1, labels, in_place=True), [row])
         output = numbers(37, width, dtype=dtype, device=device)
         results(partial(linear_cross_entropy, labels_T=labels, chunk_tokens=2), [row, output])
+        results(partial(embedding, labels.clamp(min=0)), [output])
         _paged_attention(numbers(5, 4, width, dtype=dtype, device=device))
         _rotary(numbers(3, 2, 2, 4, 2 * width, dtype=dtype, device=device))
 
