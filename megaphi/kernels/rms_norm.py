@@ -53,6 +53,30 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight_D: Tensor, eps: float) -> t
     return y, total
 
 
+def rms_norm_beside(x: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(rms_norm(x), x), whose gradients are added in the norm's backward kernel: `add_rms_norm` of a finished sum.
+
+    Raises:
+        ValueError: as `rms_norm`.
+    """
+    _check(x, weight_D)
+    if not is_compiled("rms_norm", x):
+        return definitions.rms_norm(x, weight_D, eps), x
+    return _Beside.apply(x, weight_D, eps)  # pyright: ignore[reportReturnType]
+
+
+class _Beside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        y, rstd = _operators.rms_norm(x, weight_D, eps)
+        ctx.save_for_backward(x, weight_D, rstd)
+        return y, x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *_operators.rms_norm_backward(*gradients, *ctx.saved_tensors), None
+
+
 def _check(x: Tensor, weight_D: Tensor) -> None:
     check_float("x", x)
     check_shape("weight", weight_D, (x.shape[-1],), what="the last dimension of x")

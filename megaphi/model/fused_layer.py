@@ -27,7 +27,7 @@ from torch.distributed import ProcessGroup
 
 from megaphi.errors import InputError
 from megaphi.kernels.linear import linear
-from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
+from megaphi.kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_beside
 from megaphi.kernels.rotary import rotary
 from megaphi.kernels.swiglu import swiglu_linear
 from megaphi.model.copied_groups.exchange import CopiesFetched
@@ -52,7 +52,7 @@ class FusedAddRMSNorm(RMSNorm):
     ) -> tuple[Tensor, Tensor]:
         """(norm(hidden + residual), hidden + residual); without a residual, (norm(hidden), hidden)."""
         if residual_SBD is None:
-            return rms_norm(hidden_SBD, self.weight, self.eps), hidden_SBD
+            return rms_norm_beside(hidden_SBD, self.weight, self.eps)
         return add_rms_norm(hidden_SBD, residual_SBD, self.weight, self.eps)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as functional
 
 from megaphi.kernels import definitions
-from megaphi.kernels.rms_norm import add_rms_norm, rms_norm
+from megaphi.kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_beside
 from tests.kernels.exactness import assert_error_at_most_twice, numbers
 
 SHAPES = [(5, 123), (1, 5120), (0, 64), (2, 3, 192), (70, 3), (130, 96)]
@@ -47,6 +47,22 @@ def test_add_rms_norm_is_as_exact_as_pytorch(shape, dtype, device):
         lambda x, r, w: add_rms_norm(x, r, w, EPS),
         separate,
         lambda x, r, w: definitions.add_rms_norm(x, r, w, EPS),
+        draw,
+    )
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_norm_beside_its_input_is_as_exact_as_pytorch(shape, dtype, device):
+    """The input goes on beside its norm, and has the gradients of both."""
+
+    def draw(seed):
+        return [numbers(*size, dtype=dtype, device=device, seed=seed + n) for n, size in enumerate((shape, shape[-1:]))]
+
+    assert_error_at_most_twice(
+        lambda x, w: rms_norm_beside(x, w, EPS),
+        lambda x, w: (torch_norm(x, w), x.view_as(x)),
+        lambda x, w: (definitions.rms_norm(x, w, EPS), x.view_as(x)),
         draw,
     )
 
