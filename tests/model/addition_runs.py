@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.engine.layout_runs import TINY, build, step_batches, tiny_run
 
 SHAPE = (32, 2, TINY.hidden)
-"""Of the hidden states of a micro-batch: [S, B, D]."""
+"""Shape of the hidden states of a micro-batch: [S, B, D]."""
 
 
 class Operations(TorchDispatchMode):
