@@ -167,7 +167,7 @@ def hugging_face_folder(folder: Path, **options: Any) -> None:
     from megaphi.model.architecture import Architecture
     from tests.conversion.random_models import random_folder
 
-    random_folder(folder, Architecture(**MODEL), **options)
+    random_folder(folder, Architecture(**{**MODEL, **options.pop("model", {})}), **options)
 
 
 def safetensors_files() -> Sequence[bytes]:
@@ -204,12 +204,12 @@ def checkpoints() -> Sequence[bytes]:
     from megaphi.conversion.to_checkpoint import to_checkpoint
     from megaphi.parallel.layout import ParallelLayout
 
-    def write(folder: Path) -> None:
+    def write(folder: Path, *, tensor: int) -> None:
         source = folder.parent / "hf"
-        hugging_face_folder(source)
-        to_checkpoint(source, folder, layout=ParallelLayout(tensor=2) if folder.parent.name.endswith("2") else None)
+        hugging_face_folder(source, model={"key_value_groups": tensor})
+        to_checkpoint(source, folder, layout=ParallelLayout(tensor=tensor))
 
-    return [in_a_folder(write)]
+    return [in_a_folder(partial(write, tensor=number)) for number in (1, 2)]
 
 
 def torch_dist_folders() -> Sequence[bytes]:
