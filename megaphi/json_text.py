@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import sys
 from typing import Any, NoReturn
 
 from megaphi.errors import InputError
@@ -121,6 +122,11 @@ class _Decoder(json.JSONDecoder):
             raise
         except ValueError:  # an integer of too many digits; looking for one first would cost every other text
             return self._patient.raw_decode(s, idx)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number that a float holds; NaN and the infinities are such, `true` is none."""
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _whole_number(digits: str) -> int | float:

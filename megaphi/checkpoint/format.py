@@ -38,6 +38,8 @@ from megaphi.model.architecture import Architecture, checked_architecture, refus
 from megaphi.model.weights import weights_of
 from megaphi.renamed_fields import with_new_names
 
+POSITION = ("step", "samples", "tokens")
+"""Fields of the state that say how far a run has come; a conversion knows the step alone."""
 SMALL_FILES = ("config.json", "state.json", "index.json")
 CARRIED_FOLDER = "huggingface"
 _OPEN_FILES = 128
@@ -130,7 +132,7 @@ class CheckpointReader:
         self.config = with_new_names(read_object(self.folder / "config.json", what="checkpoint configuration"))
         """The configuration of the run that saved it, under the names that fields have today."""
         self.state = read_object(self.folder / "state.json", what="checkpoint state")
-        _check_step(self.state, where=self.folder / "state.json")
+        _check_counts(self.state, where=self.folder / "state.json")
         path = self.folder / "index.json"
         self._index = checked_index(read_object(path, what="checkpoint index"), self.manifest.files, path=path)
         self.tensors = self._index.tensors
@@ -262,10 +264,11 @@ class CheckpointReader:
         return self._open[name]
 
 
-def _check_step(state: Mapping[str, Any], *, where: Path) -> None:
-    step = state.get("step", 0)
-    if type(step) is not int or not 0 <= step <= LARGEST_INTEGER:
-        raise InputError(f"{where}: step is {brief(step)}, expected a whole number")
+def _check_counts(state: Mapping[str, Any], *, where: Path) -> None:
+    for name in POSITION:
+        count = state.get(name, 0)
+        if type(count) is not int or not 0 <= count <= LARGEST_INTEGER:
+            raise InputError(f"{where}: {name} is {brief(count)}, expected a whole number")
 
 
 def resolve(path: Path) -> Path:

@@ -6,6 +6,7 @@ checkpoint, only a hidden folder that the next save removes.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Annotated
 
 from megaphi.config import FilePath, Range
 from megaphi.errors import InputError
-from megaphi.files import read_json, remove_tree, unused_name
+from megaphi.files import read_object, remove_tree, unused_name
+from megaphi.json_text import is_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +106,7 @@ def remove(checkpoint: Path) -> None:
 
 def _validation_loss(checkpoint: Path) -> float | None:
     try:
-        return read_json(checkpoint / "state.json", what="checkpoint state").get("validation_loss")
-    except (InputError, OSError, AttributeError):  # corrupted: no candidate for the best
-        return None
+        loss = read_object(checkpoint / "state.json", what="checkpoint state").get("validation_loss")
+    except (InputError, OSError):
+        loss = None
+    return loss if is_number(loss) and math.isfinite(loss) else None  # corrupted: no candidate for the best

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from megaphi.engine.model.weights_fingerprint import weights_fingerprint
 from megaphi.engine.training.train_step import reading, run_schedule
 from megaphi.errors import InputError
 from megaphi.files import read_json, write_json
+from megaphi.json_text import is_number
 from megaphi.log import logger, progress_bar
 from megaphi.model.architecture import HOW_IT_IS_COMPUTED
 from megaphi.model.variants import USUAL
@@ -146,12 +149,14 @@ def read_known(folder: Path) -> Known:
                 f"{path} does not hold reference log-probabilities: delete it, and they are computed again"
             )
         for name, values in content.items():
-            if not (
-                isinstance(values, list) and len(values) == 2 and all(isinstance(value, float) for value in values)
-            ):
+            if not (isinstance(values, list) and len(values) == 2 and all(map(_is_log_probability, values))):
                 raise InputError(f"{path}: {name} has no two log-probabilities: delete the file")
             known[name] = (values[0], values[1])
     return known
+
+
+def _is_log_probability(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _write_part(folder: Path, known: Mapping[str, tuple[float, float]]) -> None:

@@ -299,6 +299,8 @@ def test_a_type_that_the_file_does_not_have(checkpoint: Path) -> None:
         ("state.json", lambda state: [1]),
         ("state.json", lambda state: {**state, "step": "x"}),
         ("state.json", lambda state: {**state, "step": 10**30}),
+        ("state.json", lambda state: {**state, "samples": [1]}),
+        ("state.json", lambda state: {**state, "tokens": -1}),
         ("state.json", lambda state: '{"step": ' + "9" * 5_000 + "}"),
         ("state.json", lambda state: '{"x": ' + "[" * 900 + "]" * 900 + "}"),
     ],

@@ -23,8 +23,9 @@ def plot_losses(
 
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    steps = [record["step"] for record in records]
-    axes.plot(steps, [record["loss"] for record in records], color="#7aa6d6", linewidth=0.9, label="training")
+    trained = [record for record in records if "loss" in record]
+    steps = [record["step"] for record in trained]
+    axes.plot(steps, [record["loss"] for record in trained], color="#7aa6d6", linewidth=0.9, label="training")
     validated = [record for record in records if "validation_loss" in record]
     if validated:
         axes.plot(

@@ -19,7 +19,7 @@ from megaphi.engine.run_config import RunConfig
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, write_text
 from megaphi.foreign.files import TEXT_BYTES, read_small
-from megaphi.json_text import parse_json
+from megaphi.json_text import is_number, parse_json
 from megaphi.log import logger
 
 
@@ -35,11 +35,20 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             record = parse_json(line)
         except InputError:
             record = None
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
+        if _is_of_a_step(record):
             records.append(record)
         elif number < len(lines):
             raise InputError(f"{path}, line {number}: not valid JSON of a step; delete the file to start a new one")
     return records
+
+
+def _is_of_a_step(record: Any) -> bool:
+    """Return whether a record has the number of a step, and losses that can be drawn and compared."""
+    return (
+        isinstance(record, dict)
+        and type(record.get("step")) is int
+        and all(is_number(value) for name, value in record.items() if "loss" in name)
+    )
 
 
 class Board(Protocol):

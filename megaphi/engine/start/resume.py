@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megaphi.checkpoint.format import CARRIED_FOLDER, CheckpointReader
+from megaphi.checkpoint.format import CARRIED_FOLDER, POSITION, CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
 from megaphi.config import difference, to_plain
 from megaphi.data.order.ledger import DataContinuation, Origin
@@ -23,6 +23,7 @@ from megaphi.engine.saving.shards import load_checkpoint, load_weights
 from megaphi.engine.saving.writer import checkpoint_folders
 from megaphi.engine.start.same_run import agree_on_weights
 from megaphi.engine.training_data import RunData
+from megaphi.errors import InputError
 from megaphi.files import copy_files, write_json
 from megaphi.log import logger
 from megaphi.parallel.agreement import agreed, refuse
@@ -73,7 +74,7 @@ def resume(model: TrainingModel, data: RunData, initial: InitialWeights) -> tupl
     if run.start.resume:
         newest = newest_checkpoint(checkpoint_folders(run), world, verify=run.saving.verify)
     if newest is not None:
-        agreed(world, lambda: _check_rate(newest, run))
+        agreed(world, lambda: _check_state(newest, run))
         reader = load_checkpoint(model, newest)
         step = reader.state["step"]
         data = _continued(data, reader.state, run, world)
@@ -126,8 +127,14 @@ def _at(data: RunData, compare: Callable[[], DataContinuation], world: World) ->
     return replace(data, training=agreed(world, lambda: data.training.continued(continuation)))
 
 
-def _check_rate(newest: Path, run: RunConfig) -> None:
+def _check_state(newest: Path, run: RunConfig) -> None:
+    """Refuse a checkpoint that is not a run's, or whose learning rate the run would leave."""
     reader = CheckpointReader(newest)
+    if missing := [name for name in POSITION if name not in reader.state]:
+        raise InputError(
+            f"{newest / 'state.json'} does not say {' and '.join(missing)}: no run can resume from it; "
+            "start.initial_checkpoint takes its weights"
+        )
     check_rate_continues(reader.config, run, step=reader.state["step"])
 
 

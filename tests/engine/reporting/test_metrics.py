@@ -42,8 +42,21 @@ def test_a_resumed_run_records_each_step_once(tmp_path):
     assert [(event.step, event.value) for event in board.Scalars("loss")][4:6] == [(5, pytest.approx(0.2)), (6, 10.0)]
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\noops\n{"step": 3}\n')
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "oops",
+            '{"step": true}',
+            '{"loss": 1.0}',
+            '{"step": 2, "loss": "1"}',
+            '{"step": 2, "validation_loss": null}',
+        ),
+        *('{"step": 2, "validation_loss/web": [1]}', '{"step": 2, "loss": 1%s}' % ("0" * 400)),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: not valid JSON"):
         read_metrics(tmp_path / "metrics.jsonl")
     assert read_metrics(tmp_path / "nothing.jsonl") == []

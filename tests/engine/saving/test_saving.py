@@ -154,6 +154,8 @@ def test_retention_keeps_what_each_rule_keeps(steps: dict[int, float | None], ru
 def test_pruning_deletes_whole_checkpoints_and_what_a_kill_left(tmp_path: Path) -> None:
     for step, loss in ((10, 2.0), (20, 1.0), (30, 3.0), (40, None), (50, 4.0), (60, 0.5)):
         write_json(tmp_path / f"step_{step:08d}" / "state.json", {"step": step, "validation_loss": loss})
+    for step, loss in ((11, "1.0"), (12, [0.1]), (13, float("nan")), (14, True)):  # of strangers: none is the best
+        write_json(tmp_path / f"step_{step:08d}" / "state.json", {"step": step, "validation_loss": loss})
     write_json(tmp_path / ".step_00000040.partial" / "state.json", {})
     write_json(tmp_path / ".step_00000010.deleted" / "state.json", {})
     (tmp_path / "step_00000020" / "state.json").write_text("{damaged")
