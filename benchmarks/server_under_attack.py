@@ -293,7 +293,7 @@ DEEP = b'{"prompt": ' + b"[" * (LARGE // 2) + b"]" * (LARGE // 2) + b"}"
 ENDLESS = json.dumps({"prompt": "a", "max_tokens": 10_000, "n": 8, "stream": True, "logprobs": 5}).encode()
 LONG = json.dumps({"prompt": "a", "max_tokens": 10_000, "ignore_eos": True, "stream": True}).encode()
 MEDIUM = json.dumps({"prompt": "abcdefghij" * 60_000}).encode()
-PIPELINED = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 5_000
+PIPELINED = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 8_000
 MANY = json.dumps({"prompt": "a", "max_tokens": 64, "n": 16}).encode()
 
 
@@ -331,6 +331,7 @@ ATTACKS: dict[str, Callable[[Address], None]] = {
     "streams opened and closed": lambda address: abandon(address, 16, post(LONG)),
     "medium texts": lambda address: repeat(address, 16, lambda _: post(MEDIUM)),
     "pipelined requests": lambda address: repeat(address, 16, lambda _: PIPELINED),
+    "pipelined requests whose answers are read": lambda address: hold(address, 100, PIPELINED, reads=True),
     "idle connections": lambda address: hold(address, 2_000, b""),
     "costly schemas": lambda address: repeat(address, 8, schema_body),
     "garbage": lambda address: repeat(address, 16, garbage),

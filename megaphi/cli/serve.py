@@ -39,6 +39,7 @@ GRACE_SECONDS = 5
 LIMITS: tuple[tuple[str, int | float, str], ...] = (
     ("--max-connections", 1024, "connections; a new one takes the place of one that waits for its client"),
     ("--max-client-connections", 512, "connections of one address"),
+    ("--requests-per-second", 500, "requests that begin, of all clients, who take turns where more come"),
     ("--max-body-bytes", 8 * 2**20, "bytes of a request's body"),
     ("--head-seconds", 10.0, "seconds for the head of a request"),
     ("--body-seconds", 20.0, "seconds for its body, and one more for every 16 KiB that have come"),
@@ -185,6 +186,7 @@ def _run_until_signal(app: FastAPI, bound: socket.socket, arguments: argparse.Na
     limits = ConnectionLimits(
         connections=connections_that_fit(arguments.max_connections),
         per_client=arguments.max_client_connections,
+        requests_per_second=arguments.requests_per_second,
         head_seconds=arguments.head_seconds,
         body_seconds=arguments.body_seconds,
         write_seconds=arguments.write_seconds,

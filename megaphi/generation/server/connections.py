@@ -5,7 +5,8 @@ one phase: waiting for a head or for the rest of a body, answering, sending to a
 Once a second a sweep ends those that have been in a phase for too long; a body may take longer the more of it has come,
 as in Apache's mod_reqtimeout. When all places are taken, or all of one client's, the connection that has waited longest
 for its client is ended for the new one: half-open connections, however many, keep nobody out. A body in chunks is
-refused by the size that a chunk announces, and when its chunks are mostly frame.
+refused by the size that a chunk announces, and when its chunks are mostly frame. Where more requests come than begin in
+a second, clients take turns: thousands of pipelined ones leave the event loop's time to the others.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ WRITE_BYTES = 32_768
 BACKLOG = 512
 UNREAD_SECONDS = 0.05
 """Time in which what a new connection brings is read; meanwhile there may be as many as the backlog too many."""
+REQUESTS_AT_ONCE = 64
+"""Requests that begin without a pause after the server has had fewer for a moment."""
 RESERVED_FILES = 256
 """Open files of the process that are no connections."""
 BUSY = (
@@ -57,6 +60,8 @@ class ConnectionLimits:
     write_seconds: float = 20.0
     """For a client to read some of an answer when the buffers are full, and to read the rest of one that is over."""
     largest_body_bytes: int = 8 * 2**20
+    requests_per_second: int = 500
+    """That begin, of all clients together."""
 
     def seconds(self, phase: Phase, received: int) -> float | None:
         """The longest time in a phase; None for as long as it takes."""
@@ -65,6 +70,53 @@ class ConnectionLimits:
         if phase == "head":
             return self.head_seconds
         return self.write_seconds if phase != "body" else self.body_seconds + received / self.body_bytes_per_second
+
+
+@dataclass(slots=True)
+class RequestTurns:
+    """Requests that wait to begin, one of a connection: clients take turns, and so do the connections of a client."""
+
+    per_second: int
+    _due: float = 0.0
+    """Time at which the next request is due, by the loop's clock."""
+    _waiting: OrderedDict[str, dict[LimitedProtocol, asyncio.Future[None]]] = field(default_factory=OrderedDict)
+    """By address, the next client first."""
+
+    async def wait(self, connection: LimitedProtocol) -> None:
+        """Return when the connection's request may begin, at once where none waits and one is due."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            if self._take(loop.time()):
+                return
+            loop.call_at(self._due, self._begin)
+        turn = loop.create_future()
+        self._waiting.setdefault(connection.address, {})[connection] = turn
+        await turn
+
+    def leave(self, connection: LimitedProtocol) -> None:
+        """End the wait of a connection that has ended, if it waits."""
+        turns = self._waiting.get(connection.address, {})
+        if (turn := turns.pop(connection, None)) is not None:
+            turn.set_result(None)
+            if not turns:
+                del self._waiting[connection.address]
+
+    def _take(self, now: float) -> bool:
+        """Return whether a request is due, and count it."""
+        self._due = max(self._due, now - REQUESTS_AT_ONCE / self.per_second)
+        is_due = self._due <= now
+        self._due += is_due / self.per_second
+        return is_due
+
+    def _begin(self) -> None:
+        """Let those begin that are due."""
+        loop = asyncio.get_running_loop()
+        while self._waiting and self._take(loop.time()):
+            client, turns = next(iter(self._waiting.items()))
+            self._waiting.move_to_end(client)
+            self.leave(next(iter(turns)))
+        if self._waiting:
+            loop.call_at(self._due, self._begin)
 
 
 @dataclass(slots=True)
@@ -78,6 +130,10 @@ class OpenConnections:
     """Those that wait for a request of their client, the longest wait first; `of_client` has them by address."""
     count_of_client: dict[str, int] = field(default_factory=dict)
     sweeping: asyncio.TimerHandle | None = None
+    turns: RequestTurns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.turns = RequestTurns(self.limits.requests_per_second)
 
     def admit(self, connection: LimitedProtocol) -> bool:
         """Take a connection in, in the place of a waiting one if there is no other; False if none waits.
@@ -178,6 +234,7 @@ class LimitedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.open_connections.forget(self)
         super().connection_lost(exc)
+        self.open_connections.turns.leave(self)
 
     def end(self) -> None:
         """End the connection at once."""
@@ -186,7 +243,8 @@ class LimitedProtocol(H11Protocol):
         self.transport.abort()
 
     async def _app_unless_closing(self, scope: Any, receive: Any, send: Any) -> None:
-        """Spare the application a request that was refused in the moment in which it came."""
+        """Begin a request in its turn; spare the application one whose connection has ended before."""
+        await self.open_connections.turns.wait(self)
         if not self.transport.is_closing():
             await self._whole_app(scope, receive, send)
 

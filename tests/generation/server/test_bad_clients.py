@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from megaphi.generation.server.connections import ConnectionLimits
+from megaphi.generation.server.connections import REQUESTS_AT_ONCE, ConnectionLimits
 from megaphi.sampling import Sampling
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
 from tests.generation.server.served import HEAD, ask, served, wait_until
@@ -246,6 +246,34 @@ def test_clients_take_turns_and_a_full_queue_is_shared():
         assert [reply.status for reply in replies] == [200] * 96
         for number, reply in enumerate(replies):
             assert reply.body["choices"][0]["token_ids"] == expected_tokens([number], rules, ends=False)
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_pipelined_requests_leave_other_clients_their_turns():
+    """Forty connections with 200 requests each, more than begin in six minutes."""
+    limits = ConnectionLimits(requests_per_second=20)
+    with served(FakeGenerator(), limits=limits) as (url, _), ExitStack() as stack:
+        began = time.monotonic()
+        flood = [stack.enter_context(connect(url, HEALTH * 200, source="127.0.0.2")) for _ in range(40)]
+        assert wait_until(lambda: len(readable(flood)) == 40), "connections of one client take turns"
+        for number in range(5):
+            asked = time.monotonic()
+            assert_answers(url, number=number)
+            assert time.monotonic() - asked < 1
+        answered = sum(connection.recv(2**20).count(b"HTTP/1.1 200") for connection in flood)
+        assert 40 <= answered <= REQUESTS_AT_ONCE + 20 * (time.monotonic() - began)
+
+
+def test_a_client_who_has_gone_has_no_turn():
+    limits = ConnectionLimits(requests_per_second=5)
+    with served(FakeGenerator(), limits=limits) as (url, _):
+        for _ in range(REQUESTS_AT_ONCE + 60):
+            connect(url, HEALTH).close()
+        began = time.monotonic()
+        assert_answers(url)
+        assert time.monotonic() - began < 3
 
 
 def test_an_answer_that_is_not_read_is_cut_off_and_its_memory_is_free():
