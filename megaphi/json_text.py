@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 import json
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from megaphi.errors import InputError
 
@@ -124,7 +124,7 @@ class _Decoder(json.JSONDecoder):
             return self._patient.raw_decode(s, idx)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Return whether a value is a number that a float holds; NaN and the infinities are such, `true` is none."""
     return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 

@@ -129,7 +129,6 @@ def on_every_rank(
             ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline).check_model(
                 layers=model.layers,
                 heads=model.heads,
-                key_value_groups=model.key_value_groups,
                 feed_forward=model.feed_forward,
                 sequence_length=1,
             )
