@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast
 
 from megaphi.config_kinds import KIND, SectionOfKinds, kind_of, section_from_kind, why_unknown
-from megaphi.errors import InputError, did_you_mean
+from megaphi.errors import InputError, did_you_mean, shortened
 from megaphi.foreign.files import brief, one_line_path
 from megaphi.json_text import parse_json
 from megaphi.log import logger
@@ -291,7 +291,7 @@ def _shown(value: float) -> str:
 def _item_path(where: str, index: int, item: Any) -> str:
     """Path of an item: by its name if it has one, as on the command line."""
     name = item.get("name") if isinstance(item, dict) else None
-    return f"{where}.{name or index}"
+    return f"{where}.{shortened(name, 100) if name and isinstance(name, str) else index}"
 
 
 def _section_from_plain(section: type, value: Any, *, where: str) -> Any:

@@ -146,6 +146,15 @@ def test_a_configuration_file_with_a_field_too_many_or_too_few():
         from_plain(RunConfig, {**to_plain(RUN), "model": 7})
 
 
+@pytest.mark.parametrize("name", ["k" * 20_000, {"k" * 20_000: 1}, ["k" * 20_000]])
+def test_the_name_of_an_item_makes_no_message_long(name):
+    plain = to_plain(RUN)
+    plain["task"]["mixture"]["sources"][0] |= {"name": name, "weight": "x"}
+    with pytest.raises(InputError, match=r"task\.mixture\.sources\.") as found:
+        from_plain(type(RUN), plain)
+    assert len(str(found.value)) < 500
+
+
 def test_differences_name_the_leaf():
     other = override(RUN, ["layout.tensor=4", "task.mixture.sources.web.weight=9"])
     assert difference(RUN, other) == [("layout.tensor", 2, 4), ("task.mixture.sources.web.weight", 0.15, 9.0)]

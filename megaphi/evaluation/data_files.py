@@ -95,7 +95,7 @@ def _data_file(manifest: Path, entry: Any, where: str) -> DataFile:
     unknown = [name for name in entry if name not in ("path", "sha256", "rows", "columns")]
     if unknown or not isinstance(columns, Mapping):
         raise InputError(f"{manifest}, {where}: unknown or wrong field {(unknown or ['columns'])[0]!r}")
-    path = manifest.parent / entry["path"]
+    path = manifest.parent / one_line_path(entry["path"])
     return DataFile(path=path, sha256=entry["sha256"].lower(), rows=entry["rows"], columns=columns)
 
 

@@ -28,6 +28,8 @@ SMALL_BYTES = 1 << 26
 """Size limit of a file that is read whole: the largest tokenizer.json has a third of it."""
 TEXT_BYTES = 1 << 30
 """Size limit of a text or a list of records that is read whole."""
+LONGEST_NAME, LONGEST_PATH = 255, 3_800
+"""Bytes of the name of a file or folder, in every usual file system; of a path, with room for ours within 4,096."""
 LINE_BYTES = 1 << 12
 """Size limit of a file that holds one line."""
 DAMAGE = (
@@ -108,16 +110,24 @@ class NoPath(InputError, argparse.ArgumentTypeError):
 
 
 def one_line_path(path: str) -> str:
-    """Return a path that a terminal and a log show in one line.
+    """Return a path that a terminal and a log show in one line, and that a file may have.
 
     Every path that a user names or a pattern finds comes through here: with a line's end in it, it could print a second
-    line that looks like ours wherever it is named.
+    line that looks like ours wherever it is named. Of a name that no file can have, Python's functions raise errors of
+    their own where they only ask whether it is there.
 
     Raises:
-        NoPath: a character of it is no letter but a control.
+        NoPath: a character of it is no letter but a control, or a name in it is too long. URLs may have any length.
     """
     if not is_one_line(path):
         raise NoPath(f"the path {path!r} holds a control character: rename it")
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        raise NoPath(f"the path {brief(path)} holds a character that no name of a file has") from None
+    is_too_long = len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME
+    if is_too_long and "://" not in path:
+        raise NoPath(f"the path {brief(path)}, or a name in it, is longer than that of any file")
     return path
 
 

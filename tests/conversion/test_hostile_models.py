@@ -22,9 +22,11 @@ from megaphi.checkpoint.format import CheckpointReader
 from megaphi.conversion.open_weights import open_weights
 from megaphi.conversion.to_checkpoint import to_checkpoint
 from megaphi.conversion.to_huggingface import to_huggingface
+from megaphi.engine.start.resume import check_state
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.recipes.quickstart import quickstart_pretrain
 from tests.conversion.formats.megatron.torch_dist_folder import write_torch_dist
 from tests.conversion.random_models import random_folder
 from tests.fuzz.targets.model_files import sign
@@ -309,6 +311,11 @@ def test_a_checkpoint_that_says_nonsense_of_itself(name: str, change: Change, ch
     with changed(checkpoint, name, change), refused("."):
         to_huggingface(checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_no_run_resumes_from_a_conversion(checkpoint: Path) -> None:
+    with refused("state.json does not say samples and tokens: no run can resume"):
+        check_state(checkpoint, quickstart_pretrain())
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b", b"../hf", b"/etc", b"", b"\x1b[2J", b"x" * 100_000])

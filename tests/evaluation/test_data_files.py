@@ -150,6 +150,8 @@ def test_too_few_examples(tmp_path: Path) -> None:
         ({"gsm8k": {"items": [{"path": "a", "sha256": "0", "rows": True}]}}, "field 'rows' is missing"),
         ({"gsm8k": {"items": [{"path": "a", "sha256": "0", "rows": 1, "row": 1}]}}, "unknown or wrong field 'row'"),
         ({"gsm8k": {"items": [{"path": "a", "sha256": "0", "rows": 1}], "shot": []}}, "unknown field 'shot'"),
+        ({"gsm8k": {"items": [{"path": "a" * 300, "sha256": "0", "rows": 1}]}}, "longer than that of any file"),
+        ({"gsm8k": {"items": [{"path": "a\n", "sha256": "0", "rows": 1}]}}, "holds a control character"),
     ],
 )
 def test_a_manifest_that_is_none(tmp_path: Path, plain: Any, message: str) -> None:

@@ -167,3 +167,12 @@ def test_a_path_is_one_line(name: str) -> None:
         user_path(name)
     assert name not in str(found.value)
     assert user_path("naïve 東京 \udcff") == "naïve 東京 \udcff"
+
+
+def test_a_path_is_one_that_a_file_may_have() -> None:
+    for path in ("a/" + "b" * 256, "é" * 128, "a/" * 2_500, "\ud800"):
+        with pytest.raises(InputError, match=r"the path .* (longer than that of any file|a character that no name)"):
+            user_path(path)
+    url = "https://bucket/a.bin?signature=" + "b" * 300
+    assert user_path(url) == url
+    assert user_path("a" * 255 + "/" + "b" * 255)

@@ -74,7 +74,7 @@ def resume(model: TrainingModel, data: RunData, initial: InitialWeights) -> tupl
     if run.start.resume:
         newest = newest_checkpoint(checkpoint_folders(run), world, verify=run.saving.verify)
     if newest is not None:
-        agreed(world, lambda: _check_state(newest, run))
+        agreed(world, lambda: check_state(newest, run))
         reader = load_checkpoint(model, newest)
         step = reader.state["step"]
         data = _continued(data, reader.state, run, world)
@@ -127,7 +127,7 @@ def _at(data: RunData, compare: Callable[[], DataContinuation], world: World) ->
     return replace(data, training=agreed(world, lambda: data.training.continued(continuation)))
 
 
-def _check_state(newest: Path, run: RunConfig) -> None:
+def check_state(newest: Path, run: RunConfig) -> None:
     """Refuse a checkpoint that is not a run's, or whose learning rate the run would leave."""
     reader = CheckpointReader(newest)
     if missing := [name for name in POSITION if name not in reader.state]:
