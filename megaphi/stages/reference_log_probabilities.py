@@ -156,7 +156,8 @@ def read_known(folder: Path) -> Known:
 
 
 def _is_log_probability(value: Any) -> bool:
-    return is_number(value) and math.isfinite(value)
+    """Return whether a value is finite and not above zero, but by the rounding of a sum."""
+    return is_number(value) and math.isfinite(value) and value < 1
 
 
 def _write_part(folder: Path, known: Mapping[str, tuple[float, float]]) -> None:
