@@ -56,6 +56,13 @@ def check_size(content: bytes | str) -> None:
         raise InputError(f"it holds more than {MOST_VALUES:,} values")
 
 
+def _has_parts(value: Any) -> bool:
+    """Return whether a list, or an object with one within, is to be looked into: most records are flat objects."""
+    return isinstance(value, list) or (
+        isinstance(value, dict) and any(isinstance(part, list | dict) for part in value.values())
+    )
+
+
 def _refuse_depth(value: Any) -> None:
     """Raise InputError for lists and objects that are nested deeper than `DEEPEST`; level by level, not recursively."""
     level = [[value]]
@@ -109,7 +116,7 @@ class _Decoder(json.JSONDecoder):
 
     def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
         value, end = self._raw_decode(s, idx)
-        if s.count("[", idx, end) + s.count("{", idx, end) > DEEPEST:
+        if _has_parts(value) and s.count("[", idx, end) + s.count("{", idx, end) > DEEPEST:
             _refuse_depth(value)
         return value, end
 

@@ -47,6 +47,16 @@ class Box:
         for place in product(*(range(start, start + size) for start, size in leading)):
             yield Box((*place, *self.offset[-2:]), (*(1 for _ in place), *self.shape[-2:]))
 
+    def blocks(self, numel: int) -> Iterator[Box]:
+        """Parts of whole rows, in order, each of `numel` numbers at most or of one row."""
+        rows = max(0, len(self.shape) - 2)  # the dimension that counts them
+        for slab in self.slabs() if self.numel else ():
+            step = max(1, numel // math.prod(slab.shape[rows + 1 :]))
+            for start in range(0, slab.shape[rows], step):
+                offset, shape = list(slab.offset), list(slab.shape)
+                offset[rows], shape[rows] = offset[rows] + start, min(step, shape[rows] - start)
+                yield Box(tuple(offset), tuple(shape))
+
     def rows_for(self, start: int, end: int) -> Box:
         """The fewest whole rows of a box of one or two dimensions that hold elements [start, end) of it, flattened."""
         width = math.prod(self.shape[1:])

@@ -75,7 +75,7 @@ def to_huggingface(
     with whole_folder(out) as folder:
         check_space(out, files)
         strange = NotFinite()
-        write_files(folder, files, _blocks(reader, files, dtype, strange), label="convert")
+        write_files(folder, files, _blocks(reader, files, dtype, strange), label="convert", hashed=False)
         if len(files) > 1:
             write_json(folder / INDEX, _index(files))
         _write_configuration(reader, own, folder, carried, dtype=dtype)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -69,11 +69,22 @@ class ParameterShare:
         return min(start, self.numel), min(end, self.numel)
 
     @torch.no_grad()
-    def fill(self, values: Tensor) -> None:
-        """Set the parameter to the values of the box, the padding to zero; copies are fetched when they are used."""
+    def fill(self, parts: Iterable[Tensor]) -> None:
+        """Set the parameter to the values of the box, which come in order in any number of parts, the padding to zero.
+
+        Copies are fetched when they are used.
+
+        Raises:
+            RuntimeError: they are not as many as the box has.
+        """
         flat = self.parameter.detach().view(-1)
-        flat[: self.numel].copy_(values.reshape(-1))
-        flat[self.numel :].zero_()
+        filled = 0
+        for values in parts:
+            flat[filled : min(filled + values.numel(), self.numel)].copy_(values.reshape(-1))
+            filled += values.numel()
+        if filled != self.numel:
+            raise RuntimeError(f"{self.name}: {filled:,} of {self.numel:,} numbers came")
+        flat[filled:].zero_()
         forget_copies([self.parameter])
 
 
@@ -104,7 +115,7 @@ def _initialize(share: ParameterShare, model: Architecture, seed: int) -> None:
         return
     whole = _draw(share.whole_shape, std=std[share.weight.drawn], seed=parameter_seed(seed, share.name))
     box = tuple(slice(start, start + size) for start, size in zip(share.offset, share.shape, strict=True))
-    share.fill(whole[box])
+    share.fill([whole[box]])
 
 
 def _draw(shape: tuple[int, ...], *, std: float, seed: int) -> Tensor:

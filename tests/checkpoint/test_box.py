@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.checkpoint.box import Box, is_chain, is_cover
+from megaphi.checkpoint.box import Box, is_chain, is_cover, whole_box
 
 
 def grid(shape: tuple[int, ...], cuts: list[list[int]]) -> list[Box]:
@@ -43,6 +43,22 @@ def test_a_cover_is_one_by_counting(shape: tuple[int, ...], data: st.DataObject)
         counts[tuple(slice(start, start + size) for start, size in zip(one.offset, one.shape, strict=True))] += 1
     inside = counts[tuple(slice(0, size) for size in shape)]
     assert is_cover(shape, boxes) == bool((inside == 1).all() and counts.sum() == inside.sum())
+
+
+@given(shape=SHAPES, numel=st.integers(1, 40), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_blocks_are_the_numbers_of_a_box_in_order(shape: tuple[int, ...], numel: int, data: st.DataObject) -> None:
+    offset = tuple(data.draw(st.integers(0, size)) for size in shape)
+    box = Box(offset, tuple(data.draw(st.integers(0, size - start)) for size, start in zip(shape, offset, strict=True)))
+    whole = np.arange(np.prod(shape)).reshape(shape)
+    blocks = [whole[block.slices_within(whole_box(shape))] for block in box.blocks(numel)]
+    assert np.array_equal(np.concatenate([[], *(block.ravel() for block in blocks)]), whole[_place(box)].ravel())
+    row = box.shape[-1] if len(shape) > 1 else 1
+    assert all(0 < block.size <= max(numel, row) for block in blocks)
+
+
+def _place(box: Box) -> tuple[slice, ...]:
+    return box.slices_within(whole_box(box.shape))
 
 
 def test_a_sum_of_sizes_proves_nothing() -> None:

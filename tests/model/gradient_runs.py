@@ -44,7 +44,7 @@ def variant_step(
         for share in shares:
             is_known = share.name in known
             share.fill(
-                reader.box(share.name, Box(share.offset, share.shape)) if is_known else torch.from_numpy(FACTORS)
+                [reader.box(share.name, Box(share.offset, share.shape)) if is_known else torch.from_numpy(FACTORS)]
             )
         model.optimizer.reload_model_params()
     world = model.world

@@ -51,7 +51,12 @@ def row_blocks(first: int, end: int, *, columns: int) -> Iterator[tuple[int, int
 
 
 def write_files(
-    folder: Path, files: Mapping[str, PlannedFile], blocks: Iterable[tuple[str, Tensor]], *, label: str
+    folder: Path,
+    files: Mapping[str, PlannedFile],
+    blocks: Iterable[tuple[str, Tensor]],
+    *,
+    label: str,
+    hashed: bool = True,
 ) -> dict[str, FileRecord]:
     """Write all of `files` from `blocks` of (file name, next values), in order; on return they are synced to disk."""
     left = {name: file.bytes for name, file in files.items()}
@@ -65,7 +70,8 @@ def write_files(
         ):
             for name, values in ahead:
                 if name not in writers:
-                    writers[name] = TensorFileWriter(folder / name, files[name].tensors, metadata=files[name].metadata)
+                    file = files[name]
+                    writers[name] = TensorFileWriter(folder / name, file.tensors, metadata=file.metadata, hashed=hashed)
                 writers[name].append(values)
                 left[name] -= values.nbytes
                 bar.update(values.nbytes)

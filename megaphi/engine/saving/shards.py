@@ -31,6 +31,9 @@ from megaphi.model.weights import in_any_layer, stored_name, weights_of
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.layout import ParallelLayout
 
+_BLOCK_NUMBERS = 1 << 20
+"""Numbers that are read, looked at and placed together: few enough that they stay in the processor's cache."""
+
 
 def pieces_of(model: TrainingModel) -> Iterator[TensorPiece]:
     """Yield the pieces that this rank writes: an equal part of every weight it holds, and the optimizer state it owns.
@@ -124,10 +127,8 @@ def fill_parameters(modules: Sequence[PaddedModel], reader: WeightReader) -> Not
     strange = NotFinite()
     for module in modules:
         for share in parameter_shares(module):
-            is_padding = share.numel == 0
-            name = stored_name(share.name, reader.architecture)
-            values = torch.empty(0) if is_padding else reader.box(name, Box(share.offset, share.shape))
-            share.fill(strange.look(name, values))
+            name, box = stored_name(share.name, reader.architecture), Box(share.offset, share.shape)
+            share.fill(strange.look(name, reader.box(name, block)) for block in box.blocks(_BLOCK_NUMBERS))
     return strange
 
 
