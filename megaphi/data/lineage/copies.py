@@ -55,7 +55,8 @@ class CopyCounter:
         end_N, data = np.cumsum(lengths_N) * tokens_M.itemsize, tokens_M.view(np.uint8).data
         start_N = end_N - lengths_N * tokens_M.itemsize
         spans = zip(start_N.tolist(), end_N.tolist(), strict=True)
-        digests = b"".join(hashlib.blake2b(data[start:end], digest_size=16).digest() for start, end in spans)
+        # Processors have instructions for SHA-256: it takes half the time of other hashes.
+        digests = b"".join(hashlib.sha256(data[start:end]).digest()[:16] for start, end in spans)
         row_N = np.empty(len(lengths_N), ROW)
         hash_N2 = np.frombuffer(digests, "<u8").reshape(-1, 2)
         row_N["low"], row_N["high"], row_N["tokens"] = hash_N2[:, 0], hash_N2[:, 1], lengths_N
