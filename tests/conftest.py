@@ -11,6 +11,7 @@ import gc
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -28,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hide every GPU from this process and from all that it starts, before torch could ask for one."""
     if not asks_for_gpu(config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # As in a terminal: a job in the background is started with interrupts ignored, one of nohup with hang-ups.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def asks_for_gpu(marks: str) -> bool:

@@ -43,15 +43,9 @@ def start(tmp_path, monkeypatch):
             monkeypatch.delenv(name, raising=False)
         environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(tmp_path), **variables}
         command = [*(["bash"] if script.endswith("sbatch") else []), str(ROOT / "launch" / script), *words]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals)
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
     return run
-
-
-def heed_signals() -> None:
-    """A shell cannot trap what it was started with as ignored, as SIGINT is in a job in the background."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def words_of(tmp_path: Path) -> list[str]:

@@ -42,7 +42,7 @@ def test_every_layout_of_the_14b_model_has_its_published_size() -> None:
     tensor_cut = counted[1]
     assert sum(local for local, _ in tensor_cut) * 2 == 14_659_507_200 + (2 * 40 + 1) * 5120  # norms are held twice
     copies = 8 * (5 + 2 * 2) - (40 + 2 * 10)  # heads of 128 rows: each rank holds 5 queries and 2 of 10 groups
-    held = sum(local for local, _ in counted[4]) * 8
+    held = sum(local for local, _ in counted[5]) * 8
     assert held == 14_659_507_200 + 7 * (2 * 40 + 1) * 5120 + 40 * copies * 128 * 5120
     for layout, stages in zip(LAYOUTS[-2:], counted[-2:], strict=True):
         held = sum(local for local, _ in stages) * layout.tensor

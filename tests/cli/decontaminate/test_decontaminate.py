@@ -19,6 +19,7 @@ from megaphi.data.contamination import data_parts, scan
 from megaphi.data.text.documents import read_documents
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
+from megaphi.foreign.markdown_cell import in_cell
 from tests.decontamination import brute_force
 from tests.test_house import ROOT
 
@@ -84,7 +85,7 @@ def test_the_report_of_a_file(home: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "quiz: 1 of 4 items contaminated (25.0%), 1 partial, 1 too short to be checked" in printed
     markdown = (home / "out" / "report.md").read_text()
     assert "| quiz | 4 | 1 (25.0%) | 1 (25.0%) | 1 (25.0%) | 1 (25.0%) |" in markdown
-    assert f"| train | {pages}:3 | “{gram}” |" in markdown
+    assert f"| train | {in_cell(f'{pages}:3')} | “{gram}” |" in markdown
     page = (home / "out" / "page.html").read_text()
     assert LEAKED in page
     assert CLEAN not in page

@@ -107,7 +107,7 @@ def asked_while_decoding() -> list[str]:
     layout = ParallelLayout(data=1, tensor=2)
     with silent_device(layout):
         module: Any = built(layout).eval()
-        world: Any = type("World", (), {"device": DEVICE, "layout": layout})
+        world: Any = type("World", (), {"device": DEVICE, "layout": layout, "place": layout.coordinates(0)})
         model = InferenceModel(architecture=replace(TINY), world=world, module=module, context=64)
         step = DecodeStep(model, make_cache(model, blocks=BLOCKS + 1, block_size=BLOCK), largest=LARGEST, capture=None)
         shapes = []

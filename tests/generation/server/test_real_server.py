@@ -151,7 +151,7 @@ def test_chat_reads_lines_and_ends_with_them(checkpoint: Path) -> None:
 def test_layouts_that_do_not_fit_are_one_message(checkpoint: Path) -> None:
     done = run_megaphi("serve", checkpoint, "--tokenizer", "phi4", "--tensor", 3, "--port", 0, env=ENVIRONMENT)
     assert done.returncode == 2
-    assert "layout.tensor=3 does not divide model.key_value_groups=2" in done.stderr
+    assert "layout.tensor=3 does not divide model.feed_forward=52" in done.stderr
     assert "Traceback" not in done.stderr
 
 
