@@ -35,8 +35,6 @@ MOST_DIMENSIONS, MOST_NUMBERS = 8, 1 << 53
 """Limits of a tensor in any file: sizes and places stay exact in every type that they pass through."""
 _BLOCK_BYTES = 1 << 24
 _WRITEBACK_BYTES = 1 << 25
-_CACHED_BYTES = 1 << 21
-"""Bytes that are hashed and written at a time: the second of the two finds them in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +92,8 @@ class TensorFileWriter:
     def append(self, values: Tensor) -> None:
         """Append the next elements, in the announced order, flattened."""
         flat = values.detach().cpu().contiguous().view(-1)
-        data = _bytes_of(flat) if flat.numel() else memoryview(b"")
-        for start in range(0, len(data), _CACHED_BYTES):
-            self._write(data[start : start + _CACHED_BYTES])
+        if flat.numel():
+            self._write(_bytes_of(flat))
 
     def _write(self, data: memoryview) -> None:
         hashed = self._hasher.submit(self._sha256.update, data) if self._sha256 is not None else None
