@@ -191,8 +191,8 @@ class Builder:
         return self._named[name]
 
     def _unmade(self, name: Value, _: Value) -> Any:
-        made = self.functions[name]
-        return made.__new__(made)  # type: ignore[call-overload]
+        made: Any = self.functions[name]
+        return made.__new__(made)
 
     def _call(self, described: Value, _: Value) -> Any:
         function, arguments, named = self.call(described)
