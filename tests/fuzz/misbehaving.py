@@ -31,7 +31,7 @@ def misbehave(content: bytes) -> str | None:
         case b"silent":
             raise InputError("")
         case b"fill":
-            _kept.append(b"x" * (60 << 20))
+            _kept.append(b"x" * (40 << 20))
         case b"more":
             _kept.append(bytes(8 << 30))
     raise InputError(f"{content[:10]!r} is no word: use one of those above")
@@ -43,6 +43,6 @@ MISBEHAVING = Target(
     name="misbehaving",
     run=misbehave,
     seeds=lambda: [word + b" x" for word in WORDS],
-    seconds=0.2,
+    seconds=0.3,
     memory_bytes=30 << 20,
 )

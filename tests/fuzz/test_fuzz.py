@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import subprocess
 import sys
@@ -27,6 +28,20 @@ def test_every_misbehaviour_is_a_finding() -> None:
         "read": "accepted", "reason": "refused", "segfault": "crash", "exit": "crash", "loop": "hang", "wait": "hang",
         "raise": "exception", "silent": "message", "fill": "memory", "more": "memory", "other": "refused",
     }  # fmt: skip
+
+
+def test_memory_that_the_parent_has_freed_is_counted() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    blocks = [libc.malloc(100_000) for _ in range(1500)]
+    for block in blocks[:-1]:  # the last keeps 150 MB of resident free memory in the heap
+        ctypes.memset(block, 1, 100_000)
+        libc.free(ctypes.c_void_p(block))
+    worker = Worker(MISBEHAVING)
+    outcome = worker.ask(b"fill")
+    worker.close()
+    libc.free(ctypes.c_void_p(blocks[-1]))
+    assert outcome.kind == "memory"
 
 
 def test_one_finding_for_each_cause_small_and_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

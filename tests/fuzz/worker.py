@@ -8,6 +8,7 @@ with it after every input. What it answers is one line of JSON for each input; t
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import json
 import os
@@ -29,6 +30,7 @@ SPARE_ADDRESSES = 1 << 30
 """Address space beyond the limit of memory: libraries reserve what they do not use."""
 WALL_FACTOR = 10
 """Other work on the machine is no fault of the target."""
+LIBC = ctypes.CDLL(None)
 PACKAGE = str(Path(__file__).parents[2] / "megaphi")
 
 
@@ -137,6 +139,7 @@ def _answer_all(target: Target, requests: int, answers: int) -> None:
 
 def _limited(target: Target, content: bytes) -> dict[str, Any]:
     """The outcome of one input as the fields of `Outcome`."""
+    LIBC.malloc_trim(0)  # memory that was freed before and stays resident would hide what this input takes
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this input
     before, began = _status("VmRSS"), time.monotonic()
     signal.setitimer(signal.ITIMER_PROF, target.seconds)
