@@ -21,6 +21,7 @@ import pytest
 
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
+from megaphi.engine.reporting.events import read_events
 from tests.processes import children_of
 from tests.warm_megaphi import WarmMegaphi
 
@@ -101,9 +102,13 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(train: Any, tmp_path
     assert code == 0, errors
     assert f"continuing {tmp_path / 'run'} from step {reached}" in errors
     assert _trained(tmp_path) == _trained(tmp_path / "straight")
-    names = {"config.json", "metrics.jsonl", "checkpoints", "loss.png", "tensorboard", "logs", "steps"}
+    names = {"config.json", "metrics.jsonl", "events.jsonl", "checkpoints", "loss.png", "tensorboard", "logs", "steps"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
     assert [path.name for path in sorted((tmp_path / "run/checkpoints").glob("step_*"))][-1] == "step_00000040"
+    told = [(event["kind"], event["step"]) for event in read_events(tmp_path / "run") if event["kind"] != "saved"]
+    assert told == [("started", 0), ("stopped", reached), ("resumed", reached), ("stopped", 40)]
+    saved = [event["step"] for event in read_events(tmp_path / "run") if event["kind"] == "saved"]
+    assert saved == sorted({*range(10, reached, 10), reached, *range((reached // 10 + 1) * 10, 41, 10)})
 
 
 def _trained(folder: Path) -> list[tuple[Any, ...]]:
@@ -172,6 +177,9 @@ def test_a_full_disk_costs_the_checkpoints_and_says_so(train: Any, tmp_path: Pat
     assert not list((tmp_path / "run/checkpoints").iterdir())
     last = records(tmp_path)[-1]
     assert (last["step"], last["steps_since_checkpoint"]) == (40, 40)
+    failed = [event["step"] for event in read_events(tmp_path / "run") if event["kind"] == "save_failed"]
+    assert failed == [10, 10, 20, 30, 40]
+    assert read_events(tmp_path / "run")[-1]["failed"]
     assert last["checkpoint_failures"] in (2, 3)  # the save of step 30 may still be under way; that of 20 is not
 
 

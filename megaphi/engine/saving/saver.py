@@ -21,6 +21,7 @@ import torch
 import torch.distributed as distributed
 
 from megaphi.engine.model.training_model import TrainingModel, whole_parameters
+from megaphi.engine.reporting.events import Events
 from megaphi.engine.saving.random_states import random_pieces
 from megaphi.engine.saving.shards import pieces_of
 from megaphi.engine.saving.snapshot import HostMemory, sample_live
@@ -41,11 +42,18 @@ class Saver:
     Args:
         saved_step: step of the checkpoint that the run continues from; 0 for none.
         after_save: called on rank 0 after every checkpoint, by the thread that wrote it.
+        events: where to record what was saved and what was not.
     """
 
     def __init__(
-        self, model: TrainingModel, *, saved_step: int = 0, after_save: Callable[[], object] = lambda: None
+        self,
+        model: TrainingModel,
+        *,
+        saved_step: int = 0,
+        after_save: Callable[[], object] = lambda: None,
+        events: Events | None = None,
     ) -> None:
+        self._events = events or Events(None)
         self._model, self._rules, self._world = model, model.run.saving, model.world
         save_id: str = broadcast(secrets.token_hex(6), str)
         self._called_off = Event()
@@ -153,11 +161,13 @@ class Saver:
         if outcome.path is not None:
             self.saved_step = step
             self._is_proven = self._is_proven or by_all
+            self._events.add("saved", step=step, text=f"saved {outcome.path}", checkpoint=str(outcome.path))
             return outcome.path
         self.failures += 1
         text = f"step {step} was not saved: {outcome.problem}"
         newest = f"the newest checkpoint is of step {self.saved_step}" if self.saved_step else "there is no checkpoint"
         self._given_up = f"{text}; {newest}"
+        self._events.add("save_failed", step=step, text=self._given_up, failures=self.failures)
         if final:
             self._fail(self._given_up)
         if not self._is_proven:

@@ -8,6 +8,7 @@ checkpoint.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from megaphi.data.order.schedule import StageSpan
 from megaphi.engine.learning_rate import learning_rate
 from megaphi.engine.model.training_model import TrainingModel
 from megaphi.engine.objective import Objective, unit_of
+from megaphi.engine.reporting.events import Events
 from megaphi.engine.reporting.loss_plot import plot_losses
 from megaphi.engine.reporting.meter import Meter
 from megaphi.engine.reporting.metrics import open_log, read_metrics
@@ -67,19 +69,17 @@ def training_loop(
 
     `evaluate` gives scores every `evaluation.every` steps.
     """
-    run, world = model.run, model.world
+    run, world, activity = model.run, model.world, model.world.activity
     data, step = resume(model, data, initial)
     last = min(run.training.steps, run.training.stop_after or run.training.steps)
     if step >= last:
         logger.info("step %d of %d is already done: nothing to train", step, run.training.steps)
         return RunResult(step=step, finished=step >= run.training.steps)
-    log = agreed(world, lambda: open_log(run, after=step) if world.is_main else None)
-    validation = None if data.validation is None else Validation(data.validation, run, world)
-    evaluations = None if evaluate is None else Evaluations(run, evaluate)
-    bar = progress_bar(total=run.training.steps, initial=step, unit="step", label="train", visible=world.is_main)
-    stop, times, activity = StopRequest(TimeLimit(run.training.time_limit)), _step_times(run, world), world.activity
-    saver = Saver(model, saved_step=step, after_save=partial(_plot, run, unit_of(objective)))
-    with stop, bar, times, saver, GarbageCollection() as garbage:
+    report = _Report(run, world, after=step)
+    checks = _Checks(data, run, world, evaluate)
+    stop, times = StopRequest(TimeLimit(run.training.time_limit)), _step_times(run, world)
+    saver = Saver(model, saved_step=step, after_save=partial(_plot, run, unit_of(objective)), events=report.events)
+    with report, stop, times, saver, GarbageCollection() as garbage:
         meter = Meter(run, world)
         activity.begin(step + 1)
         for batches in prefetch(_steps_batches(data.training, world, first=step, last=last)):
@@ -92,17 +92,9 @@ def training_loop(
             is_asked_to_stop = stop.agreed(world, save_seconds=saver.longest_seconds)
             stopping = is_asked_to_stop or step == last
             saver.check_first()
-            if validation is not None and _is_due(step, run.validation.every, last=run.training.steps):
-                activity.enter("validation")
-                record |= validation.means(model, objective, step=step)
-            if evaluations is not None and evaluations.are_due(step, in_haste=is_asked_to_stop):
-                activity.enter("evaluation")
-                record |= evaluations.scores(model, step=step)
+            record |= checks.means(model, objective, step=step, in_haste=is_asked_to_stop)
             activity.enter("metrics")
-            if log is not None:
-                log.add(record | saver.metrics(step))
-            bar.update()
-            bar.set_postfix(_postfix(record), refresh=False)
+            report.add(record | saver.metrics(step))
             if stopping or step % run.saving.every == 0:
                 activity.enter("save")
                 saver.save(_state(data, record, world), wait=stopping)
@@ -112,9 +104,65 @@ def training_loop(
                 break
             activity.begin(step + 1)
             meter.restart()
-    if log is not None:
-        log.close()
+    report.end(step, why=stop.why)
     return RunResult(step=step, finished=step >= run.training.steps)
+
+
+class _Checks:
+    """Validation and evaluation, when they are due."""
+
+    def __init__(self, data: RunData, run: RunConfig, world: World, evaluate: Evaluate | None) -> None:
+        self._run, self._activity = run, world.activity
+        self._validation = None if data.validation is None else Validation(data.validation, run, world)
+        self._evaluations = None if evaluate is None else Evaluations(run, evaluate)
+
+    def means(self, model: TrainingModel, objective: Objective, *, step: int, in_haste: bool) -> dict[str, float]:
+        """Validation losses and scores after a step, by their names in the metrics. Collective."""
+        found: dict[str, float] = {}
+        if self._validation is not None and _is_due(step, self._run.validation.every, last=self._run.training.steps):
+            self._activity.enter("validation")
+            found |= self._validation.means(model, objective, step=step)
+        if self._evaluations is not None and self._evaluations.are_due(step, in_haste=in_haste):
+            self._activity.enter("evaluation")
+            found |= self._evaluations.scores(model, step=step)
+        return found
+
+
+class _Report:
+    """Metrics, progress bar and events of a run that continues after step `after`, on rank 0. Made collectively."""
+
+    def __init__(self, run: RunConfig, world: World, *, after: int) -> None:
+        self._run, self._after, self._activity = run, after, world.activity
+        self._log = agreed(world, lambda: open_log(run, after=after) if world.is_main else None)
+        self.events = Events(run.folder if world.is_main else None)
+        self._stack = ExitStack()
+        self._bar = progress_bar(
+            total=run.training.steps, initial=after, unit="step", label="train", visible=world.is_main
+        )
+
+    def __enter__(self) -> None:
+        self._stack.enter_context(self.events.telling_failures(lambda: self._activity.step))
+        self._stack.enter_context(self._bar)
+        kind, after, of = ("resumed" if self._after else "started"), self._after, self._run.training.steps
+        self.events.add(kind, step=after, text=f"{self._run.recipe} {kind} after step {after} of {of}")
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Report a step."""
+        if self._log is not None:
+            self._log.add(record)
+        self._bar.update()
+        self._bar.set_postfix(_postfix(record), refresh=False)
+
+    def end(self, step: int, *, why: str) -> None:
+        """Report the end of a run that has not failed."""
+        of = self._run.training.steps
+        why = why or ("finished" if step >= of else "training.stop_after was reached")
+        self.events.add("stopped", step=step, text=f"ended after step {step} of {of}: {why}", failed=False)
+        if self._log is not None:
+            self._log.close()
 
 
 def _step_times(run: RunConfig, world: World) -> StepTimes:

@@ -29,6 +29,8 @@ class StopRequest:
     def __init__(self, limit: TimeLimit) -> None:
         self.reason = 0.0
         """The signal that requested a stop, or TIME_IS_UP; 0: none."""
+        self.why = ""
+        """The reason on which the ranks agreed, in words."""
         self._limit = limit
         self._before: dict[int, object] = {}
 
@@ -59,9 +61,10 @@ class StopRequest:
         reason = torch.tensor(self.reason, device=world.device)
         distributed.all_reduce(reason, op=distributed.ReduceOp.MAX)
         number = int(reason.item())
-        if number and world.is_main:
-            name = "training.time_limit is near" if number == TIME_IS_UP else signal.Signals(number).name
-            logger.info("%s: saving and ending", name)
+        if number:
+            self.why = "training.time_limit is near" if number == TIME_IS_UP else signal.Signals(number).name
+            if world.is_main:
+                logger.info("%s: saving and ending", self.why)
         return bool(number)
 
 
