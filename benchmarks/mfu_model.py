@@ -8,12 +8,14 @@ prediction would be the published time.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
+from benchmarks.mfu_published import PublishedRun, nvidia_bf16, published_runs
 from megaphi.data.batch import BatchShape
-from megaphi.model.architecture import PHI4_14B, Architecture
+from megaphi.model.architecture import PHI4_14B
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.planning.step.device import Device
 from megaphi.planning.step.shape import StepShape
@@ -48,72 +50,15 @@ def layouts_of_the_14b(devices: int) -> dict[str, StepShape]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublishedRun:
-    """A bf16 run on H100s, with the time of a step that its authors give."""
-
-    name: str
-    seconds: float
-    step: StepShape
-
-
-def grouped_by_eight(
-    *, layers: int, hidden: int, feed_forward: int, heads: int, vocabulary: int, head_size: int = 128
-) -> Architecture:
-    """A model whose queries share eight key-value groups."""
-    return Architecture(
-        layers=layers,
-        hidden=hidden,
-        feed_forward=feed_forward,
-        heads=heads,
-        key_value_groups=8,
-        head_size=head_size,
-        vocabulary=vocabulary,
-    )
-
-
-LLAMA_8B = grouped_by_eight(layers=32, hidden=4_096, feed_forward=14_336, heads=32, vocabulary=128_256)
-LLAMA_70B = grouped_by_eight(layers=80, hidden=8_192, feed_forward=28_672, heads=64, vocabulary=128_256)
-LLAMA_405B = grouped_by_eight(layers=126, hidden=16_384, feed_forward=53_248, heads=128, vocabulary=128_256)
-# Nemotron's FFN has no gate, and 3/2 of this width: as many numbers in its matrices as a SwiGLU of the width here.
-NEMOTRON_15B = grouped_by_eight(layers=32, hidden=6_144, feed_forward=16_384, heads=48, vocabulary=256_000)
-NEMOTRON_340B = grouped_by_eight(
-    layers=96, hidden=18_432, feed_forward=49_152, heads=96, vocabulary=256_000, head_size=192
-)
-SOURCE = "NVIDIA/dgxc-benchmarking, llama3.1/README_*.md (NeMo 24.09) and nemotron/README.md (2025), bf16"
-
-
-def published_runs() -> Iterator[PublishedRun]:
-    """From `SOURCE`."""
-    cut_4 = ParallelLayout(tensor=4, pipeline=4, virtual_pipeline=5, context=2, sequence_parallel=True)
-    cut_9 = ParallelLayout(tensor=8, pipeline=9, virtual_pipeline=7, context=2, sequence_parallel=True)
-    cut_8 = ParallelLayout(tensor=8, pipeline=8, virtual_pipeline=12, sequence_parallel=True)
-    proxy = ParallelLayout(tensor=8, context=2, sequence_parallel=True)
-    pair = ParallelLayout(tensor=2, sequence_parallel=True)
-    for name, seconds, model, layout, devices, length, global_batch, micro_batch in (
-        ("Llama 3.1 8B, CP 2", 12.91, LLAMA_8B, ParallelLayout(context=2), 8, 8_192, 128, 1),
-        ("Llama 3.1 8B, CP 2", 13.10, LLAMA_8B, ParallelLayout(context=2), 128, 8_192, 2_048, 1),
-        ("Llama 3.1 70B, TP 4 x PP 4 x VPP 5 x CP 2", 14.72, LLAMA_70B, cut_4, 64, 8_192, 128, 1),
-        ("Llama 3.1 70B, TP 4 x PP 4 x VPP 5 x CP 2", 14.98, LLAMA_70B, cut_4, 2_048, 8_192, 4_096, 1),
-        ("Llama 3.1 405B, TP 8 x PP 9 x VPP 7 x CP 2", 17.20, LLAMA_405B, cut_9, 576, 8_192, 252, 1),
-        ("Llama 3.1 405B, 7 layers, TP 8 x CP 2", 8.85, replace(LLAMA_405B, layers=7), proxy, 32, 8_192, 126, 1),
-        ("Nemotron 4 15B, TP 2", 2.746, NEMOTRON_15B, pair, 16, 4_096, 64, 2),
-        ("Nemotron 4 340B, TP 8 x PP 8 x VPP 12", 4.606, NEMOTRON_340B, cut_8, 256, 4_096, 64, 1),
-    ):
-        batch = BatchShape(sequence_length=length, global_batch=global_batch, micro_batch=micro_batch)
-        step = StepShape(model=model, layout=layout.for_world(devices), batch=batch)
-        yield PublishedRun(name=name, seconds=seconds, step=step)
-
-
 @cache
 def implied_rate(run: PublishedRun, device: Device) -> float:
-    """FLOP/s of matrix products at which the predicted time is the published one.
+    """FLOP/s of bf16 products without end at which the predicted time is the published one.
 
     Time is nearly straight in the seconds that a FLOP takes, so a few secants find it.
     """
 
     def excess(slowness: float) -> float:
-        return step_time(run.step, replace(device, products=1 / slowness)).seconds - run.seconds
+        return step_time(run.step, with_products(run.on(device), 1 / slowness)).seconds - run.seconds
 
     before, now = 1 / device.products, 1.5 / device.products
     for _ in range(5):
@@ -121,6 +66,16 @@ def implied_rate(run: PublishedRun, device: Device) -> float:
             break
         before, now = now, now - excess(now) * (now - before) / slope
     return 1 / now
+
+
+def with_products(device: Device, rate: float) -> Device:
+    """The device with another rate of bf16 products, and of FP8 ones in proportion."""
+    fp8 = None if device.products_fp8 is None else device.products_fp8 * rate / device.products
+    return replace(device, products=rate, products_fp8=fp8)
+
+
+def at_implied_rate(run: PublishedRun, device: Device) -> Device:
+    return with_products(run.on(device), implied_rate(run, device))
 
 
 def print_assumptions(device: Device) -> None:
@@ -134,7 +89,7 @@ def print_assumptions(device: Device) -> None:
 
 
 def median_implied_rate(device: Device) -> float:
-    return statistics.median(implied_rate(run, device) for run in published_runs())
+    return statistics.median(implied_rate(run, device) for run in nvidia_bf16())
 
 
 def print_layouts(device: Device, *, devices: int) -> None:
@@ -164,15 +119,33 @@ def print_parts(name: str, time: StepTime) -> None:
         print(f"    {part:<24}{seconds:>9.4f}{seconds / time.seconds:>9.1%}")
 
 
+def prediction_error(run: PublishedRun, device: Device, **changed: Any) -> float:
+    """Predicted by published seconds, less one."""
+    return step_time(replace(run.step, **changed), run.on(device)).seconds / run.seconds - 1
+
+
+def median_error(device: Device, runs: Iterable[PublishedRun], **changed: Any) -> float:
+    """Median of the errors without their signs."""
+    return statistics.median(abs(prediction_error(run, device, **changed)) for run in runs)
+
+
 def print_published(device: Device) -> None:
     """Predicted by published seconds, without and with the tensor ranks' collectives hidden, as NeMo hides them."""
-    print(f"\npredicted against published ({SOURCE})")
-    print(f"  {'run':<46}{'GPUs':>6}{'published':>10}{'predicted':>10}{'error':>8}{'TP hidden':>10}{'implied':>14}")
-    for run in published_runs():
-        time = step_time(run.step, device).seconds
-        hidden = step_time(replace(run.step, tensor_overlap=1.0), device).seconds
+    print("\npredicted against published; nothing in the model was fitted to these runs")
+    print(f"  {'run':<44}{'GPUs':>6}{'published':>11}{'predicted':>11}{'error':>8}{'TP hidden':>11}{'implied':>14}")
+    runs = list(published_runs())
+    for run in runs:
+        time = step_time(run.step, run.on(device)).seconds
         print(
-            f"  {run.name:<46}{run.step.layout.world_size:>6}{run.seconds:>8.2f} s{time:>8.2f} s"
-            f"{time / run.seconds - 1:>8.1%}{hidden / run.seconds - 1:>10.1%}"
+            f"  {run.name:<44}{run.step.layout.world_size:>6}{run.seconds:>9.2f} s{time:>9.2f} s"
+            f"{prediction_error(run, device):>8.1%}{prediction_error(run, device, tensor_overlap=1.0):>11.1%}"
             f"{implied_rate(run, device) / TERA:>8.0f} TFLOP/s"
         )
+    for name, chosen in (("all", runs), ("NVIDIA's recipes in bf16", list(nvidia_bf16()))):
+        hidden = median_error(device, chosen, tensor_overlap=1.0)
+        print(f"  median error of {name}: {median_error(device, chosen):.1%}, with TP hidden {hidden:.1%}")
+    for source in dict.fromkeys(run.source for run in runs):
+        print(f"  source: {source}")
+    for run in runs:
+        if run.assumed:
+            print(f"  assumed for {run.name}: {run.assumed}")

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from megaphi.data.batch import BatchShape
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.architecture import Architecture
+from megaphi.model.rows.head_cut import HeadCut
+from megaphi.model.variants import variant_of
 from megaphi.parallel.layout import ParallelLayout, padded_vocabulary
+from megaphi.planning.step.device import Precision
+
+
+class Matrix(NamedTuple):
+    """Sizes of a weight on one rank."""
+
+    inner: int
+    """Numbers of an input row."""
+    columns: int
+    """Numbers of an output row."""
+
+    @property
+    def numbers(self) -> int:
+        return self.inner * self.columns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepShape:
-    """One optimizer step in bf16 with fp32 gradients and AdamW, on `layout.world_size` devices."""
+    """One optimizer step with fp32 gradients and AdamW, on `layout.world_size` devices."""
 
     model: Architecture
     layout: ParallelLayout
@@ -26,6 +42,8 @@ class StepShape:
     """Share of the tensor ranks' collectives that runs behind products where Megatron's order does not hide them."""
     overlap_gradients: bool = True
     """Gradients are reduced behind the last backward pass, weights gathered behind the first forward pass."""
+    precision: Precision = "bf16"
+    """Format of the layers' products; the output matrix and attention are bf16."""
 
     @property
     def chunk_layers(self) -> tuple[int, ...]:
@@ -48,25 +66,31 @@ class StepShape:
         return padded_vocabulary(self.model.vocabulary, self.layout.tensor) // self.layout.tensor
 
     @property
-    def layer_matrices(self) -> dict[str, int]:
-        """Numbers of each matrix of a layer on one rank, by name."""
-        model = self.model
-        whole = {
-            "QKV product": model.hidden * (model.query_width + 2 * model.key_value_width),
-            "projection": model.query_width * model.hidden,
-            "FFN up": 2 * model.hidden * model.feed_forward,
-            "FFN down": model.feed_forward * model.hidden,
+    def layer_matrices(self) -> dict[str, Matrix]:
+        """The matrices of a layer on one rank, by name."""
+        model, ranks = self.model, self.layout.tensor
+        packed = HeadCut(model.heads, model.key_value_groups, ranks).packed_heads_held * model.head_size
+        return {
+            "QKV product": Matrix(model.hidden, packed),
+            "projection": Matrix(model.query_width // ranks, model.hidden),
+            "FFN up": Matrix(model.hidden, 2 * model.feed_forward // ranks),
+            "FFN down": Matrix(model.feed_forward // ranks, model.hidden),
         }
-        return {name: numbers // self.layout.tensor for name, numbers in whole.items()}
+
+    @property
+    def output_matrix(self) -> Matrix:
+        return Matrix(self.model.hidden, self.vocabulary)
 
     def parameters_of_stage(self, stage: int) -> int:
-        """Numbers that a rank of a pipeline stage trains."""
-        layer = sum(self.layer_matrices.values()) + 2 * self.model.hidden
+        """Numbers that a rank of a pipeline stage holds, copies of key-value groups among them."""
+        layer = sum(matrix.numbers for matrix in self.layer_matrices.values())
+        layer += sum(row.numel for row in variant_of(self.model.variant).layer_weights(self.model) if not row.is_matrix)
         numbers = sum(self.chunk_layers[stage :: self.layout.pipeline]) * layer
+        ends = self.output_matrix.numbers
         if stage == 0:
-            numbers += self.vocabulary * self.model.hidden
+            numbers += ends
         if stage == self.layout.pipeline - 1:
-            numbers += self.vocabulary * self.model.hidden + self.model.hidden
+            numbers += self.model.hidden + (0 if self.model.tied_embeddings and stage == 0 else ends)
         return numbers
 
 
@@ -78,4 +102,5 @@ def shape_of(run: RunConfig) -> StepShape:
         batch=run.batch,
         recompute=run.recompute,
         overlap_gradients=run.overlap_communication,
+        precision="bf16" if run.precision.fp8 == "none" else "fp8",
     )

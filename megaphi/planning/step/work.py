@@ -1,9 +1,10 @@
 """Seconds that one micro-batch takes on one rank, by part: forward and backward pass of a layer, and of both ends.
 
-Matrix products and attention by their FLOPs, everything else by the bytes that have to move. Attention's backward pass
-computes the scores again: 2.5 times the forward FLOPs, where a model's count says 2. Of the tensor ranks' collectives
-those count that nothing hides: with sequence parallelism the four of the forward pass, and in the backward pass the two
-in front of a product that needs them; Megatron runs the others beside the products of weight gradients.
+Matrix products by their sizes (`device.product_seconds`), attention by its FLOPs, everything else by the bytes that
+have to move. Attention's backward pass computes the scores again: 2.5 times the forward FLOPs, where a model's count
+says 2. Of the tensor ranks' collectives those count that nothing hides: with sequence parallelism the four of the
+forward pass, and in the backward pass the two in front of a product that needs them; Megatron runs the others beside
+the products of weight gradients.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from megaphi.planning.step.device import Device, group_rate
-from megaphi.planning.step.shape import StepShape
+from megaphi.planning.step.device import Device, Precision, group_rate, product_seconds
+from megaphi.planning.step.shape import Matrix, StepShape
 
 Parts = Mapping[str, float]
 """Seconds by name."""
@@ -43,20 +44,38 @@ def added(*terms: tuple[float, Parts]) -> Parts:
 
 def layer(step: StepShape, device: Device) -> Passes:
     """One micro-batch in one layer."""
-    products = {name: 2 * step.tokens * size / device.products for name, size in step.layer_matrices.items()}
+    products = _products(step, device, step.layer_matrices, step.precision)
     moved = _layer_bytes(step)
     attention = {"attention": attention_flops(step) / device.attention}
     sent = _collectives(step, device)
-    forward = added((1, products), (1, attention), (1 / device.memory, moved.forward), (1, sent.forward))
+    forward = added((1, products.forward), (1, attention), (1 / device.memory, moved.forward), (1, sent.forward))
     again = {"none": {}, "selective": attention, "full": forward}[step.recompute]
+    numbers = sum(matrix.numbers for matrix in step.layer_matrices.values())
     backward = added(
-        (2, products),
+        (1, products.backward),
         (ATTENTION_BACKWARD, attention),
         (1 / device.memory, moved.backward),
         (1, sent.backward),
-        (1, _added_gradients(step, device, sum(step.layer_matrices.values()))),
+        (1, _added_gradients(step, device, numbers)),
         (1, {"recomputation": total(again)} if again else {}),
     )
+    return Passes(forward, backward)
+
+
+def _products(step: StepShape, device: Device, matrices: Mapping[str, Matrix], precision: Precision) -> Passes:
+    """Products of weights: one in the forward pass, those of both gradients in the backward pass.
+
+    A weight's gradient is added to an fp32 one: read and written, unless a pass of its own adds it.
+    """
+    added_bytes = 2 * FP32 if step.weight_gradients == "in the product" else BF16
+    forward, backward = {}, {}
+    for name, (inner, columns) in matrices.items():
+        forward[name] = product_seconds(device, rows=step.tokens, inner=inner, columns=columns, precision=precision)
+        backward[name] = product_seconds(
+            device, rows=step.tokens, inner=columns, columns=inner, precision=precision
+        ) + product_seconds(
+            device, rows=inner, inner=step.tokens, columns=columns, result_bytes=added_bytes, precision=precision
+        )
     return Passes(forward, backward)
 
 
@@ -69,19 +88,21 @@ def embedding(step: StepShape, device: Device) -> Passes:
 
 def head(step: StepShape, device: Device) -> Passes:
     """One micro-batch above the last layer: the final norm, the output product and the loss."""
-    size = step.vocabulary * step.model.hidden
-    product = 2 * step.tokens * size / device.products
+    products = _products(step, device, {"output product": step.output_matrix}, "bf16")
     logits = step.tokens * step.vocabulary * BF16
     row = step.tokens * step.model.hidden * BF16 / _sequence_ways(step)
     # The loss reads the logits and, where it needs no second pass over chunks, writes their gradient in their place.
-    forward = {"output product": product, "loss": logits / device.memory, "norms": 4 * row / device.memory}
-    again = product if step.model.loss_chunk_tokens else 0.0
-    backward = {
-        "output product": 2 * product + again,
-        "loss": 2 * logits / device.memory,
-        "norms": 4 * row / device.memory,
-    }
-    return Passes(forward, added((1, backward), (1, _added_gradients(step, device, size))))
+    bytes_forward = {"loss": logits, "norms": 4 * row}
+    bytes_backward = {"loss": 2 * logits, "norms": 4 * row}
+    again = 1 if step.model.loss_chunk_tokens else 0
+    forward = added((1, products.forward), (1 / device.memory, bytes_forward))
+    backward = added(
+        (1, products.backward),
+        (again, products.forward),
+        (1 / device.memory, bytes_backward),
+        (1, _added_gradients(step, device, step.output_matrix.numbers)),
+    )
+    return Passes(forward, backward)
 
 
 def attention_flops(step: StepShape) -> float:
@@ -119,6 +140,10 @@ def _layer_bytes(step: StepShape) -> Passes:
     # made again in the backward pass, beside its gradients.
     forward = {"norms": 8 * row, "residual addition": 3 * row, "rotary": 2 * turned, "SwiGLU": 3 * wide}
     backward = {"norms": 8 * row, "rotary": 2 * turned, "SwiGLU": 6 * wide}
+    if step.precision == "fp8":  # what a product takes is read in bf16, and written in FP8 as it is and transposed
+        matrices = step.layer_matrices.values()
+        forward["FP8 casts"] = step.tokens * sum(matrix.inner for matrix in matrices) * 2 * BF16
+        backward["FP8 casts"] = step.tokens * sum(matrix.columns for matrix in matrices) * 2 * BF16
     return Passes(forward, backward)
 
 
