@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from megaphi.checkpoint.format import CheckpointReader
 from megaphi.engine.model.training_model import build_training_model
+from megaphi.engine.reporting.metric_names import check_objective_names
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.start.resume import InitialWeights, OpenWeights
 from megaphi.engine.start.run_folder import start_run
@@ -37,6 +38,7 @@ def train(
     inherited = inherit(run, world, open_weights)
     _introduce(inherited.run, world)
     task = agreed(world, lambda: inherited.run.task.open(inherited.run, inherited.tokenizer))
+    agreed(world, lambda: check_objective_names(task.objective.names))
     agree_on_data(world, task.data.training, task.data.validation)
     evaluate = _open_evaluation(task.run, inherited.tokenizer, world, open_evaluation)
     model = build_training_model(task.run, world, draws=False)

@@ -15,6 +15,7 @@ from megaphi.checkpoint.format import CheckpointReader
 from megaphi.data.batch import BatchShape
 from megaphi.data.order.mixture import Mixture, Source
 from megaphi.engine.learning_rate import Optimizer
+from megaphi.engine.reporting.metric_names import problems_of
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import NumericPrecision, RunConfig, check
 from megaphi.engine.run_sections import EvaluationPasses, TrainingLength
@@ -84,6 +85,7 @@ def test_a_run_is_the_same_to_the_bit_with_evaluation(run: RunConfig, tmp_path: 
     assert evaluated["message"] is plain["message"] is None
     for one, other in zip(evaluated["records"], plain["records"], strict=True):
         assert {name: one[name] for name in CURVES} == {name: other[name] for name in CURVES}
+        assert problems_of(one) == []
         assert ("evaluation/exam_base/acc" in one) == (one["step"] % 2 == 0)
         assert not any(name.startswith("evaluation") for name in other)
     for step in (3, 6):

@@ -40,6 +40,8 @@ class StepTimes:
         self._lines = [self._about]
         self._flushed = time.monotonic()
         self._has_failed = False
+        self._of_step: dict[str, float] = {}
+        self._unreported: dict[str, float] = {}
 
     def __enter__(self) -> StepTimes:
         return self
@@ -47,9 +49,20 @@ class StepTimes:
     def __exit__(self, *_: object) -> None:
         self.flush()
 
+    def since_last_record(self, seconds: Mapping[str, float]) -> dict[str, float]:
+        """The metrics `seconds/PHASE`: these times of the step, and what the step before took after its record.
+
+        Args:
+            seconds: as `Activity.take_seconds` returned them; the step's line will have them too.
+        """
+        self._of_step = _sum(self._of_step, seconds)
+        reported, self._unreported = _sum(self._unreported, seconds), {}
+        return {f"seconds/{phase}": round(value, 6) for phase, value in reported.items()}
+
     def add(self, step: int, seconds: Mapping[str, float]) -> None:
-        """Add the times of a step, as `Activity.take_seconds` returned them."""
-        phases = ", ".join(f'"{phase}": {value:.6f}' for phase, value in seconds.items())
+        """Write the line of a step; `seconds` is what it took since `since_last_record`."""
+        phases = ", ".join(f'"{phase}": {value:.6f}' for phase, value in _sum(self._of_step, seconds).items())
+        self._of_step, self._unreported = {}, _sum(self._unreported, seconds)
         self._lines.append(f'{{"step": {step}, {phases}}}')
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
@@ -68,6 +81,10 @@ class StepTimes:
             if not self._has_failed:
                 logger.error("%s cannot be written (%s): times of steps are lost", self._path, error.strerror)
             self._has_failed = True
+
+
+def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {**first, **{phase: first.get(phase, 0.0) + value for phase, value in second.items()}}
 
 
 def _old(path: Path) -> Path:

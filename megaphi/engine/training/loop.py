@@ -24,6 +24,7 @@ from megaphi.data.order.schedule import StageSpan
 from megaphi.engine.learning_rate import learning_rate
 from megaphi.engine.model.training_model import TrainingModel
 from megaphi.engine.objective import Objective, unit_of
+from megaphi.engine.reporting.data_position import data_position
 from megaphi.engine.reporting.events import Events
 from megaphi.engine.reporting.loss_plot import plot_losses
 from megaphi.engine.reporting.meter import Meter
@@ -87,15 +88,16 @@ def training_loop(
             _announce(stage, step=step)
             step += 1
             record = _update(model, batches, objective, check_step, step=step)
-            record["tokens"] = data.training.order.position_at(step).tokens
             record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
             is_asked_to_stop = stop.agreed(world, save_seconds=saver.longest_seconds)
             stopping = is_asked_to_stop or step == last
+            saves = stopping or step % run.saving.every == 0
+            record |= data_position(data.training, step, by_source=saves)
             saver.check_first()
             record |= checks.means(model, objective, step=step, in_haste=is_asked_to_stop)
             activity.enter("metrics")
-            report.add(record | saver.metrics(step))
-            if stopping or step % run.saving.every == 0:
+            report.add(record | saver.metrics(step) | times.since_last_record(activity.take_seconds()))
+            if saves:
                 activity.enter("save")
                 saver.save(_state(data, record, world), wait=stopping)
             times.add(step, activity.take_seconds())
