@@ -107,8 +107,8 @@ INSIDE = {
         {"during_training"},
     ],
     "evaluation.tasks": [{"columns", "wording", "quirks", "unjudged"}, {"", "multiple_choice"}, {"mathematics"}],
-    "planning": [{"mixture", ""}],
-    "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate", "mixture", "curate"}],
+    "planning": [{"mixture", "ladder", ""}],
+    "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate", "mixture", "planning", "curate"}],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

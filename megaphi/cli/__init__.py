@@ -23,6 +23,7 @@ _OF_THEIR_OWN_NAME = "train tokenize generate chat serve convert inspect verify 
 VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "mixture": "mixture.of_run",
     "mixture fit": "mixture.fit",
+    "ladder": "planning.ladder",
     "curate": "curate.curate",
     "curate label": "curate.label",
     "curate train-classifier": "curate.train_classifier",

@@ -131,22 +131,27 @@ def test_shares_are_rounded_to_a_sum_of_one() -> None:
     assert rounded(np.array([0.004, 0.496, 0.5]))[0] == 0
 
 
-def pretend_training(monkeypatch: pytest.MonkeyPatch, *, fails: str = "") -> list[str]:
-    """Trials that write the losses of LAWS, plus noise by their seed; the names of those that ran."""
-    ran: list[str] = []
+def pretend_training(monkeypatch: pytest.MonkeyPatch, *, fails: str = "") -> None:
+    """Trials that write the losses of LAWS, plus noise by their seed, and their names into a file."""
 
     def command(settings: SwarmSettings, trial: Trial) -> list[str]:
-        ran.append(trial.name)
         share_S = np.array(list(trial.shares.values()))
         noise = 0.002 * np.random.default_rng(trial.seed).standard_normal(2)
         values = [float(law.predict(share_S)) + float(one) for law, one in zip(LAWS, noise, strict=True)]
         line = json.dumps({"step": 1, "validation_loss/web": values[0], "validation_loss/code": values[1]})
         path = settings.folder / "runs" / trial.name / "metrics.jsonl"
-        code = f"open({str(path)!r}, 'w').write({line + chr(10)!r}); raise SystemExit({int(trial.name == fails)})"
+        code = f"open({str(settings.folder / 'ran')!r}, 'a').write({trial.name + chr(10)!r}); "
+        code += f"open({str(path)!r}, 'w').write({line + chr(10)!r}); raise SystemExit({int(trial.name == fails)})"
         return [sys.executable, "-S", "-c", code]
 
     monkeypatch.setattr(swarm_module, "command_of", command)
-    return ran
+
+
+def ran_in(folder: Path) -> list[str]:
+    """Names of the trials that ran since the last question."""
+    names = (folder / "ran").read_text().split()
+    (folder / "ran").unlink()
+    return names
 
 
 def fitted(folder: Path, **changed: int) -> object:
@@ -167,21 +172,23 @@ def fitted(folder: Path, **changed: int) -> object:
 
 def test_a_fit_resumes_without_running_a_trial_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fitted_whole(tmp_path / "whole", monkeypatch)
-    ran = pretend_training(monkeypatch, fails="fit-007")
+    pretend_training(monkeypatch, fails="fit-007")
     with pytest.raises(RunFailed, match="fit-007 ended with code 1"):
         fitted(tmp_path / "stopped")
+    ran = ran_in(tmp_path / "stopped")
     assert "fit-006" in ran
     assert "fit-008" not in ran[ran.index("fit-007") + 2 :]
-    again = pretend_training(monkeypatch)
+    pretend_training(monkeypatch)
     assert fitted(tmp_path / "stopped") == whole
+    again = ran_in(tmp_path / "stopped")
     assert "fit-006" not in again
     assert "fit-007" in again
 
 
 def fitted_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
-    ran = pretend_training(monkeypatch)
+    pretend_training(monkeypatch)
     whole = fitted(folder)
-    assert len(ran) == 12 + 3 + 3 + 2 * 3
+    assert len(ran_in(folder)) == 12 + 3 + 3 + 2 * 3
     write_fit(whole, folder, recipe="quickstart_pretrain")  # pyright: ignore[reportArgumentType]
     assert json.loads((folder / "fit.json").read_text())["sources"] == list(BASE)
     assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
@@ -195,7 +202,7 @@ def fitted_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
 def test_a_folder_of_other_trials_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_training(monkeypatch)
     fitted(tmp_path)
-    with pytest.raises(InputError, match=r"has fit-00\d with other shares or another seed"):
+    with pytest.raises(InputError, match=r"has fit-00\d with another value of (shares and )?seed"):
         fitted(tmp_path, seed=5)
     other = quickstart_pretrain()
     with pytest.raises(InputError, match=r"run with other fields \(seed\)"):

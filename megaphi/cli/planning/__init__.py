@@ -1,0 +1,1 @@
+"""Verbs that plan a run, and try out what it rests on."""
