@@ -41,7 +41,7 @@ class SmallRun:
     """Name of its folder."""
     command: Sequence[str]
     facts: Mapping[str, Any]
-    """What makes it this run and no other, as its result records it."""
+    """Values that make it this run and no other, as its result records them."""
 
 
 def train_command(recipe: str, fields: Sequence[str], *, folder: Path, seed: int, processes: int = 1) -> list[str]:

@@ -27,7 +27,7 @@ DEPTH_POWER = math.log(PHI4_14B.layers / SMALLEST[0]) / math.log(PHI4_14B.hidden
 DEPTH_RANGE = 4 / 3
 """Factor by which a shape's depth may differ from the rule, to have shapes between two widths."""
 CLOSEST = 1.06
-"""Of two shapes whose sizes are closer than this factor, the one that is nearer to the depth rule stays."""
+"""Factor within which only one of two sizes stays: the shape that is nearer to the depth rule."""
 BATCH_POWER, RATE_POWER = 0.5, -0.25
 """Powers of tokens and parameters. DeepSeek LLM (arXiv 2401.02954) fits the rate as compute^-0.125, which is
 parameters^-0.25 where tokens grow with parameters. The ladder only begins there: it fits the rate itself."""
@@ -39,7 +39,7 @@ class Rung:
 
     model: Architecture
     parameters: int
-    """Of the layers."""
+    """Parameters of the layers."""
     steps: int
     warmup_steps: int
     global_batch: int

@@ -34,10 +34,10 @@ class Prediction:
     tokens: int
     learning_rate: Interval
     loss: Interval
-    """Of the mean of `runs` runs at `learning_rate.value`, with 95 % limits."""
+    """Mean loss of `runs` runs at `learning_rate.value`, with 95 % limits."""
     runs: int
     results_sha256: str
-    """Of the sweep's results."""
+    """Hash of the sweep's results."""
 
     @property
     def sha256(self) -> str:

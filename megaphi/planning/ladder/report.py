@@ -45,7 +45,7 @@ def plan_lines(settings: LadderSettings, ladder: Ladder, base: RunConfig) -> Ite
 
 
 class Report:
-    """What is known of a ladder."""
+    """Results, fit and texts of a ladder."""
 
     def __init__(
         self, settings: LadderSettings, ladder: Ladder, base: RunConfig, results: Mapping[str, Record]
