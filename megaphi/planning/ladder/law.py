@@ -85,7 +85,7 @@ class LadderLaw:
     power: float
     """a."""
     misfit: float
-    """How far sizes lie from the law, over what noise explains; at least 1."""
+    """Distance of the sizes from the law, over what noise explains; at least 1."""
 
     def loss(self, parameters: float) -> float:
         """Loss of a model of so many parameters at its best rate."""
