@@ -7,23 +7,25 @@
 # MEGAPHI_JOB_SECRET: a random text, the same on every machine, without which a process is none of this job's; on one
 # machine it is made here.
 #
-# GPUS: processes per machine (default: the GPUs that nvidia-smi lists, else 2 CPU processes).
+# GPUS: processes per machine (default: the GPUs that nvidia-smi lists, else 2 CPU processes). ENVIRONMENT, CHECK_NODES
+# and MAX_RESTARTS: see supervise.sh. After a crash on any machine the ranks of all have ended, and every machine's
+# script starts its own again.
 #
 # SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2 to this script make the run save and end with 0. torchrun itself would
 # stop its ranks too, but then return 1, and it dies of SIGUSR1: the signal goes past it, to the ranks.
 set -eu
-. "$(dirname "$0")/stop_softly.sh"
+. "$(dirname "$0")/supervise.sh"
+prepare "$@"
 GPUS=${GPUS:-$(nvidia-smi --list-gpus 2>/dev/null | wc -l)}
-[ "$GPUS" -gt 0 ] || GPUS=2
 if [ "${NODES:-1}" -gt 1 ] && [ -z "${MASTER_ADDR:-}" ]; then
     echo "launch/torchrun.sh: NODES=$NODES needs MASTER_ADDR=<host of NODE_RANK 0>, the same on every machine" >&2
     exit 2
 fi
-if [ "${NODES:-1}" -eq 1 ]; then # by it the ranks of this job know each other
-    export MEGAPHI_JOB_SECRET="${MEGAPHI_JOB_SECRET:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}"
-fi
+[ "${NODES:-1}" -gt 1 ] || make_secret
+check_nodes env
+[ "$GPUS" -gt 0 ] || GPUS=2
 stop_ranks() { kill -TERM $(cat /proc/"$1"/task/*/children); }
-run_and_stop_softly stop_ranks torchrun \
+run_until_done stop_ranks torchrun \
     --nnodes "${NODES:-1}" \
     --node-rank "${NODE_RANK:-0}" \
     --nproc-per-node "$GPUS" \

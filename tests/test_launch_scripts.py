@@ -12,14 +12,17 @@ import pytest
 
 from tests.test_house import ROOT
 
-# Writes its arguments and environment down. With a file `stay` it waits: as mpirun, for SIGUSR1, at which it ends with
-# 0; as torchrun, for its rank, which ends with 0 at SIGTERM. Either ends with 1 when it is asked to stop itself.
+# Writes its arguments and environment down. With a file `stay` it waits: as mpirun or srun, for SIGUSR1, at which it
+# ends with 0; as torchrun, for its rank, which ends with 0 at SIGTERM. All end with 1 when they are asked to stop.
 LAUNCHER = """#!/bin/sh
+[ "$*" != --version ] || { echo "${MPI:-mpirun (Open MPI) 5.0.11}"; exit 0; }
+case "$*" in *doctor*) printf "%s\\n" "$@" > "$RECORD/check"; exit "${CHECK_CODE:-0}" ;; esac
 printf "%s\\n" "$@" > "$RECORD/words"
 env > "$RECORD/environment"
-[ -e "$RECORD/stay" ] || exit 5
+echo started >> "$RECORD/starts"
+[ -e "$RECORD/stay" ] || exit "${CODE:-5}"
 trap 'exit 1' TERM INT HUP
-if [ "$(basename "$0")" = mpirun ]; then
+if [ "$(basename "$0")" != torchrun ]; then
     trap 'echo USR1 >> "$RECORD/signals"; exit 0' USR1
     touch "$RECORD/ready"
     while true; do sleep 0.05; done
@@ -32,6 +35,8 @@ wait $!
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Starts a launch script with fake launchers and the given variables; returns its process."""
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" >> "$RECORD/requeued"\n')
+    (tmp_path / "scontrol").chmod(0o755)
     for name in ("torchrun", "mpirun", "srun"):
         (tmp_path / name).write_text(LAUNCHER)
         (tmp_path / name).chmod(0o755)
@@ -39,11 +44,11 @@ def start(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").chmod(0o755)
 
     def run(script: str, *words: str, **variables: str) -> subprocess.Popen[str]:
-        for name in ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "GPUS", "NODES"):
+        for name in ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "GPUS", "NODES", "MAX_RESTARTS"):
             monkeypatch.delenv(name, raising=False)
         environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(tmp_path), **variables}
         command = [*(["bash"] if script.endswith("sbatch") else []), str(ROOT / "launch" / script), *words]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
 
     return run
 
@@ -111,21 +116,129 @@ def test_torchrun_on_several_machines_wants_to_know_the_first(tmp_path, start):
     assert words[words.index("--master-addr") + 1] == "node7"
 
 
+HYDRA = "HYDRA build details:\\n    Version: 5.0.2"
+
+
+def test_mpirun_of_mpich_gets_its_own_options(tmp_path, start):
+    """The names of the variables are on its command line, which everybody on the machine can read; no value is."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("# two machines\nnode7 slots=8\nnode8:8 # the other\n")
+    job = start("mpirun.sh", "recipe", MPI=HYDRA, PROCESSES="8", HOSTFILE=str(hosts), GPU_LIST="a,b,c,d", SECRET="x")
+    assert job.wait(30) == 5
+    words = words_of(tmp_path)
+    assert words[:4] == ["-n", "8", "-bind-to", "none"]
+    assert words[words.index("-hosts") + 1] == "node7:8,node8:8"
+    assert words[words.index("-ppn") + 1] == "4"
+    names = words[words.index("-genvlist") + 1].split(",")
+    assert {"PATH", "MASTER_ADDR", "MEGAPHI_JOB_SECRET", "OMP_NUM_THREADS"} <= set(names)
+    assert "SECRET" not in names
+    assert words[-5:] == ["python", "-m", "megaphi", "train", "recipe"]
+    assert environment_of(tmp_path)["MEGAPHI_JOB_SECRET"] not in " ".join(words)
+    assert start("mpirun.sh", "recipe", MPI=HYDRA, PROCESSES="2").wait(30) == 5
+    assert not {"-hosts", "-ppn", "-x"} & set(words_of(tmp_path))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 @pytest.mark.parametrize(("script", "arrives"), [("mpirun.sh", "USR1"), ("torchrun.sh", "TERM")])
 def test_a_signal_reaches_the_ranks_as_one_that_saves(tmp_path, start, number, script, arrives):
+    job = start_and_signal(tmp_path, start, script, number, PROCESSES="2", MAX_RESTARTS="3")
+    assert job.wait(30) == 0
+    assert (tmp_path / "signals").read_text() == f"{arrives}\n"
+    assert starts(tmp_path) == 1
+
+
+def start_and_signal(tmp_path: Path, start, script: str, number: int, **variables: str) -> subprocess.Popen[str]:
     (tmp_path / "stay").touch()
-    job = start(script, "recipe", PROCESSES="2")
+    job = start(script, "recipe", **variables)
     deadline = time.monotonic() + 30
     while not (tmp_path / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     job.send_signal(number)
-    assert job.wait(30) == 0
-    assert (tmp_path / "signals").read_text() == f"{arrives}\n"
+    return job
 
 
-def test_a_rank_of_the_batch_script_gets_all_its_cores(tmp_path, start):
-    assert start("slurm/pretrain.sbatch", "folder=/x", SLURM_CPUS_PER_TASK="12").wait(30) == 5
-    assert "--cpus-per-task=12" in words_of(tmp_path)
-    assert words_of(tmp_path)[-1] == "folder=/x"
+def starts(tmp_path: Path) -> int:
+    """Number of times that the ranks were started since the last call."""
+    record = tmp_path / "starts"
+    found = record.read_text().count("started") if record.exists() else 0
+    record.unlink(missing_ok=True)
+    return found
+
+
+@pytest.mark.parametrize("script", ["mpirun.sh", "torchrun.sh"])
+def test_a_crashed_job_starts_again_until_its_limit(tmp_path, start, script):
+    job = start(script, "recipe", PROCESSES="2", MAX_RESTARTS="2", CODE="75")
+    assert job.wait(30) == 75
+    assert "ended with code 75: restart 2 of 2, from the last checkpoint" in job.stderr.read()
+    assert starts(tmp_path) == 3
+    for code in (0, 2, 130):
+        assert start(script, "recipe", PROCESSES="2", MAX_RESTARTS="2", CODE=str(code)).wait(30) == code
+        assert starts(tmp_path) == 1
+    assert start(script, "recipe", PROCESSES="2", CODE="75").wait(30) == 75  # nobody asked for restarts
+    assert starts(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "here"),
+    [("mpirun.sh", ["-n", "1"]), ("srun.sh", ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1"])],
+)
+def test_a_node_that_is_not_fit_starts_nothing(tmp_path, start, script, here):
+    job = start(script, "recipe", "folder=/runs/x", CHECK_NODES="1", CHECK_CODE="1", PROCESSES="2", **SLURM)
+    assert job.wait(30) == 1
+    assert "a node is not fit for the job" in job.stderr.read()
+    check = (tmp_path / "check").read_text().splitlines()
+    assert set(here) <= set(check)
+    assert check[-2:] == ["--folder", "/runs/x"]
+    assert starts(tmp_path) == 0
+    assert start(script, "recipe", CHECK_NODES="1", PROCESSES="2", **SLURM).wait(30) == 5
+    assert starts(tmp_path) == 1
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "phi4", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+
+
+def test_a_rank_of_slurm_gets_all_its_cores(tmp_path, start):
+    assert start("srun.sh", "recipe", "folder=/x", SLURM_CPUS_PER_TASK="12", **SLURM).wait(30) == 5
+    assert words_of(tmp_path)[:2] == ["--cpus-per-task=12", "--kill-on-bad-exit=1"]
+    assert words_of(tmp_path)[2:] == ["python", "-m", "megaphi", "train", "recipe", "folder=/x"]
+
+
+def test_a_job_of_slurm_goes_on_after_its_time_limit_and_after_crashes(tmp_path, start):
+    assert start_and_signal(tmp_path, start, "srun.sh", signal.SIGUSR1, **SLURM).wait(30) == 0
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    (tmp_path / "stay").unlink()
+    for _ in range(4):
+        assert start("srun.sh", "recipe", MAX_RESTARTS="2", CODE="75", **SLURM).wait(30) == 75
+    assert (tmp_path / "requeued").read_text().splitlines() == ["requeue 7"] * 3
+    assert len((tmp_path / "phi4_7.restarts").read_text().splitlines()) == 2
+    (tmp_path / "phi4_7.restarts").unlink()
+    assert start("srun.sh", "recipe", MAX_RESTARTS="2", CODE="2", **SLURM).wait(30) == 2  # bad input
+    (tmp_path / "ready").unlink()
+    assert start_and_signal(tmp_path, start, "srun.sh", signal.SIGTERM, MAX_RESTARTS="2", **SLURM).wait(30) == 0
+    assert (tmp_path / "requeued").read_text().splitlines() == ["requeue 7"] * 3  # scancel ends it
+
+
+def test_containers(tmp_path, start):
+    environment = ROOT / "launch" / "environment" / "ethernet.sh"
+    words = {"IMAGE": "nvcr.io#nvidia/pytorch:26.01-py3", "MOUNTS": "/shared,/data", "ENVIRONMENT": str(environment)}
+    assert start("srun.sh", "recipe", **words, **SLURM).wait(30) == 5
+    assert words_of(tmp_path)[1:5] == [
+        "--container-image=nvcr.io#nvidia/pytorch:26.01-py3",
+        "--container-mounts=/shared:/shared,/data:/data",
+        f"--container-workdir={tmp_path}",
+        "--container-env=OMP_NUM_THREADS,NCCL_DEBUG,OMP_NUM_THREADS,NCCL_SOCKET_NTHREADS,NCCL_NSOCKS_PERTHREAD",
+    ]
+    assert start("srun.sh", "recipe", RUNTIME="apptainer", **words, **SLURM).wait(30) == 5
+    inside = ["apptainer", "exec", "--nv", "--bind", "/shared,/data", "--pwd", str(tmp_path), words["IMAGE"]]
+    assert words_of(tmp_path)[1:] == [*inside, "python", "-m", "megaphi", "train", "recipe"]
+    assert start("srun.sh", "recipe", RUNTIME="docker", **words, **SLURM).wait(30) == 2
+
+
+def test_the_batch_script_sets_what_the_ranks_need(tmp_path, start):
+    """It is submitted in the repository, where its paths begin."""
+    (tmp_path / "launch").symlink_to(ROOT / "launch")
+    assert start("slurm/pretrain.sbatch", "folder=/x", CODE="0", **SLURM).wait(30) == 0
+    assert words_of(tmp_path)[-2:] == ["phi4_14b_pretrain", "folder=/x"]
+    assert environment_of(tmp_path)["NCCL_DEBUG"] == "WARN"
+    assert (tmp_path / "check").exists()

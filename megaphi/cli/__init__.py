@@ -31,7 +31,7 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
     "lm-eval": "evaluation.lm_eval",
-    "doctor": "doctor",
+    "doctor": "doctor.doctor",
 }
 """Verb to its module, in the order of `megaphi --help`. The second word of a verb is no recipe for the first."""
 

@@ -18,7 +18,7 @@ FIRST_SAVE_SECONDS = 60.0
 """Assumed duration of a save before the first; at most a twentieth of the limit."""
 
 
-def limit_seconds(text: str) -> float:
+def limit_seconds(text: str, *, field: str = "training.time_limit") -> float:
     """`23:50:00` or `1-12:00:00`, as Slurm writes it. Raises InputError."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", text)
     seconds = 0
@@ -26,7 +26,7 @@ def limit_seconds(text: str) -> float:
         days, hours, minutes, rest = (int(part or 0) for part in found.groups())
         seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
     if not seconds:
-        raise InputError(f"training.time_limit={text}: write it as hours:minutes:seconds or days-hours:minutes:seconds")
+        raise InputError(f"{field}={text}: write it as hours:minutes:seconds or days-hours:minutes:seconds")
     return float(seconds)
 
 

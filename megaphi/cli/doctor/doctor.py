@@ -1,6 +1,7 @@
 """Say what is installed, which path each operation takes here, and whether this machine can run a recipe.
 
-Exit code 0 if the recipe (or, without one, a small CPU run) can be trained here, 1 if something is missing.
+Exit code 0 if the recipe (or, without one, a small CPU run) can be trained here, 1 if something is missing. With --node
+it checks the health of a node of a cluster instead, as launch scripts do before a job starts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import replace
 from importlib import metadata, util
 from typing import TYPE_CHECKING
 
+from megaphi.cli.doctor import node
 from megaphi.config import user_path
 from megaphi.parallel import optional_packages
 
@@ -25,6 +27,7 @@ HELP = "what this machine has, and whether a recipe fits"
 EXAMPLE = """examples:
   megaphi doctor
   megaphi doctor phi4_14b_pretrain
+  megaphi doctor --node --gpus 8 --folder /shared/runs/phi4 --bandwidth
 """
 REQUIRED = ("torch", "megatron-core", "numpy", "tiktoken", "safetensors", "tensorboard", "matplotlib", "psutil")
 OPTIONAL = {
@@ -45,9 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe", type=user_path, metavar="RECIPE", nargs="?", help="a recipe to check against this machine"
     )
     parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of the recipe")
+    node.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.node:
+        return node.run(arguments)
     problems = [*_show_machine(), *_show_packages(), *_show_tokenizer()]
     _show_attention()
     _show_paths()

@@ -1,0 +1,1 @@
+"""A job on a cluster as text: the scripts that start it with torchrun, mpirun and Slurm."""
