@@ -42,7 +42,7 @@ ROWS = [
     {"checkpoint"},
     {"engine"},
     {"stages", "generation", "conversion"},
-    {"planning", "judging"},
+    {"planning", "judging", "monitoring"},
     {"pivotal", "curation"},
     {"evaluation"},
     {"recipes"},
@@ -108,7 +108,10 @@ INSIDE = {
     ],
     "evaluation.tasks": [{"columns", "wording", "quirks", "unjudged"}, {"", "multiple_choice"}, {"mathematics"}],
     "planning": [{"mixture", "ladder", ""}],
-    "cli": [{""}, {"inspect", "pivotal", "evaluation", "decontaminate", "mixture", "planning", "curate"}],
+    "cli": [
+        {""},
+        {"inspect", "pivotal", "evaluation", "decontaminate", "mixture", "planning", "curate", "monitoring"},
+    ],
 }
 """Rows within a package: a folder or a file of it imports its own row and lower ones; "" is every file not named."""
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
@@ -135,6 +138,7 @@ WITHOUT_TORCH = {
     "data",
     "curation",
     "judging",
+    "monitoring",
     "pivotal",
     "evaluation",
     "recipes",

@@ -21,6 +21,7 @@ from megaphi.foreign.visible_text import VisibleStream, one_message
 
 _OF_THEIR_OWN_NAME = "train tokenize generate chat serve convert inspect verify pivotal decontaminate".split()
 VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
+    "watch": "monitoring.watch",
     "mixture": "mixture.of_run",
     "mixture fit": "mixture.fit",
     "ladder": "planning.ladder",

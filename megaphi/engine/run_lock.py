@@ -17,18 +17,28 @@ import secrets
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors
-from megaphi.foreign.files import refuse_other_files
+from megaphi.foreign.files import open_regular, refuse_other_files
 from megaphi.json_text import parse_json
 from megaphi.log import logger
 
 LOCK = ".lock"
 _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _held: dict[Path, Lock] = {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """The job that holds a run folder, as somebody who only looks sees it."""
+
+    described: str
+    alive: bool | None
+    """None: its process cannot be seen from here (another host or container)."""
 
 
 class Occupied(InputError):
@@ -42,6 +52,24 @@ def take(folder: Path, *, take_over: bool = False, field: str = "folder") -> Loc
         _held[path] = Lock(path, take_over=take_over, field=field)
         atexit.register(_held[path].release)
     return _held[path]
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """The job that holds a run folder; None if nobody does. Takes no lock, not even for a moment."""
+    try:
+        with open(open_regular(folder / LOCK), "rb") as file:
+            holder = _holder(file.fileno())
+    except (OSError, InputError):
+        return None
+    if not holder:
+        return None
+    me = _myself()
+    alive: bool | None = None
+    if me["boot"] and holder.get("boot") == me["boot"] and holder.get("processes") == me["processes"]:
+        alive = isinstance(holder.get("pid"), int) and _start_of(holder["pid"]) == holder.get("started") != ""
+    elif me["boot"] and holder.get("boot") and holder.get("host") == me["host"] and holder["boot"] != me["boot"]:
+        alive = False  # this host has been rebooted since
+    return Holder(described=_described(holder), alive=alive)
 
 
 class Lock:

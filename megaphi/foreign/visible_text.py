@@ -29,6 +29,11 @@ def is_one_line(name: str) -> bool:
     return _OBEYED.search(name) is None and not _LINE_ENDS.search(name)
 
 
+def one_line(text: str) -> str:
+    """`visible`, in which ends of lines and tabs are blanks."""
+    return visible(_LINE_ENDS.sub(" ", text))
+
+
 def one_message(text: str) -> str:
     """`visible`, with all further lines indented, so that none of them can pass for a message of its own."""
     return re.sub(r"\n(?!  |\n)", "\n  ", visible(text))

@@ -5,15 +5,11 @@ A step takes all ranks the same time, so they are compared by their own work; th
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping
 from pathlib import Path
 
-from megaphi.engine.reporting.step_times import OWN_WORK, WAITING, RankTimes, read_step_times
+from megaphi.engine.reporting.step_times import OWN_WORK, WAITING, read_step_times, verdict
 from megaphi.errors import InputError
 
-SLOW = 1.1
-"""A rank whose own work takes so many times the median is named."""
 MOST_ROWS = 16
 
 
@@ -42,25 +38,3 @@ def show_ranks(folder: Path, *, last: int) -> int:
         print(f"and {len(times) - len(shown)} ranks that are faster")
     print(verdict(times))
     return 0
-
-
-def verdict(times: Mapping[int, RankTimes]) -> str:
-    """Name the slow rank, by how much it is slower, and in which part of the step."""
-    usual = statistics.median_low(rank.own_work for rank in times.values())
-    slowest = max(times, key=lambda rank: times[rank].own_work)
-    ratio = times[slowest].own_work / usual if usual else 1.0
-    about = f"rank {slowest} on {times[slowest].host}: {ratio:.2f} x the median of its own work"
-    if ratio < SLOW:
-        return f"no rank stands out; the slowest is {about}"
-
-    def excess(name: str) -> float:
-        return times[slowest].seconds.get(name, 0.0) - _median(times, name)
-
-    phase = max(OWN_WORK, key=excess)
-    base = _median(times, phase)
-    by = f"{times[slowest].seconds[phase] / base:.2f} x the median" if base else "which costs the others nothing"
-    return f"slow: {about}, most of it in {phase} ({by}; {1e3 * excess(phase):.2f} ms more)"
-
-
-def _median(times: Mapping[int, RankTimes], phase: str) -> float:
-    return statistics.median_low(rank.seconds.get(phase, 0.0) for rank in times.values())

@@ -27,6 +27,8 @@ OWN_WORK = ("data", "forward_backward", "optimizer", "save")
 all wait for a rank that is late with its share of gathered parameters: there a slow rank stands out less."""
 WAITING = ("gradients", "exchange")
 """Phases in which ranks synchronise: a fast rank waits there for the slow ones."""
+SLOW = 1.1
+"""A rank whose own work takes so many times the median is named."""
 FLUSH_SECONDS = 10.0
 LONGEST_FILE_BYTES = 4 << 20
 
@@ -125,6 +127,28 @@ def read_step_times(folder: Path, *, last: int) -> dict[int, RankTimes]:
             seconds = {phase: _usual([step.get(phase, 0.0) for step in chosen]) for step in chosen for phase in step}
             found[int(name)] = RankTimes(host=about["host"], place=about["place"], steps=len(chosen), seconds=seconds)
     return found
+
+
+def verdict(times: Mapping[int, RankTimes]) -> str:
+    """Name the slow rank, by how much it is slower, and in which part of the step."""
+    usual = statistics.median_low(rank.own_work for rank in times.values())
+    slowest = max(times, key=lambda rank: times[rank].own_work)
+    ratio = times[slowest].own_work / usual if usual else 1.0
+    about = f"rank {slowest} on {times[slowest].host}: {ratio:.2f} x the median of its own work"
+    if ratio < SLOW:
+        return f"no rank stands out; the slowest is {about}"
+
+    def excess(name: str) -> float:
+        return times[slowest].seconds.get(name, 0.0) - _median(times, name)
+
+    phase = max(OWN_WORK, key=excess)
+    base = _median(times, phase)
+    by = f"{times[slowest].seconds[phase] / base:.2f} x the median" if base else "which costs the others nothing"
+    return f"slow: {about}, most of it in {phase} ({by}; {1e3 * excess(phase):.2f} ms more)"
+
+
+def _median(times: Mapping[int, RankTimes], phase: str) -> float:
+    return statistics.median_low(rank.seconds.get(phase, 0.0) for rank in times.values())
 
 
 def _usual(seconds: list[float]) -> float:
