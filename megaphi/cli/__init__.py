@@ -24,6 +24,7 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "watch": "monitoring.watch",
     "mixture": "mixture.of_run",
     "mixture fit": "mixture.fit",
+    "plan": "planning.plan",
     "ladder": "planning.ladder",
     "curate": "curate.curate",
     "curate label": "curate.label",

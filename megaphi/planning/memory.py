@@ -14,12 +14,13 @@ buffers and what the allocator loses are not in it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.rows.head_cut import HeadCut
 from megaphi.model.variants import variant_of
 from megaphi.parallel.layout import padded_vocabulary
-from megaphi.planning.pipeline import most_kept, passes_of
+from megaphi.planning.pipeline import kept_at_most, most_kept
 from megaphi.stages.packed_task import PackedTask
 from megaphi.stages.pretrain import Pretrain
 
@@ -44,33 +45,58 @@ class RankMemory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
+class KeptPerToken(NamedTuple):
+    """Bytes per token of a micro-batch on one rank."""
+
+    layer: float
+    """Kept of a layer from its forward to its backward pass."""
+    head: float
+    """Kept at the end of the model."""
+    again: float
+    """Added by recomputing a layer, for a moment."""
+
+
 def rank_memory(run: RunConfig, stage_parameters: list[int]) -> list[RankMemory]:
     """One entry per pipeline stage, from the parameters that a rank of each holds; `run.layout` must be complete."""
-    weight_bytes = 2 if run.precision.parameters == "bfloat16" else 4
-    states = 3 if run.precision.parameters == "bfloat16" else 2  # two moments, and the main copy of bf16 weights
-    sharing_ranks = run.layout.world_size // (run.layout.tensor * run.layout.pipeline)
     parts = [replace(run, batch=batch) for batch in run.task.batch_shapes(run)]
     return [
-        RankMemory(
-            parameters=parameters,
-            weights=parameters * weight_bytes,
-            gradients=parameters * _FP32_BYTES,
-            optimizer=-(-parameters // sharing_ranks) * states * _FP32_BYTES,
-            activations=max(_activation_bytes(part, stage=stage, weight_bytes=weight_bytes) for part in parts),
-        )
+        state_memory(run, parameters, activations=max(activation_bytes(part, stage=stage) for part in parts))
         for stage, parameters in enumerate(stage_parameters)
     ]
 
 
-def _activation_bytes(run: RunConfig, *, stage: int, weight_bytes: int) -> int:
-    """Kept activations at the schedule's peak."""
+def state_memory(run: RunConfig, parameters: int, *, activations: int) -> RankMemory:
+    """Memory of a rank that trains so many numbers, and keeps so many bytes of activations."""
+    states = 3 if run.precision.parameters == "bfloat16" else 2  # two moments, and the main copy of bf16 weights
+    sharing_ranks = run.layout.world_size // (run.layout.tensor * run.layout.pipeline)
+    return RankMemory(
+        parameters=parameters,
+        weights=parameters * _weight_bytes(run),
+        gradients=parameters * _FP32_BYTES,
+        optimizer=-(-parameters // sharing_ranks) * states * _FP32_BYTES,
+        activations=activations,
+    )
+
+
+def _weight_bytes(run: RunConfig) -> int:
+    return 2 if run.precision.parameters == "bfloat16" else 4
+
+
+def activation_bytes(run: RunConfig, *, stage: int, kept: KeptPerToken | None = None) -> int:
+    """Kept activations at the schedule's peak; `kept` where it is known already."""
     layout = run.layout
     tokens = run.batch.micro_batch * run.batch.sequence_length // layout.context
     micro_batches = run.batch.global_batch // (run.batch.micro_batch * (layout.world_size // layout.model_ranks))
+    layer, head, again = kept or kept_per_token(run)
+    moments = kept_at_most(layout, micro_batches, layers=run.model.layers, stage=stage)
+    return int(tokens * most_kept(moments, layer=layer, head=head, again=again))
+
+
+def kept_per_token(run: RunConfig) -> KeptPerToken:
+    """Bytes by the tensor and context ranks of the layout; the stages do not matter."""
+    weight_bytes = _weight_bytes(run)
     layer, again = _kept_and_again_per_token(run, weight_bytes=weight_bytes)
-    sizes = [layers * layer for layers in layout.chunk_layers(run.model.layers)]
-    head = _head_bytes_per_token(run, weight_bytes=weight_bytes)
-    return int(tokens * most_kept(passes_of(layout, micro_batches, stage=stage), sizes, head=head, again=again))
+    return KeptPerToken(layer, _head_bytes_per_token(run, weight_bytes=weight_bytes), again)
 
 
 def _kept_and_again_per_token(run: RunConfig, *, weight_bytes: int) -> tuple[float, float]:

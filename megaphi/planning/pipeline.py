@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from megaphi.engine.run_config import RunConfig
@@ -54,10 +55,10 @@ class PipelineTime:
         return sum(self.busy) / len(self.busy) / self.total
 
 
-def passes_of(layout: ParallelLayout, micro_batches: int, *, stage: int) -> list[Pass]:
-    """The passes of one stage, in their order."""
+def passes_of(layout: ParallelLayout, micro_batches: int, *, stage: int, group: int | None = None) -> list[Pass]:
+    """The passes of one stage, in their order; `group` where it is not the layout's own for so many micro-batches."""
     stages, chunks = layout.pipeline, layout.virtual_pipeline
-    group = layout.micro_batch_group(micro_batches)
+    group = group or layout.micro_batch_group(micro_batches)
     turns = [
         (chunk, micro_batch)
         for first in range(0, micro_batches, group)
@@ -66,31 +67,79 @@ def passes_of(layout: ParallelLayout, micro_batches: int, *, stage: int) -> list
     ]
     forward = [Pass(chunk * stages + stage, number, True) for chunk, number in turns]
     backward = [Pass((chunks - 1 - chunk) * stages + stage, number, False) for chunk, number in turns]
-    after = stages - 1 - stage
-    ahead = min(after if chunks == 1 else 2 * after + (chunks - 1) * group, len(turns))
+    ahead = min(_ahead(layout, stage, group), len(turns))
     alternating = [one for pair in zip(forward[ahead:], backward, strict=False) for one in pair]
     return [*forward[:ahead], *alternating, *backward[len(turns) - ahead :]]
 
 
-def most_kept(passes: Sequence[Pass], sizes: Sequence[float], *, head: float = 0.0, again: float = 0.0) -> float:
+def _ahead(layout: ParallelLayout, stage: int, group: int) -> int:
+    """Forward passes of a stage before it takes forward and backward passes in turn."""
+    after = layout.pipeline - 1 - stage
+    return after if layout.virtual_pipeline == 1 else 2 * after + (layout.virtual_pipeline - 1) * group
+
+
+class Kept(NamedTuple):
+    """Contents of a stage's memory at one moment of a step."""
+
+    layers: int
+    """Layers of all micro-batches whose backward pass is to come."""
+    heads: int
+    """The same of the end of the model."""
+    again: int
+    """1 in a backward pass, which may compute something once more."""
+
+
+def kept_at_most(layout: ParallelLayout, micro_batches: int, *, layers: int, stage: int) -> tuple[Kept, ...]:
+    """The moments of a step of a model of `layers` that keep most of something; none keeps less than another of all.
+
+    After the first groups of micro-batches a step repeats itself up to its last group, so that the groups between are
+    left out.
+    """
+    group = layout.micro_batch_group(micro_batches)
+    turns = group * layout.virtual_pipeline
+    enough = (_ahead(layout, stage, group) // turns + 3) * group + micro_batches % group
+    stages = ParallelLayout(pipeline=layout.pipeline, virtual_pipeline=layout.virtual_pipeline)
+    return _kept_at_most(stages, min(micro_batches, enough), layout.chunk_layers(layers), stage, group)
+
+
+@cache
+def _kept_at_most(
+    layout: ParallelLayout, micro_batches: int, chunk_layers: tuple[int, ...], stage: int, group: int
+) -> tuple[Kept, ...]:
+    return moments(passes_of(layout, micro_batches, stage=stage, group=group), chunk_layers)
+
+
+def moments(passes: Sequence[Pass], chunk_layers: Sequence[int]) -> tuple[Kept, ...]:
+    """The moments of these passes that keep most of something."""
+    layers = heads = 0
+    most: dict[tuple[int, int], int] = {}  # layers by what is kept beside them
+    for one in passes:
+        is_top = one.chunk == len(chunk_layers) - 1
+        if one.forward:
+            layers, heads = layers + chunk_layers[one.chunk], heads + is_top
+        else:
+            heads -= is_top
+        beside = (heads, int(not one.forward))
+        most[beside] = max(most.get(beside, 0), layers)
+        if not one.forward:
+            layers -= chunk_layers[one.chunk]
+    found = [Kept(layers, *beside) for beside, layers in most.items()]
+    return tuple(kept for kept in found if not any(kept != other and _is_within(kept, other) for other in found))
+
+
+def _is_within(kept: Kept, other: Kept) -> bool:
+    return kept.layers <= other.layers and kept.heads <= other.heads and kept.again <= other.again
+
+
+def most_kept(moments: Sequence[Kept], *, layer: float, head: float = 0.0, again: float = 0.0) -> float:
     """The most that is kept at any time of a step.
 
     Args:
-        sizes: what a micro-batch keeps of each chunk from its forward to its backward pass.
+        layer: what a micro-batch keeps of a layer from its forward to its backward pass.
         head: what it keeps above the top chunk, until the head's backward pass.
         again: what the backward pass of any chunk computes once more.
     """
-    kept = most = 0.0
-    for one in passes:
-        above = head if one.chunk == len(sizes) - 1 else 0.0
-        if one.forward:
-            kept += sizes[one.chunk] + above
-            most = max(most, kept)
-        else:
-            kept -= above
-            most = max(most, kept + again)
-            kept -= sizes[one.chunk]
-    return most
+    return max(kept.layers * layer + kept.heads * head + kept.again * again for kept in moments)
 
 
 def pipeline_time(layout: ParallelLayout, micro_batches: int, work: Sequence[ChunkWork]) -> PipelineTime:

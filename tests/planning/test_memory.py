@@ -16,6 +16,7 @@ from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.planning.memory import RankMemory, rank_memory
+from megaphi.planning.step.shape import shape_of
 from megaphi.stages.finetune import Finetune
 from tests.engine.layout_runs import TINY, tiny_run
 from tests.gloo_world import run_in_world
@@ -44,6 +45,7 @@ def planned_and_measured(
 ) -> list[tuple[RankMemory, dict[str, int]]]:
     """For each pipeline stage its plan, and the mean of what its ranks hold (replicas share unevenly).
 
+    The plan is that of `megaphi plan`, which counts parameters without the modules: they are compared here, always.
     The first context rank sees the fewest keys: the others' activations are "most activations".
     """
     batch = BatchShape(sequence_length=128, global_batch=8 * (layout.data or 1), micro_batch=2)
@@ -53,7 +55,9 @@ def planned_and_measured(
     means = [{name: sum(rank[name] for rank in stage) // len(stage) for name in stage[0]} for stage in stages]
     for mean, stage in zip(means, stages, strict=True):
         mean["most activations"] = max(rank["activations"] for rank in stage)
-    return list(zip(rank_memory(run, [mean["parameters"] for mean in means]), means, strict=True))
+    parameters = [shape_of(run).parameters_of_stage(stage) for stage in range(layout.pipeline)]
+    assert parameters == [mean["parameters"] for mean in means]
+    return list(zip(rank_memory(run, parameters), means, strict=True))
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])

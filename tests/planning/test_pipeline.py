@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from megaphi.cli import main
 from megaphi.model.arithmetic import head_in_layers
 from megaphi.parallel.layout import ParallelLayout
-from megaphi.planning.pipeline import ChunkWork, Pass, chunk_work, most_kept, passes_of, pipeline_time
+from megaphi.planning.pipeline import (
+    ChunkWork,
+    Pass,
+    chunk_work,
+    kept_at_most,
+    moments,
+    most_kept,
+    passes_of,
+    pipeline_time,
+)
 from tests.engine.layout_runs import TINY, tiny_run
 
 
@@ -41,7 +50,9 @@ def test_1f1b_of_equal_stages_idles_as_known(stages: int, more: int) -> None:
     found = pipeline_time(layout, micro_batches, [ChunkWork(1.0, 2.0)] * stages)
     assert found.balance == pytest.approx(1.0)
     assert found.total == pytest.approx(3.0 * (micro_batches + stages - 1))
-    kept = [most_kept(passes_of(layout, micro_batches, stage=stage), [1.0] * stages) for stage in range(stages)]
+    kept = [
+        most_kept(kept_at_most(layout, micro_batches, layers=stages, stage=stage), layer=1.0) for stage in range(stages)
+    ]
     assert kept == [stages - stage for stage in range(stages)]
 
 
@@ -86,7 +97,18 @@ def test_what_is_recomputed_counts_in_the_backward_pass() -> None:
 
 def test_a_pass_keeps_its_chunk_until_its_backward_pass() -> None:
     passes = [Pass(0, 0, True), Pass(2, 0, True), Pass(2, 0, False), Pass(0, 1, True), Pass(0, 0, False)]
-    assert most_kept(passes, [3, 0, 2]) == 6
-    assert most_kept(passes, [3, 0, 2], head=4) == 3 + 2 + 4
-    assert most_kept(passes, [3, 0, 2], again=1) == 6 + 1
-    assert most_kept(passes, [3, 0, 2], head=4, again=7) == 6 + 7
+    kept = moments(passes, [3, 0, 2])
+    assert most_kept(kept, layer=1) == 6
+    assert most_kept(kept, layer=1, head=4) == 3 + 2 + 4
+    assert most_kept(kept, layer=1, again=1) == 6 + 1
+    assert most_kept(kept, layer=1, head=4, again=7) == 6 + 7
+
+
+@given(stages=st.integers(1, 4), chunks=st.integers(1, 4), more=st.integers(0, 60), stage=st.integers(0, 3))
+def test_the_groups_in_the_middle_of_a_step_keep_nothing_more(stages: int, chunks: int, more: int, stage: int) -> None:
+    layout = ParallelLayout(pipeline=stages, virtual_pipeline=chunks if stages > 1 else 1)
+    layers = [2 + number % 3 for number in range(layout.pipeline * layout.virtual_pipeline)]
+    layout = replace(layout, stage_layers=tuple(layers))
+    passes = passes_of(layout, stages + more, stage=stage % stages)
+    found = kept_at_most(layout, stages + more, layers=sum(layers), stage=stage % stages)
+    assert set(found) == set(moments(passes, layers))

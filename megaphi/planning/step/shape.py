@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, NamedTuple
 
 from megaphi.data.batch import BatchShape
@@ -83,15 +84,30 @@ class StepShape:
 
     def parameters_of_stage(self, stage: int) -> int:
         """Numbers that a rank of a pipeline stage holds, copies of key-value groups among them."""
-        layer = sum(matrix.numbers for matrix in self.layer_matrices.values())
-        layer += sum(row.numel for row in variant_of(self.model.variant).layer_weights(self.model) if not row.is_matrix)
-        numbers = sum(self.chunk_layers[stage :: self.layout.pipeline]) * layer
-        ends = self.output_matrix.numbers
-        if stage == 0:
-            numbers += ends
-        if stage == self.layout.pipeline - 1:
-            numbers += self.model.hidden + (0 if self.model.tied_embeddings and stage == 0 else ends)
-        return numbers
+        numbers = numbers_on_a_rank(self.model, self.layout.tensor)
+        is_last = stage == self.layout.pipeline - 1
+        top = numbers.norm + (0 if self.model.tied_embeddings and stage == 0 else numbers.embedding)
+        layers = sum(self.chunk_layers[stage :: self.layout.pipeline])
+        return layers * numbers.layer + (numbers.embedding if stage == 0 else 0) + (top if is_last else 0)
+
+
+class NumbersOnARank(NamedTuple):
+    """Numbers of the parts of a model that one of its tensor ranks holds."""
+
+    layer: int
+    embedding: int
+    """As many as the output matrix."""
+    norm: int
+    """Numbers of the final norm."""
+
+
+@cache
+def numbers_on_a_rank(model: Architecture, tensor: int) -> NumbersOnARank:
+    one = StepShape(model=model, layout=ParallelLayout(tensor=tensor, data=1), batch=BatchShape(global_batch=1))
+    rows = variant_of(model.variant).layer_weights(model)
+    layer = sum(matrix.numbers for matrix in one.layer_matrices.values())
+    layer += sum(row.numel for row in rows if not row.is_matrix)
+    return NumbersOnARank(layer, one.output_matrix.numbers, model.hidden)
 
 
 def shape_of(run: RunConfig) -> StepShape:

@@ -54,21 +54,33 @@ def step_time(step: StepShape, device: Device) -> StepTime:
     """Predict one step."""
     layout, micro_batches = step.layout, step.micro_batches
     chunks = [chunk_passes(step, device, chunk) for chunk in range(len(step.chunk_layers))]
-    stages = [_together(chunks[stage :: layout.pipeline]) for stage in range(layout.pipeline)]
     work = [ChunkWork(total(chunk.forward), total(chunk.backward)) for chunk in chunks]
     pipeline = pipeline_time(layout, micro_batches, work)
     busiest = max(range(layout.pipeline), key=pipeline.busy.__getitem__)
     rest = {
         "pipeline bubble": pipeline.total - pipeline.busy[busiest],
-        "point to point": micro_batches * _message_seconds(step, device),
-        "gradients and weights": max(
-            _replica_seconds(step, device, stage, passes) for stage, passes in enumerate(stages)
-        ),
-        "optimizer": max(_optimizer_seconds(step, device, stage) for stage in range(layout.pipeline)),
+        **around_passes(step, device, stage_work(work, stages=layout.pipeline)),
     }
-    passes = stages[busiest]
+    passes = _together(chunks[busiest :: layout.pipeline])
     parts = added((micro_batches, passes.forward), (micro_batches, passes.backward), (1, rest))
     return StepTime(parts=parts, step=step, device=device)
+
+
+def stage_work(chunks: Sequence[ChunkWork], *, stages: int) -> list[ChunkWork]:
+    """Work of every stage on one micro-batch, from that of the chunks."""
+    return [
+        ChunkWork(sum(one.forward for one in chunks[stage::stages]), sum(one.backward for one in chunks[stage::stages]))
+        for stage in range(stages)
+    ]
+
+
+def around_passes(step: StepShape, device: Device, stages: Sequence[ChunkWork]) -> Parts:
+    """Seconds of a step beside its passes and the bubble."""
+    return {
+        "point to point": step.micro_batches * _message_seconds(step, device),
+        "gradients and weights": max(_replica_seconds(step, device, stage, work) for stage, work in enumerate(stages)),
+        "optimizer": max(_optimizer_seconds(step, device, stage) for stage in range(len(stages))),
+    }
 
 
 def chunk_passes(step: StepShape, device: Device, chunk: int) -> Passes:
@@ -113,15 +125,15 @@ def _message_seconds(step: StepShape, device: Device) -> float:
     return 2 * size / (device.node_bytes if is_near else device.network_bytes)
 
 
-def _replica_seconds(step: StepShape, device: Device, stage: int, passes: Passes) -> float:
+def _replica_seconds(step: StepShape, device: Device, stage: int, work: ChunkWork) -> float:
     """Part of the replicas' collectives that no pass hides."""
     layout = step.layout
     gradients, weights = replica_bytes(step, stage)
     rate = group_rate(device, ranks=(layout.data or 1) * layout.context, stride=layout.tensor)
     if not step.overlap_gradients:
         return (gradients + weights) / rate
-    reduced = max(0.0, gradients / rate - total(passes.backward))
-    return reduced + max(0.0, weights / rate - total(passes.forward))
+    reduced = max(0.0, gradients / rate - work.backward)
+    return reduced + max(0.0, weights / rate - work.forward)
 
 
 def _optimizer_seconds(step: StepShape, device: Device, stage: int) -> float:
