@@ -36,7 +36,8 @@ def test_it_prints_plans_memory_and_every_refusal(plan) -> None:
     assert text.startswith("Plan of phi4_14b_pretrain on 512 H100 SXM: 5,760 sequences of 4,096 tokens a step, 10,003,")
     assert "not calibrated: no measured row of this device" in text
     assert "MFU is of 989.4 TFLOP/s dense bf16" in text
-    choices, fitting = map(int, re.search(r"(\d+) choices, of which (\d+) fit in 80 GB", text).groups())
+    (counts,) = re.findall(r"(\d+) choices, of which (\d+) fit in 80 GB", text)
+    choices, fitting = map(int, counts)
     refused = [int(number.replace(",", "")) for number in re.findall(r"^ +([\d,]+)  [a-zM].* \(.*\)$", text, re.M)]
     assert sum(refused) + fitting == choices
     best = r"  1 TP 1 x PP 4 x DP 128 +1 +none +7\.\d+ +[\d,]+ +[\d,]+ +5\d\.\d% +\d\d\.\d% +\d\.\d% +\d\d\.\d +[\d,]+"
@@ -100,9 +101,14 @@ def test_what_is_written_is_a_recipe_that_trains(plan, capsys, tmp_path: Path) -
     assert main(["train", "job/planned.py:planned", "--dry-run", "--world-size", "512"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"batch\.global_batch +1024\n", printed)
-    planned = re.search(r"^ +1 0 +(\d+\.\d+) +(\d+\.\d+) +(\d+\.\d+) +(\d+\.\d+) ", text, re.M)
-    counted = re.search(r"^ +0 +[\d,]+ +([\d.]+) GB +([\d.]+) GB +([\d.]+) (M?G?)B +([\d.]+) GB", printed, re.M)
-    assert planned.group(1, 2, 4) == counted.group(1, 2, 5)
+    for name in ("torchrun.sh", "mpirun.sh", "slurm.sbatch", "environment.sh", "scripts/supervise.sh"):
+        assert (tmp_path / "job" / name).is_file(), name
+    batch = (tmp_path / "job" / "slurm.sbatch").read_text()
+    assert "#SBATCH --nodes=64\n" in batch
+    assert f"{tmp_path}/job/planned.py:planned" in batch
+    (planned,) = re.findall(r"^ +1 0 +(\d+\.\d+) +(\d+\.\d+) +\d+\.\d+ +(\d+\.\d+) ", text, re.M)
+    (counted,) = re.findall(r"^ +0 +[\d,]+ +([\d.]+) GB +([\d.]+) GB +[\d.]+ [MG]B +([\d.]+) GB", printed, re.M)
+    assert planned == counted
 
 
 ROWS = """device,commit,side,seconds,model_seconds
@@ -112,6 +118,16 @@ NVIDIA H100 80GB HBM3,abc1234,megaphi,nan,1.0
 NVIDIA H100 80GB HBM3,abc1234,transformers,9.0,1.0
 NVIDIA H200,abc1234,megaphi,5.0,1.0
 """
+
+
+def test_a_recipe_of_a_file_is_found_from_any_folder(capsys, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "mine.py").write_text("from megaphi.recipes.phi4_14b import phi4_14b_pretrain as mine\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "mine.py:mine", "--gpus", "512", *NARROW, "--json", "--write", "job"]) == 0
+    written = json.loads(capsys.readouterr().out)["written"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_recipe(f"{tmp_path}/{written[0]}:planned").layout.pipeline == 4
 
 
 def test_measured_rows_calibrate_and_are_named(plan, tmp_path: Path) -> None:
@@ -142,6 +158,7 @@ def test_measured_rows_calibrate_and_are_named(plan, tmp_path: Path) -> None:
         (("layout.tensr=2",), "layout.tensr"),
         (("--sequence", "0"), "batch.sequence_length"),
         (("--measured", "nowhere.csv"), "nowhere.csv"),
+        (("--gpus", "12", "--write", "job", "batch.global_batch=24"), "whole nodes of 8 GPUs, and 12 are no whole"),
         (("--device", "a100", "precision.fp8=delayed"), "A100 SXM 80 GB has no FP8 products"),
     ],
 )

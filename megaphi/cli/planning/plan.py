@@ -19,6 +19,7 @@ from megaphi.config import user_path
 from megaphi.errors import InputError, RunFailed
 
 if TYPE_CHECKING:
+    from megaphi.cli.planning.plan_tables import PlanReport
     from megaphi.engine.run_config import RunConfig
     from megaphi.planning.search.calibration import MeasuredRatio
     from megaphi.planning.search.search import Found
@@ -71,12 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="count the parameters of every shown plan from the real modules too, which takes longer",
     )
-    parser.add_argument("--write", type=user_path, metavar="FOLDER", help="write the first plan as a recipe file")
+    parser.add_argument(
+        "--write", type=user_path, metavar="FOLDER", help="write the first plan as a recipe, and files that start it"
+    )
     parser.add_argument("--json", action="store_true", help="print the same as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from megaphi.cli.planning.plan_tables import PlanReport, as_json, print_answer
+    from megaphi.cli.planning.plan_tables import PlanReport, as_json, print_report
     from megaphi.config import override
     from megaphi.log import set_up_logging
     from megaphi.planning.search.claim import verdict_on
@@ -93,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     claim = None
     if arguments.days is not None:
         claim = verdict_on(question, tokens=tokens, days=arguments.days, tokens_per_second=fastest)
-    answer = PlanReport(
+    report = PlanReport(
         recipe=arguments.recipe,
         fields=fields,
         question=question,
@@ -105,14 +108,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.count_modules:
         _count_modules(question, found)
-    if arguments.json:
-        as_json(answer)
-    else:
-        print_answer(answer)
+    written = _write(report, Path(arguments.write)) if arguments.write is not None and found.plans else []
+    (as_json if arguments.json else print_report)(report, written)
     if not found.plans:
         raise RunFailed(_nothing_fits(question, found))
-    if arguments.write is not None:
-        _write(answer, Path(arguments.write), quiet=arguments.json)
     return 0 if claim is None or claim.kind == "possible" else 1
 
 
@@ -230,15 +229,13 @@ def _nothing_fits(question: PlanQuestion, found: Found) -> str:
     )
 
 
-def _write(answer: object, folder: Path, *, quiet: bool) -> None:
-    from megaphi.cli.planning.plan_tables import PlanReport
+def _write(report: PlanReport, folder: Path) -> list[Path]:
+    """The recipe of the first plan, and the files that start it. Raises InputError."""
     from megaphi.files import write_text
-    from megaphi.planning.search.planned import RECIPE_FILE, recipe_text
+    from megaphi.planning.launch.launch_files import write_launch_files
+    from megaphi.planning.search.planned import RECIPE_FILE, found_anywhere, job_of, recipe_text
 
-    assert isinstance(answer, PlanReport)
-    text = recipe_text(answer.recipe, answer.chosen_fields, title=answer.title)
+    job = job_of(report.question, folder)
+    text = recipe_text(found_anywhere(report.recipe), report.chosen_fields, title=report.title)
     write_text(folder / RECIPE_FILE, text)
-    if not quiet:
-        print()
-        print(f"Written: {folder / RECIPE_FILE}")
-        print(f"  megaphi train {folder / RECIPE_FILE}:planned --dry-run --world-size {answer.question.devices}")
+    return [folder / RECIPE_FILE, *write_launch_files(job)]

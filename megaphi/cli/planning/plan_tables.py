@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from megaphi.planning.search.buffers import explain_buffers
@@ -52,32 +54,36 @@ class PlanReport:
         return cost_of(self.question, tokens=self.tokens, tokens_per_second=plan.time.tokens_per_second)
 
 
-def print_answer(answer: PlanReport) -> None:
-    print(f"Plan of {answer.title}")
-    _print_assumptions(answer)
-    found = answer.found
+def print_report(report: PlanReport, written: Sequence[Path] = ()) -> None:
+    print(f"Plan of {report.title}")
+    _print_assumptions(report)
+    found = report.found
     print()
     print(
         f"{found.space:,} choices, of which {found.fitting:,} fit in"
-        f" {answer.question.memory_bytes / GIGA:g} GB a device"
+        f" {report.question.memory_bytes / GIGA:g} GB a device"
     )
     if found.plans:
-        _print_plans(answer)
-        _print_memory(answer)
-    _print_refusals(answer)
-    if answer.claim is not None:
+        _print_plans(report)
+        _print_memory(report)
+    _print_refusals(report)
+    if report.claim is not None:
         print()
-        print(claim_text(answer))
+        print(claim_text(report))
     if found.plans:
-        fields = " ".join(shlex.quote(field) for field in answer.chosen_fields)
+        fields = " ".join(shlex.quote(field) for field in report.chosen_fields)
         print()
         print("The first plan as a command")
-        print(f"  megaphi train {shlex.quote(answer.recipe)} {fields}")
+        print(f"  megaphi train {shlex.quote(report.recipe)} {fields}")
+    if written:
+        print()
+        print(f"Written to {written[0].parent}: {', '.join(path.name for path in written)}")
+        print(f"  megaphi train {written[0]}:planned --dry-run --world-size {report.question.devices}")
 
 
-def _print_assumptions(answer: PlanReport) -> None:
-    device, precision = answer.question.device, answer.question.run.precision
-    found = answer.calibration
+def _print_assumptions(report: PlanReport) -> None:
+    device, precision = report.question.device, report.question.run.precision
+    found = report.calibration
     if found is None:
         print("not calibrated: no measured row of this device; its rates are assumed (megaphi/planning/step/device.py)")
     else:
@@ -101,12 +107,12 @@ def _print_assumptions(answer: PlanReport) -> None:
     print("  the time is a model's, without failures, stragglers, checkpoints and evaluation")
 
 
-def _print_plans(answer: PlanReport) -> None:
-    cost = f"{'days':>8}{'GPU-hours':>12}{'MWh':>8}" if answer.tokens else ""
+def _print_plans(report: PlanReport) -> None:
+    cost = f"{'days':>8}{'GPU-hours':>12}{'MWh':>8}" if report.tokens else ""
     print()
     print(f"{'':>4}{'layout':<38}{'micro':>6}{'recompute':>11}{'s/step':>10}{'tokens/s':>12}", end="")
     print(f"{'per GPU':>9}{'causal':>8}{'full':>7}{'bubble':>8}{cost}")
-    for number, plan in enumerate(answer.found.plans, 1):
+    for number, plan in enumerate(report.found.plans, 1):
         time, choice = plan.time, plan.choice
         bubble = time.parts.get("pipeline bubble", 0.0) / time.seconds
         print(
@@ -115,37 +121,37 @@ def _print_plans(answer: PlanReport) -> None:
             f"{time.utilisation('causal'):>8.1%}{time.utilisation('full'):>7.1%}{bubble:>8.1%}",
             end="",
         )
-        price = answer.cost(plan) if answer.tokens else None
+        price = report.cost(plan) if report.tokens else None
         print(f"{price.days:>8.1f}{price.device_hours:>12,.0f}{price.kilowatt_hours / 1e3:>8,.0f}" if price else "")
-    if answer.tokens:
-        device = answer.question.device
+    if report.tokens:
+        device = report.question.device
         print(f"    energy: {POWER_SHARE:.0%} of {device.watts:.0f} W a device, without hosts and cooling")
 
 
-def _print_memory(answer: PlanReport) -> None:
+def _print_memory(report: PlanReport) -> None:
     print()
     print("GB a rank, on the stage that needs most (weights, gradients and optimizer exact, activations estimated)")
     print(f"{'':>4}{'stage':<6}{'weights':>9}{'gradients':>11}{'optimizer':>11}{'activations':>13}", end="")
     print(f"{'buffers':>9}{'total':>8}  layers of each stage")
-    for number, plan in enumerate(answer.found.plans, 1):
+    for number, plan in enumerate(report.found.plans, 1):
         stage = plan.memory[plan.largest]
         sizes = (stage.rank.weights, stage.rank.gradients, stage.rank.optimizer, stage.rank.activations)
         columns = zip((*sizes, stage.buffers, stage.total), (9, 11, 11, 13, 9, 8), strict=True)
         row = "".join(f"{size / GIGA:>{width}.2f}" for size, width in columns)
-        print(f"{number:>3} {plan.largest:<6}{row}  {_layers(answer, plan)}")
+        print(f"{number:>3} {plan.largest:<6}{row}  {_layers(report, plan)}")
     print(f"    {explain_buffers()}")
 
 
-def _layers(answer: PlanReport, plan: Plan) -> str:
+def _layers(report: PlanReport, plan: Plan) -> str:
     """`2+2+2+2+3, 2+2+2+2+2`: chunks of every stage, from the bottom up."""
     layout = plan.choice.layout
-    chunks = layout.chunk_layers(answer.question.run.model.layers)
+    chunks = layout.chunk_layers(report.question.run.model.layers)
     rows = ["+".join(map(str, chunks[stage :: layout.pipeline])) for stage in range(layout.pipeline)]
     return ", ".join(rows) if len({*rows}) > 1 else f"{rows[0]} each" if len(rows) > 1 else rows[0]
 
 
-def _print_refusals(answer: PlanReport) -> None:
-    found = answer.found
+def _print_refusals(report: PlanReport) -> None:
+    found = report.found
     print()
     print("Choices that do not work, by the first reason, with an example")
     for reason, count in found.refused.most_common():
@@ -153,7 +159,7 @@ def _print_refusals(answer: PlanReport) -> None:
     if not found.misses:
         return
     print()
-    of = f"of {answer.question.memory_bytes / GIGA:g}"
+    of = f"of {report.question.memory_bytes / GIGA:g}"
     print(f"{'The fastest' if found.plans else 'The smallest'} that are too large, one for the same ranks")
     for miss in found.misses:
         print(
@@ -162,20 +168,20 @@ def _print_refusals(answer: PlanReport) -> None:
         )
 
 
-def claim_text(answer: PlanReport) -> str:
+def claim_text(report: PlanReport) -> str:
     """The verdict on a claim in one sentence, with its arithmetic."""
-    claim, question = answer.claim, answer.question
+    claim, question = report.claim, report.question
     assert claim is not None
-    what = f"{answer.tokens / TERA:g}T tokens in {answer.days:g} days on {question.devices:,} {question.device.name}"
+    what = f"{report.tokens / TERA:g}T tokens in {report.days:g} days on {question.devices:,} {question.device.name}"
     needs = (
         f"it needs {claim.needed / TERA:,.0f} TFLOP/s of every device with attention counted causal,"
         f" {claim.needed_full / TERA:,.0f} counted full; the data sheet's peak is {claim.peak / TERA:,.0f}"
     )
     if claim.kind == "impossible":
         return f"{what}: impossible, {needs}"
-    if not answer.found.plans:
+    if not report.found.plans:
         return f"{what}: nothing fits, and {needs}"
-    best = answer.cost(answer.found.plans[0])
+    best = report.cost(report.found.plans[0])
     if claim.kind == "too fast":
         return (
             f"{what}: no plan is so fast, {needs}; the first plan takes {best.days:.1f} days, and at its speed it would"
@@ -184,32 +190,33 @@ def claim_text(answer: PlanReport) -> str:
     return f"{what}: possible by the model, in {best.days:.1f} days without failures; {needs}"
 
 
-def as_json(answer: PlanReport) -> None:
+def as_json(report: PlanReport, written: Sequence[Path] = ()) -> None:
     """Print one object: what the tables have, in bytes, seconds and FLOP/s."""
-    found, question = answer.found, answer.question
-    calibration = None if answer.calibration is None else asdict(answer.calibration)
+    found, question = report.found, report.question
+    calibration = None if report.calibration is None else asdict(report.calibration)
     value = {
-        "recipe": answer.recipe,
-        "fields": answer.fields,
+        "recipe": report.recipe,
+        "fields": report.fields,
         "devices": question.devices,
         "device": asdict(question.device),
         "calibration": calibration,
         "memory_bytes": question.memory_bytes,
-        "tokens": answer.tokens,
+        "tokens": report.tokens,
         "choices": found.space,
         "fitting": found.fitting,
         "refused": dict(found.refused),
-        "plans": [_plan_as_json(answer, plan) for plan in found.plans],
+        "plans": [_plan_as_json(report, plan) for plan in found.plans],
         "too_large": [
             {"layout": str(miss.choice), "bytes": miss.bytes, "stage": miss.stage, "seconds_at_least": miss.seconds}
             for miss in found.misses
         ],
-        "claim": None if answer.claim is None else {**asdict(answer.claim), "text": claim_text(answer)},
+        "written": [str(path) for path in written],
+        "claim": None if report.claim is None else {**asdict(report.claim), "text": claim_text(report)},
     }
     print(json.dumps(value, indent=1))
 
 
-def _plan_as_json(answer: PlanReport, plan: Plan) -> dict[str, Any]:
+def _plan_as_json(report: PlanReport, plan: Plan) -> dict[str, Any]:
     time = plan.time
     return {
         "layout": str(plan.choice),
@@ -221,5 +228,5 @@ def _plan_as_json(answer: PlanReport, plan: Plan) -> dict[str, Any]:
         "mfu_causal": time.utilisation("causal"),
         "mfu_full": time.utilisation("full"),
         "stages": [{**asdict(stage.rank), "buffers": stage.buffers, "total": stage.total} for stage in plan.memory],
-        "cost": asdict(answer.cost(plan)) if answer.tokens else None,
+        "cost": asdict(report.cost(plan)) if report.tokens else None,
     }

@@ -1,11 +1,17 @@
 """A plan as something to start: the fields of `megaphi train`, and a recipe file that sets them.
 
-The file is a recipe like any other: `megaphi train planned.py:planned`.
+The file is a recipe like any other: `megaphi train planned.py:planned`. The files that start it on a cluster lie beside
+it, and name it by its whole path.
 """
 
 from __future__ import annotations
 
-from megaphi.planning.search.space import PlanChoice
+from pathlib import Path
+
+from megaphi.errors import InputError
+from megaphi.own_code import is_own_code, split_name
+from megaphi.planning.launch.job import ClusterJob
+from megaphi.planning.search.space import PlanChoice, PlanQuestion
 
 RECIPE_FILE = "planned.py"
 _RECIPE = '''"""{title}
@@ -27,6 +33,23 @@ def planned() -> RunConfig:
 '''
 
 
+def job_of(question: PlanQuestion, folder: Path) -> ClusterJob:
+    """The job that trains the recipe in `folder`, on whole nodes. Raises InputError."""
+    devices, node = question.devices, question.device.node_devices
+    if devices > node and devices % node:
+        raise InputError(
+            f"--write makes files for whole nodes of {node} GPUs, and {devices} are no whole number of them"
+        )
+    place = folder.expanduser().resolve()
+    return ClusterJob(
+        recipe=f"{place / RECIPE_FILE}:planned",
+        folder=str(Path(question.run.folder).expanduser().resolve()),
+        launch_folder=str(place),
+        nodes=max(1, devices // node),
+        gpus_per_node=min(node, devices),
+    )
+
+
 def fields_of(choice: PlanChoice) -> tuple[str, ...]:
     """field=value of everything that a plan decides."""
     layout = choice.layout
@@ -42,7 +65,15 @@ def fields_of(choice: PlanChoice) -> tuple[str, ...]:
     )
 
 
+def found_anywhere(recipe: str) -> str:
+    """The name of a recipe, with its file's whole path where it has a file: a job may start in another folder."""
+    if is_own_code(recipe):
+        path, function = split_name(recipe, what="recipe")
+        return f"{Path(path).expanduser().resolve()}:{function}"
+    return str(Path(recipe).expanduser().resolve()) if recipe.endswith(".json") else recipe
+
+
 def recipe_text(recipe: str, fields: tuple[str, ...], *, title: str) -> str:
-    """The recipe file; `recipe` is found from the folder in which the job starts."""
+    """The recipe file; `recipe` is found from any folder."""
     lines = "\n".join(f"    {field!r}," for field in fields)
     return _RECIPE.format(title=title, fields=lines, recipe=recipe)
