@@ -192,7 +192,7 @@ from torch.distributed import PrefixStore, TCPStore
 from megaphi.parallel.rendezvous.signed_store import SignedStore
 
 client = TCPStore(sys.argv[1], int(sys.argv[2]), timeout=datetime.timedelta(seconds=120), wait_for_workers=False)
-store = SignedStore(PrefixStore("megaphi/0", client), secret="guessed")
+store = SignedStore(PrefixStore("megaphi/0/4", client), secret="guessed")
 for rank in (2, 3):
     me = {"rank": rank, "facts": {}, "host": "elsewhere", "kernel": "", "pid": 666, "address": sys.argv[1],
           "gpu": "", "problem": "by order of a stranger"}

@@ -64,6 +64,7 @@ run_until_done() {
         run_and_stop_softly "$@" || code=$?
         may_restart "$code" "$restarts" || return "$code"
         restarts=$((restarts + 1))
+        export MEGAPHI_RESTART="$restarts" # for the run's events.jsonl
         echo "$0: ended with code $code: restart $restarts of $MAX_RESTARTS, from the last checkpoint" >&2
     done
 }

@@ -33,11 +33,12 @@ _MOVED = {
     "megaphi.conversion.huggingface_weights": "megaphi.conversion.formats.huggingface.weights",
     "megaphi.conversion.megatron_arguments": "megaphi.conversion.formats.megatron.arguments",
     "megaphi.conversion.megatron_weights": "megaphi.conversion.formats.megatron.weights",
-    "megaphi.conversion.restricted_pickle": "megaphi.conversion.formats.megatron.restricted_pickle",
+    "megaphi.conversion.restricted_pickle": "megaphi.foreign.restricted_pickle",
     "megaphi.conversion.streaming": "megaphi.conversion.formats.streaming",
     "megaphi.conversion.torch_dist": "megaphi.conversion.formats.megatron.torch_dist",
     "megaphi.conversion.understood": "megaphi.conversion.formats.understood",
     "megaphi.conversion.weight_names": "megaphi.conversion.formats.weight_names",
+    "megaphi.conversion.formats.megatron.restricted_pickle": "megaphi.foreign.restricted_pickle",
     "megaphi.data.documents": "megaphi.data.text.documents",
     "megaphi.data.indexed_dataset": "megaphi.data.storage.formats.indexed_dataset",
     "megaphi.data.indexed_dataset_writer": "megaphi.data.storage.indexed_dataset_writer",
@@ -73,6 +74,7 @@ _MOVED = {
     "megaphi.parallel.job_store": "megaphi.parallel.rendezvous.job_store",
     "megaphi.parallel.meeting": "megaphi.parallel.rendezvous.meeting",
     "megaphi.parallel.place": "megaphi.parallel.rendezvous.place",
+    "megaphi.parallel.heartbeat": "megaphi.parallel.liveness.patience",
 }
 """New names of modules that users' files may import: 0.2 moved them into folders, some of them twice."""
 _KINDS = {"recipe": "function", "objective": "class", "dataset": "class", "task": "class"}

@@ -324,7 +324,7 @@ def test_instruction_set_files_share_no_inline_function_with_others() -> None:
 
 
 READS_PICKLES = (
-    ROOT / "tests/conversion/formats/megatron/test_restricted_pickle.py",  # makes the hostile ones
+    ROOT / "tests/foreign/test_restricted_pickle.py",  # makes the hostile ones
 )
 
 

@@ -34,6 +34,7 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "compare": "evaluation.compare",
     "lm-eval": "evaluation.lm_eval",
     "doctor": "doctor.doctor",
+    "hang-report": "monitoring.hang_report",
 }
 """Verb to its module, in the order of `megaphi --help`. The second word of a verb is no recipe for the first."""
 

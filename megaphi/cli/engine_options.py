@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from megaphi.generation.decoding.inference_engine import InferenceEngine
     from megaphi.generation.decoding.interface import Generator
     from megaphi.generation.decoding.json_constraint import Constraints
-    from megaphi.parallel.heartbeat import Patience
+    from megaphi.parallel.liveness.patience import Patience
     from megaphi.tokenizer.interface import Tokenizer
 
 
@@ -140,7 +140,7 @@ def on_every_rank(
 def patience_of(arguments: argparse.Namespace) -> Patience:
     """Time that the ranks wait for each other: as in training, unless the options say otherwise."""
     from megaphi.config import check_values
-    from megaphi.parallel.heartbeat import Patience
+    from megaphi.parallel.liveness.patience import Patience
 
     if arguments.heartbeat_seconds is None:
         return Patience()

@@ -47,6 +47,7 @@ def ending_together(work: Callable[[], int]) -> int:
 def end_job(error: Exception) -> NoReturn:
     """Say why this rank ends, let the others know, and end it; from any thread."""
     from megaphi.log import logger
+    from megaphi.parallel.launcher import LOST_RANK_CODE
     from megaphi.parallel.world import end_in_error
 
     logger.debug("this rank ends", exc_info=error)
@@ -56,7 +57,7 @@ def end_job(error: Exception) -> NoReturn:
         traceback.print_exception(error)
     # A rank whose neighbours are gone must not wait for them in the interpreter's clean-up.
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(LOST_RANK_CODE if message else 1)
 
 
 def end_of_job() -> Callable[[Exception], NoReturn] | None:

@@ -21,8 +21,8 @@ from megaphi.engine.task import TrainingTask
 from megaphi.engine.time_limit import limit_seconds
 from megaphi.errors import InputError
 from megaphi.model.architecture import Architecture
-from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.parallel.liveness.patience import Patience
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

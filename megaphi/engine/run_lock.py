@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -26,6 +27,7 @@ from megaphi.files import explain_write_errors
 from megaphi.foreign.files import open_regular, refuse_other_files
 from megaphi.json_text import parse_json
 from megaphi.log import logger
+from megaphi.parallel.rendezvous.signed_store import SECRET
 
 LOCK = ".lock"
 _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -162,9 +164,21 @@ def _myself() -> dict[str, Any]:
         "processes": _link("/proc/self/ns/pid"),
         "started": _start_of(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "job": os.environ.get("SLURM_JOB_ID", ""),
-        "life": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        **_launchers_job(),
     }
+
+
+def _launchers_job(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Job and number of restarts of the launcher that restarts jobs, if that has a name of its own.
+
+    Two of torchrun's jobs may have been given one name, and it restarts also what was refused here: the job's secret
+    tells them apart.
+    """
+    name, secret = environment.get("TORCHELASTIC_RUN_ID", "none"), environment.get(SECRET, "")
+    if name != "none" and secret:
+        mark = hashlib.sha256(f"{name} {secret}".encode()).hexdigest()[:8]
+        return {"job": f"torchrun {mark}", "life": int(environment.get("TORCHELASTIC_RESTART_COUNT") or 0)}
+    return {"job": environment.get("SLURM_JOB_ID", ""), "life": int(environment.get("SLURM_RESTART_COUNT") or 0)}
 
 
 def _is_gone(holder: Mapping[str, Any], *, flock: bool, take_over: bool) -> bool:
@@ -177,7 +191,7 @@ def _is_gone(holder: Mapping[str, Any], *, flock: bool, take_over: bool) -> bool
             return _start_of(holder.get("pid")) != holder.get("started")
     elif holder.get("host") == me["host"] and me["boot"] and holder.get("boot"):
         return True  # this host has been rebooted since
-    # Slurm restarts a job only when its earlier start has ended, wherever that was.
+    # Slurm and torchrun restart a job only when its earlier start has ended, wherever that was.
     same_job = holder.get("job") == me["job"] != ""
     return (same_job and holder.get("life", 0) < me["life"]) or take_over
 
@@ -203,7 +217,8 @@ def _link(path: str) -> str:
 
 
 def _described(holder: Mapping[str, Any]) -> str:
-    job = f", Slurm job {holder['job']}" if holder.get("job") else ""
+    name = str(holder.get("job") or "")
+    job = f", {name.replace(' ', ' job ', 1) if name.startswith('torchrun') else f'Slurm job {name}'}" if name else ""
     return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}{job}, started {holder.get('since', '?')}"
 
 

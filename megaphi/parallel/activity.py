@@ -7,13 +7,18 @@ long as its kernels do (not yet run on a GPU); on the CPU the events are clock t
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 from itertools import pairwise
 
 import torch
 
+from megaphi.parallel.liveness.phases import COMPUTED
+
 MOST_MARKS = 4_096
 """Most events that are kept if nobody takes them."""
+RECENT_STEPS, FEWEST_STEPS = 32, 8
+"""Steps of which the usual work is the median, and the fewest that tell it."""
 
 
 class Activity:
@@ -23,9 +28,14 @@ class Activity:
         self.step = 0
         self.phase = self._entered = "start"
         self._marks: deque[tuple[str, torch.cuda.Event]] = deque(maxlen=MOST_MARKS)
+        self._work: deque[tuple[float, ...]] = deque(maxlen=RECENT_STEPS)
+        self._work_now = dict.fromkeys(COMPUTED, 0.0)
 
     def begin(self, step: int) -> None:
         """Begin the next step; its first phase is waiting for data."""
+        if any(self._work_now.values()):
+            self._work.append(tuple(self._work_now.values()))
+            self._work_now = dict.fromkeys(COMPUTED, 0.0)
         self.step = step
         self.enter("data")
 
@@ -50,4 +60,15 @@ class Activity:
         seconds: dict[str, float] = {}
         for (phase, began), (_, ended) in pairwise(marks):
             seconds[phase] = seconds.get(phase, 0.0) + began.elapsed_time(ended) / 1e3
+        for phase in COMPUTED:
+            self._work_now[phase] += seconds.get(phase, 0.0)
         return seconds
+
+    def usual_work(self) -> dict[str, float]:
+        """Median seconds of a step's own work by phase, over recent steps; empty before there are enough of them."""
+        recent = list(self._work)
+        if len(recent) < FEWEST_STEPS:
+            return {}
+        return {
+            phase: statistics.median(column) for phase, column in zip(COMPUTED, zip(*recent, strict=True), strict=True)
+        }

@@ -147,6 +147,16 @@ class ParallelLayout:
                 "or layout.sequence_parallel=false"
             )
 
+    def _worlds_for(self, global_batch: int, micro_batch: int, replicas: int) -> str:
+        """Name the nearest numbers of processes that can share the batch, as a job that has lost nodes needs them."""
+        rows, rest = divmod(global_batch, micro_batch)
+        if rest:
+            return ""
+        fewer = max(number for number in range(1, replicas + 1) if rows % number == 0)
+        more = next((number for number in range(replicas, rows + 1) if rows % number == 0), fewer)
+        sizes = " or ".join(str(number * self.model_ranks) for number in dict.fromkeys((fewer, more)))
+        return f", or {sizes} processes"
+
     def check_batch(self, *, global_batch: int, micro_batch: int) -> int:
         """Refuse a batch that the replicas cannot share; returns micro-batches per replica and step."""
         for name, value in (("global_batch", global_batch), ("micro_batch", micro_batch)):
@@ -161,6 +171,7 @@ class ParallelLayout:
             raise InputError(
                 f"batch.global_batch={global_batch} is not a multiple of batch.micro_batch={micro_batch} x "
                 f"{replicas} replicas: use a multiple of {micro_batch * replicas}{same}"
+                f"{self._worlds_for(global_batch, micro_batch, replicas)}"
             )
         micro_batches = global_batch // (micro_batch * replicas)
         if micro_batches < self.least_micro_batches:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 import torch.distributed as distributed
@@ -27,8 +28,11 @@ from megaphi.parallel import cpu_emulation
 from megaphi.parallel.activity import Activity
 from megaphi.parallel.device_settings import set_up_devices, warn_of_connections
 from megaphi.parallel.devices import gpu_identity, let_memory_grow
-from megaphi.parallel.heartbeat import FIRST_BEAT, Heartbeat, Patience, Person
 from megaphi.parallel.layout import Coordinates, ParallelLayout
+from megaphi.parallel.liveness import flight_recorder
+from megaphi.parallel.liveness.beats import FIRST, Person
+from megaphi.parallel.liveness.heartbeat import Heartbeat, Listener
+from megaphi.parallel.liveness.patience import Patience
 from megaphi.parallel.rendezvous.differences import Facts
 from megaphi.parallel.rendezvous.interface import choose_interface, local_address
 from megaphi.parallel.rendezvous.job_store import Connections, open_store, warn_without_secret
@@ -99,7 +103,7 @@ def start_world(
         known = {"world size": str(place.world_size), "seed": json.dumps(seed)}
         known["device"] = "CPU" if emulated else "CUDA"
         known |= {f"layout.{name}": json.dumps(value) for name, value in leaves(layout)}
-        place, store = _meet(place, lambda: {**known, **facts()}, patience)
+        place, store = _meet(place, layout, lambda: {**known, **facts()}, patience)
     device = torch.device("cpu") if emulated else _take_gpu(place)
     if store is not None:
         _join(place, store, device=device, timeout_seconds=patience.collective_seconds)
@@ -115,7 +119,7 @@ def start_world(
     )
 
 
-def _meet(place: Place, facts: Callable[[], Facts], patience: Patience) -> tuple[Place, Store]:
+def _meet(place: Place, layout: ParallelLayout, facts: Callable[[], Facts], patience: Patience) -> tuple[Place, Store]:
     """Compare this rank with the others, choose the network interface, and complete its place (local rank)."""
     if place.world_size == 1:
         export(place)
@@ -123,7 +127,7 @@ def _meet(place: Place, facts: Callable[[], Facts], patience: Patience) -> tuple
     stores = _connections(place, patience)
     address = local_address(place.address, place.port or 0)
     me = _arrival(place, facts(), address)
-    stores[0].set(f"beat/{place.rank}", FIRST_BEAT)  # before anything reads it
+    stores[0].set(f"beat/{place.rank}", json.dumps(FIRST))  # before anything reads it
     warn_without_secret(place)
     present = meet(stores[0], me, world_size=place.world_size, patience_seconds=patience.start_seconds)
     choose_interface(address, [one.address for one in present.values()])
@@ -131,7 +135,7 @@ def _meet(place: Place, facts: Callable[[], Facts], patience: Patience) -> tuple
         ranks = [rank for rank, one in sorted(present.items()) if one.is_beside(me)]
         place = replace(place, local_rank=ranks.index(place.rank), local_world_size=len(ranks))
     export(place)
-    _start_heartbeat(stores[1], [present[rank] for rank in range(place.world_size)], patience, rank=place.rank)
+    _start_heartbeat(stores[1], [present[rank] for rank in range(place.world_size)], layout, patience, rank=place.rank)
     return place, stores[0].plain
 
 
@@ -150,14 +154,22 @@ def _connections(place: Place, patience: Patience) -> Connections:
     )
 
 
-def _start_heartbeat(store: SignedStore, present: Sequence[Arrival], patience: Patience, *, rank: int) -> None:
+def _start_heartbeat(
+    store: SignedStore, present: Sequence[Arrival], layout: ParallelLayout, patience: Patience, *, rank: int
+) -> None:
     global _heartbeat
     if patience.heartbeat_seconds:
         people = [Person(host=one.host, pid=one.pid) for one in present]
-        _heartbeat = Heartbeat(
-            store, rank=rank, people=people, doing=_activity, timeout_seconds=patience.heartbeat_seconds
-        )
+        peers = [layout.coordinates(one).pipeline for one in range(len(present))]
+        _heartbeat = Heartbeat(store, rank=rank, people=people, doing=_activity, patience=patience, peers=peers)
         _heartbeat.start()
+
+
+def keep_evidence(folder: Path, listener: Listener) -> None:
+    """From now on, write dumps of the flight recorder to `folder` when the job ends in error, and report events."""
+    flight_recorder.switch_on(folder)
+    if _heartbeat is not None:
+        _heartbeat.folder, _heartbeat.listener = folder, listener
 
 
 def _take_gpu(place: Place) -> torch.device:
@@ -168,6 +180,7 @@ def _take_gpu(place: Place) -> torch.device:
 
 def _join(place: Place, store: Store, *, device: torch.device, timeout_seconds: float) -> None:
     backend = "gloo" if device.type == "cpu" else "nccl"
+    flight_recorder.switch_on()
     distributed.init_process_group(
         backend,
         store=store,

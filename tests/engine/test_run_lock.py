@@ -99,6 +99,22 @@ def test_an_earlier_life_of_the_same_slurm_job_is_over(folder: Path, monkeypatch
     take(folder)
 
 
+def test_a_job_that_torchrun_has_restarted_takes_its_folder_along(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "phi4")
+    monkeypatch.setenv("MEGAPHI_JOB_SECRET", "ours")
+    left_by(folder, host="another", boot="another")
+    with pytest.raises(InputError, match=r"in use by process .* on another, torchrun job"):
+        take(folder)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("MEGAPHI_JOB_SECRET", "of another job with this name, which was refused and restarted")
+    with pytest.raises(InputError, match="in use by"):
+        take(folder)
+    monkeypatch.setenv("MEGAPHI_JOB_SECRET", "ours")
+    take(folder)
+
+
 def test_a_host_that_was_started_anew_has_no_old_jobs(folder: Path) -> None:
     left_by(folder, boot="before")
     take(folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from megaphi.parallel.launcher import (
+    LOST_RANK_CODE,
     LOWEST_PORT,
     STOP_SIGNALS,
     first_ephemeral_port,
@@ -74,7 +75,7 @@ def test_ranks_that_will_not_end_are_killed(tmp_path):
 
 
 def test_a_rank_killed_by_a_signal_is_named(tmp_path, capfd):
-    assert start(tmp_path, "os.kill(os.getpid(), signal.SIGKILL) if rank == 2 else time.sleep(100)") == 1
+    assert start(tmp_path, "os.kill(os.getpid(), signal.SIGKILL) if rank == 2 else time.sleep(100)") == LOST_RANK_CODE
     assert "rank 2 of 3 was killed by SIGKILL (out of memory?)" in capfd.readouterr().err
 
 

@@ -22,6 +22,7 @@ import pytest
 from megaphi.data.tokenize.pipeline import tokenize_documents
 from megaphi.data.tokenize.settings import TokenizeSettings
 from megaphi.engine.reporting.events import read_events
+from megaphi.parallel.launcher import LOST_RANK_CODE
 from tests.processes import children_of
 from tests.warm_megaphi import WarmMegaphi
 
@@ -124,7 +125,7 @@ def test_a_rank_that_dies_ends_the_job(train: Any, tmp_path: Path) -> None:
     os.kill(victim, signal.SIGKILL)
     code, errors = finish(job)
     assert time.monotonic() - killed_at < 60
-    assert code == 1
+    assert code == LOST_RANK_CODE
     assert "was killed by SIGKILL" in errors
     assert children_of(job.pid) == []
 

@@ -1,1 +1,1 @@
-"""Verbs that look at runs: watch, report, profile."""
+"""Verbs that look at runs: watch, report, profile, hang-report."""

@@ -43,8 +43,8 @@ from megaphi.model.rows.head_cut import HeadCut
 from megaphi.model.weights import EMBEDDING
 from megaphi.parallel.agreement import agreed
 from megaphi.parallel.exchange import broadcast, gathered
-from megaphi.parallel.heartbeat import Patience
 from megaphi.parallel.layout import ParallelLayout
+from megaphi.parallel.liveness.patience import Patience
 from megaphi.parallel.world import USUAL_PATIENCE, World, start_world
 
 Value = TypeVar("Value")

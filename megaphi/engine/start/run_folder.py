@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from megaphi.checkpoint.versions import versions
 from megaphi.engine.model.training_model import check_machine
+from megaphi.engine.reporting.events import Events, Kind
+from megaphi.engine.reporting.lost_ranks import note_lost_ranks
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.run_lock import Lock, take
 from megaphi.engine.saving.fallback import hold_fallback
@@ -25,8 +30,10 @@ from megaphi.log import keep_rank_log, logger
 from megaphi.parallel.agreement import agreed, refuse
 from megaphi.parallel.exchange import broadcast, gathered
 from megaphi.parallel.rendezvous.differences import named
-from megaphi.parallel.world import World, start_world
+from megaphi.parallel.world import World, keep_evidence, start_world
 
+HANG = "hang"
+"""Folder of a run for what its ranks write down when the job ends in error: dumps of torch's flight recorder."""
 SECONDS_TO_APPEAR = 15.0
 """Seconds that a file may take to become visible on another host."""
 
@@ -53,8 +60,16 @@ def start_run(run: RunConfig) -> World:
     _check_places(run, world, broadcast(locks[0].token if locks else "", str))
     agreed(world, lambda: [lock.confirm() for lock in locks])
     keep_rank_log(folder / "logs" / f"rank_{world.rank:05d}.log", rank=world.rank, take_native_output=world.size > 1)
+    keep_evidence(folder / HANG, partial(_note_event, folder))
     logger.info("attention by %s", backend)
     return world
+
+
+def _note_event(folder: Path, kind: Kind, step: int, text: str, facts: Mapping[str, Any]) -> None:
+    if kind == "lost_rank":
+        note_lost_ranks(folder, text, step=step, **facts)
+    else:
+        Events(folder).add(kind, step=step, text=text, **facts)
 
 
 def _take_folders(run: RunConfig) -> list[Lock]:

@@ -45,6 +45,7 @@ from megaphi.engine.training_data import RunData, TrainingData
 from megaphi.errors import RunFailed
 from megaphi.log import logger, progress_bar
 from megaphi.parallel.agreement import agreed
+from megaphi.parallel.restarts import restarts_so_far
 from megaphi.parallel.world import World
 
 
@@ -147,6 +148,9 @@ class _Report:
         self._stack.enter_context(self._bar)
         kind, after, of = ("resumed" if self._after else "started"), self._after, self._run.training.steps
         self.events.add(kind, step=after, text=f"{self._run.recipe} {kind} after step {after} of {of}")
+        count, launcher = restarts_so_far()
+        if count:
+            self.events.add("restarted", step=after, text=f"restart {count} of this job, by {launcher}", count=count)
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)

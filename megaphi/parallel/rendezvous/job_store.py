@@ -76,8 +76,8 @@ def _connect(
     place: Place, start_seconds: float, operation_seconds: float, outcome: SimpleQueue[Connections | Exception]
 ) -> None:
     try:
-        # A restarted job must not find the keys of the one before.
-        prefix = f"megaphi/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        # A restarted job must not find the keys of the one before; torchrun does not count a change of its nodes.
+        prefix = f"megaphi/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{place.world_size}"
         listens = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         stores: list[SignedStore] = []
         for is_master in (listens, False):

@@ -114,7 +114,7 @@ def sign(folder: Path) -> None:
 
 def read_a_pickle(content: bytes) -> None:
     from megaphi.conversion.formats.megatron.arguments import plain
-    from megaphi.conversion.formats.megatron.restricted_pickle import read_pickle
+    from megaphi.foreign.restricted_pickle import read_pickle
 
     repr(plain(read_pickle(content, where="it")))
 
@@ -230,7 +230,7 @@ def pickles() -> Sequence[bytes]:
 
 
 def hostile_pickles() -> Sequence[bytes]:
-    from tests.conversion.formats.megatron.test_restricted_pickle import HOSTILE, colliding
+    from tests.foreign.test_restricted_pickle import HOSTILE, colliding
 
     return [*HOSTILE.values(), colliding(60_000)]
 

@@ -16,8 +16,10 @@ from torch._C._distributed_c10d import HashStore
 from megaphi.errors import InputError
 from megaphi.parallel import channel
 from megaphi.parallel.channel import CalledOff, Channel
-from megaphi.parallel.heartbeat import FIRST_BEAT, Beat, Heartbeat, Person
 from megaphi.parallel.launcher import free_port
+from megaphi.parallel.liveness.beats import FIRST, Beat, Person
+from megaphi.parallel.liveness.heartbeat import Heartbeat
+from megaphi.parallel.liveness.patience import Patience
 from megaphi.parallel.rendezvous import job_store, meeting
 from megaphi.parallel.rendezvous.job_store import open_store
 from megaphi.parallel.rendezvous.meeting import Arrival, meet
@@ -88,15 +90,18 @@ def test_a_crowd_of_strangers_is_named() -> None:
 class Doing:
     step, phase = 3, "forward"
 
+    def usual_work(self) -> dict[str, float]:
+        return {}
+
 
 def test_a_forged_beat_and_a_forged_verdict_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     store, said = HashStore(), []
     ours, theirs = SignedStore(store, secret="ours"), SignedStore(store, secret="guessed")
     for rank in range(2):
-        ours.set(f"beat/{rank}", FIRST_BEAT)
+        ours.set(f"beat/{rank}", json.dumps(FIRST))
     people = [Person("node0", 1), Person("node1", 2)]
-    heartbeat = Heartbeat(ours, rank=1, people=people, doing=Doing(), timeout_seconds=40.0)
-    monkeypatch.setattr(heartbeat, "_end", said.append)
+    heartbeat = Heartbeat(ours, rank=1, people=people, doing=Doing(), patience=Patience())
+    monkeypatch.setattr(heartbeat, "_end", lambda text, lost: said.append(text))
     theirs.set("beat/0", json.dumps(Beat(9, 9, "forward", "failed: by order")))
     theirs.set("heartbeat/verdict", json.dumps({"ranks": [1], "text": "leave"}))
     heartbeat._look()

@@ -14,11 +14,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from megaphi.conversion.formats.megatron.restricted_pickle import Name, StandIn, read_pickle
 from megaphi.conversion.formats.megatron.torch_dist import TorchDistFolder, pickle_within
 from megaphi.conversion.formats.understood import Test, Understood, off, only, positive, shown
 from megaphi.errors import InputError
 from megaphi.foreign.files import brief, damage_named, open_regular, read_small
+from megaphi.foreign.restricted_pickle import Name, StandIn, read_pickle
 
 COMMON, RUN_CONFIG = "common.pt", "run_config.yaml"
 COMMON_OBJECT = "common_state/shard_0_1"

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from megaphi.checkpoint.box import Box, is_cover
 from megaphi.checkpoint.tensor_file import MOST_DIMENSIONS, MOST_NUMBERS, read_at
-from megaphi.conversion.formats.megatron.restricted_pickle import LARGEST_BYTES, StandIn, read_pickle
 from megaphi.errors import InputError
 from megaphi.foreign.files import brief, damage_named, is_plain_name, open_regular, read_small
+from megaphi.foreign.restricted_pickle import LARGEST_BYTES, StandIn, read_pickle
 
 METADATA = ".metadata"
 STORAGE_TYPES = {

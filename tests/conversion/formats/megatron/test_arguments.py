@@ -20,8 +20,8 @@ from megaphi.conversion.formats.megatron.arguments import (
     read_arguments,
     refuse_arguments,
 )
-from megaphi.conversion.formats.megatron.restricted_pickle import StandIn
 from megaphi.errors import InputError
+from megaphi.foreign.restricted_pickle import StandIn
 from tests.gloo_world import run_in_world
 
 

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaphi.conversion.formats.megatron.restricted_pickle import StandIn, read_pickle
 from megaphi.errors import InputError
+from megaphi.foreign.restricted_pickle import StandIn, read_pickle
 
 
 class Calls:

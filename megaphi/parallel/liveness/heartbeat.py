@@ -1,10 +1,10 @@
-"""The heartbeat of a job: every rank reports that it is alive; if one falls silent, the others name it and end.
+"""The heartbeat of a job: every rank reports that it is alive and where it is; whoever is lost is named by the others.
 
-A thread of each rank writes its beat (a number, step, phase) under a key of the job's store, over a separate
-connection. Rank 0 reads all beats and posts a verdict; the others read the verdict and rank 0's beat. A second thread
-checks that the store answers at all, because a request to a stopped or unreachable host never returns. Neither needs
-the main thread, which may hang in a collective for ever. Silence is measured in time during which the watcher itself
-was running: when a whole job is frozen (a suspended laptop, a paused container), no rank counts as silent.
+A thread of each rank writes its beat (beats.py) under a key of the job's store, over a separate connection. Rank 0
+reads all beats and posts a verdict; the others read the verdict and rank 0's beat. A second thread checks that the
+store answers at all, because a request to a stopped or unreachable host never returns. Neither needs the main thread,
+which may hang in a collective for ever. From the same beats rank 0 notices a job that stands still though all ranks are
+alive (standstill.py), and slow ranks (stragglers.py). Before a rank ends it writes down its stacks and its collectives.
 """
 
 from __future__ import annotations
@@ -16,65 +16,33 @@ import signal
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Annotated, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 from megaphi import log
-from megaphi.config import Range
 from megaphi.log import logger
-from megaphi.parallel.rendezvous.differences import named
+from megaphi.parallel.launcher import LOST_RANK_CODE
+from megaphi.parallel.liveness.beats import FIRST, Beat, Person, Roll, whereabouts
+from megaphi.parallel.liveness.flight_recorder import collectives_started, write_dump
+from megaphi.parallel.liveness.patience import Patience
+from megaphi.parallel.liveness.standing import Standing
+from megaphi.parallel.liveness.standstill import Pace, describe, laggards
+from megaphi.parallel.liveness.stragglers import StragglerWatch
 from megaphi.parallel.rendezvous.signed_store import SignedStore
 
 INTERVAL_SECONDS = 2.0
 HURRIED_BEATS = 4
 """Beats that a rank may miss once another has lost contact, or after its store has closed the connection."""
-STANDSTILL_SECONDS = 120.0
-"""Seconds without a new phase on any rank after which rank 0 reports every rank's step and phase, and again at twice
-that.
-"""
-EXIT_CODE = 1
 LINGER_SECONDS = 5.0
 """Seconds that rank 0, which often holds the store, stays so that the others can read its last verdict or leave."""
+EVIDENCE_SECONDS = 4.0
+"""Seconds in which a rank that ends says why and writes down its stacks: a blocked disk must not keep it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """Time that ranks wait for each other (config section `patience`)."""
-
-    start_seconds: Annotated[float, Range(above=0, maximum=86_400)] = 600.0
-    """Time for all ranks of the job to arrive; the missing ones are named every 15 s."""
-    heartbeat_seconds: Annotated[float, Range(minimum=0, maximum=3_600)] = 40.0
-    """Longest silence of a rank before it is named and the others end; 0: no limit (for debuggers)."""
-    collective_seconds: Annotated[float, Range(above=0, maximum=86_400)] = 600.0
-    """Time for one communication between ranks, which may wait for the slowest rank's compute or data."""
-
-
-class Person(NamedTuple):
-    """Host and process of a rank."""
-
-    host: str
-    pid: int
-
-
-class Beat(NamedTuple):
-    """A rank's report about itself."""
-
-    number: int
-    """Number of this beat among its rank's."""
-    step: int
-    phase: str
-    state: str
-    """`here`, `left` (done), `cut off: ` with its communication error, or `failed: ` with its error."""
-
-    @property
-    def is_cut_off(self) -> bool:
-        return self.state.startswith("cut off")
-
-
-FIRST_BEAT = json.dumps(Beat(number=0, step=0, phase="start", state="here"))
+Listener = Callable[[Literal["lost_rank", "straggler"], int, str, Mapping[str, Any]], object]
+"""Takes (kind, step, sentence, facts) of an event."""
 
 
 class Doing(Protocol):
@@ -83,45 +51,9 @@ class Doing(Protocol):
     step: int
     phase: str
 
-
-class Roll:
-    """Silence of each rank in seconds, updated by `note` whenever the beats are read."""
-
-    def __init__(self, ranks: int, *, interval_seconds: float, now: float) -> None:
-        self.beats = [Beat(*json.loads(FIRST_BEAT))] * ranks
-        self.silent_seconds = [0.0] * ranks
-        self.standing_seconds = 0.0
-        """Seconds since any rank was last seen to enter a phase."""
-        self.cut_off_seconds = 0.0
-        """Seconds since a rank first reported that its communication has failed."""
-        self._longest_tick, self._at = 3 * interval_seconds, now
-
-    def note(self, beats: Sequence[Beat], *, now: float) -> None:
-        """Note new beats. The time since the last call is capped, in case this process was frozen meanwhile."""
-        passed, self._at = min(now - self._at, self._longest_tick), now
-        self.standing_seconds += passed
-        self.cut_off_seconds += passed if any(beat.is_cut_off for beat in self.beats) else 0.0
-        for rank, (before, beat) in enumerate(zip(self.beats, beats, strict=True)):
-            is_silent = beat.number == before.number and beat.state != "left"
-            self.silent_seconds[rank] = self.silent_seconds[rank] + passed if is_silent else 0.0
-            if (beat.step, beat.phase) != (before.step, before.phase):
-                self.standing_seconds = 0.0
-        self.beats = list(beats)
-
-    def silent(self, *, longer_than: float) -> list[int]:
-        return [rank for rank, seconds in enumerate(self.silent_seconds) if seconds > longer_than]
-
-
-def whereabouts(ranks: Sequence[int], people: Sequence[Person], beats: Sequence[Beat]) -> str:
-    """Describe the ranks and where they were last heard; ranks of one host, step and phase share a line."""
-    groups: dict[tuple[str, int, str], list[int]] = defaultdict(list)
-    for rank in ranks:
-        groups[people[rank].host, beats[rank].step, beats[rank].phase].append(rank)
-    return "; ".join(
-        f"{named(group, {})} on {host}{f' (process {people[group[0]].pid})' * (len(group) == 1)}, "
-        f"last heard in step {step}, {phase}"
-        for (host, step, phase), group in groups.items()
-    )
+    def usual_work(self) -> Mapping[str, float]:
+        """Median seconds of this rank's own work in a step, by phase."""
+        ...
 
 
 class Heartbeat:
@@ -130,22 +62,37 @@ class Heartbeat:
     Args:
         store: a client of the job's store that nothing else uses.
         people: host and process of each rank.
+        peers: a number for each rank, the same for those that have the same work.
     """
 
     def __init__(
-        self, store: SignedStore, *, rank: int, people: Sequence[Person], doing: Doing, timeout_seconds: float
+        self,
+        store: SignedStore,
+        *,
+        rank: int,
+        people: Sequence[Person],
+        doing: Doing,
+        patience: Patience,
+        peers: Sequence[int] = (),
     ) -> None:
         self._store, self._rank, self._people, self._doing = store, rank, people, doing
-        self._timeout = timeout_seconds
-        self._interval = min(INTERVAL_SECONDS, timeout_seconds / 10)
+        self._timeout = patience.heartbeat_seconds
+        self._interval = min(INTERVAL_SECONDS, self._timeout / 10)
+        self.folder: Path | None = None
+        """Folder for dumps of the flight recorder, once the run's is known."""
+        self.listener: Listener | None = None
         self._state, self._number = "here", 0
         self._seen = range(len(people)) if rank == 0 else range(1)
         now = time.monotonic()
         self._roll = Roll(len(self._seen), interval_seconds=self._interval, now=now)
-        self._heard = dict.fromkeys(range(len(people)), Beat(*json.loads(FIRST_BEAT)))
+        self._heard = dict.fromkeys(range(len(people)), FIRST)
+        self._standing = Standing()
+        self._pace = Pace(standstill_seconds=patience.standstill_seconds, long_seconds=patience.collective_seconds)
+        self._stragglers = StragglerWatch(peers or [0] * len(people))
+        self._asks = self._answered_asks = 0
         self._answers = 0
         self._broken = False
-        self._standstill_at = STANDSTILL_SECONDS
+        self._has_named = False
         self._stopping, self._hurry, self._wake, self._ending = Event(), Event(), Event(), Lock()
         self._threads = [
             Thread(target=self._beat, name="heartbeat", daemon=True),
@@ -193,8 +140,8 @@ class Heartbeat:
 
         def give_up(number: int, frame: object) -> None:
             with self._ending:
-                _last_words(f"megaphi: {message}")
-                os._exit(EXIT_CODE)
+                self._write_evidence(f"megaphi: {message}")
+                os._exit(LOST_RANK_CODE)
 
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, give_up)
@@ -222,7 +169,10 @@ class Heartbeat:
 
     def _say_beat(self) -> None:
         self._number += 1
-        beat = Beat(self._number, self._doing.step, self._doing.phase, self._state)
+        doing, collectives = self._doing, collectives_started()
+        where = self._standing.noted((doing.step, doing.phase, collectives), patience_seconds=3 * self._interval)
+        work = doing.usual_work()
+        beat = Beat(self._number, doing.step, doing.phase, self._state, collectives, work, where, self._asks)
         self._store.set(f"beat/{self._rank}", json.dumps(beat))
 
     def _read(self, ranks: Sequence[int]) -> list[Beat]:
@@ -237,19 +187,22 @@ class Heartbeat:
         if (told := self._told_verdict()) is not None:
             verdict = json.loads(told)
             accused = self._rank in verdict["ranks"]
-            self._end("the others considered this rank lost and have ended: " * accused + verdict["text"])
+            self._end("the others considered this rank lost and have ended: " * accused + verdict["text"], lost=[])
         self._roll.note(self._read(self._seen), now=time.monotonic())
         if any(beat.state not in ("here", "left") for beat in self._roll.beats):
             self._hurry.set()
             self._wake.set()
+        if self._roll.beats[0].asks != self._answered_asks:
+            self._answered_asks = self._roll.beats[0].asks
+            self._keep(_write_stacks)
         verdict = self._judge()
         if verdict is not None:
             ranks, text = verdict
             if self._rank == 0:
                 self._store.set("heartbeat/verdict", json.dumps({"ranks": ranks, "text": text}))
-            self._end(text)
+            self._end(text, lost=ranks)
         if self._rank == 0:
-            self._report_standstill()
+            self._name_stragglers()
 
     def _told_verdict(self) -> str | None:
         """Rank 0's verdict, once there is one."""
@@ -274,24 +227,43 @@ class Heartbeat:
             everybody = range(len(states))
             where = whereabouts(everybody, self._people, roll.beats)
             return [], f"communication failed ({cut_off[0].state}), but all are heard: {where}"
+        return self._judge_standstill() if self._rank == 0 and not is_hurried else None
+
+    def _judge_standstill(self) -> tuple[list[int], str] | None:
+        """Name the rank that hangs while all are alive; (its number, message) once the job must end for it."""
+        beats, seconds = self._roll.beats, self._roll.standing_seconds
+        if any(beat.state != "here" for beat in beats):
+            return None
+        self._pace.note(beats, standing_seconds=seconds)
+        if seconds < self._pace.naming_seconds():
+            self._has_named = False
+            return None
+        ranks = laggards(beats)
+        text = f"no rank has moved for {seconds:.0f} s: {describe(ranks, self._people, beats)}"
+        if seconds >= self._pace.ending_seconds():
+            return ranks, text
+        if not self._has_named:
+            self._has_named, self._asks = True, self._asks + 1
+            ends = self._pace.ending_seconds()
+            text = f"{text}. Stacks of all ranks are in logs/; the job ends if that lasts for {ends:.0f} s"
+            logger.warning("%s", text)
+            self._tell_listener("lost_rank", text, ranks, ended=False)
         return None
 
-    def _report_standstill(self) -> None:
-        """Report a job in which all ranks are alive but none progresses: a rank that hangs keeps all others in a
-        collective.
-        """
-        if self._roll.standing_seconds == 0.0:
-            self._standstill_at = STANDSTILL_SECONDS
-        is_training = any(beat.step for beat in self._roll.beats)
-        if self._roll.standing_seconds < self._standstill_at or not is_training:
-            return
-        self._standstill_at *= 2
-        everybody = range(len(self._people))
-        logger.warning(
-            "no rank has moved for %d s: %s",
-            self._roll.standing_seconds,
-            whereabouts(everybody, self._people, self._roll.beats),
-        )
+    def _name_stragglers(self) -> None:
+        beats = self._roll.beats
+        for slow in self._stragglers.note([beat.step for beat in beats], [beat.work for beat in beats]):
+            text = f"rank {slow.rank} on {self._people[slow.rank].host} is slow: {slow}"
+            logger.warning("%s", text)
+            facts = {"ratio": slow.seconds / slow.usual_seconds, "phase": slow.phase, "lost_seconds": slow.lost_seconds}
+            self._tell_listener("straggler", text, [slow.rank], **facts)
+
+    def _tell_listener(
+        self, kind: Literal["lost_rank", "straggler"], text: str, ranks: Sequence[int], **facts: Any
+    ) -> None:
+        if self.listener is not None:
+            hosts = sorted({self._people[rank].host for rank in ranks})
+            self.listener(kind, self._doing.step, text, {"ranks": list(ranks), "hosts": hosts, **facts})
 
     def _watch(self) -> None:
         """End this rank if the store has not answered for too long, counting only time in which this process ran."""
@@ -305,7 +277,7 @@ class Heartbeat:
                 answers, silent = self._answers, 0.0
             hurried = self._broken or self._state.startswith("cut off")
             if silent > (min(self._timeout, HURRIED_BEATS * self._interval) if hurried else self._timeout):
-                self._end(self._about_the_store(silent))
+                self._end(self._about_the_store(silent), lost=[0])
 
     def _about_the_store(self, silent: float) -> str:
         what = (
@@ -316,23 +288,41 @@ class Heartbeat:
             f"{whereabouts([0], self._people, self._roll.beats)}"
         )
 
-    def _end(self, text: str) -> None:
-        """Report the reason, dump the stacks of all threads, and end the process, whatever it is doing."""
+    def _end(self, text: str, *, lost: Sequence[int]) -> None:
+        """Say why, write down stacks and collectives, and end the process, whatever it is doing."""
         with self._ending:
             here = f"rank {self._rank} on {self._people[self._rank].host} ends in step {self._doing.step}, "
             message = f"megaphi: {here}{self._doing.phase}: {text}"
-            speaker = Thread(target=_last_words, args=(message,), daemon=True)
-            speaker.start()
-            speaker.join(2.0)  # a blocked terminal or disk must not keep us
+            reports = self._rank == (1 if 0 in lost else 0)  # the events' usual writer may be what was lost
+            event = (lambda: self._tell_listener("lost_rank", text, lost, ended=True)) if reports else None
+            self._keep(lambda: self._write_evidence(message, event))
             if self._rank == 0:
                 time.sleep(min(LINGER_SECONDS, 2.5 * self._interval))
-            os._exit(EXIT_CODE)
+            os._exit(1 if self._state.startswith("failed") else LOST_RANK_CODE)
+
+    def _keep(self, write: Callable[[], object]) -> None:
+        """Call a function that writes, in a thread that need not return."""
+        speaker = Thread(target=write, daemon=True)
+        speaker.start()
+        speaker.join(EVIDENCE_SECONDS)
+
+    def _write_evidence(self, message: str, event: Callable[[], object] | None = None) -> None:
+        _write_line(message)
+        if event is not None:
+            event()
+        _write_stacks()
+        if self.folder is not None:
+            write_dump(self.folder, rank=self._rank)
 
 
-def _last_words(message: str) -> None:
+def _write_line(message: str) -> None:
     line = f"{message}\n".encode(errors="backslashreplace")
     os.write(log.terminal(), line)
     if log.rank_log is not None:
         os.write(log.rank_log, line)
+
+
+def _write_stacks() -> None:
+    if log.rank_log is not None:
         faulthandler.dump_traceback(log.rank_log, all_threads=True)
     sys.stdout.flush()

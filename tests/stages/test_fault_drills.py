@@ -1,0 +1,105 @@
+"""Fault drills: a rank is killed, stopped or hangs, a job is asked to stop, a node is lost; the run comes to its end.
+
+Each is `megaphi train --processes 4 --restarts 2` on two tensor ranks times two replicas, as a user runs it, with a
+shorter patience. The curve is held against that of a run that nothing happens to. Seconds from the fault until the job
+has named the rank, and until it trains again, are printed (`pytest -s`); `benchmarks/fault_drills.py` keeps them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import children_of
+from tests.stages.fault_drills import EVERY, FAULT_STEP, HANGS, STEPS, Curve, Drill
+from tests.stages.test_training_runs import token_files  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.slow
+PATIENCE = ("patience.heartbeat_seconds=4", "patience.standstill_seconds=4")
+Start = Callable[..., Drill]
+
+
+@pytest.fixture
+def start(token_files: Path, tmp_path: Path) -> Iterator[Start]:  # noqa: F811
+    drills: list[Drill] = []
+
+    def started(*words: str, **options: Any) -> Drill:
+        drills.append(Drill(tmp_path, token_files, *words, **options))
+        return drills[-1]
+
+    yield started
+    for drill in drills:
+        drill.job.kill()
+
+
+@pytest.fixture(scope="module")
+def clean(token_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Curve:  # noqa: F811
+    """The curve of the run that nothing happens to."""
+    drill = Drill(tmp_path_factory.mktemp("clean"), token_files)
+    code, errors = drill.end()
+    assert code == 0, errors
+    return drill.curve()
+
+
+@pytest.mark.parametrize("fault", ["killed", "stopped", "hung"])
+def test_a_lost_rank_is_named_and_the_job_restarts_by_itself(fault: str, start: Start, clean: Curve) -> None:
+    drill = start("--restarts", "2", *PATIENCE, *([HANGS] if fault == "hung" else []))
+    if fault == "hung":
+        drill.seconds_until(drill.hung.exists, "the hang")
+    else:
+        drill.seconds_until(lambda: drill.step() >= FAULT_STEP, "a step")
+        victim = children_of(drill.job.pid)[1]
+        os.kill(victim, signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+    reached = drill.step()
+    detected = drill.seconds_until(lambda: drill.events("lost_rank"), "the rank is named")
+    recovered = detected + drill.seconds_until(lambda: drill.events("restarted"), "the job trains again")
+    code, errors = drill.end()
+    assert code == 0, errors
+    (lost,) = drill.events("lost_rank")
+    assert lost["ranks"] == [1]
+    assert lost["step"] in (reached, reached + 1)
+    last_heard = r"rank 1 on \S+ \(process \d+\), last heard in step \d+, \w+"
+    assert re.search("rank 1 of 4 was killed by SIGKILL" if fault == "killed" else last_heard, lost["text"])
+    assert detected < 15
+    (again,) = drill.events("restarted")
+    assert again["step"] == reached // EVERY * EVERY
+    assert "restart 1 in 1 s, from step" in errors
+    assert drill.curve() == clean
+    print(f"{fault}: named after {detected:.1f} s, trains again after {recovered:.1f} s, {reached % EVERY} steps lost")
+
+
+def test_a_job_that_is_asked_to_stop_saves_in_time_and_continues_on_fewer_processes(start: Start, clean: Curve) -> None:
+    for number, processes, step in ((signal.SIGTERM, 4, FAULT_STEP), (signal.SIGUSR1, 2, FAULT_STEP + 7)):
+        drill = start("--restarts", "2", processes=processes)
+        drill.seconds_until(lambda drill=drill, step=step: drill.step() >= step, "a step")
+        asked = time.monotonic()
+        drill.job.send_signal(number)
+        code, errors = drill.end()
+        took = time.monotonic() - asked
+        assert code == 0, errors
+        assert "restart" not in errors
+        reached = drill.step()
+        assert (drill.run / "checkpoints/latest").read_text() == f"step_{reached:08d}\n"
+        assert took < 10
+        name = signal.Signals(number).name
+        print(f"{name}: {processes} processes have saved and ended after {took:.1f} s, at step {reached}")
+    drill = start()
+    code, errors = drill.end()
+    assert code == 0, errors
+    assert f"from step {reached}" in errors
+    assert [step for step, *_ in drill.curve()] == list(range(1, STEPS + 1))
+    for mine, theirs in zip(drill.curve(), clean, strict=True):
+        assert mine == pytest.approx(theirs, abs=2e-5)
+
+
+def test_processes_that_cannot_share_the_batch_are_refused_with_those_that_can(start: Start) -> None:
+    code, errors = start(processes=6).end()
+    assert code == 2
+    assert "batch.micro_batch=2 x 3 replicas: use a multiple of 6, or 4 processes" in errors
