@@ -146,19 +146,29 @@ def pipeline_time(layout: ParallelLayout, micro_batches: int, work: Sequence[Chu
     """Walk through a step: a pass starts when its stage is free and its input has been computed."""
     left = [list(reversed(passes_of(layout, micro_batches, stage=stage))) for stage in range(layout.pipeline)]
     free = [0.0] * layout.pipeline
-    done: dict[Pass, float] = {}
+    done: dict[Pass | None, float] = {None: 0.0}
     while any(left):
-        ready = [stage for stage, passes in enumerate(left) if passes and _is_ready(passes[-1], done, len(work))]
-        assert ready, "the stages wait for each other"
-        for stage in ready:
-            one = left[stage].pop()
-            source = _source(one, chunks=len(work))
-            start = max(free[stage], 0.0 if source is None else done[source])
-            free[stage] = done[one] = start + (work[one.chunk].forward if one.forward else work[one.chunk].backward)
+        before = len(done)
+        for stage, passes in enumerate(left):
+            free[stage] = _walk(passes, done, work, free[stage])
+        assert len(done) > before, "the stages wait for each other"
     busy = tuple(
         micro_batches * sum(sum(part) for part in work[stage :: layout.pipeline]) for stage in range(len(free))
     )
     return PipelineTime(busy=busy, total=max(free))
+
+
+def _walk(left: list[Pass], done: dict[Pass | None, float], work: Sequence[ChunkWork], free: float) -> float:
+    """Take passes from the end of a stage's list until one lacks its input; returns when the stage is free again."""
+    while left:
+        one = left[-1]
+        ready = done.get(_source(one, chunks=len(work)))
+        if ready is None:
+            break
+        left.pop()
+        spent = work[one.chunk]
+        free = done[one] = max(free, ready) + (spent.forward if one.forward else spent.backward)
+    return free
 
 
 def chunk_work(run: RunConfig) -> list[ChunkWork]:
@@ -174,13 +184,9 @@ def chunk_work(run: RunConfig) -> list[ChunkWork]:
     return [*work[:-1], ChunkWork(top.forward + head, top.backward + (2 + head_again) * head)]
 
 
-def _is_ready(one: Pass, done: dict[Pass, float], chunks: int) -> bool:
-    source = _source(one, chunks=chunks)
-    return source is None or source in done
-
-
 def _source(one: Pass, *, chunks: int) -> Pass | None:
     """The pass whose result this one takes; None for the tokens."""
     if one.forward:
-        return one._replace(chunk=one.chunk - 1) if one.chunk else None
-    return one._replace(forward=True) if one.chunk == chunks - 1 else one._replace(chunk=one.chunk + 1)
+        return Pass(one.chunk - 1, one.micro_batch, True) if one.chunk else None
+    is_top = one.chunk == chunks - 1
+    return Pass(one.chunk if is_top else one.chunk + 1, one.micro_batch, is_top)

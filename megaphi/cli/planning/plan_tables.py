@@ -111,18 +111,18 @@ def _print_plans(report: PlanReport) -> None:
     cost = f"{'days':>8}{'GPU-hours':>12}{'MWh':>8}" if report.tokens else ""
     print()
     print(f"{'':>4}{'layout':<38}{'micro':>6}{'recompute':>11}{'s/step':>10}{'tokens/s':>12}", end="")
-    print(f"{'per GPU':>9}{'causal':>8}{'full':>7}{'bubble':>8}{cost}")
+    print(f"{'per GPU':>11}{'causal':>8}{'full':>7}{'bubble':>8}{cost}")
     for number, plan in enumerate(report.found.plans, 1):
         time, choice = plan.time, plan.choice
-        bubble = time.parts.get("pipeline bubble", 0.0) / time.seconds
+        bubble = max(0.0, time.parts.get("pipeline bubble", 0.0)) / time.seconds
         print(
             f"{number:>3} {choice!s:<38}{choice.micro_batch:>6}{choice.recompute:>11}{time.seconds:>10.3f}"
-            f"{time.tokens_per_second * choice.layout.world_size:>12,.0f}{time.tokens_per_second:>9,.0f}"
+            f"{time.tokens_per_second * choice.layout.world_size:>12,.0f}{time.tokens_per_second:>11,.0f}"
             f"{time.utilisation('causal'):>8.1%}{time.utilisation('full'):>7.1%}{bubble:>8.1%}",
             end="",
         )
         price = report.cost(plan) if report.tokens else None
-        print(f"{price.days:>8.1f}{price.device_hours:>12,.0f}{price.kilowatt_hours / 1e3:>8,.0f}" if price else "")
+        print(f"{price.days:>8.1f}{price.device_hours:>12,.0f}{price.kilowatt_hours / 1e3:>8,.1f}" if price else "")
     if report.tokens:
         device = report.question.device
         print(f"    energy: {POWER_SHARE:.0%} of {device.watts:.0f} W a device, without hosts and cooling")
@@ -160,7 +160,9 @@ def _print_refusals(report: PlanReport) -> None:
         return
     print()
     of = f"of {report.question.memory_bytes / GIGA:g}"
-    print(f"{'The fastest' if found.plans else 'The smallest'} that are too large, one for the same ranks")
+    print(
+        "The smallest that are too large, one for the same ranks; first those that might be faster than the first plan"
+    )
     for miss in found.misses:
         print(
             f"  {miss.choice}, micro-batch {miss.choice.micro_batch}, recompute {miss.choice.recompute}:"

@@ -56,7 +56,7 @@ class Found:
     examples: dict[str, str] = field(default_factory=dict)
     """For every reason the first choice that it refused, in numbers."""
     misses: list[Miss] = field(default_factory=list)
-    """The fastest of what does not fit, one for all that share their ranks; the smallest, where nothing fits."""
+    """The smallest of what does not fit, one for all that share their ranks: first those that might be faster."""
     least_bytes: int = 0
     """Memory of the smallest choice."""
 
@@ -82,7 +82,7 @@ def search(question: PlanQuestion, *, top: int = 10) -> Found:
             refused[MEMORY] += 1
             too_large.append((pricing.bound(choice), number, choice, size, stage))
     plans = _fastest(pricing, fitting, top=top)
-    misses = _near_misses(too_large, by_size=not plans)
+    misses = _near_misses(too_large, fastest=plans[0].time.seconds if plans else None)
     if misses:
         examples[MEMORY] = f"{misses[0].choice}: {misses[0].bytes / 1e9:.0f} GB on stage {misses[0].stage}"
     return Found(
@@ -121,11 +121,16 @@ def _fastest(pricing: Pricing, fitting: list[tuple[float, int, PlanChoice]], *, 
 
 
 def _near_misses(
-    too_large: list[tuple[float, int, PlanChoice, int, int]], *, by_size: bool, most: int = 5
+    too_large: list[tuple[float, int, PlanChoice, int, int]], *, fastest: float | None, most: int = 5
 ) -> list[Miss]:
-    """The fastest of what is too large, or the smallest: one for all choices of the same ranks."""
+    """The smallest of what is too large, one for all choices of the same ranks: first those that might be faster."""
+
+    def key(entry: tuple[float, int, PlanChoice, int, int]) -> tuple[bool, int]:
+        seconds, _, _, size, _ = entry
+        return fastest is not None and seconds >= fastest, size
+
     found: dict[tuple[int, int, int], Miss] = {}
-    for seconds, _, choice, size, stage in sorted(too_large, key=lambda one: one[3:4] if by_size else one[:2]):
+    for seconds, _, choice, size, stage in sorted(too_large, key=key):
         ranks = (choice.layout.tensor, choice.layout.pipeline, choice.layout.context)
         found.setdefault(ranks, Miss(choice=choice, seconds=seconds, bytes=size, stage=stage))
         if len(found) == most:
