@@ -96,7 +96,8 @@ def test_json_has_the_same(plan) -> None:
 
 
 def test_what_is_written_is_a_recipe_that_trains(plan, capsys, tmp_path: Path) -> None:
-    text = plan("--write", "job", "--global-batch", "1024", "--device", "h200", "--count-modules", "--top", "1")
+    words = ("--global-batch", "1024", "--device", "h200", "--count-modules", "--top", "1", "model.layers=8")
+    text = plan("--write", "job", *words)
     assert "megaphi train job/planned.py:planned --dry-run --world-size 512" in text
     assert main(["train", "job/planned.py:planned", "--dry-run", "--world-size", "512"]) == 0
     printed = capsys.readouterr().out

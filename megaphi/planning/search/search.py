@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from megaphi.planning.search.pricing import Pricing, StageMemory
 from megaphi.planning.search.space import PlanChoice, PlanQuestion, Refused, choices_of, size_of
@@ -61,29 +62,39 @@ class Found:
     """Memory of the smallest choice."""
 
 
+class Priced(NamedTuple):
+    """A choice with what a search needs of it, in the order in which it is looked at."""
+
+    bound: float
+    """Seconds of a step at least."""
+    number: int
+    """Place in the space: of equally fast choices the first comes first."""
+    choice: PlanChoice
+    size: int
+    """Bytes of the stage that needs most."""
+    stage: int
+
+
 def search(question: PlanQuestion, *, top: int = 10) -> Found:
     """Price the whole space."""
     pricing = Pricing(question)
     refused: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    fitting: list[tuple[float, int, PlanChoice]] = []
-    too_large: list[tuple[float, int, PlanChoice, int, int]] = []
-    least = 0
+    fitting: list[Priced] = []
+    too_large: list[Priced] = []
     for number, choice in enumerate(choices_of(question, head_layers=pricing.head_layers)):
         if isinstance(choice, Refused):
             refused[choice.reason] += choice.choices
             examples.setdefault(choice.reason, choice.example)
             continue
-        size, stage = _largest(pricing.memory(choice))
-        least = min(least or size, size)
-        if size <= question.memory_bytes:
-            fitting.append((pricing.bound(choice), number, choice))
-        else:
-            refused[MEMORY] += 1
-            too_large.append((pricing.bound(choice), number, choice, size, stage))
+        sizes = [stage.total for stage in pricing.memory(choice)]
+        size = max(sizes)
+        priced = Priced(pricing.bound(choice), number, choice, size, sizes.index(size))
+        (fitting if size <= question.memory_bytes else too_large).append(priced)
     plans = _fastest(pricing, fitting, top=top)
     misses = _near_misses(too_large, fastest=plans[0].time.seconds if plans else None)
-    if misses:
+    if too_large:
+        refused[MEMORY] = len(too_large)
         examples[MEMORY] = f"{misses[0].choice}: {misses[0].bytes / 1e9:.0f} GB on stage {misses[0].stage}"
     return Found(
         plans=plans,
@@ -92,47 +103,34 @@ def search(question: PlanQuestion, *, top: int = 10) -> Found:
         refused=refused,
         examples=examples,
         misses=misses,
-        least_bytes=least,
+        least_bytes=min((priced.size for priced in (*fitting, *too_large)), default=0),
     )
 
 
-def _largest(stages: list[StageMemory]) -> tuple[int, int]:
-    """(bytes, stage) of the stage that needs most; of several the first."""
-    sizes = [stage.total for stage in stages]
-    return max(sizes), sizes.index(max(sizes))
-
-
-def _fastest(pricing: Pricing, fitting: list[tuple[float, int, PlanChoice]], *, top: int) -> list[Plan]:
+def _fastest(pricing: Pricing, fitting: list[Priced], *, top: int) -> list[Plan]:
     """Plans by their time; equally fast ones by the memory that they leave."""
-    best: list[tuple[float, int, int, PlanChoice]] = []
-    for bound, number, choice in sorted(fitting, key=lambda entry: entry[:2]):
-        if len(best) == top and bound > best[-1][0]:
+    best: list[tuple[float, int, Priced]] = []
+    for priced in sorted(fitting):
+        if len(best) == top and priced.bound > best[-1][0]:
             break
-        size, _ = _largest(pricing.memory(choice))
-        best = heapq.nsmallest(top, [*best, (pricing.seconds(choice), size, number, choice)])
+        best = heapq.nsmallest(top, [*best, (pricing.seconds(priced.choice), priced.size, priced)])
     return [
         Plan(
-            choice=choice,
-            time=step_time(pricing.step(choice), pricing.question.device),
-            memory=pricing.memory(choice),
+            choice=priced.choice,
+            time=step_time(pricing.step(priced.choice), pricing.question.device),
+            memory=pricing.memory(priced.choice),
         )
-        for _, _, _, choice in best
+        for _, _, priced in best
     ]
 
 
-def _near_misses(
-    too_large: list[tuple[float, int, PlanChoice, int, int]], *, fastest: float | None, most: int = 5
-) -> list[Miss]:
+def _near_misses(too_large: list[Priced], *, fastest: float | None, most: int = 5) -> list[Miss]:
     """The smallest of what is too large, one for all choices of the same ranks: first those that might be faster."""
-
-    def key(entry: tuple[float, int, PlanChoice, int, int]) -> tuple[bool, int]:
-        seconds, _, _, size, _ = entry
-        return fastest is not None and seconds >= fastest, size
-
     found: dict[tuple[int, int, int], Miss] = {}
-    for seconds, _, choice, size, stage in sorted(too_large, key=key):
-        ranks = (choice.layout.tensor, choice.layout.pipeline, choice.layout.context)
-        found.setdefault(ranks, Miss(choice=choice, seconds=seconds, bytes=size, stage=stage))
+    for priced in sorted(too_large, key=lambda one: (fastest is not None and one.bound >= fastest, one.size)):
+        layout = priced.choice.layout
+        miss = Miss(choice=priced.choice, seconds=priced.bound, bytes=priced.size, stage=priced.stage)
+        found.setdefault((layout.tensor, layout.pipeline, layout.context), miss)
         if len(found) == most:
             break
     return list(found.values())

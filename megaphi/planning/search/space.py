@@ -72,12 +72,23 @@ class PlanChoice:
         return " x ".join((*words, f"DP {layout.data}"))
 
 
+class Rule(NamedTuple):
+    """A rule that refuses something, with what it refuses in numbers."""
+
+    reason: str
+    example: str
+
+
 class Refused(NamedTuple):
     """Choices that a rule refuses together."""
 
     reason: str
     choices: int
     example: str
+
+    @classmethod
+    def by(cls, rule: Rule, choices: int) -> Refused:
+        return cls(rule.reason, choices, rule.example)
 
 
 class Axes(NamedTuple):
@@ -128,16 +139,16 @@ def choices_of(question: PlanQuestion, *, head_layers: float) -> Iterator[PlanCh
     for ranks in map(Ranks, *zip(*product(axes.tensor, axes.pipeline, axes.context), strict=True)):
         chunks = _chunks(question, ranks.pipeline)
         if why := _why_no_ranks(question, ranks):
-            yield Refused(*why[:1], len(chunks) * len(SPLITS) * inner, why[1])
+            yield Refused.by(why, len(chunks) * len(SPLITS) * inner)
             continue
         for virtual, split in product(chunks, SPLITS):
             found = _cut(question, ranks, virtual, split, head_layers)
-            if isinstance(found, tuple):
-                yield Refused(found[0], inner, found[1])
+            if isinstance(found, Rule):
+                yield Refused.by(found, inner)
                 continue
             for micro_batch in axes.micro_batch:
                 if why := _why_no_batch(question, found, micro_batch):
-                    yield Refused(why[0], len(axes.recompute), why[1])
+                    yield Refused.by(why, len(axes.recompute))
                     continue
                 for recompute in axes.recompute:
                     yield PlanChoice(layout=found, micro_batch=micro_batch, recompute=recompute)
@@ -150,42 +161,40 @@ def _chunks(question: PlanQuestion, pipeline: int) -> tuple[int, ...]:
     return tuple(range(1, max(1, most) + 1))
 
 
-def _why_no_ranks(question: PlanQuestion, ranks: Ranks) -> tuple[str, str] | None:
+def _why_no_ranks(question: PlanQuestion, ranks: Ranks) -> Rule | None:
     """The rule that refuses these ranks for every cut and batch, with an example."""
     model, length = question.run.model, question.run.batch.sequence_length
     together = math.prod(ranks)
     if question.devices % together:
-        return "ranks do not divide the devices", f"{together} ranks, {question.devices} devices"
+        return Rule("ranks do not divide the devices", f"{together} ranks, {question.devices} devices")
     if ranks.pipeline > model.layers:
-        return "more stages than layers", f"PP {ranks.pipeline}, {model.layers} layers"
+        return Rule("more stages than layers", f"PP {ranks.pipeline}, {model.layers} layers")
     for what, size in (("heads", model.heads), ("feed-forward width", model.feed_forward)):
         if size % ranks.tensor:
-            return f"TP does not divide the {what}", f"TP {ranks.tensor}, {size}"
+            return Rule(f"TP does not divide the {what}", f"TP {ranks.tensor}, {size}")
     if model.kernels == "transformer_engine" and model.key_value_groups % ranks.tensor:
-        return "TP does not divide the key-value groups", f"TP {ranks.tensor}, {model.key_value_groups}"
+        return Rule("TP does not divide the key-value groups", f"TP {ranks.tensor}, {model.key_value_groups}")
     ways = ranks.tensor * ranks.context if ranks.tensor > 1 else 1
     ways = math.lcm(ways, 2 * ranks.context if ranks.context > 1 else 1)
     if length % ways:
-        return "ranks do not divide the sequence", f"TP {ranks.tensor} x CP {ranks.context}, {length} tokens"
+        return Rule("ranks do not divide the sequence", f"TP {ranks.tensor} x CP {ranks.context}, {length} tokens")
     return None
 
 
-def _cut(
-    question: PlanQuestion, ranks: Ranks, virtual: int, split: Split, head_layers: float
-) -> ParallelLayout | tuple[str, str]:
+def _cut(question: PlanQuestion, ranks: Ranks, virtual: int, split: Split, head_layers: float) -> ParallelLayout | Rule:
     """The layout, or the rule that refuses this cut of the layers, with an example."""
     layers, chunks = question.run.model.layers, ranks.pipeline * virtual
     if virtual > 1 and ranks.pipeline == 1:
-        return "chunks need stages", f"VPP {virtual} at PP 1"
+        return Rule("chunks need stages", f"VPP {virtual} at PP 1")
     if chunks > layers:
-        return "more chunks than layers", f"PP {ranks.pipeline} x VPP {virtual}, {layers} layers"
+        return Rule("more chunks than layers", f"PP {ranks.pipeline} x VPP {virtual}, {layers} layers")
     stage_layers: tuple[int, ...] = ()
     if split == "balanced":
         stage_layers = balanced(layers, stages=ranks.pipeline, chunks=virtual, head_layers=head_layers)
         if len({*stage_layers}) == 1:
-            return "the balanced split is the even one", f"PP {ranks.pipeline} x VPP {virtual}"
+            return Rule("the balanced split is the even one", f"PP {ranks.pipeline} x VPP {virtual}")
     elif layers % chunks:
-        return "chunks do not divide the layers", f"PP {ranks.pipeline} x VPP {virtual}, {layers} layers"
+        return Rule("chunks do not divide the layers", f"PP {ranks.pipeline} x VPP {virtual}, {layers} layers")
     return ParallelLayout(
         tensor=ranks.tensor,
         pipeline=ranks.pipeline,
@@ -197,12 +206,14 @@ def _cut(
     )
 
 
-def _why_no_batch(question: PlanQuestion, layout: ParallelLayout, micro_batch: int) -> tuple[str, str] | None:
+def _why_no_batch(question: PlanQuestion, layout: ParallelLayout, micro_batch: int) -> Rule | None:
     batch, replicas = question.run.batch.global_batch, layout.data or 1
     if batch % (micro_batch * replicas):
-        return "replicas do not divide the batch", f"{batch} sequences, {replicas} replicas of {micro_batch}"
+        return Rule("replicas do not divide the batch", f"{batch} sequences, {replicas} replicas of {micro_batch}")
     if batch // (micro_batch * replicas) < layout.least_micro_batches:
-        return "too few micro-batches to interleave", f"{batch // (micro_batch * replicas)} at PP {layout.pipeline}"
+        return Rule(
+            "too few micro-batches to interleave", f"{batch // (micro_batch * replicas)} at PP {layout.pipeline}"
+        )
     return None
 
 
