@@ -22,6 +22,7 @@ from megaphi.foreign.visible_text import VisibleStream, one_message
 _OF_THEIR_OWN_NAME = "train tokenize generate chat serve convert inspect verify pivotal decontaminate".split()
 VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "watch": "monitoring.watch",
+    "report": "monitoring.report",
     "mixture": "mixture.of_run",
     "mixture fit": "mixture.fit",
     "plan": "planning.plan",

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 
 from megaphi.config import difference
 from megaphi.foreign.visible_text import one_line
-from megaphi.monitoring.frame import quantity
 from megaphi.monitoring.history import History
 from megaphi.monitoring.observed_run import ObservedRun
 from megaphi.monitoring.progress import progress_of
+from megaphi.monitoring.quantities import quantity
 from megaphi.monitoring.text_chart import sparkline
 
 STRETCHES = 10

@@ -13,7 +13,8 @@ from megaphi.engine.reporting.step_times import verdict
 from megaphi.foreign.visible_text import one_line
 from megaphi.monitoring.history import History
 from megaphi.monitoring.observed_run import ObservedRun
-from megaphi.monitoring.progress import Progress, duration, progress_of
+from megaphi.monitoring.progress import Progress, progress_of
+from megaphi.monitoring.quantities import duration, quantity
 from megaphi.monitoring.sources import source_shares
 from megaphi.monitoring.text_chart import line_chart
 
@@ -148,13 +149,3 @@ def _events(run: ObservedRun) -> Iterator[str]:
     for place, event in enumerate(run.events[-MOST_EVENTS:]):
         at = event["time"].replace("T", " ")[:19]
         yield f"{'' if place else 'events':<10} {at}  step {event['step']:,}  {event['kind']}: {event['text']}"
-
-
-def quantity(number: float, *, binary: bool = False) -> str:
-    """A number with three digits and its unit: 983K, 12.5M, 9.8T; binary: 1.2 GiB."""
-    base, units = (1_024, ("bytes", "KiB", "MiB", "GiB", "TiB")) if binary else (1_000, ("", "K", "M", "B", "T"))
-    place = 0
-    while abs(number) >= 999.5 and place < len(units) - 1:
-        number, place = number / base, place + 1
-    digits = f"{number:.3g}" if place else f"{number:.0f}"
-    return f"{digits} {units[place]}" if binary else f"{digits}{units[place]}"

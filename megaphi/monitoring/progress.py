@@ -12,6 +12,7 @@ from typing import Literal
 
 from megaphi.monitoring.history import History
 from megaphi.monitoring.observed_run import ObservedRun
+from megaphi.monitoring.quantities import duration
 
 State = Literal["running", "silent", "finished", "stopped", "failed", "lost"]
 RECENT_STEPS = 200
@@ -99,15 +100,3 @@ def _state(run: ObservedRun, step: int, steps: int, *, silent: float | None, eac
         return "silent", f"silent for {duration(silent)}: {run.holder.described}, {sight}"
     sight = "" if run.holder.alive else " (which cannot be seen from here)"
     return "running", f"running: {run.holder.described}{sight}"
-
-
-def duration(seconds: float) -> str:
-    """A duration as a person reads it: 42 s, 3:05 min, 7:12:00 h, 12 d 3 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3_600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    if whole < 48 * 3_600:
-        return f"{whole // 3_600}:{whole % 3_600 // 60:02d}:{whole % 60:02d} h"
-    return f"{whole // 86_400:,} d {whole % 86_400 // 3_600} h"

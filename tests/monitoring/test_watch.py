@@ -21,9 +21,10 @@ from megaphi.engine.reporting.events import Events
 from megaphi.engine.reporting.step_times import StepTimes
 from megaphi.foreign.visible_text import is_one_line
 from megaphi.monitoring.comparison import losses_at_tokens
-from megaphi.monitoring.frame import frame, quantity
+from megaphi.monitoring.frame import frame
 from megaphi.monitoring.observed_run import ObservedRun
-from megaphi.monitoring.progress import duration, progress_of
+from megaphi.monitoring.progress import progress_of
+from megaphi.monitoring.quantities import duration, quantity
 from tests.monitoring.run_folders import append, record, write_run
 
 HOSTILE = "a\x1b[2Jb\rc\nmegaphi: done\u202e\x9b0m"
