@@ -3,7 +3,8 @@
 Where a configuration, or a part of it, is not published, `assumed` says what is taken instead. The model of a step was
 not fitted to any of them: its rates are those of products and kernels by themselves (megaphi/planning/step/device.py).
 
-Not here, because only a picture of their table is published: Megatron-LM's 7.1B and 32B.
+Not here: Megatron-LM's 7.1B and 32B. The table of that scaling study is a picture, and no text with the configuration
+and the speed of these two was found.
 """
 
 from __future__ import annotations
@@ -155,8 +156,8 @@ def others() -> Iterator[PublishedRun]:
         name="Megatron-LM 16B, TP 4",
         seconds=seconds_at(489e12 / flops, sixteen),
         step=sixteen,
-        source="NVIDIA/Megatron-LM, README (2024): 489 TFLOP/s per GPU, attention counted in full",
-        assumed="32 layers of 6,144; 384 sequences in micro-batches of 1",
+        source="Megatron-LM's scaling study on H100s, second-hand, as its table is a picture: 489 TFLOP/s per GPU",
+        assumed="attention counted in full; 32 layers of 6,144; 384 sequences in micro-batches of 1",
     )
     layout = ParallelLayout(pipeline=4, virtual_pipeline=5, stage_layers=(*(2,) * 16, 3, 2, 2, 1))
     phi = shape(PHI4_14B, layout, 1_920, 4_096, 5_760)
