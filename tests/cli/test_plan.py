@@ -184,4 +184,17 @@ def test_runs_whose_steps_are_not_modelled_are_refused(capsys) -> None:
     assert "optimises preferences" in capsys.readouterr().err
     stages = 'task.mixture.stages=[{"name": "a", "tokens": 4.7e9}, {"name": "b", "sequence_length": 8192}]'
     assert main([*PHI4, stages, "training.steps=1000"]) == 2
-    assert "changes its batch during the run" in capsys.readouterr().err
+    assert "changes its sequence length or micro-batch during the run" in capsys.readouterr().err
+
+
+def test_a_batch_that_grows_is_planned_for_all_its_sizes(plan, capsys) -> None:
+    """At 384 sequences 128 replicas have 3 micro-batches: too few for four stages that take turns at chunks."""
+    stages = 'task.mixture.stages=[{"name": "a", "tokens": 1.5728640e9, "global_batch": %d}, {"name": "b"}]'
+    text = plan("layout.pipeline=4", stages % 640)
+    assert "every plan works at the run's other batches too (640)" in text
+    assert "TP 1 x PP 4 x DP 128" in text
+    assert (
+        main([*PHI4, *NARROW[:2], "recompute=none", "layout.virtual_pipeline=5", "layout.pipeline=4", stages % 384])
+        == 1
+    )
+    assert re.search(r"too few micro-batches to interleave \(3 at PP 4\)", capsys.readouterr().out)

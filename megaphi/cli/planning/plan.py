@@ -137,10 +137,10 @@ def _checked(run: RunConfig) -> RunConfig:
             " `megaphi train --dry-run` has its memory"
         )
     shapes = run.task.batch_shapes(run)
-    if len({(shape.sequence_length, shape.global_batch) for shape in shapes}) > 1:
+    if len({(shape.sequence_length, shape.micro_batch) for shape in (run.batch, *shapes)}) > 1:
         raise InputError(
-            f"{run.recipe} changes its batch during the run (task.mixture.stages): plan one stage at a time, with"
-            " task.mixture.stages= and --sequence, --global-batch and --tokens of that stage"
+            f"{run.recipe} changes its sequence length or micro-batch during the run (task.mixture.stages): plan one"
+            " stage at a time, with task.mixture.stages= and --sequence, --global-batch and --tokens of that stage"
         )
     run.model.check()
     return run
@@ -148,8 +148,12 @@ def _checked(run: RunConfig) -> RunConfig:
 
 def _tokens(text: str | None, run: RunConfig) -> float:
     """Tokens of the whole run."""
+    from megaphi.cli.mixture_tables import report_run
+    from megaphi.stages.pretrain import Pretrain
+
     if text is None:
-        return float(run.training.steps * run.batch.tokens_per_step)
+        stages = isinstance(run.task, Pretrain) and run.task.mixture.stages
+        return float(report_run(run).tokens if stages else run.training.steps * run.batch.tokens_per_step)
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\d{1,2})?)([KMBT]?)", text.replace(",", "").strip())
     tokens = float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[match[2]] if match else 0.0
     if not 0 < tokens <= 1e18:
@@ -188,6 +192,7 @@ def _question(
         devices=arguments.gpus,
         device=calibration.of(device) if calibration else device,
         memory_bytes=gigabytes * 1e9,
+        other_batches=frozenset(shape.global_batch for shape in run.task.batch_shapes(run)) - {run.batch.global_batch},
         fixed=frozenset(given & set(AXES)),
     )
     return question, calibration

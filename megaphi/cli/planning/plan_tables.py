@@ -56,6 +56,9 @@ class PlanReport:
 
 def print_report(report: PlanReport, written: Sequence[Path] = ()) -> None:
     print(f"Plan of {report.title}")
+    if report.question.other_batches:
+        sizes = ", ".join(f"{size:,}" for size in sorted(report.question.other_batches))
+        print(f"every plan works at the run's other batches too ({sizes}); time and cost are those of the batch above")
     _print_assumptions(report)
     found = report.found
     print()

@@ -64,11 +64,12 @@ class Pricing:
         return shape_of(choice.of(self.question.run))
 
     def memory(self, choice: PlanChoice) -> list[StageMemory]:
-        """Bytes of every pipeline stage."""
+        """Bytes of every pipeline stage, at the batch that needs most."""
         run, kept, step = choice.of(self.question.run), self._pieces_of(choice).kept, self.step(choice)
+        others = [replace(run, batch=replace(run.batch, global_batch=size)) for size in self.question.other_batches]
         found = []
         for stage in range(choice.layout.pipeline):
-            activations = activation_bytes(run, stage=stage, kept=kept)
+            activations = max(activation_bytes(one, stage=stage, kept=kept) for one in (run, *others))
             rank = state_memory(run, step.parameters_of_stage(stage), activations=activations)
             found.append(StageMemory(rank=rank, buffers=buffer_bytes(choice.layout, activations)))
         return found

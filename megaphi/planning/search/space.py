@@ -35,6 +35,8 @@ class PlanQuestion:
     device: Device
     memory_bytes: float
     """Memory of one device, for everything."""
+    other_batches: frozenset[int] = frozenset()
+    """Global batches of other stages of the run, where it grows: a plan works for all, and is timed at the run's."""
     fixed: frozenset[str] = frozenset()
     """Axes that the user has decided: `layout.tensor` and so on; the run's value is the only choice."""
 
@@ -207,13 +209,14 @@ def _cut(question: PlanQuestion, ranks: Ranks, virtual: int, split: Split, head_
 
 
 def _why_no_batch(question: PlanQuestion, layout: ParallelLayout, micro_batch: int) -> Rule | None:
-    batch, replicas = question.run.batch.global_batch, layout.data or 1
-    if batch % (micro_batch * replicas):
-        return Rule("replicas do not divide the batch", f"{batch} sequences, {replicas} replicas of {micro_batch}")
-    if batch // (micro_batch * replicas) < layout.least_micro_batches:
-        return Rule(
-            "too few micro-batches to interleave", f"{batch // (micro_batch * replicas)} at PP {layout.pipeline}"
-        )
+    """The rule that refuses this micro-batch for any batch of the run, with an example."""
+    replicas = layout.data or 1
+    for batch in (question.run.batch.global_batch, *sorted(question.other_batches)):
+        micro_batches, rest = divmod(batch, micro_batch * replicas)
+        if rest:
+            return Rule("replicas do not divide the batch", f"{batch} sequences, {replicas} replicas of {micro_batch}")
+        if micro_batches < layout.least_micro_batches:
+            return Rule("too few micro-batches to interleave", f"{micro_batches} at PP {layout.pipeline}")
     return None
 
 
