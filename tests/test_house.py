@@ -107,7 +107,7 @@ INSIDE = {
         {"during_training"},
     ],
     "evaluation.tasks": [{"columns", "wording", "quirks", "unjudged"}, {"", "multiple_choice"}, {"mathematics"}],
-    "planning": [{"mixture", "ladder", ""}],
+    "planning": [{"mixture", "ladder", "parity", ""}],
     "cli": [
         {""},
         {"inspect", "pivotal", "evaluation", "decontaminate", "mixture", "planning", "curate", "monitoring"},

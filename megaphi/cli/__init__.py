@@ -27,6 +27,7 @@ VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "mixture fit": "mixture.fit",
     "plan": "planning.plan",
     "ladder": "planning.ladder",
+    "parity": "planning.parity",
     "curate": "curate.curate",
     "curate label": "curate.label",
     "curate train-classifier": "curate.train_classifier",

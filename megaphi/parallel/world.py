@@ -37,7 +37,7 @@ from megaphi.parallel.rendezvous.differences import Facts
 from megaphi.parallel.rendezvous.interface import choose_interface, local_address
 from megaphi.parallel.rendezvous.job_store import Connections, open_store, warn_without_secret
 from megaphi.parallel.rendezvous.meeting import Arrival, meet
-from megaphi.parallel.rendezvous.place import Place, choose_gpu, detect, export
+from megaphi.parallel.rendezvous.place import Place, choose_gpu, detect, export, without_launchers
 from megaphi.parallel.rendezvous.signed_store import SignedStore
 from megaphi.parallel.seeds import model_seed
 
@@ -245,6 +245,22 @@ def _make_groups(layout: ParallelLayout, *, seed: int, timeout_seconds: float = 
     )
     pipeline_rank = parallel_state.get_pipeline_model_parallel_rank()
     megatron_random.model_parallel_cuda_manual_seed(model_seed(seed, pipeline_rank=pipeline_rank), force_reset_rng=True)
+
+
+@contextmanager
+def world_of_one(*, seed: int, deterministic: bool = False) -> Iterator[World]:
+    """A world of this process alone, before it joins its job: what a layout is compared with is computed in it."""
+    if distributed.is_initialized():
+        raise RuntimeError("a process that has joined its job cannot be alone any more")
+    place, environment = detect(), dict(os.environ)
+    os.environ.clear()
+    os.environ.update(without_launchers(environment), RANK="0", WORLD_SIZE="1", LOCAL_RANK=str(place.local_rank or 0))
+    try:
+        yield start_world(ParallelLayout(), seed=seed, deterministic=deterministic)
+    finally:
+        stop_world()
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import pytest
 
 from megaphi.checkpoint import versions as versions_module
 from megaphi.config import leaves, to_plain
-from megaphi.engine.start import run_folder
+from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
+from megaphi.engine.start import run_folder, same_run
 from megaphi.engine.start.same_run import PLACES, code_facts, run_facts
 from megaphi.parallel.launcher import free_port
 from megaphi.recipes import load_recipe
+from megaphi.tokenizer.phi4 import load_tokenizer
 from tests.engine.start.same_runs import all_cases
 from tests.gloo_world import run_in_world
 from tests.test_house import ROOT
@@ -106,27 +109,79 @@ def test_variables_that_change_numbers_are_compared_and_others_not(monkeypatch: 
 
 
 def test_a_job_whose_ranks_differ_ends_on_all_of_them_in_seconds(tmp_path: Path) -> None:
-    """Another layout on one rank hangs where process groups are made; another learning rate would never show."""
-    recipe = f"{ROOT}/tests/stages/tiny_recipe.py:tiny"
-    port, jobs = str(free_port()), []
-    for rank, words in enumerate((["layout.tensor=2"], ["optimizer.learning_rate=0.002", "saving.every=7"])):
-        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TINY_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        arguments = ["train", recipe, f"folder={tmp_path}/run", *words]
-        jobs.append(WarmMegaphi(arguments, env={**os.environ, **place, **where}))
+    """Another layout on one rank hangs where process groups are made; another learning rate would never show.
+
+    Rank 1 has another version of one source file, and of torch.
+    """
     began = time.monotonic()
-    said = [job.communicate(timeout=120)[1] for job in jobs]
+    said = said_by_two_ranks(
+        tmp_path,
+        (["layout.tensor=2"], ["optimizer.learning_rate=0.002", "saving.every=7"]),
+        data=(tmp_path, tmp_path),
+        preparation=(None, have_other_code),
+    )
     assert time.monotonic() - began < 100
-    assert [job.returncode for job in jobs] == [2, 2], said
     for line in (
         "layout.tensor: 2 on rank 0 (",
         "optimizer.learning_rate: 0.001 on rank 0 (",
         "saving.every: 10 on ra",
+        "version of torch: ",
+        "source file megaphi/model/norm.py: ",
+        "0000000000000000 on rank 1 (",
     ):
         assert line in said[0]
     assert "seed" not in said[0]
-    assert "Traceback" not in said[0] + said[1]
+    assert said[0].count("source file") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_token_that_differs_on_one_host_is_found_before_the_first_step(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        for name in ("web", "code"):
+            write_tokens(tmp_path / f"host_{rank}" / name, changed=rank * (name == "code"))
+    hosts = (tmp_path / "host_0", tmp_path / "host_1")
+    assert len({(host / "code.bin").stat().st_size for host in hosts}) == 1
+    said = said_by_two_ranks(tmp_path, ([], []), data=hosts, preparation=(None, None))
+    assert "training data, source code, dataset 1: " in said[0]
+    assert "source web" not in said[0]
+    assert "Give all of them the same files" in said[0]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def said_by_two_ranks(
+    folder: Path,
+    words: tuple[list[str], list[str]],
+    *,
+    data: tuple[Path, Path],
+    preparation: tuple[Callable[[], None] | None, Callable[[], None] | None],
+) -> list[str]:
+    """The errors of a job's ranks, which must all end by them and without a traceback."""
+    recipe, port, jobs = f"{ROOT}/tests/stages/tiny_recipe.py:tiny", str(free_port()), []
+    for rank in (0, 1):
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TINY_DATA": str(data[rank]), "OMP_NUM_THREADS": "1"}
+        arguments = ["train", recipe, f"folder={folder}/run", *words[rank]]
+        jobs.append(WarmMegaphi(arguments, env={**os.environ, **place, **where}, preexec_fn=preparation[rank]))
+    said = [job.communicate(timeout=120)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [2, 2], said
+    assert "Traceback" not in said[0] + said[1]
+    return said
+
+
+def have_other_code() -> None:
+    """In a rank before it starts: one file of megaphi is edited, and torch is another version."""
+    files, packages = same_run.source_files(), same_run.package_versions()
+    same_run.source_files = lambda: files | {"model/norm.py": "0" * 64}
+    same_run.package_versions = lambda: packages | {"torch": "2.0.0"}
+
+
+def write_tokens(prefix: Path, *, changed: int) -> None:
+    """3,000 tokens, of which the 1,500th is larger by `changed`."""
+    prefix.parent.mkdir(exist_ok=True)
+    with IndexedDatasetWriter(prefix, "uint16") as writer:
+        for start in range(0, 3_000, 50):
+            writer.add_document([(start + place) % 500 + changed * (start + place == 1_500) for place in range(50)])
+        writer.finish({"tokenizer": load_tokenizer(512).fingerprint, "vocabulary_size": 512})
 
 
 def test_a_file_that_another_host_is_slow_to_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
