@@ -91,9 +91,9 @@ def _from_all_ranks(whole: Tensor, copies: Copies, first: int | None) -> tuple[T
     group: Any = parallel_state.get_tensor_model_parallel_group()
     shape = (copies.rows, *whole.shape[1:])
     own = whole.new_zeros(shape) if first is None else whole.narrow(0, first, copies.rows).contiguous()
-    gathered = whole.new_empty((group.size(), *shape))
+    gathered = whole.new_empty((group.size() * copies.rows, *whole.shape[1:]))  # gloo takes no added dimension
     distributed.all_gather_into_tensor(gathered, own, group=group)
-    return gathered.unbind()
+    return gathered.split(copies.rows)
 
 
 class CopiesFetched:
