@@ -39,7 +39,15 @@ class ReportedElsewhere(InputError):
 
 
 class RunFailed(RuntimeError):
-    """The run cannot continue, and the message says everything: exit code 1, no traceback."""
+    """The run cannot continue, and the message says everything: no traceback."""
+
+    exit_code = 1
+
+
+class RestartNeeded(RunFailed):
+    """This process cannot continue, but the same command started again can (EX_TEMPFAIL)."""
+
+    exit_code = 75
 
 
 def shortened(text: str, most: int) -> str:

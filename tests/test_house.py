@@ -80,7 +80,7 @@ INSIDE = {
     ],
     "curation.synthesize": [{"", "table"}, {"forms"}, {"steps"}],
     "grading.code_sandbox": [{"inside"}, {""}],
-    "engine": [{"boards"}, {""}, {"model"}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],
+    "engine": [{"boards", "guard"}, {""}, {"model"}, {"saving", "reporting"}, {"start"}, {"inference", "training"}],
     "conversion": [{"formats"}, {""}],
     "conversion.formats": [{""}, {"gguf", "huggingface", "megatron"}],
     "generation": [

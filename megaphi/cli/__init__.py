@@ -60,7 +60,7 @@ def _run(parsed: argparse.Namespace) -> int:
     except RunFailed as error:
         if str(error):  # only one rank of a job has something to say
             print(f"megaphi: {one_message(str(error))}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("megaphi: interrupted", file=sys.stderr)
         return 130

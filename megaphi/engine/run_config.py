@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 from megaphi.config import FilePath, Range, check_values
 from megaphi.data.batch import BatchShape
 from megaphi.engine.boards.wandb_board import Wandb, check_wandb
+from megaphi.engine.guard.settings import Guard
+from megaphi.engine.guard.step_ranges import parse_ranges
 from megaphi.engine.learning_rate import Optimizer, check_schedule
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_sections import EvaluationPasses, Start, TrainingLength, ValidationPasses
@@ -43,12 +45,13 @@ class RunConfig:
     seed: Annotated[int, Range(minimum=0, maximum=2**64 - 1)] = 1_234
     """Seed of everything random: initial weights, data order."""
     folder: FilePath = "runs/phi4"
-    """Run folder: config.json, metrics.jsonl, checkpoints/, boards, loss.png, logs/ and steps/ of every rank."""
+    """Run folder: config.json, metrics.jsonl, events.jsonl, checkpoints/, boards, loss.png; logs/, steps/ by rank."""
     training: TrainingLength = field(default_factory=TrainingLength)
     validation: ValidationPasses = field(default_factory=ValidationPasses)
     evaluation: EvaluationPasses = field(default_factory=EvaluationPasses)
     start: Start = field(default_factory=Start)
     saving: Saving = field(default_factory=Saving)
+    guard: Guard = field(default_factory=Guard)
     layout: ParallelLayout = field(default_factory=ParallelLayout)
     model: Architecture
     batch: BatchShape
@@ -82,6 +85,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     )
     layout.check_batch(global_batch=run.batch.global_batch, micro_batch=run.batch.micro_batch)
     _check_saving(run)
+    parse_ranges(run.guard.skip_steps, where="guard.skip_steps")
     _check_kernels(run)
     _check_copied_groups(run)
     _check_evaluation(run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from megaphi.data.batch import BatchShape
+from megaphi.engine.guard.settings import Guard
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.retention import Saving
 from megaphi.engine.run_config import RunConfig
@@ -22,6 +23,8 @@ from megaphi.stages.prefer import Prefer
 MODEL = dataclasses.replace(PHI4_14B, rotary_base=250_000.0, loss_chunk_tokens=2_048)
 """Since mid-training (paper); logits of a whole row of 16,384 tokens never exist."""
 LAYOUT = ParallelLayout(tensor=2, pipeline=4, sequence_parallel=True)
+PAIRS_GUARD = Guard(deviations=0.0)
+"""No loss of preference pairs is a spike: once most are learnt, losses of batches spread over orders of magnitude."""
 
 
 def phi4_14b_sft() -> RunConfig:
@@ -93,4 +96,5 @@ def _dpo(kind: str, *, after: str) -> RunConfig:
         batch=BatchShape(sequence_length=8_192, global_batch=64, micro_batch=1),
         task=Prefer(paths=(f"data/dpo_{kind}",), validation_paths=(f"data/dpo_{kind}_validation",)),
         optimizer=Optimizer(learning_rate=5e-7, warmup_steps=20, weight_decay=0.0),
+        guard=PAIRS_GUARD,
     )

@@ -19,6 +19,7 @@ from megaphi.engine.task import TrainingTask
 from megaphi.model.architecture import Architecture
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.recipes.phi4_14b import phi4_sources
+from megaphi.recipes.phi4_14b_post_training import PAIRS_GUARD
 from megaphi.stages.finetune import Finetune
 from megaphi.stages.prefer import Prefer
 from megaphi.stages.pretrain import Pretrain
@@ -121,6 +122,7 @@ def quickstart_dpo() -> RunConfig:
             epochs=1.0,
         ),
         optimizer=Optimizer(learning_rate=5e-5, warmup_steps=5, weight_decay=0.0),
+        guard=PAIRS_GUARD,
     )
 
 
@@ -145,6 +147,7 @@ def quickstart_dpo_pivotal() -> RunConfig:
         optimizer=Optimizer(
             learning_rate=1e-5, warmup_steps=2, weight_decay=0.0
         ),  # larger ones lose more than they win
+        guard=PAIRS_GUARD,
     )
 
 

@@ -1,8 +1,9 @@
 """AdamW under Megatron's distributed optimizer, and the pieces of its state that a checkpoint needs.
 
 Megatron builds torch's AdamW where neither Transformer Engine nor Apex is installed; we switch it to torch's fused
-kernel, which has a CPU form too. Its norm of the gradients would ask the device for a number of every tensor; `update`
-asks once. Megatron's checkpoint functions are not used: with torch's AdamW they fail to load
+kernel, which has a CPU form too. Its norm of the gradients would ask the device for a number of every tensor;
+`prepared_square` leaves its one on the device, for the step to reduce with its losses. An update has two parts, so that
+the step decides between them. Megatron's checkpoint functions are not used: with torch's AdamW they fail to load
 what they saved (megatron-core 0.16 to 0.19), and the form that survives a change of layout gathers everything on one
 replica. Instead `state_pieces` exposes what this rank owns, as flat views that a checkpoint can read and fill.
 """
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
@@ -60,28 +60,29 @@ def set_rates(optimizer: DistributedOptimizer, *, learning_rate: float, weight_d
 
 
 @torch.no_grad()
-def update(optimizer: DistributedOptimizer) -> float:
-    """Clip the gradients and update the weights; returns the global norm before clipping. Collective."""
+def prepared_square(optimizer: DistributedOptimizer) -> Tensor:
+    """Make the gradients ready for the update; returns this rank's share of their squared L2 norm, on the device.
+
+    The sum over all ranks counts the gradients of replicated weights once.
+    """
     optimizer.prepare_grads()
-    norm = _gradient_norm(optimizer)
-    factor = optimizer.config.clip_grad / (norm + 1e-6)
-    gradients = [main.grad for main in optimizer.get_parameters() if main.grad is not None]
-    if factor < 1.0 and gradients:
-        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
-    optimizer.step_with_ready_grads()
-    return norm
-
-
-def _gradient_norm(optimizer: DistributedOptimizer) -> float:
-    """L2 norm of the gradients of all ranks, those of replicated weights counted once. Collective."""
     name = "get_main_grads_for_grad_norm"  # Megatron-Core 0.19 renamed it
     gradients = getattr(optimizer, name if hasattr(optimizer, name) else "get_grads_for_grad_norm")()
     square = torch.zeros((), dtype=torch.float32, device=torch.cuda.current_device())
     if gradients:
         norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
         square += torch.linalg.vector_norm(torch.stack(norms)).square()
-    distributed.all_reduce(square, group=optimizer.get_grad_stats_parallel_group())
-    return math.sqrt(square.item())
+    return square
+
+
+@torch.no_grad()
+def apply_update(optimizer: DistributedOptimizer, *, gradient_norm: float) -> None:
+    """Clip the gradients that `prepared_square` made ready, whose global norm is given, and update. Collective."""
+    factor = optimizer.config.clip_grad / (gradient_norm + 1e-6)
+    gradients = [main.grad for main in optimizer.get_parameters() if main.grad is not None]
+    if factor < 1.0 and gradients:
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
+    optimizer.step_with_ready_grads()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,6 +36,7 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.sub("[A-Z]+", "(.+)", re.escape(name)), re.DOTALL)
 
 
+SKIPPED = "steps that the guard left out: NaN and infinity are not written, nor what was not computed"
 _VALIDATED = "steps that validate: every `validation.every`, and the last"
 _SAVED = "steps that save: every `saving.every`, and the last"
 METRICS = (
@@ -48,6 +49,7 @@ METRICS = (
     ),
     Metric(name="gradient_norm", unit="", meaning="global L2 norm of the gradient before clipping"),
     Metric(name="learning_rate", unit="", meaning="rate of this update"),
+    Metric(name="skipped", unit="updates", meaning="1: the update was left out", when=SKIPPED, whole=True),
     Metric(name="samples", unit="samples", meaning="samples read since the run began, this step included", whole=True),
     Metric(name="tokens", unit="tokens", meaning="tokens read since the run began, padding included", whole=True),
     Metric(
@@ -110,6 +112,8 @@ METRICS = (
     ),
     Metric(name="evaluation_seconds", unit="s", meaning="duration of the evaluation", when="the same"),
 )
+MAY_BE_SKIPPED = ("loss", "gradient_norm")
+"""Names that a step lacks whose update was left out, if they are not finite, or were not computed."""
 OF_HELD_OUT_DATA = "validation_"
 """Prefix of the objective's means over held-out data; with /SOURCE, over that of one source."""
 
@@ -132,9 +136,9 @@ def check_objective_names(names: Iterable[str]) -> None:
 def problems_of(record: Mapping[str, Any], *, objective: Iterable[str] = ()) -> list[str]:
     """Differences between a record and the schema, whose objective reports these names."""
     own = {form for name in objective for form in (name, OF_HELD_OUT_DATA + name)}
-    problems = [
-        f"{metric.name} is missing" for metric in METRICS if metric.when == "every step" and metric.name not in record
-    ]
+    always = [metric.name for metric in METRICS if metric.when == "every step"]
+    missing = [name for name in always if name not in record and not ("skipped" in record and name in MAY_BE_SKIPPED)]
+    problems = [f"{name} is missing" for name in missing]
     for name, value in record.items():
         metric = metric_of(name)
         if metric is None and name.partition("/")[0] not in own:

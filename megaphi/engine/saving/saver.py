@@ -67,6 +67,8 @@ class Saver:
         """True once all ranks know that a checkpoint of this process set was written, or if none has to be."""
         self._given_up = ""
         self.saved_step = saved_step
+        self.saved_steps = [saved_step] if saved_step else []
+        """Steps of all checkpoints that this process wrote, or continued from."""
         self.failures = 0
         """Number of checkpoints that were given up."""
         self.longest_seconds = 0.0
@@ -160,6 +162,7 @@ class Saver:
         """Act on the outcome of a save. `by_all`: all ranks do so together, and may end the run."""
         if outcome.path is not None:
             self.saved_step = step
+            self.saved_steps.append(step)
             self._is_proven = self._is_proven or by_all
             self._events.add("saved", step=step, text=f"saved {outcome.path}", checkpoint=str(outcome.path))
             return outcome.path

@@ -146,7 +146,7 @@ def _load_optimizer(reader: CheckpointReader, model: TrainingModel, strange: Not
                     continue  # saved in fp32: the weights themselves, already loaded
                 values[: end - start].copy_(strange.look(key, reader.read(key, box, start=start, end=end)))
                 values[end - start :].zero_()
-    set_update_count(model.optimizer, reader.state["step"])
+    set_update_count(model.optimizer, reader.state.get("updates", reader.state["step"]))
 
 
 def _refuse_unread_weights(reader: WeightReader, modules: Sequence[PaddedModel]) -> None:

@@ -25,6 +25,7 @@ from megaphi.engine.retention import checkpoint_name, prune
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saving.fallback import clear_fallback, fallback_folders, mark_fallback, usual_folder
 from megaphi.engine.saving.snapshot import Sample, check_written
+from megaphi.engine.saving.suspects import forget_suspects
 from megaphi.errors import InputError
 from megaphi.files import explain_write_errors, remove_tree, replace_folder, write_text
 from megaphi.log import logger
@@ -161,6 +162,8 @@ class CheckpointWriter:
 
         def tidy() -> None:
             prune(path.parent, self._rules, newest=job.step)
+            for folder in checkpoint_folders(self._run):
+                forget_suspects(folder, until=job.step)
             for folder in fallback_folders(self._run) if path.parent == usual_folder(self._run) else ():
                 clear_fallback(self._run, folder, until=job.step)  # the run's own folder works again
             self._after_save()

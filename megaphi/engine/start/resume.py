@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from megaphi.checkpoint.format import CARRIED_FOLDER, POSITION, CheckpointReader
 from megaphi.checkpoint.weight_reader import WeightReader
@@ -66,19 +66,33 @@ class InitialWeights:
         return reader
 
 
-def resume(model: TrainingModel, data: RunData, initial: InitialWeights) -> tuple[RunData, int]:
-    """Load what the run resumes from, and write config.json; returns (data from there on, steps done)."""
+class StartingPoint(NamedTuple):
+    """The point from which a run trains."""
+
+    data: RunData
+    """The data from there on."""
+    step: int
+    """Steps done."""
+    state: Mapping[str, Any]
+    """The state in the checkpoint that it continues from; empty at the beginning."""
+
+
+def resume(model: TrainingModel, data: RunData, initial: InitialWeights, *, goes_back: bool = False) -> StartingPoint:
+    """Load what the run resumes from, and write config.json.
+
+    `goes_back`: the run has begun, and goes back to its newest checkpoint, whatever `start.resume` says.
+    """
     run, world = model.run, model.world
-    folder, step = Path(run.folder), 0
+    folder, state = Path(run.folder), {}
     newest = None
-    if run.start.resume:
+    if run.start.resume or goes_back:
         newest = newest_checkpoint(checkpoint_folders(run), world, verify=run.saving.verify)
     if newest is not None:
         agreed(world, lambda: check_state(newest, run))
         reader = load_checkpoint(model, newest)
-        step = reader.state["step"]
-        data = _continued(data, reader.state, run, world)
-        logger.info("continuing %s from step %d", folder, step)
+        state = reader.state
+        data = _continued(data, state, run, world)
+        logger.info("continuing %s from step %d", folder, state["step"])
         agreed(world, lambda: _log_changes(reader, run))
         _carry(reader, run, world)
     elif run.start.initial_checkpoint is not None:
@@ -86,7 +100,7 @@ def resume(model: TrainingModel, data: RunData, initial: InitialWeights) -> tupl
     else:
         initial.load()
     agreed(world, lambda: write_json(folder / "config.json", to_plain(run)) if world.is_main else None)
-    return data, step
+    return StartingPoint(data, state.get("step", 0), state)
 
 
 def _start_from(path: str, model: TrainingModel, data: RunData, initial: InitialWeights) -> RunData:

@@ -2,13 +2,12 @@
 
 One number resumes a run: the samples seen so far determine every batch that follows. A signal or the time limit ends
 the loop after any step (it saves and returns); a run that is killed at any moment resumes from its last complete
-checkpoint.
+checkpoint. So does one whose guard wants to go back, within the same processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,13 +31,14 @@ from megaphi.engine.reporting.metrics import open_log, read_metrics
 from megaphi.engine.reporting.step_times import StepTimes
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saving.saver import Saver
-from megaphi.engine.start.resume import InitialWeights, resume
+from megaphi.engine.start.resume import InitialWeights, StartingPoint, resume
 from megaphi.engine.task import CheckStep, no_check
 from megaphi.engine.time_limit import TimeLimit
 from megaphi.engine.training.evaluations import Evaluate, Evaluations
 from megaphi.engine.training.garbage import GarbageCollection
+from megaphi.engine.training.guarding import RunGuard, finite
 from megaphi.engine.training.pinned import pinned
-from megaphi.engine.training.stop_conditions import StopRequest, check_finite
+from megaphi.engine.training.stop_conditions import StopRequest
 from megaphi.engine.training.train_step import NEXT_TOKEN, train_step
 from megaphi.engine.training.validation import Validation
 from megaphi.engine.training_data import RunData, TrainingData
@@ -71,25 +71,59 @@ def training_loop(
 
     `evaluate` gives scores every `evaluation.every` steps.
     """
+    run, world = model.run, model.world
+    start = resume(model, data, initial)
+    steps, last = run.training.steps, min(run.training.steps, run.training.stop_after or run.training.steps)
+    if start.step >= last:
+        logger.info("step %d of %d is already done: nothing to train", start.step, steps)
+        return RunResult(step=start.step, finished=start.step >= steps)
+    events = Events(run.folder if world.is_main else None)
+    guard, stop = RunGuard(run, world, events, start.state), StopRequest(TimeLimit(run.training.time_limit))
+    _tell_restart(events, step=start.step)
+    train = partial(
+        _train, model, guard, stop, events, last=last, objective=objective, check_step=check_step, evaluate=evaluate
+    )
+    with stop, events.telling_failures(lambda: world.activity.step):
+        own_checkpoints = train(start)
+        while guard.wants_back:
+            way = guard.go_back(own_checkpoints=own_checkpoints)
+            start = resume(model, data, initial, goes_back=True)
+            guard.continue_from(start.state, way)
+            own_checkpoints = train(start)
+    return RunResult(step=guard.step, finished=guard.step >= steps)
+
+
+def _train(
+    model: TrainingModel,
+    guard: RunGuard,
+    stop: StopRequest,
+    events: Events,
+    start: StartingPoint,
+    *,
+    last: int,
+    objective: Objective,
+    check_step: CheckStep,
+    evaluate: Evaluate | None,
+) -> list[int]:
+    """Train up to step `last`, a stop, or a step at which the guard wants to go back; returns the steps saved."""
     run, world, activity = model.run, model.world, model.world.activity
-    data, step = resume(model, data, initial)
-    last = min(run.training.steps, run.training.stop_after or run.training.steps)
-    if step >= last:
-        logger.info("step %d of %d is already done: nothing to train", step, run.training.steps)
-        return RunResult(step=step, finished=step >= run.training.steps)
-    report = _Report(run, world, after=step)
-    checks = _Checks(data, run, world, evaluate)
-    stop, times = StopRequest(TimeLimit(run.training.time_limit)), _step_times(run, world)
-    saver = Saver(model, saved_step=step, after_save=partial(_plot, run, unit_of(objective)), events=report.events)
-    with report, stop, times, saver, GarbageCollection() as garbage:
+    data, step, _ = start
+    report = _Report(run, world, events, after=step)
+    checks, times = _Checks(data, run, world, evaluate), _step_times(run, world)
+    saver = Saver(model, saved_step=step, after_save=partial(_plot, run, unit_of(objective)), events=events)
+    with report, times, saver, GarbageCollection() as garbage:
         meter = Meter(run, world)
         activity.begin(step + 1)
         for batches in prefetch(_steps_batches(data.training, world, first=step, last=last)):
             stage = data.training.order.span_at(step)
             _announce(stage, step=step)
             step += 1
-            record = _update(model, batches, objective, check_step, step=step)
-            record |= meter.step(stage.global_batch * stage.sequence_length, sequence_length=stage.sequence_length)
+            record = _update(model, batches, objective, check_step, guard, stage, step=step)
+            if guard.wants_back:
+                break
+            guard.finish(data.training, step)
+            tokens = stage.global_batch * stage.sequence_length * guard.computed
+            record |= meter.step(tokens, sequence_length=stage.sequence_length)
             is_asked_to_stop = stop.agreed(world, save_seconds=saver.longest_seconds)
             stopping = is_asked_to_stop or step == last
             saves = stopping or step % run.saving.every == 0
@@ -100,15 +134,21 @@ def training_loop(
             report.add(record | saver.metrics(step) | times.since_last_record(activity.take_seconds()))
             if saves:
                 activity.enter("save")
-                saver.save(_state(data, record, world), wait=stopping)
+                saver.save(_state(data, record, guard, world), wait=stopping)
             times.add(step, activity.take_seconds())
             garbage.after(step)
             if stopping:
                 break
             activity.begin(step + 1)
             meter.restart()
-    report.end(step, why=stop.why)
-    return RunResult(step=step, finished=step >= run.training.steps)
+    report.end(step, why=stop.why, goes_back=guard.wants_back)
+    return saver.saved_steps
+
+
+def _tell_restart(events: Events, *, step: int) -> None:
+    count, launcher = restarts_so_far()
+    if count:
+        events.add("restarted", step=step, text=f"restart {count} of this job, by {launcher}", count=count)
 
 
 class _Checks:
@@ -134,26 +174,20 @@ class _Checks:
 class _Report:
     """Metrics, progress bar and events of a run that continues after step `after`, on rank 0. Made collectively."""
 
-    def __init__(self, run: RunConfig, world: World, *, after: int) -> None:
-        self._run, self._after, self._activity = run, after, world.activity
+    def __init__(self, run: RunConfig, world: World, events: Events, *, after: int) -> None:
+        self._run, self._after, self._events = run, after, events
         self._log = agreed(world, lambda: open_log(run, after=after) if world.is_main else None)
-        self.events = Events(run.folder if world.is_main else None)
-        self._stack = ExitStack()
         self._bar = progress_bar(
             total=run.training.steps, initial=after, unit="step", label="train", visible=world.is_main
         )
 
     def __enter__(self) -> None:
-        self._stack.enter_context(self.events.telling_failures(lambda: self._activity.step))
-        self._stack.enter_context(self._bar)
+        self._bar.__enter__()
         kind, after, of = ("resumed" if self._after else "started"), self._after, self._run.training.steps
-        self.events.add(kind, step=after, text=f"{self._run.recipe} {kind} after step {after} of {of}")
-        count, launcher = restarts_so_far()
-        if count:
-            self.events.add("restarted", step=after, text=f"restart {count} of this job, by {launcher}", count=count)
+        self._events.add(kind, step=after, text=f"{self._run.recipe} {kind} after step {after} of {of}")
 
     def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+        self._bar.__exit__(*error)
 
     def add(self, record: dict[str, Any]) -> None:
         """Report a step."""
@@ -162,11 +196,12 @@ class _Report:
         self._bar.update()
         self._bar.set_postfix(_postfix(record), refresh=False)
 
-    def end(self, step: int, *, why: str) -> None:
-        """Report the end of a run that has not failed."""
+    def end(self, step: int, *, why: str, goes_back: bool) -> None:
+        """Report the end of a run that has not failed; one that goes back has not ended."""
         of = self._run.training.steps
         why = why or ("finished" if step >= of else "training.stop_after was reached")
-        self.events.add("stopped", step=step, text=f"ended after step {step} of {of}: {why}", failed=False)
+        if not goes_back:
+            self._events.add("stopped", step=step, text=f"ended after step {step} of {of}: {why}", failed=False)
         if self._log is not None:
             self._log.close()
 
@@ -177,16 +212,27 @@ def _step_times(run: RunConfig, world: World) -> StepTimes:
 
 
 def _update(
-    model: TrainingModel, batches: list[Batch], objective: Objective, check_step: CheckStep, *, step: int
+    model: TrainingModel,
+    batches: list[Batch],
+    objective: Objective,
+    check_step: CheckStep,
+    guard: RunGuard,
+    stage: StageSpan,
+    *,
+    step: int,
 ) -> dict[str, Any]:
-    """Make update number `step` (from 1); returns its record for the metrics."""
+    """Make update number `step` (from 1), unless the guard leaves it out; returns its record for the metrics."""
     rate = learning_rate(step, model.run.optimizer, steps=model.run.training.steps)
-    result = train_step(model, batches, learning_rate=rate, objective=objective)
-    check_finite(result, step=step, world=model.world)
-    if reason := check_step(step, result.means):
+    if not guard.computes(step, stage):
+        return {"step": step, "learning_rate": rate, "skipped": 1}
+    accept = partial(guard.accept, model, step)
+    result = train_step(model, batches, learning_rate=rate, objective=objective, accept=accept)
+    known = finite({"loss": result.loss, "gradient_norm": result.gradient_norm, **result.means})
+    if guard.has_left_out(step):
+        known["skipped"] = 1
+    elif reason := check_step(step, result.means):
         raise RunFailed(reason if model.world.is_main else "")
-    known = {"step": step, "loss": result.loss, "gradient_norm": result.gradient_norm, "learning_rate": rate}
-    return known | result.means
+    return {"step": step, "learning_rate": rate} | known
 
 
 def _announce(stage: StageSpan, *, step: int) -> None:
@@ -207,10 +253,8 @@ def _is_due(step: int, every: int, *, last: int) -> bool:
 
 
 def _postfix(record: dict[str, Any]) -> dict[str, str]:
-    shown = {"loss": f"{record['loss']:.4f}", "tok/s": f"{record['tokens_per_second']:,.0f}"}
-    if "validation_loss" in record:
-        shown["val"] = f"{record['validation_loss']:.4f}"
-    return shown
+    forms = {"loss": ("loss", ".4f"), "tok/s": ("tokens_per_second", ",.0f"), "val": ("validation_loss", ".4f")}
+    return {short: format(record[name], form) for short, (name, form) in forms.items() if name in record}
 
 
 def _steps_batches(data: TrainingData, world: World, *, first: int, last: int) -> Iterator[list[Batch]]:
@@ -234,7 +278,7 @@ def _numbers_of(data: TrainingData, world: World, step: int) -> NDArray[np.int64
     )
 
 
-def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any]:
+def _state(data: RunData, record: dict[str, Any], guard: RunGuard, world: World) -> dict[str, Any]:
     """The state that a checkpoint records: the run's position in its steps and data."""
     step, training = record["step"], data.training
     position = training.order.position_at(step)
@@ -245,7 +289,7 @@ def _state(data: RunData, record: dict[str, Any], world: World) -> dict[str, Any
         "tokens_by_source": training.tokens_by_source(position.sample),
         "validation_loss": record.get("validation_loss"),
         "ledger": agreed(world, lambda: training.ledger(step).to_json() if world.is_main else None),
-    }
+    } | guard.state()
 
 
 def _plot(run: RunConfig, unit: str) -> None:

@@ -1,11 +1,10 @@
-"""Conditions that end a run early: a signal, its time limit, or a loss that is not finite.
+"""Conditions that end a run early: a signal, or its time limit.
 
 A signal only sets a flag. The ranks compare their flags between steps, so that all stop after the same one and save.
 """
 
 from __future__ import annotations
 
-import math
 import signal
 from types import FrameType
 
@@ -13,8 +12,6 @@ import torch
 import torch.distributed as distributed
 
 from megaphi.engine.time_limit import TimeLimit
-from megaphi.engine.training.train_step import StepResult
-from megaphi.errors import RunFailed
 from megaphi.log import logger
 from megaphi.parallel.launcher import STOP_SIGNALS
 from megaphi.parallel.world import World
@@ -66,15 +63,3 @@ class StopRequest:
             if world.is_main:
                 logger.info("%s: saving and ending", self.why)
         return bool(number)
-
-
-def check_finite(result: StepResult, *, step: int, world: World) -> None:
-    """End the run, without saving, at a loss or gradient norm that is not finite. Raises RunFailed."""
-    if math.isfinite(result.loss) and math.isfinite(result.gradient_norm):
-        return
-    raise RunFailed(
-        f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}: the run has diverged and was ended "
-        "without saving. Continue from an earlier checkpoint with a lower optimizer.learning_rate"
-        if world.is_main
-        else ""
-    )

@@ -7,12 +7,14 @@ and gradients are divided once by the global count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as distributed
 from megatron.core import parallel_state
@@ -20,7 +22,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megaphi.data.batch import Batch
-from megaphi.engine.model.optimizer import set_rates, update
+from megaphi.engine.model.optimizer import apply_update, prepared_square, set_rates
 from megaphi.engine.model.training_model import TrainingModel, whole_parameters
 from megaphi.engine.objective import NextToken, Objective, WholeBatchObjective
 from megaphi.model.copied_groups.exchange import forget_copies
@@ -42,10 +44,28 @@ class StepResult:
     """Means of the objective's other sums, by name."""
 
 
+Accept = Callable[[StepResult], bool]
+"""Maps a result to whether the weights are updated; the same on every rank."""
+
+
+def accept_all(result: StepResult) -> bool:
+    """Update the weights after every step."""
+    return True
+
+
 def train_step(
-    model: TrainingModel, batches: Sequence[Batch], *, learning_rate: float, objective: Objective = NEXT_TOKEN
+    model: TrainingModel,
+    batches: Sequence[Batch],
+    *,
+    learning_rate: float,
+    objective: Objective = NEXT_TOKEN,
+    accept: Accept = accept_all,
 ) -> StepResult:
-    """Forward and backward pass over this replica's micro-batches, clipping, and update. Collective."""
+    """Forward and backward pass over this replica's micro-batches, and, if `accept`ed, clipping and update. Collective.
+
+    Losses and the gradients' norm are reduced together, before the update: it costs one collective and one question to
+    the device.
+    """
     activity = model.world.activity
     activity.enter("forward_backward")
     objective = _knowing_the_batch(model, [batches], objective)
@@ -54,14 +74,18 @@ def train_step(
     model.optimizer.zero_grad()
     reports = run_schedule(model, batches, objective, forward_only=False)
     activity.enter("optimizer")
-    set_rates(model.optimizer, learning_rate=learning_rate, weight_decay=model.run.optimizer.weight_decay)
-    gradient_norm = update(model.optimizer)
-    forget_copies(parameter for module in model.modules for parameter in module.parameters())
+    square = prepared_square(model.optimizer)
     activity.enter("exchange")
-    (sums,) = _over_all_ranks(reports, objective, [batches], device=model.world.device)
+    (sums,), squares = _over_all_ranks(reports, objective, [batches], square)
+    activity.enter("optimizer")
     means = means_of(sums)
-    loss, trained = means.pop("loss"), int(sums["count"])
-    return StepResult(loss=loss, gradient_norm=gradient_norm, trained=trained, means=means)
+    loss, trained, norm = means.pop("loss"), int(sums["count"]), math.sqrt(squares)
+    result = StepResult(loss=loss, gradient_norm=norm, trained=trained, means=means)
+    if accept(result):
+        set_rates(model.optimizer, learning_rate=learning_rate, weight_decay=model.run.optimizer.weight_decay)
+        apply_update(model.optimizer, gradient_norm=norm)
+    forget_copies(parameter for module in model.modules for parameter in module.parameters())
+    return result
 
 
 def evaluate(
@@ -80,7 +104,8 @@ def evaluate(
     objective = _knowing_the_batch(model, parts, objective)
     with reading(model):
         reports = run_schedule(model, batches, objective, forward_only=True)
-    return _over_all_ranks(reports, objective, parts, device=model.world.device)
+    nothing = torch.zeros((), device=model.world.device)
+    return _over_all_ranks(reports, objective, parts, nothing)[0]
 
 
 def _knowing_the_batch(model: TrainingModel, parts: Sequence[Sequence[Batch]], objective: Objective) -> Objective:
@@ -132,16 +157,18 @@ def run_schedule(
 
 
 def _over_all_ranks(
-    reports: list[dict[str, Tensor]], objective: Objective, parts: Sequence[Sequence[Batch]], *, device: torch.device
-) -> list[dict[str, float]]:
-    """Sums over all ranks of the reports of each part, in one reduction.
+    reports: list[dict[str, Tensor]], objective: Objective, parts: Sequence[Sequence[Batch]], square: Tensor
+) -> tuple[list[dict[str, float]], float]:
+    """Sums over all ranks of the reports of each part, and of `square` as fp32, in one reduction.
 
     Args:
         reports: one per micro-batch, on the last pipeline stage; every model copy counts once.
         parts: the micro-batches of each part.
+        square: this rank's share of a number.
     """
     names = ("loss", "count", *objective.names)
-    totals = torch.zeros(len(parts), len(names), dtype=torch.float64, device=device)
+    totals = torch.zeros(len(parts) * len(names) + 1, dtype=torch.float64, device=square.device)
+    totals[-1] = square
     if reports and parallel_state.get_tensor_model_parallel_rank() == 0:
         is_first = parallel_state.get_context_parallel_rank() == 0
         sums = torch.stack(
@@ -150,6 +177,8 @@ def _over_all_ranks(
                 for report, batch in zip(reports, chain.from_iterable(parts), strict=True)
             ]
         )
-        totals += torch.stack([part.sum(0) for part in sums.split([len(part) for part in parts])])
+        totals[:-1] += torch.cat([part.sum(0) for part in sums.split([len(part) for part in parts])])
     distributed.all_reduce(totals)
-    return [dict(zip(names, row, strict=True)) for row in totals.tolist()]
+    *found, squares = totals.tolist()
+    rows = [found[first : first + len(names)] for first in range(0, len(found), len(names))]
+    return [dict(zip(names, row, strict=True)) for row in rows], float(np.float32(squares))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from megaphi.engine.model.training_model import TrainingModel
 from megaphi.engine.training import train_step
 from megaphi.parallel.layout import ParallelLayout
 from tests.engine.layout_runs import advance, build, tiny_run, weights_digest
@@ -27,21 +28,39 @@ class Questions(TorchDispatchMode):
 
 
 def updates(layout: ParallelLayout, limit: float) -> list[tuple[Any, ...]]:
-    """(losses, norms, digest of weights after three steps, questions of an update); without the last, Megatron's."""
-    megatrons = _updates(layout, limit, by=lambda optimizer: optimizer.step()[1])
-    return [_updates(layout, limit, by=train_step.update), megatrons[:3]]
+    """(losses, norms, digest of weights after three steps, questions of the updates); Megatron's without the last."""
+    return [_by_ours(layout, limit), _by_megatrons_step(layout, limit)]
 
 
-def _updates(layout: ParallelLayout, limit: float, *, by: Any) -> tuple[Any, ...]:
-    run = tiny_run(layout=layout)
-    run = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, clip_gradient_norm=limit))
-    model, questions = build(run), Questions()
+def _by_ours(layout: ParallelLayout, limit: float) -> tuple[Any, ...]:
+    model, questions = _model(layout, limit), Questions()
 
-    def counted(optimizer: Any) -> float:
-        with questions:
-            return by(optimizer)
+    def counted(function: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            with questions:
+                return function(*arguments, **keywords)
+
+        return call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_step, "update", counted)
+        for name in ("prepared_square", "apply_update"):
+            patch.setattr(train_step, name, counted(getattr(train_step, name)))
         curves = advance(model, first=0, steps=3)
-    return curves["losses"], curves["norms"], weights_digest(model), questions.count / 3
+    return curves["losses"], curves["norms"], weights_digest(model), questions.count
+
+
+def _by_megatrons_step(layout: ParallelLayout, limit: float) -> tuple[Any, ...]:
+    """The same with the optimizer's own `step`, which prepares, measures, clips and updates."""
+    model, norms = _model(layout, limit), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_step, "prepared_square", lambda optimizer: torch.zeros(()))
+        patch.setattr(
+            train_step, "apply_update", lambda optimizer, gradient_norm: norms.append(float(optimizer.step()[1]))
+        )
+        curves = advance(model, first=0, steps=3)
+    return curves["losses"], norms, weights_digest(model)
+
+
+def _model(layout: ParallelLayout, limit: float) -> TrainingModel:
+    run = tiny_run(layout=layout)
+    return build(dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, clip_gradient_norm=limit)))
