@@ -73,6 +73,7 @@ _FIELDS = {
     ),
     "overlap_communication": "overlap_grad_reduce overlap_param_gather",
     "task.mixture.sources": "data_path train_data_path blend data_paths",
+    "task.mixture.stages, which BatchRamp of megaphi/data/order/batch_ramp.py makes in a recipe": "rampup_batch_size",
     "task.mixture.isolate_documents": "reset_attention_mask",
     "task.mixture.reset_positions": "reset_position_ids",
     "task.mixture.mask_document_ends": "eod_mask_loss",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from megaphi.data.order.batch_ramp import BatchRamp
 from megaphi.data.order.mixture import Mixture, Share, Source, Stage
 from megaphi.data.storage.indexed_dataset_writer import IndexedDatasetWriter
 from megaphi.engine.retention import Saving
@@ -103,6 +104,22 @@ def test_stages_follow_one_curve_in_every_layout(recipe: RunConfig, tmp_path: Pa
         assert cut["state"]["ledger"] == alone["state"]["ledger"]
         for one, other in zip(losses(alone), losses(cut), strict=True):
             assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_a_growing_batch_resumes_and_follows_one_curve(recipe: RunConfig, tmp_path: Path) -> None:
+    """2 + 2, then 4, 6 and 8 sequences a step: stopped inside the ramp, and on two replicas."""
+    stages = BatchRamp(start=2, increment=2, samples=12).stages(recipe.batch)
+    run = replace(with_stages(recipe, *stages), batch=replace(recipe.batch, micro_batch=1))
+    straight = go(run, folder=str(tmp_path / "straight"), steps=7)
+    assert straight["message"] is None
+    assert [record["tokens"] // 32 for record in straight["records"]] == [2, 4, 8, 14, 22, 30, 38]
+    go(run, steps=7, stop_after=3)
+    resumed = go(run, steps=7)
+    assert losses(resumed) == losses(straight)
+    assert resumed["state"]["ledger"] == straight["state"]["ledger"]
+    cut = go(replace(run, layout=ParallelLayout(data=2)), folder=str(tmp_path / "cut"), steps=7, processes=2)
+    for one, other in zip(losses(straight), losses(cut), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
 
 
 def test_an_edited_mixture_continues_every_source(recipe: RunConfig) -> None:
