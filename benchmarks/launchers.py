@@ -81,7 +81,13 @@ class Launcher:
         outer = ("SLURM_", "OMPI_", "PMI", "MASTER_", "RANK", "WORLD_SIZE")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
         own = {"PATH": places, "OMP_NUM_THREADS": "1", "GPUS": "0", "REQUEUED": f"{folder}_requeued"}
-        train = ["quickstart_pretrain", f"folder={folder}", f"training.steps={steps}", "validation.every=0"]
+        train = [
+            "quickstart_pretrain",
+            f"folder={folder}",
+            f"training.steps={steps}",
+            "validation.every=0",
+            "optimizer.warmup_steps=2",
+        ]
         with open(f"{folder}.log", "ab") as log:
             return subprocess.Popen(
                 [ROOT / "launch" / self.script, *train, "validation.samples=8", *words],
@@ -92,30 +98,28 @@ class Launcher:
             )
 
 
-def launchers(stand_ins: Path, *, mpich: Path | None) -> list[Launcher]:
-    """All launchers that are here; those of Slurm are written into `stand_ins`."""
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (stand_ins / name).write_text(text)
-        (stand_ins / name).chmod(0o755)
-    here = Path(sys.executable).parent
-    found = [
-        Launcher(
-            name="torchrun",
-            script="torchrun.sh",
-            programs=here,
-            asks_version=("python", "-c", "import torch; print(torch.__version__)"),
-        )
-    ]
-    mpi = {"PROCESSES": str(RANKS)}
+def launchers(programs: Path, *, mpich: Path | None) -> list[Launcher]:
+    """All launchers that are here; what is not installed beside this Python is written into `programs`."""
+    here, mpi = Path(sys.executable).parent, {"PROCESSES": str(RANKS)}
+    asks = ("python", "-c", "import torch; print(torch.__version__)")
+    found = [Launcher(name="torchrun", script="torchrun.sh", programs=here, asks_version=asks)]
+    asks = ("mpirun", "--version")
     if (here / "mpirun").exists():
-        asks = ("mpirun", "--version")
         found.append(Launcher(name="Open MPI", script="mpirun.sh", programs=here, asks_version=asks, variables=mpi))
-    if mpich is not None:
-        asks = ("mpichversion",)
-        found.append(
-            Launcher(name="MPICH", script="mpirun.sh", programs=mpich / "bin", asks_version=asks, variables=mpi)
-        )
-    return [*found, Launcher(name="srun", script="srun.sh", programs=stand_ins, asks_version=(), variables=SLURM_JOB)]
+    if mpich is not None:  # only its mpirun: the environment has a Python of its own
+        write_programs(programs / "mpich", mpirun=f'#!/bin/sh\nexec "{mpich.absolute()}/bin/mpirun" "$@"\n')
+        place = programs / "mpich"
+        found.append(Launcher(name="MPICH", script="mpirun.sh", programs=place, asks_version=asks, variables=mpi))
+    write_programs(programs / "slurm", srun=SRUN, scontrol=SCONTROL)
+    slurm = programs / "slurm"
+    return [*found, Launcher(name="srun", script="srun.sh", programs=slurm, asks_version=(), variables=SLURM_JOB)]
+
+
+def write_programs(folder: Path, **texts: str) -> None:
+    folder.mkdir(parents=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
 
 
 def make_data(folder: Path) -> Path:
@@ -171,7 +175,6 @@ def requeued_run(slurm: Launcher, folder: Path, *, data: Path, steps: int) -> No
 
 def measured(folder: Path, *, mpich: Path | None, steps: int) -> Iterator[dict[str, Any]]:
     """A row for every launcher, and one for a job that was requeued; all are compared with the first."""
-    (folder / "programs").mkdir()
     data, first = make_data(folder), None
     found = launchers(folder / "programs", mpich=mpich)
     for case, launcher in [*((one.name, one) for one in found), ("srun, saved and requeued", found[-1])]:

@@ -13,7 +13,6 @@ STEPS = 3
 def test_launchers_give_the_same_numbers(tmp_path):
     """The scripts of launch/ start two ranks of the quickstart each, one script after the other."""
     data = make_data(tmp_path)
-    (tmp_path / "programs").mkdir()
     found = launchers(tmp_path / "programs", mpich=None)
     assert [launcher.name for launcher in found] == ["torchrun", "Open MPI", "srun"]
     records = []

@@ -1,7 +1,8 @@
 """Every published run as a function that returns its whole configuration, and how a recipe is found by name.
 
-A recipe is named as below, or as `my_file.py:my_recipe`, a function of your own without arguments, or it is the
-config.json of a run (in its folder, and in every checkpoint), which is repeated so.
+A recipe is named as below, those of the 14B also with a number of GPUs (`phi4_14b_sft@64`, see phi4_14b_sizes.py), or
+as `my_file.py:my_recipe`, a function of your own without arguments, or it is the config.json of a run (in its folder,
+and in every checkpoint), which is repeated so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from megaphi.config import check_values, from_plain
 from megaphi.engine.run_config import RunConfig
-from megaphi.errors import InputError, did_you_mean
+from megaphi.errors import InputError, did_you_mean, shortened
 from megaphi.files import read_json
 from megaphi.own_code import is_own_code, load_own, running, split_name
 from megaphi.renamed_fields import with_new_names
@@ -55,12 +56,23 @@ def load_recipe(name: str) -> RunConfig:
         function = load_own(name, what="recipe")
         path, _ = split_name(name, what="recipe")
         return _checked(running(path, f"recipe {name!r}", function), name)
+    name, at, gpus = name.partition("@")
     if name not in RECIPES:
         raise InputError(
             f"unknown recipe {name!r}.{did_you_mean(name, RECIPES)} Recipes: {', '.join(RECIPES)}, or file.py:function,"
             " or a run's config.json"
         )
-    return _checked(getattr(importlib.import_module(RECIPES[name]), name)(), name)
+    run = _checked(getattr(importlib.import_module(RECIPES[name]), name)(), name)
+    return _for_gpus(run, gpus) if at else run
+
+
+def _for_gpus(run: RunConfig, gpus: str) -> RunConfig:
+    from megaphi.recipes.phi4_14b_sizes import SIZES, sized
+
+    if gpus not in map(str, SIZES):
+        sizes = ", ".join(f"{run.recipe}@{size}" for size in SIZES)
+        raise InputError(f"unknown recipe {run.recipe}@{shortened(gpus, 100)}: there are {sizes}")
+    return sized(run, gpus=int(gpus))
 
 
 def _from_configuration(path: Path) -> RunConfig:
