@@ -39,6 +39,10 @@ if [ -n "${IMAGE:-}" ]; then
     esac
 fi
 
+lines_of() { if [ -f "$1" ]; then wc -l <"$1"; else echo 0; fi; }
+crashes=${SLURM_JOB_NAME:-job}_$SLURM_JOB_ID.restarts
+[ ! -f "$crashes" ] || export MEGAPHI_RESTART="$(lines_of "$crashes")" # for the run's events.jsonl
+
 requeue() { # REASON
     echo "launch/srun.sh: $1: the job is requeued, to go on from the last checkpoint" >&2
     scontrol requeue "$SLURM_JOB_ID" || echo "launch/srun.sh: Slurm does not requeue it: submit the job again" >&2
@@ -52,8 +56,6 @@ code=0
 run_and_stop_softly stop_ranks srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
     --kill-on-bad-exit=1 ${step[@]+"${step[@]}"} ${inside[@]+"${inside[@]}"} python -m megaphi train "$@" || code=$?
 
-lines_of() { if [ -f "$1" ]; then wc -l <"$1"; else echo 0; fi; }
-crashes=${SLURM_JOB_NAME:-job}_$SLURM_JOB_ID.restarts
 if [ "$asked" = USR1 ] && [ "$code" -eq 0 ]; then
     rm -f "$crashes"
     requeue "saved before the time limit"

@@ -212,6 +212,7 @@ def test_a_job_of_slurm_goes_on_after_its_time_limit_and_after_crashes(tmp_path,
         assert start("srun.sh", "recipe", MAX_RESTARTS="2", CODE="75", **SLURM).wait(30) == 75
     assert (tmp_path / "requeued").read_text().splitlines() == ["requeue 7"] * 3
     assert len((tmp_path / "phi4_7.restarts").read_text().splitlines()) == 2
+    assert environment_of(tmp_path)["MEGAPHI_RESTART"] == "2"
     (tmp_path / "phi4_7.restarts").unlink()
     assert start("srun.sh", "recipe", MAX_RESTARTS="2", CODE="2", **SLURM).wait(30) == 2  # bad input
     (tmp_path / "ready").unlink()
