@@ -31,8 +31,8 @@ COLUMNS = ("date", "commit", "torch", "launcher", "version", "ranks", "steps", "
 RANKS = 2
 SOURCES = ("web", "rewrites", "synthetic", "code", "acquired")
 LONGEST_SECONDS = 300.0
-NOT_COMPARED = ("seconds", "_per_", "memory", "checkpoint")
-"""Parts of the names of numbers that no two runs share."""
+NOT_COMPARED = ("seconds", "_per_", "memory", "checkpoint", "tokens/")
+"""Parts of the names of numbers that no two runs share, or that are written with a checkpoint only."""
 SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "launchers", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": str(RANKS)}
 SRUN = """#!/bin/sh
 # SLURM_NTASKS tasks on this host, with the variables that srun gives them; SIGUSR1 is passed on to all of them.
