@@ -18,7 +18,7 @@ def test_launchers_give_the_same_numbers(tmp_path):
     records = []
     for launcher in found:
         folder = tmp_path / launcher.script
-        finish(launcher.start("saving.every=0", folder=folder, data=data, steps=STEPS), folder)
+        finish(launcher.start(folder=folder, data=data, steps=STEPS), folder)
         records.append(numbers(folder))
     assert [record["step"] for record in records[0]] == [1, 2, 3]
     assert records[1] == records[0]
