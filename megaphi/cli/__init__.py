@@ -23,6 +23,7 @@ _OF_THEIR_OWN_NAME = "train tokenize generate chat serve convert inspect verify 
 VERBS = {name: name for name in _OF_THEIR_OWN_NAME} | {
     "watch": "monitoring.watch",
     "report": "monitoring.report",
+    "profile": "monitoring.profile",
     "mixture": "mixture.of_run",
     "mixture fit": "mixture.fit",
     "plan": "planning.plan",

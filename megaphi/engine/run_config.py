@@ -17,7 +17,14 @@ from megaphi.engine.guard.settings import Guard
 from megaphi.engine.guard.step_ranges import parse_ranges
 from megaphi.engine.learning_rate import Optimizer, check_schedule
 from megaphi.engine.retention import Saving
-from megaphi.engine.run_sections import EvaluationPasses, Start, TrainingLength, ValidationPasses
+from megaphi.engine.run_sections import (
+    EvaluationPasses,
+    ProfilerWindow,
+    Start,
+    TrainingLength,
+    ValidationPasses,
+    profiled_steps,
+)
 from megaphi.engine.run_tokenizer import RunTokenizer
 from megaphi.engine.task import TrainingTask
 from megaphi.engine.time_limit import limit_seconds
@@ -69,6 +76,7 @@ class RunConfig:
     deterministic: bool = False
     """Only algorithms that give the same bits every time: on GPUs a resumed run then repeats the uninterrupted one."""
     patience: Patience = field(default_factory=Patience)
+    profile: ProfilerWindow = field(default_factory=ProfilerWindow)
     wandb: Wandb = field(default_factory=Wandb)
 
 
@@ -89,6 +97,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     _check_kernels(run)
     _check_copied_groups(run)
     _check_evaluation(run)
+    _check_profile(run, world_size=world_size)
     check_wandb(run.wandb)
     task = run.task.checked(run, layout)
     if run.training.steps:
@@ -151,6 +160,12 @@ def _check_evaluation(run: RunConfig) -> None:
             "evaluation.every is not available with precision.fp8=delayed: its scales are made from the largest values"
             " of every pass, so evaluating would change the training. Use another kind of fp8, or evaluation.every=0"
         )
+
+
+def _check_profile(run: RunConfig, *, world_size: int) -> None:
+    profiled_steps(run.profile)
+    if wrong := [rank for rank in run.profile.ranks if not 0 <= rank < world_size]:
+        raise InputError(f"profile.ranks={wrong[0]}: this job has the ranks 0 to {world_size - 1}")
 
 
 def _check_saving(run: RunConfig) -> None:

@@ -1,14 +1,16 @@
-"""Length, validation, evaluation and start of a run: four sections of its configuration.
+"""Length, validation, evaluation, start and profile of a run: five sections of its configuration.
 
 Checks across sections are in `run_config.py`. No torch here.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from megaphi.config import FilePath, Range
+from megaphi.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,3 +67,24 @@ class Start:
     """Resume even if data or seed have changed; a changed source begins a new epoch."""
     accept_rate_jump: bool = False
     """Resume even if the learning rate jumps because the steps or the schedule have changed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfilerWindow:
+    """Steps that torch's profiler records (config section `profile`); `megaphi profile` asks for others."""
+
+    steps: str | None = None
+    """First and last of them, counted from 1: 100-102; none: no window."""
+    ranks: tuple[int, ...] = (0,)
+    """Ranks that write a trace, in this window and when `megaphi profile` asks."""
+
+
+def profiled_steps(section: ProfilerWindow) -> range:
+    """The steps of the window; empty without one. Raises InputError."""
+    if section.steps is None:
+        return range(0)
+    found = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", section.steps, re.ASCII)
+    first, last = (0, 0) if found is None else (int(found[1]), int(found[2] or found[1]))
+    if not 1 <= first <= last:
+        raise InputError(f"profile.steps={section.steps}: expected a first and a last step, such as 100-102")
+    return range(first, last + 1)

@@ -28,6 +28,7 @@ from megaphi.engine.reporting.events import Events
 from megaphi.engine.reporting.loss_plot import plot_losses
 from megaphi.engine.reporting.meter import Meter
 from megaphi.engine.reporting.metrics import open_log, read_metrics
+from megaphi.engine.reporting.profiler import StepProfiler
 from megaphi.engine.reporting.step_times import StepTimes
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.saving.saver import Saver
@@ -111,7 +112,8 @@ def _train(
     report = _Report(run, world, events, after=step)
     checks, times = _Checks(data, run, world, evaluate), _step_times(run, world)
     saver = Saver(model, saved_step=step, after_save=partial(_plot, run, unit_of(objective)), events=events)
-    with report, times, saver, GarbageCollection() as garbage:
+    profiler = StepProfiler(run, world, events, after=step)
+    with report, times, saver, profiler, GarbageCollection() as garbage:
         meter = Meter(run, world)
         activity.begin(step + 1)
         for batches in prefetch(_steps_batches(data.training, world, first=step, last=last)):
@@ -124,7 +126,7 @@ def _train(
             guard.finish(data.training, step)
             tokens = stage.global_batch * stage.sequence_length * guard.computed
             record |= meter.step(tokens, sequence_length=stage.sequence_length)
-            is_asked_to_stop = stop.agreed(world, save_seconds=saver.longest_seconds)
+            is_asked_to_stop = stop.agreed(world, save_seconds=saver.longest_seconds, asked=profiler.asked())
             stopping = is_asked_to_stop or step == last
             saves = stopping or step % run.saving.every == 0
             record |= data_position(data.training, step, by_source=saves)
@@ -137,6 +139,7 @@ def _train(
                 saver.save(_state(data, record, guard, world), wait=stopping)
             times.add(step, activity.take_seconds())
             garbage.after(step)
+            profiler.after(step, asked=stop.asked)
             if stopping:
                 break
             activity.begin(step + 1)

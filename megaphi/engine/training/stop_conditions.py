@@ -28,6 +28,8 @@ class StopRequest:
         """The signal that requested a stop, or TIME_IS_UP; 0: none."""
         self.why = ""
         """The reason on which the ranks agreed, in words."""
+        self.asked = 0
+        """The largest number that a rank has passed along, since the last `agreed`."""
         self._limit = limit
         self._before: dict[int, object] = {}
 
@@ -47,17 +49,18 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
-    def agreed(self, world: World, *, save_seconds: float) -> bool:
+    def agreed(self, world: World, *, save_seconds: float, asked: int = 0) -> bool:
         """Return whether any rank was asked to stop, or is short of time. Collective.
 
         Args:
             save_seconds: duration of this process's longest save so far; 0 if there was none.
+            asked: a number to compare too, for `asked`: steps that a request wants to be profiled.
         """
         if self._limit.is_near(save_seconds=save_seconds) and not self.reason:
             self.reason = TIME_IS_UP
-        reason = torch.tensor(self.reason, device=world.device)
-        distributed.all_reduce(reason, op=distributed.ReduceOp.MAX)
-        number = int(reason.item())
+        largest = torch.tensor([self.reason, asked], device=world.device)
+        distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+        number, self.asked = map(int, largest.tolist())
         if number:
             self.why = "training.time_limit is near" if number == TIME_IS_UP else signal.Signals(number).name
             if world.is_main:
