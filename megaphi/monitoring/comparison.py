@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from megaphi.config import difference
 from megaphi.foreign.visible_text import one_line
@@ -40,16 +41,22 @@ def comparison(runs: Sequence[ObservedRun], *, width: int, unicode: bool = True)
 
 def losses_at_tokens(history: History, edges: Sequence[float]) -> list[float | None]:
     """Mean loss between each edge and the one before it, of a run that has reached the edge; else None."""
-    tokens, losses = history["tokens"], history["loss"]
-    if len(tokens.steps) != len(losses.steps) or not tokens.steps:
-        return [None] * len(edges)
-    places = [0, *(bisect_right(tokens.values, edge) for edge in edges)]
-    reached = tokens.values[-1]
+    points = over_tokens(history, "loss")
+    tokens = [at for at, _ in points]
+    places = [0, *(bisect_right(tokens, edge) for edge in edges)]
     means: list[float | None] = []
-    for edge, first, last in zip(edges, places, places[1:], strict=False):
-        within = losses.values[first:last]
-        means.append(math.fsum(within) / len(within) if within and reached >= edge * (1 - 1e-9) else None)
+    for edge, (first, last) in zip(edges, pairwise(places), strict=True):
+        within = [loss for _, loss in points[first:last]]
+        is_reached = bool(within) and history.last.get("tokens", 0.0) >= edge * (1 - 1e-9)
+        means.append(math.fsum(within) / len(within) if is_reached else None)
     return means
+
+
+def over_tokens(history: History, name: str) -> list[tuple[float, float]]:
+    """(tokens, value) of a metric; a step that the guard left out may have no value."""
+    tokens = dict(zip(history["tokens"].steps, history["tokens"].values, strict=True))
+    column = history[name]
+    return [(tokens[step], value) for step, value in zip(column.steps, column.values, strict=True) if step in tokens]
 
 
 def token_edges(runs: Sequence[ObservedRun]) -> list[float]:

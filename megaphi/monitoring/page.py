@@ -15,7 +15,13 @@ from typing import Any
 from megaphi.config import leaves
 from megaphi.engine.reporting.metric_names import METRICS, metric_of
 from megaphi.engine.reporting.step_times import RankTimes, verdict
-from megaphi.monitoring.comparison import configuration_difference, losses_at_tokens, short_names, token_edges
+from megaphi.monitoring.comparison import (
+    configuration_difference,
+    losses_at_tokens,
+    over_tokens,
+    short_names,
+    token_edges,
+)
 from megaphi.monitoring.history import History
 from megaphi.monitoring.markup import Markup, element, joined, table
 from megaphi.monitoring.observed_run import ObservedRun
@@ -89,7 +95,7 @@ def _charts(runs: Sequence[ObservedRun], names: Sequence[str]) -> Iterator[Marku
 
     def lines(metric: str, label: str = "", *, dots: bool = False) -> list[Line]:
         shown = [label] if single else [f"{name} {label}".strip() for name in names]
-        points = (_points(run.history, metric, over_tokens=not single) for run in runs)
+        points = (over_steps(run.history, metric) if single else over_tokens(run.history, metric) for run in runs)
         return [Line(name=name, points=each, dots=dots) for name, each in zip(shown, points, strict=True)]
 
     loss = [*lines("loss", "training"), *lines("validation_loss", "validation", dots=True)]
@@ -122,12 +128,9 @@ def _charts(runs: Sequence[ObservedRun], names: Sequence[str]) -> Iterator[Marku
     yield element("div", *parts, class_="charts")
 
 
-def _points(history: History, name: str, *, over_tokens: bool) -> list[tuple[float, float]]:
-    column = history[name]
-    if not over_tokens:
-        return list(zip(column.steps, column.values, strict=True))
-    tokens = dict(zip(history["tokens"].steps, history["tokens"].values, strict=True))
-    return [(tokens[step], value) for step, value in zip(column.steps, column.values, strict=True) if step in tokens]
+def over_steps(history: History, name: str) -> list[tuple[float, float]]:
+    """(step, value) of a metric."""
+    return list(zip(history[name].steps, history[name].values, strict=True))
 
 
 def _sourced(runs: Sequence[ObservedRun]) -> list[str]:

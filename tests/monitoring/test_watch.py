@@ -154,6 +154,12 @@ def test_two_runs_are_compared_at_the_same_tokens(tmp_path: Path, capsys: pytest
     assert "b/run differs from a/run in 1 fields:\n  seed: 1234 -> 5" in out
     history = ObservedRun(tmp_path / "a" / "run").history
     assert losses_at_tokens(history, [4_096.0, 1e9]) == [pytest.approx(9.99), None]
+    left_out = record(201, skipped=1)
+    del left_out["loss"]
+    append(tmp_path / "a" / "run", [left_out, record(202, loss=5.0)])
+    history.update()
+    assert losses_at_tokens(history, [200 * 4_096.0, 201 * 4_096.0, 202 * 4_096.0])[1:] == [None, 5.0]
+    assert "loss 5.0000" in shown(tmp_path / "a" / "run")
 
 
 def test_a_terminal_is_refreshed_until_it_is_interrupted(tmp_path: Path) -> None:
