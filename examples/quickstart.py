@@ -161,6 +161,8 @@ def compare_with_unigram(run: RunConfig, report: Report) -> None:
     records = read_metrics(folder / "metrics.jsonl")
     plot_losses(records, folder / "loss.png", title=run.recipe, marks={"best unigram model": unigram})
     report.seconds["unigram model and plot"] = time.monotonic() - began
+    command("page of the run", ["report", run.folder], report)
+    report.figures["charts, events and configuration of the run"] = "[report.html](run/report.html)"
 
 
 def export_and_compare(run: RunConfig, report: Report) -> None:

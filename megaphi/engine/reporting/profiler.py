@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from megaphi.engine.reporting.events import Events
 from megaphi.engine.reporting.profile_request import take_request
@@ -41,6 +41,8 @@ class StepProfiler:
         self._ranks = run.profile.ranks
         self._looked = -SECONDS_BETWEEN_LOOKS
         self._profile: profile | None = None
+        self._step = record_function("")
+        """The range of the step under way, in a profile."""
 
     def __enter__(self) -> StepProfiler:
         self.after(self._after, asked=0)
@@ -48,6 +50,7 @@ class StepProfiler:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._profile is not None:
+            self._step.__exit__(None, None, None)
             self._attempt(self._write)
 
     def asked(self) -> int:
@@ -62,11 +65,14 @@ class StepProfiler:
         if asked and step + 1 not in self._window:
             self._window = range(step + 1, step + 1 + asked)
         if self._profile is not None:
-            self._attempt(self._profile.step)
+            self._step.__exit__(None, None, None)
             if step + 1 not in self._window:
                 self._attempt(self._write)
         elif step + 1 in self._window and self._is_chosen:
             self._attempt(self._start)
+        if self._profile is not None:
+            self._step = record_function(f"step {step + 1}")
+            self._step.__enter__()
         if self._window and step == self._window[-1]:
             steps = f"{self._window[0]}-{step}"
             text = f"steps {steps} were profiled, by ranks {', '.join(map(str, self._ranks))}"
