@@ -19,8 +19,9 @@ from megaphi.engine.guard.settings import Guard
 from megaphi.engine.learning_rate import Optimizer
 from megaphi.engine.reporting.events import read_events
 from megaphi.engine.retention import Saving, checkpoint_name
-from megaphi.engine.run_config import RunConfig
+from megaphi.engine.run_config import NumericPrecision, RunConfig
 from megaphi.engine.run_sections import TrainingLength
+from megaphi.model.megatron_config import Precision
 from megaphi.parallel.layout import ParallelLayout
 from megaphi.stages.pretrain import Pretrain
 from megaphi.tokenizer.phi4 import load_tokenizer
@@ -55,6 +56,7 @@ def guarded_run(
     every: int = 15,
     rate: float = 3e-3,
     steps: int = STEPS,
+    parameters: Precision = "float32",
     **guard: Any,
 ) -> RunConfig:
     """A run with a fault of `guard_faults.py`."""
@@ -68,6 +70,7 @@ def guarded_run(
         task=Pretrain(mixture=mixture, objective=objective),
         optimizer=Optimizer(learning_rate=rate, warmup_steps=5),
         saving=Saving(every=every, keep_last=0, asynchronous=False),
+        precision=NumericPrecision(parameters=parameters),
         guard=replace(GUARD, **guard),
     )
 

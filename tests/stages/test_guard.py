@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
+from megaphi.engine.guard.settings import Guard
+from megaphi.engine.retention import checkpoint_name
 from megaphi.engine.run_config import RunConfig
+from megaphi.files import read_json
+from megaphi.model.megatron_config import Precision
 from megaphi.parallel.layout import ParallelLayout
 from tests.gloo_world import run_in_world
 from tests.stages.guard_runs import (
@@ -26,9 +30,14 @@ from tests.stages.guard_runs import (
     told,
     write_tokens,
 )
+from tests.stages.stage_runs import in_layout, sft_run, stage_here, write_conversations
 
 REPLICAS = ParallelLayout(data=2)
-LAYOUTS = (REPLICAS, ParallelLayout(tensor=2, sequence_parallel=True), ParallelLayout(pipeline=2))
+PRECISE: dict[ParallelLayout, Precision] = {
+    REPLICAS: "bfloat16",
+    ParallelLayout(tensor=2, sequence_parallel=True): "float32",
+    ParallelLayout(pipeline=2): "float32",
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +77,12 @@ def test_a_nan_in_one_gradient_costs_one_update(tokens: Path, tmp_path: Path) ->
     print(f"NaN in one gradient: recognised after {seconds_to(event, run):.3f} s, in its step; nothing to recover")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("layout", PRECISE, ids=str)
 def test_a_burst_is_rolled_back_and_its_data_left_out(layout: ParallelLayout, tokens: Path, tmp_path: Path) -> None:
     """Bad are 19 to 23; the third is too many: back to before 16, which is three steps before the first."""
-    run = guarded_run(tmp_path / "a" / "run", tokens, fault="NanGradients", layout=layout)
-    replayed = guarded_run(tmp_path / "b" / "run", tokens, layout=layout, skip_steps=("16-23",))
+    same: dict[str, Any] = {"layout": layout, "parameters": PRECISE[layout]}
+    run = guarded_run(tmp_path / "a" / "run", tokens, fault="NanGradients", **same)
+    replayed = guarded_run(tmp_path / "b" / "run", tokens, skip_steps=("16-23",), **same)
     found, repeated = train(run, replayed)
     assert found["message"] is None
     back, resumed = told(run, "rolled_back", "resumed")
@@ -109,6 +119,19 @@ def test_the_end_of_the_limits_ends_the_run(tokens: Path, tmp_path: Path) -> Non
     for message, run in zip(messages, (ended, unsaved, at_once), strict=True):
         assert "the run has diverged and was ended without saving" in message
         assert told(run)[-1]["failed"]
+
+
+def test_fine_tuning_is_guarded_too(tmp_path: Path) -> None:
+    write_conversations(tmp_path / "train.jsonl", 60, seed=1)
+    write_conversations(tmp_path / "held_out.jsonl", 8, seed=2)
+    run = in_layout(sft_run(tmp_path / "run", tmp_path, epochs=0.5, guard=Guard(skip_steps=("2-3",))), data=2)
+    found = run_in_world(stage_here, run, processes=2)[0]
+    assert [record["step"] for record in found["records"] if "loss" not in record] == [2, 3]
+    assert [event["step"] for event in told(run, "skipped")] == [2]
+    steps = len(found["records"])
+    state = read_json(tmp_path / "run" / "checkpoints" / checkpoint_name(steps) / "state.json", what="state")
+    assert state["updates"] == steps - 2
+    assert state["skipped_tokens_by_source"] == {"conversations": 2 * 4 * 48}
 
 
 def test_a_poisoned_document_is_a_spike_whose_updates_are_left_out(tmp_path: Path) -> None:

@@ -178,8 +178,11 @@ def test_a_full_disk_costs_the_checkpoints_and_says_so(train: Any, tmp_path: Pat
     assert not list((tmp_path / "run/checkpoints").iterdir())
     last = records(tmp_path)[-1]
     assert (last["step"], last["steps_since_checkpoint"]) == (40, 40)
-    failed = [event["step"] for event in read_events(tmp_path / "run") if event["kind"] == "save_failed"]
-    assert failed == [10, 10, 20, 30, 40]
+    failed = [event for event in read_events(tmp_path / "run") if event["kind"] == "save_failed"]
+    assert [event["step"] for event in failed] == [10, 10, 20, 30, 40]
+    print(
+        f"full disk: known {failed[1]['seconds']:.2f} s after the save began, all attempts included; training goes on"
+    )
     assert read_events(tmp_path / "run")[-1]["failed"]
     assert last["checkpoint_failures"] in (2, 3)  # the save of step 30 may still be under way; that of 20 is not
 

@@ -99,7 +99,8 @@ class Saver:
         began = time.perf_counter()
         if not self._is_free():
             problem = "the save before it is still being written"
-            return self._note(state["step"], Outcome(path=None, problem=problem), final=wait)
+            waited = time.perf_counter() - began
+            return self._note(state["step"], Outcome(path=None, problem=problem), seconds=waited, final=wait)
         self.check_first()
         self._saves += 1
         with whole_parameters(self._model):
@@ -112,8 +113,9 @@ class Saver:
             )
             if wait or not self._rules.asynchronous:
                 outcome = self._writer.write(job)
-                self.longest_seconds = max(self.longest_seconds, time.perf_counter() - began)
-                return self._note(job.step, outcome, final=wait)
+                seconds = time.perf_counter() - began
+                self.longest_seconds = max(self.longest_seconds, seconds)
+                return self._note(job.step, outcome, seconds=seconds, final=wait)
             job = replace(job, pieces=self._memory.copy(pieces), waited_seconds=time.perf_counter() - began)
         self._pending = _Pending(self._writer, job)
         self._pending.start()
@@ -124,7 +126,7 @@ class Saver:
         if self._pending is not None and not self._pending.is_alive():
             ended, self._pending = self._pending, None
             self.longest_seconds = max(self.longest_seconds, ended.seconds)
-            self._note(ended.job.step, ended.outcome, by_all=False)
+            self._note(ended.job.step, ended.outcome, seconds=ended.seconds, by_all=False)
 
     def check_first(self) -> None:
         """End the run if its first save has failed. Call it after every step, on all ranks.
@@ -158,19 +160,22 @@ class Saver:
         distributed.all_reduce(flag, op=distributed.ReduceOp.MIN)
         return bool(flag.item())
 
-    def _note(self, step: int, outcome: Outcome, *, final: bool = False, by_all: bool = True) -> Path | None:
+    def _note(
+        self, step: int, outcome: Outcome, *, seconds: float, final: bool = False, by_all: bool = True
+    ) -> Path | None:
         """Act on the outcome of a save. `by_all`: all ranks do so together, and may end the run."""
+        facts = {"seconds": round(seconds, 3)}
         if outcome.path is not None:
             self.saved_step = step
             self.saved_steps.append(step)
             self._is_proven = self._is_proven or by_all
-            self._events.add("saved", step=step, text=f"saved {outcome.path}", checkpoint=str(outcome.path))
+            self._events.add("saved", step=step, text=f"saved {outcome.path}", checkpoint=str(outcome.path), **facts)
             return outcome.path
         self.failures += 1
         text = f"step {step} was not saved: {outcome.problem}"
         newest = f"the newest checkpoint is of step {self.saved_step}" if self.saved_step else "there is no checkpoint"
         self._given_up = f"{text}; {newest}"
-        self._events.add("save_failed", step=step, text=self._given_up, failures=self.failures)
+        self._events.add("save_failed", step=step, text=self._given_up, failures=self.failures, **facts)
         if final:
             self._fail(self._given_up)
         if not self._is_proven:
