@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,16 @@ class Place:
 
     folder: Path
     tokens: Path
+    drills: list[Drill] = field(default_factory=list)
 
     def drill(self, *words: str, **options: Any) -> Drill:
-        return Drill(self.folder, self.tokens, *words, launch=by_interpreter, **options)
+        self.drills.append(Drill(self.folder, self.tokens, *words, **{"launch": by_interpreter, **options}))
+        return self.drills[-1]
+
+    def clear(self) -> None:
+        """Kill what an interrupted case has left running; its ranks die with it."""
+        for drill in self.drills:
+            drill.job.kill()
 
 
 def by_interpreter(words: list[str], environment: dict[str, str], code: Path = ROOT) -> subprocess.Popen[str]:
@@ -112,6 +120,7 @@ def asked_to_stop(place: Place, number: int) -> dict[str, object]:
     ended = time.monotonic() - asked
     assert code == 0, errors
     reached = drill.step()
+    save = re.findall(rf"step_0*{reached} in ([\d.]+) s", errors)
     again = place.drill("--restarts", "2")
     began = time.monotonic()
     again.seconds_until(lambda: again.step() > reached, "the run continues")
@@ -122,7 +131,7 @@ def asked_to_stop(place: Place, number: int) -> dict[str, object]:
         "seconds_to_name": round(ended, 1),
         "seconds_to_recover": round(recovered, 1),
         "steps_again": 0,
-        "said": f"saved step {reached}",
+        "said": f"saved step {reached}, the save took {save[-1]} s",
         "curve": again.curve(),
     }
 
@@ -186,7 +195,10 @@ CASES: dict[str, Callable[[Place], dict[str, object]]] = {
 
 def judged(name: str, place: Place, clean: Curve) -> dict[str, object]:
     """One case, its curve compared with that of the clean run."""
-    found = CASES[name](place)
+    try:
+        found = CASES[name](place)
+    finally:
+        place.clear()
     curve: Any = found.pop("curve")
     if curve is None:
         return {"case": name, **found, "same_curve": "no step was taken"}
@@ -206,6 +218,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--write", action="store_true", help="append to benchmarks/results/fault_drills.csv")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         for name in ("web", "code"):

@@ -22,10 +22,10 @@ RECENT_STEPS, FEWEST_STEPS = 32, 8
 
 
 class Activity:
-    """One rank's current step and phase; `step` counts updates from 1, 0 is before the first."""
+    """One rank's current step and phase; `step` counts updates from 1 (0: before the first), `phases` within a step."""
 
     def __init__(self) -> None:
-        self.step = 0
+        self.step = self.phases = 0
         self.phase = self._entered = "start"
         self._marks: deque[tuple[str, torch.cuda.Event]] = deque(maxlen=MOST_MARKS)
         self._work: deque[tuple[float, ...]] = deque(maxlen=RECENT_STEPS)
@@ -36,12 +36,13 @@ class Activity:
         if any(self._work_now.values()):
             self._work.append(tuple(self._work_now.values()))
             self._work_now = dict.fromkeys(COMPUTED, 0.0)
-        self.step = step
+        self.step, self.phases = step, 0
         self.enter("data")
 
     def enter(self, phase: str) -> None:
         """Enter a phase; this ends the previous one."""
         self.phase = self._entered = phase
+        self.phases += 1
         mark = torch.cuda.Event(enable_timing=True)
         mark.record()
         self._marks.append((phase, mark))

@@ -149,11 +149,11 @@ def _supervise(ranks: list[subprocess.Popen[bytes]], *, grace_seconds: float, on
     deadline = float("inf")
     while None in (codes := [rank.poll() for rank in ranks]):
         if failed is None and (failed := _first_failed(codes)) is not None:
+            if (codes[failed] or 0) < 0:
+                on_killed(failed, _death(failed, codes[failed] or 0, world_size=len(ranks)))
             deadline = time.monotonic() + grace_seconds
             _signal_all(ranks, signal.SIGTERM)
             _signal_all(ranks, signal.SIGCONT)  # a stopped rank would wait for its SIGKILL
-            if (codes[failed] or 0) < 0:
-                on_killed(failed, _death(failed, codes[failed] or 0, world_size=len(ranks)))
         if time.monotonic() > deadline:
             _signal_all(ranks, signal.SIGKILL)
         time.sleep(0.05)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.processes import children_of
-from tests.stages.fault_drills import EVERY, FAULT_STEP, HANGS, STEPS, Curve, Drill
+from tests.stages.fault_drills import EVERY, FAULT_STEP, HANGS, SLOW, STEPS, Curve, Drill
 from tests.stages.test_training_runs import token_files  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_lost_rank_is_named_and_the_job_restarts_by_itself(fault: str, start: 
     assert code == 0, errors
     (lost,) = drill.events("lost_rank")
     assert lost["ranks"] == [1]
-    assert lost["step"] in (reached, reached + 1)
+    assert reached <= lost["step"] <= reached + 2  # the metrics may lag behind a rank
     last_heard = r"rank 1 on \S+ \(process \d+\), last heard in step \d+, \w+"
     assert re.search("rank 1 of 4 was killed by SIGKILL" if fault == "killed" else last_heard, lost["text"])
     assert detected < 15
@@ -97,6 +97,17 @@ def test_a_job_that_is_asked_to_stop_saves_in_time_and_continues_on_fewer_proces
     assert [step for step, *_ in drill.curve()] == list(range(1, STEPS + 1))
     for mine, theirs in zip(drill.curve(), clean, strict=True):
         assert mine == pytest.approx(theirs, abs=2e-5)
+
+
+def test_a_slow_rank_is_named_while_the_job_runs(start: Start) -> None:
+    drill = start(SLOW, "layout.tensor=1", "training.steps=30", "saving.every=30", *PATIENCE, processes=2)
+    code, errors = drill.end()
+    assert code == 0, errors
+    (slow,) = drill.events("straggler")
+    assert slow["ranks"] == [1]
+    assert slow["phase"] == "forward_backward"
+    assert slow["step"] <= 30
+    assert re.search(r"rank 1 on \S+ is slow: [0-9.]+ x the own work of the others", errors)
 
 
 def test_processes_that_cannot_share_the_batch_are_refused_with_those_that_can(start: Start) -> None:

@@ -20,6 +20,7 @@ def note_lost_ranks(
     """Add a `lost_rank` event, unless one of these ranks was the end of this start of the job already.
 
     Args:
+        ranks: empty if only the lost contact is known.
         ended: whether the job ends for it.
         step: where the job was; None takes the last that was recorded.
     """
@@ -32,7 +33,8 @@ def _is_noted(folder: Path, ranks: Sequence[int]) -> bool:
     for event in reversed(read_events(folder)):
         if event["kind"] in ("started", "resumed"):
             return False
-        if event["kind"] == "lost_rank" and event.get("ended") and set(ranks) & set(event.get("ranks", ())):
+        is_end = event["kind"] == "lost_rank" and event.get("ended")
+        if is_end and (not ranks or set(ranks) & set(event.get("ranks", ()))):
             return True
     return False
 

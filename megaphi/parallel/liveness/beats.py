@@ -35,6 +35,8 @@ class Beat(NamedTuple):
     """Median seconds of its own work in a step, by phase; empty before there are enough steps."""
     whereabouts: Mapping[str, Any] = {}
     """The place of its main thread, if that has not moved for a while (`Standing.noted`)."""
+    phases: int = 0
+    """Phases that it has entered in this step; all ranks enter the same ones, so who has entered fewer is behind."""
     asks: int = 0
     """From rank 0: how often it has asked all ranks to write down their stacks."""
 
@@ -66,7 +68,7 @@ class Roll:
         for rank, (before, beat) in enumerate(zip(self.beats, beats, strict=True)):
             is_silent = beat.number == before.number and beat.state != "left"
             self.silent_seconds[rank] = self.silent_seconds[rank] + passed if is_silent else 0.0
-            if _place(beat) != _place(before):
+            if _position(beat) != _position(before):
                 self.standing_seconds = 0.0
         self.beats = list(beats)
 
@@ -74,8 +76,8 @@ class Roll:
         return [rank for rank, seconds in enumerate(self.silent_seconds) if seconds > longer_than]
 
 
-def _place(beat: Beat) -> tuple[int, str, int, str]:
-    return beat.step, beat.phase, beat.collectives, beat.state
+def _position(beat: Beat) -> tuple[int, int, str, int, str]:
+    return beat.step, beat.phases, beat.phase, beat.collectives, beat.state
 
 
 def whereabouts(ranks: Sequence[int], people: Sequence[Person], beats: Sequence[Beat]) -> str:

@@ -50,6 +50,7 @@ class Doing(Protocol):
 
     step: int
     phase: str
+    phases: int
 
     def usual_work(self) -> Mapping[str, float]:
         """Median seconds of this rank's own work in a step, by phase."""
@@ -140,7 +141,8 @@ class Heartbeat:
 
         def give_up(number: int, frame: object) -> None:
             with self._ending:
-                self._write_evidence(f"megaphi: {message}")
+                event = (lambda: self._tell_listener("lost_rank", message, [], ended=True)) if self._rank == 0 else None
+                self._write_evidence(f"megaphi: {message}", event)
                 os._exit(LOST_RANK_CODE)
 
         if threading.current_thread() is threading.main_thread():
@@ -170,9 +172,18 @@ class Heartbeat:
     def _say_beat(self) -> None:
         self._number += 1
         doing, collectives = self._doing, collectives_started()
-        where = self._standing.noted((doing.step, doing.phase, collectives), patience_seconds=3 * self._interval)
-        work = doing.usual_work()
-        beat = Beat(self._number, doing.step, doing.phase, self._state, collectives, work, where, self._asks)
+        position = (doing.step, doing.phases, doing.phase, collectives)
+        beat = Beat(
+            number=self._number,
+            step=doing.step,
+            phase=doing.phase,
+            state=self._state,
+            collectives=collectives,
+            work=doing.usual_work(),
+            whereabouts=self._standing.noted(position, patience_seconds=3 * self._interval),
+            phases=doing.phases,
+            asks=self._asks,
+        )
         self._store.set(f"beat/{self._rank}", json.dumps(beat))
 
     def _read(self, ranks: Sequence[int]) -> list[Beat]:
@@ -245,7 +256,8 @@ class Heartbeat:
         if not self._has_named:
             self._has_named, self._asks = True, self._asks + 1
             ends = self._pace.ending_seconds()
-            text = f"{text}. Stacks of all ranks are in logs/; the job ends if that lasts for {ends:.0f} s"
+            then = "a save is not ended" if ends == float("inf") else f"the job ends if that lasts for {ends:.0f} s"
+            text = f"{text}. Stacks of all ranks are in logs/; {then}"
             logger.warning("%s", text)
             self._tell_listener("lost_rank", text, ranks, ended=False)
         return None
@@ -293,7 +305,7 @@ class Heartbeat:
         with self._ending:
             here = f"rank {self._rank} on {self._people[self._rank].host} ends in step {self._doing.step}, "
             message = f"megaphi: {here}{self._doing.phase}: {text}"
-            reports = self._rank == (1 if 0 in lost else 0)  # the events' usual writer may be what was lost
+            reports = self._rank == 0 or (self._rank == 1 and 0 in lost)  # rank 0 may be what was lost
             event = (lambda: self._tell_listener("lost_rank", text, lost, ended=True)) if reports else None
             self._keep(lambda: self._write_evidence(message, event))
             if self._rank == 0:

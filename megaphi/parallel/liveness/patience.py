@@ -19,6 +19,6 @@ class Patience:
     standstill_seconds: Annotated[float, Range(minimum=0, maximum=86_400)] = 50.0
     """Longest time in which no rank moves, though all are alive, before the hung rank is named and the job ends; three
     times the usual pause if that is longer, and `collective_seconds` in the first steps and where storage may be slow
-    (data, validation, evaluation, save); 0: no limit (for debuggers)."""
+    (data, validation, evaluation); a save is never ended. 0: no limit (for debuggers)."""
     collective_seconds: Annotated[float, Range(above=0, maximum=86_400)] = 600.0
     """Time for one communication between ranks, which may wait for the slowest rank's compute or data."""

@@ -3,7 +3,7 @@
 A rank moves when it enters a phase or starts a collective. How long none may do so follows the job's own history: three
 times the longest recent pause in that phase, at least `patience.standstill_seconds`. The first steps of a process
 (compilation, cold caches) and the phases that depend on storage may take `patience.collective_seconds`: a file server
-that is restarted must not end a job, and the hung rank is named meanwhile. Pure functions of beats, and one memory.
+that is restarted must not end a job, and the hung rank is named meanwhile. A save is named, and never ended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 
 from megaphi.parallel.liveness.beats import Beat, Person, whereabouts
-from megaphi.parallel.liveness.phases import LONG, named_phase, place_in_order
+from megaphi.parallel.liveness.phases import LONG, UNLIMITED, named_phase
 from megaphi.parallel.rendezvous.differences import named
 
 TIMES_USUAL = 3.0
@@ -34,41 +34,49 @@ class Pace:
         self._shortest, self._long = standstill_seconds, max(long_seconds, standstill_seconds)
         self._pauses: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._phase, self._stood = "start", 0.0
-        self._steps: set[int] = set()
+        self._first_step = self._latest_step = 0
 
     def note(self, beats: Sequence[Beat], *, standing_seconds: float) -> None:
         """Note the beats of a look, after which the job has been standing for so long."""
         if standing_seconds < self._stood:
             self._pauses[self._phase].append(self._stood)
         self._phase, self._stood = _phase_of(beats), standing_seconds
-        if len(self._steps) <= FIRST_STEPS and (step := min(beat.step for beat in beats)):
-            self._steps.add(step)
+        step = min(beat.step for beat in beats)
+        self._first_step = self._first_step or step
+        self._latest_step = max(self._latest_step, step)
 
     def naming_seconds(self) -> float:
         """Standstill after which the hung rank is named; infinite if that is switched off or training has not begun."""
-        if not self._shortest or not self._steps:
+        if not self._shortest or not self._first_step:
             return float("inf")
-        if len(self._steps) <= FIRST_STEPS and self._phase not in LONG:
+        is_early = self._latest_step - self._first_step < FIRST_STEPS
+        if is_early and self._phase not in (*LONG, *UNLIMITED):
             return self._long
         return max(self._shortest, TIMES_USUAL * max(self._pauses[self._phase], default=0.0))
 
     def ending_seconds(self) -> float:
         """Standstill after which the job ends."""
         naming = self.naming_seconds()
+        if self._phase in UNLIMITED:
+            return float("inf")
         return max(naming, self._long) if self._phase in LONG else naming
 
 
 def _phase_of(beats: Sequence[Beat]) -> str:
-    return named_phase(min((beat for beat in beats), key=lambda beat: place_in_order(beat.step, beat.phase)).phase)
+    return named_phase(min(beats, key=_place).phase)
+
+
+def _place(beat: Beat) -> tuple[int, int]:
+    return beat.step, beat.phases
 
 
 def laggards(beats: Sequence[Beat]) -> list[int]:
     """The ranks that the others wait for; all ranks if nothing distinguishes them.
 
-    Those whose phase is the earliest; of these, those that wait for nobody; else those that have started fewer
+    Those that have entered the fewest phases; of these, those that wait for nobody; else those that have started fewer
     collectives than the others of their process group.
     """
-    places = [place_in_order(beat.step, beat.phase) for beat in beats]
+    places = [_place(beat) for beat in beats]
     behind = [rank for rank, place in enumerate(places) if place == min(places)]
     idle = [rank for rank in behind if not beats[rank].whereabouts.get("communicates", True)]
     if idle and len(idle) < len(beats):

@@ -10,13 +10,15 @@ from megaphi.parallel.liveness.beats import Beat, Person, Roll
 from megaphi.parallel.liveness.standstill import Pace, describe, laggards
 
 INTERVAL = 2.0
+PHASES: list[str] = [*"data forward_backward gradients validation evaluation metrics save serving".split()]
 
 
 def beat(step: int, phase: str = "forward_backward", *, at: str = "", talks: bool = True, entered: int = 0) -> Beat:
     where: dict[str, Any] = {"at": at, "communicates": talks, "operations": {}} if at else {}
     if entered:
         where["operations"] = {"5": ["all_reduce", entered, "tensor model parallel"]}
-    return Beat(number=1, step=step, phase=phase, state="here", whereabouts=where)
+    phases = PHASES.index(phase.partition(",")[0])
+    return Beat(number=1, step=step, phase=phase, state="here", whereabouts=where, phases=phases)
 
 
 class Job:
@@ -63,6 +65,13 @@ def test_the_first_steps_may_compile() -> None:
     assert job.ended_after == 600.0
 
 
+def test_steps_between_two_looks_count_too() -> None:
+    job = Job()
+    job.stay(3, "data", seconds=INTERVAL)
+    job.stay(11, "forward_backward", seconds=100)
+    assert job.ended_after == 50.0
+
+
 def test_a_job_of_long_phases_is_measured_by_its_own() -> None:
     job = Job()
     job.train(steps=5, seconds=40.0)
@@ -70,12 +79,18 @@ def test_a_job_of_long_phases_is_measured_by_its_own() -> None:
     assert job.ended_after == 120.0
 
 
-@pytest.mark.parametrize("phase", ["data", "save", "validation", "evaluation, pass 3"])
+@pytest.mark.parametrize("phase", ["data", "metrics", "validation", "evaluation, pass 3"])
 def test_slow_storage_is_named_soon_and_ends_late(phase: str) -> None:
     job = Job()
     job.train(steps=5, seconds=4.0)
     job.stay(6, phase, seconds=700)
     assert (job.named_after, job.ended_after) == (50.0, 600.0)
+
+
+def test_a_save_is_named_and_never_ended() -> None:
+    job = Job()
+    job.stay(1, "save", seconds=7_000)
+    assert (job.named_after, job.ended_after) == (50.0, None)
 
 
 def test_it_can_be_switched_off_for_a_debugger_and_says_nothing_before_training() -> None:

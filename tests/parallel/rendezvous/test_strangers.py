@@ -88,7 +88,7 @@ def test_a_crowd_of_strangers_is_named() -> None:
 
 
 class Doing:
-    step, phase = 3, "forward"
+    step, phase, phases = 3, "forward", 2
 
     def usual_work(self) -> dict[str, float]:
         return {}
