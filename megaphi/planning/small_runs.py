@@ -30,6 +30,8 @@ from megaphi.log import progress_bar
 NEVER = 10**9
 """Steps between checkpoints of a run: the last step and a stop save anyway. It is validated at its end only."""
 LOSS = "validation_loss"
+WITHOUT_EFFECT = {"patience", "wandb"}
+"""Sections that change no loss."""
 LAST_LINES = 5
 
 
@@ -163,11 +165,12 @@ def _held_out_losses(metrics: Path) -> dict[str, Any]:
 def _keep_plan(path: Path, base: RunConfig) -> None:
     """Write the runs' configuration, or compare it with that of an earlier call."""
     now: Mapping[str, Any] = parse_json(json_bytes(to_plain(base)))
+    now = {name: value for name, value in now.items() if name not in WITHOUT_EFFECT}
     if not path.exists():
         write_json(path, now)
         return
     before = read_object(path, what="configuration of the trials")
-    if changed := sorted(name for name in {*now, *before} if now.get(name) != before.get(name)):
+    if changed := sorted(name for name in {*now, *before} - WITHOUT_EFFECT if now.get(name) != before.get(name)):
         raise InputError(
             f"the trials in {path.parent} were run with other fields ({', '.join(changed)}): choose another --output"
         )

@@ -154,6 +154,7 @@ def test_limits_grow_with_the_arithmetic_and_catch_what_is_not_a_number() -> Non
     assert set(names) == {"gradient norm of step 1", "gradient norm of step 2", "gradient of b", "weight b"}
     own = limits_from(dataclasses.replace(found, norms=[0.1, 0.1], gradients={"a": 0.0, "b": 1.0}))
     assert (own["gradient of b"], own["gradient of a"]) == (2.0 + 2.0**-9, 2.0**-9)
+    assert (own["weight a"], own["weight b"]) == (2.0**-4, 4.0 + 2.0**-9)
     assert [name for name, _, _ in beyond(found, twin, own)][:1] == ["gradient norm of step 2"]
 
 
@@ -177,4 +178,6 @@ def test_a_dry_run_shows_the_twin_and_its_layouts(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert "model.hidden=128\n" in out
     assert "layout: tensor 1 x pipeline 2 x virtual pipeline 2 of 1/2/2/1 layers x data 2\n" in out
-    assert "not tried: tensor 1 x pipeline 4" in out
+    assert "layout: tensor 1 x pipeline 4 of 2/2/1/1 layers x data 1\n" in out
+    assert main(["parity", "phi4_14b_pretrain", "--processes", "8", "--dry-run"]) == 0
+    assert "not tried: tensor 1 x pipeline 8 x data auto: layout.pipeline=8 does not" in capsys.readouterr().out

@@ -12,7 +12,9 @@ d of them, moves in any direction by a whole step. A defect (a sum that was forg
 by percents, ten thousand times the limit.
 
 bfloat16 (and fp8): at most twice the error that one process makes in this precision, each against one process in fp32
-(flash-attention's rule for kernels), plus what rounding the result alone may do: 2^-9 of a tensor, 2^-9 of a scalar.
+(flash-attention's rule for kernels), plus what rounding the result alone may do: 2^-9. Of weights the limit is at least
+sqrt(2 d) here too, d being that of the tensor's gradient: in a norm of a hundred elements it is chance whether one of
+them moves the other way, in one process and in a layout.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Differences:
 
 def limits_from(own: Differences) -> dict[str, float]:
     """Limit of each item in bf16, from the errors that one process makes."""
-    return {name: TIMES_OWN_ERROR * error + BF16 for name, error in own.items()}
+    found = {name: TIMES_OWN_ERROR * error + BF16 for name, error in own.items()}
+    moved = {f"weight {name}": math.sqrt(2 * found[f"gradient of {name}"]) for name in own.weights}
+    return found | {name: max(found[name], limit) for name, limit in moved.items()}
 
 
 def exact_limit(twin: RunConfig) -> float:

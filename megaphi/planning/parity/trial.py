@@ -2,7 +2,8 @@
 
 Gradients are read from AdamW's first moment after the first update, where every replica has its own piece of them,
 reduced and clipped: exp_avg = (1 - beta1) g. Weights are compared on every rank that holds them, so that one replica
-that differs is found, and named.
+that differs is found, and named. In bf16 they are the fp32 weights that the ranks update: near 1 the numbers of bf16
+lie further apart than a few steps move. A replica that fails to gather them shows in the next step's loss.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from megaphi.engine.model.optimizer import state_pieces
@@ -150,14 +152,25 @@ def _gradient_sums(model: TrainingModel, alone: Alone) -> Sums:
 
 
 def _weight_sums(model: TrainingModel, alone: Alone) -> Sums:
-    """Squared differences of all weights that this rank holds; the reference is their change in training."""
+    """Squared differences of the weights that this rank holds; the reference is their change in training."""
     sums: Sums = {}
     with whole_parameters(model):
-        for share in _shares(model):
-            expected = _same_part(share, alone.after[share.name])
-            change = expected - _same_part(share, alone.before[share.name])
-            sums[share.name] = (_square(_box_of(share) - expected), _square(change), share.numel)
+        for share, start, end, found in _held_weights(model):
+            expected = _same_part(share, alone.after[share.name])[start:end]
+            change = expected - _same_part(share, alone.before[share.name])[start:end]
+            sums[share.name] = (_square(found - expected), _square(change), end - start)
     return sums
+
+
+def _held_weights(model: TrainingModel) -> Iterator[tuple[ParameterShare, int, int, Tensor]]:
+    """(share, start, end, weights): whole shares in fp32, else the fp32 weights that this rank updates."""
+    for share in _shares(model):
+        if share.parameter.dtype == torch.float32:
+            yield share, 0, share.numel, _box_of(share)
+        elif (pieces := state_pieces(model.optimizer, share.parameter)) is not None:
+            start, end = share.without_padding(pieces.start, pieces.end)
+            if start < end:
+                yield share, start, end, pieces.tensors["main"][: end - start]
 
 
 def _square(values: Tensor) -> float:

@@ -156,12 +156,18 @@ def _uneven(chunks: int) -> tuple[int, ...]:
     return (4, 2) if chunks == 2 else (1, *(2,) * (chunks - 2), 1)
 
 
+def _spread(layers: int, stages: int) -> tuple[int, ...]:
+    """Layers over stages, the first ones with one more; none if they do not suffice."""
+    return tuple((layers - stage - 1) // stages + 1 for stage in range(stages)) if layers >= stages else ()
+
+
 def _candidates(run: RunConfig, twin: RunConfig, world_size: int) -> Iterator[ParallelLayout]:
     sequence_parallel = run.layout.sequence_parallel
     ways = [size for size in range(1, world_size + 1) if world_size % size == 0]
     cut = [one for one in product(ways, repeat=3) if world_size % math.prod(one) == 0]
     for tensor, pipeline, context in sorted(cut, key=lambda one: _mixed(one, world_size)):
-        layout = ParallelLayout(tensor=tensor, pipeline=pipeline, context=context)
+        uneven = _spread(twin.model.layers, pipeline) if twin.model.layers % pipeline else ()
+        layout = ParallelLayout(tensor=tensor, pipeline=pipeline, context=context, stage_layers=uneven)
         yield replace(layout, sequence_parallel=sequence_parallel and tensor > 1)
         if tensor == world_size > 1:
             yield replace(layout, sequence_parallel=not sequence_parallel)
