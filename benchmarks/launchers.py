@@ -6,6 +6,7 @@ checkpoints. srun is a stand-in, which sets the variables of srun(1) and starts 
 with it a run is also told to save as Slurm tells it before the time limit, is requeued, and goes on.
 
     python benchmarks/launchers.py --mpich ENVIRONMENT --write     a virtual environment with `pip install mpich`
+    python benchmarks/launchers.py --cases torchrun "srun, saved and requeued"
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -33,6 +34,8 @@ SOURCES = ("web", "rewrites", "synthetic", "code", "acquired")
 LONGEST_SECONDS = 300.0
 NOT_COMPARED = ("seconds", "_per_", "memory", "checkpoint", "tokens/")
 """Parts of the names of numbers that no two runs share, or that are written with a checkpoint only."""
+REQUEUED = "srun, saved and requeued"
+CASES = ("torchrun", "Open MPI", "MPICH", "srun", REQUEUED)
 SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "launchers", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": str(RANKS)}
 SRUN = """#!/bin/sh
 # SLURM_NTASKS tasks on this host, with the variables that srun gives them; SIGUSR1 is passed on to all of them.
@@ -173,11 +176,12 @@ def requeued_run(slurm: Launcher, folder: Path, *, data: Path, steps: int) -> No
     finish(slurm.start(folder=folder, data=data, steps=steps), folder)
 
 
-def measured(folder: Path, *, mpich: Path | None, steps: int) -> Iterator[dict[str, Any]]:
-    """A row for every launcher, and one for a job that was requeued; all are compared with the first."""
+def measured(folder: Path, cases: Sequence[str], *, mpich: Path | None, steps: int) -> Iterator[dict[str, Any]]:
+    """A row for every case, of those that can be tried here; all are compared with the first."""
     data, first = make_data(folder), None
     found = launchers(folder / "programs", mpich=mpich)
-    for case, launcher in [*((one.name, one) for one in found), ("srun, saved and requeued", found[-1])]:
+    tried = {launcher.name: launcher for launcher in found} | {REQUEUED: found[-1]}
+    for case, launcher in ((case, tried[case]) for case in cases if case in tried):
         place, began = folder / case.replace(" ", "_"), time.monotonic()
         if case == launcher.name:
             finish(launcher.start(folder=place, data=data, steps=steps), place)
@@ -199,24 +203,35 @@ def measured(folder: Path, *, mpich: Path | None, steps: int) -> Iterator[dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mpich", type=Path, metavar="ENVIRONMENT", help="a virtual environment with MPICH")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--write", action="store_true", help="replace benchmarks/results/launchers.csv")
+    parser.add_argument("--write", action="store_true", help="replace these cases in benchmarks/results/launchers.csv")
     arguments = parser.parse_args()
     from megaphi.checkpoint.versions import short_commit, versions
 
     about = {"date": date.today().isoformat(), "commit": short_commit(7), "torch": versions()["torch"]}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        for row in measured(Path(temporary), mpich=arguments.mpich, steps=arguments.steps):
+        for row in measured(Path(temporary), arguments.cases, mpich=arguments.mpich, steps=arguments.steps):
             rows.append({**about, **row})
             print(json.dumps(rows[-1]), flush=True)
     if arguments.write:
-        with open(RESULTS, "w", newline="") as file:
-            writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows)
     if not all(row["same_numbers"] for row in rows):
         sys.exit("the launchers do not give the same numbers")
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Put the rows in the place of those of the same launchers, in the order of the cases."""
+    kept: dict[str, dict[str, Any]] = {}
+    if RESULTS.exists():
+        with open(RESULTS, newline="") as file:
+            kept = {row["launcher"]: row for row in csv.DictReader(file)}
+    kept |= {row["launcher"]: row for row in rows}
+    with open(RESULTS, "w", newline="") as file:
+        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept[case] for case in CASES if case in kept)
 
 
 if __name__ == "__main__":
