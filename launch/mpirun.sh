@@ -32,7 +32,10 @@ if [ -n "${HOSTFILE:-}" ]; then
     fi
 fi
 first=$(printf '%s\n' "$hosts" | head -n 1)
-[ "$count" -gt 1 ] || first=127.0.0.1
+if [ "$count" -eq 1 ]; then
+    first=127.0.0.1
+    choose_port
+fi
 export MASTER_ADDR="${MASTER_ADDR:-$first}"
 if [ "$GPUS" -gt 0 ] && [ "$PROCESSES" -gt $((GPUS * count)) ]; then
     echo "launch/mpirun.sh: PROCESSES=$PROCESSES ranks on $count host(s) with $GPUS GPUs each: at most" \

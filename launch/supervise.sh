@@ -20,6 +20,12 @@ make_secret() {
     export MEGAPHI_JOB_SECRET="${MEGAPHI_JOB_SECRET:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}"
 }
 
+# choose_port  a free port for a job of this machine alone, as two such jobs may run on it; one that is given stays.
+choose_port() {
+    free='from megaphi.parallel.launcher import free_port; print(free_port())'
+    export MASTER_PORT="${MASTER_PORT:-$(python -c "$free" 2>/dev/null || echo 29500)}"
+}
+
 # check_nodes COMMAND...  checks the nodes on which COMMAND starts one process each, with CHECK_NODES=1.
 check_nodes() {
     [ "${CHECK_NODES:-0}" = 1 ] || return 0

@@ -21,7 +21,10 @@ if [ "${NODES:-1}" -gt 1 ] && [ -z "${MASTER_ADDR:-}" ]; then
     echo "launch/torchrun.sh: NODES=$NODES needs MASTER_ADDR=<host of NODE_RANK 0>, the same on every machine" >&2
     exit 2
 fi
-[ "${NODES:-1}" -gt 1 ] || make_secret
+if [ "${NODES:-1}" -eq 1 ]; then
+    make_secret
+    choose_port
+fi
 check_nodes env
 [ "$GPUS" -gt 0 ] || GPUS=2
 stop_ranks() { kill -TERM $(cat /proc/"$1"/task/*/children); }

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.node:
+    if node.is_asked(arguments):
         return node.run(arguments)
     problems = [*_show_machine(), *_show_packages(), *_show_tokenizer()]
     _show_attention()

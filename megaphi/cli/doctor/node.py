@@ -13,8 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megaphi.config import user_path
+from megaphi.errors import InputError
 from megaphi.foreign.visible_text import one_message
 from megaphi.planning.node.finding import Finding
+
+FOLDER_GB = 20.0
+"""Room for some checkpoints of a small run; one of the 14B with its optimizer takes about 200."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     node.add_argument("--gpus", type=int, metavar="N", help="GPUs that it must have (default: any number)")
     node.add_argument("--folder", type=user_path, metavar="PATH", help="run folder, which must take checkpoints")
-    node.add_argument(
-        "--folder-gb", type=float, default=20.0, metavar="GB", help="room that it must have (default: 20)"
-    )
+    node.add_argument("--folder-gb", type=float, metavar="GB", help="room that it must have (default: 20)")
     node.add_argument("--scratch", type=user_path, metavar="PATH", help="local scratch folder (default: TMPDIR)")
-    node.add_argument("--bandwidth", action="store_true", help="measure an all-reduce between its GPUs, too")
+    node.add_argument(
+        "--bandwidth", action="store_true", default=None, help="measure an all-reduce between its GPUs, too"
+    )
+
+
+def is_asked(arguments: argparse.Namespace) -> bool:
+    """Return whether the node is to be checked. Raises InputError for words that do not go together."""
+    own = ("bandwidth", "folder", "folder_gb", "gpus", "scratch")
+    given = [f"--{name.replace('_', '-')}" for name in own if getattr(arguments, name) is not None]
+    if given and not arguments.node:
+        raise InputError(f"{', '.join(given)}: a check of the node alone, which --node asks for")
+    if arguments.node and arguments.recipe is not None:
+        raise InputError(f"--node checks this node and no recipe: leave out {arguments.recipe}")
+    return arguments.node
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     findings = check_gpus(arguments.gpus or 0)
     findings += check_host(
         folder=Path(arguments.folder or "."),
-        folder_bytes=int(arguments.folder_gb * GIGABYTE),
+        folder_bytes=int((arguments.folder_gb or FOLDER_GB) * GIGABYTE),
         scratch=None if arguments.scratch is None else Path(arguments.scratch),
         with_gpus=bool(arguments.gpus),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megaphi.cli import main
 from megaphi.planning.node.bandwidth import judged
 from megaphi.planning.node.gpus import check_gpus
 from megaphi.planning.node.host import Port, check_ports, check_room, ports
@@ -186,6 +187,18 @@ def test_an_all_reduce_is_held_against_what_the_planner_assumes():
     assert slow.verdict == "FAIL"
     assert slow.found == "100.0 GB/s between 8 x NVIDIA H100 80GB HBM3; at least 280 expected"
     assert judged(1e9, device="CPU", processes=2).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus", "8", "--bandwidth"], "--bandwidth, --gpus: a check of the node alone, which --node asks for"),
+        (["--node", "quickstart_pretrain"], "--node checks this node and no recipe: leave out quickstart_pretrain"),
+    ],
+)
+def test_words_that_do_not_go_together_are_refused(words, message, capsys):
+    assert main(["doctor", *words]) == 2
+    assert capsys.readouterr().err == f"megaphi: {message}\n"
 
 
 @pytest.mark.slow
