@@ -2,7 +2,7 @@
 
 A run that resumes replaces the file by a shorter one: then it is read from its beginning. The file may be another
 machine's, cut off, or a stranger's: lines that are no records are counted and left out, and what a record holds beside
-numbers is not looked at.
+finite numbers is not looked at.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Column(NamedTuple):
     values: array[float]
 
     def last(self, count: int) -> list[float]:
-        """Up to `count` last values that are finite."""
-        return [value for value in self.values[-count:] if math.isfinite(value)]
+        """Up to `count` last values."""
+        return list(self.values[-count:])
 
 
 EMPTY = Column(array("q"), array("d"))
@@ -132,4 +132,4 @@ def _record(line: bytes) -> dict[str, float] | None:
 
 
 def _numbers(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    return ((name, float(value)) for name, value in record.items() if is_number(value))
+    return ((name, float(value)) for name, value in record.items() if is_number(value) and math.isfinite(value))
