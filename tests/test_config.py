@@ -75,7 +75,7 @@ def test_every_leaf_can_be_said_on_the_command_line(run):
     run = dataclasses.replace(run, task=Pretrain(mixture=Mixture(sources=sources)))
     other = dataclasses.replace(RUN, task=run.task)
     words = [
-        f"{path}={','.join(value) if isinstance(value, list) else value}"
+        f"{path}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for path, value in leaves(run)
         if path not in ("task.kind", "task.mixture.sources")
     ]

@@ -75,7 +75,7 @@ class ProfilerWindow:
 
     steps: str | None = None
     """First and last of them, counted from 1: 100-102; none: no window."""
-    ranks: tuple[int, ...] = (0,)
+    ranks: tuple[Annotated[int, Range(minimum=0)], ...] = (0,)
     """Ranks that write a trace, in this window and when `megaphi profile` asks."""
 
 
