@@ -122,6 +122,7 @@ def _train(
             step += 1
             record = _update(model, batches, objective, check_step, guard, stage, step=step)
             if guard.wants_back:
+                activity.enter("start")  # a checkpoint is read: the heartbeat lets that take its time
                 break
             guard.finish(data.training, step)
             tokens = stage.global_batch * stage.sequence_length * guard.computed

@@ -256,7 +256,11 @@ class Heartbeat:
         if not self._has_named:
             self._has_named, self._asks = True, self._asks + 1
             ends = self._pace.ending_seconds()
-            then = "a save is not ended" if ends == float("inf") else f"the job ends if that lasts for {ends:.0f} s"
+            then = (
+                "nothing is ended in this phase"
+                if ends == float("inf")
+                else f"the job ends if that lasts for {ends:.0f} s"
+            )
             text = f"{text}. Stacks of all ranks are in logs/; {then}"
             logger.warning("%s", text)
             self._tell_listener("lost_rank", text, ranks, ended=False)

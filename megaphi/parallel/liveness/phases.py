@@ -4,10 +4,10 @@ from __future__ import annotations
 
 COMPUTED = ("data", "forward_backward", "optimizer")
 """Phases of every step in which a rank does its own work: those by which ranks are compared while they run."""
-LONG = ("start", "data", "validation", "evaluation", "metrics", "serving")
+LONG = ("data", "validation", "evaluation", "metrics", "serving")
 """Phases that depend on storage, on requests, or on work of one rank alone: they may last without being a hang."""
-UNLIMITED = ("save",)
-"""Phases that no standstill ends: to end a save is to lose what it saves."""
+UNLIMITED = ("start", "save")
+"""Phases that no standstill ends: whole checkpoints are read and written, and to end a save is to lose it."""
 
 
 def named_phase(phase: str) -> str:

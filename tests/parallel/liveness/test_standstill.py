@@ -10,7 +10,7 @@ from megaphi.parallel.liveness.beats import Beat, Person, Roll
 from megaphi.parallel.liveness.standstill import Pace, describe, laggards
 
 INTERVAL = 2.0
-PHASES: list[str] = [*"data forward_backward gradients validation evaluation metrics save serving".split()]
+PHASES: list[str] = [*"data forward_backward gradients validation evaluation metrics save start serving".split()]
 
 
 def beat(step: int, phase: str = "forward_backward", *, at: str = "", talks: bool = True, entered: int = 0) -> Beat:
@@ -87,9 +87,10 @@ def test_slow_storage_is_named_soon_and_ends_late(phase: str) -> None:
     assert (job.named_after, job.ended_after) == (50.0, 600.0)
 
 
-def test_a_save_is_named_and_never_ended() -> None:
+@pytest.mark.parametrize("phase", ["save", "start"])  # start: a run that the guard takes back
+def test_checkpoints_may_take_their_time(phase: str) -> None:
     job = Job()
-    job.stay(1, "save", seconds=7_000)
+    job.stay(1, phase, seconds=7_000)
     assert (job.named_after, job.ended_after) == (50.0, None)
 
 
