@@ -261,7 +261,7 @@ class Heartbeat:
                 if ends == float("inf")
                 else f"the job ends if that lasts for {ends:.0f} s"
             )
-            text = f"{text}. Stacks of all ranks are in logs/; {then}"
+            text = f"{text}. Stacks of all ranks are in logs/; {limit}"
             logger.warning("%s", text)
             self._tell_listener("lost_rank", text, ranks, ended=False)
         return None

@@ -3,7 +3,8 @@
 A rank moves when it enters a phase or starts a collective. How long none may do so follows the job's own history: three
 times the longest recent pause in that phase, at least `patience.standstill_seconds`. The first steps of a process
 (compilation, cold caches) and the phases that depend on storage may take `patience.collective_seconds`: a file server
-that is restarted must not end a job, and the hung rank is named meanwhile. Reading and writing checkpoints is named, never ended.
+that is restarted must not end a job, and the hung rank is named meanwhile. Where checkpoints are read or written no job
+ends.
 """
 
 from __future__ import annotations
