@@ -256,11 +256,7 @@ class Heartbeat:
         if not self._has_named:
             self._has_named, self._asks = True, self._asks + 1
             ends = self._pace.ending_seconds()
-            then = (
-                "nothing is ended in this phase"
-                if ends == float("inf")
-                else f"the job ends if that lasts for {ends:.0f} s"
-            )
+            limit = "no job ends for that" if ends == float("inf") else f"the job ends if that lasts for {ends:.0f} s"
             text = f"{text}. Stacks of all ranks are in logs/; {limit}"
             logger.warning("%s", text)
             self._tell_listener("lost_rank", text, ranks, ended=False)
