@@ -75,7 +75,8 @@ class StepProfiler:
             self._step.__enter__()
         if self._window and step == self._window[-1]:
             steps = f"{self._window[0]}-{step}"
-            text = f"steps {steps} were profiled, by ranks {', '.join(map(str, self._ranks))}"
+            ranks = f"rank{'s' * (len(self._ranks) != 1)} {', '.join(map(str, self._ranks))}"
+            text = f"steps {steps} were profiled, by {ranks}"
             self._events.add("profiled", step=step, text=text, folder=f"{FOLDER}/steps_{steps}")
             self._window = NONE
 
