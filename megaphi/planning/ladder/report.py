@@ -156,6 +156,8 @@ def _picture(report: Report, prediction: Prediction, outcome: Measurement | None
     figure, (by_size, by_rate) = pyplot.subplots(1, 2, figsize=(10, 4.2), dpi=120, layout="constrained")
     _draw_sizes(by_size, report, prediction, outcome)
     _draw_rates(by_rate, report.sweep, report.records)
+    for axes in (by_size, by_rate):
+        axes.xaxis.set_minor_formatter("")  # they would overlap
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     pyplot.close(figure)
