@@ -224,8 +224,11 @@ def test_fields_that_contradict_each_other(assignments, message):
 REMEDIES = (
     (r"or (layout\.stage_layers=) for equal ones$", "{}"),
     (r"(?:use|or) (layout\.virtual_pipeline=1)(?:$|, or a batch)", "{}"),
-    (r"or (batch\.micro_batch=\d+), which trains the same$", "{}"),
-    (r"batch\.global_batch=\d+ is not a multiple .*: use a multiple of (\d+)$", "batch.global_batch={}"),
+    (r"or (batch\.micro_batch=\d+), which trains the same(?:$|, or \d.* processes$)", "{}"),
+    (
+        r"batch\.global_batch=\d+ is not a multiple .*: use a multiple of (\d+)(?:$|, or \d.* processes$)",
+        "batch.global_batch={}",
+    ),
     (r"splits \d+ positions over layout\.tensor=\d+.* or (layout\.sequence_parallel=false)$", "{}"),
 )
 
