@@ -215,19 +215,19 @@ def main() -> None:
         for row in measured(Path(temporary), arguments.cases, mpich=arguments.mpich, steps=arguments.steps):
             rows.append({**about, **row})
             print(json.dumps(rows[-1]), flush=True)
-    if arguments.write:
-        write(rows)
+            if arguments.write:
+                write(rows[-1])
     if not all(row["same_numbers"] for row in rows):
         sys.exit("the launchers do not give the same numbers")
 
 
-def write(rows: list[dict[str, Any]]) -> None:
-    """Put the rows in the place of those of the same launchers, in the order of the cases."""
+def write(row: dict[str, Any]) -> None:
+    """Put a row in the place of that of the same launcher, in the order of the cases."""
     kept: dict[str, dict[str, Any]] = {}
     if RESULTS.exists():
         with open(RESULTS, newline="") as file:
             kept = {row["launcher"]: row for row in csv.DictReader(file)}
-    kept |= {row["launcher"]: row for row in rows}
+    kept[row["launcher"]] = row
     with open(RESULTS, "w", newline="") as file:
         writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
