@@ -80,7 +80,8 @@ def test_every_layout_starts_at_ln_2_and_learns_the_same(data: Path, checkpoint:
     for records in others:
         for left, right in zip(first, records, strict=True):
             assert left["loss"] == pytest.approx(right["loss"], abs=2e-6)
-            assert left.keys() == right.keys()
+            names, others_names = ({key for key in one if not key.startswith("seconds/")} for one in (left, right))
+            assert names == others_names  # which phases there are depends on the layout
             for key in {"margin", "accepted_log_probability", *(key for key in left if key.startswith("validation_"))}:
                 assert left.get(key, 0.0) == pytest.approx(right.get(key, 0.0), rel=1e-4, abs=1e-5), key
 
