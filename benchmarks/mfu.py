@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this one, by their full name
@@ -33,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this 
 from benchmarks.mfu_model import print_assumptions, print_layouts, print_published
 from benchmarks.mfu_profile import print_profile
 from benchmarks.mfu_scaled import print_scaled
-from benchmarks.mfu_sides import SIDES, SLICES, TINY_SLICES, Slice, Step, random_batches, run_of
+from benchmarks.mfu_sides import SIDES, SLICES, TINY_SLICES, Slice, Step, run_of
+from benchmarks.random_batches import random_batches
 from megaphi.engine.run_config import RunConfig
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.step.device import DEVICES, Device
@@ -141,7 +143,7 @@ def measure_slice(side: str, part: Slice, device: Device, options: argparse.Name
         yield case
     if side == "megaphi" and part in (SLICES[0], TINY_SLICES[0]):
         two = run_of(part, micro_batch=1, micro_batches=2)
-        print_profile(step, random_batches(two), predicted=predicted_time(two, device).parts)
+        print_profile(step, random_batches(two, np.random.default_rng(1)), predicted=predicted_time(two, device).parts)
     del step
     gc.collect()
     torch.cuda.empty_cache()
@@ -153,7 +155,7 @@ def measure(
     """Time steps of all micro-batches, and of a quarter of them, after one that compiles and allocates."""
     count = options.micro_batches
     run = run_of(part, micro_batch=micro_batch, micro_batches=count)
-    batches, note = random_batches(run), ""
+    batches, note = random_batches(run, np.random.default_rng(1)), ""
     torch.cuda.reset_peak_memory_stats()
     seconds, slope = float("nan"), float("nan")
     try:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -59,23 +58,6 @@ def run_of(part: Slice, *, micro_batch: int, micro_batches: int) -> RunConfig:
         precision=NumericPrecision(parameters="bfloat16"),
     )
     return check(run, world_size=1)
-
-
-def random_batches(run: RunConfig) -> list[Batch]:
-    """Micro-batches of one step, of random tokens."""
-    generator, shape = np.random.default_rng(1), (run.batch.micro_batch, run.batch.sequence_length + 1)
-    batches = []
-    for _ in range(run.batch.global_batch // run.batch.micro_batch):
-        rows = generator.integers(run.model.vocabulary, size=shape)
-        batch = Batch(
-            tokens_BS=np.ascontiguousarray(rows[:, :-1]),
-            labels_BS=np.ascontiguousarray(rows[:, 1:]),
-            loss_mask_BS=np.ones((shape[0], shape[1] - 1), dtype=np.float32),
-            document_ids_BS=None,
-            sample_numbers_B=np.arange(shape[0]),
-        )
-        batches.append(batch)
-    return batches
 
 
 def megaphi_side(run: RunConfig, world: World) -> Step:

@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 import torch
 from machine import settled
+from random_batches import random_batches
 
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.conversion.to_huggingface import to_huggingface
@@ -131,22 +132,6 @@ def alternate(run: RunConfig, sides: dict[str, Step], *, steps: int, seed: int) 
         if max(losses.values()) - min(losses.values()) > 1e-3:
             raise SystemExit(f"the sides do not train the same model: losses {losses}")
     return {name: statistics.median(seconds) for name, seconds in times.items()}
-
-
-def random_batches(run: RunConfig, generator: np.random.Generator) -> list[Batch]:
-    shape = (run.batch.micro_batch, run.batch.sequence_length + 1)
-    batches = []
-    for _ in range(run.batch.global_batch // run.batch.micro_batch):
-        rows = generator.integers(run.model.vocabulary, size=shape)
-        batch = Batch(
-            tokens_BS=np.ascontiguousarray(rows[:, :-1]),
-            labels_BS=np.ascontiguousarray(rows[:, 1:]),
-            loss_mask_BS=np.ones((shape[0], shape[1] - 1), dtype=np.float32),
-            document_ids_BS=None,
-            sample_numbers_B=np.arange(shape[0]),
-        )
-        batches.append(batch)
-    return batches
 
 
 def append(rounds: list[dict[str, float]], *, device: str) -> None:

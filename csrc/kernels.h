@@ -103,6 +103,7 @@ struct SwigluForward {
   int64_t rows, width;
 };
 
+// `grad_x` may be `x`, and `y` may be `grad_y`.
 struct SwigluBackward {
   const void* grad_y;  // [rows, width]
   const void* x;       // [rows, 2 * width]

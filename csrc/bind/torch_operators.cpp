@@ -271,25 +271,29 @@ Tensor swiglu(Tensor x) {
   return y;
 }
 
-Tensor swiglu_gradient(Tensor grad_y, Tensor x, const MaybeTensor& y) {
-  const std::vector<int64_t> shape = half_width(x);
-  check(shape_of(grad_y) == shape && grad_y.scalar_type() == x.scalar_type() && same_device(grad_y, x),
-        "swiglu_backward: grad_y must be half as wide as x, of its type and device");
-  grad_y = packed(grad_y), x = packed(x);
-  Tensor grad_x = new_like(x);
-  void* emitted = y.has_value() ? y->mutable_data_ptr() : nullptr;
-  const SwigluBackward arguments{data(grad_y), data(x),    grad_x.mutable_data_ptr(),
-                                 emitted,      rows_of(x), width_of(x) / 2};
+void swiglu_gradient(const Tensor& grad_y, const Tensor& x, void* grad_x, void* y) {
+  const SwigluBackward arguments{data(grad_y), data(x), grad_x, y, rows_of(x), width_of(x) / 2};
   const Launch launch(x);
   check_status(launch.kernels.swiglu_backward(arguments, element_of(x, "x"), launch.stream), "swiglu_backward");
+}
+
+void check_swiglu_gradient(const Tensor& grad_y, const Tensor& x) {
+  check(shape_of(grad_y) == half_width(x) && grad_y.scalar_type() == x.scalar_type() && same_device(grad_y, x),
+        "swiglu_backward: grad_y must be half as wide as x, of its type and device");
+}
+
+Tensor swiglu_backward(Tensor grad_y, Tensor x) {
+  check_swiglu_gradient(grad_y, x);
+  grad_y = packed(grad_y), x = packed(x);
+  Tensor grad_x = new_like(x);
+  swiglu_gradient(grad_y, x, grad_x.mutable_data_ptr(), nullptr);
   return grad_x;
 }
 
-Tensor swiglu_backward(Tensor grad_y, Tensor x) { return swiglu_gradient(grad_y, x, std::nullopt); }
-
-std::tuple<Tensor, Tensor> swiglu_backward_and_forward(Tensor grad_y, Tensor x) {
-  Tensor y = new_tensor(x, half_width(x), x.scalar_type());
-  return {swiglu_gradient(grad_y, x, y), y};
+void swiglu_backward_and_forward_(Tensor grad_y, Tensor x) {
+  check_swiglu_gradient(grad_y, x);
+  check(grad_y.is_contiguous() && x.is_contiguous(), "swiglu_backward_and_forward_: tensors must be contiguous");
+  swiglu_gradient(grad_y, x, x.mutable_data_ptr(), grad_y.mutable_data_ptr());
 }
 
 // ---- cross_entropy ----
@@ -383,7 +387,7 @@ extern "C" __attribute__((visibility("default"))) void megaphi_attach(const mega
   library.impl("paged_attention", TORCH_BOX(&megaphi::paged_attention));                      \
   library.impl("swiglu", TORCH_BOX(&megaphi::swiglu));                                        \
   library.impl("swiglu_backward", TORCH_BOX(&megaphi::swiglu_backward));                      \
-  library.impl("swiglu_backward_and_forward", TORCH_BOX(&megaphi::swiglu_backward_and_forward)); \
+  library.impl("swiglu_backward_and_forward_", TORCH_BOX(&megaphi::swiglu_backward_and_forward_)); \
   library.impl("cross_entropy_statistics", TORCH_BOX(&megaphi::cross_entropy_statistics));    \
   library.impl("cross_entropy_backward", TORCH_BOX(&megaphi::cross_entropy_backward));        \
   library.impl("cross_entropy_backward_", TORCH_BOX(&megaphi::cross_entropy_backward_))

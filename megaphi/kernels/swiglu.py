@@ -3,7 +3,8 @@
     y = silu(gate) * up,   x = [gate | up]
 
 `swiglu_linear` keeps only x for the backward pass: its backward kernel recomputes y along with grad_x, for the gradient
-of the matrix. A third of an MLP's activations per token is then never stored.
+of the matrix. A third of an MLP's activations per token is then never stored. The kernel writes y over grad_y, and
+grad_x over x: a backward pass allocates nothing of the MLP's width but grad_y.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from megaphi.kernels import definitions
 from megaphi.kernels.checks import check_float, check_like, check_shape
@@ -21,7 +23,7 @@ from megaphi.kernels.loading import assert_agree, define, is_compiled, numbers, 
 
 define("swiglu(Tensor x) -> Tensor")
 define("swiglu_backward(Tensor grad_y, Tensor x) -> Tensor")
-define("swiglu_backward_and_forward(Tensor grad_y, Tensor x) -> (Tensor grad_x, Tensor y)")
+define("swiglu_backward_and_forward_(Tensor(a!) grad_y, Tensor(b!) x) -> ()")
 _operators = torch.ops.megaphi
 
 
@@ -37,8 +39,11 @@ def swiglu(x: Tensor) -> Tensor:
     return _operators.swiglu(x)
 
 
-def swiglu_linear(x: Tensor, weight_DF: Tensor) -> Tensor:
+def swiglu_linear(x: Tensor, weight_DF: Tensor, *, in_place: bool = False) -> Tensor:
     """swiglu(x) @ weight^T, [..., 2 F] -> [..., D], without keeping swiglu(x).
+
+    Args:
+        in_place: Let the gradient overwrite x. Any later use of x then fails with autograd's error.
 
     Raises:
         ValueError: the last dimension of x is not twice that of weight, or dtypes differ.
@@ -50,7 +55,7 @@ def swiglu_linear(x: Tensor, weight_DF: Tensor) -> Tensor:
     check_like("weight", weight_DF, "x", x)
     if not is_compiled("swiglu", x):
         return linear(definitions.swiglu(x), weight_DF)
-    return _SwigluLinear.apply(x, weight_DF)  # pyright: ignore[reportReturnType]
+    return _SwigluLinear.apply(x.contiguous(), weight_DF, in_place)  # pyright: ignore[reportReturnType]
 
 
 def _check(x: Tensor) -> None:
@@ -61,20 +66,26 @@ def _check(x: Tensor) -> None:
 
 class _SwigluLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_DF: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight_DF: Tensor, in_place: bool) -> Tensor:
         ctx.save_for_backward(x, weight_DF)
-        ctx.weight = weight_DF  # the very parameter, as in linear.py
+        ctx.weight, ctx.in_place = weight_DF, in_place  # the very parameter, as in linear.py
         return functional.linear(_operators.swiglu(x), weight_DF)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor | None, None]:
         x, weight_DF = ctx.saved_tensors
         (grad_out,) = gradients
         grad_y = grad_out @ weight_DF
         if not ctx.needs_input_grad[1]:
-            return _operators.swiglu_backward(grad_y, x), None
-        grad_x, y = _operators.swiglu_backward_and_forward(grad_y, x)
-        return grad_x, weight_gradient(ctx.weight, grad_out, y)
+            return _operators.swiglu_backward(grad_y, x), None, None
+        grad_x, y = x.detach() if ctx.in_place else x.detach().clone(), grad_y
+        _operators.swiglu_backward_and_forward_(y, grad_x)
+        if ctx.in_place:
+            torch.autograd.graph.increment_version(x)  # autograd must notice if x was saved elsewhere
+        return grad_x, weight_gradient(ctx.weight, grad_out, y), None
 
 
 def _half(x: Tensor) -> Tensor:
@@ -91,9 +102,9 @@ def _backward_shapes(grad_y: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.register_fake("megaphi::swiglu_backward_and_forward")
-def _both_shapes(grad_y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), _half(x)
+@torch.library.register_fake("megaphi::swiglu_backward_and_forward_")
+def _no_shapes(grad_y: Tensor, x: Tensor) -> None:
+    return None
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -116,6 +127,6 @@ def _try_swiglu(device: torch.device, dtype: torch.dtype) -> None:
         wide = x.double().requires_grad_()
         (expected,) = torch.autograd.grad(definitions.swiglu(wide), wide, grad.double())
     assert_agree(_operators.swiglu_backward(grad, x), expected.to(dtype))
-    grad_x, emitted = _operators.swiglu_backward_and_forward(grad, x)
-    assert_agree(grad_x, expected.to(dtype))
-    assert_agree(emitted, y)
+    _operators.swiglu_backward_and_forward_(grad, x)
+    assert_agree(x, expected.to(dtype))
+    assert_agree(grad, y)

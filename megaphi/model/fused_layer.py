@@ -167,7 +167,7 @@ class SwigluRowParallelLinear(RowParallelLinear):
         super().__init__(*arguments, config=config, **named)
 
     def _forward_impl(self, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
-        return swiglu_linear(input, weight)
+        return swiglu_linear(input, weight, in_place=True)  # `MLP` does not use the first matrix's product again
 
 
 class ActivatedRowParallelLinear(RowParallelLinear):

@@ -87,7 +87,7 @@ CALLS = {
     "paged_attention": (QUERY, CACHE, CACHE * 2, TABLES, LENGTHS, 0.7),
     "swiglu": (X,),
     "swiglu_backward": (X[:, :4].contiguous(), X),
-    "swiglu_backward_and_forward": (X[:, :4].contiguous(), X),
+    "swiglu_backward_and_forward_": (X[:, :4].clone(), X.clone()),
     "cross_entropy_statistics": (X, LABELS, 0),
     "cross_entropy_backward": (X, LABELS, TOTALS, ROWS, 0, IGNORED, 0.1),
     "cross_entropy_backward_": (X.clone(), LABELS, TOTALS, ROWS, 0, IGNORED, 0.1),

@@ -41,11 +41,38 @@ def test_swiglu_and_a_matrix_are_as_exact_as_pytorch(dtype, device):
     )
 
 
-def test_the_backward_kernel_writes_the_forward_result_once_more(device):
-    x, grad = (numbers(5, width, dtype=torch.float32, device=device) for width in (2 * 123, 123))
-    grad_x, y = torch.ops.megaphi.swiglu_backward_and_forward(grad, x)
-    assert torch.equal(y, swiglu(x))
-    assert torch.equal(grad_x, torch.ops.megaphi.swiglu_backward(grad, x))
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("width", [123, 128])
+def test_the_backward_kernel_writes_gradient_and_result_over_its_inputs(width, dtype, device):
+    x, grad = (numbers(5, each, dtype=dtype, device=device) for each in (2 * width, width))
+    y, grad_x = swiglu(x), torch.ops.megaphi.swiglu_backward(grad, x)
+    torch.ops.megaphi.swiglu_backward_and_forward_(grad, x)
+    assert torch.equal(grad, y)
+    assert torch.equal(x, grad_x)
+
+
+def test_the_gradient_takes_the_place_of_x_where_that_is_allowed(device):
+    weight, grad = (numbers(*shape, dtype=torch.float32, device=device) for shape in ((7, 32), (4, 7)))
+    results = []
+    for in_place in (False, True):
+        x = numbers(4, 64, dtype=torch.float32, device=device).requires_grad_()
+        before, product, parameter = x.detach().clone(), x * 1, weight.clone().requires_grad_()
+        swiglu_linear(product, parameter, in_place=in_place).backward(grad)
+        results.append((x.grad, parameter.grad))
+        assert torch.equal(product, before) is not in_place
+    for kept, overwritten in zip(*results, strict=True):
+        assert torch.equal(kept, overwritten)
+
+
+def test_later_use_of_an_overwritten_product_is_autograd_s_error(device):
+    x = numbers(4, 64, dtype=torch.float32, device=device).requires_grad_()
+    product = x * 1
+    other = product.square().sum()  # saves the product, too
+    swiglu_linear(
+        product, numbers(7, 32, dtype=torch.float32, device=device).requires_grad_(), in_place=True
+    ).sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        other.backward()
 
 
 def test_swiglu_before_a_matrix_is_not_kept(device):

@@ -138,7 +138,7 @@ OPERATOR_CALLS: tuple[Value, ...] = (
     ["paged_attention", tensor(1, 2, 8), CACHE, CACHE, tensor(1, 2, dtype="int32"), LENGTHS_OF_QUERIES, 1.0],
     ["swiglu", ROWS],
     ["swiglu_backward", tensor(2, 2), ROWS],
-    ["swiglu_backward_and_forward", tensor(2, 2), ROWS],
+    ["swiglu_backward_and_forward_", tensor(2, 2), ROWS],
     ["cross_entropy_statistics", ROWS, LABELS, 0],
     *([f"cross_entropy_backward{place}", ROWS, LABELS, STATISTICS, GRADS, 0, -100, 0.0] for place in ("", "_")),
 )  # fmt: skip
