@@ -191,11 +191,12 @@ def _slots(kind: type, prefix: str = "") -> list[str]:
             assert field.name in message
             continue
         slot = f"{prefix}{field.name}"
-        message = refusal(build_layer, config_of("fused"), **{slot: _Foreign})
+        config = config_of("fused", qk_layernorm=field.name in ("q_layernorm", "k_layernorm"))
+        message = refusal(build_layer, config, **{slot: _Foreign})
         if message:
             assert field.name in message or field.name == "self_attention", message
             continue
-        layer = build_layer(config_of("fused"), **{slot: _Foreign})
+        layer = build_layer(config, **{slot: _Foreign})
         try:
             layer(torch.randn(4, 1, TINY.hidden), **_of_a_pass())
         except LookupError:

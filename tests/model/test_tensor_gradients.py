@@ -6,6 +6,7 @@ with the same factors in a hook.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,9 @@ def test_a_weight_used_in_part_by_each_rank_trains_as_in_plain_pytorch(
         np.testing.assert_array_equal(own, ranks[0][2])  # or the ranks' copies would part
 
 
+@pytest.mark.skipif(
+    version("megatron-core") >= "0.19", reason="Megatron-Core 0.19 refuses norms of heads without its own setting"
+)
 def test_norms_of_heads_of_which_megatron_does_not_know_are_added_up_too(checkpoint: Path, tmp_path: Path) -> None:
     for name, variant, layout in (("alone", "qk_norm", ALONE), ("cut", "head_norm_slots", TENSOR)):
         run_in_world(variant_step, str(tmp_path / name), str(checkpoint), layout, variant, processes=layout.model_ranks)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from tests.gloo_world import run_in_world
 
 FOUR = ParallelLayout(tensor=2, pipeline=2)
 FORMS = ("alone", "four", "four, own norms", "tied")
+in_a_file_of_its_own = pytest.mark.skipif(
+    version("megatron-core") >= "0.19", reason="Megatron-Core 0.19 keeps a run's arguments among the tensors"
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,7 @@ def test_the_folder_above_names_the_iteration(saved: tuple[Path, dict[str, dict[
         open_weights(tmp_path)
 
 
+@in_a_file_of_its_own
 def test_what_nothing_says_must_be_given(saved: tuple[Path, dict[str, dict[str, Any]]], tmp_path: Path) -> None:
     shutil.copytree(saved[0] / "alone", tmp_path / "bare")
     (tmp_path / "bare/common.pt").unlink()
@@ -145,7 +150,7 @@ def with_arguments(**arguments: Any) -> Callable[[Path], object]:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a file is missing": (lambda folder: (folder / "__0_1.distcp").unlink(), r"__0_1\.distcp cannot be read"),
+    "a file is missing": (lambda folder: max(folder.glob("*.distcp")).unlink(), r"__0_\d\.distcp cannot be read"),
     "a file is truncated": (shorter("__0_0.distcp", 5_000), r"__0_0\.distcp is truncated"),
     "the metadata is missing": (lambda folder: (folder / ".metadata").unlink(), "neither a checkpoint nor"),
     "the metadata is truncated": (shorter(".metadata", 100), r"\.metadata is corrupted or truncated"),
@@ -177,7 +182,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage", [pytest.param(name, marks=in_a_file_of_its_own if "common.pt" in name else ()) for name in DAMAGES]
+)
 def test_damage_is_one_message(saved: tuple[Path, dict[str, dict[str, Any]]], damage: str, tmp_path: Path) -> None:
     change, message = DAMAGES[damage]
     shutil.copytree(saved[0] / "alone", tmp_path / "damaged")
