@@ -41,7 +41,7 @@ def cost_of(question: PlanQuestion, *, tokens: float, tokens_per_second: float) 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimVerdict:
-    """What becomes of a claim of so many tokens in so many days."""
+    """The verdict on a claim of so many tokens in so many days."""
 
     kind: Literal["impossible", "too fast", "possible"]
     """impossible: above the devices' peak. too fast: above the fastest plan."""
