@@ -35,6 +35,7 @@ OUR_OWN = {
     "channel.py",
     "meeting.py",
     "heartbeat.py",
+    "flight_recorder.py",
     "random_states.py",
     "format.py",
     "wandb_process.py",
@@ -42,7 +43,7 @@ OUR_OWN = {
     "worker.py",
     "plain_data.py",
 }
-"""The reader itself; those that read nothing but what this program wrote in this run or under a checksum; and
+"""The reader itself; those that read nothing but what this program or torch wrote in this run, or under a checksum; and
 `plain_data.py`, which runs inside a sandbox, without the package, and takes every failure for a wrong answer.
 """
 

@@ -27,8 +27,10 @@ NO_PATHS = {
     "SIZE",
     "TYPE",
     "A,B",
+    "N",
     "N,N",
     "N,N,...",
+    "NAME=N,...",
     "NAME=on|off",
     "K=V,…",
 } | {

@@ -93,7 +93,7 @@ def _another_activation(folder: Path) -> tuple[bool, list[str]]:
     checkpoint = to_checkpoint(_write(folder / "hf", "phi3", {}), folder / "checkpoint")
     exported = to_huggingface(checkpoint, folder / "exported")
 
-    def gated_gelu(gate_and_up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def gated_gelu(gate_and_up: torch.Tensor, weight: torch.Tensor, *, in_place: bool) -> torch.Tensor:
         gate, up = gate_and_up.chunk(2, -1)
         return (torch.nn.functional.gelu(gate) * up) @ weight.T
 

@@ -54,7 +54,7 @@ class Tags(HTMLParser):
 
 def test_a_page_has_everything_and_loads_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", (record(step, mfu=0.4) for step in range(1, 241)))
-    append(run, [record(241, margin=0.5, **{"validation_loss": 3.25, "validation_loss/web": 4.5})])
+    append(run, [record(241, mfu=0.4, margin=0.5, **{"validation_loss": 3.25, "validation_loss/web": 4.5})])
     Events(run).add("skipped", step=120, text="the loss was 99.0", reason="spike")
     with StepTimes(run, rank=3, place="data 3") as times:
         times.add(1, {"forward_backward": 0.5})

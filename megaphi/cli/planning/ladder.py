@@ -37,11 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=user_path, metavar="RECIPE", help="a recipe's name, or file.py:function")
     parser.add_argument("fields", metavar="field=value", nargs="*", help="change a field of every run")
     parser.add_argument("--output", type=user_path, required=True, metavar="FOLDER", help="folder of the ladder")
-    parser.add_argument("--sizes", required=True, metavar="N,N,N", help="parameters of the layers: 50M,100M,200M,400M")
+    parser.add_argument(
+        "--sizes", required=True, metavar="N,N,...", help="parameters of the layers: 50M,100M,200M,400M"
+    )
     parser.add_argument("--target", required=True, metavar="N", help="the size to predict: 1B")
     parser.add_argument("--tokens-per-parameter", type=float, default=20.0, metavar="X", help="length of runs (20)")
     parser.add_argument(
-        "--learning-rates", default="0.5,1,2", metavar="X,X,X", help="multiples of the rule's rate (0.5,1,2)"
+        "--learning-rates", default="0.5,1,2", metavar="N,N,...", help="multiples of the rule's rate (0.5,1,2)"
     )
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of every size and rate (2)")
     parser.add_argument("--target-seeds", type=int, default=1, metavar="N", help="runs of the target (1)")

@@ -116,7 +116,7 @@ def ask(url: str, body: Any = None, **headers: str) -> Reply:
             return Reply(error.code, error.headers, json.loads(error.read()))
 
 
-def wait_until(condition: Any, *, seconds: float = 10.0) -> bool:
+def wait_until(condition: Any, *, seconds: float = 30.0) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)

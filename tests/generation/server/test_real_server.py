@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from megaphi.parallel.launcher import LOST_RANK_CODE
 from megaphi.tokenizer.open_tokenizer import open_path
 from tests.conversion.random_models import SHAPES, random_folder
 from tests.generation.engine_runs import SCHEMA, WITHOUT_BLANKS, prompts_of
@@ -133,7 +134,7 @@ def test_two_replicas_answer_alike_behind_one_address_and_end_together(checkpoin
             assert float(re.search(rf'cache_blocks{{replica="{replica}"}} (\S+)', metrics)[1]) > 0  # pyright: ignore
         other = psutil.Process(children_of(server.pid)[1])
         other.kill()
-        assert server.wait(60) == 1
+        assert server.wait(60) == LOST_RANK_CODE
         assert server.stderr is not None
         assert "rank 1 of 2 was killed by SIGKILL" in server.stderr.read()
 
