@@ -285,7 +285,7 @@ def test_an_answer_that_is_not_read_is_cut_off_and_its_memory_is_free():
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect((address.hostname, address.port))
             connection.sendall(request)
-            assert wait_until(lambda: service.load().running == 4)
+            assert wait_until(lambda: service.load().running + service.load().waiting == 4)
             time.sleep(4)
             assert b"[DONE]" not in read_to_end(connection)
         assert wait_until(lambda: service.load().running == service.load().waiting == 0)
@@ -297,8 +297,10 @@ def test_streams_that_nobody_reads_keep_no_newcomer_waiting():
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     generator = FakeGenerator(slots=4, context=20_000, ends=False, seconds_per_step=0.001)
     with served(generator, max_waiting=32) as (url, service), ExitStack() as stack:
-        held = [stack.enter_context(connect(url, request)) for _ in range(9)]
-        assert wait_until(lambda: service.load().waiting == 36)
+        held = [stack.enter_context(connect(url, request))]
+        assert wait_until(lambda: generator.steps > 0)  # four have left the queue, or the last would be refused
+        held += [stack.enter_context(connect(url, request)) for _ in range(8)]
+        assert wait_until(lambda: service.load().running + service.load().waiting == 36), service.load()
         for number in range(4):
             began = time.monotonic()
             reply = ask(f"{url}/v1/completions", {"prompt": [number], **FIELDS})
