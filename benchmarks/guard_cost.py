@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from machine import settled
-from step_time import RATE, one_process, random_batches
+from random_batches import random_batches
+from step_time import RATE, one_process
 
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.data.order.schedule import single_stage

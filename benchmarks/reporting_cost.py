@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import settled
-from step_time import RATE, one_process, random_batches
+from random_batches import random_batches
+from step_time import RATE, one_process
 
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.engine.model.training_model import TrainingModel, build_training_model
