@@ -65,7 +65,9 @@ def add_layout_arguments(parser: argparse.ArgumentParser, *, batch: int) -> None
         help="for a model that came without one: folder with tokenizer.json, or phi4",
     )
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="processes that share every matrix")
-    parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="processes that share the layers")
+    parser.add_argument(
+        "--pipeline", type=int, default=1, metavar="N", help="processes that share the layers, any number up to theirs"
+    )
     parser.add_argument(
         "--heartbeat-seconds",
         type=float,
@@ -126,7 +128,8 @@ def on_every_rank(
 
         for path in checkpoints or [arguments.checkpoint]:
             model = open_weights(path).architecture  # a wrong path or layout should not cost a start of ranks
-            ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline).check_model(
+            layout = ParallelLayout(tensor=arguments.tensor, pipeline=arguments.pipeline)
+            layout.with_stages_for(model.layers).check_model(
                 layers=model.layers,
                 heads=model.heads,
                 feed_forward=model.feed_forward,

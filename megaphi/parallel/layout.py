@@ -128,6 +128,14 @@ class ParallelLayout:
         chunks = self.pipeline * self.virtual_pipeline
         return self.stage_layers or (layers // chunks,) * chunks
 
+    def with_stages_for(self, layers: int) -> ParallelLayout:
+        """The same layout; where its stages do not divide `layers` and none are given, lower ones take one more."""
+        each, over = divmod(layers, self.pipeline)
+        if self.stage_layers or not each or not over:
+            return self
+        stage_layers = tuple(each + (stage < over) for stage in range(self.pipeline))
+        return dataclasses.replace(self, stage_layers=stage_layers)
+
     def stage_of_layer(self, layer: int, *, layers: int) -> int:
         """The pipeline stage that holds a layer, counted from 0 at the bottom of a model of `layers`."""
         ends = accumulate(self.chunk_layers(layers))

@@ -16,7 +16,9 @@ import pytest
 from megaphi.cli import chat, main, serve
 from megaphi.conversation import Conversation, Message
 from megaphi.generation.text import render_prompt
+from megaphi.parallel import launcher
 from megaphi.sampling import Sampling
+from tests.conversion.random_models import SHAPES, random_folder
 from tests.generation.server.fake_generator import FakeGenerator, expected_tokens
 from tests.generation.server.served import ask, opened, tokenizer
 from tests.test_house import ROOT
@@ -117,6 +119,17 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_opened(capsys):
         other.listen()
         assert main(["serve", "x", "--port", str(other.getsockname()[1])]) == 2
     assert "choose another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["serve", "chat"])
+def test_stages_need_not_divide_the_layers(verb, monkeypatch, tmp_path, capsys):
+    random_folder(tmp_path / "model", SHAPES["3 heads per group"], scale=0.4)
+    started = []
+    monkeypatch.setattr(launcher, "start_processes", lambda command, processes: started.append(processes) or 0)
+    assert main([verb, str(tmp_path / "model"), "--pipeline", "3"]) == 0
+    assert started == [3]
+    assert main([verb, str(tmp_path / "model"), "--pipeline", "5"]) == 2
+    assert "layout.pipeline=5 does not divide model.layers=4" in capsys.readouterr().err
 
 
 def test_only_the_first_rank_listens(monkeypatch):

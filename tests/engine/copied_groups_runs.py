@@ -1,7 +1,8 @@
 """Ranks of the tests of tensor ranks that do not divide the key-value groups: several layouts in one world.
 
-FORTY has Phi-4's 40 heads in 10 groups, of which ranks 0 and 1 of four share one; LOPSIDED has a rank between two
-groups and others within one, so that some have room that nothing fills.
+FORTY has Phi-4's 40 heads in 10 groups, of which ranks 0 and 1 of four share one; DEEP has more layers of it, for
+interleaved stages; LOPSIDED has a rank between two groups and others within one, so that some have room that nothing
+fills.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from tests.engine.layout_runs import TINY, advance, build, tiny_run
 from tests.engine.reshard_runs import state_digest
 
 FORTY = Architecture(layers=2, hidden=48, feed_forward=80, heads=40, key_value_groups=10, head_size=4, vocabulary=256)
+DEEP = replace(FORTY, layers=5)
 LOPSIDED = replace(TINY, layers=2, feed_forward=96)
-MODELS = {"forty": FORTY, "lopsided": LOPSIDED}
+MODELS = {"forty": FORTY, "deep": DEEP, "lopsided": LOPSIDED}
 
 LAYOUTS = {
     "1": ParallelLayout(),
@@ -38,6 +40,8 @@ LAYOUTS = {
     "TP4xCP2+SP": ParallelLayout(tensor=4, context=2, sequence_parallel=True),
     "TP8+SP": ParallelLayout(tensor=8, sequence_parallel=True),
 }
+INTERLEAVED = ParallelLayout(tensor=4, pipeline=2, virtual_pipeline=2, stage_layers=(1, 2, 1, 1))
+"""For DEEP."""
 FIRST, NEXT = 2, 2
 """Steps before a save, and after it."""
 
@@ -47,7 +51,7 @@ def world_of(name: str) -> int:
 
 
 def run_of(layout: ParallelLayout, *, folder: str = "unused", model: str = "forty", **fields: Any) -> RunConfig:
-    batch = BatchShape(sequence_length=16, global_batch=4, micro_batch=1)
+    batch = BatchShape(sequence_length=16, global_batch=fields.pop("global_batch", 4), micro_batch=1)
     run = tiny_run(folder=folder, layout=layout, model=MODELS[model], batch=batch)
     if fields.pop("bf16", False):
         run = replace(run, precision=NumericPrecision(parameters="bfloat16"))
@@ -111,12 +115,12 @@ def gradients_of_copies(model: TrainingModel) -> list[float]:
     return found
 
 
-def cut(names: list[str], source: str, folder: str) -> None:
+def cut(layouts: dict[str, ParallelLayout], source: str, folder: str, model: str = "forty") -> None:
     """Load `source` under each layout and save it in `folder/NAME` as it is."""
-    for name in names:
-        model = build(run_of(LAYOUTS[name], folder=f"{folder}/{name}"))
-        load_checkpoint(model, source)
-        save_checkpoint(model, {"step": FIRST})
+    for name, layout in layouts.items():
+        built = build(run_of(layout, folder=f"{folder}/{name}", model=model))
+        load_checkpoint(built, source)
+        save_checkpoint(built, {"step": FIRST})
 
 
 def continue_from_all(names: list[str], sources: list[str], folder: str) -> dict[tuple[str, str], Any]:

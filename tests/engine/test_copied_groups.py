@@ -15,7 +15,7 @@ import pytest
 from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.parallel.layout import ParallelLayout
 from tests.conversion.parity_runs import greedy
-from tests.engine.copied_groups_runs import LAYOUTS, continue_from_all, cut, resume, train_under, world_of
+from tests.engine.copied_groups_runs import INTERLEAVED, LAYOUTS, continue_from_all, cut, resume, train_under, world_of
 from tests.engine.layout_runs import contents
 from tests.gloo_world import run_in_world
 
@@ -73,6 +73,22 @@ def test_so_do_other_ways_to_compute_it(alone: dict[str, Any]) -> None:
     assert_follows(alone, trained(OTHER_WAYS, processes=4))
 
 
+def test_interleaved_stages_follow_one_process_and_save_the_same_bits(tmp_path: Path) -> None:
+    """Two virtual stages of unequally many layers, and five micro-batches, of which a group has three."""
+    fields = {"model": "deep", "global_batch": 5}
+    assert INTERLEAVED.micro_batch_group(5) == 3
+    alone = trained({"alone": (ParallelLayout(), fields)}, processes=1, folder=tmp_path)["alone"][0]
+    assert_follows(alone, trained({"cut": (INTERLEAVED, fields)}, processes=8, folder=tmp_path))
+    run_in_world(cut, {"alone, cut": INTERLEAVED}, str(tmp_path / "alone"), str(tmp_path), "deep", processes=8)
+    run_in_world(cut, {"cut, alone": ParallelLayout()}, str(tmp_path / "cut"), str(tmp_path), "deep", processes=1)
+    for trained_by, saved_again_by in (("alone", "alone, cut"), ("cut", "cut, alone")):
+        assert contents(tmp_path / saved_again_by) == contents(tmp_path / trained_by)
+        exported = to_huggingface(tmp_path / trained_by, tmp_path / f"{trained_by}, exported")
+        again = to_huggingface(tmp_path / saved_again_by, tmp_path / f"{saved_again_by}, exported")
+        for file in exported.iterdir():
+            assert (again / file.name).read_bytes() == file.read_bytes(), (trained_by, file.name)
+
+
 @pytest.mark.parametrize("kernels", ["fused", "reference"])
 def test_ranks_with_unequally_many_groups(kernels: str) -> None:
     """6 heads in 2 groups on 3 ranks: the middle one has a head of each, and the others room for a group too many."""
@@ -92,7 +108,8 @@ def test_more_ranks_than_groups() -> None:
 def moved(folder: Path, alone: dict[str, Any]) -> Path:
     """The state that one process has trained, saved under every layout in `moved/NAME`."""
     for size, names in BY_WORLD.items():
-        run_in_world(cut, names, str(folder / "1"), str(folder / "moved"), processes=size)
+        layouts = {name: LAYOUTS[name] for name in names}
+        run_in_world(cut, layouts, str(folder / "1"), str(folder / "moved"), processes=size)
     return folder / "moved"
 
 

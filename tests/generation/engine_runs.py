@@ -66,7 +66,7 @@ def continuations(checkpoint: str, layout: ParallelLayout, tops: list[int]) -> d
 
     model = open_model(open_weights(checkpoint), layout)
     prompts = prompts_of(model.architecture.vocabulary)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"cache blocks": InferenceEngine(model, cache_bytes=40_000).usage.cache_blocks}
     for name, rules in RULES.items():
         engine = InferenceEngine(model, slots=4, prefill_tokens=24)
         found[name] = [plain(item) for (item,) in generate(engine, prompts, rules)]

@@ -142,6 +142,22 @@ def test_the_smallest_group_of_micro_batches_in_which_no_stage_waits(micro_batch
     assert layout.micro_batch_group(micro_batches) == group
 
 
+@pytest.mark.parametrize(
+    ("fields", "layers", "chunks"),
+    [
+        ({"pipeline": 3}, 40, (14, 13, 13)),
+        ({"pipeline": 4}, 40, (10, 10, 10, 10)),
+        ({"pipeline": 3}, 3, (1, 1, 1)),
+        ({"pipeline": 2, "stage_layers": (1, 4)}, 5, (1, 4)),
+    ],
+)
+def test_stages_that_do_not_divide_the_layers_for_reading(fields, layers, chunks):
+    layout = ParallelLayout(**fields).with_stages_for(layers)
+    layout.check_model(layers=layers, heads=4, feed_forward=4, sequence_length=1)
+    assert layout.chunk_layers(layers) == chunks
+    assert layout.stage_layers == (fields.get("stage_layers") or (() if len({*chunks}) == 1 else chunks))
+
+
 def test_chunks_of_layers_take_turns_at_the_stages():
     layout = ParallelLayout(pipeline=2, virtual_pipeline=2, stage_layers=(1, 3, 2, 1))
     assert str(layout) == "tensor 1 x pipeline 2 x virtual pipeline 2 of 1/3/2/1 layers x data auto"

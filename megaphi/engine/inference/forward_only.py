@@ -93,10 +93,11 @@ def open_model(
 
 
 def inference_layout(layout: ParallelLayout, architecture: Architecture) -> ParallelLayout:
-    """The layout for inference: no sequence parallelism, and one replica unless `layout` names more."""
+    """The layout for inference: no sequence parallelism, one replica unless `layout` names more, any number of stages
+    up to that of the layers."""
     if layout.context > 1 or layout.virtual_pipeline > 1:
         raise InputError("inference takes no layout.context and no layout.virtual_pipeline: leave them at 1")
-    layout = replace(layout, data=layout.data or 1, sequence_parallel=False)
+    layout = replace(layout, data=layout.data or 1, sequence_parallel=False).with_stages_for(architecture.layers)
     layout.check_model(
         layers=architecture.layers,
         heads=architecture.heads,
@@ -139,10 +140,11 @@ def make_cache(model: InferenceModel, *, blocks: int, block_size: int) -> PagedC
 
 
 def cache_bytes_per_token(model: InferenceModel) -> int:
-    """Bytes that one token takes in the cache of the tensor rank that holds most groups."""
-    shape, config = model.architecture, model.module.config
-    groups = HeadCut(shape.heads, shape.key_value_groups, model.world.layout.tensor).groups_held
-    return 2 * len(model.module.decoder.layers) * groups * shape.head_size * config.params_dtype.itemsize
+    """Bytes that one token takes in the cache of the rank that holds most groups and layers, equal on every rank."""
+    shape, layout, config = model.architecture, model.world.layout, model.module.config
+    groups = HeadCut(shape.heads, shape.key_value_groups, layout.tensor).groups_held
+    layers = max(layout.chunk_layers(shape.layers))
+    return 2 * layers * groups * shape.head_size * config.params_dtype.itemsize
 
 
 @torch.no_grad()

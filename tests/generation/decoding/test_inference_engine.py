@@ -1,7 +1,8 @@
 """The engine of generation in every layout, against forward passes over whole texts without a cache.
 
 Ragged prompts, beginnings in common, a cache too small for all of them, sampling with seeds, penalties, scores: tokens
-must be the same whoever else is in the batch and however the model is cut, numbers equal up to rounding.
+must be the same whoever else is in the batch and however the model is cut, numbers equal up to rounding. Two pipeline
+stages do not divide the three layers: the first takes two.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ LAYOUTS = {
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generation") / "model"
-    random_folder(folder, replace(SHAPES["3 heads per group"], layers=2), scale=0.6)
+    random_folder(folder, replace(SHAPES["3 heads per group"], layers=3), scale=0.6)
     return folder
 
 
@@ -66,7 +67,9 @@ def test_every_layout_says_what_a_model_without_cache_says(
     layout = LAYOUTS[name]
     processes = layout.model_ranks * (layout.data or 1)
     tops = [top for top, _ in expected["forced"]]
-    for found in run_in_world(continuations, str(checkpoint), layout, tops, processes=processes):
+    ranks = run_in_world(continuations, str(checkpoint), layout, tops, processes=processes)
+    assert len({found["cache blocks"] for found in ranks}) == 1  # their schedulers decide alike
+    for found in ranks:
         for kind in (*RULES, "json"):
             for ours, theirs in zip(found[kind], expected[kind], strict=True):
                 assert_same(ours, theirs)
@@ -158,7 +161,7 @@ def refusals(checkpoint: str) -> list[str]:
     from megaphi.engine.inference.forward_only import open_model
     from megaphi.generation.decoding.inference_engine import InferenceEngine
 
-    engine = InferenceEngine(open_model(open_weights(checkpoint)), slots=2, cache_bytes=22_500)
+    engine = InferenceEngine(open_model(open_weights(checkpoint)), slots=2, cache_bytes=33_000)
     ten = Sampling(max_tokens=10)
     requests = [
         Request(name="a", prompt=()),
