@@ -95,6 +95,7 @@ def check(run: RunConfig, *, world_size: int) -> RunConfig:
     _check_saving(run)
     parse_ranges(run.guard.skip_steps, where="guard.skip_steps")
     _check_kernels(run)
+    _check_delayed_scales(run)
     _check_copied_groups(run)
     _check_evaluation(run)
     _check_profile(run, world_size=world_size)
@@ -134,6 +135,23 @@ def _check_kernels(run: RunConfig) -> None:
         )
 
 
+def _check_delayed_scales(run: RunConfig) -> None:
+    """Refuse what needs FP8's scales not to remember passes: delayed ones do, and no checkpoint holds them."""
+    if run.precision.fp8 != "delayed":
+        return
+    refused = (
+        (run.evaluation.every, "evaluation.every", "evaluating would change the training"),
+        (run.guard.skip_steps, "guard.skip_steps", "they remember a step that the other run computed and left out"),
+        (run.deterministic, "deterministic=true", "no checkpoint holds them, and a resumed run begins without"),
+    )
+    for is_set, what, reason in refused:
+        if is_set:
+            raise InputError(
+                f"{what} is not available with precision.fp8=delayed: its scales are made from the largest values of"
+                f" every pass, so {reason}. Use another kind of fp8, or leave {what} out"
+            )
+
+
 def _check_copied_groups(run: RunConfig) -> None:
     """Megatron's own attention needs tensor ranks that divide the groups."""
     groups, tensor = run.model.key_value_groups, run.layout.tensor
@@ -155,11 +173,6 @@ def _check_evaluation(run: RunConfig) -> None:
         raise InputError(f"evaluation.every={section.every} needs {missing}")
     if twice := [name for name in section.tasks if section.tasks.count(name) > 1]:
         raise InputError(f"evaluation.tasks names {twice[0]} twice")
-    if run.precision.fp8 == "delayed":
-        raise InputError(
-            "evaluation.every is not available with precision.fp8=delayed: its scales are made from the largest values"
-            " of every pass, so evaluating would change the training. Use another kind of fp8, or evaluation.every=0"
-        )
 
 
 def _check_profile(run: RunConfig, *, world_size: int) -> None:

@@ -147,12 +147,6 @@ def test_every_task_whose_answers_are_written_is_refused_by_its_name(run: RunCon
             plan_of(section)
 
 
-def test_scales_of_delayed_fp8_would_notice(run: RunConfig) -> None:
-    precision = NumericPrecision(parameters="bfloat16", fp8="delayed")
-    with pytest.raises(InputError, match=r"evaluation.every is not available with precision.fp8=delayed"):
-        check(replace(run, precision=precision, model=replace(run.model, kernels="transformer_engine")), world_size=1)
-
-
 def test_a_wrong_file_is_refused_before_the_run(run: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "exam_base.jsonl").write_text('{"question": "which?", "choices": ["a", "b"]}\n')
     section = EvaluationPasses(every=1, tasks=("exam_base",), data=str(make_manifest(tmp_path, TASKS)))

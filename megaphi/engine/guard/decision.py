@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from megaphi.config import Range
 from megaphi.engine.guard.settings import Guard
 from megaphi.engine.guard.spikes import badness
-from megaphi.engine.guard.step_ranges import StepRanges, contains, text_of, with_steps
+from megaphi.engine.guard.step_ranges import StepRanges, contains, with_steps
 
 Count = Annotated[int, Range(minimum=0)]
 
@@ -121,11 +121,6 @@ def rolled_back(stored: GuardRecord, before: GuardRecord, way: RollBack) -> Guar
     for first, last in (*before.left_out, (way.first, way.last)):
         left_out = with_steps(left_out, first, last)
     return replace(stored, left_out=left_out, roll_backs=before.roll_backs + 1)
-
-
-def replayed_by(record: GuardRecord) -> str:
-    """The setting with which a run from the beginning repeats this one's weights."""
-    return f"guard.skip_steps={text_of(record.skipped)}"
 
 
 def _recent(bad: Sequence[int], settings: Guard, *, step: int) -> list[int]:

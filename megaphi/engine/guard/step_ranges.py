@@ -36,8 +36,3 @@ def with_steps(ranges: StepRanges, first: int, last: int) -> StepRanges:
 
 def contains(ranges: StepRanges, step: int) -> bool:
     return any(first <= step <= last for first, last in ranges)
-
-
-def text_of(ranges: StepRanges) -> str:
-    """As `guard.skip_steps` takes it."""
-    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges)
