@@ -221,26 +221,6 @@ def test_fields_that_contradict_each_other(assignments, message):
         check(override(RUN, assignments), world_size=2)
 
 
-@pytest.mark.parametrize(
-    ("assignments", "reason"),
-    [
-        (["evaluation.every=5"], "evaluating would change the training"),
-        (["guard.skip_steps=57,120-140"], "remember a step that the other run computed and left out"),
-        (["deterministic=true"], "a resumed run begins without"),
-    ],
-)
-def test_scales_that_remember_every_pass(assignments, reason):
-    """Delayed ones of FP8; another kind has none of these limits, nor have the guard's own decisions."""
-    fp8 = ["model.kernels=transformer_engine", "precision.parameters=bfloat16"]
-    names = ["evaluation.tasks=exam_base", "evaluation.data=tasks"] if "evaluation" in assignments[0] else []
-    others = override(RUN, [*fp8, *names, *assignments, "precision.fp8=tensorwise"])
-    assert check(others, world_size=2).precision.fp8 == "tensorwise"
-    field = "deterministic=true" if "deterministic" in assignments[0] else assignments[0].split("=")[0]
-    with pytest.raises(InputError, match=rf"^{field} is not available with precision\.fp8=delayed: .*{reason}"):
-        check(override(others, ["precision.fp8=delayed"]), world_size=2)
-    check(override(RUN, [*fp8, "precision.fp8=delayed"]), world_size=2)
-
-
 REMEDIES = (
     (r"or (layout\.stage_layers=) for equal ones$", "{}"),
     (r"(?:use|or) (layout\.virtual_pipeline=1)(?:$|, or a batch)", "{}"),
