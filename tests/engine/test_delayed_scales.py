@@ -1,4 +1,4 @@
-"""Delayed scales of FP8 remember every pass: what promises otherwise is refused, and with another kind of fp8 it is not."""
+"""Delayed scales of FP8 remember every pass: a promise that they break is refused, and not with another kind of fp8."""
 
 from __future__ import annotations
 
