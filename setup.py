@@ -48,11 +48,11 @@ OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's compiler br
 def find_torch() -> Path | None:
     """The torch that will be there at run time, looked for without importing it.
 
-    `sys.path` knows a torch that an environment inherits (venv --system-site-packages); in pip's isolated build it
-    holds nothing of the environment, whose own folders are looked at first.
+    `sys.path` comes first, as in an import: it knows a torch that PYTHONPATH names, or that an environment inherits
+    (venv --system-site-packages). In pip's isolated build it holds nothing of the environment: its own folders follow.
     """
     own = [sysconfig.get_paths()[name] for name in ("purelib", "platlib")]
-    for place in (*own, *sys.path):
+    for place in (*sys.path, *own):
         folder = Path(place) / "torch"
         if (folder / "include/torch/csrc/stable/library.h").is_file():
             return folder

@@ -9,9 +9,10 @@
 All contenders run in this one process and take turns call by call, so that whatever else the machine does hits all of
 them; the caches are emptied before every call, and the median of `--rounds` calls counts. Before it is timed, a peer
 must agree with megaphi: |theirs - ours| / |ours| (2-norms) of every output and gradient at most TOLERANCE. An operator
-that has fallen back to its definition in PyTorch is refused. `operators.py` holds the contenders and the bytes that
-GB/s counts: every tensor read or written once, which is the bound, not what was really moved. (linear_cross_entropy is
-bound by its matrix products instead.)
+that has fallen back to its definition in PyTorch is refused. What fails, a peer or a whole operator, is named and left
+out, the rest is measured, and each row is written at once. `operators.py` holds the contenders and the bytes that GB/s
+counts: every tensor read or written once, which is the bound, not what was really moved. (linear_cross_entropy is bound
+by its matrix products instead.)
 
 On a GPU all 4,096 tokens of a micro-batch of one are worked on, and the GPU is kept busy until a call's kernels are
 queued: kernels are timed, not Python. On a CPU there are fewer tokens or heads (the column `shape`) of the same width;
@@ -25,20 +26,19 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import io
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
+from benchmarks.kernels_picture import PEERS, SHOWN_PASS, plot
 from benchmarks.operators import (
     BUILDERS,
     CPU_SIZES,
@@ -52,17 +52,15 @@ from benchmarks.operators import (
     Tensors,
     build,
 )
-from megaphi.files import whole_file
 from megaphi.kernels.loading import instruction_set, why_not
 from megaphi.log import progress_bar
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "kernels.csv"
 PICTURE = ROOT / "docs" / "kernels.png"
-PEERS = {"eager": "#7f8c8d", "torch": "#e08e45", "compile": "#4a7fb5", "liger": "#5aa469"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-PASSES = ("forward", "forward+backward")
+PASSES = ("forward", SHOWN_PASS)
 WARM_UP_CALLS = 2
 MEGABYTE = 2**20
 HOLD_CYCLES = 2_000_000
@@ -77,11 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
-        rows = run(options)
+        problems = run(options)
     finally:
         torch.set_num_threads(before)
-    if options.write:
-        append(rows, options.results, device=device_name(options.device), threads=options.threads)
+    if problems:
+        sys.exit("\n".join(problems))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -112,31 +110,54 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace) -> list[dict[str, str]]:
-    """Measure all cases and print a line for each pass; gives the columns of the results that depend on the case."""
+def run(options: argparse.Namespace) -> list[str]:
+    """Measure all cases, print and write a line for each pass; returns what could not be measured, and why."""
     device = torch.device(options.device)
     cases = list(plan(options, device))
     if not cases:
         raise SystemExit("no case is left: rotary has no TP 4, and on a CPU linear_cross_entropy is float32 only")
-    refuse_definitions(cases)
     clock = Clock(device, flush_bytes=MEGABYTE * (1 if options.quick else 256 if device.type == "cuda" else 128))
     copy_speed = measure_copy(clock, megabytes=1 if options.quick else 256, rounds=options.rounds)
     print(f"{device_name(options.device)}, torch {torch.__version__}; a copy runs at {copy_speed / 1e9:.1f} GB/s")
     print("ratios: a peer's time over megaphi's, above 1 megaphi is faster")
-    rows = []
+    problems: list[str] = []
     with progress_bar(total=len(cases), unit="case", label="kernels") as bar:
         say = bar.write if sys.stderr.isatty() else print
         say(line(HEADINGS))
         for operator, setting in cases:
-            problem = build(operator, setting)
-            contenders = choose(problem, peers=options.peers)
-            check_agreement(operator, contenders, setting)
-            for which in PASSES:
-                times = take_turns(contenders, clock, both=which == PASSES[1], rounds=options.rounds)
-                rows.append(row(operator, setting, problem, which, times, copy_speed=copy_speed))
-                say(line(rows[-1]))
+            try:
+                for cells in measure(operator, setting, clock, options, copy_speed=copy_speed, problems=problems):
+                    say(line(cells))
+                    if options.write:
+                        append(cells, options.results, device=device_name(options.device), threads=options.threads)
+            except Exception as error:
+                problems.append(described(operator, setting, "megaphi", error))
             bar.update()
-    return rows
+    return problems
+
+
+def measure(
+    operator: str,
+    setting: Setting,
+    clock: Clock,
+    options: argparse.Namespace,
+    *,
+    copy_speed: float,
+    problems: list[str],
+) -> Iterator[dict[str, str]]:
+    """A row for each pass of one case; peers that are left out are added to `problems`."""
+    refuse_definition(operator, setting)
+    problem = build(operator, setting)
+    contenders = agreeing(operator, choose(problem, peers=options.peers), setting, problems)
+    for which in PASSES:
+        times = take_turns(contenders, clock, both=which == PASSES[1], rounds=options.rounds)
+        yield row(operator, setting, problem, which, times, copy_speed=copy_speed)
+
+
+def described(operator: str, setting: Setting, contender: str, error: Exception) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    dtype = str(setting.dtype).removeprefix("torch.")
+    return f"{operator}, TP {setting.tensor_parallel}, {dtype}, {contender}: {type(error).__name__}: {first}"
 
 
 def plan(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Setting]]:
@@ -155,13 +176,10 @@ def plan(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[st
                     yield operator, Setting(sizes=sizes, tensor_parallel=parts, dtype=DTYPES[dtype], device=device)
 
 
-def refuse_definitions(cases: Sequence[tuple[str, Setting]]) -> None:
-    for operator, setting in cases:
-        kernel = operator.removeprefix("linear_")  # linear_cross_entropy has the kernels of cross_entropy
-        reason = why_not(kernel, setting.device.type, setting.dtype)
-        if reason is not None:
-            where = f"{setting.device.type}, {setting.dtype}"
-            raise SystemExit(f"{operator} ({where}) runs its definition in PyTorch: {reason}")
+def refuse_definition(operator: str, setting: Setting) -> None:
+    kernel = operator.removeprefix("linear_")  # linear_cross_entropy has the kernels of cross_entropy
+    if reason := why_not(kernel, setting.device.type, setting.dtype):
+        raise RuntimeError(f"it runs its definition in PyTorch: {reason}")
 
 
 def choose(problem: Problem, *, peers: Sequence[str]) -> dict[str, Contender]:
@@ -175,19 +193,27 @@ def choose(problem: Problem, *, peers: Sequence[str]) -> dict[str, Contender]:
     return contenders
 
 
-def check_agreement(operator: str, contenders: dict[str, Contender], setting: Setting) -> None:
-    """Also the first call of each, which compiles."""
-    ours = results(contenders["megaphi"])
+def agreeing(
+    operator: str, contenders: dict[str, Contender], setting: Setting, problems: list[str]
+) -> dict[str, Contender]:
+    """megaphi, and the peers that run and compute the same. Also the first call of each, which compiles."""
+    ours, kept = results(contenders["megaphi"]), {}
     for name, contender in contenders.items():
-        if name == "megaphi":
-            continue
-        for number, (mine, other) in enumerate(zip(ours, results(contender), strict=True)):
-            difference = ((other.float() - mine.float()).norm() / mine.float().norm()).item()
-            if not difference <= TOLERANCE[setting.dtype]:
-                raise SystemExit(
-                    f"{operator}, TP {setting.tensor_parallel}, {setting.dtype}: result {number} of {name} differs "
-                    f"from megaphi's by {difference:.3g} of its norm, allowed is {TOLERANCE[setting.dtype]:.3g}"
-                )
+        try:
+            if name != "megaphi":
+                assert_same(ours, results(contender), most=TOLERANCE[setting.dtype])
+        except Exception as error:
+            problems.append(described(operator, setting, name, error))
+        else:
+            kept[name] = contender
+    return kept
+
+
+def assert_same(ours: Sequence[Tensor], theirs: Sequence[Tensor], *, most: float) -> None:
+    for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        difference = ((other.float() - mine.float()).norm() / mine.float().norm()).item()
+        if not difference <= most:
+            raise ArithmeticError(f"result {number} differs by {difference:.3g} of its norm, allowed is {most:.3g}")
 
 
 def results(contender: Contender) -> list[Tensor]:
@@ -301,92 +327,20 @@ def device_name(device: str) -> str:
     return "CPU" if device == "cpu" else torch.cuda.get_device_name()
 
 
-def append(rows: list[dict[str, str]], path: Path, *, device: str, threads: int) -> None:
-    """One line a pass: what was measured, where, with what."""
+def append(measured: dict[str, str], path: Path, *, device: str, threads: int) -> None:
+    """One line of results: what was measured, where, with what."""
     from megaphi.checkpoint.versions import short_commit, versions
 
     found = versions()
-    start = {
-        "date": date.today().isoformat(),
-        "device": device,
-        "commit": short_commit(),
-        "torch": found["torch"],
-        "python": found["python"],
-    }
+    start = {"date": date.today().isoformat(), "device": device, "commit": short_commit()}
+    start |= {name: found.get(name, "") for name in ("torch", "python")}
     end = {"threads": str(threads), "instruction_set": instruction_set() or ""}
     is_new = not path.exists()
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, [*start, *HEADINGS, *end], lineterminator="\n")
         if is_new:
             writer.writeheader()
-        writer.writerows(start | measured | end for measured in rows)
-
-
-def plot(results: Path, picture: Path, *, is_cpu: bool, threads: int) -> None:
-    """Bars of peer time over megaphi time, forward and backward at TP 1, a panel for each number format."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    newest = newest_rows(results, is_cpu=is_cpu, threads=threads)
-    dtypes = [dtype for dtype in DTYPES if any(key[1] == dtype for key in newest)]
-    operators = [name for name in BUILDERS if any(key[0] == name for key in newest)]
-    size = (9, 1.6 + 0.75 * len(operators))
-    figure, panels = pyplot.subplots(
-        1, len(dtypes), figsize=size, dpi=120, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes, dtype in zip(panels[0], dtypes, strict=True):
-        draw_panel(axes, [newest.get((name, dtype), {}) for name in operators])
-        axes.set(title=dtype, yticks=range(len(operators)), yticklabels=operators)
-    panels[0][0].invert_yaxis()
-    handles = {
-        text: handle for axes in panels[0] for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    last = max(newest.values(), key=lambda found: found["date"])
-    where = f"{last['device']}, {threads} thread(s), {last['instruction_set']}" if is_cpu else last["device"]
-    figure.suptitle(
-        f"time / megaphi's time, forward + backward ({where}, torch {last['torch']}, {last['date']})", fontsize=11
-    )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    pyplot.close(figure)
-    with whole_file(picture) as file:
-        file.write(buffer.getvalue())
-
-
-def newest_rows(path: Path, *, is_cpu: bool, threads: int) -> dict[tuple[str, str], dict[str, str]]:
-    """The last row of each (operator, dtype) that the picture shows."""
-    newest = {}
-    with open(path, newline="") as file:
-        for found in csv.DictReader(file):
-            is_wanted = found["pass"] == PASSES[1] and found["tp"] == "1" and (found["device"] == "CPU") == is_cpu
-            if is_wanted and (not is_cpu or found["threads"] == str(threads)):
-                newest[found["operator"], found["dtype"]] = found
-    if not newest:
-        raise SystemExit(f"{path} has no rows for this device: run the benchmark with --write first")
-    return newest
-
-
-def draw_panel(axes: Any, rows: Sequence[dict[str, str]]) -> None:
-    """From 1 outwards: a bar to the left is a peer that is faster."""
-    columns = [(name, place, found.get(f"{name}_ratio")) for name in PEERS for place, found in enumerate(rows)]
-    bars = [(name, place, float(ratio)) for name, place, ratio in columns if ratio]
-    present = list(dict.fromkeys(name for name, _, _ in bars))
-    height = 0.8 / max(1, len(present))
-    for name, place, ratio in bars:
-        middle = place + (present.index(name) - (len(present) - 1) / 2) * height
-        axes.barh(middle, ratio - 1, height, left=1, color=PEERS[name], label=name)
-        axes.text(max(ratio, 1), middle, f" {ratio:.2g}×", va="center", fontsize=8)
-    ratios = [ratio for _, _, ratio in bars]
-    ticks = (0.2, 0.5, 1, 2, 5, 10, 20)
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlim(min([0.8, *ratios]) / 1.1, max([2, *ratios]) * 1.6)  # room for the last number
-    axes.axvline(1, color="black", linewidth=1)
-    axes.grid(axis="x", alpha=0.25)
+        writer.writerow(start | measured | end)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ Slices are 6 layers with the whole vocabulary and 8 layers with a small one, in 
 and 2, 32 of them to a step; also 8, because the difference is the time of micro-batches alone, without the optimizer.
 From both slices follow the times of a layer and of the head, and from these the time of 512 devices, whose
 communication and bubbles are the model's. A step is timed by CUDA events, by the clock on a CPU. megaphi comes first,
-and every case is written as soon as it is measured: a time limit costs the peers. Not yet run on a GPU.
+and every case is written as soon as it is measured: a time limit costs the peers, and one that fails is a row with its
+error, after which the others run. Ratios are taken of all rows of this device and commit. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,16 +37,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this 
 
 from benchmarks.mfu_model import print_assumptions, print_layouts, print_published
 from benchmarks.mfu_profile import print_profile
-from benchmarks.mfu_scaled import print_scaled
+from benchmarks.mfu_scaled import scaled
 from benchmarks.mfu_sides import SIDES, SLICES, TINY_SLICES, Slice, Step, run_of
 from benchmarks.random_batches import random_batches
+from megaphi.data.batch import Batch
 from megaphi.engine.run_config import RunConfig
+from megaphi.engine.training.pinned import pinned
 from megaphi.model.arithmetic import flops_per_token
-from megaphi.planning.step.device import DEVICES, Device
+from megaphi.planning.step.device import DEVICES, H100, Device, device_named
 from megaphi.planning.step.shape import shape_of
 from megaphi.planning.step.step_time import StepTime, step_time
 
 RESULTS = Path(__file__).parent / "results" / "gpu" / "mfu.csv"
+COLUMNS = (
+    "date device commit torch megatron-core side slice sequence micro_batch micro_batches seconds micro_batch_seconds"
+    " tokens_per_s teraflops_causal mfu_causal mfu_full peak_gb planned_gb model_seconds note"
+).split()
+OUT_OF_MEMORY = "out of memory"
+Result = TypeVar("Result")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,10 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts = TINY_SLICES if options.tiny else SLICES
         measured = [case for part in parts for case in measure_slice(side, part, device, options)]
         if side == "megaphi":
-            print("\ntiny shapes: a test of the arithmetic, no figure" if options.tiny else "")
-            print_scaled(measured, device, devices=options.devices)
+            scale(measured, device, options)
         cases += measured
-    print_ratios(cases)
+    rows = [cells(case) for case in cases]
+    print_ratios(rows_like(rows[-1], options.results) if options.write else rows)
+    if failed := [case for case in cases if math.isnan(case.seconds) and case.note != OUT_OF_MEMORY]:
+        sys.exit(f"{len(failed)} of {len(cases)} cases failed, the first by {failed[0].note}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -88,7 +102,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def assumed_device(options: argparse.Namespace) -> Device:
-    """The device's table, with the rates that were given."""
+    """The table of the device that was named, or is here, with the rates that were given."""
     given = {
         "products": (options.products_tflops, 1e12),
         "attention": (options.attention_tflops, 1e12),
@@ -96,10 +110,11 @@ def assumed_device(options: argparse.Namespace) -> Device:
         "node_bytes": (options.node_gigabytes, 1e9),
         "network_bytes": (options.network_gigabytes, 1e9),
     }
-    name = options.device or (
-        "h200" if torch.cuda.is_available() and "H200" in torch.cuda.get_device_name() else "h100"
-    )
-    return replace(DEVICES[name], **{key: value * unit for key, (value, unit) in given.items() if value is not None})
+    found = DEVICES[options.device] if options.device else H100
+    if not options.device and torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        found = device_named(name) or sys.exit(f"no rates and no peak of a {name} are known: name a device by --device")
+    return replace(found, **{key: value * unit for key, (value, unit) in given.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +125,7 @@ class Case:
     part: Slice
     run: RunConfig
     seconds: float
-    """Median of a step; not a number if there was not enough memory."""
+    """Median of a step; not a number if it could not be measured."""
     micro_batch_seconds: float
     """Time of a micro-batch, without what a step does once; of megaphi only."""
     peak_bytes: int
@@ -119,6 +134,7 @@ class Case:
     """By `--dry-run`, for megaphi."""
     predicted: StepTime
     note: str = ""
+    """Oddity of its result, or the reason why it was not measured."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -130,53 +146,104 @@ def measure_slice(side: str, part: Slice, device: Device, options: argparse.Name
     from megaphi.parallel.world import start_world
 
     run = run_of(part, micro_batch=1, micro_batches=options.micro_batches)
-    try:
-        step = SIDES[side](run, start_world(run.layout, seed=run.seed))
-    except torch.OutOfMemoryError:
-        print(f"{part.name}, {side}: not enough memory to build it")
-        return
+    step, problem = attempted(lambda: SIDES[side](run, start_world(run.layout, seed=run.seed)))
     for micro_batch in (1, 2):
-        case = measure(side, part, step, device, micro_batch=micro_batch, options=options)
+        case = measure(side, part, step, device, micro_batch=micro_batch, problem=problem, options=options)
         show(case)
         if options.write:
-            append(case, options.results)
+            append(cells(case), options.results)
         yield case
-    if side == "megaphi" and part in (SLICES[0], TINY_SLICES[0]):
-        two = run_of(part, micro_batch=1, micro_batches=2)
-        print_profile(step, random_batches(two, np.random.default_rng(1)), predicted=predicted_time(two, device).parts)
+    if step is not None and side == "megaphi" and part in (SLICES[0], TINY_SLICES[0]):
+        attempted(partial(profile_step, step, part, device))
     del step
     gc.collect()
     torch.cuda.empty_cache()
 
 
-def measure(
-    side: str, part: Slice, step: Step, device: Device, *, micro_batch: int, options: argparse.Namespace
-) -> Case:
-    """Time steps of all micro-batches, and of a quarter of them, after one that compiles and allocates."""
-    count = options.micro_batches
-    run = run_of(part, micro_batch=micro_batch, micro_batches=count)
-    batches, note = random_batches(run, np.random.default_rng(1)), ""
-    torch.cuda.reset_peak_memory_stats()
-    seconds, slope = float("nan"), float("nan")
+def attempted(work: Callable[[], Result]) -> tuple[Result | None, str]:
+    """(what `work` returns, ""), or (None, why it did not), with the traceback in the output."""
     try:
-        note = unlike_untrained(step(batches[: count // 4]), run)
-        seconds = statistics.median(timed(step, batches) for _ in range(options.steps))
-        if side == "megaphi":
-            fewer = statistics.median(timed(step, batches[: count // 4]) for _ in range(options.steps))
-            slope = (seconds - fewer) / (count - count // 4)
+        return work(), ""
     except torch.OutOfMemoryError:
-        note = "out of memory"
+        return None, OUT_OF_MEMORY
+    except Exception as error:
+        traceback.print_exc(file=sys.stdout)
+        return None, " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def measure(
+    side: str,
+    part: Slice,
+    step: Step | None,
+    device: Device,
+    *,
+    micro_batch: int,
+    problem: str,
+    options: argparse.Namespace,
+) -> Case:
+    """Time steps of all micro-batches, and of a quarter of them, after one that compiles and allocates.
+
+    `problem`: why there is no `step`.
+    """
+    run = run_of(part, micro_batch=micro_batch, micro_batches=options.micro_batches)
+    torch.cuda.reset_peak_memory_stats()
+    times = Times(note=problem)
+    if step is not None:
+        found, problem = attempted(lambda: times_of(step, run, steps=options.steps, has_slope=side == "megaphi"))
+        times = found or Times(note=problem)
     return Case(
         side=side,
         part=part,
         run=run,
-        seconds=seconds,
-        micro_batch_seconds=slope,
+        seconds=times.seconds,
+        micro_batch_seconds=times.micro_batch_seconds,
         peak_bytes=torch.cuda.max_memory_allocated() if is_gpu() else 0,
         planned_bytes=planned_bytes(run) if side == "megaphi" else 0,
         predicted=predicted_time(run, device),
-        note=note,
+        note=times.note,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds of a step and of a micro-batch, as in `Case`."""
+
+    seconds: float = math.nan
+    micro_batch_seconds: float = math.nan
+    note: str
+
+
+def times_of(step: Step, run: RunConfig, *, steps: int, has_slope: bool) -> Times:
+    count, batches = run.batch.global_batch // run.batch.micro_batch, batches_of(run)
+    few = batches[: count // 4]
+    note = unlike_untrained(step(few), run)
+    seconds = statistics.median(timed(step, batches) for _ in range(steps))
+    if not has_slope:
+        return Times(seconds=seconds, note=note)
+    fewer = statistics.median(timed(step, few) for _ in range(steps))
+    return Times(seconds=seconds, micro_batch_seconds=(seconds - fewer) / (count - len(few)), note=note)
+
+
+def batches_of(run: RunConfig) -> list[Batch]:
+    """The micro-batches of a step, in page-locked memory, where the prefetching thread would have put them."""
+    device = torch.device("cuda" if is_gpu() else "cpu")
+    return [pinned(batch, device) for batch in random_batches(run, np.random.default_rng(1))]
+
+
+def profile_step(step: Step, part: Slice, device: Device) -> None:
+    two = run_of(part, micro_batch=1, micro_batches=2)
+    print_profile(step, batches_of(two), predicted=predicted_time(two, device).parts)
+
+
+def scale(measured: Sequence[Case], device: Device, options: argparse.Namespace) -> None:
+    """Derive the 14B on many devices from megaphi's slices; on a CPU these are no figures, and no rows."""
+    print("\ntiny shapes: a test of the arithmetic, no figure" if options.tiny else "")
+    derived, assumed = scaled(measured, device, devices=options.devices)
+    print(assumed)
+    for one in derived:
+        print(one.line())
+        if options.write and is_gpu():
+            append(one.cells(measured[0].run, provenance(), note=assumed), options.results)
 
 
 def predicted_time(run: RunConfig, device: Device) -> StepTime:
@@ -236,18 +303,27 @@ def show(case: Case) -> None:
     )
 
 
-def print_ratios(cases: Sequence[Case]) -> None:
+def print_ratios(rows: Sequence[dict[str, str]]) -> None:
     """Speed of megaphi as a multiple of each peer's, case by case; the fastest case last."""
-    ours = sorted((case for case in cases if case.side == "megaphi"), key=lambda case: case.tokens_per_second)
-    for case in ours:
-        peers = [other for other in cases if other.side != case.side and is_same_work(case, other)]
-        ratios = ", ".join(f"{other.seconds / case.seconds:.2f} times {other.side}" for other in peers)
-        reached = f"MFU {utilisations(case)['mfu_causal']:.1%} causal, " if is_gpu() else "on a CPU, no figure: "
-        print(f"{case.part.name}, micro-batch {case.run.batch.micro_batch}: {reached}{ratios}")
+    newest = {(row["side"], row["slice"], row["micro_batch"]): row for row in rows if float(row["seconds"]) > 0}
+    ours = [row for row in newest.values() if row["side"] == "megaphi"]
+    for row in sorted(ours, key=lambda row: float(row["tokens_per_s"])):
+        case = (row["slice"], row["micro_batch"])
+        peers = {side: newest[side, *case] for side in SIDES if side != "megaphi" and (side, *case) in newest}
+        ratios = [f"{float(peer['seconds']) / float(row['seconds']):.2f} times {side}" for side, peer in peers.items()]
+        reached = f"MFU {float(row['mfu_causal']):.1%} causal" if is_gpu() else "on a CPU, no figure"
+        print(f"{case[0]}, micro-batch {case[1]}: {', '.join([reached, *ratios])}")
 
 
-def is_same_work(case: Case, other: Case) -> bool:
-    return (case.part, case.run.batch) == (other.part, other.run.batch)
+def rows_like(row: dict[str, str], path: Path) -> list[dict[str, str]]:
+    """Rows of the results with this one's device, versions, commit and number of micro-batches."""
+    same = [*provenance(), "sequence", "micro_batches"]
+    with path.open(newline="") as file:
+        return [
+            found
+            for found in csv.DictReader(file)
+            if found["side"] in SIDES and all(found[name] == row[name] for name in same if name != "date")
+        ]
 
 
 def utilisations(case: Case) -> dict[str, float]:
@@ -261,22 +337,28 @@ def utilisations(case: Case) -> dict[str, float]:
     return {"teraflops": causal / 1e12, "mfu_causal": causal / peak, "mfu_full": full / peak}
 
 
-def append(case: Case, path: Path) -> None:
-    """One line of results."""
+def provenance() -> dict[str, str]:
+    """The columns that say what was measured, where and with what."""
     from megaphi.checkpoint.versions import short_commit, versions
 
-    found, rates = versions(), utilisations(case)
-    cells = {
+    found = versions()
+    return {
         "date": date.today().isoformat(),
         "device": torch.cuda.get_device_name(),
         "commit": short_commit(),
-        "torch": found["torch"],
-        "megatron-core": found["megatron-core"],
+        **{package: found.get(package, "") for package in ("torch", "megatron-core")},
+    }
+
+
+def cells(case: Case) -> dict[str, str]:
+    """One line of results."""
+    rates = utilisations(case)
+    return provenance() | {
         "side": case.side,
         "slice": case.part.name,
-        "sequence": case.run.batch.sequence_length,
-        "micro_batch": case.run.batch.micro_batch,
-        "micro_batches": case.run.batch.global_batch // case.run.batch.micro_batch,
+        "sequence": str(case.run.batch.sequence_length),
+        "micro_batch": str(case.run.batch.micro_batch),
+        "micro_batches": str(case.run.batch.global_batch // case.run.batch.micro_batch),
         "seconds": f"{case.seconds:.5f}",
         "micro_batch_seconds": f"{case.micro_batch_seconds:.6f}",
         "tokens_per_s": f"{case.tokens_per_second:.1f}",
@@ -288,13 +370,16 @@ def append(case: Case, path: Path) -> None:
         "model_seconds": f"{case.predicted.seconds:.5f}",
         "note": case.note,
     }
+
+
+def append(row: dict[str, str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(cells), lineterminator="\n")
+        writer = csv.DictWriter(file, [str(name) for name in COLUMNS], lineterminator="\n", restval="")
         if is_new:
             writer.writeheader()
-        writer.writerow(cells)
+        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ also shown by themselves. Beside a group's time stands the predicted one of the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -56,14 +57,21 @@ def print_profile(
     is_gpu = torch.cuda.get_device_name() != "CPU"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]) as found:
         step(batches)
-    kernels: Counter[str] = Counter()
-    for event in found.key_averages():
-        # On a GPU the launched kernels themselves; their launches and the operators around them are on the CPU.
-        is_kernel = event.device_type.name == "CUDA"
-        if is_gpu and not is_kernel:
-            continue
-        kernels[event.key] += int(event.self_device_time_total if is_gpu else event.self_cpu_time_total)
+    kernels = microseconds_of(found.key_averages(), is_gpu=is_gpu)
     print_groups(kernels, predicted, unit="of the GPU" if is_gpu else "of one processor")
+
+
+def microseconds_of(averages: Iterable[Any], *, is_gpu: bool) -> Counter[str]:
+    """Microseconds by kernel. On a GPU: of what was launched, not of the operators on the CPU that launched it, nor of
+    the ranges around it (as that of an optimizer's step), which are events of the GPU too.
+    """
+    kernels: Counter[str] = Counter()
+    for event in averages:
+        if not is_gpu:
+            kernels[event.key] += int(event.self_cpu_time_total)
+        elif event.device_type.name == "CUDA" and not event.is_user_annotation:
+            kernels[event.key] += int(event.self_device_time_total)
+    return kernels
 
 
 def print_groups(kernels: Counter[str], predicted: Mapping[str, float], *, unit: str) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from benchmarks.mfu_model import layouts_of_the_14b
 from benchmarks.mfu_sides import Slice
 from megaphi.engine.run_config import RunConfig
-from megaphi.model.arithmetic import flops_per_token
+from megaphi.model.arithmetic import AttentionCount, flops_per_token
 from megaphi.planning.pipeline import ChunkWork, pipeline_time
 from megaphi.planning.step.device import Device
 from megaphi.planning.step.shape import StepShape, shape_of
@@ -72,31 +72,72 @@ def scaled_seconds(step: StepShape, layer: float, head: float, device: Device) -
     return passes + sum(rest.get(name, 0.0) for name in OF_THE_REST)
 
 
-def print_scaled(measured: Sequence[Measured], device: Device, *, devices: int) -> None:
-    """The 14B on many devices, derived from megaphi's two slices at micro-batches of one sequence."""
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """The whole 14B in one layout; rates are of one device."""
+
+    name: str
+    devices: int
+    device: Device
+    seconds: float
+    tokens_per_second: float
+    flops: dict[AttentionCount, float]
+    """Model FLOP/s, attention counted causal and full."""
+
+    def line(self) -> str:
+        shares = ", ".join(f"MFU {flops / self.device.peak:.1%} {count}" for count, flops in self.flops.items())
+        return (
+            f"  {self.name:<36}{self.devices:>5} x {self.device.name} {self.seconds:>9.4f} s a step"
+            f" {self.tokens_per_second:>10,.0f} tokens/s each, {shares}"
+        )
+
+    def cells(self, run: RunConfig, provenance: dict[str, str], *, note: str) -> dict[str, str]:
+        """A line of the results of mfu.py, of the side "derived"."""
+        return provenance | {
+            "side": "derived",
+            "slice": f"14B on {self.devices} x {self.device.name}, {self.name}",
+            "sequence": str(run.batch.sequence_length),
+            "seconds": f"{self.seconds:.5f}",
+            "tokens_per_s": f"{self.tokens_per_second:.1f}",
+            "teraflops_causal": f"{self.flops['causal'] / 1e12:.3f}",
+            "mfu_causal": f"{self.flops['causal'] / self.device.peak:.4f}",
+            "mfu_full": f"{self.flops['full'] / self.device.peak:.4f}",
+            "note": " ".join(note.split()),
+        }
+
+
+def scaled(measured: Sequence[Measured], device: Device, *, devices: int) -> tuple[list[Derived], str]:
+    """The 14B on many devices, from megaphi's two slices at micro-batches of one sequence, and what is assumed."""
     ours = [case for case in measured if case.side == "megaphi" and case.run.batch.micro_batch == 1]
     if len(ours) != 2 or any(math.isnan(case.micro_batch_seconds) for case in ours):
-        print("nothing is derived for many devices: both slices of megaphi are needed")
-        return
+        return [], "nothing is derived for many devices: both slices of megaphi are needed"
     layer, head_seconds = layer_and_head(ours[0], ours[1], device)
-    print(
-        f"\nderived, not measured: from a layer of {layer * 1e3:.3f} ms and a head of {head_seconds * 1e3:.3f} ms per "
-        f"micro-batch\nassumed: each stage runs its layers as fast as the slice did; bubbles, messages, collectives and"
-        " optimizer as in the model;\nnetwork and node as assumed above; no straggler, no failure, no checkpoint"
+    assumed = (
+        f"derived, not measured: from a layer of {layer * 1e3:.3f} ms and a head of {head_seconds * 1e3:.3f} ms per "
+        "micro-batch\nassumed: each stage runs its layers as fast as the slice did; bubbles, messages, collectives and"
+        f" optimizer as in the model;\n{device.node_bytes / 1e9:.0f} GB/s within a node,"
+        f" {device.network_bytes / 1e9:.0f} GB/s between nodes; no straggler, no failure, no checkpoint"
     )
-    for name, step in layouts_of_the_14b(devices).items():
-        if name not in LAYOUTS:
-            continue
-        run = ours[0].run
-        batch = replace(step.batch, sequence_length=run.batch.sequence_length)
-        step = replace(step, model=replace(run.model, layers=step.model.layers), batch=batch)
-        seconds = scaled_seconds(step, layer, head_seconds, device)
-        rate = step.batch.tokens_per_step / seconds / devices
-        flops = {
-            attention: rate * flops_per_token(step.model, sequence_length=batch.sequence_length, attention=attention)
-            for attention in ("causal", "full")
-        }
-        print(
-            f"  {name:<36}{devices:>5} devices {seconds:>9.4f} s a step {rate:>10,.0f} tokens/s each, "
-            + ", ".join(f"MFU {flops[attention] / device.peak:.1%} {attention}" for attention in flops)
-        )
+    steps = {name: step for name, step in layouts_of_the_14b(devices).items() if name in LAYOUTS}
+    run = ours[0].run
+    return [derived(name, step, run, layer, head_seconds, device) for name, step in steps.items()], assumed
+
+
+def derived(name: str, step: StepShape, run: RunConfig, layer: float, head: float, device: Device) -> Derived:
+    """One layout, with layers and sequences as wide and as long as the slices'."""
+    batch = replace(step.batch, sequence_length=run.batch.sequence_length)
+    step = replace(step, model=replace(run.model, layers=step.model.layers), batch=batch)
+    seconds, devices = scaled_seconds(step, layer, head, device), step.layout.world_size
+    rate = batch.tokens_per_step / seconds / devices
+    counts: tuple[AttentionCount, ...] = ("causal", "full")
+    return Derived(
+        name=name,
+        devices=devices,
+        device=device,
+        seconds=seconds,
+        tokens_per_second=rate,
+        flops={
+            count: rate * flops_per_token(step.model, sequence_length=batch.sequence_length, attention=count)
+            for count in counts
+        },
+    )

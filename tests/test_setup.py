@@ -145,16 +145,14 @@ def test_a_wheel_of_the_source_distribution_works_outside_the_checkout(wheel, tm
     assert (tmp_path / "data/own.bin").is_file()
 
 
-def test_a_torch_that_an_environment_inherits_is_found(tmp_path):
-    """venv --system-site-packages: torch is not in the environment's own folder, but on the path."""
+def test_the_torch_that_an_import_would_find_is_the_one_to_build_with(tmp_path):
+    """That of PYTHONPATH, or which an environment inherits (venv --system-site-packages), though there is another."""
     header = tmp_path / "inherited/torch/include/torch/csrc/stable/library.h"
     header.parent.mkdir(parents=True)
     header.touch()
     program = (
-        "import runpy, setuptools, sysconfig\n"
+        "import runpy, setuptools\n"
         "setuptools.setup = lambda **settings: None\n"
-        "real, own = sysconfig.get_paths, {'purelib': '/nowhere', 'platlib': '/nowhere'}\n"
-        "sysconfig.get_paths = lambda *words, **named: real(*words, **named) | own\n"
         "print(runpy.run_path('setup.py')['TORCH'])\n"
     )
     done = subprocess.run(

@@ -45,9 +45,11 @@ def package_versions() -> dict[str, str]:
 
 
 def short_commit(characters: int = 10) -> str:
-    """The beginning of the commit, and its mark, for tables of measurements; empty where there is none."""
+    """The beginning of the commit, and its mark, for tables of measurements; where there is none, of the source's
+    digest.
+    """
     whole, mark, _ = versions().get("commit", "").partition(DIRTY)
-    return whole[:characters] + mark
+    return whole[:characters] + mark if whole else f"source-{versions().get('source', '')[:characters]}"
 
 
 def _describe(found: dict[str, str], name: str, ask: Callable[[], str | None]) -> None:

@@ -103,9 +103,13 @@ def test_the_digest_of_the_sources_is_of_their_bytes(monkeypatch, tmp_path):
 
 
 def test_tables_of_measurements_say_when_the_code_was_not_the_commits(monkeypatch):
-    for known, shown in ((f"{'a' * 40}-dirty", "aaaaaaa-dirty"), ("b" * 40, "bbbbbbb"), ("", "")):
-        monkeypatch.setattr(module, "versions", lambda known=known: {"commit": known})
-        assert module.short_commit(7) == shown
+    found = {"commit": f"{'a' * 40}-dirty", "source": "c" * 64}
+    monkeypatch.setattr(module, "versions", lambda: found)
+    assert module.short_commit(7) == "aaaaaaa-dirty"
+    found["commit"] = "b" * 40
+    assert module.short_commit(7) == "bbbbbbb"
+    del found["commit"]
+    assert module.short_commit(7) == "source-ccccccc"
 
 
 def test_every_benchmark_takes_its_commit_from_here():

@@ -29,8 +29,10 @@ def main() -> None:
 
 
 def train_and_generate(data: Path, run: Path, *, steps: int) -> None:
-    text = str(ROOT / "examples" / "corpus" / "web" / "validation.jsonl.zst")
-    command("tokenize", text, "--output", str(data), "--vocabulary", "4096")
+    text = data.with_name("text.jsonl")
+    pages = sorted((ROOT / "docs").rglob("*.md"))
+    text.write_text("".join(json.dumps({"text": page.read_text()}) + "\n" for page in pages))
+    command("tokenize", str(text), "--output", str(data), "--vocabulary", "4096")
     train = training(data, run, steps=steps)
     command(*train, f"training.stop_after={steps // 2}")
     command(*train)

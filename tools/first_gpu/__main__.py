@@ -30,6 +30,7 @@ from tools.first_gpu.machine import ROOT, commit, look
 from tools.first_gpu.states import State, Status
 
 HEARTBEAT_SECONDS = 20
+FAILURES = ("failed", "timed out")
 LACKING = 2
 """Exit code if the machine lacks something."""
 
@@ -95,6 +96,7 @@ class Session:
     def run(self, chosen: list[Block]) -> int:
         """Run what is left; returns the exit code: 0 if every block is done or was left out for a reason."""
         summary: list[tuple[str, str, float, str]] = []
+        chosen = sorted(chosen, key=self.has_failed)  # once more, but after what has not been tried
         for number, block in enumerate(chosen):
             left = sum(later.seconds for later in chosen[number:])
             print(f"\n[{number + 1}/{len(chosen)}] {block.name}: {block.what}", flush=True)
@@ -107,6 +109,11 @@ class Session:
             return 0
         print(f"logs: {self.place.folder}, results: {self.place.results}")
         return int(any(status not in ("done", "done before", "left out") for _, status, _, _ in summary))
+
+    def has_failed(self, block: Block) -> bool:
+        """True if it was tried on this device and commit, and did not come to its end."""
+        before = states.read(self.place.folder, block.name)
+        return before is not None and before.is_of(self.place.machine, self.commit) and before.status in FAILURES
 
     def left(self) -> float:
         return self.ends - time.monotonic()
@@ -148,6 +155,7 @@ class Session:
             python=machine.versions.get("python", ""),
             torch=machine.versions.get("torch", ""),
             cuda=machine.versions.get("cuda", ""),
+            peers=machine.versions.get("peers", ""),
             commit=self.commit,
             block=block.name,
             status=status,

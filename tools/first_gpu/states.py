@@ -27,6 +27,8 @@ class State:
     python: str
     torch: str
     cuda: str
+    peers: str
+    """Versions of the other packages whose figures are compared."""
     commit: str
     block: str
     status: Status
@@ -36,7 +38,10 @@ class State:
 
     def is_final(self, machine: Machine, commit: str) -> bool:
         """True if there is nothing to gain from another attempt."""
-        return self.status == "done" and self.device == machine.device and self.commit == commit
+        return self.status == "done" and self.is_of(machine, commit)
+
+    def is_of(self, machine: Machine, commit: str) -> bool:
+        return self.device == machine.device and self.commit == commit
 
 
 def read(folder: Path, block: str) -> State | None:

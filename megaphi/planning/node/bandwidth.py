@@ -17,7 +17,7 @@ from pathlib import Path
 
 from megaphi.files import read_json, write_text
 from megaphi.planning.node.finding import Finding
-from megaphi.planning.step.device import DEVICES, Device
+from megaphi.planning.step.device import device_named
 
 BYTES_ON_GPU, BYTES_ON_CPU = 1 << 30, 1 << 24
 WARM_UP, PASSES = 3, 10
@@ -43,7 +43,7 @@ def check_bandwidth(processes: int) -> Finding:
 def judged(bytes_per_second: float, *, device: str, processes: int) -> Finding:
     """A figure beside the rate that the planner assumes for such a device."""
     found = f"{bytes_per_second / 1e9:.1f} GB/s between {processes} x {device}"
-    known = _device_of(device)
+    known = device_named(device)
     if known is None:
         return Finding(check="all-reduce", found=f"{found}; no rate is known to compare with")
     least = LEAST_SHARE * known.node_bytes
@@ -53,10 +53,6 @@ def judged(bytes_per_second: float, *, device: str, processes: int) -> Finding:
         found=f"{found}; at least {least / 1e9:.0f} expected",
         verdict="FAIL" if is_slow else "ok",
     )
-
-
-def _device_of(name: str) -> Device | None:
-    return next((device for key, device in DEVICES.items() if key.upper() in name.upper()), None)
 
 
 def main(result: str) -> None:

@@ -105,6 +105,11 @@ B200 = Device(
 DEVICES = {"h100": H100, "h200": H200, "a100": A100, "b200": B200}
 
 
+def device_named(name: str) -> Device | None:
+    """The device with the name that its driver gives; None if it is not in the table."""
+    return next((device for key, device in DEVICES.items() if key.upper() in name.upper()), None)
+
+
 def product_seconds(
     device: Device,
     *,
