@@ -54,7 +54,7 @@ corpus: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/step_time.py --write
-	$(RUN) benchmarks/reporting_cost.py --write
+	$(RUN) benchmarks/loop_cost.py --write
 	$(RUN) benchmarks/kernels.py --write
 	$(RUN) benchmarks/kernels.py --plot
 	$(RUN) benchmarks/paged_attention.py --write
