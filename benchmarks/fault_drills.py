@@ -35,7 +35,7 @@ from megaphi.data.tokenize.pipeline import tokenize_documents  # noqa: E402
 from megaphi.data.tokenize.settings import TokenizeSettings  # noqa: E402
 from megaphi.parallel.launcher import free_port  # noqa: E402
 from tests.processes import children_of  # noqa: E402
-from tests.stages.fault_drills import EVERY, FAULT_STEP, HANGS, RECIPE, STEPS, TIMEOUT_SECONDS, Curve, Drill  # noqa: E402
+from tests.stages.fault_drills import EVERY, FAULT_STEP, RECIPE, STEPS, TIMEOUT_SECONDS, Curve, Drill  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "fault_drills.csv"
 CORPUS = ROOT / "examples" / "corpus"
@@ -80,22 +80,11 @@ def by_torchrun(words: list[str], environment: dict[str, str]) -> subprocess.Pop
     return subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def lost_rank(place: Place, strike: Callable[[int], object], **options: Any) -> dict[str, object]:
-    """Something happens to rank 1, and the job restarts by itself."""
-    drill = place.drill(*(["--restarts", "2"] if not options else []), **options)
-    drill.seconds_until(lambda: drill.step() >= FAULT_STEP, "the step")
-    strike(children_of(drill.job.pid)[1])
-    return _recovery(drill, drill.step())
-
-
-def hung_rank(place: Place) -> dict[str, object]:
-    """The main thread of rank 1 hangs in a forward pass, and the job restarts by itself."""
-    drill = place.drill("--restarts", "2", HANGS)
-    drill.seconds_until(drill.hung.exists, "the hang")
-    return _recovery(drill, drill.step())
-
-
-def _recovery(drill: Drill, reached: int) -> dict[str, object]:
+def lost_rank(place: Place, strike: str, **options: Any) -> dict[str, object]:
+    """Something happens to rank 1 in a forward pass, and the job restarts by itself."""
+    strikes = {FAULT_STEP + 1: strike}
+    drill = place.drill(*(["--restarts", "2"] if not options else []), strikes=strikes, **options)
+    drill.seconds_until(lambda: drill.has_struck(strike), strike)
     named = drill.seconds_until(lambda: drill.events("lost_rank"), "the rank is named")
     again = named + drill.seconds_until(lambda: drill.events("restarted"), "the job trains again")
     code, errors = drill.end()
@@ -104,7 +93,7 @@ def _recovery(drill: Drill, reached: int) -> dict[str, object]:
     return {
         "seconds_to_name": round(named, 1),
         "seconds_to_recover": round(again, 1),
-        "steps_again": reached - start["step"],
+        "steps_again": FAULT_STEP - start["step"],
         "said": lost["text"],
         "curve": drill.curve(),
     }
@@ -180,16 +169,14 @@ def other_version(place: Place) -> dict[str, object]:
 
 
 CASES: dict[str, Callable[[Place], dict[str, object]]] = {
-    "killed": lambda place: lost_rank(place, lambda pid: os.kill(pid, signal.SIGKILL)),
-    "stopped": lambda place: lost_rank(place, lambda pid: os.kill(pid, signal.SIGSTOP)),
-    "hung main thread": hung_rank,
+    "killed": lambda place: lost_rank(place, "killed"),
+    "stopped": lambda place: lost_rank(place, "stopped"),
+    "hung main thread": lambda place: lost_rank(place, "hung"),
     "SIGTERM": lambda place: asked_to_stop(place, signal.SIGTERM),
     "SIGUSR1": lambda place: asked_to_stop(place, signal.SIGUSR1),
     "lost node, 4 to 2 processes": lost_node,
     "another version of one file": other_version,
-    "killed, torchrun --max-restarts": lambda place: lost_rank(
-        place, lambda pid: os.kill(pid, signal.SIGKILL), launch=by_torchrun
-    ),
+    "killed, torchrun --max-restarts": lambda place: lost_rank(place, "killed", launch=by_torchrun),
 }
 
 

@@ -5,6 +5,7 @@ frozen last: the garbage collector would go through it, and so copy its pages, i
 """
 
 import gc
+import importlib
 import os
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -16,6 +17,12 @@ import megaphi.conversion.open_weights
 import megaphi.engine.inference.forward_only
 import megaphi.engine.saving.saver
 import megaphi.engine.training.train_step
+import megaphi.evaluation.during_training
+import megaphi.recipes
 import megaphi.stages.train  # noqa: F401
+from megaphi.cli import VERBS
+
+for place in VERBS.values():
+    importlib.import_module(f"megaphi.cli.{place}")
 
 gc.freeze()

@@ -1,4 +1,4 @@
-"""A job of four ranks to which something happens: started, watched, struck; shared by the suite and the benchmark.
+"""A job of four ranks to which something happens: started, struck, watched; shared by the suite and the benchmark.
 
 `megaphi train` on the tiny recipe, two tensor ranks times two replicas, saving every sixth step. What became of it is
 read where its user would look: exit code, standard error, metrics.jsonl and events.jsonl of the run folder.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from tests.warm_megaphi import WarmMegaphi
 
 HERE = Path(__file__).parent
 RECIPE = f"{HERE / 'tiny_recipe.py'}:tiny"
-HANGS, SLOW = (f"task.objective={HERE / 'faulty_objectives.py'}:{name}" for name in ("HangsOnce", "Slow"))
+STRUCK, SLOW = (f"task.objective={HERE / 'faulty_objectives.py'}:{name}" for name in ("Struck", "Slow"))
 STEPS, EVERY, FAULT_STEP = 24, 6, 10
 TIMEOUT_SECONDS = 150.0
 Curve = list[tuple[int, float, float]]
@@ -36,11 +36,25 @@ class Process(Protocol):
     def communicate(self, *, timeout: float) -> tuple[str, str]: ...
 
 
+def in_haste() -> None:
+    """Run in the job's first process: no pause before a restart, and no picture at every save."""
+    from megaphi.engine.training import loop
+    from megaphi.parallel import restarts
+
+    restarts.FIRST_PAUSE_SECONDS = 0.0
+    loop.plot_losses = lambda *_, **__: None
+
+
+def warm(words: list[str], variables: dict[str, str]) -> WarmMegaphi:
+    return WarmMegaphi(words, env=variables, preexec_fn=in_haste)
+
+
 class Drill:
     """A job, and what is seen of it.
 
     Args:
         words: further words of the command.
+        strikes: step -> what happens to rank 1 in its forward pass: "killed", "stopped" or "hung".
         launch: starts `megaphi` with these words and variables.
     """
 
@@ -50,12 +64,16 @@ class Drill:
         tokens: Path,
         *words: str,
         processes: int = 4,
-        launch: Callable[[list[str], dict[str, str]], Any] = lambda words, env: WarmMegaphi(words, env=env),
+        strikes: Mapping[int, str] | None = None,
+        launch: Callable[[list[str], dict[str, str]], Any] = warm,
     ) -> None:
-        self.run = folder / "run"
-        self.hung = folder / "hung"
-        passes = {"HANG": str(self.hung), "HANG_AFTER": str(FAULT_STEP)}  # one micro-batch a step
-        variables = {**os.environ, "TINY_DATA": str(tokens), "OMP_NUM_THREADS": "1", **passes}
+        self.run, self._struck = folder / "run", folder
+        folder.mkdir(parents=True, exist_ok=True)
+        variables = {**os.environ, "TINY_DATA": str(tokens), "OMP_NUM_THREADS": "1"}
+        if strikes:
+            planned = " ".join(f"{step} {name}" for step, name in strikes.items())
+            variables |= {"STRUCK": str(folder), "STRIKES": planned}
+            words = (STRUCK, *words)
         fields = [f"folder={self.run}", "layout.tensor=2", f"training.steps={STEPS}", f"saving.every={EVERY}"]
         fields += ["validation.every=0", "saving.asynchronous=false"]
         self.job: Process = launch(["train", RECIPE, *fields, "--processes", str(processes), *words], variables)
@@ -64,6 +82,9 @@ class Drill:
         """The last step that was recorded."""
         records = read_metrics(self.run / "metrics.jsonl")
         return records[-1]["step"] if records else 0
+
+    def has_struck(self, strike: str) -> bool:
+        return (self._struck / strike).exists()
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in read_events(self.run) if event["kind"] == kind]

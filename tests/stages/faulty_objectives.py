@@ -1,32 +1,46 @@
-"""Objectives with a fault on rank 1: `faulty_objectives.py:HangsOnce` and `faulty_objectives.py:Slow`.
+"""Objectives with a fault on rank 1: `faulty_objectives.py:Struck` and `faulty_objectives.py:Slow`.
 
-HANG names the file that tells of the hang, which comes once in the life of a run, in forward pass number HANG_AFTER.
+STRIKES says what happens in the forward pass of which step, as "8 killed 20 hung"; each comes once in the life of a
+run, and leaves a file of its name in the folder STRUCK.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from megaphi.engine.objective import NextToken
 
+GLOBAL_BATCH = 4
 SHORTEST_SECONDS = 0.1
 
 
-class HangsOnce(NextToken):
-    """The usual objective, but for one read that never returns."""
+def hang() -> None:
+    time.sleep(600)
+
+
+STRIKES = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "hung": hang,
+}
+
+
+class Struck(NextToken):
+    """The usual objective, on a rank to which something happens."""
 
     def __init__(self) -> None:
-        self._passes = 0
+        words = os.environ["STRIKES"].split()
+        self._strikes = {int(step): name for step, name in zip(words[::2], words[1::2], strict=True)}
 
     def forward(self, batch: Any, chunk: Any, device: Any) -> Any:
-        self._passes += 1
-        mark = Path(os.environ["HANG"])
-        if os.environ["RANK"] == "1" and self._passes == int(os.environ["HANG_AFTER"]) and not mark.exists():
+        name = self._strikes.get(int(batch.sample_numbers_B[0]) // GLOBAL_BATCH + 1)
+        if name is not None and os.environ["RANK"] == "1" and not (mark := Path(os.environ["STRUCK"]) / name).exists():
             mark.touch()
-            time.sleep(600)
+            STRIKES[name]()
         return super().forward(batch, chunk, device)
 
 
