@@ -62,12 +62,16 @@ may_restart() {
     [ -z "$asked" ] && [ "$2" -lt "${MAX_RESTARTS:-0}" ]
 }
 
+# refused_input  true if the ranks ended with 2 and their launcher does not say so (torchrun.sh).
+refused_input() { false; }
+
 # run_until_done STOP COMMAND...  as run_and_stop_softly, and again after a crash.
 run_until_done() {
     restarts=0
     while true; do
         code=0
         run_and_stop_softly "$@" || code=$?
+        ! refused_input || code=2
         may_restart "$code" "$restarts" || return "$code"
         restarts=$((restarts + 1))
         export MEGAPHI_RESTART="$restarts" # for the run's events.jsonl

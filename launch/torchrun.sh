@@ -28,6 +28,12 @@ fi
 check_nodes env
 [ "$GPUS" -gt 0 ] || GPUS=2
 stop_ranks() { kill -TERM $(cat /proc/"$1"/task/*/children); }
+
+# torchrun ends with 1 whatever its ranks ended with; their code is in the file that it is asked to leave here.
+errors=$(mktemp -d)
+trap 'rm -r "$errors"' EXIT
+export TORCHELASTIC_ERROR_FILE="$errors/error.json"
+refused_input() { grep -qs '"errorCode": 2[,}]' "$TORCHELASTIC_ERROR_FILE"; }
 run_until_done stop_ranks torchrun \
     --nnodes "${NODES:-1}" \
     --node-rank "${NODE_RANK:-0}" \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ case "$*" in *doctor*) printf "%s\\n" "$@" > "$RECORD/check"; exit "${CHECK_CODE
 printf "%s\\n" "$@" > "$RECORD/words"
 env > "$RECORD/environment"
 echo started >> "$RECORD/starts"
+[ -z "${ERRORS:-}" ] || echo "$ERRORS" > "$TORCHELASTIC_ERROR_FILE"
 [ -e "$RECORD/stay" ] || exit "${CODE:-5}"
 trap 'exit 1' TERM INT HUP
 if [ "$(basename "$0")" != torchrun ]; then
@@ -177,6 +179,18 @@ def test_a_crashed_job_starts_again_until_its_limit(tmp_path, start, script):
         assert starts(tmp_path) == 1
     assert start(script, "recipe", PROCESSES="2", CODE="75").wait(30) == 75  # nobody asked for restarts
     assert starts(tmp_path) == 1
+
+
+def test_bad_input_under_torchrun_ends_with_2_and_is_not_tried_again(tmp_path, start):
+    """torchrun itself ends with 1; it copies what its rank has left, with the exit code of that."""
+    told = {"message": {"message": 'no "errorCode": 3', "errorCode": 2, "extraInfo": {"timestamp": "1"}}}
+    job = start("torchrun.sh", "recipe", MAX_RESTARTS="2", CODE="1", ERRORS=json.dumps(told), TMPDIR=str(tmp_path))
+    assert job.wait(30) == 2
+    assert starts(tmp_path) == 1
+    assert not list(tmp_path.glob("tmp.*"))
+    told["message"] |= {"errorCode": 1, "message": 'not "errorCode": 2, but 1'}
+    assert start("torchrun.sh", "recipe", MAX_RESTARTS="2", CODE="1", ERRORS=json.dumps(told)).wait(30) == 1
+    assert starts(tmp_path) == 3
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, NoReturn
 
 from megaphi import __version__
+from megaphi.cli.job_end import check_not_refused_before, tell_torchrun
 from megaphi.errors import InputError, ReportedElsewhere, RunFailed
 from megaphi.foreign.visible_text import VisibleStream, one_message
 
@@ -52,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(parsed: argparse.Namespace) -> int:
     try:
+        check_not_refused_before()
         return parsed.command(parsed)
-    except ReportedElsewhere:
-        return 2
     except InputError as error:
-        print(f"megaphi: {one_message(str(error))}", file=sys.stderr)
+        tell_torchrun(str(error))
+        if not isinstance(error, ReportedElsewhere):
+            print(f"megaphi: {one_message(str(error))}", file=sys.stderr)
         return 2
     except RunFailed as error:
         if str(error):  # only one rank of a job has something to say
@@ -125,6 +127,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser, and those of its verbs, that quotes what it refuses as one message."""
 
     def error(self, message: str) -> NoReturn:
+        tell_torchrun(message)
         super().error(one_message(message))
 
 

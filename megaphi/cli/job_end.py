@@ -2,18 +2,46 @@
 
 Bad input that a rank meets before it joins is told to the others, who would wait for it. Whatever fails later goes
 through the heartbeat, so that every rank says which one was lost, and none waits for it in its clean-up.
+
+torchrun itself ends with 1 whatever its ranks ended with, and restarts whatever failed. A rank that refuses its input
+says so in the file that torchrun reads; launch/torchrun.sh finds it there, and so do the ranks that torchrun restarts.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NoReturn
 
-from megaphi.errors import InputError, RunFailed
+from megaphi.errors import CannotWrite, InputError, ReportedElsewhere, RunFailed
+from megaphi.files import write_text
+
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Variable by which torchrun names a rank's error file: LOGS/attempt_RESTARTS/LOCAL_RANK/error.json."""
+
+
+def tell_torchrun(reason: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Leave the reason why this rank refuses its input in torchrun's error file; elsewhere do nothing."""
+    if path := environment.get(ERROR_FILE):
+        message = {"message": reason, "errorCode": 2, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with suppress(CannotWrite):
+            write_text(Path(path), json.dumps({"message": message}))
+
+
+def check_not_refused_before(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise InputError if torchrun has restarted ranks of this host that had refused their input."""
+    restarts, path = environment.get("TORCHELASTIC_RESTART_COUNT", ""), environment.get(ERROR_FILE)
+    if not path or not restarts.isdigit() or int(restarts) == 0:
+        return
+    for told in Path(path).parents[1].with_name(f"attempt_{int(restarts) - 1}").glob("*/error.json"):
+        reason = json.loads(told.read_text())["message"]["message"]
+        raise InputError(reason) if environment.get("LOCAL_RANK") == "0" else ReportedElsewhere(reason)
 
 
 @contextmanager

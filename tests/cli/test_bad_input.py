@@ -131,3 +131,30 @@ def test_a_rank_that_was_started_by_a_launcher_takes_no_processes(refused, monke
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node0", "TORCHELASTIC_RUN_ID": "none"}.items():
         monkeypatch.setenv(name, value)
     assert "a rank that torchrun had started already" in refused("train", "quickstart_pretrain", "--processes", "2")
+
+
+def test_torchrun_is_told_and_what_it_restarts_is_refused_at_once(refused, monkeypatch, tmp_path_factory):
+    """A rank of a later attempt finds what one of the attempt before has left, and does not look at its input."""
+    logs = tmp_path_factory.mktemp("logs")
+    attempts = [logs / f"attempt_{number}" for number in range(3)]
+    for attempt in attempts:
+        (attempt / "0").mkdir(parents=True)
+
+    def start(attempt: int, recipe: str) -> str:
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(attempts[attempt] / "0" / "error.json"))
+        return refused("train", recipe)
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    reason = "unknown recipe 'quickstart_pretrian'. Did you mean 'quickstart_pretrain'?"
+    assert reason in start(0, "quickstart_pretrian")
+    told = json.loads((attempts[0] / "0" / "error.json").read_text())["message"]
+    assert (told["message"][: len(reason)], told["errorCode"]) == (reason, 2)
+    assert int(told["extraInfo"]["timestamp"]) > 0
+    assert reason in start(1, "quickstart_pretrain")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["train", "quickstart_pretrain"]) == 2  # rank 0 has said it
+    (attempts[0] / "0" / "error.json").unlink()
+    assert "unknown recipe 'other'" in start(1, "other")
+    (attempts[1] / "0" / "error.json").unlink()
+    assert "unknown recipe 'third'" in start(2, "third")  # only the attempt before counts
