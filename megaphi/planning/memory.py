@@ -3,8 +3,9 @@
 Weights, gradients and optimizer state are exact: they are counted from the real modules of every pipeline stage.
 Activations are an estimate: the tensors that torch keeps for the backward pass, layer by layer, as counted in a run of
 the real modules (the method of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
-Models"). Attention keeps no scores (unless `model.attention=softmax`), so recomputing it (`recompute=selective`) saves
-next to nothing; on four or more context ranks, the keys and values of whole rows.
+Models"), and what a stage has sent on, which Megatron's schedules hold as long. Attention keeps no scores (unless
+`model.attention=softmax`), so recomputing it (`recompute=selective`) saves next to nothing; on four or more context
+ranks, the keys and values of whole rows.
 
 Segments (isolated documents, packed rows, and all rows that context ranks share) are planned as long as they can be,
 one to a row: in bfloat16 as one launch of flash attention, on a GPU, and in fp32 as products with masks. Communication
@@ -50,6 +51,8 @@ class KeptPerToken(NamedTuple):
 
     layer: float
     """Kept of a layer from its forward to its backward pass."""
+    output: float
+    """Kept of the result of a chunk of layers, by the schedule."""
     head: float
     """Kept at the end of the model."""
     again: float
@@ -87,16 +90,17 @@ def activation_bytes(run: RunConfig, *, stage: int, kept: KeptPerToken | None = 
     layout = run.layout
     tokens = run.batch.micro_batch * run.batch.sequence_length // layout.context
     micro_batches = run.batch.global_batch // (run.batch.micro_batch * (layout.world_size // layout.model_ranks))
-    layer, head, again = kept or kept_per_token(run)
+    weights = (kept or kept_per_token(run))._asdict()
     moments = kept_at_most(layout, micro_batches, layers=run.model.layers, stage=stage)
-    return int(tokens * most_kept(moments, layer=layer, head=head, again=again))
+    return int(tokens * most_kept(moments, **weights))
 
 
 def kept_per_token(run: RunConfig) -> KeptPerToken:
     """Bytes by the tensor and context ranks of the layout; the stages do not matter."""
     weight_bytes = _weight_bytes(run)
     layer, again = _kept_and_again_per_token(run, weight_bytes=weight_bytes)
-    return KeptPerToken(layer, _head_bytes_per_token(run, weight_bytes=weight_bytes), again)
+    output = run.model.hidden / _residual_ways(run) * weight_bytes
+    return KeptPerToken(layer, output, _head_bytes_per_token(run, weight_bytes=weight_bytes), again)
 
 
 def _kept_and_again_per_token(run: RunConfig, *, weight_bytes: int) -> tuple[float, float]:

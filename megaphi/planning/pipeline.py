@@ -83,6 +83,8 @@ class Kept(NamedTuple):
 
     layers: int
     """Layers of all micro-batches whose backward pass is to come."""
+    outputs: int
+    """Results of those passes that went on to another stage: Megatron's schedules hold them too."""
     heads: int
     """The same of the end of the model."""
     again: int
@@ -111,35 +113,44 @@ def _kept_at_most(
 
 def moments(passes: Sequence[Pass], chunk_layers: Sequence[int]) -> tuple[Kept, ...]:
     """The moments of these passes that keep most of something."""
-    layers = heads = 0
-    most: dict[tuple[int, int], int] = {}  # layers by what is kept beside them
+    layers = outputs = heads = 0
+    most: dict[tuple[int, int, int], int] = {}  # layers by what is kept beside them
     for one in passes:
         is_top = one.chunk == len(chunk_layers) - 1
         if one.forward:
-            layers, heads = layers + chunk_layers[one.chunk], heads + is_top
+            layers, outputs = layers + chunk_layers[one.chunk], outputs + (not is_top)
+            heads += is_top
         else:
             heads -= is_top
-        beside = (heads, int(not one.forward))
+        beside = (outputs, heads, int(not one.forward))
         most[beside] = max(most.get(beside, 0), layers)
         if not one.forward:
-            layers -= chunk_layers[one.chunk]
-    found = [Kept(layers, *beside) for beside, layers in most.items()]
-    return tuple(kept for kept in found if not any(kept != other and _is_within(kept, other) for other in found))
+            layers, outputs = layers - chunk_layers[one.chunk], outputs - (not is_top)
+    found: list[Kept] = []
+    # The largest first: what is within another comes after it.
+    for kept in sorted((Kept(layers, *beside) for beside, layers in most.items()), reverse=True):
+        if not any(_is_within(kept, other) for other in found):
+            found.append(kept)
+    return tuple(found)
 
 
 def _is_within(kept: Kept, other: Kept) -> bool:
-    return kept.layers <= other.layers and kept.heads <= other.heads and kept.again <= other.again
+    return all(mine <= theirs for mine, theirs in zip(kept, other, strict=True))
 
 
-def most_kept(moments: Sequence[Kept], *, layer: float, head: float = 0.0, again: float = 0.0) -> float:
+def most_kept(
+    moments: Sequence[Kept], *, layer: float, output: float = 0.0, head: float = 0.0, again: float = 0.0
+) -> float:
     """The most that is kept at any time of a step.
 
     Args:
         layer: what a micro-batch keeps of a layer from its forward to its backward pass.
+        output: the result of a chunk of layers.
         head: what it keeps above the top chunk, until the head's backward pass.
         again: what the backward pass of any chunk computes once more.
     """
-    return max(kept.layers * layer + kept.heads * head + kept.again * again for kept in moments)
+    weights = (layer, output, head, again)
+    return max(sum(count * weight for count, weight in zip(kept, weights, strict=True)) for kept in moments)
 
 
 def pipeline_time(layout: ParallelLayout, micro_batches: int, work: Sequence[ChunkWork]) -> PipelineTime:

@@ -19,11 +19,11 @@ from megaphi.stages.pretrain import Pretrain
 PRETRAINING_LAYOUT = ParallelLayout(pipeline=4, virtual_pipeline=5, stage_layers=(*(2,) * 16, 3, 2, 2, 1))
 """Layout for 80 GB devices, 16 or more, at 4,096 tokens without recomputation.
 
-Planned on 512 ranks: 62 GB on the first stage, 51, 49 and 48 GB on the others. Without tensor ranks nothing is
+Planned on 512 ranks: 63 GB on the first stage, 52, 50 and 49 GB on the others. Without tensor ranks nothing is
 exchanged within a layer. The output matrix costs as much as 1.42 layers: the last chunk has one layer fewer, and the
 first stage's last chunk has it instead. Stages then compute in 93.9 % of the time (model, without communication),
 89.6 % with equal chunks, 89.1 % as 11/10/10/9 layers without virtual stages. On fewer ranks more of the optimizer
-lies on each: 107, 82 and 69 GB on 4, 8 and 16.
+lies on each: 108, 83 and 70 GB on 4, 8 and 16.
 """
 LONG_CONTEXT = 16_384
 """Tokens of a sequence in mid-training (paper), and of the blocks that pretraining shuffles to be continued there."""

@@ -63,7 +63,7 @@ def phi4_14b_sft_reasoning() -> RunConfig:
     From the Phi-4-reasoning report, section 3: steps, batch, length, AdamW at a rate of 1e-5, 450 steps of warm-up,
     decay 1e-4, two placeholders renamed to think tokens, the rotary base doubled. Defaults, where it is silent: the
     schedule after the warm-up, betas, epsilon, clipping, and which placeholders. Whole layers are recomputed: 24 GB a
-    rank by the dry run instead of 112.
+    rank by the dry run instead of 113.
     """
     return RunConfig(
         recipe="phi4_14b_sft_reasoning",

@@ -192,7 +192,7 @@ def test_the_dry_run_of_the_14b_recipe_is_the_papers():
         r"tokens per step +23,592,960",
         r"micro-batches +45 of 1 on each of 128 replicas, interleaved in groups of 5",
         r"steps +424,000",
-        r" 0 +4,262,574,080 .* 61\.90 GB",
+        r" 0 +4,262,574,080 .* 63\.03 GB",
         r"layers per stage +2\+2\+2\+2\+3, 2\+2\+2\+2\+2, 2\+2\+2\+2\+2, 2\+2\+2\+2\+1\n",
         r"93\.9% with the bubble",
         r"tokens +10,003,415,040,000",

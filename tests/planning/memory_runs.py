@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Ledger:
-    """Bytes of the storages that autograd holds for a backward pass: now, and at most."""
+    """Bytes of the storages that are held for a backward pass, by autograd or the schedule: now, and at most."""
 
     def __init__(self, weights: set[int]) -> None:
         """`weights`: addresses of the storages of parameters, which are held anyway."""
@@ -74,7 +76,7 @@ def measured_bytes(run: RunConfig) -> dict[str, int]:
         _with_segments(batch, run)
         for batch in step_batches(run, step=0, replica=world.replica, replicas=world.replicas)
     ]
-    with torch.autograd.graph.saved_tensors_hooks(ledger.hold, lambda held: held.tensor):
+    with _outputs_held(ledger), torch.autograd.graph.saved_tensors_hooks(ledger.hold, lambda held: held.tensor):
         train_step(model, batches, learning_rate=1e-3)
     assert ledger.held == 0
     pieces = [state_pieces(model.optimizer, parameter) for parameter in parameters]
@@ -86,6 +88,34 @@ def measured_bytes(run: RunConfig) -> dict[str, int]:
         "optimizer": sum(part.nbytes for piece in pieces if piece is not None for part in piece.tensors.values()),
         "activations": ledger.peak,
     }
+
+
+@contextmanager
+def _outputs_held(ledger: Ledger) -> Iterator[None]:
+    """Megatron's schedules hold what a stage has sent on until its backward pass, though that does not need it."""
+    from megatron.core.pipeline_parallel import schedules
+
+    forward, backward = schedules.forward_step, schedules.backward_step
+
+    def forward_step(*arguments: Any, **named: Any) -> Any:
+        output, tokens = forward(*arguments, **named)
+        ledger.add(_only(output), 1)
+        return output, tokens
+
+    def backward_step(given: Any, output: Any, *rest: Any) -> Any:
+        gradient = backward(given, output, *rest)
+        ledger.add(_only(output), -1)
+        return gradient
+
+    schedules.forward_step, schedules.backward_step = forward_step, backward_step
+    try:
+        yield
+    finally:
+        schedules.forward_step, schedules.backward_step = forward, backward
+
+
+def _only(output: Tensor | list[Tensor]) -> Tensor:
+    return output[0] if isinstance(output, list) else output
 
 
 def _with_segments(batch: Batch, run: RunConfig) -> Batch:

@@ -31,7 +31,7 @@ LAYER = {
     4: RESIDUALS + GATE_AND_UP + (QUERIES + QUERIES + 2 * KEYS * 9 // 2) * BYTES // 2 + SUMS,
 }
 """Bytes by number of context ranks."""
-LAYER_INPUT = WIDTH * BYTES // 2
+LAYER_INPUT = SENT_ON = WIDTH * BYTES // 2
 
 
 def sft(*, length: int, context: int, **fields: object) -> RunConfig:
@@ -53,9 +53,9 @@ def test_bytes_of_a_layer() -> None:
 @pytest.mark.parametrize("length", [16_384, 32_768])
 def test_the_first_stage_keeps_four_micro_batches_of_ten_layers(length: int, context: int) -> None:
     tokens = length // context
-    assert activations(sft(length=length, context=context))[0] == tokens * 4 * 10 * LAYER[context]
+    assert activations(sft(length=length, context=context))[0] == tokens * 4 * (10 * LAYER[context] + SENT_ON)
     # Whole layers again: their inputs, and all of one but its input.
-    again = tokens * (4 * 10 * LAYER_INPUT + LAYER[context] - LAYER_INPUT)
+    again = tokens * (4 * (10 * LAYER_INPUT + SENT_ON) + LAYER[context] - LAYER_INPUT)
     assert activations(sft(length=length, context=context, recompute="full"))[0] == again
 
 
@@ -74,10 +74,10 @@ def test_the_last_stage_has_the_logits_of_2048_tokens_at_once(context: int) -> N
 def test_recomputed_attention_spares_the_keys_of_whole_rows() -> None:
     """Kept are its inputs and its result, as on one rank; what a layer computes again is less than its MLP was."""
     first = activations(sft(length=16_384, context=4, recompute="selective"))[0]
-    assert first == 4_096 * 4 * 10 * (LAYER[1] - SUMS)
+    assert first == 4_096 * 4 * (10 * (LAYER[1] - SUMS) + SENT_ON)
 
 
-@pytest.mark.parametrize(("context", "said"), [(1, "48.71 GB"), (2, "23.93 GB"), (4, "12.81 GB")])
+@pytest.mark.parametrize(("context", "said"), [(1, "49.04 GB"), (2, "24.10 GB"), (4, "12.89 GB")])
 def test_the_dry_run_says_it(context: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "phi4_14b_sft", "--dry-run", f"layout.context={context}"]) == 0
     first = re.search(r"^ +0 +1,960,939,520 .*$", capsys.readouterr().out, re.MULTILINE)

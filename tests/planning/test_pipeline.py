@@ -100,6 +100,7 @@ def test_a_pass_keeps_its_chunk_until_its_backward_pass() -> None:
     kept = moments(passes, [3, 0, 2])
     assert most_kept(kept, layer=1) == 6
     assert most_kept(kept, layer=1, head=4) == 3 + 2 + 4
+    assert most_kept(kept, layer=1, output=1) == 6 + 2  # that of the top chunk is a loss, which goes nowhere
     assert most_kept(kept, layer=1, again=1) == 6 + 1
     assert most_kept(kept, layer=1, head=4, again=7) == 6 + 7
 

@@ -15,11 +15,11 @@ from megaphi.recipes import load_recipe
 from megaphi.recipes.phi4_14b_sizes import CUTS, LARGEST_BYTES, SIZES
 
 DOCUMENTED = {
-    "phi4_14b_pretrain": (68.3, 53.9, 61.9),
-    "phi4_14b_midtrain": (67.9, 71.0, 68.6),
-    "phi4_14b_sft": (67.9, 71.0, 35.7),
-    "phi4_14b_dpo_pivotal": (68.3, 71.5, 29.2),
-    "phi4_14b_dpo_judged": (68.3, 71.5, 29.2),
+    "phi4_14b_pretrain": (68.4, 54.4, 63.0),
+    "phi4_14b_midtrain": (68.0, 71.0, 68.6),
+    "phi4_14b_sft": (68.0, 71.0, 35.7),
+    "phi4_14b_dpo_pivotal": (68.4, 71.5, 29.2),
+    "phi4_14b_dpo_judged": (68.4, 71.5, 29.2),
 }
 """GB of the fullest rank, as docs/cluster.md has them."""
 
