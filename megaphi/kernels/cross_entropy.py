@@ -227,6 +227,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             _operators.cross_entropy_backward_(logits, labels, totals, grad, *ctx.settings)
             torch.mm(logits, weight_VD, out=grad_hidden)
             add_product(total_VD, logits, hidden)
+            del logits  # before the next chunk's exist
         return grad_hidden_TD, added_up(ctx.weight, total_VD), *(None,) * 5
 
 

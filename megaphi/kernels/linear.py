@@ -7,6 +7,13 @@ add it to the buffer in another pass. Here the buffer is the accumulator of the 
 (`grad_added_to_main_grad`), and autograd gets zeros that all weights share. A weight without a buffer has an ordinary
 gradient. Tensor ranks reduce the input's gradient while they compute the weight's, as in Megatron's own function.
 
+On CPUs a large result takes the memory that an earlier one has left. glibc returns a freed block of more than 32 MB to
+the system at once, and when the next step allocates it again the kernel hands out cleared pages one fault at a time:
+16,000 for logits of 67 MB. (Told by `mallopt` to keep such blocks, glibc 2.36 does not find them again for an aligned
+allocation, as torch's are, and its heap grows.) A result whose gradient was written over it, as our loss and SwiGLU do,
+is read by nobody any more: after the product's backward pass its memory is kept for a later product of the same size.
+On a GPU torch's allocator keeps what is freed.
+
 Legend: T tokens, I inputs, O outputs.
 """
 
@@ -18,6 +25,7 @@ import torch
 import torch.distributed as distributed
 import torch.nn.functional as functional
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from megaphi.errors import InputError
 from megaphi.kernels import definitions
@@ -25,6 +33,10 @@ from megaphi.kernels.loading import assert_agree, numbers
 
 Group = distributed.ProcessGroup | None
 
+KEPT_BY_GLIBC = 32 * 2**20
+"""Bytes of the largest block that glibc keeps when it is freed."""
+_kept: list[Tensor] = []
+"""Memory for large results, each a flat tensor that is the whole of it."""
 _zeros: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 
@@ -133,7 +145,10 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(x if weight_OI.requires_grad else None, weight_OI)
         # The very parameter, which has the buffer: hooks on saved tensors may put another in its place.
         ctx.weight, ctx.has_bias, ctx.reduces, ctx.gathers = weight_OI, bias_O is not None, reduces, gathers
-        return functional.linear(_gathered(x, gathers).wait(), weight_OI, bias_O)
+        whole = _gathered(x, gathers).wait()
+        y = _product(whole, weight_OI) if bias_O is None else functional.linear(whole, weight_OI, bias_O)
+        ctx.memory = memory_of(y)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -143,6 +158,7 @@ class _Linear(torch.autograd.Function):
         grad_x = _summed(grad_y @ weight_OI, ctx.reduces, ctx.gathers)
         grad_weight = None if whole is None else weight_gradient(ctx.weight, grad_y, whole.wait())
         grad_bias = grad_y.flatten(0, -2).sum(0) if ctx.has_bias else None
+        keep_overwritten(ctx.memory, grad_y)
         return grad_x.wait(), grad_weight, grad_bias, None, None
 
 
@@ -160,3 +176,39 @@ def _summed(grad_x: Tensor, reduces: Group, gathers: Group) -> _Pending:
         own = grad_x.new_empty((grad_x.shape[0] // gathers.size(), *grad_x.shape[1:]))
         return _Pending(own, distributed.reduce_scatter_tensor(own, grad_x, group=gathers, async_op=True))
     return _Pending(grad_x, None if reduces is None else distributed.all_reduce(grad_x, group=reduces, async_op=True))
+
+
+def _product(x: Tensor, weight_OI: Tensor) -> Tensor:
+    """x W^T, [..., I] -> [..., O]; in kept memory, if there is any of its size."""
+    shape = torch.Size((*x.shape[:-1], len(weight_OI)))
+    memory = _take(shape.numel(), x.dtype) if _is_large(x, shape.numel()) else None
+    if memory is None:
+        return functional.linear(x, weight_OI)
+    torch.mm(x.reshape(-1, x.shape[-1]), weight_OI.t(), out=memory.view(-1, len(weight_OI)))
+    return memory.view(shape)
+
+
+def memory_of(result: Tensor) -> StorageWeakRef | None:
+    """The memory of a large result on the host, to recognise it by; the reference does not keep it allocated."""
+    return StorageWeakRef(result.untyped_storage()) if _is_large(result, result.numel()) else None
+
+
+def keep_overwritten(memory: StorageWeakRef | None, gradient: Tensor) -> None:
+    """Keep the memory of a result if its gradient, which nobody will read again, was written over it."""
+    if memory is not None and StorageWeakRef(gradient.untyped_storage()) == memory:
+        _kept.append(gradient.new_empty(0).set_(gradient.untyped_storage()))
+
+
+def _is_large(like: Tensor, size: int) -> bool:
+    """True if glibc does not keep a block of `size` numbers on the host. Fake tensors have no memory."""
+    is_on_host = like.device.type == "cpu" and type(like) in (Tensor, torch.nn.Parameter)
+    return is_on_host and size * like.element_size() > KEPT_BY_GLIBC
+
+
+def _take(size: int, dtype: torch.dtype) -> Tensor | None:
+    """Kept memory for `size` numbers. If there is none, sizes have changed: the oldest block is freed."""
+    for place, memory in enumerate(_kept):
+        if memory.numel() == size and memory.dtype == dtype:
+            return _kept.pop(place)
+    del _kept[:1]
+    return None
