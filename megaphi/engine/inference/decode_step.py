@@ -28,6 +28,7 @@ from megaphi.log import logger
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedCache, PagedPass
 from megaphi.model.forward.targets import AllLogits
+from megaphi.model.forward.to_device import to_device
 
 Replay = Callable[[], Tensor]
 Capture = Callable[[Replay], Replay]
@@ -116,8 +117,8 @@ class _FixedStep:
         self._tables_TM = torch.zeros(size, width, dtype=torch.int32, device=device)
 
     def fill(self, inputs: DecodeInputs) -> None:
-        self._numbers_4T.copy_(torch.from_numpy(inputs.numbers_4T))
-        self._tables_TM.copy_(torch.from_numpy(inputs.tables_TM))
+        self._numbers_4T.copy_(to_device(inputs.numbers_4T, self._numbers_4T.device))
+        self._tables_TM.copy_(to_device(inputs.tables_TM, self._tables_TM.device))
 
     def compute(self) -> Tensor:
         return self._compute(self._numbers_4T, self._tables_TM)

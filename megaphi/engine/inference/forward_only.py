@@ -35,6 +35,7 @@ from megaphi.model.forward.attention import Causal
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedCache
 from megaphi.model.forward.targets import AllLogits
+from megaphi.model.forward.to_device import to_device
 from megaphi.model.language_model import build_model
 from megaphi.model.layer_spec import check_kernels, choose_attention
 from megaphi.model.megatron_config import Precision
@@ -153,7 +154,7 @@ def pass_over_cache(model: InferenceModel, tokens_T: Sequence[int], context: For
 
     Collective.
     """
-    tokens_1T = torch.tensor([tokens_T], dtype=torch.int64, device=model.world.device)
+    tokens_1T = to_device([tokens_T], model.world.device, dtype=torch.int64)
     logits_1WV = _run_pipeline(model, tokens_1T, context)
     return None if logits_1WV is None else logits_1WV[0]
 

@@ -15,6 +15,7 @@ from megaphi.generation.decoding.scheduler import BlockCopy, ScheduledChunk, Seq
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.paged_cache import PagedCache, PagedPass, Prefill
 from megaphi.model.forward.targets import LogitRows
+from megaphi.model.forward.to_device import to_device
 
 
 def cache_pass(
@@ -32,17 +33,17 @@ def cache_pass(
     lengths = [position + 1 for chunk in decodes for position in chunk.positions]
     attention = PagedPass(
         cache=cache,
-        cache_rows_T=torch.tensor(cache_rows_T, device=device),
+        cache_rows_T=to_device(cache_rows_T, device),
         decodes=len(lengths),
-        tables=torch.from_numpy(_tables(decodes)).to(device),
-        lengths=torch.tensor(lengths, dtype=torch.int32, device=device),
+        tables=to_device(_tables(decodes), device),
+        lengths=to_device(lengths, device, dtype=torch.int32),
         prefill=_prefill(chunks[len(decodes) :], len(lengths), block_size=block_size, device=device),
-        copied_rows_2C=torch.tensor(_copied_rows(copies, block_size), device=device) if copies else None,
+        copied_rows_2C=to_device(_copied_rows(copies, block_size), device) if copies else None,
     )
     return ForwardContext(
         attention=attention,
-        positions_BS=torch.tensor([positions_T], dtype=torch.int64, device=device),
-        targets=LogitRows(torch.tensor(logit_rows(chunks), dtype=torch.int64, device=device)),
+        positions_BS=to_device([positions_T], device, dtype=torch.int64),
+        targets=LogitRows(to_device(logit_rows(chunks), device, dtype=torch.int64)),
     )
 
 

@@ -29,7 +29,7 @@ from megaphi.generation.decoding.cache_pass import cache_pass, decode_inputs, lo
 from megaphi.generation.decoding.drafts import Drafter, Speculation
 from megaphi.generation.decoding.interface import Request, Score, StepOutput, Usage
 from megaphi.generation.decoding.json_constraint import Constraint, Constraints
-from megaphi.generation.decoding.sampling_law import Row
+from megaphi.generation.decoding.sampling_law import Row, rows_of
 from megaphi.generation.decoding.scheduler import ScheduledChunk, Scheduler, SequenceState
 from megaphi.generation.decoding.scoring import TargetToken, score, target_token
 from megaphi.generation.decoding.token_choice import NO_TOKEN, NOTHING_LEFT, UNDEFINED, Choice, choose
@@ -201,9 +201,9 @@ class InferenceEngine:
         rows = [row for chunk in sampled for row in self._rows_of(chunk)]
         continued = [number for number, row in enumerate(rows) if isinstance(row, Row)]
         scored = [number for number, row in enumerate(rows) if isinstance(row, TargetToken)]
-        scores = score(logits_WV[scored], [row for row in rows if isinstance(row, TargetToken)]) if scored else []
-        chosen_WV = logits_WV if not scored else logits_WV[continued]
-        return choose(chosen_WV, [row for row in rows if isinstance(row, Row)]), scores
+        targets = [row for row in rows if isinstance(row, TargetToken)]
+        scores = score(rows_of(logits_WV, scored), targets) if scored else []
+        return choose(rows_of(logits_WV, continued), [row for row in rows if isinstance(row, Row)]), scores
 
     def _logits(self, chunks: list[ScheduledChunk]) -> Tensor | None:
         """On the last stage: fp32 logits [W, V] of the positions that need them."""
@@ -212,8 +212,7 @@ class InferenceEngine:
         decodes_only = not copies and not any(chunk.is_prefill for chunk in chunks)
         if self._decode_step is not None and decodes_only and self._decode_step.takes(len(tokens_T)):
             logits_TV = self._decode_step(decode_inputs(chunks, block_size=size))
-            rows = logit_rows(chunks)
-            return logits_TV if len(rows) == len(tokens_T) else logits_TV[rows]
+            return rows_of(logits_TV, logit_rows(chunks))
         return pass_over_cache(
             self.model, tokens_T, cache_pass(chunks, copies, self.cache, block_size=size, device=device)
         )

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from megaphi.model.forward.to_device import to_device
 from megaphi.sampling import Sampling
 
 CANDIDATES = 256
@@ -63,11 +64,11 @@ def adjusted(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:
 def adjust(logits_V: Tensor, row: Row) -> None:
     """In place, for logits in float64: what is allowed, biases, penalties."""
     if row.allowed is not None and row.allowed.any():
-        logits_V.masked_fill_(torch.from_numpy(~row.allowed).to(logits_V.device), -torch.inf)
+        logits_V.masked_fill_(to_device(~row.allowed, logits_V.device), -torch.inf)
     if row.sampling.logit_bias:
         tokens, biases = zip(*row.sampling.logit_bias, strict=True)
-        ids = torch.tensor(tokens, device=logits_V.device)
-        logits_V.index_add_(0, ids, torch.tensor(biases, dtype=logits_V.dtype, device=logits_V.device))
+        ids = to_device(tokens, logits_V.device)
+        logits_V.index_add_(0, ids, to_device(biases, logits_V.device, dtype=logits_V.dtype))
     _penalise(logits_V, row)
 
 
@@ -75,12 +76,12 @@ def _penalise(logits_V: Tensor, row: Row) -> None:
     """In place; repetition counts the prompt too (CTRL, Keskar et al. 2019), the other two the answer (OpenAI)."""
     sampling, device = row.sampling, logits_V.device
     if sampling.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*row.prompt, *row.answer}), device=device)
+        seen = to_device(sorted({*row.prompt, *row.answer}), device)
         values = logits_V[seen]
         penalty = sampling.repetition_penalty
         logits_V[seen] = torch.where(values > 0, values / max(penalty, SMALLEST_DIVISOR), values * penalty)
     if row.answer and (sampling.presence_penalty or sampling.frequency_penalty):
-        seen, counts = torch.tensor(row.answer, device=device).unique(return_counts=True)
+        seen, counts = (to_device(part, device) for part in np.unique(row.answer, return_counts=True))
         logits_V[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
 
 
@@ -111,6 +112,8 @@ class Law:
     """float64; rows may share memory with nothing else."""
     tokens_WC: Tensor | None
     """Ids of the tokens, the most probable first; None where C is the whole vocabulary in its own order."""
+    is_sure_W: Tensor
+    """True where no token beyond those that were looked at would have been kept."""
 
     def of(self, targets_W: Tensor) -> Tensor:
         """[W] probability of one token for each of the law's rows; 0 for one that is not kept."""
@@ -123,39 +126,42 @@ class Law:
         for place, number in enumerate(self.rows):
             if not rows[number].excluded:
                 continue
-            excluded = torch.tensor(sorted(rows[number].excluded), device=self.probability_WC.device)
+            excluded_E = to_device(sorted(rows[number].excluded), self.probability_WC.device)
             if self.tokens_WC is None:
-                self.probability_WC[place, excluded] = 0.0
+                self.probability_WC[place].index_fill_(0, excluded_E, 0.0)
             else:
-                self.probability_WC[place, torch.isin(self.tokens_WC[place], excluded)] = 0.0
+                is_excluded_C = (self.tokens_WC[place][:, None] == excluded_E).any(1)
+                self.probability_WC[place].masked_fill_(is_excluded_C, 0.0)
 
 
-def laws(logits_WV: Tensor, rows: Sequence[Row]) -> Iterator[Law]:
+def laws(logits_WV: Tensor, rows: Sequence[Row], *, whole: bool = False) -> Iterator[Law]:
     """The laws of all rows of `adjusted` logits; every temperature must be above 0.
 
     In which order tokens share the interval from 0 to 1 depends on the row alone: tokens that are looked at in order
-    of their probability are so whatever the other rows ask for.
+    of their probability are so whatever the other rows ask for. Rows that are not sure want another, `whole` look, at
+    all tokens; whether they are is left on the device, to be asked together with what else is asked.
     """
     scaled_WV = _scaled(logits_WV, rows)
     for candidates, numbers in _by_candidates([row.sampling for row in rows]).items():
+        own_WV = rows_of(scaled_WV, numbers)
         if candidates is None:
-            own_WV = scaled_WV if len(numbers) == len(rows) else scaled_WV[numbers]
-            yield Law(numbers, own_WV.softmax(-1), None)
-            continue
-        while numbers:
+            yield Law(numbers, own_WV.softmax(-1), None, own_WV.new_ones(len(numbers), dtype=torch.bool))
+        else:
             rules = [rows[number].sampling for number in numbers]
-            kept_WC, order_WC, is_sure_W = keep_of_top(scaled_WV[numbers], rules, candidates=candidates)
-            sure = [place for place, is_sure in enumerate(is_sure_W) if is_sure]
-            if sure:
-                yield Law([numbers[place] for place in sure], kept_WC[sure], order_WC[sure])
-            numbers = [number for number, is_sure in zip(numbers, is_sure_W, strict=True) if not is_sure]
-            candidates = logits_WV.shape[1]
+            yield Law(numbers, *keep_of_top(own_WV, rules, candidates=own_WV.shape[1] if whole else candidates))
+
+
+def rows_of(values_W: Tensor, numbers: Sequence[int]) -> Tensor:
+    """[numbers, ...] these rows, in rising order; the tensor itself if they are all of them."""
+    if len(numbers) == len(values_W):
+        return values_W
+    return values_W.index_select(0, to_device(numbers, values_W.device, dtype=torch.int64))
 
 
 def _scaled(logits_WV: Tensor, rows: Sequence[Row]) -> Tensor:
     """[W, V] float64: how far each logit is below the top one, divided by the temperature."""
     temperatures = [[row.sampling.temperature] for row in rows]
-    temperature_W1 = torch.tensor(temperatures, dtype=torch.float64, device=logits_WV.device)
+    temperature_W1 = to_device(temperatures, logits_WV.device, dtype=torch.float64)
     scaled_WV = logits_WV.to(torch.float64, copy=True)
     return scaled_WV.sub_(logits_WV.amax(-1, keepdim=True)).div_(temperature_W1)
 
@@ -167,14 +173,17 @@ def sampled_probabilities(logits_WV: Tensor, rows: Sequence[Row], targets: Seque
     """
     logits_WV = adjusted(logits_WV, rows)
     settle(logits_WV)
-    targets_W = torch.tensor(targets, device=logits_WV.device)
+    targets_W = to_device(targets, logits_WV.device)
     found_W = (logits_WV.argmax(-1) == targets_W).double()
     drawn = [number for number, row in enumerate(rows) if row.sampling.temperature > 0]
-    if drawn:
-        drawn_W = torch.tensor(drawn, device=logits_WV.device)
-        for law in laws(logits_WV[drawn_W], [rows[number] for number in drawn]):
-            numbers_W = drawn_W[law.rows]
-            found_W[numbers_W] = law.of(targets_W[numbers_W])
+    whole = False
+    while drawn:
+        asked, drawn = drawn, []
+        for law in laws(rows_of(logits_WV, asked), [rows[number] for number in asked], whole=whole):
+            numbers = [asked[number] for number in law.rows]
+            found_W.index_copy_(0, to_device(numbers, found_W.device), law.of(rows_of(targets_W, numbers)))
+            drawn += [number for number, is_sure in zip(numbers, law.is_sure_W.tolist(), strict=True) if not is_sure]
+        whole = True
     return found_W.tolist()
 
 
@@ -187,36 +196,35 @@ def _by_candidates(rules: Sequence[Sampling]) -> dict[int | None, list[int]]:
     return groups
 
 
-def keep_of_top(scaled_WV: Tensor, rules: Sequence[Sampling], *, candidates: int) -> tuple[Tensor, Tensor, list[bool]]:
+def keep_of_top(scaled_WV: Tensor, rules: Sequence[Sampling], *, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
     """Apply the rules to the `candidates` most probable tokens of `scaled_WV` (float64).
 
     Returns:
         probabilities [W, C] of what is kept, falling, with sum 1; the token ids [W, C] that they belong to; for each
-        row whether no token beyond the candidates would have been kept.
+        row [W] whether no token beyond the candidates would have been kept.
     """
     vocabulary = scaled_WV.shape[1]
     sorted_WC, order_WC = scaled_WV.topk(min(candidates, vocabulary))
     kept_WC, is_sure_W = _keep(sorted_WC, scaled_WV, rules)
-    return kept_WC, order_WC, [True] * len(rules) if candidates >= vocabulary else is_sure_W.tolist()
+    return kept_WC, order_WC, torch.ones_like(is_sure_W) if candidates >= vocabulary else is_sure_W
 
 
 def _keep(sorted_WC: Tensor, scaled_WV: Tensor, rules: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
     """(probabilities [W, C], [W] whether no token beyond the candidates would have been kept)"""
     device, candidates = sorted_WC.device, sorted_WC.shape[1]
-    top_k_W1 = torch.tensor([[rule.top_k or candidates] for rule in rules], device=device)
-    top_p_W1 = torch.tensor([[rule.top_p] for rule in rules], dtype=torch.float64, device=device)
-    min_p_W1 = torch.tensor([[rule.min_p] for rule in rules], dtype=torch.float64, device=device)
+    limits = [(rule.top_k or candidates, rule.top_k == 0, rule.top_p, rule.min_p) for rule in rules]
+    top_k_W1, unbounded_W1, top_p_W1, min_p_W1 = to_device(limits, device, dtype=torch.float64).split(1, dim=1)
     is_kept_WC = torch.arange(candidates, device=device) < top_k_W1
     sorted_WC = sorted_WC.masked_fill(~is_kept_WC, -torch.inf)
     # Without top-k the probabilities are those of the whole vocabulary, of which the candidates are a part.
     normaliser_W1 = sorted_WC.logsumexp(-1, keepdim=True)
-    unbounded = torch.tensor([rule.top_k == 0 for rule in rules], device=device)
-    if candidates < scaled_WV.shape[1] and bool(unbounded.any()):
-        normaliser_W1 = torch.where(unbounded[:, None], scaled_WV.logsumexp(-1, keepdim=True), normaliser_W1)
+    is_unbounded_W1 = unbounded_W1 > 0
+    if candidates < scaled_WV.shape[1] and any(rule.top_k == 0 for rule in rules):
+        normaliser_W1 = torch.where(is_unbounded_W1, scaled_WV.logsumexp(-1, keepdim=True), normaliser_W1)
     probability_WC = (sorted_WC - normaliser_W1).exp()
     before_WC = probability_WC.cumsum(-1) - probability_WC
     is_kept_WC = (before_WC < top_p_W1) & (probability_WC >= min_p_W1 * probability_WC[:, :1]) & is_kept_WC
     is_kept_WC[:, 0] = True
-    reached_W = ~is_kept_WC[:, -1] | ~unbounded
+    reached_W = ~is_kept_WC[:, -1] | ~is_unbounded_W1[:, 0]
     kept_WC = torch.where(is_kept_WC, probability_WC, 0.0)
     return kept_WC / kept_WC.sum(-1, keepdim=True), reached_W

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +22,19 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from megaphi.model.forward.head_groups import HeadGroups
+from megaphi.model.forward.to_device import to_device
 
 _HEAD_SIZES = range(8, 257, 8)
 """Sizes of heads that flash attention takes; `scaled_dot_product_attention` pads others, the launch does not."""
-# Older versions of torch cannot group queries there.
-_HAS_GROUPS = {"enable_gqa", "window_size"} <= set(inspect.signature(varlen.varlen_attn).parameters)
+_PARAMETERS = set(inspect.signature(varlen.varlen_attn).parameters)
+_HAS_WINDOWS = "window_size" in _PARAMETERS  # from torch 2.11 on
+_NAMES_GROUPS = "enable_gqa" in _PARAMETERS  # torch 2.11 passes groups on to its kernel without being told
 
 
 def is_launched(query: Tensor) -> bool:
     """True where flash attention takes all parts at once: not where `model.attention_backend` rules it out."""
     allowed = torch.backends.cuda.flash_sdp_enabled() and query.shape[-1] in _HEAD_SIZES
-    return _HAS_GROUPS and allowed and query.is_cuda and query.dtype != torch.float32
+    return _HAS_WINDOWS and allowed and query.is_cuda and query.dtype != torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +64,12 @@ class FlashLaunch:
         cls, queries_N: ArrayLike, keys_N: ArrayLike, seen_L: Sequence[int] | NDArray | None, *, device: torch.device
     ) -> FlashLaunch:
         """The launch for parts of so many queries and keys, which lie behind each other."""
-
-        def on_device(values: NDArray[np.integer]) -> Tensor:
-            return torch.from_numpy(values).to(device, non_blocking=True)
-
         queries_N, keys_N = np.asarray(queries_N), np.asarray(keys_N)
         query_ends, key_ends = (
-            on_device(np.concatenate(([0], lengths_N.cumsum())).astype(np.int32)) for lengths_N in (queries_N, keys_N)
+            to_device(np.concatenate(([0], lengths_N.cumsum())).astype(np.int32), device)
+            for lengths_N in (queries_N, keys_N)
         )
-        seen = None if seen_L is None else on_device(np.asarray(seen_L, dtype=np.int64))
+        seen = None if seen_L is None else to_device(np.asarray(seen_L, dtype=np.int64), device)
         return cls(query_ends, key_ends, int(queries_N.max()), int(keys_N.max()), seen)
 
     def __call__(
@@ -79,6 +79,7 @@ class FlashLaunch:
         if self.seen_L is not None:
             key_TGK, value_TGK = key_TGK[self.seen_L], value_TGK[self.seen_L]
         key_TGK, value_TGK = groups.repeated(key_TGK), groups.repeated(value_TGK)
+        grouped: Any = {"enable_gqa": query_THK.shape[1] != key_TGK.shape[1]} if _NAMES_GROUPS else {}
         attended_THK = varlen.varlen_attn(
             query_THK,
             key_TGK,
@@ -89,7 +90,7 @@ class FlashLaunch:
             self.longest_key,
             scale=scale,
             window_size=(-1, 0),  # causal, the last query of a part sees all its keys
-            enable_gqa=query_THK.shape[1] != key_TGK.shape[1],
+            **grouped,
         )
         assert isinstance(attended_THK, Tensor)
         return attended_THK.flatten(1)
