@@ -16,17 +16,21 @@ from torch import Tensor
 
 from megaphi.data.batch import Batch
 from megaphi.engine.objective import LossFunction, NextToken
+from megaphi.errors import RunFailed
 
 GLOBAL_BATCH = 4
 RANK = 1
+
+
+def _step(batch: Batch) -> int:
+    return int(batch.sample_numbers_B[0]) // GLOBAL_BATCH + 1
 
 
 class _Fault(NextToken):
     steps: tuple[int, ...] = ()
 
     def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
-        step = int(batch.sample_numbers_B[0]) // GLOBAL_BATCH + 1
-        strikes = torch.is_grad_enabled() and step in self.steps and distributed.get_rank() == RANK
+        strikes = torch.is_grad_enabled() and _step(batch) in self.steps and distributed.get_rank() == RANK
         if strikes:
             note = Path(os.environ["FAULT_NOTE"])
             note.write_text(note.read_text() if note.is_file() else str(time.time()))
@@ -62,6 +66,17 @@ class NanGradients(NanGradient):
     """The same in a row of steps, more than the guard skips."""
 
     steps = (19, 20, 21, 22, 23)
+
+
+class NanGradientsThenCrash(NanGradients):
+    """And a crash of all ranks in a step after the roll back, once in the life of a run."""
+
+    def forward(self, batch: Batch, chunk: torch.nn.Module, device: torch.device) -> tuple[Tensor, LossFunction]:
+        mark = Path(f"{os.environ['FAULT_NOTE']}_crash_{distributed.get_rank()}")
+        if _step(batch) == 24 and not mark.exists():
+            mark.touch()
+            raise RunFailed("crashed")
+        return super().forward(batch, chunk, device)
 
 
 class FlippedBit(_Fault):

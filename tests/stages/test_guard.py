@@ -6,6 +6,7 @@ moments must be those of the run that met the fault, bit for bit.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +97,38 @@ def test_a_burst_is_rolled_back_and_its_data_left_out(layout: ParallelLayout, to
     print(f"burst, {layout}: rolled back {seconds_to(back, run):.3f} s after its first step, and back in {took:.3f} s")
 
 
-def test_a_run_that_is_stopped_and_resumed_decides_as_the_straight_one(tokens: Path, tmp_path: Path) -> None:
-    straight = guarded_run(tmp_path / "a" / "run", tokens, fault="NanGradients", layout=REPLICAS)
+@pytest.fixture(scope="module")
+def straight(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run that rolls back at step 21 to step 15, and comes to its end."""
+    run = guarded_run(tmp_path_factory.mktemp("straight") / "run", tokens, fault="NanGradients", layout=REPLICAS)
+    train(run)
+    return run
+
+
+def test_a_run_that_is_stopped_and_resumed_decides_as_the_straight_one(
+    straight: RunConfig, tokens: Path, tmp_path: Path
+) -> None:
     parts = [
         guarded_run(tmp_path / "b" / "run", tokens, fault="NanGradients", layout=REPLICAS, stop_after=after)
         for after in (20, 22, None)
     ]
-    train(straight, *parts)
+    train(*parts)
     assert [event["step"] for event in told(parts[0], "rolled_back")] == [21]
     assert last_contents(straight) == last_contents(parts[0])
     assert state_of(straight)["guard"] == state_of(parts[0])["guard"]
+
+
+def test_a_crash_after_a_roll_back_repeats_it(straight: RunConfig, tokens: Path, tmp_path: Path) -> None:
+    """A checkpoint alone says how a run continues: with the same steps, roll back and weights; it counts once."""
+    faulty: dict[str, Any] = {"fault": "NanGradientsThenCrash", "layout": REPLICAS, "most_roll_backs": 1}
+    crashing = guarded_run(tmp_path / "a" / "run", tokens, **faulty)
+    crashed, continued = train(crashing, crashing)
+    assert (crashed["message"], continued["message"]) == ("crashed", None)
+    assert [(event["step"], event["to"]) for event in told(crashing, "rolled_back")] == [(21, 15), (21, 15)]
+    assert [event["step"] for event in told(crashing, "resumed")] == [15, 15, 15]  # back, after the crash, back
+    assert last_contents(crashing) == last_contents(straight)
+    assert state_of(crashing)["guard"] == state_of(straight)["guard"]
+    assert state_of(crashing)["guard"]["roll_backs"] == 1
 
 
 def test_the_end_of_the_limits_ends_the_run(tokens: Path, tmp_path: Path) -> None:
@@ -179,6 +202,14 @@ def test_a_bit_flipped_in_one_replica_is_found_before_the_update(
     assert not list(Path(run.folder).glob("checkpoints/suspect*"))
     took = time_of(told(run, "resumed")[0]) - began
     print(f"flipped bit: found after {seconds_to(event, run):.3f} s; resumed {took:.3f} s after its start")
+
+
+def test_context_ranks_are_replicas_too(tokens: Path, tmp_path: Path) -> None:
+    run = guarded_run(tmp_path / "a" / "run", tokens, fault="FlippedBit", layout=ParallelLayout(context=2))
+    (hurt,) = train(run)
+    (event,) = told(run, "replica_differs")
+    assert event["step"] == 16
+    assert re.search(r"rank 0 on \S+, rank 1 on \S+ hold different bits of decoder.layers.1", hurt["message"])
 
 
 def test_a_bit_flipped_between_comparisons_enters_one_gradient_and_is_gone(

@@ -77,7 +77,8 @@ def described(sums: dict[int, list[int]], *, names: Sequence[str], hosts: Sequen
     who = ", ".join(f"rank {rank} on {hosts[rank]}" for rank in odd)
     if len(odd) == len(sums):
         return f"{who} hold different bits of {named}; which of them is right is not known"
-    return f"{who} holds other bits of {named} than the other {len(sums) - len(odd)} replicas"
+    hold = "holds" if len(odd) == 1 else "hold"
+    return f"{who} {hold} other bits of {named} than the other {len(sums) - len(odd)} replicas"
 
 
 def _odd(sums: dict[int, int]) -> list[int]:
