@@ -17,7 +17,7 @@ Flips = dict[int, str]
 
 
 def differences_of(cases: list[tuple[ParallelLayout, Flips]]) -> list[tuple[list[str], list[str]]]:
-    """What the comparison finds in each case: before a bit is flipped, and after."""
+    """Differences that the comparison finds in each case, before a bit is flipped and after."""
     found = []
     for layout, flips in cases:
         model = build(tiny_run(layout=layout, model=replace(TINY, layers=2)))

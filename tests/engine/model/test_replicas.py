@@ -101,7 +101,7 @@ FLIPPED: dict[str, tuple[ParallelLayout, Flips, list[str]]] = {
 
 @pytest.fixture(scope="module")
 def found() -> Found:
-    """What each rank has found in each case."""
+    """Differences before and after, as each rank has found them in each case."""
     cases = [(layout, flips) for layout, flips, _ in FLIPPED.values()]
     by_rank = run_in_world(differences_of, cases, processes=4)
     return dict(zip(FLIPPED, zip(*by_rank, strict=True), strict=True))
