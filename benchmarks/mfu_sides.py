@@ -62,9 +62,10 @@ def run_of(part: Slice, *, micro_batch: int, micro_batches: int) -> RunConfig:
 
 def megaphi_side(run: RunConfig, world: World) -> Step:
     """Our engine as `megaphi train` runs it."""
-    from megaphi.engine.model.training_model import build_training_model
+    from megaphi.engine.model.training_model import build_training_model, check_machine
     from megaphi.engine.training.train_step import train_step
 
+    print(f"attention by {check_machine(run, world)}")
     model = build_training_model(run, world)
     return lambda batches: train_step(model, batches, learning_rate=RATE).loss
 
@@ -151,22 +152,9 @@ def _megatron_config(model: Architecture) -> Any:
 
 def transformers_side(run: RunConfig, world: World) -> Step:
     """Phi3ForCausalLM in bf16 with SDPA, compiled on a GPU, and torch's fused AdamW."""
-    from transformers import Phi3Config, Phi3ForCausalLM
+    from transformers import Phi3ForCausalLM
 
-    model = run.model
-    config = Phi3Config(
-        vocab_size=model.vocabulary,
-        hidden_size=model.hidden,
-        intermediate_size=model.feed_forward,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.key_value_groups,
-        max_position_embeddings=run.batch.sequence_length,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=None,
-        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
-    )
+    config = huggingface_config(run.model, context=run.batch.sequence_length)
     with torch.device(world.device):
         module: Any = Phi3ForCausalLM(config).bfloat16().train()
     adam = torch.optim.AdamW(module.parameters(), lr=RATE, fused=True)
@@ -187,6 +175,25 @@ def transformers_side(run: RunConfig, world: World) -> Step:
         return total.item()
 
     return step
+
+
+def huggingface_config(model: Architecture, *, context: int) -> Any:
+    """transformers' configuration of a model without tokens that begin or end a text."""
+    from transformers import Phi3Config
+
+    return Phi3Config(
+        vocab_size=model.vocabulary,
+        hidden_size=model.hidden,
+        intermediate_size=model.feed_forward,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.key_value_groups,
+        max_position_embeddings=context,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
+    )
 
 
 def _tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

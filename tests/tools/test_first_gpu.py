@@ -165,7 +165,7 @@ def test_limits_leave_every_block_below_nine_minutes_and_all_within_the_budget()
 
 
 def test_on_a_cpu_the_same_program_runs_at_tiny_shapes(tmp_path: Path) -> None:
-    chosen = ["build", "golden", "mfu", "mfu_transformers", "mfu_megatron"]
+    chosen = ["build", "golden", "mfu", "mfu_transformers", "generation", "mfu_megatron"]
     words = ["--tiny", "--folder", str(tmp_path), "--only", *chosen]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -188,6 +188,8 @@ def test_on_a_cpu_the_same_program_runs_at_tiny_shapes(tmp_path: Path) -> None:
     assert measured == [
         (side, size, "") for side in ("megaphi", "transformers", "megatron-core") for _ in range(2) for size in "12"
     ]
+    with open(tmp_path / "results" / "generation.csv", newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["sorted, 2 layers of 64 numbers in bf16"]
     ratios = (tmp_path / "mfu_megatron.log").read_text().splitlines()[-1]
     assert " times megatron-core" in ratios
     assert " times transformers" in ratios

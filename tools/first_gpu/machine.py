@@ -22,7 +22,7 @@ OPTIONAL = (
     *("pytest", "pytest_timeout", "hypothesis", "xdist"),
 )
 OLDEST = {"python": (3, 11), "torch": (2, 10)}
-FREE_GIGABYTES = 5
+FREE_GIGABYTES = 10
 PEERS = ("megatron.core", "transformers", "triton", "liger_kernel")
 """Packages whose versions belong to the results, beside torch's."""
 ASK = f"""
