@@ -11,7 +11,6 @@ checks hashes where there are any. `stall` is what an asynchronous save keeps tr
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import os
 import statistics
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 from machine import machine, settled
+from results_file import append_rows
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
@@ -239,13 +239,7 @@ def append(rows: dict[str, list[str]]) -> None:
     found = versions()
     stamp = [date.today().isoformat(), machine(), short_commit(7)]
     stamp += [found["torch"], found["megatron-core"], str(MODEL.parameters)]
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        for name, row in rows.items():
-            writer.writerow([*stamp, name, *row])
+    append_rows(RESULTS, COLUMNS.split(), ([*stamp, name, *row] for name, row in rows.items()))
 
 
 if __name__ == "__main__":

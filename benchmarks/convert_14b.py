@@ -13,7 +13,6 @@ before either reads them. At most two copies of the model exist at a time: 58.6 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import hashlib
 import os
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from results_file import append_rows
 from torch import Tensor
 
 from megaphi.checkpoint.tensor_file import TensorFile
@@ -176,15 +176,10 @@ def append(rows: list[Measured], model: Architecture, size: int) -> None:
     """One line per direction: what was measured, where, with what."""
     stamp = [date.today().isoformat(), f"CPU, {os.cpu_count()} cores", short_commit()]
     stamp += [metadata.version("torch"), str(model.parameters), str(size)]
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        for row in rows:
-            ratio = f"{row.seconds / row.cp_seconds:.2f}"
-            figures = [f"{row.seconds:.1f}", f"{row.cp_seconds:.1f}", ratio, f"{row.peak_mib:.0f}"]
-            writer.writerow([*stamp, row.direction, *figures])
+    for row in rows:
+        ratio = f"{row.seconds / row.cp_seconds:.2f}"
+        figures = [f"{row.seconds:.1f}", f"{row.cp_seconds:.1f}", ratio, f"{row.peak_mib:.0f}"]
+        append_rows(RESULTS, COLUMNS.split(), [[*stamp, row.direction, *figures]])
 
 
 if __name__ == "__main__":

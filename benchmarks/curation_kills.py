@@ -12,7 +12,6 @@ let alone, of two ranks of mpirun, and of Ray. Rows are the figures of a whole r
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import time
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+
+from results_file import append_rows
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the tests' recipe
@@ -123,12 +124,7 @@ def _row(case: str, **figures: object) -> dict[str, object]:
 
 
 def _append(rows: Sequence[dict[str, object]]) -> None:
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows(RESULTS, COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ line of the result is a class of one training.
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import json
 import random
@@ -25,6 +24,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from results_file import append_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
@@ -164,12 +165,7 @@ def one_training(
 
 
 def append(rows: list[dict[str, object]]) -> None:
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows(RESULTS, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_file import append_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this one, by their full names
 
@@ -196,14 +197,10 @@ def append(rows: Sequence[Row]) -> None:
     start = {"date": date.today().isoformat(), "device": f"CPU, {os.cpu_count()} cores", "numpy": np.__version__}
     start |= {"commit": short_commit(), "megatron-core": found["megatron-core"]}
     columns = ["side", "fraction", "cache", "tokens", "unique_tokens", "documents", "samples", *MEASURED]
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*start, *columns], lineterminator="\n", extrasaction="ignore")
-        if is_new:
-            writer.writeheader()
-        for row in rows:
-            rounded = {name: f"{row[name]:.6g}" for name in MEASURED if name in row}
-            writer.writerow(start | row | rounded)
+    for row in rows:
+        rounded = {name: f"{row[name]:.6g}" for name in MEASURED if name in row}
+        known = {name: value for name, value in row.items() if name in columns}
+        append_rows(RESULTS, [*start, *columns], [start | known | rounded])
 
 
 def newest_rows(path: Path) -> list[Row]:

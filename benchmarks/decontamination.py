@@ -11,7 +11,6 @@ the result is one round.
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import importlib.util
 import json
@@ -24,6 +23,8 @@ import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+
+from results_file import append_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
@@ -96,12 +97,7 @@ def janitor(items: Path, texts: Path) -> float:
 
 
 def append(rows: list[dict[str, object]]) -> None:
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows(RESULTS, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ today's xxhash wants. Peers take `--peer-documents` where all would take too lon
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import subprocess
@@ -31,6 +30,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from results_file import append_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
@@ -278,12 +279,7 @@ def with_datatrove(documents: Path) -> set[int]:
 
 
 def append(row: dict[str, Any]) -> None:
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    append_rows(RESULTS, list(row), [row])
 
 
 if __name__ == "__main__":

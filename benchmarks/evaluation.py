@@ -12,7 +12,6 @@ item before a time counts. lm-eval's batch size is the best of those tried in th
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import time
@@ -26,6 +25,7 @@ from generation import load_transformers, smollm2
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from machine import machine
+from results_file import append_rows
 from smollm2_post_training import Question, read_pools
 
 from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
@@ -156,12 +156,7 @@ def choices(questions: list[Question], scores: list[tuple[float, bool]]) -> list
 
 
 def append(rows: list[list[Any]]) -> None:
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        writer.writerows(rows)
+    append_rows(RESULTS, COLUMNS.split(), rows)
 
 
 if __name__ == "__main__":

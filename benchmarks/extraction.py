@@ -18,7 +18,6 @@ maxima-doc, debian-handbook.
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import statistics
 import sys
@@ -31,6 +30,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from results_file import append_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this one, by their full names
 
@@ -212,12 +213,7 @@ def main() -> None:
 
 
 def append(rows: list[dict[str, object]]) -> None:
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows(RESULTS, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

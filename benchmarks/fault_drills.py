@@ -12,7 +12,6 @@ trains again, steps that had to be taken again, and whether the curve is that of
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import re
 import shutil
@@ -26,6 +25,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from results_file import append_rows
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the tests' recipe
@@ -225,12 +226,7 @@ def main() -> None:
 
 def _append(row: dict[str, object]) -> None:
     start = {"date": date.today().isoformat(), "commit": short_commit(7), "torch": versions()["torch"]}
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS.split(), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(start | row)
+    append_rows(RESULTS, COLUMNS.split(), [start | row])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ rollouts of a question repeat each other (`rollouts`: as many answers, of 40 res
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import random
 import statistics
@@ -22,6 +21,8 @@ from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+
+from results_file import append_rows
 
 from megaphi.checkpoint.versions import short_commit
 from megaphi.grading.grader import Grader
@@ -125,13 +126,8 @@ def graded(pairs: list[Pair], *, processes: int) -> tuple[float, int]:
 
 
 def append(rows: list[list[object]]) -> None:
-    is_new = not RESULTS.exists()
     stamp = [date.today().isoformat(), short_commit(), len(os.sched_getaffinity(0)), version("math-verify")]
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        writer.writerows([*stamp, *row] for row in rows)
+    append_rows(RESULTS, COLUMNS.split(), ([*stamp, *row] for row in rows))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ is 1 GiB of content in little. `python -m tests.fuzz` tries many small ones; the
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import io
 import json
@@ -28,6 +27,8 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from results_file import append_rows
 
 from megaphi.checkpoint.versions import short_commit
 
@@ -213,12 +214,7 @@ def main() -> None:
 
 
 def append(row: dict[str, Any]) -> None:
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        rows = csv.DictWriter(file, list(row), lineterminator="\n")
-        if is_new:
-            rows.writeheader()
-        rows.writerow(row)
+    append_rows(RESULTS, list(row), [row])
 
 
 if __name__ == "__main__":

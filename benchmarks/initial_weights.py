@@ -9,7 +9,6 @@ from one, draws nothing (tests/engine/start/test_initial_weights.py): all of `on
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import hashlib
 import os
@@ -19,6 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from machine import machine
+from results_file import append_rows
 
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.model.architecture import PHI4_14B
@@ -80,12 +80,7 @@ def _options() -> argparse.Namespace:
 
 
 def _write(row: list[object]) -> None:
-    is_new = not RESULTS.is_file()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        writer.writerow(row)
+    append_rows(RESULTS, COLUMNS.split(), [row])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ after every kill, and what the figures mean, is in tests/stages/killed_runs.py.
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+
+from results_file import append_rows
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the tests' fork server
@@ -103,12 +104,7 @@ def _append(rows: list[dict[str, object]]) -> None:
         "commit": short_commit(7),
         "torch": made_by["torch"],
     }
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS.split(), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(start | row for row in rows)
+    append_rows(RESULTS, COLUMNS.split(), (start | row for row in rows))
 
 
 if __name__ == "__main__":

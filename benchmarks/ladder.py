@@ -17,6 +17,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from results_file import append_rows
+
 from megaphi.checkpoint.versions import short_commit, versions
 
 ROOT = Path(__file__).parents[1]
@@ -82,12 +84,7 @@ def megaphi(*words: str, codes: tuple[int, ...] = (0,)) -> None:
 
 def append(rows: list[dict[str, str]]) -> None:
     start = {"date": date.today().isoformat(), "commit": short_commit(7), "torch": versions()["torch"]}
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*start, *rows[0]], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(start | row for row in rows)
+    append_rows(RESULTS, [*start, *rows[0]], (start | row for row in rows))
 
 
 if __name__ == "__main__":

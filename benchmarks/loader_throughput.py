@@ -14,7 +14,6 @@ The claims are medians of ratios to `native`.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from results_file import append_rows
 from torch.utils.data import DataLoader
 
 from megaphi.checkpoint.versions import short_commit, versions
@@ -269,13 +269,7 @@ def append(rows: dict[str, list[str]], setting: list[int]) -> None:
         found["megatron-core"],
         dali,
     ]
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        for name, row in rows.items():
-            writer.writerow([*stamp, *setting, name, *row])
+    append_rows(RESULTS, COLUMNS.split(), ([*stamp, *setting, name, *row] for name, row in rows.items()))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ turns. What the training loop adds is timed by itself, because its share is far 
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from machine import settled
 from random_batches import random_batches
+from results_file import append_rows
 from step_time import RATE, one_process
 
 from megaphi.checkpoint.versions import short_commit, versions
@@ -162,14 +162,9 @@ def timed(action: Callable[[], Result]) -> tuple[Result, float]:
 
 def append(rounds: list[dict[str, float]], *, device: str) -> None:
     """One line per round: what was measured, where, with what."""
-    found, is_new = versions(), not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS)
-        for row in rounds:
-            stamp = [date.today().isoformat(), device, short_commit(), found["torch"], found["megatron-core"]]
-            writer.writerow([*stamp, *(f"{value:.7f}" for value in row.values())])
+    found = versions()
+    stamp = [date.today().isoformat(), device, short_commit(), found["torch"], found["megatron-core"]]
+    append_rows(RESULTS, COLUMNS, ([*stamp, *(f"{value:.7f}" for value in row.values())] for row in rounds))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ could hold the tokens.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from results_file import append_rows
 
 from megaphi.checkpoint.versions import short_commit
 from megaphi.data.packed.packing import pack
@@ -113,13 +113,8 @@ PACKERS = (best_fit, first_fit)
 
 
 def append(rows: list[list[object]]) -> None:
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        for row in rows:
-            writer.writerow([date.today().isoformat(), short_commit(), np.__version__, *row])
+    start = [date.today().isoformat(), short_commit(), np.__version__]
+    append_rows(RESULTS, COLUMNS.split(), ([*start, *row] for row in rows))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ values that are seen.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from results_file import append_rows
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -154,13 +154,9 @@ def check_agreement(calls: dict[str, Callable[[], Tensor]], *, allowed: float) -
 
 def append(rows: list[list[str]], *, processor: str) -> None:
     found = versions()
-    start = [date.today().isoformat(), short_commit(), found["torch"], found["python"]]
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(["date", "commit", "torch", "python", "processor", *COLUMNS])
-        writer.writerows([*start, processor, *row] for row in rows)
+    start = [date.today().isoformat(), short_commit(), found["torch"], found["python"], processor]
+    columns = ["date", "commit", "torch", "python", "processor", *COLUMNS]
+    append_rows(RESULTS, columns, ([*start, *row] for row in rows))
 
 
 if __name__ == "__main__":

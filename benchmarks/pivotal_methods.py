@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_file import append_rows
 
 from megaphi.checkpoint.versions import short_commit
 from megaphi.pivotal.methods.backward import backward
@@ -164,14 +165,10 @@ def show(all_kinds: dict[str, Any], null: dict[str, Any], seconds: float) -> Non
 
 def append(rows: Sequence[dict[str, Any]]) -> None:
     path = RESULTS / "pivotal_methods.csv"
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        for one in rows:
-            record = {"date": date.today(), "commit": short_commit(), "numpy": np.__version__, **one}
-            writer.writerow(["" if record[name] != record[name] else record[name] for name in COLUMNS.split()])
+    for one in rows:
+        record = {"date": date.today(), "commit": short_commit(), "numpy": np.__version__, **one}
+        values = ["" if record[name] != record[name] else record[name] for name in COLUMNS.split()]
+        append_rows(path, COLUMNS.split(), [values])
 
 
 def read() -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ held-out questions at temperature 1; its interval is a bootstrap over the questi
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from machine import machine
+from results_file import append_rows
 
 from megaphi.checkpoint.versions import short_commit
 from megaphi.config import to_plain
@@ -167,13 +167,8 @@ def accuracy(model: str, folder: Path, arguments: argparse.Namespace) -> dict[st
 
 
 def append(rows: Sequence[dict[str, Any]]) -> None:
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS.split(), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        for one in rows:
-            writer.writerow({"date": date.today(), "commit": short_commit(), "machine": machine(), **one})
+    facts = {"date": date.today(), "commit": short_commit(), "machine": machine()}
+    append_rows(RESULTS, COLUMNS.split(), ({**facts, **one} for one in rows))
 
 
 if __name__ == "__main__":

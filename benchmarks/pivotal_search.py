@@ -13,7 +13,6 @@ questions are those of `make story`: a small model that has half learned short s
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
+from results_file import append_rows
 
 from megaphi.checkpoint.model_tokenizer import text_tokenizer_of
 from megaphi.checkpoint.versions import short_commit
@@ -225,14 +225,8 @@ def measured(
 
 def append(rows: Sequence[dict[str, Any]], *, model: str) -> None:
     path = RESULTS / "pivotal_search.csv"
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS.split(), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        for one in rows:
-            facts = {"date": date.today(), "commit": short_commit(), "machine": machine(), "model": model}
-            writer.writerow({**facts, **one})
+    facts = {"date": date.today(), "commit": short_commit(), "machine": machine(), "model": model}
+    append_rows(path, COLUMNS.split(), ({**facts, **one} for one in rows))
 
 
 COLOURS = {"backward": "#D55E00", "bisection": "#0072B2", "two-arm": "#009E73"}

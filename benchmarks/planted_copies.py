@@ -18,7 +18,6 @@ them, and its number is scaled up). Times are of the processor, of one process, 
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import importlib.util
 import json
@@ -33,6 +32,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from results_file import append_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
@@ -209,12 +210,7 @@ def timed(rules: dict[str, Callable[[str], str]], pages: list[str]) -> dict[str,
 
 
 def append(rows: list[dict[str, Any]]) -> None:
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows(RESULTS, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ goes into the results, because a neighbour changes the ratio of what computes to
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import time
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 from generation import load_transformers, smollm2, until
 from machine import machine
+from results_file import append_rows
 
 from megaphi.checkpoint.versions import short_commit
 from megaphi.conversion.open_weights import open_weights
@@ -196,12 +196,8 @@ def append(row: list[Any]) -> None:
     computed_by = machine() if torch.cuda.is_available() else instruction_set()
     versions = [torch.__version__, version("transformers")]
     load = round(os.getloadavg()[1], 1)
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        writer.writerow([date.today(), short_commit(40), *versions, computed_by, torch.get_num_threads(), load, *row])
+    facts = [date.today(), short_commit(40), *versions, computed_by, torch.get_num_threads(), load]
+    append_rows(RESULTS, COLUMNS.split(), [[*facts, *row]])
 
 
 if __name__ == "__main__":

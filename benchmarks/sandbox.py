@@ -11,7 +11,6 @@ at a time. The figures are medians over tasks and rounds; a side that does not p
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
 import statistics
@@ -21,6 +20,8 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+
+from results_file import append_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests' reader of HumanEval
 
@@ -100,12 +101,7 @@ def append(rows: list[dict[str, object]]) -> None:
 
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
     stamp |= {"commit": short_commit(), "python": platform.python_version(), "isolation": find_isolation().kind}
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*stamp, *rows[0]], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows({**stamp, **row} for row in rows)
+    append_rows(RESULTS, [*stamp, *rows[0]], ({**stamp, **row} for row in rows))
 
 
 if __name__ == "__main__":

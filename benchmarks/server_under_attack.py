@@ -10,7 +10,6 @@ a process of its own, and from another loopback address where its requests are v
 from __future__ import annotations
 
 import argparse
-import csv
 import http.client
 import itertools
 import json
@@ -32,6 +31,7 @@ from pathlib import Path
 
 import psutil
 from machine import machine
+from results_file import append_rows
 from serving import listener, quantile, resident_bytes
 
 RESULTS = Path(__file__).parent / "results" / "server_under_attack.csv"
@@ -93,12 +93,7 @@ def append(row: dict[str, object], *, commit: str | None) -> None:
 
     stamp = {"date": date.today().isoformat(), "device": machine(), "python": platform.python_version()}
     stamp["commit"] = commit or short_commit()
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*stamp, *row], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow({**stamp, **row})
+    append_rows(RESULTS, [*stamp, *row], [{**stamp, **row}])
 
 
 def under_attack(name: str, address: Address, *, clients: int, seconds: float) -> dict[str, object]:

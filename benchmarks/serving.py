@@ -12,7 +12,6 @@ memory grew from the tenth to the last second. Any server of OpenAI's protocol t
 from __future__ import annotations
 
 import argparse
-import csv
 import http.client
 import json
 import platform
@@ -29,6 +28,7 @@ from urllib.parse import urlsplit
 
 import psutil
 from machine import machine
+from results_file import append_rows
 
 RESULTS = Path(__file__).parent / "results" / "serving.csv"
 SUBJECTS = "rivers numbers birds engines islands poems bread glaciers maps violins".split()
@@ -228,12 +228,7 @@ def append(row: dict[str, Any], *, model: str) -> None:
 
     stamp = {"date": date.today().isoformat(), "device": machine()}
     stamp |= {"commit": short_commit(), "python": platform.python_version(), "model": model}
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*stamp, *row], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow({**stamp, **row})
+    append_rows(RESULTS, [*stamp, *row], [{**stamp, **row}])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ differs. One client asks both in turn, and sends no request before it has the an
 from __future__ import annotations
 
 import argparse
-import csv
 import http.client
 import multiprocessing
 import os
@@ -22,6 +21,8 @@ from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from results_file import append_rows
 
 RESULTS = Path(__file__).parent / "results" / "serving_latency.csv"
 PATH = "/v1/models"
@@ -92,12 +93,7 @@ def append(row: dict[str, object]) -> None:
 
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
     stamp |= {"commit": short_commit(), "python": platform.python_version()}
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*stamp, *row], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow({**stamp, **row})
+    append_rows(RESULTS, [*stamp, *row], [{**stamp, **row}])
 
 
 if __name__ == "__main__":

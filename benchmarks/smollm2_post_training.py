@@ -14,7 +14,6 @@ model's own chat format and tokens, which records of token ids allow.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import importlib.util
 import json
@@ -28,6 +27,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from results_file import append_rows
 
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.data.batch import BatchShape
@@ -274,13 +275,7 @@ def draw(axes: Any, records: list[dict[str, Any]], name: str, *, before: float, 
 def append(rows: list[list[Any]]) -> None:
     known = versions()
     path = RESULTS / "smollm2_post_training.csv"
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        for row in rows:
-            writer.writerow([date.today(), short_commit(), known["torch"], *row])
+    append_rows(path, COLUMNS.split(), ([date.today(), short_commit(), known["torch"], *row] for row in rows))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ samples, kept ones first, go to benchmarks/results/synthetic_samples.md.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from results_file import append_rows
 from synthetic_inputs import write_functions, write_pages
 from synthetic_recount import recount
 
@@ -199,20 +199,15 @@ def run_code_again(results: Sequence[StepResult]) -> None:
 
 def append(results: Sequence[StepResult]) -> None:
     path = RESULTS / "synthetic_data.csv"
-    is_new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        for one in results:
-            reasons = Counter(found.reason for found in one.rejected)
-            said = " ".join(f"{reason}:{count}" for reason, count in reasons.most_common())
-            journal = StepJournal(one.folder)
-            assert journal.paid_tokens <= one.bound_tokens
-            row = [date.today(), short_commit(), one.name, one.seeds, len(one.kept), len(one.rejected), said]
-            row += [journal.prompt_tokens, journal.answer_tokens, one.bound_tokens, one.seconds]
-            journal.close()
-            writer.writerow(row)
+    for one in results:
+        reasons = Counter(found.reason for found in one.rejected)
+        said = " ".join(f"{reason}:{count}" for reason, count in reasons.most_common())
+        journal = StepJournal(one.folder)
+        assert journal.paid_tokens <= one.bound_tokens
+        row = [date.today(), short_commit(), one.name, one.seeds, len(one.kept), len(one.rejected), said]
+        row += [journal.prompt_tokens, journal.answer_tokens, one.bound_tokens, one.seconds]
+        journal.close()
+        append_rows(path, COLUMNS.split(), [row])
 
 
 def samples_page(results: Sequence[StepResult]) -> str:

@@ -12,7 +12,6 @@ Without the shuffle all sides must give the same bytes. Text comes from Debian's
 from __future__ import annotations
 
 import argparse
-import csv
 import filecmp
 import json
 import multiprocessing
@@ -32,6 +31,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from results_file import append_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
@@ -199,12 +200,7 @@ def append(rows: list[dict[str, Any]]) -> None:
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
     stamp |= {"commit": short_commit(), "python": platform.python_version()}
     stamp |= {name: version(name) for name in ("tiktoken", "gigatoken", "tokenizers", "megatron-core")}
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*stamp, *rows[0]], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows({**stamp, **row} for row in rows)
+    append_rows(RESULTS, [*stamp, *rows[0]], ({**stamp, **row} for row in rows))
 
 
 if __name__ == "__main__":

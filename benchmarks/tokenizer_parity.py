@@ -12,7 +12,6 @@ archive, once, into a cache folder; Python code from the interpreter that runs t
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import os
 import platform
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_file import append_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the file beside this one, by its full name
 
@@ -171,14 +171,9 @@ def append(rows: list[Row]) -> None:
     stamp = {"date": date.today().isoformat(), "device": f"CPU, {len(os.sched_getaffinity(0))} processors"}
     stamp |= {"commit": short_commit(), "python": platform.python_version()}
     stamp |= {name: version(name) for name in ("tiktoken", "gigatoken", "tokenizers", "transformers")}
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*stamp, *rows[0]], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        for row in rows:
-            rounded = {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
-            writer.writerow({**stamp, **rounded})
+    for row in rows:
+        rounded = {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
+        append_rows(RESULTS, [*stamp, *row], [{**stamp, **rounded}])
 
 
 if __name__ == "__main__":
