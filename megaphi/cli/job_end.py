@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from megaphi.errors import CannotWrite, InputError, ReportedElsewhere, RunFailed
-from megaphi.files import write_text
+from megaphi.files import read_json, write_text
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Variable by which torchrun names a rank's error file: LOGS/attempt_RESTARTS/LOCAL_RANK/error.json."""
@@ -40,8 +40,16 @@ def check_not_refused_before(environment: Mapping[str, str] = os.environ) -> Non
     if not path or not restarts.isdigit() or int(restarts) == 0:
         return
     for told in Path(path).parents[1].with_name(f"attempt_{int(restarts) - 1}").glob("*/error.json"):
-        reason = json.loads(told.read_text())["message"]["message"]
-        raise InputError(reason) if environment.get("LOCAL_RANK") == "0" else ReportedElsewhere(reason)
+        if reason := _refusal(told):
+            raise InputError(reason) if environment.get("LOCAL_RANK") == "0" else ReportedElsewhere(reason)
+
+
+def _refusal(error_file: Path) -> str | None:
+    """The reason that a rank has left; None for another failure, which torch's own handler writes there."""
+    with suppress(InputError, KeyError, TypeError):
+        message = read_json(error_file, what="error file")["message"]
+        return message["message"] if message["errorCode"] == 2 else None
+    return None
 
 
 @contextmanager

@@ -154,7 +154,8 @@ def test_torchrun_is_told_and_what_it_restarts_is_refused_at_once(refused, monke
     assert reason in start(1, "quickstart_pretrain")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert main(["train", "quickstart_pretrain"]) == 2  # rank 0 has said it
-    (attempts[0] / "0" / "error.json").unlink()
-    assert "unknown recipe 'other'" in start(1, "other")
+    for another in ('{"message": {"message": "a traceback", "extraInfo": {}}}', '{"message": "text"}', '{"mess'):
+        (attempts[0] / "0" / "error.json").write_text(another)
+        assert "unknown recipe 'other'" in start(1, "other")
     (attempts[1] / "0" / "error.json").unlink()
     assert "unknown recipe 'third'" in start(2, "third")  # only the attempt before counts
