@@ -28,6 +28,7 @@ from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.context_chunks import places_of, sum_over_ranks
 from megaphi.model.forward.segments import CausalAcrossRanks, Segments, document_segments, row_segments
 from megaphi.model.forward.targets import Labels
+from megaphi.model.forward.to_device import to_device
 
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 """Maps the last pipeline stage's output to (sum of the losses, count, {"sums": fp64 [2 + further sums]})."""
@@ -105,7 +106,7 @@ def local(values_BS: np.ndarray, device: torch.device) -> Tensor:
     """Copy to the device, of every row the places that this context rank holds."""
     if parallel_state.get_context_parallel_world_size() > 1:
         values_BS = np.take(values_BS, local_places(values_BS.shape[1]), axis=1)
-    return torch.from_numpy(np.ascontiguousarray(values_BS)).to(device, non_blocking=True)
+    return to_device(np.ascontiguousarray(values_BS), device)
 
 
 def local_places(length: int) -> NDArray[np.int64]:

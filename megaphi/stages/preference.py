@@ -22,6 +22,7 @@ from megaphi.data.packed.pair_rows import PairBatch
 from megaphi.engine.objective import LossFunction, attention_within, local, local_places, over_context_ranks
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.targets import Comparison
+from megaphi.model.forward.to_device import to_device
 from megaphi.stages.losses import ipo_loss, sigmoid_loss
 
 
@@ -53,8 +54,8 @@ class PreferenceObjective:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The sum of the pairs' losses; everything that is reported with it is a sum over pairs too."""
         policy_Q2 = log_probabilities(batch, output)
-        reference_Q2 = torch.from_numpy(batch.reference_Q2).to(device, policy_Q2.dtype)
-        lengths_Q2 = torch.from_numpy(batch.lengths_Q2).to(device, policy_Q2.dtype)
+        reference_Q2 = to_device(batch.reference_Q2, device).to(policy_Q2.dtype)
+        lengths_Q2 = to_device(batch.lengths_Q2, device).to(policy_Q2.dtype)
         ratios_Q2 = policy_Q2 - reference_Q2
         if self.loss == "ipo":
             ratios_Q2 = ratios_Q2 / lengths_Q2
@@ -75,7 +76,7 @@ class PreferenceObjective:
             lengths_Q2[:, 0],
             lengths_Q2[:, 1],
         )
-        loss_sum, pairs = loss_Q.sum(), torch.tensor(len(loss_Q), device=device, dtype=torch.int)
+        loss_sum, pairs = loss_Q.sum(), torch.full((), len(loss_Q), device=device, dtype=torch.int)
         sums = torch.stack([loss_sum.detach(), pairs, *(values_Q.detach().sum() for values_Q in measured)])
         return loss_sum, pairs, {"sums": sums.double()}
 
@@ -105,20 +106,16 @@ def compared(batch: PairBatch, chunk: torch.nn.Module, device: torch.device) -> 
 
     Under context parallelism they are those of this rank's places.
     """
-
-    def on_device(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(device, non_blocking=True)
-
     own = _of_this_rank(batch)
     context = ForwardContext(
         attention=attention_within(batch.segments_N4, batch, device),
         positions_BS=local(batch.positions_BS, device) if batch.positions_BS is not None else None,
         targets=Comparison(
-            rows_R=on_device(own.rows_R),
-            targets_R=on_device(own.targets_R),
-            places_P=on_device(own.places_P),
-            chosen_P=on_device(own.chosen_P),
-            rejected_P=on_device(own.rejected_P),
+            rows_R=to_device(own.rows_R, device),
+            targets_R=to_device(own.targets_R, device),
+            places_P=to_device(own.places_P, device),
+            chosen_P=to_device(own.chosen_P, device),
+            rejected_P=to_device(own.rejected_P, device),
         ),
     )
     return chunk(local(batch.tokens_BS, device), context)
@@ -131,7 +128,7 @@ def log_probabilities(batch: PairBatch, output: Tensor) -> Tensor:
     """
     own = _of_this_rank(batch)
     losses_R, margins_P = output.split((len(own.rows_R), len(own.places_P)))
-    sides = torch.from_numpy(np.concatenate((own.sides_R, 2 * own.pairs_P))).to(output.device)
+    sides = to_device(np.concatenate((own.sides_R, 2 * own.pairs_P)), output.device)
     values = torch.cat((-losses_R, margins_P))
     flat = torch.zeros(2 * len(batch.numbers_Q), dtype=output.dtype, device=output.device)
     return over_context_ranks(flat.index_add(0, sides, values)).view(-1, 2)

@@ -32,6 +32,7 @@ from megaphi.engine.saving.random_states import same_random_states
 from megaphi.engine.training.train_step import reading, run_schedule
 from megaphi.model.forward.context import ForwardContext
 from megaphi.model.forward.targets import AllLogits
+from megaphi.model.forward.to_device import to_device
 
 ROUNDED_TO = 32
 """Lengths of rows are multiples of it, so that few shapes come up."""
@@ -176,7 +177,7 @@ class _Scoring(NextToken):
 
     def _scores(self, batch: Batch, logits_BSV: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         device = logits_BSV.device
-        reads_R4 = torch.from_numpy(self._reads(batch)).to(device)
+        reads_R4 = to_device(self._reads(batch), device)
         sums = [torch.zeros(0, 2, dtype=torch.float64, device=device)]
         for row_R, place_R, target_R, _ in (part.unbind(1) for part in reads_R4.split(ROWS_OF_LOGITS)):
             whole_RV = gather_from_tensor_model_parallel_region(logits_BSV[row_R, place_R]).float()

@@ -1,7 +1,8 @@
-"""Small host values on a device, without waiting for it.
+"""Host values on a device, without waiting for it.
 
 A copy from ordinary memory makes the host wait until a GPU has done all that it was given; from page-locked memory the
-GPU copies when it comes to it. torch's allocator keeps that memory until then.
+GPU copies when it comes to it. torch's allocator keeps that memory until then. The arrays of a batch lie there already
+(engine/training/pinned.py); what a pass makes of them, such as a context rank's share of the tokens, is put there here.
 """
 
 from __future__ import annotations
@@ -17,4 +18,4 @@ def to_device(values: Any, device: torch.device, *, dtype: torch.dtype | None = 
     found = torch.as_tensor(values, dtype=dtype)
     if device.type == "cpu" or not found.numel():
         return found.to(device)
-    return found.pin_memory().to(device, non_blocking=True)
+    return (found if found.is_pinned() else found.pin_memory()).to(device, non_blocking=True)
