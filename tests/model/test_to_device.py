@@ -1,4 +1,4 @@
-"""What a pass computes on the host is copied from page-locked memory, as the batch itself. Not yet run on a GPU.
+"""Copies of what a pass computes on the host: from page-locked memory, as the batch itself. Not yet run on a GPU.
 
 Page-locked memory is a list of addresses here, and the GPU is torch's meta device.
 """
