@@ -98,6 +98,20 @@ def test_what_needs_no_other_keys_is_launched_on_those_there_are() -> None:
     assert FlashLaunch.of(parts_of(table_N4, length=LENGTH), device=torch.device("cpu")).seen_L is None
 
 
+def test_a_torch_that_need_not_be_told_of_shared_keys_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11 has windows, and no `enable_gqa`."""
+
+    def launched(query: Tensor, *_: object, scale: float, window_size: tuple[int, int]) -> Tensor:
+        assert (scale, window_size) == (0.5, (-1, 0))
+        return query
+
+    monkeypatch.setattr(module.varlen, "varlen_attn", launched)
+    monkeypatch.setattr(module, "_NAMES_GROUPS", False)
+    query, key = torch.randn(3, 4, 8), torch.randn(3, 2, 8)
+    launch = FlashLaunch.of_lengths([3], [3], None, device=torch.device("cpu"))
+    assert launch(query, key, key, scale=0.5, groups=HeadGroups((2, 2))).shape == (3, 32)
+
+
 def test_ranks_have_equal_work() -> None:
     """Scores that causal attention computes in whole rows."""
     visible = mask_of(row_segments(ROWS, length=LENGTH))

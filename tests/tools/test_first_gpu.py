@@ -74,6 +74,27 @@ def test_a_block_that_fails_crashes_hangs_or_misses_something_costs_itself_only(
         os.kill(int(left_behind.read_text()), 0)
 
 
+def test_whoever_ends_the_program_ends_its_block(tmp_path: Path) -> None:
+    """A block that lives on would compute on the GPU while the next start measures."""
+    left_behind = tmp_path / "child"
+    hangs = f"import os, time; open({str(left_behind)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    program_text = (
+        "import os, pathlib, sys\n"
+        "from tools.first_gpu.__main__ import end_with_its_block, run_limited\n"
+        "end_with_its_block()\n"
+        f"words, log = [sys.executable, '-c', {hangs!r}], pathlib.Path({str(tmp_path / 'log')!r})\n"
+        "run_limited(words, log, seconds=60, environment=dict(os.environ))\n"
+    )
+    started = subprocess.Popen([sys.executable, "-c", program_text], cwd=ROOT)
+    deadline = time.monotonic() + 30
+    while not (left_behind.exists() and left_behind.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started.terminate()
+    assert started.wait(20) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(left_behind.read_text()), 0)
+
+
 def test_what_is_done_is_not_run_again_until_the_commit_changes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = place.folder / "count"
     one = block("counts", f"open({str(counts)!r}, 'a').write('x')")

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for needed in () if options.dry_run else (folder, place.results):
         needed.mkdir(parents=True, exist_ok=True)
     again = options.only is not None or options.again
+    end_with_its_block()
     try:
         return Session(place, seconds=60 * options.minutes, again=again, is_dry=options.dry_run).run(chosen)
     except KeyboardInterrupt:
@@ -74,6 +75,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "first_gpu", help="logs and states")
     parser.add_argument("--results", type=Path, help="folder of the CSV files (default: benchmarks/results/gpu)")
     return parser.parse_args(arguments)
+
+
+def end_with_its_block() -> None:
+    """Let SIGTERM, as of `timeout`, end the block too: it would hold the GPU while the next start measures."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def print_list(chosen: list[Block], folder: Path) -> None:
@@ -172,7 +178,7 @@ def run_limited(words: list[str], log: Path, *, seconds: float, environment: dic
     began = time.monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(
-            words, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, start_new_session=True
+            words, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, process_group=0
         )
     try:
         while (left := seconds - (time.monotonic() - began)) > 0:

@@ -64,12 +64,19 @@ def blocks() -> list[Block]:
     """In the order in which they run."""
     return [
         *conditions(),
-        mfu("megaphi", "slices of the 14B: tokens/s, MFU, memory, profile, beside predictions; 512 devices"),
-        mfu("transformers", "the same slices in transformers with SDPA and torch.compile", needs=("transformers",)),
+        mfu(
+            "megaphi", "slices of the 14B: tokens/s, MFU, memory, profile, beside predictions; 512 devices", seconds=120
+        ),
+        mfu(
+            "transformers",
+            "the same slices in transformers with SDPA and torch.compile",
+            seconds=240,
+            needs=("transformers",),
+        ),
         kernels("kernels", 1, what="operators as fractions of the copy bandwidth, beside PyTorch and Liger-Kernel"),
         generation("generation", "slice", what="tokens per second of a slice in bf16 beside transformers", seconds=120),
         *tests(),
-        mfu("megatron-core", "the same slices in plain Megatron-Core"),
+        mfu("megatron-core", "the same slices in plain Megatron-Core", seconds=150),
         kernels("kernels_cut", 2, 4, what="the operators' shares of two and of four tensor ranks"),
         generation(
             "generation_smollm2",
@@ -113,7 +120,7 @@ def conditions() -> list[Block]:
     ]
 
 
-def mfu(side: str, what: str, *, needs: tuple[str, ...] = ()) -> Block:
+def mfu(side: str, what: str, *, seconds: int, needs: tuple[str, ...] = ()) -> Block:
     """One side on the slices: its rows stand beside those of the others in one file."""
 
     def command(place: Place, *words: str) -> list[str]:
@@ -122,7 +129,7 @@ def mfu(side: str, what: str, *, needs: tuple[str, ...] = ()) -> Block:
     return Block(
         name="mfu" if side == "megaphi" else f"mfu_{side.removesuffix('-core')}",
         what=what,
-        seconds=160,
+        seconds=seconds,
         limit=540,
         command=command,
         tiny=lambda place: command(place, "--tiny"),
@@ -135,7 +142,7 @@ def kernels(name: str, *tensor_parallel: int, what: str) -> Block:
     return Block(
         name=name,
         what=what,
-        seconds=150,
+        seconds=135,
         limit=540,
         command=lambda place: ["benchmarks/kernels.py", "--tp", *parts, *written(place, "kernels")],
         tiny=lambda place: ["benchmarks/kernels.py", "--quick", "--device", "cpu", *written(place, "kernels")],
