@@ -10,7 +10,8 @@ and 2, 32 of them to a step; also 8, because the difference is the time of micro
 From both slices follow the times of a layer and of the head, and from these the time of 512 devices, whose
 communication and bubbles are the model's. A step is timed by CUDA events, by the clock on a CPU. megaphi comes first,
 and every case is written as soon as it is measured: a time limit costs the peers, and one that fails is a row with its
-error, after which the others run. Ratios are taken of all rows of this device and commit. Not yet run on a GPU.
+error, after which the others run. Ratios are taken of all rows of this device and commit. The side `deterministic` is
+megaphi with deterministic=true, on the smaller case of the second slice. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this 
 from benchmarks.mfu_model import print_assumptions, print_layouts, print_published
 from benchmarks.mfu_profile import print_profile
 from benchmarks.mfu_scaled import scaled
-from benchmarks.mfu_sides import SIDES, SLICES, TINY_SLICES, Slice, Step, run_of
+from benchmarks.mfu_sides import DETERMINISTIC, SIDES, SLICES, TINY_SLICES, Slice, Step, run_of
 from benchmarks.random_batches import random_batches
 from megaphi.data.batch import Batch
 from megaphi.engine.run_config import RunConfig
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases: list[Case] = []
     for side in options.sides:
         parts = TINY_SLICES if options.tiny else SLICES
+        parts = parts[-1:] if side == DETERMINISTIC else parts
         measured = [case for part in parts for case in measure_slice(side, part, device, options)]
         if side == "megaphi":
             scale(measured, device, options)
@@ -146,8 +148,9 @@ def measure_slice(side: str, part: Slice, device: Device, options: argparse.Name
     from megaphi.parallel.world import start_world
 
     run = run_of(part, micro_batch=1, micro_batches=options.micro_batches)
-    step, problem = attempted(lambda: SIDES[side](run, start_world(run.layout, seed=run.seed)))
-    for micro_batch in (1, 2):
+    is_exact = side == DETERMINISTIC
+    step, problem = attempted(lambda: SIDES[side](run, start_world(run.layout, seed=run.seed, deterministic=is_exact)))
+    for micro_batch in (1,) if is_exact else (1, 2):
         case = measure(side, part, step, device, micro_batch=micro_batch, problem=problem, options=options)
         show(case)
         if options.write:

@@ -65,7 +65,10 @@ def blocks() -> list[Block]:
     return [
         *conditions(),
         mfu(
-            "megaphi", "slices of the 14B: tokens/s, MFU, memory, profile, beside predictions; 512 devices", seconds=120
+            "megaphi",
+            "slices of the 14B: tokens/s, MFU, memory, profile, beside predictions; 512 devices; deterministic=true",
+            seconds=130,
+            beside=("deterministic",),
         ),
         mfu(
             "transformers",
@@ -120,11 +123,11 @@ def conditions() -> list[Block]:
     ]
 
 
-def mfu(side: str, what: str, *, seconds: int, needs: tuple[str, ...] = ()) -> Block:
-    """One side on the slices: its rows stand beside those of the others in one file."""
+def mfu(side: str, what: str, *, seconds: int, beside: tuple[str, ...] = (), needs: tuple[str, ...] = ()) -> Block:
+    """One side on the slices, and what is measured `beside` it: its rows stand with those of the others in one file."""
 
     def command(place: Place, *words: str) -> list[str]:
-        return ["benchmarks/mfu.py", "--sides", side, *words, *written(place, "mfu")]
+        return ["benchmarks/mfu.py", "--sides", side, *beside, *words, *written(place, "mfu")]
 
     return Block(
         name="mfu" if side == "megaphi" else f"mfu_{side.removesuffix('-core')}",
