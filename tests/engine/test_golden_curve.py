@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megaphi.conversion.to_huggingface import to_huggingface
 from megaphi.data.batch import BatchShape
 from megaphi.files import write_text
 from megaphi.parallel.layout import ParallelLayout
-from tests.engine.layout_runs import TINY, tiny_run, train
+from tests.engine.layout_runs import TINY, contents, tiny_run, train
 from tests.gloo_world import run_in_new_world, run_in_world
 
 CURVE = Path(__file__).parent.parent / "golden" / "tiny_pretrain.txt"
@@ -70,6 +71,7 @@ def test_every_layout_follows_the_golden_curve(name: str) -> None:
     assert_golden(curve_of(ParallelLayout(**LAYOUTS[name])))
 
 
+SIX = dataclasses.replace(TINY, layers=6)
 SIX_LAYERS = {
     "pipeline 2, virtual 3": {"pipeline": 2, "virtual_pipeline": 3},
     "pipeline 3, virtual 2": {"pipeline": 3, "virtual_pipeline": 2},
@@ -80,16 +82,29 @@ SIX_LAYERS = {
 @pytest.mark.parametrize("name", SIX_LAYERS)
 def test_groups_of_micro_batches_of_any_size_follow_one_process(name: str) -> None:
     """Seven micro-batches, of which neither two nor three stages make equal groups: four, and three."""
-    fields = {
-        "model": dataclasses.replace(TINY, layers=6),
-        "batch": BatchShape(sequence_length=32, global_batch=7, micro_batch=1),
-    }
+    fields = {"model": SIX, "batch": BatchShape(sequence_length=32, global_batch=7, micro_batch=1)}
     layout = ParallelLayout(**SIX_LAYERS[name])
     assert layout.micro_batch_group(7) == 4
     (alone,) = curve_of(ParallelLayout(), steps=STEPS // 2, **fields)
     for result in curve_of(layout, steps=STEPS // 2, **fields):
         for measured in ("losses", "norms"):
             np.testing.assert_allclose(result[measured], alone[measured], rtol=0, atol=1e-5)
+
+
+def test_two_and_three_virtual_stages_save_and_export_the_same_bits(tmp_path: Path) -> None:
+    """Weights and moments of two steps in one process, loaded in every layout and saved again."""
+    (trained,) = run_in_world(
+        partial(train, tiny_run(model=SIX, folder=str(tmp_path)), steps=2, save=True), processes=1
+    )
+    exported = to_huggingface(trained["checkpoint"], tmp_path / "expected")
+    for name, fields in SIX_LAYERS.items():
+        run = tiny_run(model=SIX, layout=ParallelLayout(**fields), folder=str(tmp_path / name))
+        again = partial(train, run, steps=0, load=trained["checkpoint"], save=True)
+        saved = run_in_world(again, processes=run.layout.pipeline)[0]["checkpoint"]
+        assert contents(saved) == contents(trained["checkpoint"]), name
+        out = to_huggingface(saved, tmp_path / f"{name}, exported")
+        for file in exported.iterdir():
+            assert (out / file.name).read_bytes() == file.read_bytes(), (name, file.name)
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
