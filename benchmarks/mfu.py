@@ -17,7 +17,6 @@ megaphi with deterministic=true, on the smaller case of the second slice. Not ye
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import math
 import statistics
@@ -26,10 +25,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
@@ -38,22 +36,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this 
 
 from benchmarks.mfu_model import print_assumptions, print_layouts, print_published
 from benchmarks.mfu_profile import print_profile
+from benchmarks.mfu_rows import append, provenance, rows_like
 from benchmarks.mfu_scaled import scaled
 from benchmarks.mfu_sides import DETERMINISTIC, SIDES, SLICES, TINY_SLICES, Slice, Step, run_of
 from benchmarks.random_batches import random_batches
 from megaphi.data.batch import Batch
 from megaphi.engine.run_config import RunConfig
 from megaphi.engine.training.pinned import pinned
+from megaphi.model.architecture import AttentionBackend
 from megaphi.model.arithmetic import flops_per_token
 from megaphi.planning.step.device import DEVICES, H100, Device, device_named
 from megaphi.planning.step.shape import shape_of
 from megaphi.planning.step.step_time import StepTime, step_time
 
 RESULTS = Path(__file__).parent / "results" / "gpu" / "mfu.csv"
-COLUMNS = (
-    "date device commit torch megatron-core side slice sequence micro_batch micro_batches seconds micro_batch_seconds"
-    " tokens_per_s teraflops_causal mfu_causal mfu_full peak_gb planned_gb model_seconds note"
-).split()
 OUT_OF_MEMORY = "out of memory"
 Result = TypeVar("Result")
 
@@ -72,13 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for side in options.sides:
         parts = TINY_SLICES if options.tiny else SLICES
         parts = parts[-1:] if side == DETERMINISTIC else parts
+        if side in ("megaphi", DETERMINISTIC):
+            parts = [with_attention(part, options.attention_backend) for part in parts]
         measured = [case for part in parts for case in measure_slice(side, part, device, options)]
         if side == "megaphi":
             scale(measured, device, options)
         cases += measured
     rows = [cells(case) for case in cases]
     print_ratios(rows_like(rows[-1], options.results) if options.write else rows)
-    if failed := [case for case in cases if math.isnan(case.seconds) and case.note != OUT_OF_MEMORY]:
+    if failed := [case for case in cases if math.isnan(case.seconds) and OUT_OF_MEMORY not in case.note]:
         sys.exit(f"{len(failed)} of {len(cases)} cases failed, the first by {failed[0].note}")
 
 
@@ -89,6 +87,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="default: all; megaphi first")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of each case; their median counts")
     parser.add_argument("--micro-batches", type=int, help="of a step (default: 32; tiny: 4)")
+    parser.add_argument(
+        "--attention-backend",
+        choices=get_args(AttentionBackend),
+        default="auto",
+        help="megaphi's kernel of attention (default: torch's choice); another one is a note in the results",
+    )
     parser.add_argument("--devices", type=int, default=512, help="of the predicted layouts (default: 512)")
     parser.add_argument("--device", choices=DEVICES, help="whose rates are assumed (default: the GPU's, or h100)")
     parser.add_argument("--products-tflops", type=float, help="sustained in large bf16 matrix products")
@@ -156,11 +160,15 @@ def measure_slice(side: str, part: Slice, device: Device, options: argparse.Name
         if options.write:
             append(cells(case), options.results)
         yield case
-    if step is not None and side == "megaphi" and part in (SLICES[0], TINY_SLICES[0]):
+    if step is not None and side == "megaphi" and part.name in (SLICES[0].name, TINY_SLICES[0].name):
         attempted(partial(profile_step, step, part, device))
     del step
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def with_attention(part: Slice, backend: AttentionBackend) -> Slice:
+    return replace(part, model=replace(part.model, attention_backend=backend))
 
 
 def attempted(work: Callable[[], Result]) -> tuple[Result | None, str]:
@@ -203,8 +211,13 @@ def measure(
         peak_bytes=torch.cuda.max_memory_allocated() if is_gpu() else 0,
         planned_bytes=planned_bytes(run) if side == "megaphi" else 0,
         predicted=predicted_time(run, device),
-        note=times.note,
+        note="; ".join(filter(None, (times.note, attention_note(run)))),
     )
+
+
+def attention_note(run: RunConfig) -> str:
+    backend = run.model.attention_backend
+    return "" if backend == "auto" else f"attention {backend}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,17 +331,6 @@ def print_ratios(rows: Sequence[dict[str, str]]) -> None:
         print(f"{case[0]}, micro-batch {case[1]}: {', '.join([reached, *ratios])}")
 
 
-def rows_like(row: dict[str, str], path: Path) -> list[dict[str, str]]:
-    """Rows of the results with this one's device, versions, commit and number of micro-batches."""
-    same = [*provenance(), "sequence", "micro_batches"]
-    with path.open(newline="") as file:
-        return [
-            found
-            for found in csv.DictReader(file)
-            if found["side"] in SIDES and all(found[name] == row[name] for name in same if name != "date")
-        ]
-
-
 def utilisations(case: Case) -> dict[str, float]:
     """Model TFLOP/s, and their share of the peak; on a CPU not a number."""
     length = case.run.batch.sequence_length
@@ -338,19 +340,6 @@ def utilisations(case: Case) -> dict[str, float]:
         for attention in ("causal", "full")
     )
     return {"teraflops": causal / 1e12, "mfu_causal": causal / peak, "mfu_full": full / peak}
-
-
-def provenance() -> dict[str, str]:
-    """The columns that say what was measured, where and with what."""
-    from megaphi.checkpoint.versions import short_commit, versions
-
-    found = versions()
-    return {
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name(),
-        "commit": short_commit(),
-        **{package: found.get(package, "") for package in ("torch", "megatron-core")},
-    }
 
 
 def cells(case: Case) -> dict[str, str]:
@@ -373,16 +362,6 @@ def cells(case: Case) -> dict[str, str]:
         "model_seconds": f"{case.predicted.seconds:.5f}",
         "note": case.note,
     }
-
-
-def append(row: dict[str, str], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [str(name) for name in COLUMNS], lineterminator="\n", restval="")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import mfu
-from benchmarks.mfu import COLUMNS, append, assumed_device, main, parse, print_ratios, rows_like, unlike_untrained
+from benchmarks.mfu import (
+    assumed_device,
+    attention_note,
+    main,
+    parse,
+    print_ratios,
+    unlike_untrained,
+    with_attention,
+)
 from benchmarks.mfu_model import layouts_of_the_14b
 from benchmarks.mfu_profile import GROUPS, PREDICTED, group_of, microseconds_of
+from benchmarks.mfu_rows import COLUMNS, append, rows_like
 from benchmarks.mfu_scaled import LAYOUTS, head_share, layer_and_head, scaled, scaled_seconds
 from benchmarks.mfu_sides import SLICES, TINY_SLICES, Slice, Step, run_of
 from megaphi.engine.run_config import RunConfig
@@ -223,6 +232,13 @@ def test_every_part_that_one_device_has_stands_beside_a_group() -> None:
     parts = step_time(shape_of(run_of(SLICES[0], micro_batch=1, micro_batches=2)), H100).parts
     assert set(parts) == {part for held in PREDICTED.values() for part in held if part != "gradients and weights"}
     assert set(PREDICTED) <= set(GROUPS)
+
+
+def test_another_kernel_of_attention_is_a_note_beside_its_figures() -> None:
+    part = with_attention(SLICES[0], "cudnn")
+    assert (part.name, part.model.attention_backend) == (SLICES[0].name, "cudnn")
+    assert attention_note(run_of(part, micro_batch=1, micro_batches=4)) == "attention cudnn"
+    assert attention_note(run_of(SLICES[0], micro_batch=1, micro_batches=4)) == ""
 
 
 def test_assumptions_are_options() -> None:

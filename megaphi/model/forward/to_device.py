@@ -16,6 +16,6 @@ from torch import Tensor
 def to_device(values: Any, device: torch.device, *, dtype: torch.dtype | None = None) -> Tensor:
     """A list, an array or a tensor on the host as a tensor on the device; on a CPU it may share an array's memory."""
     found = torch.as_tensor(values, dtype=dtype)
-    if device.type == "cpu" or not found.numel():
+    if device.type != "cuda" or not found.numel():
         return found.to(device)
     return (found if found.is_pinned() else found.pin_memory()).to(device, non_blocking=True)
