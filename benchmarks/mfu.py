@@ -163,6 +163,8 @@ def measure_slice(side: str, part: Slice, device: Device, options: argparse.Name
     if step is not None and side == "megaphi" and part.name in (SLICES[0].name, TINY_SLICES[0].name):
         attempted(partial(profile_step, step, part, device))
     del step
+    if is_gpu():
+        torch.compiler.reset()  # compiled code may hold a model
     gc.collect()
     torch.cuda.empty_cache()
 

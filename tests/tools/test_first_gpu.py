@@ -143,6 +143,8 @@ def test_a_machine_says_at_once_all_that_it_lacks(tmp_path: Path, monkeypatch: p
     old = {"torch": "2.13", "cuda": "13", "sees": True, "device": "V100", "capability": [7, 0]}
     assert any("older than Ampere" in problem for problem in device_problems(old, driver="580"))
     assert package_problems({"failed": "no answer"}) == ["no answer"]
+    seen = old | {"device": "NVIDIA H200", "capability": [9, 0]}
+    assert not any("driver" in problem for problem in device_problems(seen, driver="")), "a GPU, without nvidia-smi"
 
 
 def test_what_a_block_needs_is_known_before_anything_runs() -> None:

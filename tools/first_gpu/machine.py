@@ -129,7 +129,7 @@ def disk_problems(folder: Path) -> list[str]:
 def device_problems(found: dict, *, driver: str) -> list[str]:
     """Reasons for which no CUDA code can be built or run."""
     problems = []
-    if not driver:
+    if not driver and not found.get("sees"):
         problems.append("there is no NVIDIA driver: nvidia-smi is missing or does not answer")
     if find_program("nvcc") is None:
         problems.append("nvcc is missing: install the CUDA toolkit, or set CUDA_HOME to it")
