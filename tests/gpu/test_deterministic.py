@@ -1,6 +1,6 @@
 """`deterministic=true` on a GPU: a run in bf16 that is stopped and continued has the uninterrupted one's bits.
 
-Its price is measured by `benchmarks/mfu.py --sides megaphi deterministic`. Not yet run on a GPU.
+Its price is measured by `benchmarks/mfu.py --sides deterministic`. Not yet run on a GPU.
 """
 
 from __future__ import annotations

