@@ -17,7 +17,6 @@ of other shapes otherwise, so the slice's may differ).
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 import time
@@ -32,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the files beside this 
 
 from benchmarks.generation_models import MODELS, Models
 from benchmarks.machine import machine
+from benchmarks.results_file import append_rows
 from megaphi.checkpoint.versions import short_commit
 from megaphi.generation.decoding.generate import complete, generate
 from megaphi.generation.decoding.inference_engine import InferenceEngine
@@ -172,13 +172,7 @@ def append(rows: list[list[Any]], path: Path) -> None:
 
     computed_by = machine() if torch.cuda.is_available() else instruction_set()
     machine_columns = [date.today(), short_commit(40), torch.__version__, version("transformers"), computed_by]
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS.split())
-        for row in rows:
-            writer.writerow([*machine_columns, torch.get_num_threads(), *row])
+    append_rows(path, COLUMNS.split(), ([*machine_columns, torch.get_num_threads(), *row] for row in rows))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ milliseconds a call; nearly all of the time is torch.compile's, once for both pa
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import statistics
 import sys
@@ -52,6 +51,7 @@ from benchmarks.operators import (
     Tensors,
     build,
 )
+from benchmarks.results_file import append_rows
 from megaphi.kernels.loading import instruction_set, why_not
 from megaphi.log import progress_bar
 
@@ -335,12 +335,7 @@ def append(measured: dict[str, str], path: Path, *, device: str, threads: int) -
     start = {"date": date.today().isoformat(), "device": device, "commit": short_commit()}
     start |= {name: found.get(name, "") for name in ("torch", "python")}
     end = {"threads": str(threads), "instruction_set": instruction_set() or ""}
-    is_new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*start, *HEADINGS, *end], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(start | measured | end)
+    append_rows(path, [*start, *HEADINGS, *end], [start | measured | end])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the AdamW update; all use torch's fused AdamW kernel and scaled_dot_product_atte
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from machine import settled
 from random_batches import random_batches
+from results_file import append_rows
 
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.conversion.to_huggingface import to_huggingface
@@ -38,6 +38,7 @@ from megaphi.parallel.world import start_world
 from megaphi.recipes.quickstart import quickstart_pretrain
 
 RESULTS = Path(__file__).parent / "results" / "step_time.csv"
+COLUMNS = "date device commit torch megatron-core fused_s reference_s transformers_s".split()
 RATE = 1e-4
 Step = Callable[[list[Batch]], float]
 """Train one step, return its loss."""
@@ -137,15 +138,9 @@ def alternate(run: RunConfig, sides: dict[str, Step], *, steps: int, seed: int) 
 def append(rounds: list[dict[str, float]], *, device: str) -> None:
     """One line per round: what was measured, where, with what."""
     found = versions()
-    is_new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow("date device commit torch megatron-core fused_s reference_s transformers_s".split())
-        for times in rounds:
-            stamp = [date.today().isoformat(), device, short_commit(), found["torch"]]
-            seconds = [f"{times[name]:.5f}" for name in ("fused", "reference", "transformers")]
-            writer.writerow([*stamp, found["megatron-core"], *seconds])
+    stamp = [date.today().isoformat(), device, short_commit(), found["torch"], found["megatron-core"]]
+    seconds = ([f"{times[name]:.5f}" for name in ("fused", "reference", "transformers")] for times in rounds)
+    append_rows(RESULTS, COLUMNS, ([*stamp, *row] for row in seconds))
 
 
 if __name__ == "__main__":
