@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from generation import load_transformers, smollm2
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from machine import machine
 from results_file import append_rows
+from smollm2_model import load_transformers, smollm2
 from smollm2_post_training import Question, read_pools
 
 from megaphi.checkpoint.model_tokenizer import text_tokenizer_of

@@ -81,7 +81,7 @@ def _datatrove_extractor() -> Any:
 
 def smollm2_labels(folder: Path) -> Callable[[bytes], str]:
     """A small model's decision; its requests are kept in the folder."""
-    from benchmarks.generation import smollm2
+    from benchmarks.smollm2_model import smollm2
     from megaphi.curation.document import Document
     from megaphi.curation.extract.by_model.extract_by_model import ExtractByModel
     from megaphi.curation.pipeline.models import ModelOpener

