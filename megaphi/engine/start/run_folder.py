@@ -7,6 +7,7 @@ rank 0: a folder that is not shared, or that one host may not write to, ends the
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ HANG = "hang"
 """Folder of a run for what its ranks write down when the job ends in error: dumps of torch's flight recorder."""
 SECONDS_TO_APPEAR = 15.0
 """Seconds that a file may take to become visible on another host."""
+_OF_A_RANK = re.compile(r"\.rank_[0-9]+\.[0-9a-f]{16}")
+"""The name of a file that a rank writes here: its number and the lock's token."""
 
 
 def start_run(run: RunConfig) -> World:
@@ -99,6 +102,8 @@ def _problem_anywhere(world: World, folder: Path, token: str) -> str | None:
     """Describe the problem of a folder, with ranks and hosts; the same on all ranks. Collective."""
     mine = folder / f".rank_{world.rank}.{token}"
     main = folder / f".rank_0.{token}"
+    if world.is_main:
+        _clear(folder, token)
     problem = _attempt(folder, mine) if world.is_main else None
     if broadcast(problem, str | None) is None and not world.is_main:
         problem = _attempt(folder, mine)
@@ -112,6 +117,14 @@ def _problem_anywhere(world: World, folder: Path, token: str) -> str | None:
         return None
     text = found[failed[0]][1]
     return text if world.size == 1 else f"{text}: {named(failed, {rank: host for rank, (host, _) in enumerate(found)})}"
+
+
+def _clear(folder: Path, token: str) -> None:
+    """Remove files of jobs that were killed during this check; the lock says that they have ended."""
+    for left in folder.glob(".rank_*.*"):
+        if _OF_A_RANK.fullmatch(left.name) and left.suffix != f".{token}":
+            with suppress(OSError):
+                left.unlink()
 
 
 def _attempt(folder: Path, file: Path) -> str | None:

@@ -36,8 +36,13 @@ def all_cases(folder: str) -> dict[str, Any]:
     rank = int(os.environ["RANK"])
     run_folder.SECONDS_TO_APPEAR = 0.5
     run = tiny_run(folder=f"{folder}/shared", layout=ParallelLayout(data=2), saving=Saving())
+    checkpoints = Path(run.folder, "checkpoints")
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    for left in ("../.rank_0.8986197a0ee4385b", f".rank_{rank}.8986197a0ee4385b", ".rank_of_mine.txt"):
+        (checkpoints / left).write_text("")
     world = start_run(run)
     found: dict[str, Any] = {"tree": sorted(path.name for path in Path(folder, "shared").iterdir())}
+    found["checkpoints' tree"] = [path.name for path in checkpoints.iterdir()]
     alone = replace(run, folder=f"{folder}/of_rank_{rank}")
     found["not shared"] = said(lambda: start_run(alone))
     Path(folder, "occupied").mkdir(exist_ok=True)

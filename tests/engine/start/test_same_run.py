@@ -36,7 +36,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_a_start_leaves_its_lock_and_nothing_else(ranks: list[dict[str, Any]]) -> None:
+    """Nor what a job that was killed during its start has left; a file of somebody's own stays."""
     assert [rank["tree"] for rank in ranks] == [[".lock", "checkpoints", "logs"]] * 2
+    assert [rank["checkpoints' tree"] for rank in ranks] == [[".rank_of_mine.txt"]] * 2
 
 
 def test_a_run_folder_that_is_not_shared_is_refused_at_the_start(ranks: list[dict[str, Any]]) -> None:
