@@ -121,10 +121,10 @@ def _problem_anywhere(world: World, folder: Path, token: str) -> str | None:
 
 def _clear(folder: Path, token: str) -> None:
     """Remove files of jobs that were killed during this check; the lock says that they have ended."""
-    for left in folder.glob(".rank_*.*"):
-        if _OF_A_RANK.fullmatch(left.name) and left.suffix != f".{token}":
-            with suppress(OSError):
-                left.unlink()
+    with suppress(OSError):  # a folder that cannot be listed is judged by the writing that follows
+        for left in folder.glob(".rank_*.*"):
+            if _OF_A_RANK.fullmatch(left.name) and left.suffix != f".{token}":
+                left.unlink(missing_ok=True)
 
 
 def _attempt(folder: Path, file: Path) -> str | None:
